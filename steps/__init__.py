@@ -1,0 +1,18 @@
+"""How the work is done: one folder per step, each with one public function.
+
+A step takes typed settings and paths, writes files, and knows nothing of Kubeflow. It runs the same way as a KFP task
+(`pipelines/components.py`), from a shell (`python -m steps <step>`) and as a plain call in a test. Steps meet only in
+the folders described by `steps/artifacts.py`. To add a step: a folder with a `step.py`, and a row in `STEPS` below.
+"""
+
+STEPS = {
+    "plan": "steps.plan.step:plan",
+    "import-model": "steps.import_model.step:import_model",
+    "prepare-data": "steps.prepare_data.step:prepare_data",
+    "finetune": "steps.finetune.step:finetune",
+    "merge-adapter": "steps.merge_adapter.step:merge_adapter",
+    "evaluate": "steps.evaluate.step:evaluate",
+    "register-model": "steps.register_model.step:register_model",
+}
+
+__version__ = "0.1.0"

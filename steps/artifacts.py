@@ -1,0 +1,202 @@
+"""The folders that pass between steps: how one is written, described and checked.
+
+Every artifact is a folder with a `manifest.json` that names its files with size and sha256. It is written beside its
+final place and renamed there as the last act, so a folder that can be seen is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from steps.errors import Outage, OutOfResources, Problem, UserError
+
+MANIFEST = "manifest.json"
+BLOCK = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact folder holds and where it came from."""
+
+    kind: str
+    """model, adapter, tokenizer, data, evaluation, registration or checkpoint."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Relative path → {size in bytes, sha256}."""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """Inputs by digest, settings, code version."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What a reader wants to know without opening the files; differs by kind."""
+    same_as: str = ""
+    """Name of the input whose files stand for this artifact: weights that did not change are not written again."""
+
+    @property
+    def digest(self) -> str:
+        """Content digest: equal for equal files, whatever their dates."""
+        lines = [f"{name}\0{entry['sha256']}\n" for name, entry in sorted(self.files.items())]
+        return hashlib.sha256("".join([self.same_as, *lines]).encode()).hexdigest()
+
+
+class Draft:
+    """An artifact that is being written; `path / name` is where its files go."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.facts: dict[str, Any] = {}
+        self.same_as = ""
+        self.known_digests: dict[str, str] = {}
+        """sha256 of files that the writer hashed on the way, to spare a second reading."""
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+@contextmanager
+def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -> Iterator[Draft]:
+    """Write an artifact folder that appears whole at `path` when the block ends, or not at all.
+
+    Raises OutOfResources when the disk is full; nothing half-written is left then or on any other error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f"{path.name}.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft = Draft(path.with_name(f"{path.name}.tmp-{os.getpid()}"))
+    draft.path.mkdir()
+    try:
+        yield draft
+        files = describe_files(draft.path, draft.known_digests)
+        manifest = Manifest(kind, files, {"code": code_digest(), **(lineage or {})}, draft.facts, draft.same_as)
+        write_durably(draft.path / MANIFEST, json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1))
+        _replace(draft.path, path)
+    except OSError as error:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        if error.errno == 28:
+            raise disk_full(path) from error
+        raise
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+
+
+def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
+    """Read an artifact's manifest and check that its files are there with the right size; cheap.
+
+    Raises Outage when the folder or a file is gone or cut, UserError when it is another kind of artifact.
+    """
+    kinds = (kind,) if isinstance(kind, str) else kind
+    try:
+        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _gone(path, f"no {MANIFEST}") from None
+    raw.pop("digest")
+    manifest = Manifest(**raw)
+    if kinds and manifest.kind not in kinds:
+        expected = " or ".join(kinds)
+        raise UserError(
+            Problem("ARTIFACT-E0102", str(path), f"a folder of kind {manifest.kind}", expected, f"pass the {expected}")
+        )
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise _gone(path, f"{name} missing")
+        if file.stat().st_size != entry["size"]:
+            raise _gone(path, f"{name} with {file.stat().st_size} bytes instead of {entry['size']}")
+    return manifest
+
+
+def verified(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
+    """Read an artifact's manifest and compare every file with its sha256.
+
+    Raises Outage naming the file whose bytes changed; else as `read_manifest`.
+    """
+    manifest = read_manifest(path, kind)
+    now = describe_files(path)
+    for name, entry in manifest.files.items():
+        if now[name]["sha256"] != entry["sha256"]:
+            raise _gone(path, f"{name} with other bytes than were written")
+    return manifest
+
+
+def describe_files(path: Path, known_digests: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """List every file below `path` with size and sha256, several files at a time."""
+    names = sorted(
+        str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file != path / MANIFEST
+    )
+    known = known_digests or {}
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = pool.map(lambda name: known.get(name) or sha256_of(path / name), names)
+        return {
+            name: {"size": (path / name).stat().st_size, "sha256": digest}
+            for name, digest in zip(names, digests, strict=True)
+        }
+
+
+def sha256_of(file: Path) -> str:
+    """Hash one file in blocks."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_durably(file: Path, text: str) -> None:
+    """Write a small text file that is whole on disk or absent, also after a power cut."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+
+
+@cache
+def code_digest() -> str:
+    """Digest of this project's own step code: a changed step must not reuse what the old one made."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        if file.suffix in {".py", ".html", ".css", ".jinja"}:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def disk_full(path: Path) -> OutOfResources:
+    """Say which volume is full and how much is left."""
+    free = shutil.disk_usage(path.parent).free
+    return OutOfResources(
+        Problem(
+            "DISK-E0101",
+            str(path),
+            f"{free / 1e6:.0f} MB free",
+            "room for the output of this step",
+            "free space, or point the run at a larger volume",
+        )
+    )
+
+
+def _replace(draft: Path, path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.rename(draft, path)
+
+
+def _gone(path: Path, found: str) -> Outage:
+    return Outage(
+        Problem(
+            "ARTIFACT-E0101",
+            str(path),
+            found,
+            "a whole artifact folder",
+            "run again with caching off, so that the step that makes it runs anew",
+        )
+    )

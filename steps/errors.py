@@ -1,0 +1,119 @@
+"""What can go wrong, whose move it is then, and the sentence that says so.
+
+The exit code of every process of this project is the code of one of these classes. A problem is always told in the
+same parts: where, what was found, what was expected, how to fix it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+EXIT_BUG = 70
+FOUND_LIMIT = 80  # a value is shown, not dumped: longer ones hide the sentence around them
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in the words of the person who has to mend it."""
+
+    code: str
+    """Stable name such as DATA-E0412, to search for and to test against."""
+    where: str
+    """File and row, or parameter, as the user named it."""
+    found: str
+    expected: str
+    fix: str
+    """One action."""
+    rows: tuple[int, ...] = field(default=())
+    """The first rows with this problem, when there are many."""
+    count: int = 1
+
+    def __str__(self) -> str:
+        more = ""
+        if self.count > 1:
+            shown = ", ".join(str(row) for row in self.rows)
+            more = f" ({self.count:,} like this; first: {shown})" if shown else f" ({self.count:,} like this)"
+        stop = "" if self.fix.endswith("?") else "."
+        return f"{self.code} {self.where}: found {self.found}; expected {self.expected}. Fix: {self.fix}{stop}{more}"
+
+
+class StepError(Exception):
+    """A failure that we understand; carries every problem that was found, not only the first."""
+
+    exit_code = EXIT_BUG
+    retryable = False
+
+    def __init__(self, problems: Problem | Iterable[Problem], resume_from: str = ""):
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        self.resume_from = resume_from
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def as_json(self, step: str) -> dict[str, Any]:
+        """The machine-readable form: the last line of stderr and `error` in result.json."""
+        first = self.problems[0]
+        return {
+            "code": self.exit_code,
+            "class": type(self).__name__,
+            "step": step,
+            "where": first.where,
+            "found": first.found,
+            "expected": first.expected,
+            "fix": first.fix,
+            "retryable": self.retryable,
+            "resume_from": self.resume_from,
+            "problems": [str(problem) for problem in self.problems],
+        }
+
+
+class UserError(StepError):
+    """The user's data or settings: never retried."""
+
+    exit_code = 2
+
+
+class SecurityRefusal(StepError):
+    """Something that could run foreign code or leave its folder: never retried."""
+
+    exit_code = 3
+
+
+class Outage(StepError):
+    """A service or a file that should have been there was not, after our own retries."""
+
+    exit_code = 4
+    retryable = True
+
+
+class OutOfResources(StepError):
+    """Memory or disk: works only with another setting."""
+
+    exit_code = 5
+
+
+class NumericError(StepError):
+    """NaN, infinity or divergence."""
+
+    exit_code = 6
+
+
+class Preempted(StepError):
+    """Stopped from outside with a whole checkpoint on disk: run again to resume."""
+
+    exit_code = 143
+    retryable = True
+
+
+def shown(value: object) -> str:
+    """Render a found value for a message: repr, control characters visible, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Suggest the choice that the user probably meant: 'Did you mean …?', or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""

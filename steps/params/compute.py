@@ -1,0 +1,44 @@
+"""Which hardware each task gets."""
+
+from pydantic import Field
+
+from steps.params.group import Group
+
+SERVERLESS = "serverless"
+
+
+class ComputeParams(Group):
+    """Node pools, instance types and GPUs; local runs use this machine and ignore them."""
+
+    compute_model_import: str = SERVERLESS
+    """Node pool of plan, import_model and merge_adapter; serverless takes any node that offers the instance type."""
+
+    compute_preprocess: str = SERVERLESS
+    """Node pool of prepare_data."""
+
+    compute_finetune: str = SERVERLESS
+    """Node pool of finetune."""
+
+    compute_model_evaluation: str = SERVERLESS
+    """Node pool of evaluate."""
+
+    instance_type_model_import: str = "Standard_d12_v2"
+    """CPU and memory of import_model and merge_adapter, as an instance type or cpu=4,memory=28Gi."""
+
+    instance_type_preprocess: str = "Standard_d12_v2"
+    """CPU and memory of prepare_data, as an instance type or cpu=4,memory=28Gi."""
+
+    instance_type_finetune: str = "Standard_nc24rs_v3"
+    """CPU, memory and GPU type of finetune, as an instance type or cpu=8,memory=64Gi,gpu=nvidia.com/gpu."""
+
+    instance_type_model_evaluation: str = "Standard_nc24rs_v3"
+    """CPU, memory and GPU type of evaluate, as an instance type or cpu=8,memory=64Gi,gpu=nvidia.com/gpu."""
+
+    number_of_gpu_to_use_finetuning: int = Field(1, ge=0)
+    """GPUs per node for finetune; 0 trains on CPU."""
+
+    num_nodes_finetune: int = Field(1, ge=1)
+    """Nodes for finetune."""
+
+    node_pool_label: str = Field("node-pool", min_length=1)
+    """Node label that holds the node pool names of compute_*."""

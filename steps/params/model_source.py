@@ -1,0 +1,43 @@
+"""Where the base model comes from. Exactly one of the three sources is given."""
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from steps.errors import Problem
+from steps.params.group import Group
+
+SOURCES = ("huggingface_id", "pytorch_model_path", "mlflow_model_path")
+
+
+class ModelSource(Group):
+    """Which model is tuned."""
+
+    huggingface_id: str = ""
+    """Model id on the Hugging Face Hub, such as meta-llama/Llama-3.2-1B; the revision is pinned before the run."""
+
+    huggingface_revision: str = "main"
+    """Branch, tag or commit of huggingface_id; the plan resolves it to a commit."""
+
+    huggingface_token_secret: str = Field("huggingface-token", min_length=1)
+    """Kubernetes secret whose key `token` opens gated models; ignored when the cluster has no such secret."""
+
+    pytorch_model_path: str = ""
+    """Folder with config.json, safetensors weights and a tokenizer: a path or any fsspec URI (s3, gs, …)."""
+
+    mlflow_model_path: str = ""
+    """MLflow model folder (it holds a file MLmodel) of a transformers flavour: a path or any fsspec URI."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with a model; refused, because it gives the model's author the pod's rights."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Exactly one source."""
+        given = [name for name in SOURCES if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            fix = "keep one of them" if given else "name the model to tune with one of them"
+            yield Problem("PARAM-E0201", ", ".join(given or SOURCES), found, "exactly one model source", fix)
+        if self.trust_remote_code:
+            yield Problem("PARAM-E0202", "trust_remote_code", "true", "false: no code from model folders is run",
+                          "use a model whose architecture transformers has built in")  # fmt: skip

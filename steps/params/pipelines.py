@@ -1,0 +1,71 @@
+"""The parameter model of each pipeline, composed of groups.
+
+Bases stand in reverse reading order, because pydantic collects fields from the last base to the first.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from steps.errors import Problem
+from steps.params.compute import ComputeParams
+from steps.params.data import ChatColumns, DataSource, Preprocessing, TextColumns
+from steps.params.deepspeed import DeepSpeedParams
+from steps.params.evaluation import EvaluationParams
+from steps.params.group import Group
+from steps.params.lora import LoraParams
+from steps.params.model_source import ModelSource
+from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.training import CheckpointParams, TrainingParams
+
+
+class PipelineParameters(Group):
+    """What every pipeline has."""
+
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Any parameters by name, as JSON; they win over the fields above (for sweeps and configuration files)."""
+
+
+class SupervisedParameters(
+    PipelineParameters,
+    RegistrationParams,
+    TrackingParams,
+    EvaluationParams,
+    ComputeParams,
+    CheckpointParams,
+    TrainingParams,
+    DeepSpeedParams,
+    LoraParams,
+    Preprocessing,
+    DataSource,
+    ModelSource,
+):
+    """What every supervised pipeline has: it learns from rows that hold the right answer."""
+
+
+class ChatCompletionParameters(ChatColumns, SupervisedParameters):
+    """Tune a chat model on conversations."""
+
+
+class TextGenerationParameters(TextColumns, SupervisedParameters):
+    """Tune a language model on texts, or on prompts with the text that should follow."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Some things need to know where the prompt ends."""
+        if self.ground_truth_key:
+            return
+        if self.train_on_completions_only:
+            yield Problem("PARAM-E0206", "train_on_completions_only", "true without ground_truth_key",
+                          "a column with the text to learn", "set ground_truth_key")  # fmt: skip
+        if self.gate_metric not in ("loss", "perplexity"):
+            yield Problem("PARAM-E0207", "gate_metric", f"{self.gate_metric} without ground_truth_key",
+                          "loss or perplexity: there is no right answer to compare with",
+                          "set ground_truth_key, or gate_metric=loss")  # fmt: skip
+
+
+# Pipeline name → its parameters; the plan and the catalogue read it.
+PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
+    "chat_completion": ChatCompletionParameters,
+    "text_generation": TextGenerationParameters,
+}

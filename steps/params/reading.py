@@ -1,0 +1,170 @@
+"""From what a user wrote to a checked parameter model: renamed names and values, every problem at once.
+
+The plan, the command line and the tests all read parameters here, so a wrong value is refused with the same words
+everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from steps.errors import Problem, UserError, nearest, shown
+from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+
+# Other systems' names for parameters that we have.
+RENAMED_PARAMETERS = {
+    "eval_strategy": "evaluation_strategy",
+    "use_peft": "apply_lora",
+    "max_length": "max_seq_length",
+    "tracking_uri": "mlflow_server_uri",
+}
+
+# (parameter, value of an older library) → today's value. An empty choice means "choose for me".
+RENAMED_VALUES = {
+    ("optim", "adamw_hf"): "adamw_torch",  # transformers 5 no longer has it
+    ("optim", ""): "adamw_torch",
+    ("lr_scheduler_type", ""): "linear",
+    ("evaluation_strategy", "disable"): "no",
+    ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
+}
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One name or value that was understood as another."""
+
+    parameter: str
+    requested: str
+    effective: str
+    by_user: bool
+    """False when only the parameter's default was translated: worth a line in the report, not a warning."""
+
+    def __str__(self) -> str:
+        return f"{self.parameter}: {self.requested!r} is read as {self.effective!r}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Checked parameters, with what was asked for."""
+
+    pipeline: str
+    parameters: SupervisedParameters
+    requested: dict[str, Any]
+    """Every parameter by name as the user wanted it, defaults filled in."""
+    translations: tuple[Translation, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each translation that the user can act on."""
+        return [str(translation) for translation in self.translations if translation.by_user]
+
+
+def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
+    """Check a pipeline's parameters; `given` may hold `overrides`, which win.
+
+    Raises UserError with every problem: unknown names (with the nearest), wrong types, values out of bounds, and
+    conflicts between parameters.
+    """
+    if pipeline not in PARAMETER_MODELS:
+        names = ", ".join(PARAMETER_MODELS)
+        hint = nearest(pipeline, PARAMETER_MODELS) or "see `finetune list`"
+        raise UserError(Problem("PARAM-E0100", "pipeline", shown(pipeline), f"one of {names}", hint))
+    model = PARAMETER_MODELS[pipeline]
+    values, problems = _with_overrides(given)
+    values, translations = _translate(model, values)
+    for name in [name for name in values if name not in model.model_fields]:
+        problems.append(_unknown(model, name, values.pop(name)))
+    parameters, refused = _validate(model, values)
+    problems += refused
+    problems += [p for p in parameters.all_conflicts() if not any(p.where.startswith(bad.where) for bad in refused)]
+    if problems:
+        raise UserError(problems)
+    requested = {**defaults(model), **_with_overrides(given)[0]}
+    return Reading(pipeline, parameters, requested, tuple(translations))
+
+
+def defaults(model: type[SupervisedParameters]) -> dict[str, Any]:
+    """Every parameter's default by name."""
+    return {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """The allowed values of a closed choice; empty for any other parameter."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def _with_overrides(given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    values = dict(given)
+    overrides = values.pop("overrides", None) or {}
+    if isinstance(overrides, dict) and "overrides" not in overrides:
+        # KFP hands every number inside a dict over as a float.
+        whole = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in overrides.items()}
+        return {**values, **whole}, []
+    problem = Problem("PARAM-E0106", "overrides", shown(overrides), "an object of parameters by name",
+                      'write it as {"learning_rate": 1e-5}')  # fmt: skip
+    return values, [problem]
+
+
+def _translate(model: type[SupervisedParameters], given: dict[str, Any]) -> tuple[dict[str, Any], list[Translation]]:
+    values: dict[str, Any] = {}
+    translations = []
+    for name, value in given.items():
+        today = RENAMED_PARAMETERS.get(name, name) if name not in model.model_fields else name
+        if today != name:
+            translations.append(Translation(name, name, today, by_user=True))
+        values[today] = value
+    asked = set(values)
+    for name, value in {**defaults(model), **values}.items():
+        field = model.model_fields.get(name)
+        if field and isinstance(value, bool | int | float) and (choices_of(field) or field.annotation is str):
+            value = str(value).lower()  # YAML reads precision: 16 and resume_from_checkpoint: true as no text
+            values[name] = value
+        effective = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
+        if effective is not None:
+            translations.append(Translation(name, str(value), effective, by_user=name in asked))
+            values[name] = effective
+    return values, translations
+
+
+def _unknown(model: type[SupervisedParameters], name: str, value: Any) -> Problem:
+    hint = nearest(name, model.model_fields) or "see `finetune describe` for every parameter"
+    return Problem("PARAM-E0101", name, f"{name}={shown(value)}", f"a parameter of {model.__name__}", hint)
+
+
+def _validate(model: type[SupervisedParameters], values: dict[str, Any]) -> tuple[SupervisedParameters, list[Problem]]:
+    """Validate every field; refused ones are replaced by their default, so that conflicts can be looked for too."""
+    try:
+        return model(**values), []
+    except ValidationError as error:
+        details = error.errors()
+    problems = [_refused(model, detail) for detail in details]
+    bad = {str(detail["loc"][0]) for detail in details}
+    return model(**{name: value for name, value in values.items() if name not in bad}), problems
+
+
+def _refused(model: type[SupervisedParameters], detail: Any) -> Problem:
+    name = str(detail["loc"][0])
+    field = model.model_fields[name]
+    if choices := choices_of(field):
+        expected = f"one of {', '.join(choices)}"
+        fix = nearest(str(detail["input"]), choices) or f"set {name} to one of them"
+        return Problem("PARAM-E0102", name, shown(detail["input"]), expected, fix)
+    expected = {
+        "greater_than": "a number above {gt}",
+        "greater_than_equal": "a number of at least {ge}",
+        "less_than": "a number below {lt}",
+        "less_than_equal": "a number of at most {le}",
+        "string_too_short": "a text that is not empty",
+    }.get(detail["type"], detail["msg"][0].lower() + detail["msg"][1:])
+    default = field.get_default(call_default_factory=True)
+    return Problem(
+        "PARAM-E0103",
+        name,
+        shown(detail["input"]),
+        expected.format(**detail.get("ctx", {})),
+        f"set {name}, or leave it out for {default!r}",
+    )

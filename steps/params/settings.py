@@ -1,0 +1,148 @@
+"""What each step is told: the groups it needs, and what the plan resolved for it.
+
+A settings value holds only what changes the step's result, so that KFP's cache, which keys on it, is missed exactly
+when the result would differ.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from steps.params.data import Preprocessing
+from steps.params.evaluation import EvaluationParams
+from steps.params.group import Group
+from steps.params.lora import LoraParams
+from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.training import CheckpointParams, TrainingParams
+
+SourceKind = Literal["huggingface", "pytorch", "mlflow"]
+Task = Literal["chat_completion", "text_generation"]
+
+
+class Resolved(Group):
+    """A URI together with what it meant when the plan looked."""
+
+    uri: str
+    """As the user gave it."""
+
+    digest: str
+    """Content digest (files), commit (Hub) or etags (object stores); a later step refuses other bytes."""
+
+
+class ImportSettings(Group):
+    """For import_model."""
+
+    kind: SourceKind
+    """Which of the three sources it is."""
+
+    source: Resolved
+    """Folder, URI or Hub id."""
+
+
+class DataSettings(Group):
+    """For prepare_data."""
+
+    task: Task
+    """Which file of steps/tasks reads the rows."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Values of the task's column parameters."""
+
+    train: Resolved
+    """Training rows."""
+
+    validation: Resolved | None = None
+    """Validation rows, when given."""
+
+    test: Resolved | None = None
+    """Test rows, when given."""
+
+    split: Literal["shuffled", "positional"] = "shuffled"
+    """How missing splits are made."""
+
+    min_train_rows: int = 10
+    """Fewest training rows."""
+
+    seed: int = 42
+    """Seed of the split."""
+
+    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    """How rows become tokens."""
+
+    max_length: int = Field(512, ge=1)
+    """Longest row in tokens, as decided by the plan."""
+
+    rows_per_step: int = Field(1, ge=1)
+    """Sequences in one optimizer step: fewer packed rows than this would train nothing."""
+
+
+class FinetuneSettings(Group):
+    """For finetune."""
+
+    pipeline: str
+    """Name of the pipeline, under which checkpoints and tracked runs are filed."""
+
+    trainer: Literal["sft"] = "sft"
+    """Row of the table in steps/finetune/trainers."""
+
+    training: TrainingParams = Field(default_factory=TrainingParams)
+    """The training parameters; `auto` is already decided."""
+
+    lora: LoraParams = Field(default_factory=LoraParams)
+    """The adapter."""
+
+    packing: bool = False
+    """Whether the token rows are packed sequences."""
+
+    max_length: int = Field(512, ge=1)
+    """Longest sequence in tokens, as decided by the plan."""
+
+    pad_to_max_length: bool = False
+    """Pad every batch to max_length."""
+
+    checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
+    """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""
+
+    tracking: TrackingParams = Field(default_factory=TrackingParams)
+    """Where metrics go."""
+
+
+class EvaluationSettings(Group):
+    """For evaluate."""
+
+    task: Task
+    """Which file of steps/tasks reads the rows."""
+
+    evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
+    """What is measured, and the gate."""
+
+    batch_size: int = Field(1, ge=1)
+    """Rows generated at a time."""
+
+    precision: Literal["32", "16"] = "32"
+    """Bits of the arithmetic."""
+
+    register_tuned_model: bool = True
+    """Whether a passing model shall be registered."""
+
+
+class RegistrationSettings(Group):
+    """For register_model."""
+
+    pipeline: str
+    """Name of the pipeline."""
+
+    task: Task
+    """What the registered model answers."""
+
+    registration: RegistrationParams = Field(default_factory=RegistrationParams)
+    """Name (never empty here) and alias."""
+
+    tracking: TrackingParams = Field(default_factory=TrackingParams)
+    """The registry and the experiment of the run that the version belongs to."""
+
+    max_new_tokens: int = 128
+    """Default length of an answer of the registered model."""
+
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    """Where model and data came from, for the model card."""

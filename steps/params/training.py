@@ -1,0 +1,106 @@
+"""Optimizer, schedule, evaluation during training, checkpoints."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from steps.errors import Problem
+from steps.params.group import Group
+
+
+class TrainingParams(Group):
+    """How the weights are changed."""
+
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows."""
+
+    max_steps: int = Field(-1, ge=-1)
+    """Optimizer steps; a positive number overrides num_train_epochs."""
+
+    per_device_train_batch_size: int = Field(1, ge=1)
+    """Training sequences per device and forward pass."""
+
+    per_device_eval_batch_size: int = Field(1, ge=1)
+    """Sequences per device when evaluating and generating."""
+
+    auto_find_batch_size: bool = False
+    """Halve the batch size until it fits into memory."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes per optimizer step; multiplies the effective batch without memory."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    """Highest learning rate of the schedule."""
+
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+    ] = "linear"
+    """Shape of the learning rate over the run."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate climbs from 0."""
+
+    optim: Literal["adamw_hf", "adamw_torch", "adamw_torch_fused", "adafactor"] = "adamw_hf"
+    """Optimizer; adamw_hf is the old name of adamw_torch and means the same."""
+
+    weight_decay: float = Field(0.0, ge=0)
+    """Decay of all weights but biases and normalisation layers."""
+
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them alone."""
+
+    precision: Literal["32", "16"] = "32"
+    """Bits of the arithmetic: 16 trains in bfloat16 (float16 on GPUs without it) with 32-bit master weights."""
+
+    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
+    """Recompute activations to save memory (about a fifth slower); auto does so only when the plan expects too little."""
+
+    seed: int = Field(42, ge=0, lt=2**32)
+    """Seed of the split, the row order, dropout and the adapter's first weights."""
+
+    evaluation_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    """When the model is evaluated and a checkpoint is written."""
+
+    eval_steps: int = Field(500, ge=1)
+    """Steps between two evaluations with evaluation_strategy=steps."""
+
+    metric_for_best_model: Literal["loss"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+    logging_strategy: Literal["steps", "epoch"] = "steps"
+    """When loss and learning rate are logged."""
+
+    logging_steps: int = Field(10, ge=1)
+    """Steps between two log lines with logging_strategy=steps."""
+
+    apply_early_stopping: bool = False
+    """Stop when metric_for_best_model no longer improves."""
+
+    early_stopping_patience: int = Field(1, ge=1)
+    """Evaluations without improvement after which training stops."""
+
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """Smallest change of the metric that counts as improvement."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Stopping early needs something to look at."""
+        if self.apply_early_stopping and self.evaluation_strategy == "no":
+            yield Problem("PARAM-E0204", "apply_early_stopping", "true with evaluation_strategy=no",
+                          "an evaluation to judge by", "set evaluation_strategy to epoch or steps")  # fmt: skip
+
+
+class CheckpointParams(Group):
+    """What is kept of an unfinished training."""
+
+    save_steps: int = Field(-1, ge=-1)
+    """Write a checkpoint every so many steps too; -1 writes one at each evaluation only."""
+
+    save_total_limit: int = Field(-1, ge=-1)
+    """Checkpoints that are kept (the best one always is); -1 keeps all."""
+
+    checkpoint_dir: str = ""
+    """Folder on a volume that outlives the pod; local runs keep checkpoints under the run's root when empty."""
+
+    resume_from_checkpoint: str = "false"
+    """Go on from the newest whole checkpoint of the same settings and data: true, false, or a checkpoint folder."""

@@ -1,0 +1,103 @@
+"""Run a step by name and end the process the way its outcome demands.
+
+Every way to run a step (KFP task, `python -m steps`, plan on a laptop) comes through here, so that an error looks
+and exits the same everywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from steps import STEPS, wire
+from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
+
+ERROR_FOLDER = "STEP_ERRORS"  # set by the local runner, which sees neither exit codes nor stderr of a task
+TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
+
+log = logging.getLogger("finetune")
+
+
+def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
+    """Run one step with settings in wire form and paths as text; on an error, report it and exit with its code."""
+    with reported(name):
+        step = load(name)
+        hints = get_type_hints(step)
+        typed = {key: Path(value) if hints[key] is Path else value for key, value in arguments.items()}
+        if settings is not None:
+            typed["settings"] = hints["settings"].model_validate(wire.load(settings))
+        started = time.monotonic()
+        result = step(**typed)
+        log.info("%s done in %.1f s", name, time.monotonic() - started)
+        return result
+
+
+def load(name: str) -> Callable[..., Any]:
+    """Import a step's function."""
+    module, _, function = STEPS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def settings_type(name: str) -> Any:
+    """The settings model of a step, or None when it takes none."""
+    step = load(name)
+    return get_type_hints(step).get("settings") if "settings" in inspect.signature(step).parameters else None
+
+
+@contextmanager
+def reported(step: str) -> Iterator[None]:
+    """Log plainly; on an error say what is wrong, write it where a runner looks, and exit with its code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    for noisy in ("httpx", "httpcore", "urllib3", "fsspec", "alembic", "botocore", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        yield
+    except StepError as error:
+        print(error, file=sys.stderr)
+        _leave(error.as_json(step))
+    except MemoryError as error:
+        _leave(_out_of_memory(step, error).as_json(step))
+    except Exception as error:
+        traceback.print_exc()
+        _leave(bug(error).as_json(step))
+
+
+def bug(error: BaseException) -> StepError:
+    """Describe an exception that nobody expected."""
+    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    where = f"{frame.filename}:{frame.lineno}" if frame else "unknown"
+    return StepError(
+        Problem(
+            f"BUG-E{EXIT_BUG:04d}",
+            where,
+            f"{type(error).__name__}: {error}",
+            "no exception",
+            "report it with the traceback above",
+        )
+    )
+
+
+def _out_of_memory(step: str, error: MemoryError) -> StepError:
+    return OutOfResources(
+        Problem("MEMORY-E0101", step, f"MemoryError: {error}", "enough memory", "request more memory for this step")
+    )
+
+
+def _leave(outcome: dict[str, Any]) -> None:
+    line = json.dumps(outcome, ensure_ascii=False)
+    if folder := os.environ.get(ERROR_FOLDER):
+        Path(folder, f"{outcome['step']}-{time.monotonic_ns()}.json").write_text(line, encoding="utf-8")
+    elif TERMINATION_LOG.exists():
+        TERMINATION_LOG.write_text(line[:4096], encoding="utf-8")  # Kubernetes keeps no more
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(outcome["code"])
