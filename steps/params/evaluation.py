@@ -20,6 +20,7 @@ HIGHER_IS_BETTER = {
     "rougeLsum": True,
 }
 
+GateMetric = Literal["loss", "perplexity", "exact_match", "bleu", "rouge1", "rouge2", "rougeL", "rougeLsum"]
 NO_BOUND = -1.0  # no metric is ever negative, so this bound refuses nothing
 
 

@@ -54,7 +54,7 @@ class TrainingParams(Group):
     """Bits of the arithmetic: 16 trains in bfloat16 (float16 on GPUs without it) with 32-bit master weights."""
 
     gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
-    """Recompute activations to save memory (about a fifth slower); auto does so only when the plan expects too little."""
+    """Recompute activations to save memory, a fifth slower; auto does so only when the plan expects too little."""
 
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of the split, the row order, dropout and the adapter's first weights."""
