@@ -1,1 +1,5 @@
-"""TODO front page."""
+"""A model from anywhere becomes a checked folder: Hub id, PyTorch folder, MLflow model, any fsspec URI.
+
+Writes two artifacts: `model` (weights, config, tokenizer) and `tokenizer` (tokenizer and config only, so that data
+can be prepared without moving weights). What makes a folder usable is in `steps/model_layout.py`.
+"""

@@ -7,7 +7,12 @@ from pydantic import Field
 from steps.errors import Problem
 from steps.params.group import Group
 
-SOURCES = ("huggingface_id", "pytorch_model_path", "mlflow_model_path")
+# Kind of source → the parameter that names it.
+SOURCE_PARAMETER = {
+    "huggingface": "huggingface_id",
+    "pytorch": "pytorch_model_path",
+    "mlflow": "mlflow_model_path",
+}
 
 
 class ModelSource(Group):
@@ -33,11 +38,13 @@ class ModelSource(Group):
 
     def conflicts(self) -> Iterator[Problem]:
         """Exactly one source."""
-        given = [name for name in SOURCES if getattr(self, name)]
+        given = [name for name in SOURCE_PARAMETER.values() if getattr(self, name)]
         if len(given) != 1:
             found = " and ".join(given) if given else "none of them"
             fix = "keep one of them" if given else "name the model to tune with one of them"
-            yield Problem("PARAM-E0201", ", ".join(given or SOURCES), found, "exactly one model source", fix)
+            yield Problem(
+                "PARAM-E0201", ", ".join(given or SOURCE_PARAMETER.values()), found, "exactly one model source", fix
+            )
         if self.trust_remote_code:
             yield Problem("PARAM-E0202", "trust_remote_code", "true", "false: no code from model folders is run",
                           "use a model whose architecture transformers has built in")  # fmt: skip

@@ -1,0 +1,81 @@
+"""The Hugging Face Hub: what an id and revision mean now, and its files.
+
+Goes through huggingface_hub, so HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the local cache work as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from steps.errors import Outage, Problem, UserError
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """One commit of a model repository."""
+
+    repo_id: str
+    commit: str
+    files: dict[str, int]
+    """Name → bytes."""
+
+    def read(self, name: str) -> bytes:
+        """Fetch one small file. Raises as `resolve`."""
+        from huggingface_hub import hf_hub_download
+
+        with explained(self.repo_id):
+            return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
+
+    def download(self, names: list[str]) -> Path:
+        """Fetch files into the Hub cache and return their folder. Raises as `resolve`."""
+        from huggingface_hub import snapshot_download
+
+        with explained(self.repo_id):
+            return Path(snapshot_download(self.repo_id, revision=self.commit, allow_patterns=names))
+
+
+def resolve(repo_id: str, revision: str) -> HubModel:
+    """Pin an id and a branch, tag or commit to a commit; offline, to the commit in the local cache.
+
+    Raises UserError when the repository does not exist or is closed to this token, Outage when the Hub does not answer.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    with explained(repo_id):
+        if constants.is_offline_mode():
+            folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+            files = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+            return HubModel(repo_id, folder.name, files)
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        return HubModel(repo_id, str(info.sha), {item.rfilename: item.size or 0 for item in info.siblings or []})
+
+
+@contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Say whose move it is when the Hub refuses."""
+    from huggingface_hub import errors
+
+    where = f"huggingface_id {repo_id!r}"
+    try:
+        yield
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise UserError(
+            Problem("HUB-E0201", where, type(error).__name__, "a model that exists and that HF_TOKEN may read",
+                    "check the id, accept the model's licence on the Hub, or set huggingface_token_secret")
+        ) from error  # fmt: skip
+    except errors.HFValidationError as error:
+        raise UserError(
+            Problem("HUB-E0202", where, str(error), "an id like name or owner/name", "correct it")
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise UserError(
+            Problem("HUB-E0203", where, "no copy in the local cache while HF_HUB_OFFLINE is set",
+                    "the Hub, or a copy of the model", "unset HF_HUB_OFFLINE, or pass a folder as pytorch_model_path")
+        ) from error  # fmt: skip
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise Outage(
+            Problem("HUB-E0401", where, f"{type(error).__name__}: {error}", "an answer from the Hub", "run again")
+        ) from error

@@ -1,0 +1,139 @@
+"""Bring the base model into the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import struct
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from steps import hub, storage
+from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest
+from steps.errors import Problem, SecurityRefusal, UserError
+from steps.model_layout import CONFIG, ModelLayout, read_layout
+from steps.params.model_source import SOURCE_PARAMETER
+from steps.params.settings import ImportSettings
+
+log = logging.getLogger("finetune")
+
+LARGEST_HEADER = 100 * 1024 * 1024  # safetensors' own bound
+
+
+def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Manifest:
+    """Copy a checked model to `model` and its tokenizer to `tokenizer`.
+
+    Raises UserError when the source is no usable model or changed since the plan, SecurityRefusal for pickles and
+    remote code, Outage when the source does not answer.
+    """
+    parameter = SOURCE_PARAMETER[settings.kind]
+    with TemporaryDirectory() as scratch:
+        folder, layout = _bring(parameter, settings, Path(scratch))
+        lineage = {"source": settings.source.uri, "source_digest": settings.source.digest, "kind": settings.kind}
+        facts = {**_facts(layout.config), "parameters": _check_weights(parameter, folder, layout)}
+        with new_artifact(tokenizer, "tokenizer", lineage) as draft:
+            _copy_all(folder, {**layout.tokenizer_files, CONFIG: layout.model_files[CONFIG]}, draft)
+        with new_artifact(model, "model", lineage) as draft:
+            draft.facts = {**facts, "left_out": list(layout.left_out)}
+            _copy_all(folder, layout.files, draft)
+    log.info(
+        "imported %s: %s, %.2f M parameters", settings.source.uri, facts["architecture"], facts["parameters"] / 1e6
+    )
+    return read_manifest(model)
+
+
+def _bring(parameter: str, settings: ImportSettings, scratch: Path) -> tuple[Path, ModelLayout]:
+    """Fetch the files that matter; local folders stay where they are."""
+    source = settings.source
+    if settings.kind == "huggingface":
+        repository = hub.resolve(source.uri, source.digest)
+        layout = read_layout(parameter, settings.kind, repository.files, repository.read)
+        return repository.download(sorted(set(layout.files.values()))), layout
+    now = storage.digest_of(parameter, source.uri)
+    if now != source.digest:
+        raise UserError(
+            Problem("MODEL-E0110", parameter, f"content {now[:12]} at {source.uri}",
+                    f"{source.digest[:12]}, as planned", "run again: the model changed after the plan looked at it")
+        )  # fmt: skip
+    folder = storage.fetch(parameter, source.uri, scratch / "source")
+    names = {name: info["size"] for name, info in storage.find_files(parameter, str(folder)).items()}
+    _refuse_escaping_links(parameter, folder, names)
+    return folder, read_layout(parameter, settings.kind, names, lambda name: (folder / name).read_bytes())
+
+
+def _refuse_escaping_links(parameter: str, folder: Path, names: dict[str, Any]) -> None:
+    root = folder.resolve()
+    # A Hub cache links its snapshots to blobs two levels up; nothing else may leave the folder.
+    allowed = root.parent.parent if root.parent.name == "snapshots" else root
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(allowed):
+            raise SecurityRefusal(
+                Problem("MODEL-E0303", parameter, f"{name}, a link out of the folder", "files inside the folder",
+                        "copy the file into the folder")
+            )  # fmt: skip
+
+
+def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
+    """Check every weight file's header against its size; return the number of parameters."""
+    total = 0
+    problems = []
+    for name, source in layout.weights.items():
+        if not name.endswith(".safetensors"):
+            continue
+        try:
+            total += _count_parameters(folder / source)
+        except ValueError as error:
+            problems.append(
+                Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a whole safetensors file",
+                        "upload the file again")
+            )  # fmt: skip
+    if problems:
+        raise UserError(problems)
+    return total
+
+
+def _count_parameters(file: Path) -> int:
+    """Sum the sizes of a safetensors file's tensors. Raises ValueError when the file is cut or no safetensors."""
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+            raise ValueError(f"{size} bytes that are no safetensors")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise ValueError("a header that is no JSON") from None
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if 8 + length + end != size:
+        raise ValueError(f"{size} bytes where the header promises {8 + length + end}")
+    return sum(math.prod(entry["shape"]) for entry in header.values())
+
+
+def _facts(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": (config.get("architectures") or [config.get("model_type", "unknown")])[0],
+        "model_type": config.get("model_type", ""),
+        "vocab_size": config.get("vocab_size"),
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "tied": bool(config.get("tie_word_embeddings", False)),
+    }
+
+
+def _copy_all(folder: Path, files: dict[str, str], draft: Draft) -> None:
+    for name, source in files.items():
+        draft.known_digests[name] = _copy(folder / source, draft / name)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy one file and hash it on the way, so that no byte is read twice."""
+    digest = hashlib.sha256()
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        while block := reader.read(BLOCK):
+            digest.update(block)
+            writer.write(block)
+    return digest.hexdigest()

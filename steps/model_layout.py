@@ -1,0 +1,201 @@
+"""What a model folder looks like: which of its files matter, and what makes one unusable.
+
+Works on file names and small files alone, so that the plan can judge a model in object storage or on the Hub without
+fetching weights, and import_model fetches exactly what was judged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steps.errors import Problem, SecurityRefusal, UserError
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_NAMES = {
+    "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
+    "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+}  # fmt: skip
+VOCABULARIES = {"tokenizer.json", *(name for name in TOKENIZER_NAMES if name.endswith(".model") or name[:5] == "vocab")}
+MODEL_NAMES = {CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"}
+# Formats that can run code when they are opened.
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".keras", ".npz", ".msgpack", ".joblib")
+# MLflow flavour → (folders with the weights, folders with the tokenizer), first match wins.
+MLFLOW_FLAVOURS = {
+    "transformers": (("model",), ("components/tokenizer", "model")),
+    "hftransformersv2": (("data/model",), ("data/tokenizer", "data/model")),
+    "hftransformers": (("data/model",), ("data/tokenizer", "data/model")),
+}
+UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """The files of one model, by the name they get in an artifact → path inside the source."""
+
+    weights: dict[str, str]
+    model_files: dict[str, str]
+    """config.json, generation_config.json, license."""
+    tokenizer_files: dict[str, str]
+    config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    left_out: tuple[str, ...]
+    """Files of the source that are not taken along."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file that is taken along."""
+        return {**self.weights, **self.model_files, **self.tokenizer_files}
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens: what the tokenizer says, the positions at most, 512 when neither names a limit."""
+        known = (self.tokenizer_config.get("model_max_length"), self.max_positions)
+        limits = [int(limit) for limit in known if limit and limit < UNLIMITED]
+        return min(limits, default=512)
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions that the model was built for, when it has such a limit."""
+        return self.config.get("max_position_embeddings") or self.config.get("n_positions")
+
+
+def read_layout(parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> ModelLayout:
+    """Judge a model source by its file names (→ bytes) and small JSON files, which `read` returns.
+
+    `parameter` is the one that named the source, `kind` is huggingface, pytorch or mlflow. Raises UserError with
+    every problem (wrong kind of folder, nothing to load, missing shards), SecurityRefusal for pickles and remote code.
+    """
+    weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
+    config = _read_json(parameter, read, weight_folder + CONFIG)
+    _refuse_code(parameter, config)
+    inside = {name.removeprefix(weight_folder): name for name in names if _directly_in(name, weight_folder)}
+    weights = _weights(parameter, inside, read)
+    tokenizer_files = {
+        name.removeprefix(tokenizer_folder): name
+        for name in names
+        if _directly_in(name, tokenizer_folder) and name.removeprefix(tokenizer_folder) in TOKENIZER_NAMES
+    }
+    if not VOCABULARIES & set(tokenizer_files):
+        raise UserError(
+            Problem("MODEL-E0105", parameter, "no tokenizer file", "tokenizer.json or a vocabulary beside the weights",
+                    "save the tokenizer into the folder: tokenizer.save_pretrained(folder)")
+        )  # fmt: skip
+    tokenizer_config = {}
+    if "tokenizer_config.json" in tokenizer_files:
+        tokenizer_config = _read_json(parameter, read, tokenizer_files["tokenizer_config.json"])
+        _refuse_code(parameter, tokenizer_config)
+    model_files = {name: path for name, path in inside.items() if name in MODEL_NAMES}
+    taken = {*weights.values(), *model_files.values(), *tokenizer_files.values()}
+    left_out = tuple(sorted(set(names) - taken))
+    return ModelLayout(weights, model_files, tokenizer_files, config, tokenizer_config, left_out)
+
+
+def _folders(parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> tuple[str, str]:
+    mlmodel = min((name for name in names if name.rsplit("/", 1)[-1] == "MLmodel"), key=len, default=None)
+    if kind == "mlflow":
+        if mlmodel is None:
+            raise UserError(
+                Problem("MODEL-E0101", parameter, "a folder without the file MLmodel", "an MLflow model folder",
+                        "pass this folder as pytorch_model_path")
+            )  # fmt: skip
+        return _mlflow_folders(parameter, mlmodel, names, read)
+    if mlmodel is not None:
+        raise UserError(
+            Problem("MODEL-E0102", parameter, f"an MLflow model folder (it holds {mlmodel})",
+                    "a plain model folder", "pass this folder as mlflow_model_path")
+        )  # fmt: skip
+    folder = _shallowest_with_config(names)
+    if folder is None:
+        some = ", ".join(sorted(names)[:5]) or "nothing"
+        fix = "save the model with save_pretrained, and name its folder"
+        if any(name.endswith("adapter_config.json") for name in names):
+            fix = "merge the adapter into its base first: python -m steps merge-adapter"
+        raise UserError(Problem("MODEL-E0103", parameter, f"no {CONFIG} (there is: {some})", "a model folder", fix))
+    return folder, folder
+
+
+def _mlflow_folders(
+    parameter: str, mlmodel: str, names: Mapping[str, int], read: Callable[[str], bytes]
+) -> tuple[str, str]:
+    import yaml
+
+    root = mlmodel.removesuffix("MLmodel")
+    flavours = (yaml.safe_load(read(mlmodel)) or {}).get("flavors", {})
+    for flavour, (models, tokenizers) in MLFLOW_FLAVOURS.items():
+        if flavour in flavours:
+            weights = next((f"{root}{m}/" for m in models if f"{root}{m}/{CONFIG}" in names), None)
+            tokens = next(
+                (f"{root}{t}/" for t in tokenizers if any(n.startswith(f"{root}{t}/") for n in names)), weights
+            )
+            if weights and tokens:
+                return weights, tokens
+    raise UserError(
+        Problem("MODEL-E0104", parameter, f"the flavours {', '.join(flavours) or 'none'} without {CONFIG}",
+                f"one of {', '.join(MLFLOW_FLAVOURS)} with model and tokenizer",
+                "log the model with mlflow.transformers.log_model")
+    )  # fmt: skip
+
+
+def _shallowest_with_config(names: Mapping[str, int]) -> str | None:
+    folders = [name.removesuffix(CONFIG) for name in names if name == CONFIG or name.endswith("/" + CONFIG)]
+    return min(folders, key=lambda folder: (folder.count("/"), folder), default=None)
+
+
+def _directly_in(name: str, folder: str) -> bool:
+    return name.startswith(folder) and "/" not in name.removeprefix(folder)
+
+
+def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], bytes]) -> dict[str, str]:
+    if INDEX in inside:
+        wanted = set(_read_json(parameter, read, inside[INDEX])["weight_map"].values())
+        if missing := sorted(wanted - set(inside)):
+            raise UserError(
+                Problem("MODEL-E0106", parameter, f"{INDEX} without {', '.join(missing)}", "every shard it names",
+                        "upload the missing files", count=len(missing))
+            )  # fmt: skip
+        return {name: inside[name] for name in [INDEX, *sorted(wanted)]}
+    if safetensors := sorted(name for name in inside if name.endswith(".safetensors")):
+        if len(safetensors) > 1 and "model.safetensors" not in safetensors:
+            raise UserError(
+                Problem("MODEL-E0107", parameter, f"{len(safetensors)} shards without {INDEX}", f"the index {INDEX}",
+                        "save the model again with save_pretrained")
+            )  # fmt: skip
+        name = "model.safetensors" if "model.safetensors" in safetensors else safetensors[0]
+        return {"model.safetensors": inside[name]}
+    if pickles := sorted(name for name in inside if name.endswith(PICKLES)):
+        raise SecurityRefusal(
+            Problem("MODEL-E0301", parameter, f"pickled weights only ({', '.join(pickles[:3])})", "safetensors",
+                    "convert them where you trust their author: model.save_pretrained(folder) writes safetensors")
+        )  # fmt: skip
+    raise UserError(
+        Problem("MODEL-E0108", parameter, "a folder without weights", "model.safetensors", "upload the weights")
+    )
+
+
+def _refuse_code(parameter: str, config: dict[str, Any]) -> None:
+    if code := config.get("auto_map"):
+        files = sorted({str(value).split(".")[0].split("--")[-1] + ".py" for value in _flat(code)})
+        raise SecurityRefusal(
+            Problem("MODEL-E0302", parameter, f"a model that runs its own code ({', '.join(files)})",
+                    "an architecture that transformers has built in", "use a model without auto_map")
+        )  # fmt: skip
+
+
+def _flat(code: dict[str, Any]) -> list[str]:
+    return [item for value in code.values() for item in (value if isinstance(value, list | tuple) else [value]) if item]
+
+
+def _read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(read(name))
+    except ValueError as error:
+        value = str(error)
+    if isinstance(value, dict):
+        return value
+    raise UserError(
+        Problem("MODEL-E0109", f"{parameter}: {name}", str(value)[:80], "a JSON object", "upload the file again")
+    )
