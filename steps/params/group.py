@@ -32,5 +32,5 @@ class Group(BaseModel):
 
     def all_conflicts(self) -> list[Problem]:
         """Gather the conflicts of every group that this model inherits from."""
-        own = [group for group in type(self).__mro__ if "conflicts" in vars(group)]
+        own = [group for group in type(self).__mro__ if issubclass(group, Group) and "conflicts" in vars(group)]
         return [problem for group in reversed(own) for problem in group.conflicts(self)]

@@ -4,7 +4,7 @@ Bases stand in reverse reading order, because pydantic collects fields from the 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
+
+Task = Literal["chat_completion", "text_generation"]
 
 
 class PipelineParameters(Group):
@@ -43,13 +45,20 @@ class SupervisedParameters(
 ):
     """What every supervised pipeline has: it learns from rows that hold the right answer."""
 
+    task: ClassVar[Task]
+    """What its data means (`steps/tasks`)."""
+
 
 class ChatCompletionParameters(ChatColumns, SupervisedParameters):
     """Tune a chat model on conversations."""
 
+    task: ClassVar[Task] = "chat_completion"
+
 
 class TextGenerationParameters(TextColumns, SupervisedParameters):
     """Tune a language model on texts, or on prompts with the text that should follow."""
+
+    task: ClassVar[Task] = "text_generation"
 
     def conflicts(self) -> Iterator[Problem]:
         """Some things need to know where the prompt ends."""

@@ -12,11 +12,11 @@ from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
+from steps.params.pipelines import Task
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 
 SourceKind = Literal["huggingface", "pytorch", "mlflow"]
-Task = Literal["chat_completion", "text_generation"]
 
 
 class Resolved(Group):

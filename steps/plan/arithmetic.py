@@ -1,0 +1,46 @@
+"""What the batch parameters amount to: a table that a person reads before spending money."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from steps.params.pipelines import SupervisedParameters
+
+# Shares of the training rows that become validation and test rows when those are not given (the seed's ratios).
+TRAIN_SHARE = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.8, (False, False): 0.8}
+
+
+def sequences_per_step(parameters: SupervisedParameters) -> int:
+    """Sequences behind one optimizer step over all devices."""
+    devices = max(parameters.number_of_gpu_to_use_finetuning, 1) * parameters.num_nodes_finetune
+    return parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * devices
+
+
+def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
+    """Rows of {name, value, how}; `rows` is the number of given training rows, None when not known before reading."""
+    devices = max(parameters.number_of_gpu_to_use_finetuning, 1) * parameters.num_nodes_finetune
+    step = sequences_per_step(parameters)
+    how = (
+        f"{parameters.per_device_train_batch_size} per device × {devices} device"
+        f"{'s' if devices > 1 else ''} × {parameters.gradient_accumulation_steps} accumulated"
+    )
+    lines: list[dict[str, Any]] = [
+        {"name": "longest sequence", "value": max_length, "how": "tokens; max_seq_length, or the model's own limit"},
+        {"name": "sequences per optimizer step", "value": step, "how": how},
+    ]
+    if rows is None or parameters.packing:
+        known = "packing decides how many sequences there are" if parameters.packing else "the rows are not counted yet"
+        return [*lines, {"name": "optimizer steps", "value": "known after prepare_data", "how": known}]
+    share = TRAIN_SHARE[bool(parameters.validation_file_path), bool(parameters.test_file_path)]
+    train = round(rows * share)
+    per_epoch = max(1, math.ceil(train / step))
+    total = parameters.max_steps if parameters.max_steps > 0 else math.ceil(per_epoch * parameters.num_train_epochs)
+    rule = (
+        "max_steps" if parameters.max_steps > 0 else f"{per_epoch} per epoch × {parameters.num_train_epochs:g} epochs"
+    )
+    return [
+        *lines,
+        {"name": "training rows", "value": train, "how": f"{rows} given, {share:.0%} of them for training"},
+        {"name": "optimizer steps", "value": total, "how": rule},
+    ]

@@ -1,0 +1,140 @@
+"""Every check that needs no GPU, and every choice, in one pass that gathers all problems."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from steps.errors import Problem, StepError, UserError
+from steps.params.pipelines import SupervisedParameters
+from steps.params.reading import Reading, read_parameters
+from steps.plan.hardware import Hardware, hardware_of
+from steps.plan.memory import GIB, MemoryEstimate, estimate
+from steps.plan.sources import DataFound, ModelFound, look_at_data, look_at_model
+from steps.plan.unbuilt import unbuilt
+from steps.storage import local_path
+
+LOCAL_ROOT = "FINETUNE_ROOT"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Everything that was found out and chosen."""
+
+    reading: Reading
+    model: ModelFound
+    data: dict[str, DataFound]
+    hardware: dict[str, Hardware]
+    memory: MemoryEstimate
+    max_length: int
+    warnings: list[str]
+
+    @property
+    def parameters(self) -> SupervisedParameters:
+        """The effective parameters."""
+        return self.reading.parameters
+
+
+def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
+    """Make every check that needs no GPU, and every choice.
+
+    Raises UserError with everything that is the user's to mend; else the first refusal or outage.
+    """
+    reading = read_parameters(pipeline, arguments)
+    parameters = reading.parameters
+    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters)])
+    model = trouble.gather(lambda: look_at_model(parameters))
+    data = trouble.gather(lambda: look_at_data(parameters))
+    hardware = trouble.gather(lambda: hardware_of(parameters))
+    if model is not None:
+        trouble.problems += _length_problems(parameters, model)
+    trouble.raise_if_any()
+    assert model is not None
+    assert data is not None
+    assert hardware is not None
+    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else model.layout.max_length
+    gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
+    memory = estimate(parameters, model.layout.config, model.parameters, max_length, gpu_memory)
+    return Decisions(reading, model, data, hardware, memory, max_length, _warnings(reading, memory))
+
+
+def runs_here() -> bool:
+    """Whether a local runner started this process: it keeps checkpoints and an MLflow store in its own root."""
+    return LOCAL_ROOT in os.environ
+
+
+class _Trouble:
+    """Problems of several independent looks; one failing look does not hide what the others find."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        self.harder: list[StepError] = []
+
+    def gather(self, look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except UserError as error:
+            self.problems += error.problems
+        except StepError as error:
+            self.harder.append(error)
+        return None
+
+    def raise_if_any(self) -> None:
+        if self.problems:
+            raise UserError(self.problems)
+        if self.harder:
+            raise self.harder[0]
+
+
+def _runtime_conflicts(p: SupervisedParameters) -> list[Problem]:
+    """What depends on where the pipeline runs."""
+    problems = []
+    here = runs_here()
+    if p.checkpoint_dir and local_path(p.checkpoint_dir) is None:
+        problems.append(
+            Problem("PLAN-E0301", "checkpoint_dir", p.checkpoint_dir, "a folder on a mounted volume",
+                    "mount the bucket or a volume claim, and name its path")
+        )  # fmt: skip
+    if p.resume_from_checkpoint != "false" and not (p.checkpoint_dir or here):
+        problems.append(
+            Problem("PLAN-E0302", "resume_from_checkpoint", f"{p.resume_from_checkpoint} without checkpoint_dir",
+                    "a folder that outlives the pod", "set checkpoint_dir to a mounted volume")
+        )  # fmt: skip
+    if p.register_tuned_model and not (p.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI") or here):
+        problems.append(
+            Problem("PLAN-E0303", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI in the environment",
+                    "the MLflow server that gets the version", "set it, or register_tuned_model=false")
+        )  # fmt: skip
+    template = p.chat_template
+    if template != "keep" and not template.endswith((".jinja", ".j2")):
+        problems.append(
+            Problem("PLAN-E0304", "chat_template", template, "keep, or a file ending in .jinja",
+                    "write the template into a .jinja file")
+        )  # fmt: skip
+    return problems
+
+
+def _length_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:
+    limit = model.layout.max_positions
+    if p.max_seq_length == 0:
+        return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
+    if limit and p.max_seq_length > limit:
+        return [
+            Problem("PLAN-E0305", "max_seq_length", str(p.max_seq_length), f"at most {limit}, the model's positions",
+                    f"set max_seq_length={limit}")
+        ]  # fmt: skip
+    return []
+
+
+def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
+    warnings = reading.warnings
+    if memory.available is not None and memory.needed > memory.available:
+        warnings.append(
+            f"finetune is expected to need {memory.needed / GIB:.1f} GiB of GPU memory where "
+            f"{memory.available / GIB:.1f} GiB are usable: lower per_device_train_batch_size or max_seq_length, or "
+            "set apply_lora=true"
+        )
+    return warnings

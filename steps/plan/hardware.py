@@ -1,0 +1,142 @@
+"""From compute choices to what Kubernetes understands: CPU, memory, GPUs, node selector, tolerations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from steps.errors import Problem, UserError, nearest, shown
+from steps.params.compute import SERVERLESS
+from steps.params.pipelines import SupervisedParameters
+from steps.storage import FORBIDDEN
+
+NVIDIA = "nvidia.com/gpu"
+NO_POOL = {SERVERLESS, "local", "cpu", ""}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What one machine of a type has; memory in GiB."""
+
+    cpu: int
+    memory: int
+    gpus: int = 0
+    gpu_memory: int = 0
+    gpu_type: str = NVIDIA
+
+
+# Vendors' published sizes. Keys are lower case: the seeds spell the same type in several ways.
+INSTANCES = {
+    "standard_d12_v2": Instance(4, 28),
+    "standard_d13_v2": Instance(8, 56),
+    "standard_d14_v2": Instance(16, 112),
+    "standard_ds12_v2": Instance(4, 28),
+    "standard_e8s_v3": Instance(8, 64),
+    "standard_nc6s_v3": Instance(6, 112, 1, 16),
+    "standard_nc12s_v3": Instance(12, 224, 2, 16),
+    "standard_nc24s_v3": Instance(24, 448, 4, 16),
+    "standard_nc24rs_v3": Instance(24, 448, 4, 16),
+    "standard_nc24ads_a100_v4": Instance(24, 220, 1, 80),
+    "standard_nc48ads_a100_v4": Instance(48, 440, 2, 80),
+    "standard_nc96ads_a100_v4": Instance(96, 880, 4, 80),
+    "standard_nc40ads_h100_v5": Instance(40, 320, 1, 94),
+    "standard_nc80adis_h100_v5": Instance(80, 640, 2, 94),
+    "standard_nd40rs_v2": Instance(40, 672, 8, 32),
+    "standard_nd96asr_v4": Instance(96, 900, 8, 40),
+    "standard_nd96amsr_a100_v4": Instance(96, 1900, 8, 80),
+    "standard_nd96isr_h100_v5": Instance(96, 1900, 8, 80),
+    "ml.g5.2xlarge": Instance(8, 32, 1, 24),
+    "ml.g5.12xlarge": Instance(48, 192, 4, 24),
+    "ml.p4d.24xlarge": Instance(96, 1152, 8, 40),
+    "ml.p4de.24xlarge": Instance(96, 1152, 8, 80),
+    "ml.p5.48xlarge": Instance(192, 2048, 8, 80),
+}
+# A node keeps some of itself for the system; a request for all of it is never scheduled.
+CPU_SHARE, MEMORY_SHARE = 0.9, 0.85
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One task's request, in the forms that KFP wants: strings, and JSON for node selector and tolerations."""
+
+    cpu: str
+    memory: str
+    gpu_type: str
+    """Empty without GPUs: a quota that does not know the resource cannot object then."""
+    gpu_count: str
+    node_selector: dict[str, str]
+    tolerations: list[dict[str, Any]]
+    gpu_memory: int
+    """GiB of one GPU; 0 when unknown or without GPU."""
+
+
+def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
+    """Work out the request of each task group (import, prepare, finetune, evaluate).
+
+    Raises UserError for unknown instance types, forbidden characters and more GPUs than the instance has.
+    """
+    gpus = parameters.number_of_gpu_to_use_finetuning
+    wanted = {
+        "import": ("compute_model_import", "instance_type_model_import", 0),
+        "prepare": ("compute_preprocess", "instance_type_preprocess", 0),
+        "finetune": ("compute_finetune", "instance_type_finetune", gpus),
+        "evaluate": ("compute_model_evaluation", "instance_type_model_evaluation", min(gpus, 1)),
+    }
+    made: dict[str, Hardware] = {}
+    problems: list[Problem] = []
+    for group, (pool, instance, count) in wanted.items():
+        try:
+            made[group] = _hardware(parameters, pool, instance, count)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return made
+
+
+def _hardware(parameters: SupervisedParameters, pool_name: str, instance_name: str, gpus: int) -> Hardware:
+    pool = getattr(parameters, pool_name)
+    if bad := sorted(FORBIDDEN & set(pool)):
+        raise UserError(
+            Problem("PLAN-E0203", pool_name, f"{pool!r} with {bad[0]!r}", "no backslash, quote or control character",
+                    "use the node pool's name as it is")
+        )  # fmt: skip
+    instance = _instance(instance_name, getattr(parameters, instance_name))
+    if gpus > instance.gpus:
+        raise UserError(
+            Problem("PLAN-E0202", instance_name, f"{getattr(parameters, instance_name)} with {instance.gpus} GPUs",
+                    f"at least {gpus}", "choose another instance type, or lower number_of_gpu_to_use_finetuning")
+        )  # fmt: skip
+    share = max(gpus, 1) / max(instance.gpus, 1)
+    return Hardware(
+        cpu=str(max(1, int(instance.cpu * CPU_SHARE * share))),
+        memory=f"{max(1, int(instance.memory * MEMORY_SHARE * share))}Gi",
+        gpu_type=instance.gpu_type if gpus else "",
+        gpu_count=str(gpus),
+        node_selector={} if pool in NO_POOL else {parameters.node_pool_label: pool},
+        tolerations=[{"key": instance.gpu_type, "operator": "Exists", "effect": "NoSchedule"}] if gpus else [],
+        gpu_memory=instance.gpu_memory if gpus else 0,
+    )
+
+
+def _instance(parameter: str, text: str) -> Instance:
+    if known := INSTANCES.get(text.lower()):
+        return known
+    if "=" not in text:
+        hint = nearest(text.lower(), INSTANCES) or "write it as cpu=8,memory=64Gi,gpu=nvidia.com/gpu"
+        raise UserError(Problem("PLAN-E0201", parameter, shown(text), "a known instance type", hint))
+    try:
+        parts = dict(part.strip().split("=", 1) for part in text.split(","))
+        cpu, memory = int(parts.pop("cpu")), int(parts.pop("memory").removesuffix("Gi"))
+        gpu_type = parts.pop("gpu", "")
+        gpus = int(parts.pop("gpus", "8")) if gpu_type else 0
+        gpu_memory = int(parts.pop("gpu_memory", "0Gi").removesuffix("Gi"))
+        if parts or cpu < 1 or memory < 1:
+            raise ValueError
+    except (ValueError, KeyError):
+        raise UserError(
+            Problem("PLAN-E0201", parameter, shown(text), "cpu=8,memory=64Gi[,gpu=nvidia.com/gpu,gpu_memory=80Gi]",
+                    "write whole CPUs and memory in Gi")
+        ) from None  # fmt: skip
+    # A raw request is what the task gets, so it is asked for in full.
+    return Instance(round(cpu / CPU_SHARE + 0.5), round(memory / MEMORY_SHARE + 0.5), gpus, gpu_memory, gpu_type)

@@ -1,0 +1,74 @@
+"""How much GPU memory a training needs, roughly, and whether activations must be recomputed.
+
+Weights, gradients and optimizer states are counted exactly; activations after Korthikanti et al. 2022 (34·s·b·h bytes
+per layer in 16 bit, attention without the quadratic term), logits in 32 bit. Good to about a quarter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from steps.params.pipelines import SupervisedParameters
+
+GIB = 2**30
+HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
+# Bytes per trained parameter beyond the weight itself: gradient and optimizer state in 32 bit.
+STATE_BYTES = {"adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5}
+LOGIT_TOKENS = 4096  # TRL computes the loss in tiles of this many tokens
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one GPU."""
+
+    parts: dict[str, int] = field(default_factory=dict)
+    available: int | None = None
+    checkpointing: bool = False
+    """Whether activations are recomputed."""
+
+    @property
+    def needed(self) -> int:
+        """Sum of the parts."""
+        return sum(self.parts.values())
+
+
+def estimate(
+    parameters: SupervisedParameters, config: dict[str, Any], weights: int, max_length: int, gpu_memory: int
+) -> MemoryEstimate:
+    """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
+
+    With gradient_checkpointing=auto it is chosen exactly when the estimate without it does not fit.
+    """
+    available = int(gpu_memory * GIB * HEADROOM) or None
+    asked = parameters.gradient_checkpointing
+    plain = MemoryEstimate(_parts(parameters, config, weights, max_length, recompute=False), available, False)
+    saving = MemoryEstimate(_parts(parameters, config, weights, max_length, recompute=True), available, True)
+    if asked != "auto":
+        return saving if asked == "true" else plain
+    return saving if available is not None and plain.needed > available else plain
+
+
+def _parts(
+    parameters: SupervisedParameters, config: dict[str, Any], weights: int, max_length: int, recompute: bool
+) -> dict[str, int]:
+    half = parameters.precision == "16"
+    hidden = config.get("hidden_size") or config.get("n_embd") or 0
+    layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
+    tokens = parameters.per_device_train_batch_size * max_length
+    trained = _adapter_size(parameters, config, hidden, layers) if parameters.apply_lora else weights
+    weight_bytes = 2 if half and parameters.apply_lora else 4
+    per_layer = tokens * hidden * (34 if half else 68)
+    kept = layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer
+    return {
+        "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
+        "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
+        "activations": kept,
+        "logits": min(tokens, LOGIT_TOKENS) * (config.get("vocab_size") or 0) * 4 * 2,
+    }
+
+
+def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: int) -> int:
+    """Parameters of a LoRA on all linear layers of a Llama-like block: r·(in + out) for each of its 7 matrices."""
+    wide = config.get("intermediate_size") or 4 * hidden
+    return layers * parameters.lora_r * (4 * 2 * hidden + 3 * (hidden + wide))

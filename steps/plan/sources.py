@@ -1,0 +1,127 @@
+"""What the sources mean now: a digest for each, and what can be said about them without fetching much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from steps import hub, storage
+from steps.errors import Problem, StepError, UserError
+from steps.model_layout import ModelLayout, read_layout
+from steps.params.model_source import SOURCE_PARAMETER
+from steps.params.pipelines import SupervisedParameters
+from steps.params.settings import ImportSettings, Resolved, SourceKind
+
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SPLIT_PARAMETERS = {"train": "train_file_path", "validation": "validation_file_path", "test": "test_file_path"}
+BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+
+
+@dataclass(frozen=True)
+class ModelFound:
+    """The model source as the plan saw it."""
+
+    settings: ImportSettings
+    layout: ModelLayout
+    bytes: int
+    """Size of the weights."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, from their size and the type that the configuration names."""
+        dtype = str(self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32")
+        return self.bytes // BYTES_PER_PARAMETER.get(dtype, 4)
+
+
+@dataclass(frozen=True)
+class DataFound:
+    """One data source as the plan saw it."""
+
+    resolved: Resolved
+    bytes: int
+    rows: int | None
+    """Lines of a local jsonl file; None when counting would mean reading the whole source."""
+
+
+def look_at_model(parameters: SupervisedParameters) -> ModelFound:
+    """Resolve the model source and judge it. Raises as `read_layout`, `hub.resolve` and `storage.find_files`."""
+    kind = next(kind for kind, name in SOURCE_PARAMETER.items() if getattr(parameters, name))
+    parameter = SOURCE_PARAMETER[kind]
+    uri = getattr(parameters, parameter).strip()
+    names: dict[str, int]
+    read: Callable[[str], bytes]
+    if kind == "huggingface":
+        repository = hub.resolve(uri, parameters.huggingface_revision)
+        digest, names, read = repository.commit, repository.files, repository.read
+    else:
+        _refuse_bad_uri(parameter, uri)
+        names = {name: info["size"] for name, info in storage.find_files(parameter, uri).items()}
+        if "" in names:
+            raise UserError(
+                Problem("MODEL-E0112", parameter, f"the file {uri}", "a folder", "name the folder that holds it")
+            )
+        read = lambda name: storage.read_bytes(parameter, storage.join(uri, name))  # noqa: E731
+        digest = ""
+    layout = read_layout(parameter, kind, names, read)
+    digest = digest or storage.digest_of(parameter, uri)
+    settings = ImportSettings(kind=cast(SourceKind, kind), source=Resolved(uri=uri, digest=digest))
+    weights = sum(names[path] for name, path in layout.weights.items() if name.endswith(".safetensors"))
+    return ModelFound(settings, layout, weights)
+
+
+def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
+    """Resolve every data source that is given. Raises UserError with the problems of all of them."""
+    found: dict[str, DataFound] = {}
+    problems: list[Problem] = []
+    errors: list[StepError] = []
+    for split, parameter in SPLIT_PARAMETERS.items():
+        if not (uri := getattr(parameters, parameter).strip()):
+            continue
+        try:
+            found[split] = _look(parameter, uri)
+        except UserError as error:
+            problems += error.problems
+        except StepError as error:
+            errors.append(error)
+    if problems:
+        raise UserError(problems)
+    if errors:
+        raise errors[0]
+    return found
+
+
+def _look(parameter: str, uri: str) -> DataFound:
+    _refuse_bad_uri(parameter, uri)
+    files: dict[str, Any] = storage.find_files(parameter, uri)
+    if "" not in files:
+        raise UserError(
+            Problem("DATA-E0101", parameter, f"the folder {uri}", "one file", "name the file inside the folder")
+        )
+    if not uri.lower().endswith(FORMATS):
+        formats = ", ".join(FORMATS)
+        raise UserError(
+            Problem("DATA-E0102", parameter, uri.rsplit("/", 1)[-1], f"a file ending in {formats}", "rename the file")
+        )
+    size = files[""]["size"]
+    if size == 0:
+        raise UserError(Problem("DATA-E0103", uri, "an empty file", "rows", "upload the file again"))
+    return DataFound(Resolved(uri=uri, digest=storage.digest_of(parameter, uri)), size, _count_rows(uri))
+
+
+def _count_rows(uri: str) -> int | None:
+    local = storage.local_path(uri)
+    if local is None or local.suffix != ".jsonl":
+        return None
+    lines = 0
+    last = b"\n"
+    with open(local, "rb") as stream:
+        while block := stream.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n")
+
+
+def _refuse_bad_uri(parameter: str, uri: str) -> None:
+    if problems := storage.check_uri(parameter, uri):
+        raise UserError(problems)

@@ -1,0 +1,84 @@
+"""The plan in words: as data for plan.json and the report, as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steps.plan.arithmetic import table
+from steps.plan.deciding import Decisions
+from steps.plan.memory import GIB
+
+
+def summary_of(decisions: Decisions) -> dict[str, Any]:
+    """The plan as data: what will run, where, on what, how much; plan.json and the report are made of it."""
+    p = decisions.parameters
+    source = decisions.model.settings.source
+    rows = decisions.data["train"].rows if "train" in decisions.data else None
+    sources = [{"what": "model", "uri": source.uri, "digest": source.digest, "bytes": decisions.model.bytes}]
+    for split, found in decisions.data.items():
+        sources.append(
+            {"what": split, "uri": found.resolved.uri, "digest": found.resolved.digest, "bytes": found.bytes}
+        )
+    return {
+        "pipeline": decisions.reading.pipeline,
+        "task": p.task,
+        "requested": decisions.reading.requested,
+        "effective": p.model_dump(mode="json", exclude={"overrides"}),
+        "translations": [vars(translation) for translation in decisions.reading.translations],
+        "warnings": decisions.warnings,
+        "tasks": _tasks(decisions),
+        "arithmetic": table(p, rows, decisions.max_length),
+        "sources": sources,
+        "memory": {
+            "needed_bytes": decisions.memory.needed,
+            "parts": decisions.memory.parts,
+            "available_bytes": decisions.memory.available,
+            "note": "activations are recomputed" if decisions.memory.checkpointing else "activations are kept",
+        },
+    }
+
+
+def as_text(summary: dict[str, Any]) -> str:
+    """Lay the summary out for a terminal."""
+    lines = [f"plan of {summary['pipeline']}", ""]
+    for task in summary["tasks"]:
+        gpu = f", {task['gpu_count']} {task['gpu_type']}" if task["gpu_type"] else ""
+        lines.append(f"  {task['task']:<15} {task['what']:<42} {task['cpu']} CPU, {task['memory']}{gpu}")
+    lines.append("")
+    lines += [f"  {line['name']:<29} {line['value']!s:<8} {line['how']}" for line in summary["arithmetic"]]
+    memory = summary["memory"]
+    available = memory["available_bytes"]
+    of = f" of {available / GIB:.1f}" if available else ""
+    lines.append(f"  {'training memory':<29} {memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}")
+    lines.append("")
+    lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
+    lines += [f"WARNING {warning}" for warning in summary["warnings"]]
+    return "\n".join(lines)
+
+
+def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
+    p = decisions.parameters
+    method = f"LoRA rank {p.lora_r}" if p.apply_lora else "all weights"
+    what = {
+        "import_model": ("import", "check and copy the model"),
+        "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
+        "finetune": ("finetune", f"sft, {method}, {'bfloat16' if p.precision == '16' else 'float32'}"),
+        "merge_adapter": ("import", "fold the adapter into the base" if p.apply_lora else "nothing to merge"),
+        "evaluate": ("evaluate", "base and tuned on the test rows"),
+        "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),
+    }
+    rows = []
+    for task, (group, text) in what.items():
+        hardware = decisions.hardware.get(group)
+        rows.append(
+            {
+                "task": task,
+                "what": text,
+                "cpu": hardware.cpu if hardware else "1",
+                "memory": hardware.memory if hardware else "2Gi",
+                "gpu_type": hardware.gpu_type if hardware else "",
+                "gpu_count": hardware.gpu_count if hardware else "0",
+                "node_pool": next(iter(hardware.node_selector.values()), "any") if hardware else "any",
+            }
+        )
+    return rows

@@ -1,0 +1,37 @@
+"""Parameters that are declared but whose engine does not exist yet: set away from the default, they are refused."""
+
+from collections.abc import Iterator
+
+from steps.errors import Problem, shown
+from steps.params.pipelines import SupervisedParameters
+
+# Parameter → what to do instead. A row goes when its engine is built.
+UNBUILT = {
+    "apply_deepspeed": "train on one GPU, with apply_lora=true or gradient_checkpointing=true if memory is short",
+    "deepspeed": "leave it out",
+    "deepspeed_stage": "leave it out",
+    "auto_find_batch_size": "set per_device_train_batch_size, and gradient_accumulation_steps for a larger batch",
+    "num_nodes_finetune": "use one node",
+    "train_mltable_path": "pass the table's files as train_file_path",
+    "validation_mltable_path": "pass the table's files as validation_file_path",
+    "test_mltable_path": "pass the table's files as test_file_path",
+}
+
+
+def unbuilt(parameters: SupervisedParameters) -> Iterator[Problem]:
+    """Refuse what would otherwise be ignored."""
+    for name, instead in UNBUILT.items():
+        value = getattr(parameters, name)
+        default = type(parameters).model_fields[name].default
+        if value != default:
+            yield Problem(
+                "PLAN-E0101", name, shown(value), f"{default!r}: nothing else is implemented in this version", instead
+            )
+    if parameters.number_of_gpu_to_use_finetuning > 1:
+        yield Problem(
+            "PLAN-E0101",
+            "number_of_gpu_to_use_finetuning",
+            str(parameters.number_of_gpu_to_use_finetuning),
+            "0 or 1: training on several GPUs is not implemented in this version",
+            "use one GPU with a larger gradient_accumulation_steps",
+        )
