@@ -1,1 +1,16 @@
-"""TODO front page."""
+"""Training: one file per trainer in `trainers/`, each with one `build(run)`, chosen from TRAINERS by name.
+
+Trainers share a shape, not a parent class; what several of them need stands here as ordinary functions:
+
+    step.py         the step: find checkpoints, train, check the result, write the artifact
+    loading.py      model, tokenizer and adapter configuration
+    arguments.py    our parameters as Hugging Face training arguments
+    checkpoints.py  which folder belongs to which training; what may be resumed
+    watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
+
+To add a trainer: a file in `trainers/`, a row in TRAINERS, its name in `FinetuneSettings.trainer`, and a test.
+"""
+
+TRAINERS = {
+    "sft": "steps.finetune.trainers.sft:build",
+}

@@ -1,1 +1,1 @@
-"""TODO front page."""
+"""One file per trainer; see `steps/finetune/__init__.py`."""

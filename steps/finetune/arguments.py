@@ -1,0 +1,55 @@
+"""Our parameters as Hugging Face training arguments: the one place where the two vocabularies meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steps.params.settings import FinetuneSettings
+
+
+def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, Any]:
+    """Keyword arguments for any `transformers.TrainingArguments`; nothing is left to a library's default that differs.
+
+    Checkpoints between evaluations and their number are `watching.Checkpoints`' business.
+    """
+    import torch
+
+    training = settings.training
+    cuda = torch.cuda.is_available()
+    half = training.precision == "16"
+    bf16 = half and (not cuda or torch.cuda.is_bf16_supported())
+    evaluates = training.evaluation_strategy != "no"
+    return {
+        "output_dir": str(output),
+        "num_train_epochs": training.num_train_epochs,
+        "max_steps": training.max_steps,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "per_device_eval_batch_size": training.per_device_eval_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "warmup_steps": training.warmup_steps,
+        "optim": training.optim,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "bf16": bf16,
+        "fp16": half and not bf16,
+        "gradient_checkpointing": training.gradient_checkpointing == "true",
+        "seed": training.seed,
+        "eval_strategy": training.evaluation_strategy,
+        "eval_steps": training.eval_steps if training.evaluation_strategy == "steps" else None,
+        # The Trainer finds the best model among checkpoints, so every evaluation has one.
+        "save_strategy": training.evaluation_strategy if evaluates else "epoch",
+        "save_steps": training.eval_steps,
+        "load_best_model_at_end": evaluates,
+        "metric_for_best_model": training.metric_for_best_model if evaluates else None,
+        "greater_is_better": False if evaluates else None,
+        "logging_strategy": training.logging_strategy,
+        "logging_steps": training.logging_steps,
+        "logging_nan_inf_filter": False,  # it would report a NaN loss as 0.0
+        "report_to": "none",  # steps/tracking.py does it, and never stops a training
+        "disable_tqdm": True,
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+    }

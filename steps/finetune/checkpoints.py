@@ -1,0 +1,171 @@
+"""Which checkpoints belong to which training, and from which one it may go on.
+
+Every training has a folder named by the digest of all that shapes its result. A checkpoint counts only when its
+manifest is there and every byte matches, so a kill in the middle of a save costs one interval, never the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+from steps.artifacts import MANIFEST, Manifest, describe_files, verified, write_durably
+from steps.errors import Outage, Problem, StepError, UserError
+from steps.params.settings import FinetuneSettings
+
+log = logging.getLogger("finetune")
+
+SETTINGS_FILE = "training.json"
+LOCAL_ROOT = "FINETUNE_ROOT"  # set by the local runner
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one training."""
+
+    path: Path
+    identity: dict[str, Any]
+    """What shapes the result: settings and input digests."""
+
+    def newest(self) -> Path | None:
+        """Find the newest whole checkpoint; broken ones are named and passed over.
+
+        Raises UserError when there are checkpoints but none is whole: starting from 0 would throw work away silently.
+        """
+        candidates = sorted(self.path.glob("checkpoint-*"), key=_step, reverse=True)
+        broken = []
+        for candidate in candidates:
+            try:
+                verified(candidate, "checkpoint")
+            except StepError as error:
+                log.warning("WARNING skipping %s: %s", candidate.name, error.problems[0].found)
+                broken.append(f"{candidate.name} ({error.problems[0].found})")
+            else:
+                return candidate
+        if broken:
+            raise UserError(
+                Problem("CHECKPOINT-E0101", str(self.path), f"{'; '.join(broken)}", "at least one whole checkpoint",
+                        "set resume_from_checkpoint=false to start anew")
+            )  # fmt: skip
+        return None
+
+    def clear(self) -> None:
+        """Start anew: an older training's checkpoints must not be taken for this one's."""
+        for checkpoint in self.path.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+    def lock(self) -> IO[str]:
+        """Keep a second process from writing here; held until the returned file is closed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = open(self.path / ".lock", "w")  # noqa: SIM115  (held open on purpose)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Outage(
+                Problem("CHECKPOINT-E0401", str(self.path), "another process training the same thing", "one",
+                        "wait for it, or stop it")
+            ) from None  # fmt: skip
+        write_durably(self.path / SETTINGS_FILE, json.dumps(self.identity, indent=1, sort_keys=True))
+        return file
+
+
+def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Path) -> CheckpointFolder:
+    """Name the folder of a training: below checkpoint_dir, else the local root, else `fallback` (an artifact)."""
+    own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})
+    identity = {"settings": own, "inputs": inputs}
+    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    if settings.checkpoints.checkpoint_dir:
+        root = Path(settings.checkpoints.checkpoint_dir.removeprefix("file://"))
+    elif LOCAL_ROOT in os.environ:
+        root = Path(os.environ[LOCAL_ROOT], "checkpoints")
+    else:
+        return CheckpointFolder(fallback, identity)
+    return CheckpointFolder(root / settings.pipeline / key, identity)
+
+
+def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
+    """Decide where training goes on, by resume_from_checkpoint: false, true, auto or a checkpoint folder.
+
+    Raises UserError when `true` finds only checkpoints of other settings or data (with what differs), when a named
+    folder is no whole checkpoint, or when every checkpoint is broken.
+    """
+    if wanted == "false":
+        folder.clear()
+        return None
+    if wanted not in ("true", "auto"):
+        path = Path(wanted)
+        verified(path, "checkpoint")
+        return path
+    found = folder.newest()
+    if found is not None:
+        log.info("resuming from %s", found)
+        return found
+    if wanted == "true" and (others := _other_trainings(folder)):
+        raise UserError(
+            Problem("CHECKPOINT-E0102", "resume_from_checkpoint", f"checkpoints of another training: {others[0]}",
+                    "the same settings and data", "restore them, or set resume_from_checkpoint=false to start anew",
+                    count=len(others))
+        )  # fmt: skip
+    log.info("nothing to resume: starting at step 0")
+    return None
+
+
+def seal(checkpoint: Path) -> None:
+    """Write a checkpoint's manifest, the last act of saving it."""
+    manifest = Manifest("checkpoint", describe_files(checkpoint))
+    text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
+    write_durably(checkpoint / MANIFEST, text)
+
+
+def prune(folder: Path, keep: int, best: str | None) -> None:
+    """Delete the oldest sealed checkpoints beyond `keep`; the best and the newest always stay."""
+    if keep < 1:
+        return
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
+    spared = {Path(best).name} if best else set()
+    excess = [c for c in checkpoints[:-1] if c.name not in spared][: max(0, len(checkpoints) - keep)]
+    for checkpoint in excess:
+        (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that a kill leaves no folder that looks whole
+        shutil.rmtree(checkpoint)
+
+
+def _other_trainings(folder: CheckpointFolder) -> list[str]:
+    """Say how unfinished trainings beside this one differ, nearest first."""
+    differences = []
+    for file in folder.path.parent.glob(f"*/{SETTINGS_FILE}"):
+        if file.parent != folder.path and any(file.parent.glob("checkpoint-*")) and not is_finished(file.parent):
+            other = _flat(json.loads(file.read_text()))
+            mine = _flat(folder.identity)
+            changed = sorted(key for key in other.keys() | mine.keys() if other.get(key) != mine.get(key))
+            text = ", ".join(
+                f"{key.rsplit('.', 1)[-1]} was {other.get(key)}, is {mine.get(key)}" for key in changed[:3]
+            )
+            differences.append((len(changed), text))
+    return [text for _, text in sorted(differences)]
+
+
+def finish(folder: Path) -> None:
+    """Note that a training ended well: its checkpoints are no reason to refuse a new one."""
+    write_durably(folder / "finished.json", "{}")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `finish` was called for this folder."""
+    return (folder / "finished.json").exists()
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{prefix}.{key}").items()}
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[-1])

@@ -1,0 +1,76 @@
+"""Model, tokenizer and adapter configuration, as every trainer needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steps.errors import Problem, UserError
+from steps.params.lora import LoraParams
+from steps.params.settings import FinetuneSettings
+
+
+def load_model(folder: Path, settings: FinetuneSettings) -> Any:
+    """Load a causal language model for training.
+
+    Trained weights stay in float32 (bfloat16 loses small updates); with an adapter at precision 16 the frozen base is
+    loaded in bfloat16, which halves its memory and changes no trained weight.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
+    dtype = torch.bfloat16 if frozen_half else torch.float32
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+def load_tokenizer(folder: Path, data: Path) -> Any:
+    """Load the tokenizer with the chat template that the data was made with; pads with the end token if it has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    template = data / "chat_template.jinja"
+    if template.is_file():
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def lora_config(lora: LoraParams, model: Any) -> Any:
+    """Describe the adapter to PEFT; None when every weight is trained.
+
+    Raises UserError when none of the named modules exists in the model; names that match nothing are logged.
+    """
+    if not lora.apply_lora:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.lora_r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=_targets(lora.lora_target_modules, model),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _targets(wanted: str, model: Any) -> str | list[str]:
+    import logging
+
+    import torch
+
+    if wanted == "all-linear":
+        return wanted
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    there = [name for name in names if any(path == name or path.endswith("." + name) for path in linear)]
+    if not there:
+        layers = ", ".join(sorted({path.rsplit(".", 1)[-1] for path in linear}))
+        raise UserError(
+            Problem("TRAIN-E0201", "lora_target_modules", wanted, f"names of linear layers: {layers}",
+                    "set lora_target_modules=all-linear")
+        )  # fmt: skip
+    for name in sorted(set(names) - set(there)):
+        logging.getLogger("finetune").warning("WARNING lora_target_modules: the model has no layer %s", name)
+    return there

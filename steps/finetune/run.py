@@ -1,0 +1,28 @@
+"""One training: what it is made of. Every trainer gets exactly this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steps.params.settings import FinetuneSettings
+
+
+@dataclass(frozen=True)
+class Run:
+    """Inputs, the folder for checkpoints, and who watches."""
+
+    settings: FinetuneSettings
+    model: Path
+    data: Path
+    checkpoints: Path
+    callbacks: list[Any] = field(default_factory=list)
+
+    def tokens(self, split: str) -> Any:
+        """Read the token rows of a split as a `datasets.Dataset` with input_ids, labels and, packed, seq_lengths."""
+        import pyarrow.parquet as pq
+        from datasets import Dataset
+        from datasets.table import InMemoryTable
+
+        return Dataset(InMemoryTable(pq.read_table(self.data / "tokens" / f"{split}.parquet")))

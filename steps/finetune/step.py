@@ -1,0 +1,162 @@
+"""Train, and hand on only a whole, finite, finished result."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import Manifest, new_artifact, read_manifest, verified
+from steps.errors import NumericError, OutOfResources, Preempted, Problem
+from steps.finetune import TRAINERS
+from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.run import Run
+from steps.params.settings import FinetuneSettings
+from steps.tracking import Tracker
+
+log = logging.getLogger("finetune")
+
+
+def finetune(
+    settings: FinetuneSettings, model: Path, data: Path, tuned: Path, checkpoints: Path, report: Path
+) -> Manifest:
+    """Tune `model` on the tokens of `data`.
+
+    Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (where they are, or the
+    checkpoints themselves when nothing else keeps them) and an HTML `report`. Raises Preempted when stopped from outside
+    with a whole checkpoint, NumericError on NaN, OutOfResources when memory or disk runs out, UserError when
+    resume_from_checkpoint cannot be honoured.
+    """
+    inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
+    scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
+    folder = folder_for(settings, inputs, scratch)
+    with folder.lock(), Tracker(settings.tracking, f"{settings.pipeline} finetune") as tracker:
+        resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
+        tracker.parameters(settings.model_dump(mode="json"))
+        trainer, history = _train(settings, model, data, folder, resume, tracker)
+        history["mlflow_run_id"] = tracker.run_id
+        _write_tuned(trainer, settings, inputs, history, model, tuned)
+        finish(folder.path)
+    _write_checkpoints(folder.path, scratch, checkpoints)
+    from steps.reports import write_training_report
+
+    write_training_report(tuned, report)
+    return read_manifest(tuned)
+
+
+def _train(
+    settings: FinetuneSettings, model: Path, data: Path, folder: CheckpointFolder, resume: Path | None, tracker: Tracker
+) -> tuple[Any, dict[str, Any]]:
+    from steps.finetune.watching import Checkpoints, Finite, Interrupted, Preemption, Progress, history_of
+
+    progress = Progress(tracker)
+    kept = settings.checkpoints
+    with Preemption() as preemption:
+        watchers = [preemption, Finite(), Checkpoints(kept.save_steps, kept.save_total_limit), progress]
+        if settings.training.apply_early_stopping:
+            from transformers import EarlyStoppingCallback
+
+            patience = settings.training.early_stopping_patience
+            watchers.append(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
+        module, _, function = TRAINERS[settings.trainer].partition(":")
+        trainer = getattr(importlib.import_module(module), function)(Run(settings, model, data, folder.path, watchers))
+        started = time.monotonic()
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except Interrupted:
+            pass
+        except Exception as error:
+            raise _explained(error, trainer, settings) from error
+        seconds = time.monotonic() - started
+        if preemption.asked:
+            raise _preempted(folder, trainer)
+    trainable = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
+    history = {
+        **history_of(trainer.state),
+        "steps": trainer.state.global_step,
+        "planned_steps": trainer.state.max_steps,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(progress.tokens_per_second(seconds), 1),
+        "resumed_from": int(resume.name.rsplit("-", 1)[-1]) if resume else None,
+        "parameters": {"total": sum(p.numel() for p in trainer.model.parameters()), "trainable": sum(trainable)},
+        "stopped_early": trainer.state.global_step < trainer.state.max_steps,
+    }
+    return trainer, history
+
+
+def _write_tuned(
+    trainer: Any, settings: FinetuneSettings, inputs: dict[str, str], history: dict[str, Any], model: Path, tuned: Path
+) -> None:
+    _refuse_non_finite(trainer.model)
+    kind = "adapter" if settings.lora.apply_lora else "model"
+    lineage = {"inputs": inputs, "settings": settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})}
+    base = read_manifest(model)
+    with new_artifact(tuned, kind, lineage) as draft:
+        if kind == "adapter":
+            trainer.model.peft_config["default"].base_model_name_or_path = base.lineage.get("source", "")
+            trainer.model.save_pretrained(draft.path, save_embedding_layers=False)
+        else:
+            if settings.training.precision == "16":
+                trainer.model.to(_dtype_of(model))
+            trainer.model.save_pretrained(draft.path)
+        trainer.processing_class.save_pretrained(draft.path)
+        (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        draft.facts = {"parameters": history["parameters"], "steps": history["steps"]}
+
+
+def _dtype_of(model: Path) -> Any:
+    """The type that the base's own files have: training in mixed precision must not double them."""
+    import torch
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+
+
+def _refuse_non_finite(model: Any) -> None:
+    bad = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if bad:
+        raise NumericError(
+            Problem("TRAIN-E0602", f"{len(bad)} tensors, such as {bad[0]}", "NaN or infinity", "finite weights",
+                    "lower learning_rate")
+        )  # fmt: skip
+
+
+def _write_checkpoints(folder: Path, scratch: Path, checkpoints: Path) -> None:
+    """Hand the checkpoints on: moved when only this pod's disk had them, otherwise by naming their place."""
+    with new_artifact(checkpoints, "checkpoints") as draft:
+        if folder == scratch:
+            for checkpoint in sorted(folder.glob("checkpoint-*")):
+                shutil.move(checkpoint, draft / checkpoint.name)
+        else:
+            draft.facts = {"folder": str(folder)}
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
+    newest = folder.newest()
+    at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+    where = newest.name if newest else "nothing: it was stopped before the first checkpoint"
+    return Preempted(
+        Problem("TRAIN-E1431", at, f"a request to stop; saved {where}", f"{trainer.state.max_steps} steps",
+                "run again with resume_from_checkpoint=true"),
+        resume_from=str(newest or ""),
+    )  # fmt: skip
+
+
+def _explained(error: Exception, trainer: Any, settings: FinetuneSettings) -> Exception:
+    """Say what to change when memory ran out; anything else is passed on as it is."""
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    batch = settings.training.per_device_train_batch_size
+    return OutOfResources(
+        Problem("TRAIN-E0501", f"step {trainer.state.global_step + 1}, batch {batch} of up to {settings.max_length} tokens",
+                str(error).split(". ")[0], "a batch that fits into GPU memory",
+                "halve per_device_train_batch_size and double gradient_accumulation_steps, set gradient_checkpointing=true, "
+                "or lower max_seq_length")
+    )  # fmt: skip

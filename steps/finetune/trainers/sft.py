@@ -1,0 +1,37 @@
+"""Supervised fine-tuning with TRL: the model learns to continue each row where its labels say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steps.finetune.arguments import training_arguments
+from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.run import Run
+
+
+def build(run: Run) -> Any:
+    """Make the trainer.
+
+    The tokens were made by prepare_data exactly as TRL makes them, so its own preparation is skipped; everything after
+    it is TRL's.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    settings = run.settings
+    model = load_model(run.model, settings)
+    config = SFTConfig(
+        **training_arguments(settings, run.checkpoints),
+        max_length=settings.max_length,
+        packing=settings.packing,
+        pad_to_multiple_of=settings.max_length if settings.pad_to_max_length else None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    return SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=run.tokens("train"),
+        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
+        processing_class=load_tokenizer(run.model, run.data),
+        peft_config=lora_config(settings.lora, model),
+        callbacks=run.callbacks,
+    )

@@ -1,0 +1,167 @@
+"""What looks over a training's shoulder: progress, NaN, preemption, checkpoint manifests, the history for the report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from steps.errors import NumericError, Problem
+from steps.finetune import checkpoints
+from steps.tracking import Tracker
+
+log = logging.getLogger("finetune")
+
+
+class Interrupted(Exception):
+    """Raised out of an evaluation when the pod is told to stop: there is no time to finish it."""
+
+
+class Preemption(TrainerCallback):
+    """On SIGTERM: save at the next step edge and stop there. The step turns it into exit code 143."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Preemption:
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        # The Trainer ends the epoch when it is stopped in the middle of one, and would evaluate and save once more.
+        if self.asked:
+            control.should_save = control.should_evaluate = False
+        return control
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.asked:
+            raise Interrupted
+
+
+class Finite(TrainerCallback):
+    """Stop at the first loss or gradient that is no number: the weights after it are worth nothing."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        for name in ("loss", "grad_norm", "eval_loss"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(value):
+                rate = (logs or {}).get("learning_rate", args.learning_rate)
+                raise NumericError(
+                    Problem("TRAIN-E0601", f"step {state.global_step}", f"{name}={value} at learning rate {rate:.2e}",
+                            "finite numbers", "lower learning_rate, or raise warmup_steps")
+                )  # fmt: skip
+
+
+class Checkpoints(TrainerCallback):
+    """Ask for checkpoints between evaluations, seal every one, and keep no more than wanted."""
+
+    def __init__(self, save_steps: int, keep: int):
+        self.save_steps = save_steps
+        self.keep = keep
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.save_steps > 0 and state.global_step % self.save_steps == 0:
+            control.should_save = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(str(args.output_dir))
+        checkpoints.seal(folder / f"checkpoint-{state.global_step}")
+        checkpoints.prune(folder, self.keep, state.best_model_checkpoint)
+
+
+class Progress(TrainerCallback):
+    """Print one line per log event and send the numbers to the tracker."""
+
+    def __init__(self, tracker: Tracker):
+        self.tracker = tracker
+        self._started = 0.0
+        self._first_step = 0
+        self._tokens = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._started, self._first_step = time.monotonic(), state.global_step
+        log.info(
+            "training for %d steps%s", state.max_steps, f" from step {state.global_step}" if state.global_step else ""
+        )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        logs = logs or {}
+        self.tracker.metrics({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
+        if "loss" in logs:
+            self._tokens = logs.get("num_tokens", self._tokens)
+            log.info("%s", self._line(state, logs))
+        elif "eval_loss" in logs:
+            log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, logs["eval_loss"])
+
+    def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
+        seconds = time.monotonic() - self._started
+        done = state.global_step - self._first_step
+        left = seconds / max(done, 1) * (state.max_steps - state.global_step)
+        return (
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
+            f"{self.tokens_per_second(seconds):,.0f} tokens/s  {left / 60:.0f}:{left % 60:02.0f} left"
+        )
+
+    def tokens_per_second(self, seconds: float | None = None) -> float:
+        """Tokens of this process per second of training, padding not counted."""
+        return self._tokens / max(seconds if seconds is not None else time.monotonic() - self._started, 1e-9)
+
+
+def history_of(state: TrainerState) -> dict[str, Any]:
+    """Sort the Trainer's log into training points and evaluations."""
+    points = [
+        {key: entry.get(key) for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
+        for entry in state.log_history
+        if "loss" in entry
+    ]
+    evaluations = [
+        {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        for entry in state.log_history
+        if "eval_loss" in entry
+    ]
+    best = None
+    if state.best_metric is not None and state.best_global_step:
+        best = {"step": state.best_global_step, "metric": "validation loss", "value": state.best_metric}
+    return {"points": points, "evaluations": evaluations, "best": best}

@@ -1,0 +1,113 @@
+"""Metrics to MLflow, from a thread of its own: a tracking server that is slow or down never holds a training up.
+
+Where to: the parameter mlflow_server_uri, else MLFLOW_TRACKING_URI, else nowhere. A run that Kubeflow has opened
+(MLFLOW_RUN_ID) is used instead of a new one. What could not be sent is said once, and is still in history.json.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from steps.params.registration import TrackingParams
+
+log = logging.getLogger("finetune")
+
+FLUSH_SECONDS = 30.0  # a run must not wait longer than this for its tracking server at the end
+LONGEST_VALUE = 6000  # MLflow's bound on a parameter's text
+
+
+class Tracker:
+    """One tracked run; every method returns at once."""
+
+    def __init__(self, tracking: TrackingParams, name: str):
+        self.uri = tracking.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.experiment = tracking.experiment_name
+        self.name = name
+        self.run_id: str | None = os.environ.get("MLFLOW_RUN_ID")
+        self._jobs: queue.Queue[Callable[[Any], None] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
+
+    def __enter__(self) -> Tracker:
+        if self.uri:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.uri:
+            return
+        status = "FINISHED" if kind is None else "FAILED"
+        if "MLFLOW_RUN_ID" not in os.environ:
+            self._jobs.put(lambda client: client.set_terminated(self.run_id, status))
+        self._jobs.put(None)
+        self._thread.join(FLUSH_SECONDS)
+        if self._thread.is_alive():
+            log.warning("WARNING MLflow at %s did not take every metric within %.0f s", self.uri, FLUSH_SECONDS)
+
+    def parameters(self, values: dict[str, Any]) -> None:
+        """Record settings; nested ones get dotted names."""
+        flat = {key: str(value)[:LONGEST_VALUE] for key, value in _flat(values).items()}
+
+        def send(client: Any) -> None:
+            from mlflow.entities import Param
+
+            client.log_batch(self.run_id, params=[Param(key, value) for key, value in flat.items()])
+
+        self._jobs.put(send)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Record numbers of one step; what is not finite is left out, for MLflow refuses it."""
+        now = int(time.time() * 1000)
+
+        def send(client: Any) -> None:
+            from mlflow.entities import Metric
+
+            finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
+            client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in finite.items()])
+
+        self._jobs.put(send)
+
+    def _send(self) -> None:
+        failures = 0
+        client = None
+        while (job := self._jobs.get()) is not None:
+            try:
+                client = client or self._connect()
+                job(client)
+            except Exception as error:  # whatever goes wrong there, the training goes on
+                failures += 1
+                if failures == 1:
+                    log.warning("WARNING MLflow at %s: %s; training goes on", self.uri, _first_line(error))
+                if failures >= 3 and client is None:
+                    return
+
+    def _connect(self) -> Any:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(tracking_uri=self.uri)
+        if self.run_id is None:
+            known = client.get_experiment_by_name(self.experiment)
+            try:
+                experiment = known.experiment_id if known else client.create_experiment(self.experiment)
+            except MlflowException:  # another run made it between the two calls
+                experiment = client.get_experiment_by_name(self.experiment).experiment_id
+            self.run_id = client.create_run(experiment, run_name=self.name).info.run_id
+        return client
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
