@@ -97,7 +97,10 @@ class Tracker:
             try:
                 experiment = known.experiment_id if known else client.create_experiment(self.experiment)
             except MlflowException:  # another run made it between the two calls
-                experiment = client.get_experiment_by_name(self.experiment).experiment_id
+                known = client.get_experiment_by_name(self.experiment)
+                if known is None:
+                    raise
+                experiment = known.experiment_id
             self.run_id = client.create_run(experiment, run_name=self.name).info.run_id
         return client
 

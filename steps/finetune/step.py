@@ -27,9 +27,9 @@ def finetune(
     """Tune `model` on the tokens of `data`.
 
     Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (where they are, or the
-    checkpoints themselves when nothing else keeps them) and an HTML `report`. Raises Preempted when stopped from outside
-    with a whole checkpoint, NumericError on NaN, OutOfResources when memory or disk runs out, UserError when
-    resume_from_checkpoint cannot be honoured.
+    checkpoints themselves when nothing else keeps them) and an HTML `report`. Raises Preempted when stopped from
+    outside, NumericError on NaN, OutOfResources when memory or disk runs out, UserError when resume_from_checkpoint
+    cannot be honoured.
     """
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
@@ -65,14 +65,15 @@ def _train(
         module, _, function = TRAINERS[settings.trainer].partition(":")
         trainer = getattr(importlib.import_module(module), function)(Run(settings, model, data, folder.path, watchers))
         started = time.monotonic()
+        interrupted = False
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except Interrupted:
-            pass
+            interrupted = True
         except Exception as error:
             raise _explained(error, trainer, settings) from error
         seconds = time.monotonic() - started
-        if preemption.asked:
+        if preemption.asked and (interrupted or trainer.state.global_step < trainer.state.max_steps):
             raise _preempted(folder, trainer)
     trainable = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
     history = {
@@ -155,8 +156,12 @@ def _explained(error: Exception, trainer: Any, settings: FinetuneSettings) -> Ex
         return error
     batch = settings.training.per_device_train_batch_size
     return OutOfResources(
-        Problem("TRAIN-E0501", f"step {trainer.state.global_step + 1}, batch {batch} of up to {settings.max_length} tokens",
-                str(error).split(". ")[0], "a batch that fits into GPU memory",
-                "halve per_device_train_batch_size and double gradient_accumulation_steps, set gradient_checkpointing=true, "
-                "or lower max_seq_length")
-    )  # fmt: skip
+        Problem(
+            "TRAIN-E0501",
+            f"step {trainer.state.global_step + 1}, batch {batch} of up to {settings.max_length} tokens",
+            str(error).split(". ")[0],
+            "a batch that fits into GPU memory",
+            "halve per_device_train_batch_size and double gradient_accumulation_steps, "
+            "set gradient_checkpointing=true, or lower max_seq_length",
+        )
+    )

@@ -1,4 +1,4 @@
-"""What looks over a training's shoulder: progress, NaN, preemption, checkpoint manifests, the history for the report."""
+"""What looks over a training's shoulder: progress, NaN, preemption, checkpoint manifests, history for the report."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
-        log.info(
-            "training for %d steps%s", state.max_steps, f" from step {state.global_step}" if state.global_step else ""
-        )
+        log.info("training from step %d to %d", state.global_step, state.max_steps)
 
     def on_log(
         self,

@@ -62,7 +62,8 @@ def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> 
     write_plan_report(plan, report)
     log.info(as_text(summary))
     values = {name: wire.dump(value.model_dump(mode="json")) for name, value in settings.items()}
-    return Plan(**values, **_hardware_fields(decisions.hardware))
+    fields: dict[str, Any] = {**values, **_hardware_fields(decisions.hardware)}
+    return Plan(**fields)
 
 
 def _hardware_fields(hardware: dict[str, Hardware]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def build(run: Run) -> Any:
     The tokens were made by prepare_data exactly as TRL makes them, so its own preparation is skipped; everything after
     it is TRL's.
     """
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     settings = run.settings
     model = load_model(run.model, settings)
