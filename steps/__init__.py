@@ -12,6 +12,7 @@ STEPS = {
     "finetune": "steps.finetune.step:finetune",
     "merge-adapter": "steps.merge_adapter.step:merge_adapter",
     "evaluate": "steps.evaluate.step:evaluate",
+    "report": "steps.reports.step:report",
     "register-model": "steps.register_model.step:register_model",
 }
 

@@ -11,7 +11,9 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,9 +22,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from steps import STEPS, wire
+from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
 
-ERROR_FOLDER = "STEP_ERRORS"  # set by the local runner, which sees neither exit codes nor stderr of a task
+RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor reused tasks
+SHOWN = "\x1e"
+PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
 TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
 
 log = logging.getLogger("finetune")
@@ -31,6 +36,9 @@ log = logging.getLogger("finetune")
 def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
     """Run one step with settings in wire form and paths as text; on an error, report it and exit with its code."""
     with reported(name):
+        _follow_parent()
+        if RECORDS in os.environ:
+            log.info("▸ %s", name)
         step = load(name)
         hints = get_type_hints(step)
         typed = {key: Path(value) if hints[key] is Path else value for key, value in arguments.items()}
@@ -38,7 +46,11 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
             typed["settings"] = hints["settings"].model_validate(wire.load(settings))
         started = time.monotonic()
         result = step(**typed)
-        log.info("%s done in %.1f s", name, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if RECORDS in os.environ:
+            log.info("  %.1f s", seconds)
+        paths = {key: str(value) for key, value in typed.items() if isinstance(value, Path)}
+        _record({"step": name, "seconds": round(seconds, 2), "paths": paths, "error": None})
         return result
 
 
@@ -57,7 +69,9 @@ def settings_type(name: str) -> Any:
 @contextmanager
 def reported(step: str) -> Iterator[None]:
     """Log plainly; on an error say what is wrong, write it where a runner looks, and exit with its code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    # The local runner shows its user the lines with this mark; the rest of the output goes to a file only.
+    mark = f"{SHOWN}%(message)s" if RECORDS in os.environ else "%(message)s"
+    logging.basicConfig(level=logging.INFO, format=mark, stream=sys.stdout, force=True)
     for noisy in ("httpx", "httpcore", "urllib3", "fsspec", "alembic", "botocore", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -67,6 +81,9 @@ def reported(step: str) -> Iterator[None]:
         _leave(error.as_json(step))
     except MemoryError as error:
         _leave(_out_of_memory(step, error).as_json(step))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         traceback.print_exc()
         _leave(bug(error).as_json(step))
@@ -95,9 +112,29 @@ def _out_of_memory(step: str, error: MemoryError) -> StepError:
 
 def _leave(outcome: dict[str, Any]) -> None:
     line = json.dumps(outcome, ensure_ascii=False)
-    if folder := os.environ.get(ERROR_FOLDER):
-        Path(folder, f"{outcome['step']}-{time.monotonic_ns()}.json").write_text(line, encoding="utf-8")
-    elif TERMINATION_LOG.exists():
+    _record({"step": outcome["step"], "error": outcome})
+    if TERMINATION_LOG.exists():
         TERMINATION_LOG.write_text(line[:4096], encoding="utf-8")  # Kubernetes keeps no more
-    print(line, file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():  # for programs; a person has read the problems above
+        print(line, file=sys.stderr, flush=True)
     sys.exit(outcome["code"])
+
+
+def _record(record: dict[str, Any]) -> None:
+    if folder := os.environ.get(RECORDS):
+        file = Path(folder, f"{time.time_ns()}-{record['step']}.json")
+        file.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+
+def _follow_parent() -> None:
+    """End with the local runner: a killed `finetune run` must not leave a training behind."""
+    if PARENT not in os.environ:
+        return
+    parent = int(os.environ[PARENT])
+
+    def watch() -> None:
+        while Path(f"/proc/{parent}").exists() or not Path("/proc").exists():
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -89,7 +89,12 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
 
 def defaults(model: type[SupervisedParameters]) -> dict[str, Any]:
     """Every parameter's default by name."""
-    return {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+    return {name: default_of(field) for name, field in model.model_fields.items()}
+
+
+def default_of(field: FieldInfo) -> Any:
+    """A field's default."""
+    return field.get_default(call_default_factory=True)
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
@@ -160,7 +165,7 @@ def _refused(model: type[SupervisedParameters], detail: Any) -> Problem:
         "less_than_equal": "a number of at most {le}",
         "string_too_short": "a text that is not empty",
     }.get(detail["type"], detail["msg"][0].lower() + detail["msg"][1:])
-    default = field.get_default(call_default_factory=True)
+    default = default_of(field)
     return Problem(
         "PARAM-E0103",
         name,

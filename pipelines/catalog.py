@@ -1,0 +1,39 @@
+"""The published pipelines, by name; importing this file imports neither kfp nor a pipeline."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+
+
+@dataclass(frozen=True)
+class Published:
+    """A pipeline that users may run, compile and schedule."""
+
+    name: str
+    module: str
+    """Where its function is defined, under its own name."""
+
+    @property
+    def parameters(self) -> type[SupervisedParameters]:
+        """Its parameter model."""
+        return PARAMETER_MODELS[self.name]
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        return (self.parameters.__doc__ or "").splitlines()[0]
+
+    def load(self) -> Any:
+        """Import the pipeline itself (and kfp with it)."""
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+PIPELINES = {
+    name: Published(name, module)
+    for name, module in {
+        "chat_completion": "pipelines.supervised",
+        "text_generation": "pipelines.supervised",
+    }.items()
+}

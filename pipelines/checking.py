@@ -1,0 +1,201 @@
+"""Finds in a compiled pipeline what the SDK does not look for: dangling references, missing inputs and edges, cycles.
+
+The compiler and the loader of kfp accept all of these, and the cluster finds them after GPUs were claimed. A condition
+may only look at a component's single return value or at a pipeline input: on a named output it is silently false in the
+local runner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.(parameters|artifacts)\[['\"]+(.+?)['\"]+\]")
+CONDITION_INPUT = re.compile(r"inputs\.parameter_values\['(.+?)'\]")
+
+
+def check_file(file: Path) -> list[str]:
+    """Check one compiled YAML; return what is wrong, empty when it is sound."""
+    documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    platform = documents[1] if len(documents) > 1 else {}
+    return list(check(documents[0], platform))
+
+
+def check(spec: dict[str, Any], platform: dict[str, Any] | None = None) -> Iterator[str]:
+    """Yield every fault of a pipeline spec and its platform spec."""
+    components = spec.get("components", {})
+    executors = spec.get("deploymentSpec", {}).get("executors", {})
+    if spec["pipelineInfo"]["name"] in {name.removeprefix("comp-") for name in components}:
+        yield f"the pipeline has the name of a component: {spec['pipelineInfo']['name']}"
+    used: set[str] = set()
+    yield from _check_dag("root", spec["root"], components, used)
+    for name, component in components.items():
+        if "dag" in component:
+            yield from _check_dag(name, component, components, used)
+        elif component.get("executorLabel") not in executors:
+            yield f"{name}: no executor {component.get('executorLabel')!r}"
+    yield from (f"{name}: never used" for name in components if name not in used)
+    yield from _check_executors(components, executors)
+    configured = (
+        (platform or {}).get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    )
+    yield from (f"platform settings for {name}, which does not exist" for name in configured if name not in executors)
+    yield from _check_platform_inputs(spec, components, configured)
+
+
+def _check_dag(name: str, component: dict[str, Any], components: dict[str, Any], used: set[str]) -> Iterator[str]:
+    tasks = component["dag"]["tasks"]
+    for key, task in tasks.items():
+        reference = task["componentRef"]["name"]
+        used.add(reference)
+        if reference not in components:
+            yield f"{name}/{key}: no component {reference}"
+            continue
+        where = f"{name}/{key}"
+        yield from _check_inputs(where, task, component, components, tasks)
+        yield from _check_edges(where, task, tasks)
+        yield from _check_condition(where, task)
+    yield from _check_outputs(name, component, components, tasks)
+    if loop := _cycle(tasks):
+        yield f"{name}: a cycle through {' → '.join(loop)}"
+
+
+def _check_inputs(
+    where: str, task: dict[str, Any], parent: dict[str, Any], components: dict[str, Any], tasks: dict[str, Any]
+) -> Iterator[str]:
+    declared = components[task["componentRef"]["name"]].get("inputDefinitions", {})
+    for kind in ("parameters", "artifacts"):
+        given = task.get("inputs", {}).get(kind, {})
+        known = declared.get(kind, {})
+        yield from (f"{where}: input {key} is not declared by its component" for key in given if key not in known)
+        for key, definition in known.items():
+            needed = not definition.get("isOptional") and "defaultValue" not in definition
+            if needed and key not in given:
+                yield f"{where}: required input {key} is missing"
+        for key, source in given.items():
+            yield from _check_source(f"{where}.{key}", kind, source, parent, components, tasks)
+
+
+def _check_source(
+    where: str,
+    kind: str,
+    source: dict[str, Any],
+    parent: dict[str, Any],
+    components: dict[str, Any],
+    tasks: dict[str, Any],
+) -> Iterator[str]:
+    field = "taskOutputParameter" if kind == "parameters" else "taskOutputArtifact"
+    if produced := source.get(field):
+        key = produced.get("outputParameterKey") or produced.get("outputArtifactKey")
+        yield from _check_producer(where, kind, produced["producerTask"], key, components, tasks)
+    own = source.get("componentInputParameter") or source.get("componentInputArtifact")
+    if own and own not in parent.get("inputDefinitions", {}).get(kind, {}):
+        yield f"{where}: the surrounding pipeline has no input {own}"
+
+
+def _check_producer(
+    where: str, kind: str, producer: str, key: str, components: dict[str, Any], tasks: dict[str, Any]
+) -> Iterator[str]:
+    if producer not in tasks:
+        yield f"{where}: no task {producer}"
+        return
+    outputs = components.get(tasks[producer]["componentRef"]["name"], {}).get("outputDefinitions", {}).get(kind, {})
+    if key not in outputs:
+        yield f"{where}: {producer} has no output {key}"
+
+
+def _check_edges(where: str, task: dict[str, Any], tasks: dict[str, Any]) -> Iterator[str]:
+    declared = set(task.get("dependentTasks", []))
+    yield from (f"{where}: depends on {name}, which does not exist" for name in declared if name not in tasks)
+    producers = {name for name in _producers(task) if name in tasks}
+    yield from (f"{where}: uses {name} without depending on it" for name in sorted(producers - declared))
+
+
+def _producers(task: dict[str, Any]) -> set[str]:
+    inputs = task.get("inputs", {})
+    sources = [*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()]
+    found = [source.get("taskOutputParameter") or source.get("taskOutputArtifact") for source in sources]
+    return {produced["producerTask"] for produced in found if produced}
+
+
+def _check_condition(where: str, task: dict[str, Any]) -> Iterator[str]:
+    condition = task.get("triggerPolicy", {}).get("condition", "")
+    given = task.get("inputs", {}).get("parameters", {})
+    for name in CONDITION_INPUT.findall(condition):
+        produced = given.get(name, {}).get("taskOutputParameter")
+        if name not in given:
+            yield f"{where}: its condition reads {name}, which it is not given"
+        elif produced and produced["outputParameterKey"] != "Output":
+            yield f"{where}: its condition reads the named output {produced['outputParameterKey']}"
+
+
+def _check_outputs(
+    name: str, component: dict[str, Any], components: dict[str, Any], tasks: dict[str, Any]
+) -> Iterator[str]:
+    outputs = component["dag"].get("outputs", {})
+    for key, selected in outputs.get("parameters", {}).items():
+        source = selected.get("valueFromParameter")
+        if source:
+            yield from _check_producer(
+                f"{name} output {key}", "parameters", source["producerSubtask"], source["outputParameterKey"],
+                components, tasks,
+            )  # fmt: skip
+    for key, selected in outputs.get("artifacts", {}).items():
+        for source in selected.get("artifactSelectors", []):
+            yield from _check_producer(
+                f"{name} output {key}", "artifacts", source["producerSubtask"], source["outputArtifactKey"],
+                components, tasks,
+            )  # fmt: skip
+
+
+def _check_executors(components: dict[str, Any], executors: dict[str, Any]) -> Iterator[str]:
+    labels = {component.get("executorLabel"): name for name, component in components.items()}
+    for label, executor in executors.items():
+        if label not in labels:
+            yield f"executor {label}: no component uses it"
+            continue
+        container = executor.get("container", {})
+        if not isinstance(container.get("image"), str):
+            yield f"executor {label}: its image is {container.get('image')!r}"
+        known = components[labels[label]].get("inputDefinitions", {})
+        resources = str(container.get("resources", ""))
+        for kind, key in PLACEHOLDER.findall(" ".join(map(str, container.get("command", []))) + resources):
+            # Values that the SDK passes for resources are inputs of the task, not of the component.
+            if key not in known.get(kind, {}) and not key.startswith("pipelinechannel--"):
+                yield f"executor {label}: reads {key}, which its component is not given"
+
+
+def _check_platform_inputs(
+    spec: dict[str, Any], components: dict[str, Any], configured: dict[str, Any]
+) -> Iterator[str]:
+    dags = [("root", spec["root"]), *((name, c) for name, c in components.items() if "dag" in c)]
+    for name, dag in dags:
+        for key, task in dag["dag"]["tasks"].items():
+            label = components.get(task["componentRef"]["name"], {}).get("executorLabel")
+            for source in _sources_in(configured.get(label, {})):
+                where = f"platform settings of {name}/{key}"
+                yield from _check_source(where, "parameters", source, dag, components, dag["dag"]["tasks"])
+
+
+def _sources_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if "taskOutputParameter" in value or "componentInputParameter" in value:
+            yield value
+        for item in value.values():
+            yield from _sources_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _sources_in(item)
+
+
+def _cycle(tasks: dict[str, Any]) -> list[str]:
+    """Find a cycle over edges and data, by taking away tasks that wait for nothing."""
+    waiting = {key: {*_producers(task), *task.get("dependentTasks", [])} & set(tasks) for key, task in tasks.items()}
+    while ready := [key for key, needs in waiting.items() if not needs & set(waiting)]:
+        for key in ready:
+            del waiting[key]
+    return sorted(waiting)

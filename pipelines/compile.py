@@ -1,0 +1,49 @@
+"""Pipelines → YAML in compiled/, reviewed like code and never edited by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipelines.catalog import PIPELINES
+
+
+def compile_pipelines(
+    names: Iterable[str],
+    folder: Path,
+    choices: bool = True,
+    image_prefix: str = "",
+    images: dict[str, str] | None = None,
+) -> list[Path]:
+    """Write `<folder>/<name>_pipeline.yaml` for each name and return the paths.
+
+    `choices` writes the UI's drop-downs, which backends before KFP 2.16 refuse. `image_prefix` goes in front of every
+    image (a registry and project); `images` replaces single images, by digest for instance.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_compile(name, folder / f"{name}_pipeline.yaml", choices, image_prefix, images or {}) for name in names]
+
+
+def _compile(name: str, file: Path, choices: bool, image_prefix: str, images: dict[str, str]) -> Path:
+    from kfp import compiler
+
+    from pipelines.signature import add_choices
+
+    published = PIPELINES[name]
+    pipeline: Any = published.load()
+    if choices:
+        add_choices(pipeline, published.parameters)
+    compiler.Compiler().compile(pipeline, str(file))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(_with_images(text, image_prefix, images), encoding="utf-8")
+    return file
+
+
+def _with_images(text: str, prefix: str, images: dict[str, str]) -> str:
+    def named(match: re.Match[str]) -> str:
+        image = images.get(match[2], f"{prefix.rstrip('/')}/{match[2]}" if prefix else match[2])
+        return f"{match[1]}{image}"
+
+    return re.sub(r"(?m)^(\s+image: )(\S+)$", named, text)

@@ -1,0 +1,129 @@
+"""Each step as a KFP component: typed inputs and outputs, and a body that calls the step.
+
+The source of a component's function is shipped to its pod, where `steps` is installed in the image; nothing else of
+this file is there. So a body imports what it needs, and the work has a home elsewhere.
+"""
+
+from functools import partial
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output, OutputPath
+
+from pipelines.images import CORE, TRAIN
+
+component = partial(dsl.component, install_kfp_package=False)
+
+
+@component(base_image=CORE)
+def import_model(settings: str, model: Output[Model], tokenizer: Output[Artifact]):
+    from steps.running import run_step
+
+    run_step("import-model", settings, model=model.path, tokenizer=tokenizer.path)
+
+
+@component(base_image=CORE)
+def prepare_data(settings: str, tokenizer: Input[Artifact], data: Output[Dataset], report: Output[HTML]):
+    from steps.running import run_step
+
+    run_step("prepare-data", settings, tokenizer=tokenizer.path, data=data.path, report=report.path)
+
+
+@component(base_image=TRAIN)
+def finetune(
+    settings: str,
+    model: Input[Model],
+    data: Input[Dataset],
+    tuned: Output[Model],
+    checkpoints: Output[Artifact],
+    report: Output[HTML],
+):
+    from steps.running import run_step
+
+    run_step(
+        "finetune",
+        settings,
+        model=model.path,
+        data=data.path,
+        tuned=tuned.path,
+        checkpoints=checkpoints.path,
+        report=report.path,
+    )
+
+
+@component(base_image=TRAIN)
+def merge_adapter(base: Input[Model], tuned: Input[Model], merged: Output[Model]):
+    from steps.running import run_step
+
+    run_step("merge-adapter", base=base.path, adapter=tuned.path, output=merged.path)
+
+
+@component(base_image=TRAIN)
+def evaluate(
+    settings: str,
+    base: Input[Model],
+    tuned: Input[Model],
+    merged: Input[Model],
+    data: Input[Dataset],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    score: OutputPath(float),
+) -> bool:
+    import json
+    from pathlib import Path
+
+    from steps.running import run_step
+
+    passed = run_step(
+        "evaluate",
+        settings,
+        base=base.path,
+        tuned=tuned.path,
+        merged=merged.path,
+        data=data.path,
+        evaluation=evaluation.path,
+        report=report.path,
+    )
+    measured = json.loads(Path(evaluation.path, "metrics.json").read_text())
+    for which in ("base", "tuned"):
+        for name, value in measured[which].items():
+            metrics.log_metric(f"{which}_{name}", value)
+    Path(score).write_text(str(measured["gate"]["tuned"]))
+    return passed
+
+
+@component(base_image=CORE)
+def report(
+    plan: Input[Artifact],
+    data: Input[Dataset],
+    tuned: Input[Model],
+    evaluation: Input[Artifact],
+    report: Output[HTML],
+):
+    from steps.running import run_step
+
+    run_step("report", plan=plan.path, data=data.path, tuned=tuned.path, evaluation=evaluation.path, report=report.path)
+
+
+@component(base_image=CORE)
+def register_model(
+    settings: str,
+    base: Input[Model],
+    tuned: Input[Model],
+    merged: Input[Model],
+    evaluation: Input[Artifact],
+    registration: Output[Artifact],
+):
+    from steps.running import run_step
+
+    run_step(
+        "register-model",
+        settings,
+        base=base.path,
+        tuned=tuned.path,
+        merged=merged.path,
+        evaluation=evaluation.path,
+        tuned_uri=tuned.uri,
+        merged_uri=merged.uri,
+        registration=registration.path,
+    )

@@ -1,0 +1,150 @@
+"""Command-line flags and configuration files for any pipeline, made from its parameter model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steps.errors import Problem, UserError, nearest, shown
+
+LARGEST_CONFIG = 1024 * 1024
+
+
+class PipelineGroup(click.Group):
+    """A command group whose commands are the published pipelines, each with a flag for every parameter."""
+
+    def __init__(self, action: Callable[..., None], extra: list[click.Parameter], **attributes: Any):
+        super().__init__(**attributes)
+        self.action = action
+        self.extra = extra
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from pipelines.catalog import PIPELINES
+
+        return list(PIPELINES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from pipelines.catalog import PIPELINES
+
+        published = PIPELINES.get(cmd_name.replace("-", "_"))
+        if published is None:
+            return None
+        flags = [_flag(name, field) for name, field in published.parameters.model_fields.items() if name != "overrides"]
+        return click.Command(
+            published.name,
+            params=[*self.extra, *CONFIGURATION, *flags],
+            callback=lambda **values: self.action(published.name, _split(values), **_others(values)),
+            help=published.summary,
+        )
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            choices = self.list_commands(ctx)
+            fix = nearest(args[0], choices) or "see `finetune list`"
+            raise UserError(Problem("PARAM-E0100", "pipeline", shown(args[0]), f"one of {', '.join(choices)}", fix))
+        return super().resolve_command(ctx, args)
+
+
+CONFIGURATION: list[click.Parameter] = [
+    click.Option(
+        ["-f", "--config", "config"],
+        type=click.Path(path_type=Path),
+        help="YAML file with parameters by name; -p and flags win over it.",
+    ),
+    click.Option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE", help="One parameter; repeatable."),
+]
+
+
+def _flag(name: str, field: Any) -> click.Option:
+    from steps.params.reading import choices_of, default_of
+
+    choices = choices_of(field) or (("true", "false") if field.annotation is bool else ())
+    flag = "--" + name.replace("_", "-")
+    return click.Option(
+        [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
+        metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
+        # A boolean may be given without a value: --apply-lora.
+        is_flag=False,
+        flag_value="true" if field.annotation is bool else None,
+        help=f"{field.description}  [default: {default_of(field)}]",
+        shell_complete=lambda ctx, param, text: [choice for choice in choices if choice.startswith(text)],
+    )
+
+
+def _split(values: dict[str, Any]) -> dict[str, Any]:
+    """Gather the parameters that were given: configuration file, then -p, then flags; the later wins."""
+    flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
+    return {
+        **(read_config(values["config"]) if values.get("config") else {}),
+        **read_pairs(values.get("param") or ()),
+        **{name: value for name, value in flags.items() if value is not None},
+    }
+
+
+def _others(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in values.items()
+        if not key.startswith("parameter_") and key not in ("config", "param")
+    }
+
+
+def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Read -p name=value; a value that is a JSON object or list becomes one, everything else stays text."""
+    values: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            problems.append(Problem("PARAM-E0105", f"-p {pair}", "no =", "name=value", f"write -p {pair}=…"))
+        try:
+            values[name.strip()] = json.loads(value) if value[:1] in ("{", "[") else value
+        except ValueError as error:
+            problems.append(Problem("PARAM-E0105", f"-p {name}", shown(value), f"JSON ({error})", "quote it for JSON"))
+    if problems:
+        raise UserError(problems)
+    return values
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Read a YAML (or JSON) file of parameters by name; `pipeline:` may name the pipeline that it is for.
+
+    Raises UserError when it is missing, no mapping, too large, or uses YAML aliases (which can grow without bound).
+    """
+    import yaml
+
+    def refused(found: str, expected: str, fix: str) -> UserError:
+        return UserError(Problem("CONFIG-E0101", str(file), found, expected, fix))
+
+    if not file.is_file():
+        raise refused("nothing", "a YAML file", "correct the path after -f")
+    if file.stat().st_size > LARGEST_CONFIG:
+        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG}", "keep data out of it")
+    text = file.read_text(encoding="utf-8")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise refused("a YAML alias (*name)", "plain values", "write the value out")
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        problem = getattr(error, "problem", None) or "no YAML"
+        raise UserError(Problem("CONFIG-E0102", where, str(problem), "valid YAML", "correct that line")) from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise refused(f"a {type(values).__name__}", "parameters by name", "write it as learning_rate: 1e-5")
+    return values
+
+
+def for_pipeline(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Take `pipeline:` out of the values; it must be the pipeline that is run. Raises UserError if not."""
+    values = dict(values)
+    meant = values.pop("pipeline", name)
+    if meant != name:
+        raise UserError(
+            Problem("CONFIG-E0103", "pipeline", shown(meant), shown(name), f"run it with `finetune run {meant}`")
+        )
+    return values

@@ -1,0 +1,215 @@
+"""A pipeline on this machine: kfp's local runner, made to say what happened.
+
+The runner by itself names only the task that failed, rewrites the text `python3` in every argument, and mixes its own
+log with the steps'. Here a failing step's own error comes back, user text arrives as it was, the terminal shows the
+steps' lines, everything goes to log.txt, and a task whose inputs did not change is taken from an earlier run.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from steps.errors import Problem, SecurityRefusal
+from steps.running import PARENT, RECORDS, SHOWN, bug, code_digest
+
+ONE_AT_A_TIME = threading.Lock()  # kfp.local keeps its configuration in a global
+CACHE_HIT = re.compile(r"Task (?:\x1b\[\d+m)?'?([\w-]+)'?(?:\x1b\[\d+m)? cache hit")
+TAIL_LINES = 20
+
+
+class StepFailed(Exception):
+    """A step ended with an error; `outcome` is its machine-readable form (`StepError.as_json`)."""
+
+    def __init__(self, outcome: dict[str, Any]):
+        self.outcome = outcome
+        super().__init__("\n".join(outcome["problems"]))
+
+
+@dataclass
+class LocalRun:
+    """What a local run did."""
+
+    folder: Path
+    outputs: dict[str, Any] = field(default_factory=dict)
+    """Pipeline outputs: artifact paths and values."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """What each executed step reported, in order."""
+    reused: list[str] = field(default_factory=list)
+    """Steps whose result came from an earlier run."""
+
+
+def run_local(
+    pipeline: Any,
+    parameters: dict[str, Any],
+    root: Path,
+    folder: Path,
+    cache: bool = True,
+    show: Callable[[str], None] = print,
+) -> LocalRun:
+    """Run a pipeline (a function, or one loaded from compiled YAML) with this Python.
+
+    `root` keeps what outlives a run (cache, checkpoints, MLflow store), `folder` what belongs to this one. Raises
+    StepFailed with the failing step's own error, SecurityRefusal when a value holds a placeholder that kfp expands.
+    """
+    _refuse_placeholders(parameters)
+    run = LocalRun(folder.absolute())
+    records = run.folder / "records"
+    records.mkdir(parents=True, exist_ok=True)
+    with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
+        output = _Output(log_file, show, run.reused)
+        with _environment(root.absolute(), records), _forwarded_signals(), _untouched_text():
+            try:
+                run.outputs = _run(pipeline, parameters, root.absolute(), run.folder, cache, output)
+            except RuntimeError as error:
+                raise StepFailed(_outcome(records, output, error)) from error
+            finally:
+                run.records = [json.loads(file.read_text("utf-8")) for file in sorted(records.iterdir())]
+                shutil.rmtree(records)
+    return run
+
+
+def _run(
+    pipeline: Any, parameters: dict[str, Any], root: Path, folder: Path, cache: bool, output: _Output
+) -> dict[str, Any]:
+    from kfp import local
+
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / "steps"),
+        raise_on_error=True,
+        enable_caching=cache,
+        # kfp's key does not see the code of the steps, so every version of it has a cache of its own.
+        cache_root=str(root / "cache" / code_digest()),
+    )
+    with contextlib.redirect_stdout(output), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        task = pipeline(**parameters)
+    return {name: value.path if hasattr(value, "path") else value for name, value in task.outputs.items()}
+
+
+class _Output:
+    """Stands in for stdout during a run: everything to the log file, the steps' own lines to the user."""
+
+    def __init__(self, file: TextIO, show: Callable[[str], None], reused: list[str]):
+        self.file, self.show, self.reused = file, show, reused
+        self.tail: list[str] = []
+        self._line = ""
+        self._stdout = sys.stdout
+
+    def write(self, text: str) -> int:
+        self._line += text
+        *lines, self._line = self._line.split("\n")
+        for line in lines:
+            self._take(line)
+        return len(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def _take(self, line: str) -> None:
+        self.file.write(line.replace(SHOWN, "") + "\n")
+        self.tail = [*self.tail[-TAIL_LINES:], line.strip()]
+        if SHOWN in line:
+            with contextlib.redirect_stdout(self._stdout):
+                self.show(line.split(SHOWN, 1)[1])
+        elif hit := CACHE_HIT.search(line):
+            self.reused.append(hit[1])
+            with contextlib.redirect_stdout(self._stdout):
+                self.show(f"▸ {hit[1]}\n  unchanged, reused from an earlier run")
+
+
+def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]:
+    """Find the failing step's own error; a process that could not report one leaves its last lines."""
+    errors = [json.loads(file.read_text("utf-8"))["error"] for file in sorted(records.iterdir())]
+    told = [outcome for outcome in errors if outcome]
+    if told:
+        return told[-1]
+    failed = re.sub(r"\x1b\[\d+m", "", str(error))
+    last = "\n".join(line for line in output.tail if line)
+    problem = Problem("RUN-E0070", failed, last[-2000:] or "no output", "a step that ends well", "look into log.txt")
+    outcome = bug(error).as_json("unknown")
+    return {**outcome, "where": failed, "found": problem.found, "fix": problem.fix, "problems": [str(problem)]}
+
+
+@contextlib.contextmanager
+def _environment(root: Path, records: Path) -> Iterator[None]:
+    """Tell the steps where they run: who waits for them, and where things that outlive the run are kept."""
+    before = dict(os.environ)
+    root.mkdir(parents=True, exist_ok=True)
+    os.environ.update({RECORDS: str(records), PARENT: str(os.getpid()), "FINETUNE_ROOT": str(root)})
+    os.environ.setdefault("MLFLOW_TRACKING_URI", default_store(root))
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def default_store(root: Path) -> str:
+    """The MLflow store of local runs."""
+    return f"sqlite:///{root.absolute()}/mlflow.db"
+
+
+@contextlib.contextmanager
+def _untouched_text() -> Iterator[None]:
+    """Make the runner's replacement of `python3` by sys.executable replace it by itself."""
+    executable, printing = sys.executable, builtins.print
+    beside = Path(executable).parent
+    if (beside / "python3").exists():
+        os.environ["PATH"] = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
+        sys.executable = "python3"
+    try:
+        yield
+    finally:
+        sys.executable = executable
+        builtins.print = printing  # parallel loops of kfp leave their indenting print behind
+
+
+@contextlib.contextmanager
+def _forwarded_signals() -> Iterator[None]:
+    """Pass the first Ctrl-C or SIGTERM on to the running step, which may have a checkpoint to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[int, Any] = {}
+
+    def forward(number: int, _frame: Any) -> None:
+        import psutil
+
+        signal.signal(number, handlers[number])
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.send_signal(signal.SIGTERM)
+
+    for caught in (signal.SIGTERM, signal.SIGINT):
+        handlers[caught] = signal.signal(caught, forward)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _refuse_placeholders(parameters: dict[str, Any]) -> None:
+    bad = [name for name, value in parameters.items() if "{{$" in json.dumps(value, default=str)]
+    if bad:
+        raise SecurityRefusal(
+            [
+                Problem("PARAM-E0301", name, "{{$", "text without it: kfp would expand it", "write { {$ instead")
+                for name in bad
+            ]
+        )

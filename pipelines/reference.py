@@ -1,0 +1,91 @@
+"""Every parameter with default and meaning: as text, as the page in docs/, as JSON Schema for configuration files."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from pipelines.catalog import PIPELINES, Published
+from steps.params.group import Group
+from steps.params.pipelines import SupervisedParameters
+from steps.params.reading import choices_of, default_of
+
+
+def groups_of(model: type[SupervisedParameters]) -> list[tuple[type[Group], list[str]]]:
+    """The groups that a pipeline's parameters are composed of, in reading order, each with its own fields."""
+    found = []
+    for group in reversed(model.__mro__):
+        own = [name for name in vars(group).get("__annotations__", {}) if name in model.model_fields]
+        if issubclass(group, Group) and own:
+            found.append((group, own))
+    return found
+
+
+def as_text(published: Published) -> str:
+    """Lay the parameters out for a terminal."""
+    lines = [f"{published.name}: {published.summary}"]
+    for group, names in groups_of(published.parameters):
+        lines += ["", f"{_title(group)}"]
+        for name in names:
+            field = published.parameters.model_fields[name]
+            lines.append(f"  {name} ({_kind(field)}) = {default_of(field)!r}")
+            lines += textwrap.wrap(field.description or "", 100, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def as_markdown() -> str:
+    """Write the reference page of all pipelines; parameters that all of them share stand once."""
+    lines = [
+        "# Parameters",
+        "",
+        "Made from `steps/params/` by `make docs`; do not edit. Every pipeline also takes them through `overrides`.",
+    ]
+    shared = _shared_groups()
+    for group, names in shared:
+        lines += _table(f"{_title(group)} (every pipeline)", group, names)
+    for published in PIPELINES.values():
+        own = [(group, names) for group, names in groups_of(published.parameters) if group not in dict(shared)]
+        lines += ["", f"## {published.name}", "", published.summary]
+        for group, names in own:
+            lines += _table(_title(group), group, names)
+    return "\n".join(lines) + "\n"
+
+
+def schema(model: type[SupervisedParameters]) -> dict[str, Any]:
+    """JSON Schema of a configuration file, for editors that check YAML."""
+    made = model.model_json_schema()
+    made["properties"]["pipeline"] = {"type": "string", "description": "The pipeline that this file is for."}
+    return made
+
+
+def _shared_groups() -> list[tuple[type[Group], list[str]]]:
+    models = [published.parameters for published in PIPELINES.values()]
+    return [
+        (group, names) for group, names in groups_of(models[0]) if all(issubclass(model, group) for model in models)
+    ]
+
+
+def _table(title: str, group: type[Group], names: list[str]) -> list[str]:
+    rows = ["", f"### {title}", "", "| parameter | type | default | meaning |", "|---|---|---|---|"]
+    for name in names:
+        field = group.model_fields[name]
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{name}` | {_kind(field)} | `{default_of(field)!r}` | {meaning} |")
+    return rows
+
+
+def _title(group: type[Group]) -> str:
+    return (group.__doc__ or group.__name__).split("\n")[0].rstrip(".")
+
+
+def _kind(field: Any) -> str:
+    if choices := choices_of(field):
+        return ", ".join(choices)
+    kind = getattr(field.annotation, "__origin__", None) or field.annotation
+    bounds = [
+        f"{sign} {getattr(rule, key)}"
+        for rule in field.metadata
+        for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if getattr(rule, key, None) is not None
+    ]
+    return " ".join([kind.__name__, *bounds])

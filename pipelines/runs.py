@@ -1,0 +1,132 @@
+"""One run on this machine as its user sees it: the folder, result.json, the screen at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.catalog import PIPELINES
+from pipelines.local import LocalRun, StepFailed, default_store, run_local
+from steps.params.reading import Reading, read_parameters
+
+
+def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) -> dict[str, Any]:
+    """Run a pipeline and write `<root>/<pipeline>-<time>/result.json`, also when a step fails; return its content.
+
+    Raises UserError before anything is written when a parameter is wrong.
+    """
+    reading = read_parameters(name, given)
+    folder = _new_folder(root, name)
+    show = (lambda line: None) if quiet else click.echo
+    for warning in reading.warnings:
+        click.echo(f"WARNING {warning}", err=True)
+    started = time.monotonic()
+    done = LocalRun(folder)
+    error = None
+    try:
+        # The plan reads what the user wrote, so that it can tell requested from effective.
+        done = run_local(PIPELINES[name].load(), _passable(name, given), root, folder, cache, show)
+    except StepFailed as failure:
+        error = failure.outcome
+    result = _result(reading, done, error, root, time.monotonic() - started)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    return result
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = root / f"{name}-{stamp}"
+    number = 2
+    while folder.exists():
+        folder = root / f"{name}-{stamp}-{number}"
+        number += 1
+    folder.mkdir(parents=True)
+    return folder.absolute()
+
+
+def _passable(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All parameters travel in `overrides`: KFP's own types would refuse text like "1e-5" before the plan sees it."""
+    values = {key: value for key, value in given.items() if key != "overrides" and value is not None}
+    return {"overrides": {**values, **(given.get("overrides") or {})}}
+
+
+def _result(
+    reading: Reading, done: LocalRun, error: dict[str, Any] | None, root: Path, seconds: float
+) -> dict[str, Any]:
+    folder = done.folder
+    outputs = done.outputs
+    metrics: dict[str, Any] = {}
+    if "evaluation" in outputs:
+        metrics = json.loads(Path(outputs["evaluation"], "metrics.json").read_text("utf-8"))
+    artifacts = {key: value for key, value in outputs.items() if isinstance(value, str)}
+    if "report" in artifacts:
+        artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
+    if "tuned" in artifacts:
+        merged = json.loads(Path(artifacts["merged"], "manifest.json").read_text("utf-8"))
+        artifacts["model"] = artifacts[merged["same_as"] or "merged"]
+    return {
+        "pipeline": reading.pipeline,
+        "status": "failed" if error else "succeeded",
+        "parameters": {
+            "requested": reading.requested,
+            "effective": reading.parameters.model_dump(mode="json", exclude={"overrides"}),
+        },
+        "metrics": {which: metrics.get(which, {}) for which in ("base", "tuned")},
+        "gate": metrics.get("gate"),
+        "registered": _registered(done.records),
+        "artifacts": artifacts,
+        "steps": [{"step": record["step"], "seconds": record.get("seconds")} for record in done.records],
+        "reused": done.reused,
+        "seconds": round(seconds, 1),
+        "folder": str(folder),
+        "tracking_uri": reading.parameters.mlflow_server_uri or _store(root),
+        "error": error,
+    }
+
+
+def _store(root: Path) -> str:
+    import os
+
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
+
+
+def _registered(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    for record in records:
+        if record["step"] == "register-model" and not record["error"]:
+            file = Path(record["paths"]["registration"], "registration.json")
+            if file.is_file():
+                return json.loads(file.read_text("utf-8"))
+    return None
+
+
+def screen(result: dict[str, Any]) -> str:
+    """Lay a result out for a terminal: base against tuned, gate, version, and where everything lies."""
+    lines = ["", f"{result['pipeline']}  {result['status']} in {result['seconds']:.0f} s", ""]
+    if error := result["error"]:
+        return "\n".join([*lines, *error["problems"], "", f"log     {result['folder']}/log.txt"])
+    base, tuned = result["metrics"]["base"], result["metrics"]["tuned"]
+    lines.append(f"  {'':<14}{'base':>12}{'tuned':>12}")
+    lines += [f"  {name:<14}{base[name]:>12.4f}{tuned[name]:>12.4f}" for name in tuned if name in base]
+    gate = result["gate"] or {}
+    lines += ["", f"gate    {'passed' if gate.get('passed') else 'not passed'}: {gate.get('reason', '')}"]
+    if version := result["registered"]:
+        alias = f", alias {version['alias']}" if version.get("alias") else ""
+        lines.append(f"version {version['name']} {version['version']}{alias}  ({version['model_uri']})")
+    else:
+        lines.append("version none registered")
+    if result["reused"]:
+        lines.append(f"reused  {', '.join(result['reused'])}: nothing they depend on changed")
+    lines += [
+        "",
+        f"report  {result['artifacts'].get('report', '')}",
+        f"model   {result['artifacts'].get('model', '')}",
+        f"mlflow  {result['tracking_uri']}",
+        f"result  {result['folder']}/result.json",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""Run one step without Kubeflow: `python -m steps <step> --name value …`.
+
+The flags are the step's own parameters: a path for each folder, and every field of its settings by name. A settings
+value as the plan writes it is taken whole with `--settings JSON`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from steps import STEPS
+from steps.errors import Problem, UserError, shown
+from steps.running import load, reported, run_step
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run the step; exits with the step's code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    overview = argparse.ArgumentParser(prog="python -m steps", description="Run one step of a pipeline on its own.")
+    overview.add_argument("step", choices=list(STEPS), help="which step; --help after it lists its flags")
+    name = overview.parse_args(words[:1]).step
+    with reported(name):
+        parser, model = _parser(name)
+        given = vars(parser.parse_args(words[1:]))
+        settings = _settings(model, given) if model else None
+        values = {key: json.loads(value) if key == "arguments" else value for key, value in given.items()}
+    result = run_step(name, settings, **values)
+    if isinstance(result, bool | str | float):
+        print(json.dumps(result))
+
+
+def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]:
+    step = load(name)
+    hints = get_type_hints(step)
+    parser = argparse.ArgumentParser(prog=f"python -m steps {name}", description=(step.__doc__ or "").split("\n")[0])
+    for parameter in inspect.signature(step).parameters.values():
+        if parameter.name == "settings":
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        kind = "DIR" if hints[parameter.name] is Path else "JSON" if parameter.name == "arguments" else "TEXT"
+        default = argparse.SUPPRESS if required else parameter.default
+        parser.add_argument(_flag(parameter.name), required=required, metavar=kind, default=default)
+    model = hints.get("settings")
+    if model is not None:
+        parser.add_argument("--settings", metavar="JSON", default="{}", help="settings as the plan wrote them")
+        for field, (path, text) in _fields(model).items():
+            parser.add_argument(_flag(field), metavar="VALUE", dest=path, default=argparse.SUPPRESS, help=text)
+    return parser, model
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Every settings field by name → (dotted path, meaning); groups are flattened."""
+    fields: dict[str, tuple[str, str]] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if inspect.isclass(kind) and issubclass(kind, BaseModel):
+            fields.update(_fields(kind, f"{prefix}{name}."))
+        else:
+            fields[name] = (f"settings.{prefix}{name}", (field.description or "").replace("%", "%%"))
+    return fields
+
+
+def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
+    """Take the settings out of the given values: the JSON, and single fields on top of it."""
+    value = json.loads(given.pop("settings"))
+    for path in [path for path in given if path.startswith("settings.")]:
+        *groups, last = path.split(".")[1:]
+        place = value
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = given.pop(path)
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        raise UserError(
+            Problem("PARAM-E0104", _flag(str(detail["loc"][-1])), shown(detail["input"]), detail["msg"], "correct it")
+            for detail in error.errors()
+        ) from None
+    return json.dumps(value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+if __name__ == "__main__":
+    main()
