@@ -15,6 +15,11 @@ from typing import Any
 import yaml
 
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.(parameters|artifacts)\[['\"]+(.+?)['\"]+\]")
+CHANNEL = "pipelinechannel--"
+RESOURCE_INPUTS = {
+    "accelerator_count", "accelerator_type", "container_image",
+    "cpu_limit", "cpu_request", "memory_limit", "memory_request",
+}  # fmt: skip
 CONDITION_INPUT = re.compile(r"inputs\.parameter_values\['(.+?)'\]")
 
 
@@ -39,7 +44,7 @@ def check(spec: dict[str, Any], platform: dict[str, Any] | None = None) -> Itera
         elif component.get("executorLabel") not in executors:
             yield f"{name}: no executor {component.get('executorLabel')!r}"
     yield from (f"{name}: never used" for name in components if name not in used)
-    yield from _check_executors(components, executors)
+    yield from _check_executors(spec, components, executors)
     configured = (
         (platform or {}).get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     )
@@ -71,7 +76,11 @@ def _check_inputs(
     for kind in ("parameters", "artifacts"):
         given = task.get("inputs", {}).get(kind, {})
         known = declared.get(kind, {})
-        yield from (f"{where}: input {key} is not declared by its component" for key in given if key not in known)
+        leaf = "dag" not in components[task["componentRef"]["name"]]
+        for key in given:
+            # The SDK hands resource values to the task alone, not to the component.
+            if key not in known and not (leaf and (key in RESOURCE_INPUTS or key.startswith(CHANNEL))):
+                yield f"{where}: input {key} is not declared by its component"
         for key, definition in known.items():
             needed = not definition.get("isOptional") and "defaultValue" not in definition
             if needed and key not in given:
@@ -152,33 +161,39 @@ def _check_outputs(
             )  # fmt: skip
 
 
-def _check_executors(components: dict[str, Any], executors: dict[str, Any]) -> Iterator[str]:
-    labels = {component.get("executorLabel"): name for name, component in components.items()}
+def _check_executors(spec: dict[str, Any], components: dict[str, Any], executors: dict[str, Any]) -> Iterator[str]:
+    labels = {component.get("executorLabel") for component in components.values()}
     for label, executor in executors.items():
         if label not in labels:
             yield f"executor {label}: no component uses it"
-            continue
-        container = executor.get("container", {})
-        if not isinstance(container.get("image"), str):
-            yield f"executor {label}: its image is {container.get('image')!r}"
-        known = components[labels[label]].get("inputDefinitions", {})
-        resources = str(container.get("resources", ""))
-        for kind, key in PLACEHOLDER.findall(" ".join(map(str, container.get("command", []))) + resources):
-            # Values that the SDK passes for resources are inputs of the task, not of the component.
-            if key not in known.get(kind, {}) and not key.startswith("pipelinechannel--"):
-                yield f"executor {label}: reads {key}, which its component is not given"
+        elif not isinstance(image := executor.get("container", {}).get("image"), str):
+            yield f"executor {label}: its image is {image!r}"
+    for _, where, task, label in _leaf_tasks(spec, components):
+        container = executors.get(label, {}).get("container", {})
+        given = task.get("inputs", {})
+        for kind, key in PLACEHOLDER.findall(f"{container.get('resources', '')} {container.get('image', '')}"):
+            if key not in given.get(kind, {}):
+                yield f"{where}: its resources read {key}, which the task is not given"
+
+
+def _leaf_tasks(
+    spec: dict[str, Any], components: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], str, dict[str, Any], str]]:
+    """Every task that runs a container: (its DAG, where it stands, the task, the label of its executor)."""
+    for name, dag in [("root", spec["root"]), *((name, c) for name, c in components.items() if "dag" in c)]:
+        for key, task in dag["dag"]["tasks"].items():
+            if label := components.get(task["componentRef"]["name"], {}).get("executorLabel"):
+                yield dag, f"{name}/{key}", task, label
 
 
 def _check_platform_inputs(
     spec: dict[str, Any], components: dict[str, Any], configured: dict[str, Any]
 ) -> Iterator[str]:
-    dags = [("root", spec["root"]), *((name, c) for name, c in components.items() if "dag" in c)]
-    for name, dag in dags:
-        for key, task in dag["dag"]["tasks"].items():
-            label = components.get(task["componentRef"]["name"], {}).get("executorLabel")
-            for source in _sources_in(configured.get(label, {})):
-                where = f"platform settings of {name}/{key}"
-                yield from _check_source(where, "parameters", source, dag, components, dag["dag"]["tasks"])
+    for dag, where, _, label in _leaf_tasks(spec, components):
+        for source in _sources_in(configured.get(label, {})):
+            yield from _check_source(
+                f"platform settings of {where}", "parameters", source, dag, components, dag["dag"]["tasks"]
+            )
 
 
 def _sources_in(value: Any) -> Iterator[dict[str, Any]]:

@@ -89,3 +89,7 @@ def _kind(field: Any) -> str:
         if getattr(rule, key, None) is not None
     ]
     return " ".join([kind.__name__, *bounds])
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")
