@@ -126,6 +126,16 @@ def verified(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
     return manifest
 
 
+def resolve_model(tuned: Path, merged: Path) -> Path:
+    """Name the folder with the tuned model's weights: `merged`, or `tuned` where merged only says that it is the same.
+
+    Raises Outage when the manifest of `merged` names files that are gone.
+    """
+    if not (merged / MANIFEST).is_file():
+        return merged
+    return tuned if read_manifest(merged).same_as == "tuned" else merged
+
+
 def describe_files(path: Path, known_digests: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """List every file below `path` with size and sha256, several files at a time."""
     names = sorted(
@@ -185,9 +195,11 @@ def disk_full(path: Path) -> OutOfResources:
 
 
 def _replace(draft: Path, path: Path) -> None:
+    old = path.with_name(f"{path.name}.tmp-old-{os.getpid()}")
     if path.is_dir():
-        shutil.rmtree(path)
+        os.rename(path, old)  # deleting it in place would show a torn folder for a moment
     os.rename(draft, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _gone(path: Path, found: str) -> Outage:

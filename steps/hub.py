@@ -31,10 +31,13 @@ class HubModel:
 
     def download(self, names: list[str]) -> Path:
         """Fetch files into the Hub cache and return their folder. Raises as `resolve`."""
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
 
+        offline = constants.is_offline_mode()
         with explained(self.repo_id):
-            return Path(snapshot_download(self.repo_id, revision=self.commit, allow_patterns=names))
+            return Path(
+                snapshot_download(self.repo_id, revision=self.commit, allow_patterns=names, local_files_only=offline)
+            )
 
 
 def resolve(repo_id: str, revision: str) -> HubModel:

@@ -30,7 +30,8 @@ class Tracker:
         self.uri = tracking.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self.experiment = tracking.experiment_name
         self.name = name
-        self.run_id: str | None = os.environ.get("MLFLOW_RUN_ID")
+        self._run_id: str | None = os.environ.get("MLFLOW_RUN_ID")
+        self._answered = threading.Event()  # the server has taken the run, or refused it
         self._jobs: queue.Queue[Callable[[Any], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
 
@@ -44,11 +45,17 @@ class Tracker:
             return
         status = "FINISHED" if kind is None else "FAILED"
         if "MLFLOW_RUN_ID" not in os.environ:
-            self._jobs.put(lambda client: client.set_terminated(self.run_id, status))
+            self._jobs.put(lambda client: client.set_terminated(self._run_id, status))
         self._jobs.put(None)
         self._thread.join(FLUSH_SECONDS)
         if self._thread.is_alive():
             log.warning("WARNING MLflow at %s did not take every metric within %.0f s", self.uri, FLUSH_SECONDS)
+
+    def run_id(self) -> str | None:
+        """The run's id, as soon as the server has answered; None when there is no server, or none that answers."""
+        if self.uri:
+            self._answered.wait(FLUSH_SECONDS)
+        return self._run_id
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Record settings; nested ones get dotted names."""
@@ -57,7 +64,7 @@ class Tracker:
         def send(client: Any) -> None:
             from mlflow.entities import Param
 
-            client.log_batch(self.run_id, params=[Param(key, value) for key, value in flat.items()])
+            client.log_batch(self._run_id, params=[Param(key, value) for key, value in flat.items()])
 
         self._jobs.put(send)
 
@@ -69,7 +76,7 @@ class Tracker:
             from mlflow.entities import Metric
 
             finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
-            client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in finite.items()])
+            client.log_batch(self._run_id, metrics=[Metric(key, value, now, step) for key, value in finite.items()])
 
         self._jobs.put(send)
 
@@ -79,9 +86,11 @@ class Tracker:
         while (job := self._jobs.get()) is not None:
             try:
                 client = client or self._connect()
+                self._answered.set()
                 job(client)
             except Exception as error:  # whatever goes wrong there, the training goes on
                 failures += 1
+                self._answered.set()
                 if failures == 1:
                     log.warning("WARNING MLflow at %s: %s; training goes on", self.uri, _first_line(error))
                 if failures >= 3 and client is None:
@@ -92,17 +101,23 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient(tracking_uri=self.uri)
-        if self.run_id is None:
+        if self._run_id is None:
             known = client.get_experiment_by_name(self.experiment)
             try:
-                experiment = known.experiment_id if known else client.create_experiment(self.experiment)
+                place = artifact_location(self.uri)
+                experiment = known.experiment_id if known else client.create_experiment(self.experiment, place)
             except MlflowException:  # another run made it between the two calls
                 known = client.get_experiment_by_name(self.experiment)
                 if known is None:
                     raise
                 experiment = known.experiment_id
-            self.run_id = client.create_run(experiment, run_name=self.name).info.run_id
+            self._run_id = client.create_run(experiment, run_name=self.name).info.run_id
         return client
+
+
+def artifact_location(uri: str) -> str | None:
+    """Where a store without a server keeps its files: beside the database, not in whatever folder the step runs in."""
+    return f"{uri.removeprefix('sqlite:///').rsplit('/', 1)[0]}/mlartifacts" if uri.startswith("sqlite:///") else None
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

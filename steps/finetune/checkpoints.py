@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ from steps.params.settings import FinetuneSettings
 log = logging.getLogger("finetune")
 
 SETTINGS_FILE = "training.json"
+LOCK_SECONDS = 60  # a killed run needs a moment to end its training
 LOCAL_ROOT = "FINETUNE_ROOT"  # set by the local runner
 
 
@@ -65,13 +67,17 @@ class CheckpointFolder:
         """Keep a second process from writing here; held until the returned file is closed."""
         self.path.mkdir(parents=True, exist_ok=True)
         file = open(self.path / ".lock", "w")  # noqa: SIM115  (held open on purpose)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        for _ in range(LOCK_SECONDS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(1)
+        else:
             raise Outage(
                 Problem("CHECKPOINT-E0401", str(self.path), "another process training the same thing", "one",
                         "wait for it, or stop it")
-            ) from None  # fmt: skip
+            )  # fmt: skip
         write_durably(self.path / SETTINGS_FILE, json.dumps(self.identity, indent=1, sort_keys=True))
         return file
 

@@ -38,7 +38,7 @@ def finetune(
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
         tracker.parameters(settings.model_dump(mode="json"))
         trainer, history = _train(settings, model, data, folder, resume, tracker)
-        history["mlflow_run_id"] = tracker.run_id
+        history["mlflow_run_id"] = tracker.run_id()
         _write_tuned(trainer, settings, inputs, history, model, tuned)
         finish(folder.path)
     _write_checkpoints(folder.path, scratch, checkpoints)
@@ -51,6 +51,8 @@ def finetune(
 def _train(
     settings: FinetuneSettings, model: Path, data: Path, folder: CheckpointFolder, resume: Path | None, tracker: Tracker
 ) -> tuple[Any, dict[str, Any]]:
+    from transformers import PrinterCallback
+
     from steps.finetune.watching import Checkpoints, Finite, Interrupted, Preemption, Progress, history_of
 
     progress = Progress(tracker)
@@ -64,6 +66,7 @@ def _train(
             watchers.append(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
         module, _, function = TRAINERS[settings.trainer].partition(":")
         trainer = getattr(importlib.import_module(module), function)(Run(settings, model, data, folder.path, watchers))
+        trainer.remove_callback(PrinterCallback)  # Progress prints the same numbers, for people
         started = time.monotonic()
         interrupted = False
         try:

@@ -24,18 +24,19 @@ class Interrupted(Exception):
 
 
 class Preemption(TrainerCallback):
-    """On SIGTERM: save at the next step edge and stop there. The step turns it into exit code 143."""
+    """On SIGTERM or Ctrl-C: save at the next step edge and stop there; the step turns it into exit code 143."""
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Preemption:
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True

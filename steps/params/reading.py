@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from steps.errors import Problem, UserError, nearest, shown
+from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+from steps.params.secrets import secret_in
 
 # Other systems' names for parameters that we have.
 RENAMED_PARAMETERS = {
@@ -66,8 +67,8 @@ class Reading:
 def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     """Check a pipeline's parameters; `given` may hold `overrides`, which win.
 
-    Raises UserError with every problem: unknown names (with the nearest), wrong types, values out of bounds, and
-    conflicts between parameters.
+    Raises SecurityRefusal for values that look like a secret, else UserError with every problem: unknown names (with
+    the nearest), wrong types, values out of bounds, and conflicts between parameters.
     """
     if pipeline not in PARAMETER_MODELS:
         names = ", ".join(PARAMETER_MODELS)
@@ -75,6 +76,7 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
         raise UserError(Problem("PARAM-E0100", "pipeline", shown(pipeline), f"one of {names}", hint))
     model = PARAMETER_MODELS[pipeline]
     values, problems = _with_overrides(given)
+    _refuse_secrets(values)
     values, translations = _translate(model, values)
     for name in [name for name in values if name not in model.model_fields]:
         problems.append(_unknown(model, name, values.pop(name)))
@@ -100,6 +102,16 @@ def default_of(field: FieldInfo) -> Any:
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The allowed values of a closed choice; empty for any other parameter."""
     return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def _refuse_secrets(values: dict[str, Any]) -> None:
+    found = {name: kind for name, value in values.items() if (kind := secret_in(value))}
+    if found:
+        raise SecurityRefusal(
+            Problem("PARAM-E0302", name, kind, "no secret: parameters are stored and shown",
+                    "put it into a Kubernetes secret or an environment variable")
+            for name, kind in found.items()
+        )  # fmt: skip
 
 
 def _with_overrides(given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -5,44 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from steps import wire
 from steps.artifacts import new_artifact
+from steps.params.planned import Plan
 from steps.plan.deciding import decide
 from steps.plan.hardware import Hardware
 from steps.plan.settings import settings_of
 from steps.plan.summary import as_text, summary_of
 
 log = logging.getLogger("finetune")
-
-
-class Plan(NamedTuple):
-    """What the later tasks receive: a settings value each (`steps/wire.py`), and their hardware."""
-
-    model: str
-    data: str
-    training: str
-    evaluation: str
-    registration: str
-    import_cpu: str
-    import_memory: str
-    import_node_selector: dict
-    prepare_cpu: str
-    prepare_memory: str
-    prepare_node_selector: dict
-    finetune_cpu: str
-    finetune_memory: str
-    finetune_gpu_type: str
-    finetune_gpu_count: str
-    finetune_node_selector: dict
-    finetune_tolerations: list
-    evaluate_cpu: str
-    evaluate_memory: str
-    evaluate_gpu_type: str
-    evaluate_gpu_count: str
-    evaluate_node_selector: dict
-    evaluate_tolerations: list
 
 
 def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan:

@@ -1,0 +1,105 @@
+"""An artifact folder is whole or it is not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from steps.artifacts import new_artifact, read_manifest, verified
+from steps.errors import Outage, OutOfResources, UserError
+
+
+def make(path, text="hello"):
+    with new_artifact(path, "data") as draft:
+        (draft / "rows").mkdir()
+        (draft / "rows/a.txt").write_text(text)
+
+
+def draft_then_fail(folder, error, seen):
+    def write():
+        with new_artifact(folder / "x", "data") as draft:
+            (draft / "half").write_text("h")
+            raise error
+
+    with pytest.raises(seen):
+        write()
+
+
+def test_what_was_written_can_be_read_and_has_a_content_digest(tmp_path):
+    for name, text in (("one", "hello"), ("two", "hello"), ("three", "other")):
+        make(tmp_path / name, text)
+    digests = [verified(tmp_path / name, "data").digest for name in ("one", "two", "three")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    draft_then_fail(tmp_path, RuntimeError(), RuntimeError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_writing_replaces_the_first_and_removes_what_a_killed_one_left(tmp_path):
+    make(tmp_path / "x", "old")
+    (tmp_path / "x.tmp-999999").mkdir()
+    make(tmp_path / "x", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x/rows/a.txt").read_text() == "new"
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path):
+    draft_then_fail(tmp_path, OSError(28, "No space left on device"), OutOfResources)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["delete", "cut", "flip"])
+def test_damage_is_found_and_names_the_file(tmp_path, damage):
+    make(tmp_path / "x")
+    file = tmp_path / "x/rows/a.txt"
+    {"delete": file.unlink, "cut": lambda: file.write_text("hel"), "flip": lambda: file.write_text("jello")}[damage]()
+    with pytest.raises(Outage, match=r"rows/a\.txt"):
+        verified(tmp_path / "x")
+
+
+def test_a_folder_without_manifest_does_not_exist_for_a_reader(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(Outage, match=r"manifest\.json"):
+        read_manifest(tmp_path / "x")
+
+
+def test_the_wrong_kind_of_artifact_is_the_callers_mistake(tmp_path):
+    make(tmp_path / "x")
+    with pytest.raises(UserError, match="found a folder of kind data; expected model"):
+        read_manifest(tmp_path / "x", "model")
+
+
+def test_kill_at_any_moment_shows_the_old_folder_or_the_new_one(tmp_path):
+    script = (
+        "import sys, pathlib\nfrom steps.artifacts import new_artifact\n"
+        "n = 0\nwhile True:\n"
+        "    n += 1\n"
+        "    with new_artifact(pathlib.Path(sys.argv[1]), 'data') as draft:\n"
+        "        for i in range(5):\n            (draft / str(i)).write_text(str(n) * 5000)\n"
+        "        draft.facts = {'n': n}\n"
+    )
+    path = tmp_path / "x"
+    for trial in range(8):
+        process = subprocess.Popen([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": "."})
+        until = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.013 * trial)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if path.exists():  # a kill between removing the old and showing the new leaves none, never a torn one
+            manifest = verified(path, "data")
+            assert {(path / str(i)).read_text()[:1] for i in range(5)} == {str(manifest.facts["n"])[:1]}
+
+
+def test_the_manifest_is_plain_json_with_its_digest(tmp_path):
+    make(tmp_path / "x")
+    raw = json.loads((tmp_path / "x/manifest.json").read_text())
+    assert raw["kind"] == "data"
+    assert raw["digest"] == read_manifest(tmp_path / "x").digest

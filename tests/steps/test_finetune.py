@@ -1,0 +1,357 @@
+"""finetune trains as TRL does, resumes bit for bit, and never hands on an unfinished or broken result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import chat_rows
+
+from steps import wire
+from steps.artifacts import new_artifact, read_manifest
+from steps.errors import NumericError, Preempted, UserError
+from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
+from steps.params.lora import LoraParams
+from steps.params.settings import FinetuneSettings
+from steps.params.training import CheckpointParams, TrainingParams
+
+TRAINING = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+    "optim": "adamw_torch",
+    "weight_decay": 0.01,
+    "logging_steps": 1,
+    "gradient_checkpointing": "false",
+}
+
+
+def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
+    return FinetuneSettings(
+        pipeline="chat_completion",
+        training=TrainingParams(**{**TRAINING, **(training or {})}),
+        max_length=64,
+        **changes,
+    )
+
+
+def write_tokens(folder: Path, tokenizer, rows: list[dict], packing: bool = False) -> Path:
+    """Make a data artifact from TRL's own preparation, independent of prepare_data."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+    from trl.data_utils import pack_dataset
+
+    def tokens(part: list[dict]) -> pa.Table:
+        ids = [tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"][:64] for row in part]
+        dataset = Dataset.from_dict({"input_ids": ids, "labels": ids})
+        return (pack_dataset(dataset, 64, "bfd") if packing else dataset).data.table
+
+    with new_artifact(folder, "data") as draft:
+        (draft / "tokens").mkdir()
+        pq.write_table(tokens(rows[:40]), draft / "tokens/train.parquet")
+        pq.write_table(tokens(rows[40:]), draft / "tokens/validation.parquet")
+    return folder
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    with new_artifact(tmp_path / "model", "model", {"source": "somewhere"}) as draft:
+        for file in tiny_model.iterdir():
+            shutil.copy(file, draft / file.name)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def tokenizer(model: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+@pytest.fixture
+def data(tmp_path: Path, tokenizer) -> Path:
+    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
+
+
+@pytest.fixture(autouse=True)
+def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "root"
+
+
+def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
+    from steps.finetune.step import finetune
+
+    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
+    return json.loads((out / "tuned" / "history.json").read_text())
+
+
+def bare_losses(settings: FinetuneSettings, model: Path, tokenizer, out: Path) -> list[float]:
+    """Train the same rows with nothing but TRL, from raw conversations."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    rows = chat_rows(50)
+    t = settings.training
+    config = SFTConfig(
+        output_dir=str(out),
+        num_train_epochs=t.num_train_epochs,
+        per_device_train_batch_size=t.per_device_train_batch_size,
+        per_device_eval_batch_size=t.per_device_eval_batch_size,
+        learning_rate=t.learning_rate,
+        lr_scheduler_type=t.lr_scheduler_type,
+        warmup_steps=t.warmup_steps,
+        weight_decay=t.weight_decay,
+        optim="adamw_torch",
+        logging_steps=1,
+        eval_strategy="epoch",
+        save_strategy="no",
+        max_length=64,
+        packing=settings.packing,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    lora = settings.lora
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        args=config,
+        train_dataset=Dataset.from_list(rows[:40]),
+        eval_dataset=Dataset.from_list(rows[40:]),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=lora.lora_r, lora_alpha=lora.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        if lora.apply_lora
+        else None,
+    )
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_the_loss_trace_equals_a_bare_sft_trainer(model, tokenizer, tmp_path, lora, packing):
+    settings = settings_with(lora=LoraParams(apply_lora=lora), packing=packing)
+    data = write_tokens(tmp_path / "data", tokenizer, chat_rows(50), packing)
+    ours = [point["loss"] for point in train(settings, model, data, tmp_path / "ours")["points"]]
+    bare = bare_losses(settings, model, tokenizer, tmp_path / "bare")
+    assert len(ours) == len(bare) >= 4
+    assert ours == pytest.approx(bare, abs=1e-6)
+    assert ours[-1] < ours[0]
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_bit_for_bit(model, data, tmp_path, local_root):
+    unbroken = tmp_path / "unbroken"
+    train(settings_with(checkpoints=CheckpointParams(save_steps=3)), model, data, unbroken)
+    for folder in (local_root / "checkpoints" / "chat_completion").iterdir():
+        import shutil
+
+        shutil.rmtree(folder)
+    broken = settings_with(checkpoints=CheckpointParams(save_steps=3))
+    process = start(broken, model, data, tmp_path / "broken")
+    wait_for(lambda: list(local_root.glob("checkpoints/*/*/checkpoint-6/manifest.json")))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "broken" / "tuned").exists()
+    again = settings_with(checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint="true"))
+    history = train(again, model, data, tmp_path / "broken")
+    assert history["resumed_from"] >= 6
+    weights = [(out / "tuned" / "model.safetensors").read_bytes() for out in (unbroken, tmp_path / "broken")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, local_root):
+    settings = settings_with({"num_train_epochs": 50}, checkpoints=CheckpointParams(save_steps=5))
+    process = start(settings, model, data, tmp_path / "out")
+    wait_for(lambda: list(local_root.glob("checkpoints/*/*/checkpoint-5/manifest.json")))
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    outcome = json.loads(errors.decode().strip().splitlines()[-1])
+    assert process.returncode == outcome["code"] == 143
+    assert Path(outcome["resume_from"]).is_dir()
+    assert not (tmp_path / "out" / "tuned").exists()
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_by_lowest_validation_loss_is_the_result(model, data, tmp_path):
+    # A learning rate this high ruins the model after the first evaluations.
+    settings = settings_with({"num_train_epochs": 4, "learning_rate": 0.05, "lr_scheduler_type": "constant"})
+    history = train(settings, model, data, tmp_path / "out")
+    best = min(history["evaluations"], key=lambda evaluation: evaluation["loss"])
+    assert history["best"] == {"step": best["step"], "metric": "validation loss", "value": best["loss"]}
+    assert best["step"] < history["steps"]
+    checkpoint = next((tmp_path / "root").glob(f"checkpoints/*/*/checkpoint-{best['step']}"))
+    assert (checkpoint / "model.safetensors").read_bytes() == (tmp_path / "out/tuned/model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_early_stopping_ends_when_validation_no_longer_improves(model, data, tmp_path):
+    settings = settings_with(
+        {"num_train_epochs": 10, "learning_rate": 0.05, "lr_scheduler_type": "constant", "apply_early_stopping": True}
+    )
+    history = train(settings, model, data, tmp_path / "out")
+    assert history["stopped_early"]
+    assert history["steps"] < history["planned_steps"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_training_and_leaves_no_model(model, data, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    (model / "manifest.json").unlink()
+    reseal(model)
+    with pytest.raises(NumericError, match="step 1"):
+        train(settings_with(), model, data, tmp_path / "out")
+    assert not (tmp_path / "out" / "tuned").exists()
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_is_down_does_not_stop_a_training(model, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("steps.tracking.FLUSH_SECONDS", 2.0)
+    settings = settings_with({"max_steps": 2}, tracking={"mlflow_server_uri": "http://127.0.0.1:9"})
+    assert train(settings, model, data, tmp_path / "out")["steps"] == 2
+
+
+@pytest.mark.slow
+def test_metrics_reach_mlflow_with_the_run_that_the_history_names(model, data, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    history = train(settings_with({"max_steps": 3}), model, data, tmp_path / "out")
+    client = MlflowClient(store)
+    sent = client.get_metric_history(history["mlflow_run_id"], "loss")
+    assert [m.value for m in sorted(sent, key=lambda m: m.step)] == [point["loss"] for point in history["points"]]
+    assert client.get_run(history["mlflow_run_id"]).info.status == "FINISHED"
+
+
+def test_lora_layers_that_do_not_exist_are_refused_by_name(tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    from steps.finetune.loading import lora_config
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with pytest.raises(UserError, match=r"found query,value; expected .*q_proj"):
+        lora_config(LoraParams(apply_lora=True, lora_target_modules="query,value"), model)
+    assert lora_config(LoraParams(apply_lora=True, lora_target_modules="q_proj,value"), model).target_modules == {
+        "q_proj"
+    }
+
+
+# Which checkpoint a training may go on from.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = folder_for(settings_with(), {"model": "m", "data": "d"}, tmp_path / "unused")
+    with found.lock():
+        pass
+    return found
+
+
+def checkpoint(folder, step: int, whole: bool = True) -> Path:
+    path = folder.path / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"weights of step %d" % step)
+    if whole:
+        seal(path)
+    return path
+
+
+def test_the_newest_whole_checkpoint_is_resumed_and_a_half_written_one_is_passed_over(folder, caplog):
+    checkpoint(folder, 5)
+    whole = checkpoint(folder, 10)
+    checkpoint(folder, 15, whole=False)
+    assert resume_point(folder, "true") == whole
+    assert "checkpoint-15" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_checkpoint_is_found_out(folder, damage):
+    good, bad = checkpoint(folder, 5), checkpoint(folder, 10)
+    file = bad / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:])
+    assert resume_point(folder, "true") == good
+
+
+def test_only_damaged_checkpoints_are_an_error_and_no_silent_restart(folder):
+    checkpoint(folder, 5, whole=False)
+    with pytest.raises(UserError, match=r"checkpoint-5 .*manifest"):
+        resume_point(folder, "true")
+
+
+def test_without_resume_an_older_trainings_checkpoints_are_cleared(folder):
+    checkpoint(folder, 5)
+    assert resume_point(folder, "false") is None
+    assert not list(folder.path.glob("checkpoint-*"))
+
+
+def test_resuming_with_other_settings_is_refused_with_what_differs(folder, tmp_path):
+    checkpoint(folder, 5)
+    other = folder_for(settings_with({"learning_rate": 9e-4}), {"model": "m", "data": "d"}, tmp_path / "unused")
+    with pytest.raises(UserError, match=r"learning_rate was 0.001, is 0.0009"):
+        resume_point(other, "true")
+    assert resume_point(other, "auto") is None
+
+
+def test_where_checkpoints_lie_does_not_change_which_training_it_is(folder, tmp_path):
+    moved = settings_with(checkpoints=CheckpointParams(save_steps=7, resume_from_checkpoint="true"))
+    assert folder_for(moved, {"model": "m", "data": "d"}, tmp_path).path == folder.path
+
+
+def test_pruning_keeps_the_newest_and_the_best(folder):
+    steps = [checkpoint(folder, step) for step in (5, 10, 15, 20)]
+    prune(folder.path, 2, best=str(steps[0]))
+    assert sorted(path.name for path in folder.path.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
+
+
+def test_preempted_is_an_error_that_may_be_retried():
+    assert Preempted.retryable
+    assert Preempted.exit_code == 143
+
+
+def reseal(folder: Path) -> None:
+    """Give a changed folder a manifest that fits, as if it had been imported so."""
+    from steps.artifacts import MANIFEST, Manifest, describe_files
+
+    manifest = Manifest("model", describe_files(folder))
+    (folder / MANIFEST).write_text(json.dumps({**vars(manifest), "digest": manifest.digest}))
+    read_manifest(folder, "model")
+
+
+def start(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> subprocess.Popen:
+    out.mkdir(exist_ok=True)
+    paths = {"model": model, "data": data, "tuned": out / "tuned", "checkpoints": out / "c", "report": out / "r.html"}
+    flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "steps", "finetune", "--settings", wire.dump(settings.model_dump(mode="json"))]
+    return subprocess.Popen(command + flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)

@@ -1,0 +1,146 @@
+"""Parameters: one declaration, every problem at once, renamed names and values understood."""
+
+import pytest
+
+from steps.errors import StepError, UserError
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.reading import read_parameters
+
+ENOUGH = {"pytorch_model_path": "m", "train_file_path": "t.jsonl"}
+
+# Name and default of every input of the finetune component that applies to these pipelines.
+SEED_DEFAULTS = {
+    "pytorch_model_path": "", "mlflow_model_path": "", "train_file_path": "", "validation_file_path": "",
+    "test_file_path": "", "train_mltable_path": "", "validation_mltable_path": "", "test_mltable_path": "",
+    "compute_model_import": "serverless", "compute_preprocess": "serverless", "compute_finetune": "serverless",
+    "compute_model_evaluation": "serverless", "instance_type_model_import": "Standard_d12_v2",
+    "instance_type_preprocess": "Standard_d12_v2", "instance_type_finetune": "Standard_nc24rs_v3",
+    "instance_type_model_evaluation": "Standard_nc24rs_v3", "number_of_gpu_to_use_finetuning": 1,
+    "num_nodes_finetune": 1, "batch_size": 1000, "max_seq_length": -1, "pad_to_max_length": False,
+    "apply_lora": False, "lora_alpha": 128, "lora_r": 8, "lora_dropout": 0.0, "apply_deepspeed": False,
+    "deepspeed": "true", "deepspeed_stage": "2", "num_train_epochs": 1, "max_steps": -1,
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "auto_find_batch_size": False,
+    "learning_rate": 2e-5, "lr_scheduler_type": "linear", "warmup_steps": 0, "optim": "adamw_hf",
+    "weight_decay": 0.0, "gradient_accumulation_steps": 1, "precision": "32", "seed": 42,
+    "evaluation_strategy": "epoch", "eval_steps": 500, "logging_strategy": "steps", "logging_steps": 10,
+    "save_total_limit": -1, "apply_early_stopping": False, "early_stopping_patience": 1, "max_grad_norm": 1.0,
+    "resume_from_checkpoint": "false",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pipeline", PARAMETER_MODELS)
+def test_every_input_of_the_finetune_component_is_there_with_its_default(pipeline):
+    fields = PARAMETER_MODELS[pipeline].model_fields
+    assert {name: fields[name].default for name in SEED_DEFAULTS} == SEED_DEFAULTS
+
+
+@pytest.mark.parametrize("pipeline", PARAMETER_MODELS)
+def test_every_parameter_says_what_it_means(pipeline):
+    for name, field in PARAMETER_MODELS[pipeline].model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def problems_of(**given) -> list[str]:
+    with pytest.raises(StepError) as caught:
+        read_parameters("chat_completion", given)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_all_problems_are_told_at_once():
+    told = "\n".join(problems_of(learning_rate=0, lora_r="many", optim="adam", colour="red"))
+    for name in ("learning_rate", "lora_r", "optim", "colour", "exactly one model source", "train_file_path"):
+        assert name in told
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lerning_rate": 1}, "did you mean learning_rate?"),
+        ({"learning_rate": 0}, "found 0; expected a number above 0"),
+        ({"learning_rate": "fast"}, "found 'fast'"),
+        ({"per_device_train_batch_size": 2.5}, "per_device_train_batch_size: found 2.5"),
+        ({"lr_scheduler_type": "cosin"}, "did you mean cosine?"),
+        ({"huggingface_id": "a/b"}, "huggingface_id, pytorch_model_path: found huggingface_id and pytorch_model_path"),
+        ({"pytorch_model_path": ""}, "found none of them; expected exactly one model source"),
+        ({"train_file_path": ""}, "train_file_path: found nothing"),
+        ({"apply_early_stopping": True, "evaluation_strategy": "no"}, "expected an evaluation to judge by"),
+        ({"gate_metric": "loss", "gate_min_value": 0.5}, "set gate_max_value instead"),
+        ({"gate_metric": "exact_match", "gate_max_value": 0.5}, "set gate_min_value instead"),
+        ({"trust_remote_code": True}, "trust_remote_code"),
+        ({"overrides": {"overrides": {}}}, "an object of parameters by name"),
+        ({"learning_rate": float("inf")}, "learning_rate"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_fix(given, words):
+    (problem,) = problems_of(**{**ENOUGH, **given})
+    assert words in problem
+    assert "Fix: " in problem
+
+
+def test_conflicts_are_found_although_another_value_is_refused():
+    told = "\n".join(problems_of(**ENOUGH, learning_rate=0, apply_early_stopping=True, evaluation_strategy="no"))
+    assert "learning_rate" in told
+    assert "apply_early_stopping" in told
+
+
+def test_text_generation_without_answers_cannot_learn_or_match_answers():
+    with pytest.raises(UserError) as caught:
+        read_parameters("text_generation", {**ENOUGH, "train_on_completions_only": True, "gate_metric": "bleu"})
+    assert [problem.where for problem in caught.value.problems] == ["train_on_completions_only", "gate_metric"]
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "effective"),
+    [
+        ({"optim": "adamw_hf"}, "optim", "adamw_torch"),
+        ({"eval_strategy": "steps"}, "evaluation_strategy", "steps"),
+        ({"evaluation_strategy": "disable"}, "evaluation_strategy", "no"),
+        ({"evaluation_strategy": False}, "evaluation_strategy", "no"),
+        ({"use_peft": "true"}, "apply_lora", True),
+        ({"lr_scheduler_type": ""}, "lr_scheduler_type", "linear"),
+    ],
+)
+def test_renamed_names_and_values_are_translated_with_one_warning(given, name, effective):
+    reading = read_parameters("chat_completion", {**ENOUGH, **given})
+    assert getattr(reading.parameters, name) == effective
+    about = [warning for warning in reading.warnings if name in warning or next(iter(given)) in warning]
+    assert about
+    assert len(about) == len(set(about))
+
+
+def test_a_translated_default_is_recorded_but_warns_nobody():
+    reading = read_parameters("chat_completion", ENOUGH)
+    assert reading.parameters.optim == "adamw_torch"
+    assert reading.requested["optim"] == "adamw_hf"
+    assert reading.warnings == []
+    assert [translation.parameter for translation in reading.translations] == ["optim"]
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"), [("true", True), ("False", False), ("YES", True), ("0", False), (1, True), (False, False)]
+)
+def test_booleans_are_read_in_every_spelling(value, meant):
+    assert read_parameters("chat_completion", {**ENOUGH, "apply_lora": value}).parameters.apply_lora is meant
+
+
+def test_values_from_yaml_and_the_command_line_mean_the_same():
+    typed = {"learning_rate": 1e-5, "precision": 16, "resume_from_checkpoint": True, "lora_r": 4}
+    words = {"learning_rate": "1e-5", "precision": "16", "resume_from_checkpoint": "true", "lora_r": "4"}
+    readings = [read_parameters("chat_completion", {**ENOUGH, **values}) for values in (typed, words)]
+    assert readings[0].parameters == readings[1].parameters
+
+
+def test_overrides_win_and_whole_numbers_survive_kfps_floats():
+    given = {**ENOUGH, "lora_r": 4, "overrides": {"lora_r": 16.0, "learning_rate": 1.0}}
+    parameters = read_parameters("chat_completion", given).parameters
+    assert parameters.lora_r == 16
+    assert parameters.learning_rate == 1.0
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "a" * 34, "AKIA" + "B" * 16, "s3://key:secret@bucket/x.jsonl"])
+def test_secrets_are_refused_without_being_shown(secret):
+    with pytest.raises(StepError) as caught:
+        read_parameters("chat_completion", {**ENOUGH, "train_file_path": secret})
+    assert caught.value.exit_code == 3
+    assert secret not in str(caught.value)

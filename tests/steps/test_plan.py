@@ -1,0 +1,218 @@
+"""The plan refuses everything that can be known to fail, and says truly what will run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import chat_rows, write_jsonl
+
+from steps import wire
+from steps.errors import SecurityRefusal, StepError, UserError
+from steps.params.planned import Plan
+from steps.params.reading import read_parameters
+from steps.params.settings import (
+    DataSettings,
+    EvaluationSettings,
+    FinetuneSettings,
+    ImportSettings,
+    RegistrationSettings,
+)
+from steps.plan.hardware import hardware_of
+from steps.plan.memory import GIB, estimate
+from steps.plan.step import plan
+
+
+@pytest.fixture
+def given(tiny_model, chat_file):
+    return {"pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file), "mlflow_server_uri": "http://m"}
+
+
+def planned(given, tmp_path, **changes) -> tuple[Plan, dict]:
+    made = plan("chat_completion", {**given, **changes}, tmp_path / "plan", tmp_path / "plan.html")
+    return made, json.loads((tmp_path / "plan/plan.json").read_text())
+
+
+def refused(given, tmp_path, **changes) -> StepError:
+    with pytest.raises(StepError) as caught:
+        planned(given, tmp_path, **changes)
+    assert not (tmp_path / "plan").exists()
+    return caught.value
+
+
+def test_each_step_receives_settings_of_its_own_type(given, tmp_path):
+    made, _ = planned(given, tmp_path)
+    types = {
+        "model": ImportSettings, "data": DataSettings, "training": FinetuneSettings,
+        "evaluation": EvaluationSettings, "registration": RegistrationSettings,
+    }  # fmt: skip
+    for name, kind in types.items():
+        kind.model_validate(wire.load(getattr(made, name)))
+
+
+def test_a_parameter_changes_only_the_settings_of_the_steps_that_need_it(given, tmp_path):
+    before, _ = planned(given, tmp_path)
+    after, _ = planned(given, tmp_path, learning_rate=1e-4)
+    changed = [name for name in Plan._fields if getattr(before, name) != getattr(after, name)]
+    # The model card tells every parameter, so registration, which is never reused, sees it too.
+    assert changed == ["training", "registration"]
+
+
+def test_other_bytes_behind_the_same_path_change_the_settings(given, tmp_path, chat_file):
+    before, _ = planned(given, tmp_path)
+    write_jsonl(chat_file, chat_rows(61))
+    after, _ = planned(given, tmp_path)
+    assert before.data != after.data
+    assert before.model == after.model
+
+
+def test_the_arithmetic_is_right(given, tmp_path):
+    _, told = planned(given, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=3, num_train_epochs=2)
+    numbers = {line["name"]: line["value"] for line in told["arithmetic"]}
+    # 60 rows, 48 of them for training; 4 x 3 in a step makes 4 steps an epoch.
+    assert numbers == {
+        "longest sequence": 256, "sequences per optimizer step": 12, "training rows": 48, "optimizer steps": 8,
+    }  # fmt: skip
+
+
+def test_problems_of_every_kind_come_together(given, tmp_path):
+    error = refused(
+        given,
+        tmp_path,
+        pytorch_model_path=str(tmp_path / "no-model"),
+        train_file_path=str(tmp_path / "no-rows.jsonl"),
+        apply_deepspeed=True,
+        instance_type_finetune="Standard_nc24rs_v33",
+    )
+    assert isinstance(error, UserError)
+    assert {problem.where for problem in error.problems} == {
+        "pytorch_model_path", "train_file_path", "apply_deepspeed", "instance_type_finetune",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_nodes_finetune": 2}, "use one node"),
+        ({"number_of_gpu_to_use_finetuning": 2}, "use one GPU"),
+        ({"auto_find_batch_size": True}, "not|nothing else is implemented"),
+        ({"train_mltable_path": "t"}, "train_file_path"),
+        ({"max_seq_length": 9999}, "set max_seq_length=256"),
+        ({"compute_finetune": "pool'"}, "no backslash, quote"),
+        ({"train_file_path": "a'b.jsonl"}, "no backslash, quote"),
+        ({"train_file_path": "https://host/a.jsonl"}, "the scheme https"),
+        ({"resume_from_checkpoint": "true"}, "set checkpoint_dir"),
+        ({"checkpoint_dir": "s3://bucket/x"}, "mounted volume"),
+        ({"mlflow_server_uri": ""}, "register_tuned_model=false"),
+        ({"instance_type_finetune": "Standard_d12_v2"}, "0 GPUs; expected at least 1"),
+        ({"chat_template": "poro"}, "keep, or a file ending in .jinja"),
+        ({"pytorch_model_path": "tests/conftest.py"}, "name the folder"),
+    ],
+)
+def test_what_cannot_work_is_refused_on_a_cpu(given, tmp_path, monkeypatch, changes, words):
+    import re
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    error = refused(given, tmp_path, **changes)
+    assert error.exit_code == 2
+    assert re.search(words, str(error))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("empty.jsonl", b"", "an empty file"), ("rows.xlsx", b"x", "rows.xlsx"), ("folder", None, "name the file")],
+)
+def test_files_that_cannot_be_rows_are_refused(given, tmp_path, name, content, words):
+    (tmp_path / name).mkdir() if content is None else (tmp_path / name).write_bytes(content)
+    assert words in str(refused(given, tmp_path, train_file_path=str(tmp_path / name)))
+
+
+def test_pickled_weights_are_refused_for_security(given, tmp_path, tiny_model):
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "m")
+    (tmp_path / "m/model.safetensors").rename(tmp_path / "m/pytorch_model.bin")
+    error = refused(given, tmp_path, pytorch_model_path=str(tmp_path / "m"))
+    assert isinstance(error, SecurityRefusal)
+    assert error.exit_code == 3
+
+
+def test_what_was_translated_is_kept_with_what_was_asked(given, tmp_path):
+    _, told = planned(given, tmp_path, eval_strategy="steps")
+    assert told["effective"]["optim"] == "adamw_torch"
+    assert told["requested"]["optim"] == "adamw_hf"
+    assert told["warnings"] == ["eval_strategy: 'eval_strategy' is read as 'evaluation_strategy'"]
+
+
+# Hardware
+
+
+def hardware(**changes):
+    given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", **changes}
+    return hardware_of(read_parameters("chat_completion", given).parameters)
+
+
+def test_a_task_gets_its_share_of_a_machine_with_several_gpus():
+    # Standard_nc24rs_v3: 24 CPUs, 448 GiB, 4 GPUs; a quarter of nine tenths of the CPUs and of 85 % of the memory.
+    finetune = hardware()["finetune"]
+    assert (finetune.cpu, finetune.memory, finetune.gpu_type, finetune.gpu_count) == (
+        "5",
+        "95Gi",
+        "nvidia.com/gpu",
+        "1",
+    )
+
+
+def test_without_gpus_no_gpu_resource_is_named():
+    finetune = hardware(number_of_gpu_to_use_finetuning=0)["finetune"]
+    assert (finetune.gpu_type, finetune.gpu_count, finetune.tolerations) == ("", "0", [])
+
+
+def test_a_node_pool_becomes_a_node_selector_and_serverless_none():
+    made = hardware(compute_preprocess="cpu-pool", node_pool_label="pool")
+    assert made["prepare"].node_selector == {"pool": "cpu-pool"}
+    assert made["finetune"].node_selector == {}
+
+
+def test_a_raw_request_is_asked_for_in_full():
+    finetune = hardware(instance_type_finetune="cpu=6,memory=50Gi,gpu=amd.com/gpu,gpus=1,gpu_memory=64Gi")["finetune"]
+    assert (finetune.cpu, finetune.memory, finetune.gpu_type, finetune.gpu_memory) == ("6", "50Gi", "amd.com/gpu", 64)
+
+
+# Memory
+
+LLAMA_8B = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256,
+}  # fmt: skip
+
+
+def memory(gpu_memory: int, **changes):
+    given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", **changes}
+    parameters = read_parameters("chat_completion", given).parameters
+    return estimate(parameters, LLAMA_8B, 8_030_000_000, 2048, gpu_memory)
+
+
+def test_full_training_needs_sixteen_bytes_a_parameter_and_an_adapter_far_less():
+    full = memory(80)
+    assert full.parts["weights"] + full.parts["gradients and optimizer"] == 16 * 8_030_000_000
+    assert memory(80, apply_lora=True, precision="16").needed < 30 * GIB
+
+
+def test_activations_are_recomputed_only_when_they_would_not_fit():
+    lora = {"apply_lora": True, "precision": "16", "per_device_train_batch_size": 8}
+    assert not memory(0, **lora).checkpointing
+    assert memory(48, **lora).checkpointing
+    assert not memory(400, **lora).checkpointing
+    assert memory(400, **lora, gradient_checkpointing="true").checkpointing
+
+
+def test_the_plan_loads_neither_torch_nor_transformers(given, tmp_path):
+    script = (
+        "import json, sys\nfrom steps.running import run_step\n"
+        "given = dict(pipeline='chat_completion', arguments=json.loads(sys.argv[1]))\n"
+        "run_step('plan', **given, plan=sys.argv[2], report=sys.argv[3])\n"
+        "print([name for name in ('torch', 'transformers', 'kfp', 'mlflow') if name in sys.modules])"
+    )
+    words = [json.dumps(given), str(tmp_path / "plan"), str(tmp_path / "plan.html")]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
