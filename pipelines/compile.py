@@ -29,12 +29,11 @@ def compile_pipelines(
 def _compile(name: str, file: Path, choices: bool, image_prefix: str, images: dict[str, str]) -> Path:
     from kfp import compiler
 
-    from pipelines.signature import add_choices
+    from pipelines.signature import set_choices
 
     published = PIPELINES[name]
     pipeline: Any = published.load()
-    if choices:
-        add_choices(pipeline, published.parameters)
+    set_choices(pipeline, published.parameters, choices)
     compiler.Compiler().compile(pipeline, str(file))
     text = file.read_text(encoding="utf-8")
     file.write_text(_with_images(text, image_prefix, images), encoding="utf-8")

@@ -100,13 +100,13 @@ def plan(
 """
 
 
-def add_choices(made: Any, model: type[BaseModel]) -> None:
-    """Give every closed choice to the UI as a drop-down; backends before 2.16 refuse such a YAML."""
+def set_choices(made: Any, model: type[BaseModel], wanted: bool) -> None:
+    """Give every closed choice to the UI as a drop-down, or none; backends before 2.16 refuse a YAML with them."""
     inputs = made.pipeline_spec.root.input_definitions.parameters
     for name, field in model.model_fields.items():
         literals = inputs[name].literals
-        if choices := choices_of(field):
-            del literals[:]
+        del literals[:]
+        if wanted and (choices := choices_of(field)):
             literals.extend(struct_pb2.Value(string_value=choice) for choice in choices)
 
 

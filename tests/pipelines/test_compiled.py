@@ -1,0 +1,150 @@
+"""compiled/ is what the code says, sound beyond what the SDK checks, and runs."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.catalog import PIPELINES
+from pipelines.checking import check, check_file
+from pipelines.compile import compile_pipelines
+from steps.params.planned import Plan
+from steps.params.reading import choices_of
+
+COMPILED = Path(__file__).parents[2] / "compiled"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fresh")
+    compile_pipelines(PIPELINES, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return list(yaml.safe_load_all((COMPILED / "chat_completion_pipeline.yaml").read_text()))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_compiled_is_current(fresh, name):
+    file = f"{name}_pipeline.yaml"
+    assert (fresh / file).read_text() == (COMPILED / file).read_text(), f"compiled/{file} is stale: run `make compile`"
+
+
+def test_compiled_holds_nothing_that_no_pipeline_makes():
+    assert {file.name for file in COMPILED.iterdir()} == {f"{name}_pipeline.yaml" for name in PIPELINES}
+
+
+@pytest.mark.parametrize("file", sorted(COMPILED.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_compiled_pipeline_is_sound(file):
+    assert check_file(file) == []
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_parameter_is_an_input_with_its_default_and_choices(name):
+    (root, _) = yaml.safe_load_all((COMPILED / f"{name}_pipeline.yaml").read_text())
+    inputs = root["root"]["inputDefinitions"]["parameters"]
+    fields = PIPELINES[name].parameters.model_fields
+    assert set(inputs) == set(fields)
+    for key, field in fields.items():
+        default = field.get_default(call_default_factory=True)
+        assert inputs[key]["defaultValue"] == default, key
+        assert tuple(inputs[key].get("literals", ())) == choices_of(field), key
+        assert inputs[key]["description"] == field.description
+
+
+def test_every_parameter_reaches_the_plan_and_every_plan_output_is_used(spec):
+    tasks = spec[0]["root"]["dag"]["tasks"]
+    assert set(tasks["plan"]["inputs"]["parameters"]) == set(spec[0]["root"]["inputDefinitions"]["parameters"])
+    text = str([task for name, task in tasks.items() if name != "plan"]) + str(spec[0]["components"]) + str(spec[1])
+    for output in Plan._fields:
+        assert f"'{output}'" in text, output
+
+
+def test_only_what_looks_outside_of_the_run_is_never_cached(spec):
+    components = spec[0]["components"]
+    dags = [spec[0]["root"], *(component for component in components.values() if "dag" in component)]
+    tasks = {name: task for dag in dags for name, task in dag["dag"]["tasks"].items() if not name.startswith("cond")}
+    uncached = {name for name, task in tasks.items() if not task.get("cachingOptions", {}).get("enableCache")}
+    assert uncached == {"plan", "report", "register-model"}
+
+
+def test_pods_run_as_a_normal_user_and_install_nothing(spec):
+    executors = spec[0]["deploymentSpec"]["executors"]
+    settings = spec[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for label, executor in executors.items():
+        assert "pip install" not in str(executor["container"]["command"]), label
+        assert settings[label]["securityContext"]["runAsNonRoot"] is True, label
+        assert executor["container"]["image"].startswith("finetune-pipelines-"), label
+
+
+def test_an_old_backend_can_have_a_pipeline_without_choices(tmp_path):
+    (file,) = compile_pipelines(["chat_completion"], tmp_path, choices=False)
+    assert "literals" not in file.read_text()
+
+
+def test_images_can_be_put_into_a_registry_or_pinned(tmp_path):
+    images = {"finetune-pipelines-core:0.1.0": "core@sha256:" + "0" * 64}
+    (file,) = compile_pipelines(["chat_completion"], tmp_path, image_prefix="registry/project/", images=images)
+    (root, _) = yaml.safe_load_all(file.read_text())
+    used = {executor["container"]["image"] for executor in root["deploymentSpec"]["executors"].values()}
+    assert used == {"core@sha256:" + "0" * 64, "registry/project/finetune-pipelines-train:0.1.0"}
+
+
+# What the checker must find; the SDK accepts every one of these.
+
+
+def tasks_of(spec: dict) -> dict:
+    return spec["root"]["dag"]["tasks"]
+
+
+MUTATIONS = {
+    "dangling component": lambda s: tasks_of(s)["finetune"]["componentRef"].update(name="comp-none"),
+    "dangling executor": lambda s: s["components"]["comp-finetune"].update(executorLabel="exec-none"),
+    "unknown producer": lambda s: artifact(s, "finetune", "model").update(producerTask="none"),
+    "unknown output": lambda s: artifact(s, "finetune", "model").update(outputArtifactKey="none"),
+    "missing input": lambda s: tasks_of(s)["finetune"]["inputs"]["artifacts"].pop("data"),
+    "missing settings": lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop("settings"),
+    "undeclared input": lambda s: tasks_of(s)["report"]["inputs"].update(parameters={"x": {}}),
+    "missing edge": lambda s: tasks_of(s)["finetune"]["dependentTasks"].remove("prepare-data"),
+    "edge to nothing": lambda s: tasks_of(s)["finetune"]["dependentTasks"].append("none"),
+    "cycle": lambda s: tasks_of(s)["import-model"].setdefault("dependentTasks", []).append("evaluate"),
+    "resource not given": lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop(
+        "pipelinechannel--plan-finetune_cpu"
+    ),
+    "image is no text": lambda s: s["deploymentSpec"]["executors"]["exec-finetune"]["container"].update(image=5),
+    "condition on a named output": lambda s: condition_input(s).update(outputParameterKey="score"),
+    "condition reads nothing": lambda s: tasks_of(s)["condition-1"]["inputs"]["parameters"].clear(),
+    "unused component": lambda s: s["components"].update({"comp-extra": {"executorLabel": "exec-plan"}}),
+    "name of a component": lambda s: s["pipelineInfo"].update(name="finetune"),
+    "output of nothing": lambda s: s["root"]["dag"]["outputs"]["parameters"]["score"]["valueFromParameter"].update(
+        producerSubtask="none"
+    ),
+}
+
+
+def artifact(spec: dict, task: str, name: str) -> dict:
+    return tasks_of(spec)[task]["inputs"]["artifacts"][name]["taskOutputArtifact"]
+
+
+def condition_input(spec: dict) -> dict:
+    return tasks_of(spec)["condition-1"]["inputs"]["parameters"]["pipelinechannel--evaluate-Output"][
+        "taskOutputParameter"
+    ]
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_checker_finds(spec, name):
+    broken = copy.deepcopy(spec[0])
+    MUTATIONS[name](broken)
+    assert list(check(broken, spec[1])) != []
+
+
+def test_the_checker_finds_platform_settings_that_refer_to_nothing(spec):
+    platform = copy.deepcopy(spec[1])
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    executors["exec-none"] = {}
+    executors["exec-finetune"]["nodeSelector"]["nodeSelectorJson"]["taskOutputParameter"]["producerTask"] = "none"
+    assert len(list(check(spec[0], platform))) == 2

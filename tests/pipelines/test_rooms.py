@@ -1,0 +1,129 @@
+"""Who may import whom. A door that opens by accident is seldom closed again."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEP_ROOMS = ("plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model")
+STANDARD = sys.stdlib_module_names
+HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}
+
+
+def files(*folders: str) -> list[Path]:
+    found = [file for folder in folders for file in sorted(ROOT.glob(folder))]
+    assert found, folders
+    return found
+
+
+def imports(file: Path, whole: bool = True) -> Iterator[str]:
+    """Every module that a file imports; with `whole` also inside functions."""
+    tree = ast.parse(file.read_text("utf-8"))
+    for node in ast.walk(tree) if whole else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offenders(found: list[Path], allowed, whole: bool = True) -> list[str]:
+    return [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in found
+        for name in imports(file, whole)
+        if not allowed(name)
+    ]
+
+
+def within(name: str, *modules: str) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def test_parameters_and_errors_know_only_pydantic_and_the_standard_library():
+    def allowed(name):
+        return name.split(".")[0] in {*STANDARD, "pydantic"} or within(name, "steps.params", "steps.errors")
+
+    assert offenders(files("steps/params/*.py", "steps/errors.py"), allowed) == []
+
+
+def test_no_step_knows_kubeflow_or_the_pipelines():
+    assert offenders(files("steps/**/*.py"), lambda name: not within(name, "kfp", "kfp_kubernetes", "pipelines")) == []
+
+
+@pytest.mark.parametrize("room", STEP_ROOMS)
+def test_no_step_reaches_into_another(room):
+    others = [f"steps.{other}" for other in STEP_ROOMS if other != room]
+    assert offenders(files(f"steps/{room}/**/*.py"), lambda name: not within(name, *others)) == []
+
+
+def test_what_all_steps_share_knows_no_step():
+    shared = files("steps/*.py", "steps/tasks/*.py", "steps/reports/*.py", "steps/params/*.py")
+    rooms = [f"steps.{room}" for room in STEP_ROOMS]
+    assert offenders(shared, lambda name: not within(name, *rooms)) == []
+
+
+def test_pipelines_reach_steps_only_through_parameters_errors_and_running():
+    doors = ("steps.params", "steps.errors", "steps.running", "steps.__version__")
+    allowed = lambda name: not within(name, "steps") or within(name, *doors)  # noqa: E731
+    assert offenders(files("pipelines/*.py"), allowed) == []
+    assert offenders(files("pipelines/*.py"), lambda name: name.split(".")[0] not in HEAVY) == []
+
+
+def test_light_rooms_load_nothing_heavy_at_import():
+    light = files("steps/*.py", "steps/tasks/*.py", "steps/reports/*.py", "steps/plan/*.py", "steps/import_model/*.py")
+    assert offenders(light, lambda name: name.split(".")[0] not in HEAVY, whole=False) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["list"],
+        ["describe", "chat_completion"],
+        ["run", "chat_completion", "--help"],
+        ["compile", "-o", "."],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_commands_that_train_nothing_load_no_torch(words, tmp_path):
+    script = (
+        "import sys\nfrom pipelines.cli import cli\n"
+        "try:\n    cli(sys.argv[1:], prog_name='finetune')\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'torch', 'transformers', 'mlflow', 'datasets'} & set(sys.modules)), file=sys.stderr)\n"
+        "print('kfp' in sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    loaded, kfp = done.stderr.splitlines()[-2:]
+    assert loaded == "[]"
+    assert kfp == str(words[0] == "compile")
+
+
+def test_help_costs_little_more_than_python_itself():
+    def fastest(*command: str) -> float:
+        import time
+
+        times = []
+        for _ in range(5):
+            started = time.monotonic()
+            subprocess.run([sys.executable, *command], capture_output=True, check=True)
+            times.append(time.monotonic() - started)
+        return min(times)
+
+    assert fastest("-c", "from pipelines.cli import main; import sys; sys.argv[1:] = ['--help']; main()") < (
+        fastest("-c", "pass") + 0.3
+    )
+
+
+def test_every_file_is_short_enough_to_read_in_one_go():
+    long = [f"{file.relative_to(ROOT)}" for file in files("steps/**/*.py", "pipelines/*.py") if _lines(file) > 400]
+    assert long == []
+
+
+def _lines(file: Path) -> int:
+    return file.read_text("utf-8").count("\n")
