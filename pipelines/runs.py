@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     """
     reading = read_parameters(name, given)
     folder = _new_folder(root, name)
-    show = (lambda line: None) if quiet else click.echo
+    show = (lambda line: None) if quiet else _Terminal().show
     for warning in reading.warnings:
         click.echo(f"WARNING {warning}", err=True)
     started = time.monotonic()
@@ -37,6 +39,20 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return result
+
+
+class _Terminal:
+    """Prints a run's lines; on a terminal, training steps replace each other instead of scrolling by."""
+
+    def __init__(self) -> None:
+        self.replaces = sys.stdout.isatty()
+        self._open = False
+
+    def show(self, line: str) -> None:
+        passing = self.replaces and line.startswith("step ") and "loss" in line
+        start = "\r\033[K" if passing and self._open else "\n" if self._open else ""
+        click.echo(f"{start}{line}", nl=not passing)
+        self._open = passing
 
 
 def _new_folder(root: Path, name: str) -> Path:
@@ -91,8 +107,6 @@ def _result(
 
 
 def _store(root: Path) -> str:
-    import os
-
     return os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
 
 

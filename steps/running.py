@@ -69,11 +69,7 @@ def settings_type(name: str) -> Any:
 @contextmanager
 def reported(step: str) -> Iterator[None]:
     """Log plainly; on an error say what is wrong, write it where a runner looks, and exit with its code."""
-    # The local runner shows its user the lines with this mark; the rest of the output goes to a file only.
-    mark = f"{SHOWN}%(message)s" if RECORDS in os.environ else "%(message)s"
-    logging.basicConfig(level=logging.INFO, format=mark, stream=sys.stdout, force=True)
-    for noisy in ("httpx", "httpcore", "urllib3", "fsspec", "alembic", "botocore", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _log_plainly()
     try:
         yield
     except StepError as error:
@@ -87,6 +83,23 @@ def reported(step: str) -> Iterator[None]:
     except Exception as error:
         traceback.print_exc()
         _leave(bug(error).as_json(step))
+
+
+def _log_plainly() -> None:
+    """Our own messages to stdout as they are; of the libraries, warnings only."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Marked() if RECORDS in os.environ else logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    logging.getLogger().setLevel(logging.WARNING)
+
+
+class _Marked(logging.Formatter):
+    """Marks every line: the local runner shows its user these; the rest of the output goes to a file only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(f"{SHOWN}{line}" for line in super().format(record).split("\n"))
 
 
 def bug(error: BaseException) -> StepError:

@@ -137,10 +137,10 @@ class Progress(TrainerCallback):
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         seconds = time.monotonic() - self._started
         done = state.global_step - self._first_step
-        left = seconds / max(done, 1) * (state.max_steps - state.global_step)
+        left = int(seconds / max(done, 1) * (state.max_steps - state.global_step))
         return (
             f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
-            f"{self.tokens_per_second(seconds):,.0f} tokens/s  {left / 60:.0f}:{left % 60:02.0f} left"
+            f"{self.tokens_per_second(seconds):,.0f} tokens/s  {left // 60}:{left % 60:02} left"
         )
 
     def tokens_per_second(self, seconds: float | None = None) -> float:
