@@ -8,6 +8,7 @@ the folders described by `steps/artifacts.py`. To add a step: a folder with a `s
 STEPS = {
     "plan": "steps.plan.step:plan",
     "import-model": "steps.import_model.step:import_model",
+    "check-data": "steps.prepare_data.alone:check_alone",
     "prepare-data": "steps.prepare_data.step:prepare_data",
     "finetune": "steps.finetune.step:finetune",
     "merge-adapter": "steps.merge_adapter.step:merge_adapter",

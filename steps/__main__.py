@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser, model = _parser(name)
         given = vars(parser.parse_args(words[1:]))
         settings = _settings(model, given) if model else None
-        values = {key: json.loads(value) if key == "arguments" else value for key, value in given.items()}
+        hints = get_type_hints(load(name))
+        values = {key: json.loads(value) if _is_json(hints[key]) and value else value for key, value in given.items()}
     result = run_step(name, settings, **values)
     if isinstance(result, bool | str | float):
         print(json.dumps(result))
@@ -44,7 +45,7 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
         if parameter.name == "settings":
             continue
         required = parameter.default is inspect.Parameter.empty
-        kind = "DIR" if hints[parameter.name] is Path else "JSON" if parameter.name == "arguments" else "TEXT"
+        kind = "DIR" if hints[parameter.name] is Path else "JSON" if _is_json(hints[parameter.name]) else "TEXT"
         default = argparse.SUPPRESS if required else parameter.default
         parser.add_argument(_flag(parameter.name), required=required, metavar=kind, default=default)
     model = hints.get("settings")
@@ -53,6 +54,10 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
         for field, (path, text) in _fields(model).items():
             parser.add_argument(_flag(field), metavar="VALUE", dest=path, default=argparse.SUPPRESS, help=text)
     return parser, model
+
+
+def _is_json(hint: Any) -> bool:
+    return "dict" in str(hint)
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str]]:

@@ -41,7 +41,7 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
             log.info("▸ %s", name)
         step = load(name)
         hints = get_type_hints(step)
-        typed = {key: Path(value) if hints[key] is Path else value for key, value in arguments.items()}
+        typed = {key: Path(value) if _is_path(hints[key], value) else value for key, value in arguments.items()}
         if settings is not None:
             typed["settings"] = hints["settings"].model_validate(wire.load(settings))
         started = time.monotonic()
@@ -52,6 +52,10 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         paths = {key: str(value) for key, value in typed.items() if isinstance(value, Path)}
         _record({"step": name, "seconds": round(seconds, 2), "paths": paths, "error": None})
         return result
+
+
+def _is_path(hint: Any, value: Any) -> bool:
+    return value is not None and hint in (Path, Path | None)
 
 
 def load(name: str) -> Callable[..., Any]:

@@ -1,0 +1,75 @@
+"""The data check on its own: `finetune check-data`, before there is a model or a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from steps.artifacts import write_durably
+from steps.errors import Problem, UserError, nearest, shown
+from steps.params.data import DataSource
+from steps.params.group import Group
+from steps.prepare_data.checking import DataCheck, check_data
+from steps.tasks import TASKS, load_task
+
+log = logging.getLogger("finetune")
+
+THRESHOLDS = ("min_train_rows", "split")  # parameters of DataSource that matter without a model
+
+
+def check_alone(
+    task: str, train: str, validation: str = "", test: str = "", options: dict[str, Any] | None = None,
+    findings: Path | None = None,
+) -> None:  # fmt: skip
+    """Check data files and say what was found; `findings` receives the same as JSON, also when they are refused.
+
+    Raises UserError with every problem of every file.
+    """
+    if task not in TASKS:
+        fix = nearest(task, TASKS) or "name one of them"
+        raise UserError(Problem("DATA-E0100", "task", shown(task), f"one of {', '.join(TASKS)}", fix))
+    columns, thresholds = _read(task, options or {})
+    try:
+        checked = check_data(task, train, validation, test, columns, keep_rows=False, **thresholds)
+    except UserError as error:
+        if findings:
+            write_durably(findings, json.dumps({"good": False, **error.as_json("check-data")}, indent=1))
+        raise
+    log.info(_as_text(checked))
+    if findings:
+        told = {"rows": checked.counts, "warnings": checked.warnings, "repairs": checked.repairs}
+        write_durably(findings, json.dumps({"good": True, **told}, indent=1, ensure_ascii=False))
+
+
+def _read(task: str, options: dict[str, Any]) -> tuple[Group, dict[str, Any]]:
+    """Split options into the task's columns and thresholds. Raises UserError for unknown names and wrong values."""
+    model = load_task(task).Columns
+    known = [*model.model_fields, *THRESHOLDS]
+    problems = [
+        Problem("PARAM-E0101", name, shown(value), f"one of {', '.join(known)}", nearest(name, known) or "leave it out")
+        for name, value in options.items()
+        if name not in known
+    ]
+    thresholds = {name: value for name, value in options.items() if name in THRESHOLDS}
+    try:
+        columns = model(**{name: value for name, value in options.items() if name in model.model_fields})
+        source = DataSource(**thresholds)
+    except ValidationError as error:
+        problems += [
+            Problem("PARAM-E0103", str(detail["loc"][0]), shown(detail["input"]), detail["msg"], "correct it")
+            for detail in error.errors()
+        ]
+    if problems:
+        raise UserError(problems)
+    return columns, {name: getattr(source, name) for name in THRESHOLDS}
+
+
+def _as_text(checked: DataCheck) -> str:
+    lines = [", ".join(f"{count:,} rows for {name}" for name, count in checked.counts.items())]
+    lines += [f"repaired {repair['what']} ({repair['count']:,})" for repair in checked.repairs]
+    lines += [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in checked.warnings]
+    return "\n".join([*lines, "every row is good"])

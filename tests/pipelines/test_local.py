@@ -1,0 +1,181 @@
+"""The whole pipeline on this machine, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import chat_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+
+FINETUNE = [sys.executable, "-W", "ignore", "-c", "from pipelines.cli import main; main()"]
+SETTINGS = {
+    "number_of_gpu_to_use_finetuning": 0,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 16,
+    "learning_rate": 3e-3,
+    "logging_steps": 2,
+    "max_seq_length": 64,
+    "evaluation_max_new_tokens": 4,
+}
+STEPS = ["plan", "import-model", "prepare-data", "finetune", "merge-adapter", "evaluate", "report", "register-model"]
+
+
+@pytest.fixture(scope="module")
+def given(tiny_model, tmp_path_factory):
+    rows = write_jsonl(tmp_path_factory.mktemp("data") / "chat.jsonl", chat_rows(60))
+    return {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(rows)}
+
+
+def words(given: dict) -> list[str]:
+    return [word for name, value in given.items() for word in ("-p", f"{name}={value}")]
+
+
+def run(root: Path, given: dict, name: str = "chat_completion", code: int = 0) -> dict:
+    done = subprocess.run(
+        [*FINETUNE, "run", name, "--root", str(root), *words(given)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(max(root.glob(f"{name}-*/result.json"), key=os.path.getmtime).read_text())
+
+
+@pytest.fixture(scope="module")
+def first(given, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return root, run(root, given)
+
+
+def test_a_run_ends_with_a_registered_version_and_says_where_everything_is(first):
+    root, result = first
+    assert result["status"] == "succeeded"
+    assert [step["step"] for step in result["steps"]] == STEPS
+    assert result["metrics"]["tuned"]["loss"] < result["metrics"]["base"]["loss"]
+    assert result["gate"]["passed"] is True
+    assert result["registered"]["version"] == "1"
+    assert result["parameters"]["requested"]["optim"] == "adamw_hf"
+    assert result["parameters"]["effective"]["optim"] == "adamw_torch"
+    for path in result["artifacts"].values():
+        assert Path(path).exists()
+    assert (root / "mlflow.db").exists()
+    report = Path(result["artifacts"]["report"]).read_text()
+    assert "<svg" in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+
+
+def test_the_tuned_model_loads_with_transformers(first):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = first[1]["artifacts"]["model"]
+    assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given):
+    root, before = first
+    again = run(root, given)
+    assert again["reused"] == ["import-model", "prepare-data", "finetune", "merge-adapter", "evaluate"]
+    assert again["metrics"] == before["metrics"]
+    assert again["registered"]["version"] == "1"  # the same weights are the same version
+    changed = run(root, {**given, "learning_rate": 1e-3})
+    assert changed["reused"] == ["import-model", "prepare-data"]
+
+
+def test_a_failing_step_gives_its_own_message_code_and_result(given, tmp_path):
+    rows = chat_rows(60)
+    rows[40]["messages"][0]["role"] = "bot"
+    bad = write_jsonl(tmp_path / "bad.jsonl", rows)
+    result = run(tmp_path / "runs", {**given, "train_file_path": str(bad)}, code=2)
+    assert result["status"] == "failed"
+    assert result["error"]["step"] == "prepare-data"
+    assert "bad.jsonl:41" in result["error"]["where"]
+    assert not list((tmp_path / "runs").rglob("*.tmp-*"))
+
+
+def test_text_that_kfp_would_rewrite_arrives_as_it_was(given, tmp_path):
+    from pipelines.local import run_local
+    from steps.errors import SecurityRefusal
+
+    with pytest.raises(SecurityRefusal, match="experiment_name"):
+        run_local(None, {"experiment_name": "{{$.inputs}}"}, tmp_path, tmp_path / "x")
+    odd = "python3 with 'quotes', \"more\" and {braces}"
+    result = run(tmp_path / "runs", {**given, "experiment_name": odd, "train_file_path": "nowhere.jsonl"}, code=2)
+    assert result["parameters"]["requested"]["experiment_name"] == odd
+    import sqlite3
+
+    good = run(tmp_path / "runs", {**given, "experiment_name": odd, "max_steps": 1, "gate_must_beat_base": "false"})
+    assert good["status"] == "succeeded"
+    names = sqlite3.connect(tmp_path / "runs/mlflow.db").execute("select name from experiments").fetchall()
+    assert (odd,) in names
+
+
+def test_a_compiled_pipeline_runs_here_too(given, tmp_path):
+    from kfp import components
+
+    from pipelines.local import run_local
+
+    pipeline = components.load_component_from_file("compiled/chat_completion_pipeline.yaml")
+    typed = {**given, "apply_lora": True, "lora_r": 2, "register_tuned_model": False}
+    done = run_local(pipeline, typed, tmp_path, tmp_path / "run", show=lambda line: None)
+    assert [record["step"] for record in done.records] == STEPS[:-1]
+    assert done.outputs["passed"] is False  # it passed the gate, but nobody wants it registered
+    merged = json.loads(Path(done.outputs["merged"], "manifest.json").read_text())
+    assert merged["same_as"] == ""
+    assert json.loads(Path(done.outputs["tuned"], "manifest.json").read_text())["kind"] == "adapter"
+
+
+def test_a_gate_that_is_not_passed_registers_nothing_and_is_no_failure(given, tmp_path):
+    result = run(tmp_path, {**given, "max_steps": 1, "gate_metric": "exact_match", "gate_min_value": 1})
+    assert result["status"] == "succeeded"
+    assert result["gate"]["passed"] is False
+    assert result["registered"] is None
+    assert [step["step"] for step in result["steps"]] == STEPS[:-1]
+
+
+def test_text_generation_learns_from_prompts_and_answers_in_csv(tiny_model, tmp_path):
+    rows = "".join(f'"{number} + 1 =","{number + 1}"\n' for number in range(60))
+    (tmp_path / "sums.csv").write_text("question,answer\n" + rows)
+    given = {
+        **SETTINGS,
+        "pytorch_model_path": str(tiny_model),
+        "train_file_path": str(tmp_path / "sums.csv"),
+        "text_key": "question",
+        "ground_truth_key": "answer",
+        "text_separator": " ",
+        "packing": "true",
+        "max_seq_length": 32,
+    }
+    result = run(tmp_path / "runs", given, "text_generation")
+    assert result["status"] == "succeeded"
+    assert result["metrics"]["tuned"]["loss"] < result["metrics"]["base"]["loss"]
+    assert set(result["metrics"]["tuned"]) >= {"loss", "perplexity", "exact_match", "bleu", "rougeL"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_stopped_in_training_resumes_to_the_same_weights(first, given, tmp_path, how):
+    longer = {**given, "num_train_epochs": 6, "save_steps": 5, "register_tuned_model": "false"}
+    unbroken = run(tmp_path / "unbroken", longer)
+    root = tmp_path / "broken"
+    command = [*FINETUNE, "run", "chat_completion", "--root", str(root), *words(longer)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list(root.glob("checkpoints/*/*/checkpoint-10/manifest.json")):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(how)
+    code = process.wait(timeout=60)
+    if how == signal.SIGTERM:
+        assert code == 143
+        (result,) = root.glob("chat_completion-*/result.json")
+        assert json.loads(result.read_text())["error"]["code"] == 143
+    resumed = run(root, {**longer, "resume_from_checkpoint": "true"})
+    history = json.loads(Path(resumed["artifacts"]["tuned"], "history.json").read_text())
+    assert history["resumed_from"] >= 10
+    weights = [Path(result["artifacts"]["model"], "model.safetensors").read_bytes() for result in (unbroken, resumed)]
+    assert weights[0] == weights[1]
