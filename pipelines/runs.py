@@ -25,8 +25,6 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     reading = read_parameters(name, given)
     folder = _new_folder(root, name)
     show = (lambda line: None) if quiet else _Terminal().show
-    for warning in reading.warnings:
-        click.echo(f"WARNING {warning}", err=True)
     started = time.monotonic()
     done = LocalRun(folder)
     error = None
@@ -128,7 +126,7 @@ def screen(result: dict[str, Any]) -> str:
     lines.append(f"  {'':<14}{'base':>12}{'tuned':>12}")
     lines += [f"  {name:<14}{base[name]:>12.4f}{tuned[name]:>12.4f}" for name in tuned if name in base]
     gate = result["gate"] or {}
-    lines += ["", f"gate    {'passed' if gate.get('passed') else 'not passed'}: {gate.get('reason', '')}"]
+    lines += ["", f"gate    {gate.get('reason', '')}"]
     if version := result["registered"]:
         alias = f", alias {version['alias']}" if version.get("alias") else ""
         lines.append(f"version {version['name']} {version['version']}{alias}  ({version['model_uri']})")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
-from steps.params.pipelines import SupervisedParameters
-from steps.params.reading import Reading, read_parameters
+from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.memory import GIB, MemoryEstimate, estimate
 from steps.plan.sources import DataFound, ModelFound, look_at_data, look_at_model
@@ -43,7 +43,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
     Raises UserError with everything that is the user's to mend; else the first refusal or outage.
     """
-    reading = read_parameters(pipeline, arguments)
+    reading = read_parameters(pipeline, _given(pipeline, arguments))
     parameters = reading.parameters
     trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters)])
     model = trouble.gather(lambda: look_at_model(parameters))
@@ -59,6 +59,12 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, model.layout.config, model.parameters, max_length, gpu_memory)
     return Decisions(reading, model, data, hardware, memory, max_length, _warnings(reading, memory))
+
+
+def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what has its default: KFP passes every parameter, and nobody asked for these."""
+    known = defaults(PARAMETER_MODELS[pipeline]) if pipeline in PARAMETER_MODELS else {}
+    return {name: value for name, value in arguments.items() if name not in known or value != known[name]}
 
 
 def runs_here() -> bool:
