@@ -1,0 +1,59 @@
+"""What the README tells people to type works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```\n(.*?)```", README, re.S)
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith(".venv/bin/")]
+FINETUNE = [sys.executable, "-W", "ignore", "-c", "from pipelines.cli import main; main()"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def example():
+    subprocess.run([sys.executable, "examples/dates/make.py"], cwd=ROOT, check=True)
+
+
+# A whole run is what `make run` does; CI does it by that name.
+@pytest.mark.parametrize("command", [line for line in COMMANDS if " run " not in line])
+def test_every_command_of_the_readme_works(command, tmp_path):
+    program, *words = shlex.split(command)
+    assert Path(program).name in ("finetune", "python")
+    if words[0] == "compile":
+        words += ["-o", str(tmp_path)]
+    start = FINETUNE if program.endswith("finetune") else [sys.executable]
+    done = subprocess.run([*start, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_submitted_parameters_exist():
+    from pipelines.catalog import PIPELINES
+
+    (line,) = [line for line in LINES if line.startswith("kfp run submit")]
+    file = ROOT / re.search(r"-f (\S+)", line)[1]
+    assert file.exists()
+    names = re.findall(r" (\w+)=", line)
+    assert names
+    assert set(names) <= set(PIPELINES["chat_completion"].parameters.model_fields)
+
+
+def test_every_make_verb_and_folder_that_is_named_exists():
+    verbs = set(re.findall(r"\bmake ([a-z-]+)", README))
+    made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert verbs <= made, verbs - made
+    tree = next(block for block in BLOCKS if block.startswith("pipelines/"))
+    for line in tree.splitlines():
+        for name in re.findall(r"\b([a-z_]+)/", line.split("   ")[0]):
+            assert (ROOT / name).is_dir() or (ROOT / "steps" / name).is_dir(), name
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
