@@ -6,9 +6,13 @@ One module per task, all with the same names (they share a shape, not a parent c
     columns_of(columns)           required column names in the user's file
     SCHEMA                        pyarrow schema of the canonical rows
     check_row(row, columns)       yields a Fault for everything wrong with one raw row
+    remarks(row, columns)         yields what is worth a warning about a good raw row, as (code, sentence)
     canonical(row, columns)       raw row → canonical row; only called on rows without a Fault
     training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion} or {text}
     question(row, columns)        canonical row → (prompt, reference answer) for generation, or None
+
+A canonical row holds everything that later steps need: `training_row` and `question` give the same answer whatever
+columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
 
 To add a task: a module, a row in TASKS, its columns in steps/params/data.py, and a test.
 """
@@ -16,13 +20,25 @@ To add a task: a module, a row in TASKS, its columns in steps/params/data.py, an
 from __future__ import annotations
 
 import importlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
+
+from steps.errors import FOUND_LIMIT, nearest
 
 TASKS = {
     "chat_completion": "steps.tasks.chat_completion",
     "text_generation": "steps.tasks.text_generation",
 }
+
+# A message is read by more people than the data: keys and addresses in it are cut.
+SECRETS = re.compile(
+    r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w.-]+"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY|[\w.+-]+@[\w-]+\.[\w.-]+"
+)
 
 
 @dataclass(frozen=True)
@@ -41,3 +57,47 @@ class Fault:
 def load_task(name: str) -> ModuleType:
     """Import a task's module."""
     return importlib.import_module(TASKS[name])
+
+
+def as_found(value: object) -> str:
+    """Render a value from a data file the way it stands there: JSON, control characters visible, secrets cut.
+
+    `steps.errors.shown` speaks Python; whoever opens a jsonl file looks for "bot" and null, not for 'bot' and None.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")
+    text = SECRETS.sub("…", text[: 8 * FOUND_LIMIT])  # a row may hold a book
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
+
+
+def kind_of(value: object) -> str:
+    """Name a value's type in JSON's words."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield a Fault for every column that is not there; `wanted` maps the parameter that names it to its name."""
+    present = list(present)
+    for parameter, name in wanted.items():
+        if name not in present:
+            near = _similar(name, present)
+            yield Fault("DATA-E0601", name, f"the columns {_listed(present)}", f"a column {name!r}",
+                        f"{near} Rename it, or set {parameter} to the name that the file uses" if near else
+                        f"set {parameter} to the name that the file uses")  # fmt: skip
+
+
+def named_by(columns: Any, names: Iterable[str]) -> dict[str, str]:
+    """Map the parameters of a task's columns to the column names that they hold."""
+    held = {value: parameter for parameter, value in columns.model_dump().items() if parameter.endswith("_key")}
+    return {held[name]: name for name in names}
+
+
+def _similar(name: str, present: list[str]) -> str:
+    same = [other for other in present if other.strip().lower() == name.strip().lower()]
+    return f"did you mean {same[0]!r}?" if same else nearest(name, present)
+
+
+def _listed(present: list[str]) -> str:
+    text = ", ".join(repr(name) for name in present) or "none"
+    return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"

@@ -1,0 +1,122 @@
+"""CPU time from rows to labelled, packed tokens: this project's prepare_data against TRL's SFTTrainer.
+
+    python benchmarks/prepare_data.py [rows] [rounds]
+
+Both get the same conversations and tokenizer, and must give the same sequences. CPU time of the whole process (every
+thread) is taken, because wall time on a busy machine tells about the neighbours; the two arms take turns.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+MAX_LENGTH = 1024
+WORDS = ("the model learns an answer from every row that it reads and the loss falls with each step of the run " * 2).split()
+
+
+def conversations(count: int) -> list[dict[str, Any]]:
+    """Make chats of two to eight turns, a few dozen words each."""
+    draw = random.Random(0)
+
+    def text() -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(draw.randint(5, 60)))
+
+    return [
+        {
+            "messages": [
+                {"role": role, "content": text()}
+                for _ in range(draw.randint(1, 4))
+                for role in ("user", "assistant")
+            ]
+        }
+        for _ in range(count)
+    ]
+
+
+def ours(rows: Any, tokenizer: Any, scratch: Path, packing: bool, answers_only: bool) -> Path:
+    """Turn the rows into tokens/train.parquet with the code of the step."""
+    from steps.artifacts import Draft
+    from steps.params.settings import DataSettings, Resolved
+    from steps.prepare_data.splits import Preparation, write_split
+    from steps.tasks import load_task
+
+    preprocessing = {"packing": packing, "train_on_completions_only": answers_only}
+    settings = DataSettings(
+        task="chat_completion",
+        train=Resolved(uri="rows", digest=""),
+        max_length=MAX_LENGTH,
+        preprocessing=preprocessing,
+    )
+    write_split(Draft(scratch), "train", rows, Preparation(settings, load_task("chat_completion"), tokenizer))
+    return scratch / "tokens/train.parquet"
+
+
+def theirs(dataset: Any, trainer: Any) -> Any:
+    """Prepare the rows with TRL; nothing comes from a cache."""
+    return trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, trainer.args.packing, None, "train")
+
+
+def main() -> None:
+    """Print the CPU seconds of both for each way of preparing, and their ratio."""
+    import conftest
+    import datasets
+    import pyarrow.parquet as pq
+    from steps.prepare_data.checking import check_data
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        conftest.build_model(scratch / "model")
+        chats = conversations(count)
+        file = conftest.write_jsonl(scratch / "chats.jsonl", chats)
+        held_out = conftest.write_jsonl(scratch / "held_out.jsonl", conftest.chat_rows(20))
+        other = conftest.write_jsonl(scratch / "other.jsonl", conftest.chat_rows(20))
+        rows = check_data("chat_completion", file, held_out, other).rows["train"]
+        for packing in (False, True):
+            for answers_only in (False, True):
+                config = SFTConfig(
+                    str(scratch / "out"), max_length=MAX_LENGTH, packing=packing, assistant_only_loss=answers_only,
+                    use_cpu=True, bf16=False, report_to=[], gradient_checkpointing=False,
+                )  # fmt: skip
+                model = AutoModelForCausalLM.from_pretrained(scratch / "model")
+                trainer = SFTTrainer(model, config, train_dataset=datasets.Dataset.from_list(chats[:2]))
+                dataset = datasets.Dataset.from_list(chats)
+                seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+                for _ in range(rounds):
+                    start = time.process_time()
+                    made = ours(rows, trainer.processing_class, scratch / "artifact", packing, answers_only)
+                    seconds["ours"].append(time.process_time() - start)
+                    start = time.process_time()
+                    expected = theirs(dataset, trainer)
+                    seconds["theirs"].append(time.process_time() - start)
+                assert pq.read_table(made)["labels"].to_pylist() == expected["labels"][:], "not the same labels"
+                tokens = sum(map(len, expected["input_ids"]))
+                own, trl = (statistics.median(seconds[arm]) for arm in ("ours", "theirs"))
+                print(
+                    f"{count} chats, {tokens} tokens, packing={packing}, answers only={answers_only}: "
+                    f"{own:.2f} CPU-s against {trl:.2f} (TRL) = {trl / own:.2f} times less",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What was seen in one file: problems to refuse it for, warnings, repairs; each counted, none lost.
+
+A problem is told once for each code and column, with its exact count and its first rows, however many rows have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from steps.errors import Problem
+from steps.tasks import Fault
+
+ROWS_SHOWN = 5
+MOST_PER_CODE = 100  # different columns with the same code; more would only hide the first
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands in its file: record 1 is the first row, line 1 the first line (0: a format without lines)."""
+
+    record: int
+    line: int = 0
+
+    def in_file(self, name: str, column: str = "") -> str:
+        """Write the place as a message has it: `train.jsonl:7 (record 6) messages[1].role`."""
+        line = f":{self.line}" if self.line else ""
+        record = f" (record {self.record})" if self.record else ""
+        return f"{name}{line}{record} {column}".rstrip()
+
+
+@dataclass
+class _Group:
+    first: Fault
+    place: Place
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    last: int = -1
+
+
+class Findings:
+    """Gathers what is found in the file that the user calls `name`."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.repairs: Counter[tuple[str, str]] = Counter()
+        self.bad_rows = 0
+        """Faults so far; a reader of rows asks whether this grew."""
+        self._problems: dict[tuple[str, str], _Group] = {}
+        self._warnings: dict[tuple[str, str], _Group] = {}
+        self._per_code: Counter[str] = Counter()
+
+    def fault(self, fault: Fault, record: int = 0, line: int = 0) -> None:
+        """Note what is wrong with a row; with record 0, with the file."""
+        self.bad_rows += 1
+        key = (fault.code, re.sub(r"\[\d+\]", "[]", fault.column))
+        group = self._problems.get(key)
+        if group is None:
+            self._per_code[fault.code] += 1
+            if self._per_code[fault.code] > MOST_PER_CODE:
+                return
+            group = self._problems[key] = _Group(fault, Place(record, line))
+        _count(group, record)
+
+    def warn(self, code: str, what: str, record: int = 0) -> None:
+        """Note what the user should know about a row that is used all the same."""
+        group = self._warnings.get((code, what))
+        if group is None:
+            group = self._warnings[code, what] = _Group(Fault(code, "", "", "", ""), Place(record))
+        _count(group, record)
+
+    def repair(self, code: str, what: str, count: int = 1) -> None:
+        """Note what was mended without loss."""
+        self.repairs[code, what] += count
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Every problem in the form of steps.errors, in the order of the file."""
+        groups = sorted(self._problems.values(), key=lambda group: group.place.record)
+        return [
+            Problem(
+                group.first.code,
+                group.place.in_file(self.name, group.first.column),
+                group.first.found,
+                group.first.expected,
+                group.first.fix,
+                tuple(group.rows) if group.count > 1 else (),
+                group.count,
+            )
+            for group in groups
+        ]
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """Every warning as the manifest holds it."""
+        return [
+            {"code": code, "what": f"{self.name}: {what}", "count": group.count, "rows": group.rows}
+            for (code, what), group in self._warnings.items()
+        ]
+
+    @property
+    def repaired(self) -> list[dict[str, Any]]:
+        """Every repair as the manifest holds it."""
+        return [
+            {"code": code, "what": f"{self.name}: {what}", "count": count}
+            for (code, what), count in self.repairs.items()
+        ]
+
+
+def _count(group: _Group, record: int) -> None:
+    if record and record == group.last:  # several faults of one row (two empty messages) are one row
+        return
+    group.last = record
+    group.count += 1
+    if record and len(group.rows) < ROWS_SHOWN:
+        group.rows.append(record)

@@ -1,0 +1,73 @@
+"""Plain texts, or prompts with the text that should follow.
+
+    {"text": "Once upon a time …"}                                         whole texts
+    {"text": "Translate: chat", "ground_truth": "cat"}                     with ground_truth_key="ground_truth"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from steps.params.data import TextColumns
+from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+
+Columns = TextColumns
+
+SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("ground_truth", pa.string())])
+
+
+def columns_of(columns: TextColumns) -> tuple[str, ...]:
+    """Name the required columns."""
+    return (columns.text_key, columns.ground_truth_key) if columns.ground_truth_key else (columns.text_key,)
+
+
+def check_row(row: dict[str, Any], columns: TextColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one row: a missing column, no text, empty text."""
+    for name in columns_of(columns):
+        value = row.get(name)
+        if type(value) is not str:
+            if name not in row:
+                yield from missing_columns(row, named_by(columns, [name]))
+            else:
+                yield Fault("DATA-E0602", name, as_found(value), f"text, not {kind_of(value)}",
+                            "put the value in quotes, or remove the row")  # fmt: skip
+        elif not value.strip():
+            yield Fault("DATA-E0603", name, as_found(value), "text that is not empty",
+                        "fill it in, or remove the row")  # fmt: skip
+
+
+def remarks(row: dict[str, Any], columns: TextColumns) -> Iterator[tuple[str, str]]:
+    """Yield a warning when prompt and answer run into each other."""
+    if columns.ground_truth_key:
+        prompt, answer = row[columns.text_key] + columns.text_separator, row[columns.ground_truth_key]
+        if not (prompt[-1].isspace() or answer[0].isspace()):
+            yield ("DATA-W0601", "no space between the prompt and the text that follows: tokens may span the seam; "
+                   "set text_separator")  # fmt: skip
+
+
+def canonical(row: dict[str, Any], columns: TextColumns) -> dict[str, Any]:
+    """Keep the text, and the text that should follow; the separator becomes part of the prompt.
+
+    {"question": "1 + 1", "answer": "2"} → {"text": "1 + 1 = ", "ground_truth": "2"} with text_separator=" = "
+    """
+    if columns.ground_truth_key:
+        return {
+            "text": row[columns.text_key] + columns.text_separator,
+            "ground_truth": row[columns.ground_truth_key],
+        }
+    return {"text": row[columns.text_key], "ground_truth": None}
+
+
+def training_row(row: dict[str, Any], columns: TextColumns) -> dict[str, Any]:
+    """Name the parts as TRL does: {text}, or {prompt, completion}."""
+    if row["ground_truth"] is None:
+        return {"text": row["text"]}
+    return {"prompt": row["text"], "completion": row["ground_truth"]}
+
+
+def question(row: dict[str, Any], columns: TextColumns) -> tuple[str, str] | None:
+    """Give the prompt and what should follow; None for whole texts."""
+    return None if row["ground_truth"] is None else (row["text"], row["ground_truth"])

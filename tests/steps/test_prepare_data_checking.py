@@ -1,0 +1,143 @@
+"""Which rows land in which split, and what is said about rows that stand there twice."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import chat_rows, write_jsonl
+
+from steps.errors import UserError
+from steps.prepare_data.checking import check_data
+from steps.prepare_data.splitting import split_rows
+
+
+def texts(count, start=0):
+    return [{"text": f"text number {number}"} for number in range(start, start + count)]
+
+
+def rows_of(part):
+    return [row["text"] for row in part.table.to_pylist()]
+
+
+# Rows of the training file, other files, sizes of train, validation and test out of it (the ratios of the catalogue:
+# 80/10/10, 80/20, 80/20, no split; the nearest whole row, and never none).
+SIZES = [
+    (100, set(), (80, 10, 10)),
+    (60, set(), (48, 6, 6)),
+    (1007, set(), (806, 100, 101)),
+    (5, set(), (3, 1, 1)),
+    (3, set(), (1, 1, 1)),
+    (100, {"test"}, (80, 20, None)),
+    (3, {"test"}, (2, 1, None)),
+    (100, {"validation"}, (80, None, 20)),
+    (99, {"validation", "test"}, (99, None, None)),
+]
+
+
+@pytest.mark.parametrize("how", ["shuffled", "positional"])
+@pytest.mark.parametrize(("rows", "given", "sizes"), SIZES)
+def test_every_row_lands_in_exactly_one_split_of_the_right_size(rows, given, sizes, how):
+    parts = split_rows(rows, given, how, seed=1)
+    assert tuple(len(parts[name]) if name in parts else None for name in ("train", "validation", "test")) == sizes
+    together = np.concatenate(list(parts.values()))
+    assert sorted(together.tolist()) == list(range(rows))
+    if how == "positional":
+        assert together.tolist() == list(range(rows))
+    for part in parts.values():
+        assert (np.diff(part) > 0).all()
+
+
+def test_the_seed_decides_a_shuffled_split():
+    def held_out(seed):
+        return split_rows(1000, set(), "shuffled", seed)["test"].tolist()
+
+    assert held_out(1) == held_out(1)
+    assert held_out(1) != held_out(2)
+    assert held_out(1) != list(range(900, 1000))
+
+
+def test_a_sorted_file_gives_every_kind_of_row_to_every_split(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": f"{number // 100} {number}"} for number in range(1000)])
+    for how, kinds in (("shuffled", 10), ("positional", 1)):
+        test = check_data("text_generation", file, split=how).rows["test"]
+        assert len({text[0] for text in rows_of(test)}) == kinds
+
+
+def test_given_files_are_taken_whole(tmp_path):
+    train = write_jsonl(tmp_path / "train.jsonl", texts(50))
+    validation = write_jsonl(tmp_path / "validation.jsonl", texts(7, 100))
+    test = write_jsonl(tmp_path / "test.jsonl", texts(5, 200))
+    checked = check_data("text_generation", train, validation, test)
+    assert checked.counts == {"train": 50, "validation": 7, "test": 5}
+    assert rows_of(checked.rows["test"]) == [row["text"] for row in texts(5, 200)]
+    assert checked.rows["test"].where(4) == f"{test}:5 (record 5)"
+    assert (checked.warnings, checked.repairs) == ([], [])
+
+
+def test_rows_need_not_be_kept(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", chat_rows(50))
+    checked = check_data("chat_completion", file, keep_rows=False)
+    assert checked.counts == {"train": 40, "validation": 5, "test": 5}
+    assert checked.rows["train"].table is None
+
+
+def test_too_few_training_rows_are_refused_with_the_number_after_the_split(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", texts(12))
+    check_data("text_generation", file, min_train_rows=10)
+    with pytest.raises(UserError, match=r"found 10 training rows of 12 .*at least 11"):
+        check_data("text_generation", file, min_train_rows=11)
+    file = write_jsonl(tmp_path / "a.jsonl", texts(2))
+    with pytest.raises(UserError, match="one row for every split"):
+        check_data("text_generation", file, min_train_rows=1)
+
+
+def test_repeated_training_rows_are_counted(tmp_path):
+    rows = texts(96)
+    file = write_jsonl(tmp_path / "a.jsonl", [*rows, rows[3], rows[3], rows[5], {"text": "other"}])
+    other = write_jsonl(tmp_path / "b.jsonl", texts(5, 500))
+    [warning] = check_data("text_generation", file, other, write_jsonl(tmp_path / "c.jsonl", texts(5, 600))).warnings
+    assert (warning["code"], warning["count"], warning["rows"]) == ("DATA-W0701", 3, [97, 98, 99])
+    assert "3.0 %" in warning["what"]
+
+
+def test_held_out_rows_that_are_trained_on_are_refused_above_one_percent(tmp_path):
+    train = write_jsonl(tmp_path / "train.jsonl", texts(300))
+    validation = write_jsonl(tmp_path / "validation.jsonl", texts(9, 900))
+    test = write_jsonl(tmp_path / "test.jsonl", [*texts(200, 1000), *texts(2, 41)])
+    [warning] = check_data("text_generation", train, validation, test).warnings
+    assert (warning["code"], warning["count"], warning["rows"]) == ("DATA-W0702", 2, [201, 202])
+    assert "201 = 42, 202 = 43" in warning["what"]
+    test = write_jsonl(tmp_path / "test.jsonl", [*texts(200, 1000), *texts(3, 41)])
+    with pytest.raises(UserError) as error:
+        check_data("text_generation", train, validation, test)
+    [problem] = error.value.problems
+    assert (problem.code, problem.count, problem.rows) == ("DATA-E0703", 3, (201, 202, 203))
+    assert problem.where == f"{test}:201 (record 201)"
+
+
+def test_repeated_rows_that_fall_on_both_sides_of_the_split_are_only_a_warning(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": "always the same"}] * 100)
+    codes = {warning["code"]: warning["count"] for warning in check_data("text_generation", file).warnings}
+    # 99 repetitions; 10 rows of validation, then 10 of test stand in train too (one warning for each)
+    assert codes == {"DATA-W0701": 99, "DATA-W0702": 10}
+
+
+def test_equal_conversations_are_equal_whatever_the_order_of_their_keys(tmp_path):
+    rows = chat_rows(40)
+    other = [{"messages": [dict(reversed(m.items())) for m in row["messages"]]} for row in rows[:1]]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows + other))
+    warnings = check_data("chat_completion", file).warnings
+    assert "DATA-W0701" in {warning["code"] for warning in warnings}
+
+
+def test_checking_needs_neither_torch_nor_transformers(tmp_path):
+    import subprocess
+    import sys
+
+    file = write_jsonl(tmp_path / "a.jsonl", texts(50))
+    code = (
+        "import sys; from steps.prepare_data.checking import check_data;"
+        f"check_data('text_generation', {str(file)!r}); sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
