@@ -1,0 +1,508 @@
+"""The HTML reports: every number from the files, user text stays text, nothing to load, nothing fails for a gap."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from steps import reports
+from steps.artifacts import new_artifact
+from steps.errors import Outage, UserError
+from steps.reports.step import report
+
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+VOID = {"meta", "br", "img", "hr", "input", "link"}
+
+
+# --- the artifacts, with one of everything that is hard to show ---
+
+
+def write_plan(folder: Path, **changes: object) -> Path:
+    effective = {
+        "huggingface_id": "meta-llama/Llama-3.2-1B", "apply_lora": True, "lora_r": 16, "learning_rate": 1e-4,
+        "optim": "adamw_torch", "num_train_epochs": 3.0, "register_tuned_model": True, "weight_decay": 0.0,
+        "train_file_path": "s3://a-bucket-with-a-rather-long-name/datasets/2026/11/customer-support/train-v3.jsonl",
+    }  # fmt: skip
+    facts = {
+        "pipeline": "chat_completion",
+        "task": "chat_completion",
+        "requested": {**effective, "optim": "adamw_hf"},
+        "effective": effective,
+        "translations": [
+            {"parameter": "optim", "requested": "adamw_hf", "effective": "adamw_torch", "by_user": False},
+            {"parameter": "use_peft", "requested": "use_peft", "effective": "apply_lora", "by_user": True},
+        ],
+        "warnings": ["deepspeed is ignored with one GPU: there is nothing to spread the optimizer over"],
+        "tasks": [
+            {"task": "import_model", "what": "check and copy the model", "cpu": "4", "memory": "28Gi",
+             "gpu_type": "", "gpu_count": "0", "node_pool": "any"},
+            {"task": "finetune", "what": "sft, LoRA rank 16, bfloat16", "cpu": "24", "memory": "448Gi",
+             "gpu_type": "nvidia.com/gpu", "gpu_count": "4", "node_pool": "a100-pool"},
+        ],
+        "arithmetic": [
+            {"name": "sequences per optimizer step", "value": 64, "how": "4 per device × 4 devices × 4 accumulated"},
+            {"name": "optimizer steps", "value": "known after prepare_data", "how": "packing decides"},
+        ],
+        "sources": [
+            {"what": "model", "uri": "meta-llama/Llama-3.2-1B", "digest": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
+             "bytes": 2471645608},
+            {"what": "train", "uri": effective["train_file_path"], "digest": "a" * 64, "bytes": 123456789},
+        ],
+        "memory": {
+            "needed_bytes": 14 * 2**30,
+            "parts": {"weights": 5 * 2**30, "gradients and optimizer": 2**30, "activations": 6 * 2**30,
+                      "logits": 2 * 2**30},
+            "available_bytes": 72 * 2**30,
+            "note": "activations are kept",
+        },
+        **changes,
+    }  # fmt: skip
+    with new_artifact(folder, "plan") as draft:
+        (draft / "plan.json").write_text(json.dumps(facts))
+    return folder
+
+
+def write_data(folder: Path, **changes: object) -> Path:
+    def split(rows: int, truncated: int) -> dict:
+        return {
+            "source": "train.jsonl" if rows > 1000 else "a share of train.jsonl", "rows": rows,
+            "sequences": rows - 12, "tokens": rows * 211, "supervised_tokens": rows * 87,
+            "length": {"min": 11, "median": 187.5, "p95": 611.0, "max": 2314},
+            "histogram": {"edges": list(range(0, 2401, 120)), "counts": [rows // (n * n + 1) for n in range(20)]},
+            "truncated": truncated, "left_out": 0, "fill": None,
+        }  # fmt: skip
+
+    facts = {
+        "task": "chat_completion", "max_length": 1024, "packing": False, "template": "the model's own",
+        "splits": {"train": split(41377, 618), "validation": split(400, 0), "test": split(400, 3)},
+        "repairs": [{"code": "DATA-R0101", "what": "train.jsonl: a byte order mark was removed", "count": 1}],
+        "warnings": [
+            {"code": "DATA-W0501", "what": "train.jsonl: rows that occur more than once", "count": 1312,
+             "rows": [17, 408, 409, 1033, 2048]}
+        ],
+        "samples": [
+            {"split": "train", "tokens": [
+                {"text": "<|im_start|>", "supervised": False}, {"text": "user\n", "supervised": False},
+                {"text": EVIL, "supervised": False},
+                {"text": "<|im_end|>\n<|im_start|>assistant\n", "supervised": False},
+                {"text": "Paris", "supervised": True}, {"text": " & Rome", "supervised": True},
+                {"text": "<|im_end|>", "supervised": True},
+            ]}
+        ],
+        **changes,
+    }  # fmt: skip
+    with new_artifact(folder, "data") as draft:
+        draft.facts = facts
+    return folder
+
+
+def write_tuned(folder: Path, steps: int = 1940, **changes: object) -> Path:
+    points = [
+        {"step": step, "epoch": step / 970, "loss": 0.6 + 1.6 * 0.997**step + 0.08 * (step * 7919 % 13) / 13,
+         "learning_rate": 1e-4 * min(step / 100, 1 - (step - 100) / steps), "grad_norm": 1.25}
+        for step in range(10, steps + 1, 10)
+    ]  # fmt: skip
+    evaluations = [
+        {"step": step, "epoch": step / 970, "loss": 0.72 + ((step - 1164) / 1500) ** 2}
+        for step in range(194, steps + 1, 194)
+    ]
+    best = min(evaluations, key=lambda point: point["loss"])
+    history = {
+        "points": points, "evaluations": evaluations,
+        "best": {"step": best["step"], "metric": "validation loss", "value": best["loss"]},
+        "steps": steps, "planned_steps": 2910, "seconds": 5025.5, "tokens_per_second": 8123.4, "resumed_from": 970,
+        "parameters": {"total": 1247086592, "trainable": 11272192}, "stopped_early": True, **changes,
+    }  # fmt: skip
+    with new_artifact(folder, "adapter") as draft:
+        (draft / "history.json").write_text(json.dumps(history))
+    return folder
+
+
+ROWS = [
+    # reference, base, tuned
+    ("1998-04-05", "April", "1999-04-05"),
+    ("Berlin", "Berlin", "Bonn"),
+    ("Rome", "I cannot say.", "Rome"),
+    ("Oslo", "Oslo", "Oslo"),
+    (EVIL, "no", EVIL),
+    ("x" * 9000, "y" * 300, "x" * 9000),
+    ("42", "", "42"),
+]
+
+
+def write_evaluation(folder: Path, rows: list = ROWS, passed: bool = True, **changes: object) -> Path:
+    exact = [[answer == reference for answer in answers] for reference, *answers in rows]
+    base, tuned = (sum(pair[which] for pair in exact) / len(rows) for which in (0, 1))
+    gate = {
+        "metric": "exact_match", "base": base, "tuned": tuned, "min_value": 0.5, "max_value": None,
+        "must_beat_base": True, "passed": passed,
+        "reason": "Passed: exact_match of the tuned model beats the base model's." if passed else "Not passed: worse.",
+    }  # fmt: skip
+    measured = {
+        "base": {"loss": 2.34375, "perplexity": 10.42, "exact_match": base, "bleu": 21.5},
+        "tuned": {"loss": 0.75, "perplexity": 2.117, "exact_match": tuned, "bleu": 21.25},
+        "rows": len(rows), "gate": gate, **changes,
+    }  # fmt: skip
+    columns = {
+        "row": list(range(len(rows))),
+        "prompt": [f"<|im_start|>user\n{row}? {EVIL}<|im_end|>\n<|im_start|>assistant\n" for row in range(len(rows))],
+        "reference": [row[0] for row in rows],
+        "base": [row[1] for row in rows],
+        "tuned": [row[2] for row in rows],
+        "base_exact": [pair[0] for pair in exact],
+        "tuned_exact": [pair[1] for pair in exact],
+        "base_loss": [2.0] * len(rows),
+        "tuned_loss": [0.5] * (len(rows) - 1) + [2.5],
+    }  # fmt: skip
+    with new_artifact(folder, "evaluation") as draft:
+        (draft / "metrics.json").write_text(json.dumps(measured))
+        pq.write_table(pa.table(columns), draft / "predictions.parquet")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> dict[str, Path]:
+    """The four artifacts of a run."""
+    return {
+        "plan": write_plan(tmp_path / "plan"),
+        "data": write_data(tmp_path / "data"),
+        "tuned": write_tuned(tmp_path / "tuned"),
+        "evaluation": write_evaluation(tmp_path / "evaluation"),
+    }
+
+
+# --- reading a page the way a browser does ---
+
+
+class Page(HTMLParser):
+    """The text that shows, the tags that are used, and every address that is named."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.source = file.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} with {name}"
+            if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+def page_of(write, *folders: Path, file: Path) -> Page:
+    write(*folders, file)
+    return Page(file)
+
+
+def test_run_report_leads_with_the_verdict_and_holds_every_section(run, tmp_path):
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    for earlier, later in [("Passed", "Evaluation"), ("0.2857", "→"), ("→", "0.7143"), ("0.7143", "Side by side")]:
+        assert page.text.index(earlier) < page.text.index(later)
+    assert [name for name in page.ids if name in reports.SECTIONS] == ["evaluation", "training", "data", "plan"]
+    assert "meta-llama/Llama-3.2-1B" in page.text
+
+
+def test_run_report_says_that_the_gate_refused(run, tmp_path):
+    run["evaluation"] = write_evaluation(tmp_path / "refused", passed=False)
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert "Not passed" in page.text
+    assert "The tuned model is not registered." in page.text
+
+
+def test_every_link_of_the_contents_has_a_section(run, tmp_path):
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    links = [address for address in page.addresses if not re.fullmatch(r"#m[0-9a-f]+", address)]  # chart ticks
+    assert len(links) == 4
+    assert {link.removeprefix("#") for link in links} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_pages_load_nothing(run, tmp_path):
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not set(page.tags) & {"link", "img", "iframe", "object", "embed", "form", "base"}
+    styles = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL).group(1)
+    assert "@import" not in styles
+    assert "url(" not in styles
+
+
+def test_text_from_rows_shows_as_text(run, tmp_path):
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert page.source.count("<script>") == 1  # our own, for links inside a frame
+    assert "<img" not in page.source
+    assert EVIL in page.text  # as an answer; prompts and samples hold it too
+    assert page.text.count(EVIL) > len(ROWS)
+
+
+@pytest.mark.parametrize("place", ["warning", "uri", "parameter", "source", "reason", "finding"])
+def test_text_from_everywhere_else_shows_as_text(run, tmp_path, place):
+    match place:
+        case "warning":
+            run["plan"] = write_plan(tmp_path / "evil", warnings=[EVIL])
+        case "uri":
+            run["plan"] = write_plan(
+                tmp_path / "evil", sources=[{"what": "model", "uri": EVIL, "digest": EVIL, "bytes": 1}]
+            )
+        case "parameter":
+            run["plan"] = write_plan(tmp_path / "evil", effective={"huggingface_id": EVIL}, pipeline=EVIL)
+        case "source":
+            run["data"] = write_data(tmp_path / "evil", template=EVIL, splits={EVIL: {"rows": 1, "source": EVIL}})
+        case "reason":
+            run["evaluation"] = write_evaluation(
+                tmp_path / "evil", gate={"metric": EVIL, "reason": EVIL, "passed": False}
+            )
+        case "finding":
+            run["data"] = write_data(tmp_path / "evil", warnings=[{"code": EVIL, "what": EVIL, "count": 1, "rows": []}])
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert page.source.count("<script>") == 1
+    assert "<img" not in page.source
+    assert EVIL in page.text
+
+
+def test_evaluation_counts_fixed_and_broken_rows(run, tmp_path):
+    page = page_of(reports.write_evaluation_report, run["evaluation"], file=tmp_path / "page.html")
+    # by hand from ROWS: Rome, the script, x and 42 fixed; Oslo right in both; the date wrong in both; Berlin broken
+    assert "fixed 4 right in both 1 still wrong 1 broken 1" in page.text
+    assert "loss is lower on 6 of 7" in page.text
+
+
+def test_evaluation_shows_wrong_rows_first_and_about_ten(tmp_path):
+    rows = [("a", "a", "a")] * 20 + [("b", "x", "y")] * 9 + [("c", "c", "z")] * 2 + [("d", "x", "d")] * 20
+    page = page_of(reports.write_evaluation_report, write_evaluation(tmp_path / "e", rows), file=tmp_path / "page.html")
+    shown = re.findall(r"Row (\d+) (broken|still wrong|fixed|right in both)", page.text)
+    assert [(int(row), outcome) for row, outcome in shown] == [
+        (29, "broken"), (30, "broken"), (20, "still wrong"), (21, "still wrong"), (22, "still wrong"),
+        (23, "still wrong"), (31, "fixed"), (32, "fixed"), (33, "fixed"), (34, "fixed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "base", "tuned", "difference", "verdict"),
+    [
+        ("loss", 2.5, 1.25, "−1.2500", "better"),
+        ("loss", 1.25, 2.5, "+1.2500", "worse"),
+        ("bleu", 10.0, 30.0, "+20.000", "better"),
+        ("bleu", 30.0, 10.0, "−20.000", "worse"),
+        ("exact_match", 0.5, 0.5, "±0.0000", ""),
+        ("loss", 1.0, 1.0000001, "+1e-07", "worse"),
+        ("home_made", 1.0, 2.0, "+1.0000", ""),
+    ],
+)
+def test_differences_say_whether_they_are_for_the_better(tmp_path, metric, base, tuned, difference, verdict):
+    folder = write_evaluation(tmp_path / "e", base={metric: base}, tuned={metric: tuned})
+    page = page_of(reports.write_evaluation_report, folder, file=tmp_path / "page.html")
+    row = re.search(rf"{re.escape(difference)}</td><td class=\"\w*\">(\w*)</td>", page.source)
+    assert row.group(1) == verdict
+
+
+def test_wrong_answers_mark_what_differs_from_the_reference(run, tmp_path):
+    page = page_of(reports.write_evaluation_report, run["evaluation"], file=tmp_path / "page.html")
+    assert "199<mark>9</mark>-04-05" in page.source
+
+
+def test_long_texts_are_cut_and_say_so(tmp_path):
+    long = "".join(f"word{number} " for number in range(30000))
+    folder = write_evaluation(tmp_path / "e", [(long, long + "b", long + "c")] * 12)
+    page = page_of(reports.write_evaluation_report, folder, file=tmp_path / "page.html")
+    assert "4,000 more characters" in page.text
+    assert f"and {len(long) - 4600:,} more" in page.text
+    assert len(page.source.encode()) < 400_000
+
+
+def test_rows_without_a_question_are_compared_by_loss_alone(tmp_path):
+    with new_artifact(tmp_path / "e", "evaluation") as draft:
+        measured = {
+            "base": {"loss": 3.0},
+            "tuned": {"loss": 2.0},
+            "rows": 2,
+            "gate": {"metric": "loss", "passed": True},
+        }
+        (draft / "metrics.json").write_text(json.dumps(measured))
+        texts = {name: pa.array([None, None], pa.string()) for name in ("prompt", "reference", "base", "tuned")}
+        flags = {name: pa.array([None, None], pa.bool_()) for name in ("base_exact", "tuned_exact")}
+        table = pa.table({"row": [0, 1], **texts, **flags, "base_loss": [3.0, 3.0], "tuned_loss": [1.0, None]})
+        pq.write_table(table, draft / "predictions.parquet")
+    page = page_of(reports.write_evaluation_report, tmp_path / "e", file=tmp_path / "page.html")
+    assert "loss is lower on 1 of 1" in page.text
+    assert "ask no question" in page.text
+    assert "Row 0" not in page.text
+
+
+def test_training_report_marks_the_best_step_and_the_numbers(run, tmp_path):
+    page = page_of(reports.write_training_report, run["tuned"], file=tmp_path / "page.html")
+    for told in (
+        "1,940 of 2,910",
+        "1 h 23 min",
+        "8,123",
+        "11,272,192",
+        "0.9 % of the model",
+        "best validation loss 0.7200",
+    ):
+        assert told in page.text
+    assert "Stopped early, after 1,940 of 2,910 steps." in page.text
+    assert "Resumed from step 970" in page.text
+    assert page.tags.count("svg") == 2
+    assert page.source.count("var(--good)") >= 2  # line and ring at the best step, drawn in the page's own colour
+
+
+def test_training_report_of_a_long_run_stays_small(tmp_path):
+    tuned = write_tuned(tmp_path / "t", steps=200_000)
+    page = page_of(reports.write_training_report, tuned, file=tmp_path / "page.html")
+    assert "60 of 20,000 logged values" in page.text
+    assert "mean of 50 logged values" in page.text
+    assert len(page.source.encode()) < 400_000
+
+
+def test_training_report_without_evaluations_draws_the_training_loss(tmp_path):
+    tuned = write_tuned(tmp_path / "t", evaluations=[], best=None, stopped_early=False, resumed_from=None)
+    page = page_of(reports.write_training_report, tuned, file=tmp_path / "page.html")
+    assert page.tags.count("svg") == 2
+    assert "validation" not in page.text
+    assert "Resumed" not in page.text
+
+
+def test_data_report_counts_rows_cuts_and_findings(run, tmp_path):
+    page = page_of(reports.write_data_report, run["data"], file=tmp_path / "page.html")
+    assert "rows 41,377 400 400" in page.text
+    assert "cut to 1,024 tokens 618 0 3" in page.text
+    assert "95 % of rows up to 611 611 611" in page.text
+    assert "41.2 %" in page.text  # 87 of 211
+    assert "rows that occur more than once DATA-W0501 · first rows: 17, 408, 409, 1033, 2048 1,312" in page.text
+    assert "byte order mark" in page.text
+
+
+def test_data_report_greys_what_carries_no_loss(run, tmp_path):
+    page = page_of(reports.write_data_report, run["data"], file=tmp_path / "page.html")
+    assert '<span class="learned">Paris &amp; Rome&lt;|im_end|&gt;</span>' in page.source
+    assert '<span class="unlearned">&lt;|im_start|&gt;user\n&lt;script&gt;' in page.source
+
+
+def test_plan_report_names_what_was_set_and_what_was_left_alone(run, tmp_path):
+    page = page_of(reports.write_plan_report, run["plan"], file=tmp_path / "page.html")
+    chosen, others = page.text.split("Parameters set for this run")[1].split("parameters at their default")
+    assert "lora_r 16" in chosen
+    assert "weight_decay" not in chosen  # its default
+    assert "optim adamw_torch asked for adamw_hf" in others
+    for told in ("4 × nvidia.com/gpu", "14.0 GiB", "72.0 GiB", "2.3 GiB", "4e20de362430", "deepspeed is ignored"):
+        assert told in page.text
+
+
+def test_a_run_without_anything_says_so_in_each_section(tmp_path):
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    reports.write_run_report(nothing, nothing, nothing, nothing, tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert "No verdict" in page.text
+    for missing in ("metrics.json", "history.json", "manifest.json", "plan.json"):
+        assert f"holds no {missing}" in page.text
+
+
+def test_facts_that_are_almost_empty_make_a_page_too(tmp_path):
+    with new_artifact(tmp_path / "evaluation", "evaluation") as draft:
+        (draft / "metrics.json").write_text('{"gate": {}}')
+    run = {
+        "plan": write_plan(
+            tmp_path / "plan", memory=None, tasks=[], arithmetic=[], sources=[], requested={}, effective={}
+        ),
+        "data": write_data(tmp_path / "data", splits={"train": {"rows": 3}}, repairs=[], warnings=[], samples=[]),
+        "tuned": write_tuned(tmp_path / "tuned", points=[], evaluations=[], best=None, parameters=None, seconds=None),
+        "evaluation": tmp_path / "evaluation",
+    }
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert "holds no metrics" in page.text
+    assert "holds no logged loss" in page.text
+    assert "holds no predictions.parquet" in page.text
+    assert "None" not in page.text
+
+
+def test_equal_facts_give_equal_bytes(run, tmp_path):
+    report(**run, report=tmp_path / "first.html")
+    report(**run, report=tmp_path / "second.html")
+    assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["plan", "data", "tuned", "evaluation"])
+def test_step_refuses_a_folder_of_another_kind(run, tmp_path, name):
+    run[name] = run["plan" if name != "plan" else "data"]
+    with pytest.raises(UserError, match="ARTIFACT-E0102"):
+        report(**run, report=tmp_path / "run.html")
+
+
+def test_step_says_that_an_artifact_is_gone(run, tmp_path):
+    (run["tuned"] / "history.json").unlink()
+    with pytest.raises(Outage, match=r"history\.json"):
+        report(**run, report=tmp_path / "run.html")
+
+
+def test_importing_reports_loads_neither_jinja2_nor_matplotlib():
+    heavy = "jinja2", "matplotlib", "pyarrow", "torch", "pydantic"
+    code = f"import sys, steps.reports, steps.reports.step; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_charts_load_no_pyplot(run, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from steps.reports import write_training_report; "
+        f"write_training_report(Path({str(run['tuned'])!r}), Path({str(tmp_path / 'page.html')!r})); "
+        "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "False", "False"]
+
+
+def test_length_limit_far_from_every_row_is_not_drawn(tmp_path):
+    near = page_of(reports.write_data_report, write_data(tmp_path / "near"), file=tmp_path / "near.html")
+    far = page_of(reports.write_data_report, write_data(tmp_path / "far", max_length=32768), file=tmp_path / "far.html")
+    assert "rows are cut at 1,024 tokens" in near.text
+    assert "var(--second)" in near.source.split("<svg")[1]
+    assert "32,768 tokens" in far.text
+    assert "rows are cut at" not in far.text
+    assert "var(--second)" not in far.source.split("<svg")[1]
+
+
+def test_plan_report_does_not_call_an_equal_value_another_one(tmp_path):
+    plan = write_plan(
+        tmp_path / "p",
+        requested={"num_train_epochs": 2, "precision": 16},
+        effective={"num_train_epochs": 2.0, "precision": "16"},
+    )
+    page = page_of(reports.write_plan_report, plan, file=tmp_path / "page.html")
+    assert "num_train_epochs 2 precision 16" in page.text
+    assert "asked for" not in page.text
