@@ -1,0 +1,74 @@
+"""Whether the tuned model is good enough to be registered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from steps.errors import Problem, UserError
+from steps.params.evaluation import HIGHER_IS_BETTER, NO_BOUND, EvaluationParams
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate looked at, and what it says; `gate` in metrics.json."""
+
+    metric: str
+    base: float
+    tuned: float
+    min_value: float | None
+    """Lowest value that passes; None for no bound."""
+    max_value: float | None
+    """Highest value that passes; None for no bound."""
+    must_beat_base: bool
+    passed: bool
+    reason: str
+    """One sentence."""
+
+
+def refuse_unmeasurable(gate: EvaluationParams, answered: bool) -> None:
+    """Raise UserError when the gate's metric compares answers and no row has one; ask before measuring."""
+    if not answered and gate.gate_metric not in ("loss", "perplexity"):
+        raise UserError(
+            Problem("EVAL-E0203", "gate_metric", f"{gate.gate_metric} for test rows without a right answer",
+                    "loss or perplexity", "set gate_metric=loss, or give rows that end with an answer")
+        )  # fmt: skip
+
+
+def judge(gate: EvaluationParams, base: dict[str, float], tuned: dict[str, float]) -> Verdict:
+    """Hold the tuned model's metric against its bounds and the base model's; NaN never passes."""
+    metric = gate.gate_metric
+    low, high = (None if bound == NO_BOUND else bound for bound in (gate.gate_min_value, gate.gate_max_value))
+    was, now = base[metric], tuned[metric]
+    higher = HIGHER_IS_BETTER[metric]
+    better = now > was if higher else now < was
+    against = [] if math.isfinite(now) else ["is no finite number"]
+    if low is not None and not now >= low:
+        against.append(f"is below gate_min_value {low:g}")
+    if high is not None and not now <= high:
+        against.append(f"is above gate_max_value {high:g}")
+    if gate.gate_must_beat_base and not better:
+        against.append(f"does not beat the base model's {_told(was, now)} ({'more' if higher else 'less'} is better)")
+    if against:
+        reason = f"Not passed: {metric} {_told(now, was)} of the tuned model {' and '.join(against)}."
+    else:
+        reason = f"Passed: {metric} {_told(now, was)} of the tuned model{_why(gate, low, high, _told(was, now))}."
+    return Verdict(metric, was, now, low, high, gate.gate_must_beat_base, not against, reason)
+
+
+def _why(gate: EvaluationParams, low: float | None, high: float | None, was: str) -> str:
+    held = []
+    if gate.gate_must_beat_base:
+        held.append(f"beats the base model's {was}")
+    if low is not None:
+        held.append(f"reaches gate_min_value {low:g}")
+    if high is not None:
+        held.append(f"stays within gate_max_value {high:g}")
+    return " " + " and ".join(held) if held else "; no bound was set"
+
+
+def _told(value: float, other: float) -> str:
+    """Write a number with as many digits as it takes to differ from the other."""
+    return next(
+        (text for digits in (4, 6, 9) if (text := f"{value:.{digits}g}") != f"{other:.{digits}g}"), f"{value:g}"
+    )

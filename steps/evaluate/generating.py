@@ -1,0 +1,55 @@
+"""Greedy answers, many at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steps.evaluate.batching import batches
+
+
+def answers(
+    model: Any, tokenizer: Any, prompts: list[str], *, rendered: bool, max_new_tokens: int, batch_size: int
+) -> list[str]:
+    """Continue every prompt with the likeliest tokens until an end token or `max_new_tokens`; in the given order.
+
+    `rendered` prompts already hold their special tokens. Where prompt and answer do not fit into the model's positions,
+    the answer gets at most half of them and the prompt loses its start.
+    """
+    from transformers import GenerationConfig
+
+    if not prompts:
+        return []
+    encoded = tokenizer(prompts, add_special_tokens=not rendered)["input_ids"]
+    if limit := getattr(model.config.get_text_config(), "max_position_embeddings", None):
+        max_new_tokens = min(max_new_tokens, limit // 2)
+        encoded = [ids[max_new_tokens - limit :] for ids in encoded]
+    # Said in full, because what is left out is taken from the model's generation_config.json: some chat models punish
+    # repeated tokens there, which hurts every answer that has to copy.
+    greedy = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    lengths = [len(ids) + max_new_tokens for ids in encoded]
+    texts = [""] * len(prompts)
+    for group in batches(lengths, batch_size * max(lengths)):
+        inputs = tokenizer.pad({"input_ids": [encoded[row] for row in group]}, return_tensors="pt").to(model.device)
+        # Ends as soon as every row of the batch has; rows that ended before are filled up with pad tokens.
+        output = model.generate(**inputs, generation_config=greedy)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        for row, text in zip(group, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            texts[row] = text
+    return texts
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int] | None:
+    """Every token that ends an answer, of the model and of the tokenizer: chat models often have two."""
+    named = model.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    return sorted(ids) or None

@@ -1,0 +1,127 @@
+"""The rows that no model has seen, as every engine needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steps.errors import Problem, UserError
+from steps.params.settings import EvaluationSettings
+from steps.tasks import load_task
+
+IGNORED = -100  # the label of a token that carries no loss
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The first rows of the test split; every list has one entry for each row."""
+
+    input_ids: list[np.ndarray]
+    """Token ids of the whole row, prompt and answer."""
+    labels: list[np.ndarray]
+    """The same ids, IGNORED where there is no loss."""
+    prompts: list[str | None]
+    """What is asked, as the model reads it; None for a row without a question."""
+    references: list[str | None]
+    """The right answer."""
+    rendered: bool
+    """Whether the prompts come from a chat template, which writes the special tokens itself."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def asked(self) -> bool:
+        """Whether any row has a question."""
+        return any(prompt is not None for prompt in self.prompts)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model made of the held-out rows; every array and list has one entry for each row."""
+
+    nll: np.ndarray
+    """Sum of the negative log-likelihood over the row's supervised tokens, in nats."""
+    supervised: np.ndarray
+    """Number of these tokens."""
+    answers: list[str | None]
+    """Generated text; None for a row without a question."""
+
+    @property
+    def row_losses(self) -> list[float | None]:
+        """Mean negative log-likelihood of each row; None where nothing is supervised."""
+        pairs = zip(self.nll.tolist(), self.supervised.tolist(), strict=True)
+        return [nll / count if count else None for nll, count in pairs]
+
+
+def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> HeldOut:
+    """Read the first test rows; `model` is the folder whose tokenizer renders conversations.
+
+    Raises UserError when there are no test rows, or none with a supervised token.
+    """
+    wanted = settings.evaluation.evaluation_max_rows
+    stop = wanted if wanted >= 0 else None
+    rows = pq.read_table(data / "rows" / "test.parquet").slice(0, stop)
+    tokens = pq.read_table(data / "tokens" / "test.parquet", columns=["input_ids", "labels"]).slice(0, stop)
+    if len(rows) != len(tokens):
+        raise ValueError(f"{data}: {len(rows)} test rows, but tokens for {len(tokens)}")
+    if not len(rows):
+        raise UserError(
+            Problem("EVAL-E0201", "evaluation_max_rows" if wanted == 0 else "test_file_path", "no test row",
+                    "at least one row to evaluate", "give test rows, or leave evaluation_max_rows at -1")
+        )  # fmt: skip
+    labels = _arrays(tokens["labels"])
+    if not any((row[1:] != IGNORED).any() for row in labels):
+        raise UserError(
+            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a token that carries loss",
+                    "an answer in each row", "raise max_seq_length: the answers were cut off")
+        )  # fmt: skip
+    questions = _questions(settings.task, rows)
+    prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
+    references = [question[1] if question else None for question in questions]
+    return HeldOut(_arrays(tokens["input_ids"]), labels, prompts, references, rendered)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a model's tokenizer so that it pads on the left, as generation needs it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _questions(task: str, rows: pa.Table) -> list[tuple[Any, str] | None]:
+    module = load_task(task)
+    columns = module.Columns()  # canonical rows need no column names of the user's
+    return [module.question(row, columns) for row in rows.to_pylist()]
+
+
+def _render(prompts: list[Any], model: Path, data: Path) -> tuple[list[str | None], bool]:
+    """Turn conversations into the text that the model reads; plain prompts stay as they are."""
+    if not any(isinstance(prompt, list) for prompt in prompts):
+        return prompts, False
+    tokenizer = load_tokenizer(model)
+    template = data / "chat_template.jinja"
+    if template.is_file():
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    texts = [
+        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if prompt else None
+        for prompt in prompts
+    ]
+    return texts, True
+
+
+def _arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Split a column of lists into one array for each row."""
+    values = column.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):  # a column without any chunk
+        return []
+    lengths = values.value_lengths().to_numpy(zero_copy_only=False)
+    return np.split(values.flatten().to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])
