@@ -1,0 +1,119 @@
+"""What is about to be registered: gathered, checked, and named, before the registry hears of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps import wire
+from steps.artifacts import Manifest, resolve_model
+from steps.errors import Problem, UserError, shown
+from steps.params.settings import RegistrationSettings
+from steps.register_model.weights import Weights, masked, read_evaluation, read_weights
+
+NAME = re.compile(r"\w[\w .-]{0,199}")
+ALIAS = re.compile(r"[\w-]{1,255}")
+RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model is registered, and under which name."""
+
+    uri: str
+    """MLflow's tracking URI; may hold a password, so it is masked wherever it is shown."""
+    experiment: str
+    name: str
+    alias: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tuned model with everything that its version will say."""
+
+    settings: RegistrationSettings
+    target: Target
+    weights: Weights
+    evaluation: Manifest
+    metrics: dict[str, Any]
+    """metrics.json of the evaluation."""
+    history: dict[str, Any]
+    """history.json of the training; empty for a model that was not trained here."""
+
+    @property
+    def key(self) -> str:
+        """Digest of what is registered and how: the same key is the same version."""
+        settings = wire.dump(self.settings.model_dump())
+        return hashlib.sha256(f"{self.weights.manifest.digest}\0{settings}".encode()).hexdigest()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each input."""
+        inputs = self.evaluation.lineage["inputs"]
+        return {"weights": self.weights.manifest.digest, "base": inputs["base"], "data": inputs["data"],
+                "evaluation": self.evaluation.digest}  # fmt: skip
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics by the names that MLflow shows, such as tuned/loss."""
+        return {f"{side}/{name}": value for side in ("base", "tuned") for name, value in self.metrics[side].items()}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What run and version are tagged with."""
+        return {
+            "weights_uri": self.weights.uri,
+            **{f"{name}_digest": digest for name, digest in self.digests.items()},
+            "base_model": str(masked(self.settings.lineage.get("model", {}).get("uri", ""))),
+            "pipeline": self.settings.pipeline,
+            "task": self.settings.task,
+        }
+
+
+def read_candidate(
+    settings: RegistrationSettings, tuned: Path, merged: Path, evaluation: Path, tuned_uri: str, merged_uri: str
+) -> Candidate:
+    """Check target, weights and evaluation. Raises as `register_model`, but for MLflow's own outages."""
+    target = read_target(settings)
+    folder = resolve_model(tuned, merged)
+    weights = read_weights(folder, (tuned_uri if folder == tuned else merged_uri) or str(folder))
+    measured, metrics = read_evaluation(evaluation, weights)
+    history = tuned / "history.json"
+    told = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else {}
+    return Candidate(settings, target, weights, measured, metrics, told)
+
+
+def read_target(settings: RegistrationSettings) -> Target:
+    """Check where to register and under which name; raises UserError with every problem."""
+    wanted = settings.registration
+    uri = settings.tracking.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    name, alias = wanted.registered_model_name or settings.pipeline, wanted.registered_model_alias
+    problems = []
+    if not uri:
+        problems.append(
+            Problem("REGISTER-E0201", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI", "an MLflow server",
+                    "set mlflow_server_uri to http(s)://…, or to sqlite:///… for a registry in one file")
+        )  # fmt: skip
+    elif "://" not in uri or uri.startswith("file:"):
+        problems.append(
+            Problem("REGISTER-E0201", "mlflow_server_uri", masked(uri), "a server or a database, for MLflow keeps no "
+                    "registry in plain folders", "set mlflow_server_uri to http(s)://…, or to sqlite:///…")
+        )  # fmt: skip
+    if not NAME.fullmatch(name):
+        problems.append(
+            Problem("REGISTER-E0202", "registered_model_name", shown(name),
+                    "at most 200 letters, digits, spaces, dots, _ and -", "choose another name")
+        )  # fmt: skip
+    if not ALIAS.fullmatch(alias) or RESERVED_ALIAS.fullmatch(alias):
+        problems.append(
+            Problem("REGISTER-E0203", "registered_model_alias", shown(alias),
+                    "letters, digits, _ and -, but not latest, v1, v2, …", "choose another alias")
+        )  # fmt: skip
+    if problems:
+        raise UserError(problems)
+    return Target(uri, settings.tracking.experiment_name, name, alias)

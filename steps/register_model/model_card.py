@@ -1,0 +1,103 @@
+"""What a person reads about a registered model: Markdown, on one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import MANIFEST, Manifest, read_manifest
+from steps.params.evaluation import HIGHER_IS_BETTER
+from steps.register_model.candidate import Candidate, Target
+from steps.register_model.weights import masked
+
+TASKS = {"chat_completion": "answers conversations", "text_generation": "continues texts"}
+INPUTS = {
+    "chat_completion": '{"messages": [{"role": "user", "content": "Hello"}]}',
+    "text_generation": '"Once upon a time"',
+}
+
+
+def write_card(candidate: Candidate, base: Path) -> str:
+    """Write the card; it needs nothing that only the registry knows, so it can be logged before the version exists."""
+    described = read_manifest(base, "model") if (base / MANIFEST).is_file() else Manifest("model")
+    lineage = masked(candidate.settings.lineage)
+    source = lineage.get("model", {})
+    about_base = {
+        "base model": source.get("uri") or described.lineage.get("source", str(base)),
+        "digest of its source": source.get("digest") or described.lineage.get("source_digest", ""),
+        "architecture": described.facts.get("architecture", ""),
+        "parameters": f"{described.facts['parameters']:,}" if "parameters" in described.facts else "",
+    }
+    about_data = {
+        f"{split} rows": f"{rows['uri']} (digest {rows['digest']})" for split, rows in lineage.get("data", {}).items()
+    }
+    digests = {f"digest of {name}": digest for name, digest in candidate.digests.items()}
+    about_lineage = {
+        "weights": candidate.weights.uri,
+        **digests,
+        "pipeline": candidate.settings.pipeline,
+        "code": candidate.weights.manifest.lineage.get("code", ""),
+    }
+    task = candidate.settings.task
+    parts = [
+        f"# {candidate.target.name}",
+        f"A tuned model that {TASKS[task]}: {about_base['base model']}, tuned with the pipeline "
+        f"{candidate.settings.pipeline}.",
+        "## Where it comes from\n\n" + _table(("what", "value"), {**about_base, **about_data}.items()),
+        "## How good it is\n\n" + _numbers(candidate.metrics),
+        "## How it was trained\n\n" + _training(candidate.history),
+        "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
+        "## How to use it\n\n" + _usage(candidate.target, INPUTS[task], candidate.weights.uri),
+        "## Parameters\n\n" + _table(("parameter", "value"), _parameters(lineage.get("parameters", {}))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _numbers(metrics: dict[str, Any]) -> str:
+    rows = [
+        (name, f"{metrics['base'][name]:.4g}", f"{value:.4g}", "more" if HIGHER_IS_BETTER[name] else "less")
+        for name, value in metrics["tuned"].items()
+    ]
+    table = _table(("metric", "base", "tuned", "better is"), rows)
+    return f"Both models answered the same {metrics['rows']:,} held-out rows.\n\n{table}\n\n{metrics['gate']['reason']}"
+
+
+def _training(history: dict[str, Any]) -> str:
+    if not history:
+        return "Not by this project."
+    counts = history["parameters"]
+    lines = {
+        "optimizer steps": f"{history['steps']:,}",
+        "time": f"{history['seconds']:.0f} s",
+        "trained parameters": f"{counts['trainable']:,} of {counts['total']:,}",
+        "MLflow run": history.get("mlflow_run_id") or "",
+    }
+    return _table(("what", "value"), lines.items())
+
+
+def _usage(target: Target, question: str, weights_uri: str) -> str:
+    return f"""```python
+import mlflow
+
+mlflow.set_tracking_uri("{masked(target.uri)}")
+model = mlflow.pyfunc.load_model("models:/{target.name}@{target.alias}")
+print(model.predict({question}))
+```
+
+The weights are not in the registry: loading takes them from `{weights_uri}` and compares every file with its sha256.
+When they were moved, name their new place: `load_model(…, model_config={{"weights_uri": …}})`. The folder is a plain
+Hugging Face model; transformers and vLLM open it directly."""
+
+
+def _parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value, ensure_ascii=False)) for name, value in sorted(parameters.items())]
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [head, tuple("---" for _ in head), *(row for row in rows if row[-1] != "")]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

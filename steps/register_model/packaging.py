@@ -1,0 +1,92 @@
+"""The small MLflow model: everything but the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from steps.model_layout import MODEL_NAMES, TOKENIZER_NAMES
+from steps.params.settings import RegistrationSettings
+from steps.register_model.candidate import Candidate
+
+CODE = Path(__file__).with_name("pyfunc_model.py")
+# What opens a URI of this scheme, wherever the model is loaded.
+CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+
+
+def write_package(folder: Path, candidate: Candidate, card: str) -> None:
+    """Write the MLflow model folder."""
+    import mlflow.pyfunc
+
+    settings, weights = candidate.settings, candidate.weights
+    reference = folder.with_name("reference")
+    reference.mkdir()
+    for name in sorted(weights.manifest.files):
+        if name in TOKENIZER_NAMES | MODEL_NAMES and name != "README.md":
+            shutil.copyfile(weights.folder / name, reference / name)
+    (reference / "README.md").write_text(card, encoding="utf-8")
+    described = {
+        "weights_uri": weights.uri,
+        "digest": weights.manifest.digest,
+        "files": weights.manifest.files,
+        "task": settings.task,
+        "max_new_tokens": settings.max_new_tokens,
+    }
+    (reference / "model_reference.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow asks for an input example, which it would have to run the model with
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(CODE),
+            artifacts={"reference": str(reference)},
+            signature=signature(settings),
+            pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {})),
+            model_config={"weights_uri": ""},
+        )
+
+
+def requirements(uri: str, versions: dict[str, str]) -> list[str]:
+    """List what loading and answering needs, pinned to the `versions` of the evaluation, else to those here."""
+    names = ["mlflow", "torch", "transformers", "safetensors", "jinja2", "fsspec"]
+    if client := CLIENTS.get(uri.split("://", 1)[0]):
+        names.append(client)
+    return [_pinned(name, versions.get(name)) for name in names]
+
+
+def signature(settings: RegistrationSettings) -> Any:
+    """Say what goes in and out: conversations or prompts for a chat model, texts for any other."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array, Object, Property
+
+    if settings.task == "chat_completion":
+        text = DataType.string
+        message = Object(
+            [
+                Property("role", text),
+                Property("content", text, required=False),
+                Property("name", text, required=False),
+                Property("tool_call_id", text, required=False),
+                Property("tool_calls", AnyType(), required=False),
+            ]
+        )
+        inputs = Schema(
+            [ColSpec(Array(message), "messages", required=False), ColSpec("string", "prompt", required=False)]
+        )
+    else:
+        inputs = Schema([ColSpec("string")])
+    params = ParamSchema([ParamSpec("max_new_tokens", "long", settings.max_new_tokens)])
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]), params=params)
+
+
+def _pinned(name: str, known: str | None) -> str:
+    if known is None:
+        try:
+            known = version(name)
+        except PackageNotFoundError:
+            return name
+    return f"{name}=={known.split('+')[0]}"  # a build tag such as +cpu is not on the package index

@@ -1,0 +1,168 @@
+"""The code of a registered model: fetches the weights it refers to, checks them, answers.
+
+MLflow stores this file with the model and runs it wherever the model is loaded, so it imports nothing of the project
+that made it; torch and transformers are only needed there.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+from mlflow.models import set_model
+
+PROMPTS_AT_ONCE = 16
+BLOCK = 8 * 1024 * 1024
+
+
+class CausalModel:
+    """A causal language model whose weights lie elsewhere; answers greedily, as it was evaluated.
+
+    `mlflow.pyfunc.load_model(uri, model_config={"weights_uri": …})` takes the same weights from another place.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Bring the weights here and load them."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.reference = json.loads(Path(context.artifacts["reference"], "model_reference.json").read_text())
+        folder = weights_folder(self.reference, (context.model_config or {}).get("weights_uri"))
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        self.model = model.to(device).eval()
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Answer every row: text, a column `prompt`, or a column `messages` with conversations."""
+        rows = read_rows(model_input)
+        most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
+        chat = self.reference["task"] == "chat_completion"
+        texts = [self._render(row) if chat else row for row in rows]
+        answers = []
+        for start in range(0, len(texts), PROMPTS_AT_ONCE):
+            answers += self._answer(texts[start : start + PROMPTS_AT_ONCE], most, special=not chat)
+        return answers
+
+    def _render(self, row: Any) -> str:
+        messages = [{"role": "user", "content": row}] if isinstance(row, str) else list(row)
+        messages = [{key: value for key, value in dict(m).items() if value is not None} for m in messages]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _answer(self, texts: list[str], most: int, special: bool) -> list[str]:
+        import torch
+        from transformers import GenerationConfig
+
+        encoded = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
+        if limit := getattr(self.model.config.get_text_config(), "max_position_embeddings", None):
+            most = min(most, limit // 2)
+            encoded = [ids[most - limit :] for ids in encoded]
+        named = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+        greedy = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            max_new_tokens=most,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
+        with torch.inference_mode():
+            output = self.model.generate(**inputs, generation_config=greedy)
+        return self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+# MLflow reads type hints of `predict` as the schema of its input, which the signature gives already, and warns each
+# time about a `predict` without hints that stands in this class itself.
+class ReferencedModel(CausalModel, mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
+    """The same, as MLflow loads it."""
+
+
+def read_rows(model_input: Any) -> list[Any]:
+    """Turn what MLflow hands over into texts and conversations; raises ValueError when there is neither."""
+    if isinstance(model_input, str):
+        return [model_input]
+    columns = getattr(model_input, "columns", None)
+    if columns is None:
+        return list(model_input)
+    given = [name for name in ("messages", "prompt") if name in columns] or list(columns)[:1]
+    if not given:
+        raise ValueError("found neither messages nor prompt; pass {'messages': [{'role': …, 'content': …}]}")
+    rows = []
+    for values in model_input[given].itertuples(index=False):
+        row = next((value for value in values if isinstance(value, str) or hasattr(value, "__len__")), None)
+        if row is None:
+            raise ValueError(f"found a row without {' or '.join(map(str, given))}")
+        rows.append(row)
+    return rows
+
+
+def weights_folder(reference: dict[str, Any], override: str | None = None) -> Path:
+    """Name a local folder with exactly the registered bytes; fetched once into a cache when they lie elsewhere.
+
+    Raises OSError naming the file that is missing or differs.
+    """
+    uri = override or reference["weights_uri"]
+    if "://" not in uri or uri.startswith("file://"):
+        folder = Path(uri.removeprefix("file://"))
+        check(folder, reference["files"])
+        return folder
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-pipelines"
+    folder = root / reference["digest"]
+    if not folder.is_dir():
+        fetch(uri, folder, reference["files"])
+    return folder
+
+
+def fetch(uri: str, folder: Path, files: dict[str, Any]) -> None:
+    """Download every file, check it, and let the folder appear whole."""
+    import fsspec
+
+    draft = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    try:
+        for name in files:
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: filesystem.get_file(f"{path}/{name}", str(draft / name)), files))
+        check(draft, files)
+        if not folder.is_dir():  # else another process was quicker
+            os.rename(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def check(folder: Path, files: dict[str, Any]) -> None:
+    """Compare every file with the size and sha256 that were registered."""
+    with ThreadPoolExecutor(4) as pool:
+        wrong = [fault for fault in pool.map(lambda name: _fault(folder / name, files[name]), files) if fault]
+    if wrong:
+        raise OSError(f"{folder} does not hold the registered weights: {'; '.join(wrong)}")
+
+
+def _fault(file: Path, known: dict[str, Any]) -> str:
+    if not file.is_file():
+        return f"{file.name} is missing"
+    if file.stat().st_size != known["size"]:
+        return f"{file.name} has {file.stat().st_size} bytes instead of {known['size']}"
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return "" if digest.hexdigest() == known["sha256"] else f"{file.name} has other bytes"
+
+
+set_model(ReferencedModel())

@@ -1,0 +1,164 @@
+"""MLflow: the run, the version and the alias. Every call may be repeated, also when its answer got lost.
+
+Only the client is used, with its URI said each time: MLflow's module state belongs to whoever calls the step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steps.register_model.candidate import Candidate, Target
+from steps.tracking import artifact_location
+
+log = logging.getLogger("finetune")
+
+KEY = "registration_key"
+ALIAS_BEFORE = "alias_before"  # version that held the alias when this one was created; "" for none
+ALIAS_MOVED = "alias_moved"  # alias that this version was given once
+
+# MLflow's own bounds (7 retries, 120 s each) keep a step for a quarter of an hour on a server that is down.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
+
+
+def connect(target: Target) -> Any:
+    """Open a client that gives up after about a minute."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=target.uri)
+
+
+def find_versions(client: Any, name: str, key: str) -> list[Any]:
+    """List the versions that were registered with this key, the oldest first."""
+    found = client.search_model_versions(f"name = '{name}' and tags.{KEY} = '{key}'")
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
+    """Give the run that the version belongs to, and whether it is ours to end.
+
+    Kubeflow's (MLFLOW_RUN_ID) where there is one; else the one that the training logged to, when this server has it;
+    else one of our own, which an earlier try of the same registration may have opened.
+    """
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        return client.get_run(run_id), False
+    if run := _run_of_training(client, candidate.history.get("mlflow_run_id")):
+        return run, False
+    experiment = _experiment(client, candidate.target)
+    earlier = client.search_runs([experiment], f"tags.{KEY} = '{candidate.key}'", max_results=1)
+    if earlier:
+        return earlier[0], True
+    name = f"register {candidate.settings.pipeline}"
+    return client.create_run(experiment, tags={KEY: candidate.key}, run_name=name), True
+
+
+def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
+    """Send a folder to the run's artifact store; raises ConnectionError whatever that store's own client says."""
+    try:
+        client.log_artifacts(run_id, str(folder), place)
+    except Exception as error:
+        raise ConnectionError(f"the artifact store of run {run_id}: {type(error).__name__}: {error}") from error
+
+
+def create_version(client: Any, candidate: Candidate, run_id: str, source: str, description: str) -> Any:
+    """Create the version, once: a second one that a repeated request made is deleted again."""
+    target, tags = candidate.target, candidate.tags
+    _unless("RESOURCE_ALREADY_EXISTS", client.create_registered_model, target.name)
+    numbers = {name: f"{value:.6g}" for name, value in candidate.numbers.items()}
+    created = client.create_model_version(
+        target.name,
+        source=source,
+        run_id=run_id,
+        tags={**tags, **numbers, KEY: candidate.key, ALIAS_BEFORE: alias_holder(client, target)},
+        description=description,
+    )
+    same = [
+        version
+        for version in find_versions(client, target.name, candidate.key)
+        if version.tags.get("weights_uri") == tags["weights_uri"]
+    ]
+    first, *more = same or [created]
+    for version in more:
+        log.info("version %s of %s came out of a repeated request; deleted", version.version, target.name)
+        _unless("RESOURCE_DOES_NOT_EXIST", client.delete_model_version, target.name, str(version.version))
+    return first
+
+
+def describe_run(client: Any, run_id: str, candidate: Candidate, version: Any) -> None:
+    """Write tags and metrics to the run."""
+    from mlflow.entities import Metric, RunTag
+
+    now = int(time.time() * 1000)
+    tags = {**candidate.tags, "registered_model": f"{candidate.target.name}/{version.version}"}
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in candidate.numbers.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+
+
+def move_alias(client: Any, target: Target, version: Any) -> bool:
+    """Point the alias at a version, unless somebody moved it since the version was created; whether it points there.
+
+    MLflow has no compare-and-set: the alias is compared right before it is set and read again after, so two that set it
+    within one round trip both learn who won. A version that once had the alias never takes it back.
+    """
+    ours = str(version.version)  # a number from a database, text from a server
+    holder, expected = alias_holder(client, target), version.tags.get(ALIAS_BEFORE, "")
+    if holder == ours:
+        return True
+    if version.tags.get(ALIAS_MOVED) == target.alias or holder != expected:
+        log.warning("WARNING alias %s of %s stays at version %s: it was moved there meanwhile, by another run or by "
+                    "hand", target.alias, target.name, holder or "none")  # fmt: skip
+        return False
+    client.set_registered_model_alias(target.name, target.alias, ours)
+    client.set_model_version_tag(target.name, ours, ALIAS_MOVED, target.alias)
+    return alias_holder(client, target) == ours
+
+
+def alias_holder(client: Any, target: Target) -> str:
+    """Name the version that the alias points at; "" for none."""
+    return str(client.get_registered_model(target.name).aliases.get(target.alias, ""))
+
+
+def _run_of_training(client: Any, run_id: str | None) -> Any | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None  # it was tracked on another server
+    return run if run and run.info.lifecycle_stage == "active" else None
+
+
+def _experiment(client: Any, target: Target) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if known := client.get_experiment_by_name(target.experiment):
+        return known.experiment_id
+    try:
+        return client.create_experiment(target.experiment, artifact_location=artifact_location(target.uri))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(target.experiment).experiment_id
+
+
+def _unless(code: str, call: Callable[..., Any], *arguments: Any) -> None:
+    """Call MLflow; its answer that the work is already done is a success."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        call(*arguments)
+    except MlflowException as error:
+        if error.error_code != code:
+            raise

@@ -1,0 +1,125 @@
+"""Make the tuned model a version in the registry."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from steps import wire
+from steps.artifacts import new_artifact
+from steps.errors import Outage, Problem, UserError
+from steps.params.settings import RegistrationSettings
+from steps.register_model import registry
+from steps.register_model.candidate import Candidate, Target, read_candidate
+from steps.register_model.model_card import write_card
+from steps.register_model.packaging import write_package
+from steps.register_model.weights import masked, missing_at
+
+log = logging.getLogger("finetune")
+
+
+def register_model(
+    settings: RegistrationSettings,
+    base: Path,
+    tuned: Path,
+    merged: Path,
+    evaluation: Path,
+    registration: Path,
+    tuned_uri: str = "",
+    merged_uri: str = "",
+) -> str:
+    """Register the tuned model where it lies and return its MLflow URI, such as models:/name@alias.
+
+    `tuned_uri` and `merged_uri` say where the two folders live after the run; empty means where they are now.
+    Raises UserError when something cannot be registered (no tracking server, a name MLflow refuses, weights that are
+    not there, a gate that did not pass), Outage when MLflow does not answer; a repetition then goes on where it ended.
+    """
+    candidate = read_candidate(settings, tuned, merged, evaluation, tuned_uri, merged_uri)
+    target = candidate.target
+    card = write_card(candidate, base)
+    folders = {"base": base, "tuned": tuned, "merged": merged, "evaluation": evaluation, "registration": registration}
+    with _reachable(target, _command(settings, {**folders, "tuned-uri": tuned_uri, "merged-uri": merged_uri})):
+        client = registry.connect(target)
+        version = _known_version(client, candidate) or _new_version(client, candidate, card)
+        moved = registry.move_alias(client, target, version)
+    model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
+    with new_artifact(registration, "registration", {"inputs": candidate.digests}) as draft:
+        (draft / "model_card.md").write_text(card, encoding="utf-8")
+        registered = {
+            "name": target.name,
+            "version": str(version.version),
+            "alias": target.alias if moved else "",
+            "model_uri": model_uri,
+            "run_id": version.run_id or "",
+            "tracking_uri": masked(target.uri),
+            "weights_uri": version.tags["weights_uri"],
+        }
+        (draft / "registration.json").write_text(json.dumps(registered, indent=1), encoding="utf-8")
+    log.info("registered %s as version %s of %s", model_uri, version.version, target.name)
+    return model_uri
+
+
+def _known_version(client: Any, candidate: Candidate) -> Any | None:
+    """Find the version that was registered before; one whose weights are gone is of no use to anybody."""
+    for version in registry.find_versions(client, candidate.target.name, candidate.key):
+        uri = version.tags["weights_uri"]
+        if uri == candidate.weights.uri or not missing_at(uri, candidate.weights.manifest.files):
+            log.info("%s has these weights already, as version %s", candidate.target.name, version.version)
+            return version
+    return None
+
+
+def _new_version(client: Any, candidate: Candidate, card: str) -> Any:
+    run, ours = registry.open_run(client, candidate)
+    place = f"model-{candidate.key[:12]}"  # a repetition writes the same files to the same place
+    with TemporaryDirectory() as scratch:
+        write_package(Path(scratch) / "package", candidate, card)
+        registry.upload(client, run.info.run_id, Path(scratch) / "package", place)
+    about = card.partition("\n## Parameters")[0][:4900]  # MLflow keeps 5,000 characters
+    version = registry.create_version(client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about)
+    registry.describe_run(client, run.info.run_id, candidate, version)
+    if ours:
+        client.set_terminated(run.info.run_id)
+    return version
+
+
+def _command(settings: RegistrationSettings, given: dict[str, Any]) -> str:
+    """Write the command line that does all this again."""
+    words = ["python", "-m", "steps", "register-model", "--settings", wire.dump(masked(settings.model_dump()))]
+    for name, value in given.items():
+        words += [f"--{name}", str(masked(str(value)))] if str(value) else []
+    return shlex.join(words)
+
+
+@contextmanager
+def _reachable(target: Target, again: str) -> Iterator[None]:
+    """Say whose move it is when MLflow refuses or does not answer."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, ConnectionError) as error:
+        code = getattr(error, "error_code", "")
+        said = f"{code or type(error).__name__}: {masked(str(error))[:300]}"
+        where = f"MLflow at {masked(target.uri)}"
+        if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+            raise UserError(
+                Problem("REGISTER-E0208", where, said, "credentials that may register models",
+                        "give the run MLFLOW_TRACKING_TOKEN, or user and password, from a secret")
+            ) from error  # fmt: skip
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            raise UserError(
+                Problem("REGISTER-E0209", where, said, "the run and experiment it was told",
+                        "correct or unset MLFLOW_RUN_ID and experiment_name")
+            ) from error  # fmt: skip
+        raise Outage(
+            Problem("REGISTER-E0401", where, said, "an answer", f"the model is safe; once MLflow is back: {again}")
+        ) from error  # fmt: skip

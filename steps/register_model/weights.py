@@ -1,0 +1,118 @@
+"""Which bytes are registered, and whether they are where the version will say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps import storage
+from steps.artifacts import Manifest, read_manifest, verified
+from steps.errors import Problem, SecurityRefusal, UserError
+
+log = logging.getLogger("finetune")
+
+USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One tuned model: its folder here, and where it stays."""
+
+    folder: Path
+    manifest: Manifest
+    uri: str
+    """Where the folder lives after the run: an absolute path or an object store URI, without credentials."""
+
+
+def read_weights(folder: Path, uri: str) -> Weights:
+    """Check the model's bytes and that `uri` names the same files.
+
+    Raises UserError or SecurityRefusal when `uri` cannot be registered or holds other files, Outage when a file is gone
+    or was changed.
+    """
+    manifest = verified(folder, "model")
+    uri = _lasting(uri)
+    if not any(name.endswith(".safetensors") for name in manifest.files):
+        raise UserError(
+            Problem("REGISTER-E0204", str(folder), "a model artifact without weights", "a folder with safetensors",
+                    "pass both artifacts, of finetune and of merge_adapter")
+        )  # fmt: skip
+    if problem := missing_at(uri, manifest.files):
+        raise UserError(
+            Problem("REGISTER-E0205", "tuned_uri, merged_uri", problem, f"the files of {folder}",
+                    "pass tuned_uri and merged_uri as the run's store knows them")
+        )  # fmt: skip
+    return Weights(folder, manifest, uri)
+
+
+def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
+    """Say which of these files (name → size, …) are not at a URI with their size; "" when all are, or nobody can tell.
+
+    A pod need not be allowed to list the object store that its artifacts came from, so a store that does not answer
+    is a line in the log; its bytes were checked when they came in.
+    """
+    try:
+        found = storage.find_files("weights_uri", uri)
+    except UserError as error:
+        if error.problems[0].code == "URI-E0201":
+            return error.problems[0].found
+        return _unseen(uri, error)
+    except Exception as error:  # every store's client has its own; only a folder here is known for sure
+        if storage.local_path(uri):
+            raise
+        return _unseen(uri, error)
+    wrong = [name for name, known in files.items() if found.get(name, {}).get("size") != known["size"]]
+    largest = sorted(wrong, key=lambda name: -files[name]["size"])[:3]
+    return f"{uri} without {', '.join(largest)} ({len(wrong)} of {len(files)} files)" if wrong else ""
+
+
+def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str, Any]]:
+    """Read the metrics; raises UserError when they are of another model, or when the gate did not pass."""
+    manifest = read_manifest(folder, "evaluation")
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    measured = manifest.lineage.get("inputs", {}).get("tuned")
+    if measured != weights.manifest.digest:
+        raise UserError(
+            Problem("REGISTER-E0206", "evaluation", f"numbers of the model {str(measured)[:12]}",
+                    f"of the model {weights.manifest.digest[:12]} in {weights.folder}", "evaluate this model")
+        )  # fmt: skip
+    if metrics["gate"]["passed"] is not True:
+        raise UserError(
+            Problem("REGISTER-E0207", "evaluation", f"a gate that did not pass ({metrics['gate']['reason']})",
+                    "a model that passed", "train longer, or change the gate_* parameters and evaluate again")
+        )  # fmt: skip
+    return manifest, metrics
+
+
+def masked(value: Any) -> Any:
+    """Cut credentials out of every text in a JSON value."""
+    if isinstance(value, str):
+        from steps.tasks import SECRETS
+
+        return SECRETS.sub("…", USERINFO.sub("***", value))
+    if isinstance(value, dict):
+        return {key: masked(item) for key, item in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _lasting(uri: str) -> str:
+    # KFP's own name for its object store; every S3 client reads it as s3, with AWS_ENDPOINT_URL.
+    uri = re.sub("^minio://", "s3://", uri)
+    if USERINFO.search(uri):
+        raise SecurityRefusal(
+            Problem("REGISTER-E0301", "tuned_uri, merged_uri", masked(uri), "a URI without credentials",
+                    "take them out of the URI: they would be written into the registry")
+        )  # fmt: skip
+    if problems := storage.check_uri("tuned_uri, merged_uri", uri):
+        raise UserError(problems)
+    local = storage.local_path(uri)
+    return str(local.absolute()) if local else uri
+
+
+def _unseen(uri: str, error: Exception) -> str:
+    log.info("could not look at %s from here (%s: %s)", uri, type(error).__name__, masked(str(error))[:200])
+    return ""
