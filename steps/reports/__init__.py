@@ -1,1 +1,66 @@
-"""TODO front page."""
+"""What a person reads: HTML pages made of the facts that the steps left on disk.
+
+A page is one file that needs no script and loads nothing, so it opens from a mail, prints, and shows inside the
+sandboxed frame of the KFP interface. It is made of sections; a section is one module with one `section(folder)` that
+reads an artifact, and one template. Nothing is computed here that a step could have written down.
+
+    plan_section.py  data_section.py  training_section.py  evaluation_section.py
+    verdict.py   the head of the run report          charts.py   SVG drawings
+    formats.py   how numbers and long texts look     page.py     sections → file
+    facts.py     the files that sections read        step.py     the step that writes the run report
+
+To add a section: a module with `section(folder)`, a template, a row in SECTIONS, and a test.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SECTIONS = {
+    "plan": "steps.reports.plan_section:section",
+    "data": "steps.reports.data_section:section",
+    "training": "steps.reports.training_section:section",
+    "evaluation": "steps.reports.evaluation_section:section",
+}
+
+
+def write_plan_report(plan: Path, file: Path) -> None:
+    """Show what will run, on what, with which settings; `plan` is the folder with plan.json."""
+    _write(file, "Plan", plan=plan)
+
+
+def write_data_report(data: Path, file: Path) -> None:
+    """Show what became of the rows; `data` is a data artifact."""
+    _write(file, "Data", data=data)
+
+
+def write_training_report(tuned: Path, file: Path) -> None:
+    """Show how the training went; `tuned` is the artifact with history.json."""
+    _write(file, "Training", training=tuned)
+
+
+def write_evaluation_report(evaluation: Path, file: Path) -> None:
+    """Show base and tuned model side by side; `evaluation` is an evaluation artifact."""
+    _write(file, "Evaluation", evaluation=evaluation)
+
+
+def write_run_report(plan: Path, data: Path, tuned: Path, evaluation: Path, file: Path) -> None:
+    """Show a whole run on one page, the verdict first."""
+    from steps.reports.verdict import verdict
+
+    _write(file, "Run", verdict(plan, evaluation), evaluation=evaluation, training=tuned, data=data, plan=plan)
+
+
+def _write(file: Path, title: str, head: dict | None = None, **folders: Path) -> None:
+    from importlib import import_module
+
+    from steps.artifacts import MANIFEST, read_manifest
+    from steps.reports.page import write_page  # jinja2 and the charts are only imported to write one
+
+    sections, digests = [], {}
+    for name, folder in folders.items():
+        module, _, function = SECTIONS[name].partition(":")
+        sections.append(getattr(import_module(module), function)(folder))
+        if (folder / MANIFEST).is_file():
+            digests[folder.name] = read_manifest(folder).digest
+    write_page(file, title, sections, digests, head)

@@ -1,0 +1,39 @@
+"""What became of the rows, and what the model is asked to learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import MANIFEST, read_manifest
+from steps.reports.charts import length_chart
+from steps.reports.page import Section
+
+
+def section(data: Path) -> Section:
+    """Read the facts in the manifest of the artifact `data`."""
+    if not (data / MANIFEST).is_file():
+        return Section("data", "Data", missing=f"The data folder holds no {MANIFEST}.")
+    facts = read_manifest(data, "data").facts
+    splits = facts.get("splits") or {}
+    if not splits:
+        return Section("data", "Data", missing="The data manifest does not say what the splits hold.")
+    train = splits.get("train") or {}
+    chart = length_chart(train["histogram"], facts.get("max_length")) if train.get("histogram") else None
+    return Section(
+        "data", "Data", {**facts, "splits": splits, "chart": chart, "samples": _samples(facts.get("samples") or [])}
+    )
+
+
+def _samples(samples: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Join neighbouring tokens of equal kind into runs; single tokens would only add markup."""
+    joined = []
+    for sample in samples:
+        runs: list[dict[str, Any]] = []
+        for token in sample.get("tokens") or ():
+            if runs and runs[-1]["supervised"] == token["supervised"]:
+                runs[-1]["text"] += token["text"]
+            else:
+                runs.append(dict(token))
+        joined.append(runs)
+    return joined

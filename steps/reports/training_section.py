@@ -1,0 +1,38 @@
+"""How the loss fell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steps.reports.charts import loss_chart, rate_chart
+from steps.reports.facts import HISTORY, read
+from steps.reports.page import Section
+
+ROWS_SHOWN = 60
+
+
+def section(tuned: Path) -> Section:
+    """Read history.json of the artifact `tuned`."""
+    history = read(tuned / HISTORY)
+    if not history:
+        return Section("training", "Training", missing=f"The tuned model's folder holds no {HISTORY}.")
+    points, evaluations = history.get("points") or [], history.get("evaluations") or []
+    rated = [point for point in points if point.get("learning_rate") is not None]
+    facts = {
+        **history,
+        "points": _spread(points),
+        "logged": len(points),
+        "evaluations": evaluations,
+        "loss_chart": loss_chart(points, evaluations, history.get("best")) if points or evaluations else None,
+        "rate_chart": rate_chart(rated) if rated else None,
+    }
+    return Section("training", "Training", facts)
+
+
+def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take at most ROWS_SHOWN points, evenly, the first and the last among them."""
+    if len(points) <= ROWS_SHOWN:
+        return points
+    last = len(points) - 1
+    return [points[round(place * last / (ROWS_SHOWN - 1))] for place in range(ROWS_SHOWN)]
