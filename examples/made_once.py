@@ -1,0 +1,58 @@
+"""Files that an example makes for itself: all of them or none, and only when something is missing or old."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from steps.artifacts import describe_files, sha256_of
+
+FOLDERS = ("base", "data")
+STAMP = "data/made.json"  # data is moved into place last, so the stamp is only seen when everything is there
+
+
+def make_once(folder: Path, sources: list[Path], make: Callable[[Path], None]) -> bool:
+    """Let `make` fill base/ and data/ of a scratch folder and move both into `folder`; False when they are current.
+
+    `sources` are the files whose change makes the result old. Two processes may call this at once.
+    """
+    wanted = {file.name: sha256_of(file) for file in sources}
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if _is_current(folder, wanted):
+            return False
+        scratch = folder / "data.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        for name in FOLDERS:
+            (scratch / name).mkdir(parents=True)
+        make(scratch)
+        (scratch / STAMP).write_text(json.dumps({"sources": wanted, "files": _digests(scratch)}, indent=1))
+        for name in FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.rename(scratch / name, folder / name)
+        scratch.rmdir()
+        return True
+    finally:
+        os.close(handle)
+
+
+def _is_current(folder: Path, wanted: dict[str, str]) -> bool:
+    stamp = folder / STAMP
+    if not stamp.is_file():
+        return False
+    made = json.loads(stamp.read_text())
+    return made["sources"] == wanted and made["files"] == _digests(folder)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in FOLDERS:
+        described = describe_files(folder / name) if (folder / name).is_dir() else {}
+        found.update({f"{name}/{file}": entry["sha256"] for file, entry in described.items()})
+    found.pop(STAMP, None)
+    return found

@@ -1,0 +1,85 @@
+"""A random Llama of 0.85 million parameters and a tokenizer made for the texts it will see.
+
+Small enough to learn a task from nothing in a minute of CPU time, and in every other way an ordinary Hugging Face
+model folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+VOCABULARY = 512  # tokens at most; the texts may not hold that many words
+LONGEST = 256  # tokens
+END_OF_TURN = "<|im_end|>"
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
+# ChatML; `generation` marks what the assistant says, its end included, so that only that is learned.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message['content'] }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_model(folder: Path, texts: Iterable[str], chat: bool, seed: int = 0) -> None:
+    """Write config, random weights and a tokenizer trained on `texts`; equal inputs give equal bytes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = build_tokenizer(folder, texts, chat)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=344,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=LONGEST,
+        tie_word_embeddings=True,
+        initializer_range=128**-0.5,  # the default of 0.02 is meant for wide models and learns slower here
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on `texts` and save it.
+
+    Digits stay single tokens: a model can only copy and reorder digits that it can see. With `chat` the tokenizer has
+    a chat template and a turn ends with <|im_end|>; without, a text ends with <|endoftext|>.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # ties between merges must not depend on threads
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TURN if chat else "<|endoftext|>",
+        pad_token="<|endoftext|>" if chat else END_OF_TURN,
+        model_max_length=LONGEST,
+    )
+    if chat:
+        fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return fast

@@ -1,0 +1,118 @@
+"""The examples are found, not listed: a new one is tested the moment it exists."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steps.artifacts import describe_files
+from steps.params.reading import read_parameters
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "examples").glob("*/config*.yaml"))
+MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
+MADE = ("base", "data")
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT / "examples"))
+
+
+def read(config: Path) -> tuple[str, dict]:
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    return given.pop("pipeline"), given
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A copy of examples/ in an empty checkout, with everything that its make.py files make."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns(*MADE, "*.tmp"))
+    for maker in MAKERS:
+        make(checkout, maker)
+    return checkout
+
+
+def make(checkout: Path, maker: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(checkout / maker.relative_to(ROOT))]
+    return subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+
+def test_there_are_examples_of_every_kind():
+    assert {read(config)[0] for config in CONFIGS} == {"chat_completion", "text_generation"}
+    assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=named)
+def test_config_is_accepted_without_a_warning(config):
+    pipeline, given = read(config)
+    reading = read_parameters(pipeline, given)
+    assert reading.warnings == []
+    assert reading.parameters.number_of_gpu_to_use_finetuning == 0
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=named)
+def test_config_stands_in_the_readme(config):
+    readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    assert f"finetune run {read(config)[0]} -f {config.relative_to(ROOT)}" in readme
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=named)
+def test_config_names_only_files_that_are_made(made, config):
+    paths = [value for name, value in read(config)[1].items() if name.endswith("_path")]
+    assert len(paths) >= 3
+    assert [path for path in paths if not (made / path).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", MAKERS, ids=named)
+def test_make_gives_equal_bytes_every_time(made, maker, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(ROOT / "examples", again / "examples", ignore=shutil.ignore_patterns(*MADE, "*.tmp"))
+    make(again, maker)
+    folder = maker.parent.relative_to(ROOT)
+    first, second = ({name: describe_files(place / folder / name) for name in MADE} for place in (made, again))
+    assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", MAKERS, ids=named)
+def test_make_mends_what_was_changed_and_leaves_the_rest_alone(made, maker, tmp_path):
+    folder = maker.parent.relative_to(ROOT)
+    shutil.copytree(made, tmp_path / "copy")
+    assert "current" in make(tmp_path / "copy", maker)
+    whole = describe_files(tmp_path / "copy" / folder)
+    (tmp_path / "copy" / folder / "base" / "config.json").write_text("{}")
+    assert "made" in make(tmp_path / "copy", maker)
+    assert describe_files(tmp_path / "copy" / folder) == whole
+
+
+@pytest.mark.slow
+def test_no_test_date_was_trained_on_in_any_style(made):
+    answers = {
+        split: [
+            json.loads(line)["messages"][-1]["content"]
+            for line in (made / f"examples/dates/data/{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for split in ("train", "validation", "test")
+    }
+    assert [len(split) for split in answers.values()] == [6000, 300, 300]
+    assert len(set().union(*answers.values())) == 6600
+
+
+@pytest.mark.slow
+def test_no_test_number_was_trained_on(made):
+    numbers = {}
+    for split in ("train", "test"):
+        with open(made / f"examples/continuation/data/{split}.csv", encoding="utf-8", newline="") as stream:
+            numbers[split] = {row["digits"] for row in csv.DictReader(stream)}
+    assert [len(split) for split in numbers.values()] == [6000, 300]
+    assert numbers["train"].isdisjoint(numbers["test"])
