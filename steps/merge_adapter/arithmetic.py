@@ -1,0 +1,115 @@
+"""The changes themselves, in the operations and the order of PEFT 0.21.2, so that every bit agrees with its merge.
+
+PEFT holds adapters in float32 (autocast_adapter_dtype) and computes, for W of any float type:
+
+    LoRA        W += scaling · (B @ A)             in float32, rounded once to W's type   (lora/layer.py, Linear)
+    embedding   W += round((B @ A).T · scaling)    rounded before and after the addition  (lora/layer.py, Embedding)
+    DoRA        W = m / ‖W + Δ‖ · (W + Δ)          norms of the rows in float32           (lora/variants.py)
+
+These are the rules of `merge_and_unload()`. With safe_merge=True it rounds LoRA's Δ before adding it as well, which
+loses bits; the check for NaN that it adds is made here anyway.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from steps.errors import NumericError, Problem
+from steps.merge_adapter.planning import Change, LowRank
+from steps.merge_adapter.streaming import BLOCK, HashedFile, read_into
+from steps.merge_adapter.weights import FLOATS, Stored
+
+TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# Elements changed at a time: they stay in the processor's cache, and torch shares so few out to no other threads,
+# which on a small machine would wait for the one that writes.
+STRETCH = 32 * 1024
+
+
+class Merger:
+    """Computes changed tensors with one float32 matrix as work space."""
+
+    def __init__(self, work_size: int):
+        self.work = torch.empty(work_size, dtype=torch.float32)
+        self.changed: set[str] = set()
+        """Tensors that turned out different from the base's."""
+
+    def merge(self, change: Change, out: HashedFile) -> None:
+        """Append a changed tensor to `out`. Raises NumericError when a value is not finite."""
+        target, low = change.target, change.low_rank
+        update = self._update(low) if low else None
+        # A norm runs along whole rows of either side, so DoRA takes the matrix at once.
+        merged = _dora(change, low, update) if low and low.magnitude and update is not None else None
+        row = target.row_size * FLOATS[target.dtype]
+        rows = max(1, BLOCK // max(1, row))
+        for start in range(0, target.rows, rows):
+            stop = min(start + rows, target.rows)
+
+            def put(view: memoryview, start: int = start, stop: int = stop) -> None:
+                read_into(target.file, target.start + start * row, view)
+                before = None if target.name in self.changed else bytes(view)
+                block = torch.frombuffer(view, dtype=TYPES[target.dtype]).view(stop - start, -1)
+                if merged is not None:
+                    block.copy_(merged[start:stop])
+                else:
+                    if change.replacement:
+                        block.copy_(read_rows(change.replacement, start, stop).view(block.shape))
+                    if low and update is not None:
+                        _add(block, update[start:stop], low)
+                _refuse_infinite(change, block)
+                if before is not None and before != view:
+                    self.changed.add(target.name)
+
+            out.fill((stop - start) * row, put)
+
+    def _update(self, low: LowRank) -> torch.Tensor:
+        """Compute B @ A in one piece: for a part, the matrix library may take another kernel and round differently."""
+        a, b = (read_rows(factor).float() for factor in (low.a, low.b))
+        product = torch.mm(b, a, out=self.work[: low.size].view(b.shape[0], a.shape[1]))
+        return product.T if low.transposed else product
+
+
+def read_rows(stored: Stored, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Read rows of a stored tensor; all of them by default."""
+    stop = stored.rows if stop is None else stop
+    shape = (stop - start, *stored.shape[1:]) if stored.shape else ()
+    tensor = torch.empty(shape, dtype=TYPES[stored.dtype])
+    offset = start * stored.row_size * tensor.element_size()
+    read_into(stored.file, stored.start + offset, tensor.view(-1).view(torch.uint8).numpy().data)
+    return tensor
+
+
+def is_zero(low: LowRank) -> bool:
+    """Say whether B @ A is zero whatever the base."""
+    return not (low.magnitude or (read_rows(low.b).any() and read_rows(low.a).any()))
+
+
+def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:
+    rows = max(1, STRETCH // block.shape[1])
+    for weight, change in zip(block.split(rows), update.split(rows), strict=True):
+        change.mul_(low.scaling)
+        weight += change.to(weight.dtype) if low.embedding else change
+
+
+def _dora(change: Change, low: LowRank, update: torch.Tensor) -> torch.Tensor:
+    """Scale the rows of W + Δ to the lengths that were learned (arXiv 2402.09353, equation 5)."""
+    weight = read_rows(change.target)
+    if change.replacement:
+        weight.copy_(read_rows(change.replacement))
+    delta = update * low.scaling
+
+    def turned(matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.T if low.transposed else matrix
+
+    assert low.magnitude
+    norm = torch.linalg.norm(turned(weight) + turned(delta), dim=1)
+    factor = turned((read_rows(low.magnitude).float() / norm).view(-1, 1))
+    return (factor * (weight + delta)).to(weight.dtype)
+
+
+def _refuse_infinite(change: Change, block: torch.Tensor) -> None:
+    # The extremes of a block are NaN when it holds one; twenty times faster than isfinite on every value.
+    if not torch.isfinite(torch.stack(torch.aminmax(block))).all():
+        raise NumericError(
+            Problem("MERGE-E0303", change.target.name, f"values that are not finite after the merge ({change})",
+                    "finite weights", "look at the training: its loss or gradients were not finite either")
+        )  # fmt: skip

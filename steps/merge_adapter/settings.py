@@ -1,0 +1,137 @@
+"""What adapter_config.json says, and which adapters are refused by name.
+
+Checked against peft 0.21.2. A setting that is not listed here is refused as well: it may change what the adapter
+computes, and a wrong merge looks like a right one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from steps.errors import Problem, UserError, shown
+from steps.merge_adapter.folders import ADAPTER_CONFIG, Folder
+
+# Settings that say how training was done, or that planning.py and arithmetic.py take into account.
+UNDERSTOOD = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
+    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
+}  # fmt: skip
+REFUSED = {
+    "alora_invocation_tokens": "works on some tokens only, which one weight cannot do",
+    "arrow_config": "chooses among adapters for every token, which one weight cannot do",
+    "kasa_config": "changes the base weights by an SVD first",
+    "layer_replication": "adds layers that the base does not have",
+    "lora_bias": "adds to biases",
+    "megatron_config": "splits its layers over GPUs",
+    "monteclora_config": "samples its weights",
+    "target_parameters": "changes parameters that are no layers, such as experts",
+    "trainable_token_indices": "replaces single rows of the embedding",
+    "use_bdlora": "stores its matrices as blocks",
+    "use_qalora": "pools the inputs of a quantised base",
+    "velora_config": "is a variant that was never compared with PEFT's merge",
+}
+# Ways to start training that leave the base weights as they are; the others (pissa, olora, corda, loftq, …) take
+# something out of them first, so that the adapter does not fit the base any more.
+HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The part of adapter_config.json that decides what is merged."""
+
+    rank: int
+    alpha: float
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    rank_stabilised: bool
+    dora: bool
+    targets: str | list[str] | None
+    saved_modules: list[str]
+    keeps_tying: bool
+
+    def rank_of(self, module: str) -> int:
+        """Rank that the configuration gives to a module."""
+        return _by_pattern(self.rank_pattern, module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """Factor of B @ A: alpha / r, or alpha / sqrt(r) when rank-stabilised (arXiv 2312.03732)."""
+        rank = self.rank_of(module)
+        return _by_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+    def targets_module(self, module: str) -> bool:
+        """Say whether PEFT would load an adapter into this module: it passes over all others in silence."""
+        if self.targets is None or self.targets == "all-linear":
+            return True
+        if isinstance(self.targets, str):
+            return re.fullmatch(self.targets, module) is not None
+        return any(module == target or module.endswith(f".{target}") for target in self.targets)
+
+    def saves_module(self, module: str) -> bool:
+        """Say whether a module was trained and saved whole; PEFT compares ends of names here, not whole parts."""
+        return any(module.endswith(name) for name in self.saved_modules)
+
+
+def read_settings(adapter: Folder) -> LoraSettings:
+    """Read an adapter's settings. Raises UserError naming everything that cannot be merged."""
+    config = adapter.config
+    where = f"adapter ({adapter.path / ADAPTER_CONFIG})"
+    if problems := list(_refusals(where, config)):
+        raise UserError(problems)
+    try:
+        settings = LoraSettings(
+            rank=int(config["r"]),
+            alpha=config["lora_alpha"] + 0,
+            rank_pattern={name: int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
+            alpha_pattern={name: alpha + 0 for name, alpha in (config.get("alpha_pattern") or {}).items()},
+            rank_stabilised=bool(config.get("use_rslora")),
+            dora=bool(config.get("use_dora")),
+            targets=config.get("target_modules"),
+            saved_modules=list(config.get("modules_to_save") or []),
+            keeps_tying=bool(config.get("ensure_weight_tying")),
+        )
+        _compile_patterns(settings)
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise UserError(
+            Problem("MERGE-E0106", where, f"{type(error).__name__}: {error}", "the settings of a LoRA adapter",
+                    "save the adapter again with PEFT")
+        ) from None  # fmt: skip
+    return settings
+
+
+def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), "LORA, the only kind that is merged here",
+                      "train a LoRA adapter, or merge with PEFT itself (merge_and_unload)")  # fmt: skip
+        return
+    for name, value in sorted(config.items()):
+        if name not in UNDERSTOOD and value not in (None, False, [], {}, ""):
+            reason = REFUSED.get(name, "is not known to this version, and may change what the adapter computes")
+            yield Problem("MERGE-E0108", f"{where} {name}", f"{shown(value)}: it {reason}", "a LoRA adapter without it",
+                          f"train without {name}, or merge with the PEFT that made it")  # fmt: skip
+    start = config.get("init_lora_weights")
+    if start not in HARMLESS_STARTS:
+        yield Problem("MERGE-E0109", f"{where} init_lora_weights",
+                      f"{shown(start)}: training began by changing the base weights",
+                      f"one of {', '.join(str(harmless) for harmless in HARMLESS_STARTS if harmless is not None)}",
+                      "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
+
+
+def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
+    """Look a module up as PEFT does: the first pattern that matches the end of its name, on a dot."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
+
+
+def _compile_patterns(settings: LoraSettings) -> None:
+    patterns = [*settings.rank_pattern, *settings.alpha_pattern]
+    for pattern in [*patterns, *([settings.targets] if isinstance(settings.targets, str) else [])]:
+        re.compile(pattern)
+    if min([settings.rank, *settings.rank_pattern.values()]) < 1:
+        raise ValueError("a rank below 1")

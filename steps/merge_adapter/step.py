@@ -1,0 +1,116 @@
+"""Fold an adapter into its base model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.artifacts import Draft, Manifest, new_artifact, read_manifest
+from steps.errors import NumericError, Problem, UserError
+from steps.merge_adapter.folders import Folder, content_digest, open_adapter, open_base, small_files
+from steps.merge_adapter.planning import MergePlan, Shard, plan_merge
+from steps.merge_adapter.streaming import write_shard
+
+if TYPE_CHECKING:
+    from steps.merge_adapter.arithmetic import Merger
+
+log = logging.getLogger("finetune")
+
+
+def merge_adapter(base: Path, adapter: Path, output: Path) -> Manifest:
+    """Write the base model with the adapter folded in, bit for bit as PEFT's merge_and_unload computes it.
+
+    base and adapter are artifacts, or plain folders as Hugging Face and PEFT save them. A fully tuned model in place
+    of the adapter is the result itself: then only a manifest is written. Raises UserError when the adapter cannot be
+    merged into this base, NumericError when the merged weights are not finite or equal the base's.
+    """
+    _refuse_overlap(base, adapter, output)
+    tuned = open_adapter(adapter)
+    if isinstance(tuned, Manifest):
+        return _same_as_tuned(base, tuned, output)
+    model = open_base(base)
+    plan = plan_merge(model, tuned)
+    log.debug("%s", plan)
+    lineage = {"inputs": dict(zip(("base", "adapter"), _digests(model, tuned), strict=True))}
+    merger = _prepare(plan, tuned)
+    with new_artifact(output, "model", lineage) as draft:
+        for number, shard in enumerate(plan.shards, 1):
+            _merge_shard(draft, shard, merger, f"{number}/{len(plan.shards)}")
+        for name, source in small_files(model, tuned).items():
+            (draft / name).write_bytes(source.read_bytes())
+        draft.facts = _facts(model, plan, _prove_changed(merger, plan, tuned))
+    return read_manifest(output)
+
+
+def _refuse_overlap(base: Path, adapter: Path, output: Path) -> None:
+    place = output.resolve()
+    for role, given in (("base", base.resolve()), ("adapter", adapter.resolve())):
+        if given == place or place in given.parents:
+            raise UserError(
+                Problem("MERGE-E0105", "output", f"{output}, where the {role} is", "a folder of its own",
+                        "name another output folder; an artifact replaces what was at its place")
+            )  # fmt: skip
+
+
+def _same_as_tuned(base: Path, tuned: Manifest, output: Path) -> Manifest:
+    """Say that every weight was trained: there is nothing to merge, and no weight is written twice."""
+    lineage = {"inputs": {"base": read_manifest(base, "model").digest, "adapter": tuned.digest}}
+    with new_artifact(output, "model", lineage) as draft:
+        draft.same_as = "tuned"
+        draft.facts = {"merged_modules": 0}
+    log.info("no adapter: the tuned model is the result")
+    return read_manifest(output)
+
+
+def _digests(*folders: Folder) -> list[str]:
+    with ThreadPoolExecutor(len(folders)) as pool:
+        digests = [pool.submit(content_digest, folder) for folder in folders]
+        # Loading torch takes a second of Python, in which the hashing of the base does not need the interpreter.
+        import steps.merge_adapter.arithmetic  # noqa: F401
+
+        return [digest.result() for digest in digests]
+
+
+def _prepare(plan: MergePlan, adapter: Folder) -> Merger:
+    """Set up the arithmetic. Raises UserError when the adapter is one that was never trained."""
+    from steps.merge_adapter.arithmetic import Merger, is_zero
+
+    if all(not change.replacement and change.low_rank and is_zero(change.low_rank) for change in plan.changes):
+        raise UserError(
+            Problem("MERGE-E0301", adapter.where, "an adapter of zeros: merged, it would be the base model",
+                    "weights that training changed", "train it; lora_B starts at zero and stays there without a step")
+        )  # fmt: skip
+    return Merger(plan.work_size)
+
+
+def _merge_shard(draft: Draft, shard: Shard, merger: Merger, which: str) -> None:
+    started = time.monotonic()
+    draft.known_digests[shard.name] = write_shard(draft / shard.name, shard, merger.merge)
+    size, seconds = (draft / shard.name).stat().st_size, time.monotonic() - started
+    count = f"{len(shard.changes)} of {len(shard.tensors)} tensors merged"
+    log.info("shard %s %s: %s, %.1f MB in %.1f s", which, shard.name, count, size / 1e6, seconds)
+
+
+def _prove_changed(merger: Merger, plan: MergePlan, adapter: Folder) -> int:
+    """Count the tensors that differ from the base's. Raises NumericError when there is none."""
+    if merger.changed:
+        return len(merger.changed)
+    types = ", ".join(sorted({change.target.dtype for change in plan.changes}))
+    raise NumericError(
+        Problem("MERGE-E0302", adapter.where, f"changes too small for {types}: the merged model equals the base",
+                "at least one tensor that differs", "train longer or faster, or merge into the base in float32")
+    )  # fmt: skip
+
+
+def _facts(base: Folder, plan: MergePlan, changed: int) -> dict[str, object]:
+    known = base.manifest.facts if base.manifest else {}
+    return {
+        **{name: value for name, value in known.items() if name != "left_out"},
+        "tensors": sum(len(shard.tensors) for shard in plan.shards),
+        "changed_tensors": changed,
+        "merged_modules": sum(plan.merged_modules.values()),
+        "merged_by_name": plan.merged_modules,
+    }

@@ -1,0 +1,95 @@
+"""A shard is its base's bytes with some spans replaced, hashed while it is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+
+from steps.merge_adapter.planning import Change, Shard
+
+BLOCK = 4 * 1024 * 1024
+BUFFERS = 4  # one is filled, the others wait to be written
+
+
+class HashedFile:
+    """A file whose blocks a second thread writes and hashes while the caller computes the next ones."""
+
+    def __init__(self, path: Path):
+        self.stream = open(path, "wb", buffering=0)  # noqa: SIM115, closed by __exit__
+        self.hash = hashlib.sha256()
+        self.writer = ThreadPoolExecutor(1)
+        self.pending: list[Future[None]] = []
+        # Fresh memory for every block would cost as much in page faults as the writing itself.
+        self.free: SimpleQueue[bytearray] = SimpleQueue()
+        for _ in range(BUFFERS):
+            self.free.put(bytearray(BLOCK))
+
+    def __enter__(self) -> HashedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.shutdown(cancel_futures=error is not None)
+        self.stream.close()
+        if error is None:
+            self._raise_failures()
+
+    def fill(self, length: int, put: Callable[[memoryview], None]) -> None:
+        """Let `put` write `length` bytes, at most BLOCK, into a buffer, and append them to the file."""
+        self._raise_failures()
+        buffer = self.free.get()
+        put(memoryview(buffer)[:length])
+        self.pending.append(self.writer.submit(self._append, buffer, length))
+
+    def _append(self, buffer: bytearray, length: int) -> None:
+        try:
+            rest = memoryview(buffer)[:length]
+            self.hash.update(rest)
+            while rest:
+                rest = rest[self.stream.write(rest) :]
+        finally:
+            self.free.put(buffer)
+
+    def _raise_failures(self) -> None:
+        done, self.pending = (
+            [future for future in self.pending if future.done()],
+            [future for future in self.pending if not future.done()],
+        )
+        for future in done:
+            future.result()
+
+
+def write_shard(target: Path, shard: Shard, merge: Callable[[Change, HashedFile], None]) -> str:
+    """Write a shard: header and unchanged tensors as they are, the others from `merge`; return its sha256."""
+    file = shard.tensors[0].file
+    with HashedFile(target) as out:
+        position = 0
+        for change in shard.changes:
+            copy_bytes(file, position, change.target.start, out)
+            merge(change, out)
+            position = change.target.end
+        copy_bytes(file, position, file.stat().st_size, out)
+    return out.hash.hexdigest()
+
+
+def copy_bytes(file: Path, start: int, stop: int, out: HashedFile) -> None:
+    """Append bytes `start` to `stop` of `file`."""
+    for begin in range(start, stop, BLOCK):
+        out.fill(min(BLOCK, stop - begin), partial(read_into, file, begin))
+
+
+def read_into(file: Path, start: int, view: memoryview) -> None:
+    """Fill `view` with the bytes of `file` from `start`. Raises OSError when there are not that many."""
+    with open(file, "rb", buffering=0) as stream:
+        stream.seek(start)
+        while view:
+            count = stream.readinto(view)
+            if not count:
+                raise OSError(f"{file} was cut while it was read")
+            view = view[count:]
