@@ -69,6 +69,9 @@ class DataSettings(Group):
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
     """How rows become tokens."""
 
+    chat_template_digest: str = ""
+    """Content digest of the template file, when there is one: another text means other tokens."""
+
     max_length: int = Field(512, ge=1)
     """Longest row in tokens, as decided by the plan."""
 

@@ -12,7 +12,7 @@ from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.memory import GIB, MemoryEstimate, estimate
-from steps.plan.sources import DataFound, ModelFound, look_at_data, look_at_model
+from steps.plan.sources import DataFound, ModelFound, look_at_data, look_at_model, template_digest
 from steps.plan.unbuilt import unbuilt
 from steps.storage import local_path
 
@@ -27,6 +27,7 @@ class Decisions:
     reading: Reading
     model: ModelFound
     data: dict[str, DataFound]
+    template_digest: str
     hardware: dict[str, Hardware]
     memory: MemoryEstimate
     max_length: int
@@ -49,6 +50,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     model = trouble.gather(lambda: look_at_model(parameters))
     data = trouble.gather(lambda: look_at_data(parameters))
     hardware = trouble.gather(lambda: hardware_of(parameters))
+    template = trouble.gather(lambda: template_digest(parameters))
     if model is not None:
         trouble.problems += _length_problems(parameters, model)
     trouble.raise_if_any()
@@ -58,7 +60,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else model.layout.max_length
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, model.layout.config, model.parameters, max_length, gpu_memory)
-    return Decisions(reading, model, data, hardware, memory, max_length, _warnings(reading, memory))
+    return Decisions(reading, model, data, template or "", hardware, memory, max_length, _warnings(reading, memory))
 
 
 def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -113,12 +115,6 @@ def _runtime_conflicts(p: SupervisedParameters) -> list[Problem]:
         problems.append(
             Problem("PLAN-E0303", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI in the environment",
                     "the MLflow server that gets the version", "set it, or register_tuned_model=false")
-        )  # fmt: skip
-    template = p.chat_template
-    if template != "keep" and not template.endswith((".jinja", ".j2")):
-        problems.append(
-            Problem("PLAN-E0304", "chat_template", template, "keep, or a file ending in .jinja",
-                    "write the template into a .jinja file")
         )  # fmt: skip
     return problems
 

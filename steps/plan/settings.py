@@ -33,6 +33,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         min_train_rows=p.min_train_rows,
         seed=p.seed,
         preprocessing=Preprocessing.of(p),
+        chat_template_digest=decisions.template_digest,
         max_length=decisions.max_length,
         rows_per_step=sequences_per_step(p),
     )

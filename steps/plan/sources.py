@@ -91,6 +91,20 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
     return found
 
 
+def template_digest(parameters: SupervisedParameters) -> str:
+    """Digest the chat template file; empty for the model's own. Raises UserError when there is no such file."""
+    template = parameters.chat_template
+    if template == "keep":
+        return ""
+    if not template.endswith((".jinja", ".j2")):
+        raise UserError(
+            Problem("PLAN-E0304", "chat_template", template, "keep, or a file ending in .jinja",
+                    "write the template into a .jinja file")
+        )  # fmt: skip
+    _refuse_bad_uri("chat_template", template)
+    return storage.digest_of("chat_template", template)
+
+
 def _look(parameter: str, uri: str) -> DataFound:
     _refuse_bad_uri(parameter, uri)
     files: dict[str, Any] = storage.find_files(parameter, uri)

@@ -144,6 +144,16 @@ def test_what_was_translated_is_kept_with_what_was_asked(given, tmp_path):
     assert told["warnings"] == ["eval_strategy: 'eval_strategy' is read as 'evaluation_strategy'"]
 
 
+def test_another_text_in_the_template_file_changes_the_settings_of_the_data(given, tmp_path):
+    template = tmp_path / "chat.jinja"
+    made = []
+    for text in ("{{ messages }}", "{{ messages }}!"):
+        template.write_text(text)
+        made.append(planned(given, tmp_path, chat_template=str(template))[0])
+    assert made[0].data != made[1].data
+    assert made[0].training == made[1].training
+
+
 # Hardware
 
 
