@@ -20,6 +20,7 @@ from steps.errors import Outage, Problem, SecurityRefusal, UserError
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "hf"}
 FORBIDDEN = set("\\'") | {chr(code) for code in range(32)} | {chr(127)}
 DOWNLOADS_AT_ONCE = 8
+CLIENTS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp")
 # macOS and Spark leave these beside data; they are no rows and no weights.
 LITTER = ("._", ".DS_Store", "_SUCCESS", ".crc")
 
@@ -159,7 +160,19 @@ def _explained(parameter: str, uri: str) -> Iterator[None]:
             Problem("URI-E0202", parameter, f"no access to {uri!r} ({error})", "credentials that may read it",
                     "give the run's service account or secret read access")
         ) from None  # fmt: skip
-    except (OSError, TimeoutError) as error:
+    except ImportError as error:
+        raise UserError(
+            Problem("URI-E0203", parameter, f"{uri!r}, whose client is missing ({error})", "a store with a client",
+                    "install that package into the image, or copy the files to s3")
+        ) from None  # fmt: skip
+    except Exception as error:
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
+            raise
+        if "Credential" in type(error).__name__:
+            raise UserError(
+                Problem("URI-E0202", parameter, f"no credentials for {uri!r}", "credentials that may read it",
+                        "give them to the run by a service account, a secret or the environment")
+            ) from None  # fmt: skip
         if local_path(uri):
             raise
         raise Outage(

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from steps.params.registration import TrackingParams
@@ -117,7 +118,9 @@ class Tracker:
 
 def artifact_location(uri: str) -> str | None:
     """Where a store without a server keeps its files: beside the database, not in whatever folder the step runs in."""
-    return f"{uri.removeprefix('sqlite:///').rsplit('/', 1)[0]}/mlartifacts" if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

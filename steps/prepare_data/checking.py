@@ -226,5 +226,3 @@ def _leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
 
 def _warning(code: str, what: str, records: np.ndarray) -> dict[str, Any]:
     return {"code": code, "what": what, "count": len(records), "rows": [int(r) for r in records[:ROWS_SHOWN]]}
-
-

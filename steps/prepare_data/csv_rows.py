@@ -140,12 +140,11 @@ def _wrong_length(fields: list[str], expected: int, delimiter: str) -> Fault:
         return Fault("DATA-E0305", "", f"{found}, the last one empty", f"{expected} as in the header",
                      f"remove the {NAMES[delimiter]} at the end of the line")  # fmt: skip
     return Fault("DATA-E0302", "", f"{found}: {as_found(fields[expected:][0])} is too much",
-                 f"{expected} as in the header", f"put cells that hold a {NAMES[delimiter]} in double quotes")  # fmt: skip
+                 f"{expected} as in the header",
+                 f"put cells that hold a {NAMES[delimiter]} in double quotes")  # fmt: skip
 
 
-def _broken(
-    lines: list[str], start: int, message: str, delimiter: str, record: int
-) -> tuple[Fault, int, int]:
+def _broken(lines: list[str], start: int, message: str, delimiter: str, record: int) -> tuple[Fault, int, int]:
     """Say what the csv parser stumbled over: a quote without partner (at the line that opens it), or one too many."""
     if "field limit" in message and len(lines) == 1:
         return row_too_long(), record, start
@@ -161,7 +160,8 @@ def _broken(
                       f"a {NAMES[delimiter]} or the end of the line", "double the quotes inside cells")  # fmt: skip
         return fault, record, opening_line
     fault = Fault("DATA-E0303", "", f"a quote that is never closed: {as_found(text[opened : opened + 40])}",
-                  "a closing quote in the same cell", "close the quote, or double it if it belongs to the text")  # fmt: skip
+                  "a closing quote in the same cell",
+                  "close the quote, or double it if it belongs to the text")  # fmt: skip
     return fault, record, opening_line
 
 

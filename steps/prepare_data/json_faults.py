@@ -68,7 +68,9 @@ def not_utf8(raw: bytes, start: int, offset: int) -> Fault:
 
 def nul_byte(position: int, offset: int) -> Fault:
     """Say where a NUL byte is."""
-    return Fault("DATA-E0105", "", f"a NUL byte at offset {offset + position}", "text", "remove it; was the upload cut?")
+    return Fault(
+        "DATA-E0105", "", f"a NUL byte at offset {offset + position}", "text", "remove it; was the upload cut?"
+    )
 
 
 def too_deep(depth: int) -> Fault:

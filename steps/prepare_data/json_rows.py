@@ -113,8 +113,8 @@ def parse(raw: bytes, offset: int) -> tuple[Any, Reading | None]:
     if not _is_plain(raw, value):
         if (depth := deepest(raw)) > DEEPEST:
             return None, Reading(too_deep(depth))
-        if fault := duplicate_key(raw):
-            return None, Reading(fault)
+        if doubled := duplicate_key(raw):
+            return None, Reading(doubled)
     return value, None
 
 

@@ -51,8 +51,8 @@ def best_fit(lengths: np.ndarray, room: int) -> list[list[int]]:
         length = int(lengths[row])
         at = bisect_left(spaces, length)
         if at == len(spaces):
-            space, chosen = room, []
-            bins.append(chosen)
+            space = room
+            bins.append(chosen := [])
         else:
             space = spaces[at]
             chosen = with_space[space].popleft()  # the one that has waited longest

@@ -86,7 +86,9 @@ def _unreadable(file: Path, error: Exception) -> Fault:
         return Fault("DATA-E0501", "", f"no parquet file: it starts with {as_found(first.decode('latin-1'))}",
                      "a parquet file", "name the file by what it holds")  # fmt: skip
     if last != b"PAR1":
-        return Fault("DATA-E0501", "", "no footer at the end", "a whole parquet file", "upload the file again; it was cut")
+        return Fault(
+            "DATA-E0501", "", "no footer at the end", "a whole parquet file", "upload the file again; it was cut"
+        )
     return Fault("DATA-E0502", "", f"a footer that cannot be read ({_first_line(error)})", "a whole file",
                  "upload the file again; it was damaged")  # fmt: skip
 

@@ -112,7 +112,7 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
     write_rows(draft / f"rows/{name}.parquet", rows.table if kept.all() else rows.table.filter(pa.array(kept)))
     _judge_lengths(name, rows, lengths, preparation)
     preparation.rows_of[rows.source] += len(rows)
-    places = [(rows.where(row), int(rows.records[row])) for row in np.flatnonzero(silent)]
+    places = [(rows.where(row), int(rows.records[row])) for row in np.flatnonzero(silent).tolist()]
     if places:
         preparation.without_loss[rows.source] += places
     return {

@@ -16,9 +16,7 @@ EDGES = {
 }
 
 
-def split_rows(
-    rows: int, given: set[str], how: Literal["shuffled", "positional"], seed: int
-) -> dict[str, np.ndarray]:
+def split_rows(rows: int, given: set[str], how: Literal["shuffled", "positional"], seed: int) -> dict[str, np.ndarray]:
     """Divide the row numbers 0 … rows-1 of the training file among the splits that have no file of their own.
 
     80/10/10, or 80/20 when one of the two others is given; all rows are for training when both are. `shuffled` draws

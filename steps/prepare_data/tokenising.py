@@ -154,7 +154,9 @@ def _without_prompts(tokens: Tokens, prompts: list[list[int]]) -> Tokens:
     shared = np.minimum(lengths, tokens.lengths)
     prompt_starts = np.concatenate(([0], np.cumsum(lengths)))[:-1]
     within = np.arange(shared.sum()) - np.repeat(np.cumsum(shared) - shared, shared)
-    differ = ids[within + np.repeat(prompt_starts, shared)] != tokens.ids[within + np.repeat(tokens.starts[:-1], shared)]
+    differ = (
+        ids[within + np.repeat(prompt_starts, shared)] != tokens.ids[within + np.repeat(tokens.starts[:-1], shared)]
+    )
     # The prompt ends at its first difference; where there is none, after all shared tokens.
     ends = shared.copy()
     np.minimum.at(ends, np.repeat(np.arange(len(shared)), shared)[differ], within[differ])

@@ -1,7 +1,7 @@
 """Plain texts, or prompts with the text that should follow.
 
-    {"text": "Once upon a time …"}                                         whole texts
-    {"text": "Translate: chat", "ground_truth": "cat"}                     with ground_truth_key="ground_truth"
+{"text": "Once upon a time …"}                                         whole texts
+{"text": "Translate: chat", "ground_truth": "cat"}                     with ground_truth_key="ground_truth"
 """
 
 from __future__ import annotations

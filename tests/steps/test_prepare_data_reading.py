@@ -141,7 +141,7 @@ def test_record_and_line_differ_behind_blank_lines_and_multi_line_cells(tmp_path
 
 
 def test_rows_of_a_json_list_are_placed_by_the_line_where_they_start(tmp_path):
-    rows = [{"text": f"row {number} with [brackets], \"quotes\" and \\ in it"} for number in range(500)]
+    rows = [{"text": f'row {number} with [brackets], "quotes" and \\ in it'} for number in range(500)]
     rows[321]["text"] = ""
     text = json.dumps(rows, indent=2)
     file = tmp_path / "a.json"
@@ -263,8 +263,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_list_is_read_like_the_standard_library_does(tmp_path, indent):
     rows = [
-        {"text": text}
-        for text in ("[", '"', "\\", '\\"', "}{", "a,b", "\n", "ü\u2028", "]" * 70, "", "{[(" * 9)
+        {"text": text} for text in ("[", '"', "\\", '\\"', "}{", "a,b", "\n", "ü\u2028", "]" * 70, "", "{[(" * 9)
     ] + [{"text": "a", "more": [[], {}, [1, {"x": [2]}]]}]
     file = tmp_path / "a.json"
     file.write_text(json.dumps(rows, indent=indent, ensure_ascii=False))
@@ -286,7 +285,9 @@ def test_messages_are_read_from_json_text_in_csv_cells(tmp_path):
     file = tmp_path / "a.csv"
     rows = chat_rows(30)
     with open(file, "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["id", "messages"], *((n, json.dumps(r["messages"])) for n, r in enumerate(rows))])
+        csv.writer(stream).writerows(
+            [["id", "messages"], *((n, json.dumps(r["messages"])) for n, r in enumerate(rows))]
+        )
     checked = check_data("chat_completion", file, split="positional")
     messages = [row["messages"] for part in checked.rows.values() for row in part.table.to_pylist()]
     assert [[(m["role"], m["content"]) for m in row] for row in messages] == [

@@ -1,6 +1,7 @@
 """Tokens, labels and packed sequences are those of TRL's own SFTTrainer, row for row."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from steps.prepare_data.packing import best_fit, pack
 from steps.prepare_data.step import prepare_data
 from steps.prepare_data.tokenising import Tokens
 
-WORDS = "one two three France Paris fox dog again\n and\tthe of ü 漢字 user assistant 😀 ".split(" ")
-MAX_LENGTH = 96
+WORDS = ["one", "two", "three", "France", "Paris", "fox", "again\n", "and\tthe", "of", "ü", "漢字", "user", "😀"]
+MAX_LENGTH = 160
 
 
-def text(draw, longest=25):
+def text(draw, longest=12):
     return " ".join(draw.choice(WORDS) for _ in range(draw.randint(1, longest))) + "."
 
 
@@ -44,9 +45,7 @@ def make_texts(count):
 def make_prompts(count):
     """Prompts with and without a space at the seam, and letters that the tokenizer joins across it."""
     draw = random.Random(3)
-    rows = [
-        {"prompt": text(draw)[:-1] + draw.choice(["", " ", "\n"]), "completion": text(draw)} for _ in range(count)
-    ]
+    rows = [{"prompt": text(draw)[:-1] + draw.choice(["", " ", "\n"]), "completion": text(draw)} for _ in range(count)]
     for number in range(70, count, 250):
         rows[number]["prompt"] = "very " * 200
     return rows
@@ -82,12 +81,14 @@ def ours(folder, tokenizer, rows, completions_only, packing, template="keep", **
 def _other(row, name):
     """A row that differs from the training rows."""
     if "messages" in row:
-        return {"messages": [*row["messages"], {"role": "user", "content": name}, {"role": "assistant", "content": "x"}]}
+        return {
+            "messages": [*row["messages"], {"role": "user", "content": name}, {"role": "assistant", "content": "x"}]
+        }
     return {key: f"{name} {value}" for key, value in row.items()}
 
 
-def theirs(folder, model, rows, template=None, **arguments):
-    """Build TRL's trainer on `rows` and give the columns of its training set."""
+def theirs(folder, model, rows, template=None, held_out=None, **arguments):
+    """Build TRL's trainer on `rows` and give the columns of its training set; of the evaluation set with `held_out`."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
@@ -96,8 +97,11 @@ def theirs(folder, model, rows, template=None, **arguments):
         str(folder / "trl"), max_length=MAX_LENGTH, use_cpu=True, bf16=False, report_to=[],
         chat_template_path=template, **arguments,
     )  # fmt: skip
-    trainer = SFTTrainer(AutoModelForCausalLM.from_pretrained(model), config, train_dataset=Dataset.from_list(rows))
-    return trainer.train_dataset.to_dict()
+    trainer = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(model), config, train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
+    )  # fmt: skip
+    return (trainer.eval_dataset if held_out else trainer.train_dataset).to_dict()
 
 
 def assert_equal(made, expected):
@@ -185,11 +189,9 @@ def test_a_tokenizer_that_adds_tokens_of_its_own_is_treated_as_in_trl(tmp_path, 
 def test_the_validation_split_is_packed_like_the_training_split_and_the_test_split_never(tmp_path, tiny_model):
     rows = make_chats(300)
     ours(tmp_path, tiny_model, rows, True, True)
-    expected = theirs(tmp_path, tiny_model, [_other(row, "validation") for row in rows[:20]] * 10, packing=True,
-                      assistant_only_loss=True)  # fmt: skip
-    validation = pq.read_table(tmp_path / "data/tokens/validation.parquet").to_pydict()
-    assert sum(map(len, validation["input_ids"])) * 10 == sum(map(len, expected["input_ids"]))
-    assert set(validation) == {"input_ids", "labels", "seq_lengths"}
+    held_out = [_other(row, "validation") for row in rows[:20]]
+    expected = theirs(tmp_path, tiny_model, rows, held_out=held_out, packing=True, assistant_only_loss=True)
+    assert pq.read_table(tmp_path / "data/tokens/validation.parquet").to_pydict() == expected
     test = pq.read_table(tmp_path / "data/tokens/test.parquet")
     assert test.column_names == ["input_ids", "labels"]
     assert len(test) == len(pq.read_table(tmp_path / "data/rows/test.parquet"))
@@ -209,10 +211,10 @@ def test_rows_are_packed_as_trl_packs_them(longest, room):
         flat = np.array([token for row in part for token in row], np.int32)
         packed = pack(Tokens(flat, flat, np.array([len(row) for row in part])), room)
         starts = packed.tokens.starts
-        made["input_ids"] += [packed.tokens.ids[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
-        made["labels"] += [packed.tokens.labels[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+        made["input_ids"] += [packed.tokens.ids[a:b].tolist() for a, b in pairwise(starts)]
+        made["labels"] += [packed.tokens.labels[a:b].tolist() for a, b in pairwise(starts)]
         ends = np.concatenate(([0], np.cumsum(packed.rows_in)))
-        made["seq_lengths"] += [packed.row_lengths[a:b].tolist() for a, b in zip(ends, ends[1:], strict=False)]
+        made["seq_lengths"] += [packed.row_lengths[a:b].tolist() for a, b in pairwise(ends)]
     assert made == expected
 
 
@@ -233,7 +235,9 @@ def test_the_check_for_a_learned_stop_token_agrees_with_trl(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     outside = tokenizer.chat_template.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>")
     folder = Path(trl.__file__).parent / "chat_templates"
-    known = [(folder / f"{name}_training.jinja").read_text() for name in ("qwen3", "qwen2_5", "phi3", "gemma", "llama3")]
+    known = [
+        (folder / f"{name}_training.jinja").read_text() for name in ("qwen3", "qwen2_5", "phi3", "gemma", "llama3")
+    ]
     verdicts = []
     for template in (tokenizer.chat_template, outside, *known):
         verdicts.append(stop_is_learned(tokenizer, template))

@@ -25,11 +25,32 @@ def s3():
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     import s3fs
 
+    s3fs.S3FileSystem.clear_instance_cache()  # one made before does not know these credentials
     filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
     filesystem.mkdir(BUCKET)
     yield filesystem
     server.stop()
     patch.undo()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_missing_credentials_are_the_users_to_give(monkeypatch):
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match="no credentials"):
+        storage.find_files("train_file_path", "s3://bucket/train.jsonl")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_whose_client_is_not_installed_says_so():
+    with pytest.raises(UserError, match="client is missing"):
+        storage.find_files("train_file_path", "gs://bucket/train.jsonl")
 
 
 def test_a_folder_in_object_storage_is_listed_digested_and_fetched(s3, tmp_path):
