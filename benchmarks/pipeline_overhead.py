@@ -18,7 +18,7 @@ from pathlib import Path
 TARGET = 1.3
 ROOT = Path(__file__).parents[1]
 
-PEER = '''
+PEER = """
 import json, sys, torch, yaml
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,7 +64,7 @@ for folder in (config["pytorch_model_path"], sys.argv[1] + "/tuned"):
                 [row["messages"] for row in some], return_tensors="pt", padding=True, return_dict=True)
             judged(**whole, labels=whole["input_ids"])
     print(folder, "exact match", right / len(test))
-'''
+"""
 
 
 def main() -> None:

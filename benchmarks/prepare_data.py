@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 MAX_LENGTH = 1024
-WORDS = ("the model learns an answer from every row that it reads and the loss falls with each step of the run " * 2).split()
+WORDS = (
+    "the model learns an answer from every row that it reads and the loss falls with each step of the run " * 2
+).split()
 
 
 def conversations(count: int) -> list[dict[str, Any]]:
@@ -38,9 +40,7 @@ def conversations(count: int) -> list[dict[str, Any]]:
     return [
         {
             "messages": [
-                {"role": role, "content": text()}
-                for _ in range(draw.randint(1, 4))
-                for role in ("user", "assistant")
+                {"role": role, "content": text()} for _ in range(draw.randint(1, 4)) for role in ("user", "assistant")
             ]
         }
         for _ in range(count)
@@ -67,7 +67,9 @@ def ours(rows: Any, tokenizer: Any, scratch: Path, packing: bool, answers_only: 
 
 def theirs(dataset: Any, trainer: Any) -> Any:
     """Prepare the rows with TRL; nothing comes from a cache."""
-    return trainer._prepare_dataset(dataset, trainer.processing_class, trainer.args, trainer.args.packing, None, "train")
+    return trainer._prepare_dataset(
+        dataset, trainer.processing_class, trainer.args, trainer.args.packing, None, "train"
+    )
 
 
 def main() -> None:
@@ -75,9 +77,10 @@ def main() -> None:
     import conftest
     import datasets
     import pyarrow.parquet as pq
-    from steps.prepare_data.checking import check_data
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
+
+    from steps.prepare_data.checking import check_data
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3

@@ -73,8 +73,7 @@ def rows(work: Path) -> Path:
 @pytest.fixture(scope="session")
 def user_model(work: Path) -> Path:
     build_model(work / "tiny")
-    for file in (work / "tiny").iterdir():
-        file.chmod(0o644)  # safetensors writes 0600, which the images' user could not read
+    (work / "tiny/model.safetensors").chmod(0o644)  # safetensors writes 0600, unreadable for the images' user
     return work / "tiny"
 
 

@@ -71,7 +71,7 @@ def refuse_changed(settings: DataSettings) -> None:
         now = storage.digest_of(parameter, source.uri)
         if now != source.digest:
             problems.append(
-                Problem("DATA-E0808", parameter, f"content {now[:12]} at {source.uri}",
+                Problem("DATA-E0111", parameter, f"content {now[:12]} at {source.uri}",
                         f"{source.digest[:12]}, as planned", "run again: the file changed after the plan looked at it")
             )  # fmt: skip
     if problems:

@@ -87,8 +87,8 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         # Far from every row, the limit would squeeze them into a corner; the table beside the chart names it.
-        chart.limited = bool(limit) and limit <= 1.5 * edges[-1]
-        if chart.limited:
+        chart.limited = limit is not None and limit <= 1.5 * edges[-1]
+        if chart.limited and limit is not None:
             axes.axvline(limit, color=SECOND, linewidth=1.4, linestyle=(0, (3, 3)))
         axes.yaxis.set_major_locator(_ticker().MaxNLocator(5, integer=True))
         axes.yaxis.set_major_formatter(_ticker().FuncFormatter(_thousands))
@@ -101,7 +101,7 @@ def _thousands(value: float, _: int | None = None) -> str:
 
 def _rate(value: float, _: int | None = None) -> str:
     """0.00002 → 2e-5."""
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
 
 
@@ -126,7 +126,7 @@ def _drawing(chart: Chart, label: str) -> Iterator[Axes]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": label,
         "font.size": 11,

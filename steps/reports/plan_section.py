@@ -27,7 +27,8 @@ def _parameters(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[
     usual = defaults(model) if model else {}
     requested = facts.get("requested") or {}
     translated = {entry.get("parameter") for entry in facts.get("translations") or () if not entry.get("by_user")}
-    chosen, others = [], []
+    chosen: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for name, value in (facts.get("effective") or {}).items():
         asked = requested.get(name, value)
         same = asked == value or str(asked).lower() == str(value).lower()  # 2 and 2.0, 16 and "16" are one value

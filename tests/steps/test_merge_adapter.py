@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import build_model, build_tokenizer
+
 from steps.artifacts import new_artifact, read_manifest
 from steps.errors import NumericError, Outage, UserError
 from steps.merge_adapter.folders import open_adapter, open_base
@@ -377,6 +378,7 @@ def test_adapters_that_changed_their_base_first_are_refused(start, good):
 
 def test_settings_of_every_ordinary_adapter_of_this_peft_are_understood(bases, tmp_path):
     from peft import LoraConfig
+
     from steps.merge_adapter.settings import REFUSED, UNDERSTOOD
 
     assert set(LoraConfig(task_type="CAUSAL_LM").to_dict()) <= UNDERSTOOD | REFUSED.keys()

@@ -122,7 +122,7 @@ def test_a_file_that_changed_since_the_plan_is_refused(tmp_path, tokenizer, chat
     settings = settings_for(chat_file)
     write_jsonl(chat_file, chat_rows(61))
     [problem] = refusal(tmp_path, tokenizer, settings)
-    assert problem.code == "DATA-E0808"
+    assert problem.code == "DATA-E0111"
 
 
 def test_bad_rows_are_refused_and_leave_nothing(tmp_path, tokenizer):

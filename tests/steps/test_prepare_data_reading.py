@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -368,3 +369,55 @@ def test_bad_parquet_rows_and_columns_are_named(tmp_path):
 
 def test_a_folder_is_no_file(tmp_path):
     assert [problem.code for problem in refused(tmp_path)] == ["DATA-E0110"]
+
+
+def mutated(content, draw):
+    """Change, remove, double or cut bytes, as broken uploads and editors do."""
+    content = bytearray(content)
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(content) + 1)
+        kind = draw.randrange(5)
+        if kind == 0:
+            content[at : at + 1] = bytes([draw.randrange(256)])
+        elif kind == 1:
+            del content[at : at + draw.randint(1, 30)]
+        elif kind == 2:
+            content[at:at] = content[at : at + draw.randint(1, 60)]
+        elif kind == 3:
+            content[at:at] = draw.choice([b'"', b"\\", b"{", b"}", b"[", b"]", b",", b"\n", b"\r", b"\0", b"'", b"NaN"])
+        else:
+            content = content[: max(1, at)]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet"])
+def test_no_broken_file_ends_in_a_traceback(tmp_path, name):
+    """Whatever the bytes, the answer is a list of problems with six parts, or rows."""
+    rows = [{"text": f'row {number}, "so"\n', "id": number} for number in range(12)]
+    file = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif name.endswith("sv"):
+        with open(file, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["text", "id"], delimiter="," if name == "a.csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        lines = [json.dumps(row) for row in rows]
+        file.write_text("\n".join(lines) if name == "a.jsonl" else "[" + ",\n".join(lines) + "]")
+    whole = file.read_bytes()
+    draw = random.Random(name)
+    outcomes = set()
+    for _ in range(300):
+        file.write_bytes(mutated(whole, draw))
+        try:
+            check_data("text_generation", file, min_train_rows=1)
+            outcomes.add("good")
+        except UserError as error:
+            for problem in error.problems:
+                assert problem.where.startswith(str(file))
+                assert problem.found
+                assert problem.expected
+                assert problem.fix
+                outcomes.add(problem.code)
+    assert len(outcomes) >= 3
