@@ -74,11 +74,12 @@ def digest_of(parameter: str, uri: str) -> str:
 
     digest = hashlib.sha256()
     local = local_path(uri)
-    for name, info in sorted(find_files(parameter, uri).items()):
-        if name == MANIFEST:
-            continue
-        identity = sha256_of(local / name if name else local) if local else f"{info['size']} {info['identity']}"
-        digest.update(f"{name}\0{identity}\n".encode())
+    with _explained(parameter, uri):
+        for name, info in sorted(find_files(parameter, uri).items()):
+            if name == MANIFEST:
+                continue
+            identity = sha256_of(local / name if name else local) if local else f"{info['size']} {info['identity']}"
+            digest.update(f"{name}\0{identity}\n".encode())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from steps.params.reading import RENAMED_VALUES
 from steps.params.settings import FinetuneSettings
 
 
@@ -30,7 +31,8 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup_steps,
-        "optim": training.optim,
+        # The plan has translated old names already; a step that runs alone has seen no plan.
+        "optim": RENAMED_VALUES.get(("optim", training.optim), training.optim),
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "bf16": bf16,

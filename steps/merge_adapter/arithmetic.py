@@ -12,6 +12,9 @@ loses bits; the check for NaN that it adds is made here anyway.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from steps.errors import NumericError, Problem
@@ -20,9 +23,7 @@ from steps.merge_adapter.streaming import BLOCK, HashedFile, read_into
 from steps.merge_adapter.weights import FLOATS, Stored
 
 TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-# Elements changed at a time: they stay in the processor's cache, and torch shares so few out to no other threads,
-# which on a small machine would wait for the one that writes.
-STRETCH = 32 * 1024
+STRETCH = 128 * 1024  # elements changed at a time: they stay in the processor's cache
 
 
 class Merger:
@@ -59,10 +60,12 @@ class Merger:
                 if before is not None and before != view:
                     self.changed.add(target.name)
 
-            out.fill((stop - start) * row, put)
+            # More threads would only wait for each other: the one that hashes is the slower one already.
+            with _one_thread():
+                out.fill((stop - start) * row, put)
 
     def _update(self, low: LowRank) -> torch.Tensor:
-        """Compute B @ A in one piece: for a part, the matrix library may take another kernel and round differently."""
+        """Compute B @ A as PEFT does, in one piece and on all threads: the rounding may depend on both."""
         a, b = (read_rows(factor).float() for factor in (low.a, low.b))
         product = torch.mm(b, a, out=self.work[: low.size].view(b.shape[0], a.shape[1]))
         return product.T if low.transposed else product
@@ -81,6 +84,16 @@ def read_rows(stored: Stored, start: int = 0, stop: int | None = None) -> torch.
 def is_zero(low: LowRank) -> bool:
     """Say whether B @ A is zero whatever the base."""
     return not (low.magnitude or (read_rows(low.b).any() and read_rows(low.a).any()))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:

@@ -1,5 +1,6 @@
 """URIs: what may be opened, what they mean now, and that all bytes arrive."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,11 @@ def test_a_local_digest_is_of_the_content_not_of_its_place_or_date(tmp_path):
     assert storage.digest_of("p", str(tmp_path / "a")) == storage.digest_of("p", f"file://{tmp_path}/b")
     (tmp_path / "b" / "x").write_text("else")
     assert storage.digest_of("p", str(tmp_path / "a")) != storage.digest_of("p", str(tmp_path / "b"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_the_users_to_mend(tmp_path):
+    (tmp_path / "x").write_text("rows")
+    (tmp_path / "x").chmod(0)
+    with pytest.raises(UserError, match="no access"):
+        storage.digest_of("train_file_path", str(tmp_path / "x"))
