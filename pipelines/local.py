@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from steps.errors import Problem, SecurityRefusal
 from steps.running import PARENT, RECORDS, SHOWN, bug, code_digest
 
 ONE_AT_A_TIME = threading.Lock()  # kfp.local keeps its configuration in a global
-CACHE_HIT = re.compile(r"Task (?:\x1b\[\d+m)?'?([\w-]+)'?(?:\x1b\[\d+m)? cache hit")
+CACHE_HIT = re.compile(r"Task ([\w-]+) cache hit")
 TAIL_LINES = 20
 
 
@@ -69,8 +70,9 @@ def run_local(
     records = run.folder / "records"
     records.mkdir(parents=True, exist_ok=True)
     with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
-        output = _Output(log_file, show, run.reused)
-        with _environment(root.absolute(), records), _forwarded_signals(), _untouched_text():
+        output = _Output(log_file, show)
+        hits = _CacheHits(run.reused, show)
+        with _environment(root.absolute(), records), _forwarded_signals(), _untouched_text(), hits:
             try:
                 run.outputs = _run(pipeline, parameters, root.absolute(), run.folder, cache, output)
             except RuntimeError as error:
@@ -100,11 +102,37 @@ def _run(
     return {name: value.path if hasattr(value, "path") else value for name, value in task.outputs.items()}
 
 
+class _CacheHits(logging.Handler):
+    """Hears from kfp's log which tasks were taken from an earlier run; nothing else tells."""
+
+    def __init__(self, reused: list[str], show: Callable[[str], None]):
+        super().__init__(logging.INFO)
+        self.reused, self.show = reused, show
+        self._stdout = sys.stdout
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hit := CACHE_HIT.match(record.getMessage()):
+            self.reused.append(hit[1])
+            with contextlib.redirect_stdout(self._stdout):
+                self.show(f"▸ {hit[1]}\n  unchanged, reused from an earlier run")
+
+    def __enter__(self) -> _CacheHits:
+        root = logging.getLogger()
+        self._level = root.level
+        root.addHandler(self)
+        root.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+        logging.getLogger().setLevel(self._level)
+
+
 class _Output:
     """Stands in for stdout during a run: everything to the log file, the steps' own lines to the user."""
 
-    def __init__(self, file: TextIO, show: Callable[[str], None], reused: list[str]):
-        self.file, self.show, self.reused = file, show, reused
+    def __init__(self, file: TextIO, show: Callable[[str], None]):
+        self.file, self.show = file, show
         self.tail: list[str] = []
         self._line = ""
         self._stdout = sys.stdout
@@ -125,10 +153,6 @@ class _Output:
         if SHOWN in line:
             with contextlib.redirect_stdout(self._stdout):
                 self.show(line.split(SHOWN, 1)[1])
-        elif hit := CACHE_HIT.search(line):
-            self.reused.append(hit[1])
-            with contextlib.redirect_stdout(self._stdout):
-                self.show(f"▸ {hit[1]}\n  unchanged, reused from an earlier run")
 
 
 def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]:

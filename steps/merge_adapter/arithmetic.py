@@ -100,7 +100,10 @@ def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:
     rows = max(1, STRETCH // block.shape[1])
     for weight, change in zip(block.split(rows), update.split(rows), strict=True):
         change.mul_(low.scaling)
-        weight += change.to(weight.dtype) if low.embedding else change
+        if low.embedding:
+            weight += change.to(weight.dtype)
+        else:  # weight += change, without the copies that torch makes for two types
+            weight.copy_(change.add_(weight))
 
 
 def _dora(change: Change, low: LowRank, update: torch.Tensor) -> torch.Tensor:

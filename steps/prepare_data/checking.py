@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -156,6 +157,10 @@ def _bring(name: str, uri: str, scratch: Path) -> Path:
     if file.is_dir():
         raise UserError(
             Problem("DATA-E0110", parameter, f"the folder {uri!r}", "one file", "name the file inside the folder")
+        )
+    if not os.access(file, os.R_OK):
+        raise UserError(
+            Problem("DATA-E0112", parameter, f"no right to read {uri!r}", "a readable file", "change its rights")
         )
     return file
 
