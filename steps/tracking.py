@@ -60,12 +60,12 @@ class Tracker:
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Record settings; nested ones get dotted names."""
-        flat = {key: str(value)[:LONGEST_VALUE] for key, value in _flat(values).items()}
+        texts = {key: str(value)[:LONGEST_VALUE] for key, value in flat(values).items()}
 
         def send(client: Any) -> None:
             from mlflow.entities import Param
 
-            client.log_batch(self._run_id, params=[Param(key, value) for key, value in flat.items()])
+            client.log_batch(self._run_id, params=[Param(key, value) for key, value in texts.items()])
 
         self._jobs.put(send)
 
@@ -99,35 +99,41 @@ class Tracker:
 
     def _connect(self) -> Any:
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
         client = MlflowClient(tracking_uri=self.uri)
         if self._run_id is None:
-            known = client.get_experiment_by_name(self.experiment)
-            try:
-                place = artifact_location(self.uri)
-                experiment = known.experiment_id if known else client.create_experiment(self.experiment, place)
-            except MlflowException:  # another run made it between the two calls
-                known = client.get_experiment_by_name(self.experiment)
-                if known is None:
-                    raise
-                experiment = known.experiment_id
+            experiment = experiment_id(client, self.experiment, self.uri)
             self._run_id = client.create_run(experiment, run_name=self.name).info.run_id
         return client
 
 
-def artifact_location(uri: str) -> str | None:
+def experiment_id(client: Any, name: str, uri: str) -> str:
+    """Find an experiment by name, or make it; two that make it at once both get it."""
+    from mlflow.exceptions import MlflowException
+
+    if known := client.get_experiment_by_name(name):
+        return known.experiment_id
+    try:
+        return client.create_experiment(name, artifact_location=_artifact_location(uri))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id
+
+
+def _artifact_location(uri: str) -> str | None:
     """Where a store without a server keeps its files: beside the database, not in whatever folder the step runs in."""
     if not uri.startswith("sqlite:///"):
         return None
     return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested values dotted names."""
+    leaves: dict[str, Any] = {}
     for key, item in value.items():
-        flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
-    return flat
+        leaves.update(flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})
+    return leaves
 
 
 def _first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from typing import IO, Any
 from steps.artifacts import MANIFEST, Manifest, describe_files, verified, write_durably
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.params.settings import FinetuneSettings
+from steps.tracking import flat
 
 log = logging.getLogger("finetune")
 
@@ -147,8 +148,8 @@ def _other_trainings(folder: CheckpointFolder) -> list[str]:
     differences = []
     for file in folder.path.parent.glob(f"*/{SETTINGS_FILE}"):
         if file.parent != folder.path and any(file.parent.glob("checkpoint-*")) and not is_finished(file.parent):
-            other = _flat(json.loads(file.read_text()))
-            mine = _flat(folder.identity)
+            other = flat(json.loads(file.read_text()))
+            mine = flat(folder.identity)
             changed = sorted(key for key in other.keys() | mine.keys() if other.get(key) != mine.get(key))
             text = ", ".join(
                 f"{key.rsplit('.', 1)[-1]} was {other.get(key)}, is {mine.get(key)}" for key in changed[:3]
@@ -165,12 +166,6 @@ def finish(folder: Path) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether `finish` was called for this folder."""
     return (folder / "finished.json").exists()
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{prefix}.{key}").items()}
 
 
 def _step(checkpoint: Path) -> int:

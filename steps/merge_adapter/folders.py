@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, Manifest, read_manifest, sha256_of, verified
+from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
 from steps.errors import Problem, UserError
 from steps.merge_adapter.weights import Stored, stored_tensors
 from steps.model_layout import CONFIG, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES
@@ -100,17 +99,12 @@ def tensors_in(folder: Folder, name: str) -> dict[str, Stored]:
         ) from None  # fmt: skip
 
 
-def content_digest(folder: Folder) -> str:
-    """Digest the folder's content for the lineage; an artifact's files are compared with its manifest.
+def origin(folder: Folder) -> str:
+    """Name the folder for the lineage: an artifact by its digest, a plain folder, which has none, by its path.
 
-    Raises Outage when an artifact's bytes are not those that were written.
+    Raises Outage when an artifact's bytes are not those that its manifest names.
     """
-    if folder.manifest:
-        return verified(folder.path).digest
-    used = sorted({*folder.weights, *(folder.others & (MODEL_NAMES | TOKENIZER_NAMES | {INDEX, ADAPTER_CONFIG}))})
-    with ThreadPoolExecutor(4) as pool:
-        digests = pool.map(lambda name: sha256_of(folder.path / name), used)
-        return Manifest("", {name: {"sha256": digest} for name, digest in zip(used, digests, strict=True)}).digest
+    return verified(folder.path).digest if folder.manifest else str(folder.path.absolute())
 
 
 def small_files(base: Folder, adapter: Folder) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.register_model.candidate import Candidate, Target
-from steps.tracking import artifact_location
+from steps.tracking import experiment_id
 
 log = logging.getLogger("finetune")
 
@@ -51,7 +51,7 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
         return client.get_run(run_id), False
     if run := _run_of_training(client, candidate.history.get("mlflow_run_id")):
         return run, False
-    experiment = _experiment(client, candidate.target)
+    experiment = experiment_id(client, candidate.target.experiment, candidate.target.uri)
     earlier = client.search_runs([experiment], f"tags.{KEY} = '{candidate.key}'", max_results=1)
     if earlier:
         return earlier[0], True
@@ -110,6 +110,8 @@ def move_alias(client: Any, target: Target, version: Any) -> bool:
     MLflow has no compare-and-set: the alias is compared right before it is set and read again after, so two that set it
     within one round trip both learn who won. A version that once had the alias never takes it back.
     """
+    from mlflow.exceptions import MlflowException
+
     ours = str(version.version)  # a number from a database, text from a server
     holder, expected = alias_holder(client, target), version.tags.get(ALIAS_BEFORE, "")
     if holder == ours:
@@ -118,8 +120,14 @@ def move_alias(client: Any, target: Target, version: Any) -> bool:
         log.warning("WARNING alias %s of %s stays at version %s: it was moved there meanwhile, by another run or by "
                     "hand", target.alias, target.name, holder or "none")  # fmt: skip
         return False
-    client.set_registered_model_alias(target.name, target.alias, ours)
-    client.set_model_version_tag(target.name, ours, ALIAS_MOVED, target.alias)
+    try:
+        client.set_registered_model_alias(target.name, target.alias, ours)
+    except MlflowException:
+        # Two that give a new alias at once both insert it, and the database lets one of them.
+        if alias_holder(client, target) == expected:
+            raise
+    else:
+        client.set_model_version_tag(target.name, ours, ALIAS_MOVED, target.alias)
     return alias_holder(client, target) == ours
 
 
@@ -138,19 +146,6 @@ def _run_of_training(client: Any, run_id: str | None) -> Any | None:
             raise
         return None  # it was tracked on another server
     return run if run and run.info.lifecycle_stage == "active" else None
-
-
-def _experiment(client: Any, target: Target) -> str:
-    from mlflow.exceptions import MlflowException
-
-    if known := client.get_experiment_by_name(target.experiment):
-        return known.experiment_id
-    try:
-        return client.create_experiment(target.experiment, artifact_location=artifact_location(target.uri))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return client.get_experiment_by_name(target.experiment).experiment_id
 
 
 def _unless(code: str, call: Callable[..., Any], *arguments: Any) -> None:

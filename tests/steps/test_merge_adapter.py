@@ -232,16 +232,15 @@ def test_the_plan_prints_every_change_and_reads_no_weight(bases, tmp_path):
     assert "model.norm.weight F32[64] = base_model.model.model.norm.weight" in str(plan)
 
 
-def run_step(*folders: Path, **options: object) -> subprocess.Popen:
-    words = [
-        word
-        for flag, folder in zip(("--base", "--adapter", "--output"), folders, strict=True)
-        for word in (flag, str(folder))
-    ]
+def run_step(base: Path, adapter: Path, output: Path) -> subprocess.Popen:
+    folders = ["--base", base, "--adapter", adapter, "--output", output]
     return subprocess.Popen(
-        [sys.executable, "-m", "steps", "merge-adapter", *words], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+        [sys.executable, "-m", "steps", "merge-adapter", *folders],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_neither_transformers_nor_peft_is_loaded_and_the_plan_needs_no_torch(bases, tmp_path):

@@ -1,5 +1,6 @@
 """register_model: one version by reference, safe to repeat, loadable where nothing of this project is installed."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -48,7 +49,8 @@ def write_evaluation(target: Path, tuned: Path, **changes) -> Path:
 def empty_database(tmp_path_factory) -> Path:
     """An MLflow database without content: its migrations take seconds."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    with contextlib.chdir(file.parent):  # MLflow's own first experiment keeps its files below the current folder
+        MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
     return file
 
 
