@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
-import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,10 +14,9 @@ from steps.errors import Problem, SecurityRefusal, UserError
 from steps.model_layout import CONFIG, ModelLayout, read_layout
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ImportSettings
+from steps.weights import stored_tensors
 
 log = logging.getLogger("finetune")
-
-LARGEST_HEADER = 100 * 1024 * 1024  # safetensors' own bound
 
 
 def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Manifest:
@@ -84,7 +80,7 @@ def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
         if not name.endswith(".safetensors"):
             continue
         try:
-            total += _count_parameters(folder / source)
+            total += sum(tensor.rows * tensor.row_size for tensor in stored_tensors(folder / source).values())
         except ValueError as error:
             problems.append(
                 Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a whole safetensors file",
@@ -93,25 +89,6 @@ def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
     if problems:
         raise UserError(problems)
     return total
-
-
-def _count_parameters(file: Path) -> int:
-    """Sum the sizes of a safetensors file's tensors. Raises ValueError when the file is cut or no safetensors."""
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-            raise ValueError(f"{size} bytes that are no safetensors")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            raise ValueError("a header that is no JSON") from None
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if 8 + length + end != size:
-        raise ValueError(f"{size} bytes where the header promises {8 + length + end}")
-    return sum(math.prod(entry["shape"]) for entry in header.values())
 
 
 def _facts(config: dict[str, Any]) -> dict[str, Any]:

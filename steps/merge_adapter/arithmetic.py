@@ -20,7 +20,7 @@ import torch
 from steps.errors import NumericError, Problem
 from steps.merge_adapter.planning import Change, LowRank
 from steps.merge_adapter.streaming import BLOCK, HashedFile, read_into
-from steps.merge_adapter.weights import FLOATS, Stored
+from steps.weights import FLOATS, Stored
 
 TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 STRETCH = 128 * 1024  # elements changed at a time: they stay in the processor's cache

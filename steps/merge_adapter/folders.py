@@ -9,8 +9,8 @@ from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
 from steps.errors import Problem, UserError
-from steps.merge_adapter.weights import Stored, stored_tensors
 from steps.model_layout import CONFIG, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES
+from steps.weights import Stored, stored_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -11,7 +11,7 @@ from steps.errors import Problem, UserError, nearest
 from steps.merge_adapter.folders import Folder, tensors_in
 from steps.merge_adapter.settings import LoraSettings, read_settings
 from steps.merge_adapter.tying import is_tied, tying_problems, without_twins
-from steps.merge_adapter.weights import FLOATS, Stored, find
+from steps.weights import FLOATS, Stored, find
 
 PREFIX = "base_model.model."  # what PEFT puts before the name of every module
 FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from steps.errors import Problem
 from steps.merge_adapter.folders import Folder
 from steps.merge_adapter.settings import LoraSettings
-from steps.merge_adapter.weights import Stored, find
+from steps.weights import Stored, find
 
 # Input and output embeddings by their last name.
 HEADS = {"embed_out", "lm_head"}

@@ -1,4 +1,4 @@
-"""Where each tensor lies inside a safetensors file."""
+"""Where each tensor lies inside a safetensors file; reads headers only, and loads no torch."""
 
 from __future__ import annotations
 
