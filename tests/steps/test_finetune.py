@@ -10,64 +10,20 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows
+from training_inputs import as_imported, settings_with, write_tokens
 
 from steps import wire
-from steps.artifacts import new_artifact, read_manifest
+from steps.artifacts import read_manifest
 from steps.errors import NumericError, Preempted, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
-from steps.params.training import CheckpointParams, TrainingParams
-
-TRAINING = {
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 2,
-    "optim": "adamw_torch",
-    "weight_decay": 0.01,
-    "logging_steps": 1,
-    "gradient_checkpointing": "false",
-}
-
-
-def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
-    return FinetuneSettings(
-        pipeline="chat_completion",
-        training=TrainingParams(**{**TRAINING, **(training or {})}),
-        max_length=64,
-        **changes,
-    )
-
-
-def write_tokens(folder: Path, tokenizer, rows: list[dict], packing: bool = False) -> Path:
-    """Make a data artifact from TRL's own preparation, independent of prepare_data."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import Dataset
-    from trl.data_utils import pack_dataset
-
-    def tokens(part: list[dict]) -> pa.Table:
-        ids = [tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"][:64] for row in part]
-        dataset = Dataset.from_dict({"input_ids": ids, "labels": ids})
-        return (pack_dataset(dataset, 64, "bfd") if packing else dataset).data.table
-
-    with new_artifact(folder, "data") as draft:
-        (draft / "tokens").mkdir()
-        pq.write_table(tokens(rows[:40]), draft / "tokens/train.parquet")
-        pq.write_table(tokens(rows[40:]), draft / "tokens/validation.parquet")
-    return folder
+from steps.params.training import CheckpointParams
 
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    import shutil
-
-    with new_artifact(tmp_path / "model", "model", {"source": "somewhere"}) as draft:
-        for file in tiny_model.iterdir():
-            shutil.copy(file, draft / file.name)
-    return tmp_path / "model"
+    return as_imported(tiny_model, tmp_path / "model")
 
 
 @pytest.fixture

@@ -216,20 +216,14 @@ def test_shards_keep_names_headers_and_index(bases, tmp_path):
         assert (after[:header], len(after)) == (before[:header], len(before))
 
 
-def test_the_plan_prints_every_change_and_reads_no_weight(bases, tmp_path):
-    base = bases("tied")
-    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["norm"])
-    for file in (base / "model.safetensors", adapter / "adapter_model.safetensors"):
-        shutil.copy(file, tmp_path / file.name)
-        header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
-        with open(tmp_path / file.name, "r+b") as stream:  # same places, other values
-            stream.seek(header)
-            stream.write(b"\0" * (file.stat().st_size - header))
-    plan = plan_merge(open_base(base), open_adapter(adapter))
+def test_the_plan_prints_every_change(bases, tmp_path):
+    adapter = make_adapter(bases("tied"), tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["norm"])
+    plan = plan_merge(open_base(bases("tied")), open_adapter(adapter))
     assert plan.merged_modules == {"q_proj": 2}
-    assert "model.safetensors: 7 of 20 tensors change" in str(plan)
-    assert "model.layers.0.self_attn.q_proj.weight F32[64, 64] += 1.75 · (B[64, 4] @ A[4, 64])" in str(plan)
-    assert "model.norm.weight F32[64] = base_model.model.model.norm.weight" in str(plan)
+    lines = str(plan).splitlines()
+    assert lines[0] == "model.safetensors: 7 of 20 tensors change"
+    assert "  model.layers.0.self_attn.q_proj.weight F32[64, 64] += 1.75 · (B[64, 4] @ A[4, 64])" in lines
+    assert "  model.norm.weight F32[64] = base_model.model.model.norm.weight" in lines
 
 
 def run_step(base: Path, adapter: Path, output: Path) -> subprocess.Popen:
