@@ -544,6 +544,7 @@ def write_hollow_model(folder: Path, tensors: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_midway_nothing_is_visible_and_the_next_try_cleans_up(tmp_path):
     folder = write_hollow_model(tmp_path, tensors=40)
     folders = (folder / "base", folder / "adapter", folder / "merged")

@@ -245,6 +245,7 @@ def test_a_line_as_long_as_memory_is_refused(tmp_path, monkeypatch):
     assert (problem.code, problem.where) == ("DATA-E0109", f"{file}:2 (record 2)")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """Read 30 MB; Python may allocate a small part of that at a time."""
     import tracemalloc
