@@ -18,10 +18,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TARGET_RATIO = 4.0
 TARGET_MIB = 700
+
+
+class Run(NamedTuple):
+    """What one process took."""
+
+    seconds: float
+    cpu_seconds: float
+    """On a busy machine this tells more than the clock."""
+    mib: float
+    """Peak resident memory."""
+
 
 BUILD = """
 import sys
@@ -98,7 +110,7 @@ def main() -> int:
             "PEFT": ["-c", PEFT, base, adapter, scratch / "PEFT"],
             "copy": ["-c", COPY, base, adapter, scratch / "copy"],
         }  # fmt: skip
-        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+        measured: dict[str, list[Run]] = {name: [] for name in arms}
         for _ in range(options.rounds):
             for name, words in arms.items():
                 measured[name].append(_measure([str(word) for word in words], scratch / name))
@@ -128,8 +140,8 @@ def _output(script: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def _measure(words: list[str], output: Path) -> tuple[float, float]:
-    """Run one arm; return seconds and peak resident MiB of its process."""
+def _measure(words: list[str], output: Path) -> Run:
+    """Run one arm in a process of its own."""
     shutil.rmtree(output, ignore_errors=True)
     os.sync()  # the arm before must not leave its writing to this one
     started = time.monotonic()
@@ -143,16 +155,17 @@ def _measure(words: list[str], output: Path) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(complaints.decode(errors="replace"))
-    return seconds, usage.ru_maxrss / 1024
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def _report(measured: dict[str, list[tuple[float, float]]], count: int, equal: int, changed: int) -> int:
-    print(f"\n{'':6} {'median s':>9} {'all rounds':>24} {'peak MiB':>9}")
-    seconds = {name: statistics.median(second for second, _ in rounds) for name, rounds in measured.items()}
-    peak = {name: max(mib for _, mib in rounds) for name, rounds in measured.items()}
-    for name, rounds in measured.items():
-        every = " ".join(f"{second:.2f}" for second, _ in rounds)
-        print(f"{name:6} {seconds[name]:9.2f} {every:>24} {peak[name]:9.0f}")
+def _report(measured: dict[str, list[Run]], count: int, equal: int, changed: int) -> int:
+    print(f"\n{'':6} {'median s':>9} {'CPU s':>7} {'peak MiB':>9}   all rounds")
+    seconds = {name: statistics.median(run.seconds for run in runs) for name, runs in measured.items()}
+    peak = {name: max(run.mib for run in runs) for name, runs in measured.items()}
+    for name, runs in measured.items():
+        cpu = statistics.median(run.cpu_seconds for run in runs)
+        every = " ".join(f"{run.seconds:.2f}" for run in runs)
+        print(f"{name:6} {seconds[name]:9.2f} {cpu:7.2f} {peak[name]:9.0f}   {every}")
     ratio = seconds["PEFT"] / seconds["ours"]
     checks = {
         f"{equal} of {count} tensors bit-equal to PEFT's, {changed} differ from the base": equal == count

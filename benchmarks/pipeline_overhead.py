@@ -26,8 +26,7 @@ from trl import SFTConfig, SFTTrainer
 
 config = yaml.safe_load(open("examples/dates/config.yaml"))
 read = lambda name: [json.loads(line) for line in open(config[name])]
-rows, test = read("train_file_path"), read("test_file_path")
-parts = Dataset.from_list(rows).train_test_split(0.2, seed=42)
+rows, held_out, test = read("train_file_path"), read("validation_file_path"), read("test_file_path")
 tokenizer = AutoTokenizer.from_pretrained(config["pytorch_model_path"])
 model = AutoModelForCausalLM.from_pretrained(config["pytorch_model_path"])
 trainer = SFTTrainer(
@@ -42,7 +41,7 @@ trainer = SFTTrainer(
         load_best_model_at_end=True, metric_for_best_model="eval_loss", gradient_checkpointing=False, bf16=False,
         optim="adamw_torch", use_cpu=True, report_to="none", disable_tqdm=True, seed=42,
     ),
-    train_dataset=parts["train"], eval_dataset=parts["test"], processing_class=tokenizer,
+    train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(held_out), processing_class=tokenizer,
 )
 trainer.train()
 trainer.save_model(sys.argv[1] + "/tuned")

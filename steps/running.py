@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,6 +27,8 @@ from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
 
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor reused tasks
 SHOWN = "\x1e"
+# Run in the image without torch. Where torch is installed, transformers would load it all the same: three seconds.
+WITHOUT_TORCH = {"plan", "import-model", "check-data", "prepare-data", "report", "register-model"}
 PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
 TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
 
@@ -45,13 +47,28 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         if settings is not None:
             typed["settings"] = hints["settings"].model_validate(wire.load(settings))
         started = time.monotonic()
-        result = step(**typed)
+        with _without_torch() if name in WITHOUT_TORCH else nullcontext():
+            result = step(**typed)
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
             log.info("  %.1f s", seconds)
         paths = {key: str(value) for key, value in typed.items() if isinstance(value, Path)}
         _record({"step": name, "seconds": round(seconds, 2), "paths": paths, "error": None})
         return result
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Make torch look as absent as it is in the step's image, so that nothing loads it by the way."""
+    if "torch" in sys.modules:
+        yield
+        return
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install torch
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _is_path(hint: Any, value: Any) -> bool:

@@ -12,6 +12,7 @@ loses bits; the check for NaN that it adds is made here anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,7 @@ from steps.merge_adapter.streaming import BLOCK, HashedFile, read_into
 from steps.weights import FLOATS, Stored
 
 TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-STRETCH = 128 * 1024  # elements changed at a time: they stay in the processor's cache
+STRETCH = 128 * 1024
 
 
 class Merger:
@@ -98,12 +99,17 @@ def _one_thread() -> Iterator[None]:
 
 def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:
     rows = max(1, STRETCH // block.shape[1])
+    # Times a power of two nothing is rounded, so that one operation gives the same bits as two.
+    exact = low.scaling >= 1 and math.frexp(low.scaling)[0] == 0.5
     for weight, change in zip(block.split(rows), update.split(rows), strict=True):
-        change.mul_(low.scaling)
         if low.embedding:
-            weight += change.to(weight.dtype)
-        else:  # weight += change, without the copies that torch makes for two types
-            weight.copy_(change.add_(weight))
+            weight += change.mul_(low.scaling).to(weight.dtype)
+            continue
+        if exact:
+            torch.add(weight, change, alpha=low.scaling, out=change)
+        else:
+            change.mul_(low.scaling).add_(weight)
+        weight.copy_(change)  # as weight += change, without the copies that torch makes for two types
 
 
 def _dora(change: Change, low: LowRank, update: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ from types import TracebackType
 
 from steps.merge_adapter.planning import Change, Shard
 
-BLOCK = 2 * 1024 * 1024  # a block is still in the processor's cache when it is hashed and written
-BUFFERS = 4  # one is filled, the others wait to be written
+BLOCK = 524288
+BUFFERS = 4
 
 
 class HashedFile:
