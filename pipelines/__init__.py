@@ -9,6 +9,7 @@
     compile.py      → compiled/
     checking.py     finds in a compiled YAML what the SDK does not look for
     local.py        a pipeline on this machine
+    warm.py         a Python that has loaded the training libraries already, for local runs
     cli.py          the `finetune` command
 
 The one door into `steps/` besides the parameters is `steps.running`, which runs a step by name.

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipelines.warm import warm_python
 from steps.errors import Problem, SecurityRefusal
 from steps.running import PARENT, RECORDS, SHOWN, bug, code_digest
 
@@ -72,7 +73,13 @@ def run_local(
     with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
         output = _Output(log_file, show)
         hits = _CacheHits(run.reused, show)
-        with _environment(root.absolute(), records), _forwarded_signals(), _untouched_text(), hits:
+        with (
+            _environment(root.absolute(), records),
+            _forwarded_signals(),
+            warm_python() as warm,
+            _untouched_text(warm),
+            hits,
+        ):
             try:
                 run.outputs = _run(pipeline, parameters, root.absolute(), run.folder, cache, output)
             except RuntimeError as error:
@@ -189,12 +196,12 @@ def default_store(root: Path) -> str:
 
 
 @contextlib.contextmanager
-def _untouched_text() -> Iterator[None]:
+def _untouched_text(warm: Path | None) -> Iterator[None]:
     """Make the runner's replacement of `python3` by sys.executable replace it by itself."""
     executable, printing = sys.executable, builtins.print
-    beside = Path(executable).parent
-    if (beside / "python3").exists():
-        os.environ["PATH"] = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
+    folder = warm or Path(executable).parent
+    if (folder / "python3").exists():
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
         sys.executable = "python3"
     try:
         yield

@@ -76,6 +76,14 @@ def test_the_tuned_model_loads_with_transformers(first):
     assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
+def test_a_python_of_its_own_for_every_task_gives_the_same_weights(first, given, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_WARM", "0")
+    cold = run(tmp_path, given)
+    weights = [Path(result["artifacts"]["model"], "model.safetensors").read_bytes() for result in (first[1], cold)]
+    assert weights[0] == weights[1]
+    assert first[1]["metrics"] == cold["metrics"]
+
+
 def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given):
     root, before = first
     again = run(root, given)

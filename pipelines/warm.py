@@ -1,0 +1,168 @@
+"""A Python that has loaded the training libraries already, for the steps of one local run.
+
+Every task of a local run is a process of its own, and torch, transformers and TRL take five seconds to load in each
+that needs them. A server loads them once, on the core that the first steps leave idle, and forks a child for every task
+that comes after. It stands in for `python3` on the PATH: the client hands over its arguments, environment, folder and
+files, waits, and exits with the child's code. When the server is not there, the client starts a Python of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+SWITCH = "FINETUNE_WARM"  # set to 0: every task starts a Python of its own
+# What these tasks load; nothing here may start a Python thread, for a fork would lose it.
+PRELOADED = (
+    "kfp.dsl.executor_main",
+    "trl.trainer.sft_trainer",
+    "peft",
+    "datasets",
+    "rouge_score.rouge_scorer",
+    "sacrebleu",
+    "matplotlib.backends.backend_svg",
+)
+# The steps before them need none of it, and must not wait for it.
+WAITING = ("finetune", "evaluate", "report")
+
+SHIM = """\
+#!/bin/sh
+exec {python} -IS {client} "$@"
+"""
+
+CLIENT = """\
+import json, os, signal, socket, sys
+function = sys.argv[sys.argv.index("--function_to_execute") + 1] if "--function_to_execute" in sys.argv else ""
+if function in {waiting!r}:
+    try:
+        server = socket.socket(socket.AF_UNIX)
+        server.connect({address!r})
+    except OSError:
+        server = None
+    if server:
+        # The child gets the signals too, and may have a checkpoint to save: wait for it whatever happens.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        task = json.dumps({{"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
+        socket.send_fds(server, [len(task).to_bytes(8, "big")], [0, 1, 2])
+        server.sendall(task)
+        code = server.recv(8)
+        if code:
+            sys.exit(int.from_bytes(code, "big"))
+        sys.exit("the warm Python ended")
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+
+
+@contextlib.contextmanager
+def warm_python() -> Iterator[Path | None]:
+    """Start the server; gives the folder whose `python3` is the client, or None where it is switched off."""
+    if os.environ.get(SWITCH) == "0" or not hasattr(socket, "send_fds") or sys.platform != "linux":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        folder = Path(scratch)
+        address = str(folder / "server")
+        client, shim = folder / "client.py", folder / "python3"
+        client.write_text(CLIENT.format(python=sys.executable, waiting=WAITING, address=address))
+        shim.write_text(SHIM.format(python=shlex.quote(sys.executable), client=shlex.quote(str(client))))
+        shim.chmod(0o755)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address)
+        listener.listen()  # a client that comes before the libraries are loaded waits in the queue
+        command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno())]
+        server = subprocess.Popen(
+            command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        listener.close()
+        try:
+            yield folder
+        finally:
+            server.kill()
+            server.wait()
+
+
+def serve(listener: socket.socket) -> None:
+    """Load the libraries, then fork a child for every task, until nobody is left to ask."""
+    import importlib
+
+    os.environ["_KFP_RUNTIME"] = "true"
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)  # meant for the task, which gets it too
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    for module in PRELOADED:
+        importlib.import_module(module)
+    while True:
+        connection, _ = listener.accept()
+        size, files, _, _ = socket.recv_fds(connection, 8, 3)
+        task = b""
+        while len(task) < int.from_bytes(size, "big"):
+            task += connection.recv(1 << 20)
+        child = os.fork()
+        if child == 0:
+            listener.close()
+            connection.close()
+            _become(json.loads(task), files)
+        for file in files:
+            os.close(file)
+        _, status = os.waitpid(child, 0)  # kfp runs one task after the other
+        code = os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(OSError):
+            connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
+        connection.close()
+
+
+def _become(task: dict, files: list[int]) -> None:
+    """Turn this forked process into the task, as if Python had been started with its arguments."""
+    import runpy
+
+    code = 70
+    try:
+        for target, file in enumerate(files):
+            os.dup2(file, target)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(task["env"])
+        os.chdir(task["cwd"])
+        arguments = task["argv"]
+        module = arguments[arguments.index("-m") + 1]
+        sys.argv = [module, *arguments[arguments.index("-m") + 2 :]]
+        sys.path[0] = task["cwd"]
+        sys.stdout = os.fdopen(1, "w", buffering=1)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    import time
+
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
