@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -12,8 +13,8 @@ from types import TracebackType
 
 from steps.merge_adapter.planning import Change, Shard
 
-BLOCK = 524288
-BUFFERS = 4
+BLOCK = 256 * 1024  # with larger ones the data has left the processor's cache before it is hashed and written
+BUFFERS = 4  # one is filled, the others wait to be written
 
 
 class HashedFile:
@@ -23,7 +24,7 @@ class HashedFile:
         self.stream = open(path, "wb", buffering=0)  # noqa: SIM115, closed by __exit__
         self.hash = hashlib.sha256()
         self.writer = ThreadPoolExecutor(1)
-        self.pending: list[Future[None]] = []
+        self.pending: deque[Future[None]] = deque()
         # Fresh memory for every block would cost as much in page faults as the writing itself.
         self.free: SimpleQueue[bytearray] = SimpleQueue()
         for _ in range(BUFFERS):
@@ -41,11 +42,13 @@ class HashedFile:
             self._raise_failures()
 
     def fill(self, length: int, put: Callable[[memoryview], None]) -> None:
-        """Let `put` write `length` bytes, at most BLOCK, into a buffer, and append them to the file."""
+        """Let `put` write `length` bytes into a buffer, and append them to the file."""
         self._raise_failures()
         buffer = self.free.get()
+        if length > len(buffer):  # a single row that is larger than a block
+            buffer = bytearray(length)
         put(memoryview(buffer)[:length])
-        self.pending.append(self.writer.submit(self._append, buffer, length))
+        self._append(buffer, length)
 
     def _append(self, buffer: bytearray, length: int) -> None:
         try:
@@ -57,12 +60,8 @@ class HashedFile:
             self.free.put(buffer)
 
     def _raise_failures(self) -> None:
-        done, self.pending = (
-            [future for future in self.pending if future.done()],
-            [future for future in self.pending if not future.done()],
-        )
-        for future in done:
-            future.result()
+        while self.pending and self.pending[0].done():
+            self.pending.popleft().result()
 
 
 def write_shard(target: Path, shard: Shard, merge: Callable[[Change, HashedFile], None]) -> str:
