@@ -48,7 +48,7 @@ class HashedFile:
         if length > len(buffer):  # a single row that is larger than a block
             buffer = bytearray(length)
         put(memoryview(buffer)[:length])
-        self._append(buffer, length)
+        self.pending.append(self.writer.submit(self._append, buffer, length))
 
     def _append(self, buffer: bytearray, length: int) -> None:
         try:
