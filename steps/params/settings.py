@@ -45,8 +45,8 @@ class DataSettings(Group):
     task: Task
     """Which file of steps/tasks reads the rows."""
 
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Values of the task's column parameters."""
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Values of the task's own parameters: its columns, and how strictly they are read."""
 
     train: Resolved
     """Training rows."""

@@ -22,6 +22,7 @@ from steps.prepare_data.findings import ROWS_SHOWN, Findings, Place
 from steps.prepare_data.reading import read_rows
 from steps.prepare_data.splitting import SPLITS, split_rows
 from steps.tasks import Fault, load_task, named_by
+from steps.tasks.counting import Tally
 
 ROWS_AT_ONCE = 2048
 MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
@@ -41,6 +42,8 @@ class Rows:
     """Line where each row starts, int64; 0 in formats without lines."""
     keys: np.ndarray
     """A hash of each row's content, int64; equal rows have equal ones."""
+    tally: Tally
+    """What the task counts over the whole file."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -48,7 +51,7 @@ class Rows:
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows; their numbers rise."""
         table = None if self.table is None else _take(self.table, rows)
-        return Rows(self.source, table, self.records[rows], self.lines[rows], self.keys[rows])
+        return Rows(self.source, table, self.records[rows], self.lines[rows], self.keys[rows], self.tally)
 
     def where(self, row: int, column: str = "") -> str:
         """Name a row the way every message does."""
@@ -89,26 +92,29 @@ def check_data(
     columns = columns or module.Columns()
     sources = {"train": str(train), "validation": str(validation), "test": str(test)}
     files: dict[str, Rows] = {}
-    all_findings, problems = [], []
+    all_findings: dict[str, Findings] = {}
+    absent: dict[str, list[Problem]] = {}
     for name, uri in sources.items():
         if not uri:
             continue
-        findings = Findings(uri)
-        all_findings.append(findings)
+        findings = all_findings[name] = Findings(uri)
         try:
             with TemporaryDirectory() as scratch:
                 files[name] = check_file(_bring(name, uri, Path(scratch)), module, columns, findings, keep_rows)
         except UserError as error:  # a file that is not there: the others are looked at all the same
-            problems += error.problems
-        problems += findings.problems
+            absent[name] = error.problems
+    if hasattr(module, "judge"):
+        for judgement in module.judge({name: rows.tally for name, rows in files.items()}, columns):
+            all_findings[judgement.split].judge(judgement)
+    problems = [problem for name in all_findings for problem in absent.get(name, []) + all_findings[name].problems]
     if problems:
         raise UserError(problems)
-    warnings = [warning for findings in all_findings for warning in findings.warnings]
+    warnings = [warning for findings in all_findings.values() for warning in findings.warnings]
     warnings += _repeated(files) + _leaked(files, most=MOST_LEAKED)
     rows = _split(files, split, seed, min_train_rows)
     # Equal rows of one file may fall on both sides of the split: repeated rows are worth a warning, no refusal.
     warnings += _leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
-    repairs = [repair for findings in all_findings for repair in findings.repaired]
+    repairs = [repair for findings in all_findings.values() for repair in findings.repaired]
     return DataCheck({name: len(part) for name, part in rows.items()}, rows, warnings, repairs)
 
 
@@ -119,6 +125,7 @@ def check_file(file: Path, task: ModuleType, columns: Group, findings: Findings,
     batches: list[pa.RecordBatch] = []
     waiting: list[dict[str, Any]] = []
     extra: Counter[str] = Counter()
+    counted, tally = getattr(task, "counted", None), Tally()
     seen = False
     for record, line, row in read_rows(file, named_by(columns, names), findings):
         seen = True
@@ -131,8 +138,10 @@ def check_file(file: Path, task: ModuleType, columns: Group, findings: Findings,
         if not good:
             continue
         for code, what in task.remarks(row, columns):
-            findings.warn(code, what, record)
+            findings.remark(code, what, record)
         canonical = task.canonical(row, columns)
+        if counted:
+            tally.add(counted(canonical, columns), record)
         records.append(record)
         lines.append(line)
         keys.append(hash(orjson.dumps(canonical)))
@@ -148,7 +157,8 @@ def check_file(file: Path, task: ModuleType, columns: Group, findings: Findings,
     if not seen and not findings.bad_rows:
         findings.fault(Fault("DATA-E0108", "", "0 rows", "rows", "fill the file, or leave the parameter empty"))
     table = pa.Table.from_batches(batches, task.SCHEMA) if keep_rows else None
-    return Rows(findings.name, table, *(np.frombuffer(a, np.int64) for a in (records, lines, keys)))
+    numbers = [np.frombuffer(a, np.int64) for a in (records, lines, keys)]
+    return Rows(findings.name, table, numbers[0], numbers[1], numbers[2], tally)
 
 
 def _bring(name: str, uri: str, scratch: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from steps.errors import Problem
 from steps.tasks import Fault
+from steps.tasks.counting import Judgement
 
 ROWS_SHOWN = 5
 MOST_PER_CODE = 100  # different columns with the same code; more would only hide the first
@@ -71,9 +72,28 @@ class Findings:
             group = self._warnings[code, what] = _Group(Fault(code, "", "", "", ""), Place(record))
         _count(group, record)
 
+    def remark(self, code: str, what: str, record: int) -> None:
+        """Note what a task tells about a good row: a warning, or what it mends."""
+        if code.startswith("DATA-F"):
+            self.repair(code, what)
+        else:
+            self.warn(code, what, record)
+
     def repair(self, code: str, what: str, count: int = 1) -> None:
         """Note what was mended without loss."""
         self.repairs[code, what] += count
+
+    def judge(self, judgement: Judgement) -> None:
+        """Note what the counts of the whole file say."""
+        fault, rows = judgement.fault, list(judgement.records[:ROWS_SHOWN])
+        if fault.code.startswith("DATA-E"):
+            self.bad_rows += 1
+            place = Place(rows[0] if rows else 0)
+            self._problems[fault.code, fault.column] = _Group(fault, place, judgement.count, rows)
+        elif fault.code.startswith("DATA-W"):
+            self._warnings[fault.code, fault.found] = _Group(fault, Place(0), judgement.count, rows)
+        else:
+            self.repair(fault.code, fault.found, judgement.count)
 
     @property
     def problems(self) -> list[Problem]:

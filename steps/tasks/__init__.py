@@ -6,10 +6,16 @@ One module per task, all with the same names (they share a shape, not a parent c
     columns_of(columns)           required column names in the user's file
     SCHEMA                        pyarrow schema of the canonical rows
     check_row(row, columns)       yields a Fault for everything wrong with one raw row
-    remarks(row, columns)         yields what is worth a warning about a good raw row, as (code, sentence)
+    remarks(row, columns)         yields what is worth telling about a good raw row, as (code, sentence): DATA-W… warns,
+                                  DATA-F… says what canonical() mends without loss
     canonical(row, columns)       raw row → canonical row; only called on rows without a Fault
     training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion} or {text}
     question(row, columns)        canonical row → (prompt, reference answer) for generation, or None
+
+and, where rows only mean something together:
+
+    counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
+    judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/counting.py)
 
 A canonical row holds everything that later steps need: `training_row` and `question` give the same answer whatever
 columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
