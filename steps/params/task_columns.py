@@ -14,13 +14,15 @@ class TaskColumns(Group):
     def conflicts(self) -> Iterator[Problem]:
         """A column holds one thing."""
         used: dict[str, str] = {}
-        for parameter, name in self.model_dump().items():
-            if not parameter.endswith("_key") or parameter not in type(self).model_fields or not name:
-                continue
+        for parameter, name in self.named_columns().items():
             if name in used:
                 yield Problem("PARAM-E0208", parameter, f"{shown(name)}, as in {used[name]}", "a column of its own",
                               f"set {parameter} to the column that holds it")  # fmt: skip
             used.setdefault(name, parameter)
+
+    def named_columns(self) -> dict[str, str]:
+        """Give the parameters that name a column, with its name."""
+        return {parameter: name for parameter, name in self.model_dump().items() if parameter.endswith("_key") and name}
 
 
 class ClassificationColumns(TaskColumns):
@@ -88,10 +90,10 @@ class AnswerColumns(TaskColumns):
     max_answer_length_in_tokens: int = Field(30, ge=1)
     """Longest answer that is given."""
 
-    def conflicts(self) -> Iterator[Problem]:
-        """Names inside answers_key are no columns."""
+    def named_columns(self) -> dict[str, str]:
+        """Leave out the names inside answers_key, which are no columns."""
         inside = ("answer_text_key", "answer_start_key") if self.answers_key else ()
-        return (problem for problem in super().conflicts() if problem.where not in inside)
+        return {parameter: name for parameter, name in super().named_columns().items() if parameter not in inside}
 
 
 class SummarizationColumns(TaskColumns):
@@ -121,7 +123,6 @@ class TranslationColumns(TaskColumns):
 
     def conflicts(self) -> Iterator[Problem]:
         """A language is not translated to itself."""
-        yield from super().conflicts()
         if self.source_lang == self.target_lang:
             yield Problem("PARAM-E0209", "target_lang", f"{shown(self.target_lang)}, as in source_lang",
                           "two languages", "set target_lang to the other one")  # fmt: skip

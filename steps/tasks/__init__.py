@@ -103,7 +103,7 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
             near = _similar(name, present)
             column, other = OTHER_SHAPES.get(parameter, ("", ""))
             yield Fault("DATA-E0601", name, f"the columns {_listed(present)}", f"a column {name!r}",
-                        other if column in present else
+                        other if other and column in present else
                         f"{near} Rename it, or set {parameter} to the name that the file uses" if near else
                         f"set {parameter} to the name that the file uses")  # fmt: skip
 

@@ -25,7 +25,7 @@ from steps.tasks.counting import RECORDS_KEPT, Judgement, Tally
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}\.[0-9]*|[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 TRUTH = {"true": 0, "false": 0, "yes": 1, "no": 1}  # word → which pair it belongs to
-STARTS = frozenset("0123456789+-")
+STARTS = frozenset("0123456789+-[")  # of texts that may be something else than a name: a number, a list
 
 
 def as_label(value: Any) -> str | None:
@@ -92,8 +92,10 @@ def judge_numbers(tally: Tally, column: str) -> Iterator[Judgement]:
         odd = sorted(numbers) if rows[0] < rows[1] else names
         what = f"{column}: numbers and names side by side; {_listed(odd)} is the smaller part"
         yield _told("train", tally, odd, Fault("DATA-W1004", "", what, "", ""))
-    elif numbers and in_order(numbers) != [str(number) for number in range(len(numbers))]:
-        ordered = in_order(numbers)
+        return
+    ordered = in_order(numbers)
+    plain = all(str(int(label)) == label for label in ordered)  # 007 is a name made of digits
+    if plain and ordered != [str(number) for number in range(len(ordered))]:
         what = f"labels {ordered[0]} to {ordered[-1]} became the classes 0 to {len(ordered) - 1}, in this order"
         yield Judgement("train", Fault("DATA-F1003", "", what, "", ""), tally.rows)
 

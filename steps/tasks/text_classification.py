@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from steps.errors import nearest
 from steps.params.task_columns import ClassificationColumns
-from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+from steps.tasks import Fault, as_found, missing_columns, named_by
 from steps.tasks.cells import broken_cell, from_cell, text_faults
 from steps.tasks.counting import Judgement, Tally
 from steps.tasks.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
@@ -55,7 +55,7 @@ def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[F
                 yield _not_listed(value, key, columns)
         elif key not in row:
             yield from missing_columns(row, named_by(columns, [key]))
-        elif (label := as_label(value)) is None or columns.label_separator in label:
+        elif (label := as_label(value)) is None or columns.label_separator in label or _is_list(value):
             yield _label_fault(value, key, columns)
         elif columns.labels and label not in declared(columns.labels):
             yield _not_listed(value, key, columns)
@@ -153,18 +153,24 @@ def _mended(value: Any) -> Iterator[tuple[str, str]]:
         yield "DATA-F1002", "labels with a decimal point became whole numbers"
 
 
+def _is_list(value: Any) -> bool:
+    """Say whether a label is a list, or the text of one in a csv cell."""
+    try:
+        return type(from_cell(value)) is list
+    except ValueError:
+        return False
+
+
 def _label_fault(value: Any, path: str, columns: ClassificationColumns) -> Fault:
     found = as_found(value)
     if value is None or (type(value) is str and (not value or value.isspace())):
         fix = "write [] where no label applies" if columns.multilabel else "fill it in, or remove the row"
         return Fault("DATA-E1001", path, found, "a label", fix)
-    if type(value) is list or (type(value) is str and columns.label_separator in value):
+    if _is_list(value) or (type(value) is str and columns.label_separator in value):
         fix = "set multilabel=true if a row may have several labels"
-        if type(value) is str:
+        if not _is_list(value):
             fix += ", or label_separator to something that no label holds"
         return Fault("DATA-E1003", path, found, "one label", fix)
-    if type(value) in (dict, list):
-        return Fault("DATA-E1002", path, found, f"a name or a whole number, not {kind_of(value)}", "write the label")
     return Fault("DATA-E1002", path, found, "a name or a whole number",
                  "write a name, such as \"class 1.5\", or a whole number without separators")  # fmt: skip
 
