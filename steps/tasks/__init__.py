@@ -17,8 +17,16 @@ and, where rows only mean something together:
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
     judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/counting.py)
 
+and, where the answer is one of a list:
+
+    STRATIFY                      canonical column whose values a shuffled split spreads evenly (one label per row)
+    label_names(table, columns)   canonical rows → the class list; a label's place in it is its number
+
 A canonical row holds everything that later steps need: `training_row` and `question` give the same answer whatever
 columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
+
+Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 12 answers, 13 summaries,
+14 translations; cells.py has what several tasks ask of one value, labels.py what they ask of all labels together.
 
 To add a task: a module, a row in TASKS, its columns in steps/params/task_columns.py, and a test.
 """

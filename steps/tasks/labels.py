@@ -123,7 +123,7 @@ def _unseen(
 def _alike(tally: Tally) -> Iterator[tuple[str, str, list[Any]]]:
     """Find labels that look the same: equal after NFC, or but for capitals and blanks at the ends."""
     for code, normal, why in (
-        ("DATA-W1001", _nfc, "equal after NFC (one character, or a letter and its accent)"),
+        ("DATA-W1001", _nfc, "equal after NFC"),
         ("DATA-W1002", _fold, "equal but for capitals or blanks"),
     ):
         groups = defaultdict(set)
@@ -131,7 +131,9 @@ def _alike(tally: Tally) -> Iterator[tuple[str, str, list[Any]]]:
             groups[normal(str(label))].add(label if normal is _nfc else _nfc(str(label)))
         odd = [label for label in tally.counts if len(groups[normal(str(label))]) > 1]
         if odd:
-            yield code, f"{len(odd)} labels {why}: {_listed(odd)}", odd
+            # Written as they are, nobody could tell the two apart.
+            shown = ", ".join(f'"{_escaped(label)}"' for label in odd[:4]) if normal is _nfc else _listed(odd)
+            yield code, f"{len(odd)} labels {why}: {shown}", odd
 
 
 def _spellings(split: str, tally: Tally, column: str) -> Iterator[Judgement]:
@@ -160,6 +162,10 @@ def _told(split: str, tally: Tally, labels: Iterable[Any], fault: Fault, count: 
 
 def _nfc(label: str) -> str:
     return unicodedata.normalize("NFC", label)
+
+
+def _escaped(label: Any) -> str:
+    return str(label).encode("unicode_escape").decode("ascii")
 
 
 def _fold(label: str) -> str:

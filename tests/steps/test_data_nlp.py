@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from data_cases import Case, judge
 
+from steps.errors import UserError
 from steps.params.task_columns import (
     AnswerColumns,
     ClassificationColumns,
@@ -19,6 +20,7 @@ from steps.params.task_columns import (
     TokenColumns,
     TranslationColumns,
 )
+from steps.prepare_data.alone import check_alone
 from steps.prepare_data.checking import check_data
 from steps.tasks import load_task
 
@@ -69,7 +71,7 @@ CLASSIFICATION = [
     Case(0, "no column of that name", lines({"sentence1": "x", "Label": "a"}), "DATA-E0601", ":1 (record 1) label",
          "did you mean 'Label'?"),
     Case(10, "one label in NFC and NFD", labelled(*CAFE, "b", "b"), "DATA-W1001", count=2,
-         says="2 labels equal after NFC"),
+         says=r'equal after NFC: "caf\xe9", "cafe\u0301"'),
     Case(10, "NFD in validation only", labelled(CAFE[0], "b", "b"), "DATA-E1006", " (record 2) label",
          "Write it the same way", validation=other("b", CAFE[1])),
     Case(0, "labels that differ in capitals", labelled("Pos", "pos", "neg", " neg"), "DATA-W1002", count=4,
@@ -90,6 +92,8 @@ CLASSIFICATION = [
     Case(46, "numbers among names", labelled("good", "bad", 3, "bad", "good"), "DATA-W1004", says='"3"'),
     Case(47, "1.0 and 0", labelled(1.0, 0, 1, 0.0), "DATA-F1002", count=2),
     Case(47, "1.0 and 0 in csv", labelled_csv("1.0", "0", "1", "0"), "DATA-F1002", **CSV),
+    Case(47, "+1.0 and -1.0 in csv", labelled_csv("+1.0", "-1.0", "1", "-1"), "DATA-F1003",
+         says="labels -1 to 1 became", count=4, **CSV),
     Case(47, "1.5", labelled(1.0, 0, 1.5), "DATA-E1002", ":3 (record 3) label", "found 1.5"),
     Case(47, "1.5 in csv", labelled_csv("1.0", "0", "1.5"), "DATA-E1002", ":4 (record 3) label", **CSV),
     Case(50, "true, FALSE and yes", labelled_csv("true", "FALSE", "yes", "true"), "DATA-E1007", " (record 2) label",
@@ -226,6 +230,8 @@ ANSWERS = [
     Case(0, "answers as a text", asked("Ada"), "DATA-E1201", ":1 (record 1) answers", "not text"),
     Case(0, "answers under other names", asked({"words": ["Ada"], "start": [0]}), "DATA-E1201", ":1 (record 1) answers",
          "found the keys words, start"),
+    Case(0, "a column named like a part of the answers", asked(answer()), "DATA-E0601", ":1 (record 1) text",
+         "set context_key", options={"context_key": "text"}),
     Case(0, "an empty question", lines({"question": "", "context": "x", "answers": NONE}), "DATA-E0603",
          ":1 (record 1) question"),
     Case(0, "an empty answer", asked(answer("")), "DATA-E1207", ":1 (record 1) answers.text[0]"),
@@ -245,6 +251,8 @@ ANSWERS = [
          "set it to 6 (places are counted in characters; this one counts bytes)"),
     Case(116, "a start of -1", asked(answer(start=-1)), "DATA-E1204", ":1 (record 1) answers.answer_start[0]",
          "set it to 0"),
+    Case(116, "a start counted from the end", asked(answer(".", -1)), "DATA-E1204",
+         ":1 (record 1) answers.answer_start[0]", "set it to 12"),
     Case(116, "a start behind the end", asked(answer(start=99)), "DATA-E1204", ":1 (record 1) answers.answer_start[0]",
          "0 to 12"),
     Case(116, "a start beyond 64 bits", asked(answer(start=10**30)), "DATA-E1206",
@@ -334,6 +342,16 @@ def test_the_verdict_on_language_data(tmp_path, task, case):
     if checked and not case.verdict:
         assert [warning for warning in checked.warnings if warning["code"].startswith("DATA-W1")] == []
         assert [repair for repair in checked.repairs if repair["code"].startswith("DATA-F1")] == []
+
+
+def test_options_are_text_on_the_command_line(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text(table(["body", "topics"], ["a", "x;y"], ["b", "y"], ["c", "[]"], ["d", "x"]))
+    names = {"sentence1_key": "body", "label_key": "topics"}
+    with pytest.raises(UserError, match="DATA-E0701"):  # the rows are good, but too few
+        check_alone("text_classification", str(file), options={**names, "multilabel": "true", "label_separator": ";"})
+    with pytest.raises(UserError, match="DATA-E1003"):
+        check_alone("text_classification", str(file), options={**names, "label_separator": ";"})
 
 
 # Task, its columns, a row of the user's file, and what every later step reads.
