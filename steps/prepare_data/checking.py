@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,12 +75,15 @@ def check_data(
                 return files
             return {name: as_rows(check(name, Path(downloads)), task) for name in local}
 
-        near = nearly_equal(files, with_texts)
+        near = nearly_equal(files, {name: part.outlines for name, part in parts.items()}, with_texts)
+    for part in parts.values():
+        part.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
+    again = repeated(files["train"])
     warnings = [warning for part in parts.values() for warning in part.findings.warnings]
-    warnings += repeated(files["train"]) + leaked(files, most=MOST_LEAKED) + near
+    warnings += again + leaked(files, most=MOST_LEAKED) + near
     rows = _split(files, split, seed, min_train_rows)
-    # Equal rows of one file may fall on both sides of the split: repeated rows are worth a warning, no refusal.
-    warnings += leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
+    if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
+        warnings += leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
     repairs = [repair for part in parts.values() for repair in part.findings.repaired]
     return DataCheck({name: len(part) for name, part in rows.items()}, rows, warnings, repairs)
 
@@ -95,8 +99,7 @@ def _judge(task: str, columns: Group, parts: dict[str, Part]) -> None:
 def as_rows(part: Part, task: str) -> Rows:
     """The rows of a part."""
     stored = StoredRows(part.tables, load_task(task).SCHEMA) if part.tables else None
-    prints, outlines = (np.frombuffer(values, np.int64) for values in (part.fingerprints, part.outlines))
-    return Rows(part.places, prints, outlines, stored)
+    return Rows(part.places, np.frombuffer(part.fingerprints, np.int64), stored)
 
 
 def _check_file(name: str, file: Path, task: str, columns: Group, table: Path | None) -> Part:

@@ -34,7 +34,7 @@ from steps.tasks.likeness import fingerprint, outline
 from steps.tasks.plain import PlainReader, PlainRows, plain_reader
 
 ROWS_AT_ONCE = 2048
-STRETCH = 16 * 1024 * 1024
+STRETCH = 4 * 1024 * 1024
 BLOCK = 256 * 1024  # decoded rows of a block stay in the processor's cache
 MOST_WORKERS = 8
 QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'

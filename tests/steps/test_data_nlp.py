@@ -420,8 +420,8 @@ def test_the_class_list_is_sorted_as_numbers_or_as_text(tmp_path, labels, names)
     file = tmp_path / "train.jsonl"
     file.write_text(labelled(*labels, *labels, *labels))
     task = load_task("text_classification")
-    rows = check_data("text_classification", file, min_train_rows=1).rows
-    together = pa.concat_tables([part.table for part in rows.values()])
+    rows = check_data("text_classification", file, min_train_rows=1, scratch=tmp_path).rows
+    together = pa.concat_tables([part.table() for part in rows.values()])
     assert task.label_names(together) == names
     assert task.label_names(together, ClassificationColumns(labels="z, y")) == ["z", "y"]
     assert together.column(task.STRATIFY).type == pa.list_(pa.string())
@@ -431,8 +431,8 @@ def test_the_tag_list_is_sorted_or_as_listed(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text(tagged(*words(*GOOD_TAGS)))
     task = load_task("token_classification")
-    rows = check_data("token_classification", file, min_train_rows=1).rows
-    together = pa.concat_tables([part.table for part in rows.values()])
+    rows = check_data("token_classification", file, min_train_rows=1, scratch=tmp_path).rows
+    together = pa.concat_tables([part.table() for part in rows.values()])
     assert task.label_names(together) == ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
     assert task.label_names(together, TokenColumns(tags="O,B-PER,I-PER")) == ["O", "B-PER", "I-PER"]
 
