@@ -81,7 +81,7 @@ def check_data(
     again = repeated(files["train"])
     warnings = [warning for part in parts.values() for warning in part.findings.warnings]
     warnings += again + leaked(files, most=MOST_LEAKED) + near
-    rows = _split(files, split, seed, min_train_rows)
+    rows = _split(files, split, seed, min_train_rows, parts["train"].strata)
     if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
         warnings += leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
     repairs = [repair for part in parts.values() for repair in part.findings.repaired]
@@ -145,10 +145,13 @@ def _bring(name: str, uri: str, scratch: Path) -> Path:
     return file
 
 
-def _split(files: dict[str, Rows], how: Literal["shuffled", "positional"], seed: int, least: int) -> dict[str, Rows]:
+def _split(
+    files: dict[str, Rows], how: Literal["shuffled", "positional"], seed: int, least: int, strata: array[int]
+) -> dict[str, Rows]:
     """Make the missing splits from the training rows. Raises UserError when too few are left."""
     train = files["train"]
-    parts = split_rows(len(train), set(files) - {"train"}, how, seed)
+    alike = np.frombuffer(strata, np.int64) if strata else None
+    parts = split_rows(len(train), set(files) - {"train"}, how, seed, alike)
     rows = {name: train.take(parts[name]) if name in parts else files[name] for name in SPLITS}
     if len(rows["train"]) >= least and all(len(part) for part in rows.values()):
         return rows
