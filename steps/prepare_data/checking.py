@@ -21,7 +21,7 @@ from steps.params.group import Group
 from steps.prepare_data.findings import ROWS_SHOWN, Findings, Place
 from steps.prepare_data.reading import read_rows
 from steps.prepare_data.splitting import SPLITS, split_rows
-from steps.tasks import Fault, load_task, named_by
+from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 from steps.tasks.counting import Tally
 
 ROWS_AT_ONCE = 2048
@@ -121,16 +121,18 @@ def check_data(
 def check_file(file: Path, task: ModuleType, columns: Group, findings: Findings, keep_rows: bool) -> Rows:
     """Read one file to its end; what is wrong goes to `findings`, good rows are returned."""
     names = task.columns_of(columns)
+    others = task.other_columns(columns) if hasattr(task, "other_columns") else NO_OTHERS
+    known = others.known(names)
     records, lines, keys = array("q"), array("q"), array("q")
     batches: list[pa.RecordBatch] = []
     waiting: list[dict[str, Any]] = []
     extra: Counter[str] = Counter()
     counted, tally = getattr(task, "counted", None), Tally()
     seen = False
-    for record, line, row in read_rows(file, named_by(columns, names), findings):
+    for record, line, row in read_rows(file, named_by(columns, names), findings, others):
         seen = True
-        if len(row) > len(names):
-            extra.update(key for key in row if key not in names)
+        if known is not None and not row.keys() <= known:
+            extra.update(key for key in row if key not in known)
         good = True
         for fault in task.check_row(row, columns):
             findings.fault(fault, record, line)

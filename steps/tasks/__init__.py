@@ -4,12 +4,13 @@ One module per task, all with the same names (they share a shape, not a parent c
 
     Columns                       the column parameters (a Group from steps/params/data.py)
     columns_of(columns)           required column names in the user's file
+    other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
     SCHEMA                        pyarrow schema of the canonical rows
     check_row(row, columns)       yields a Fault for everything wrong with one raw row
     remarks(row, columns)         yields what is worth telling about a good raw row, as (code, sentence): DATA-W… warns,
                                   DATA-F… says what canonical() mends without loss
     canonical(row, columns)       raw row → canonical row; only called on rows without a Fault
-    training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion} or {text}
+    training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion}, {text}, …
     question(row, columns)        canonical row → (prompt, reference answer) for generation, or None
 
 and, where rows only mean something together:
@@ -28,8 +29,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +59,38 @@ class Fault:
     found: str
     expected: str
     fix: str
+
+
+@dataclass(frozen=True)
+class OtherColumns:
+    """Columns that a file may have besides the required ones, or in their place."""
+
+    optional: Collection[str] | None = ()
+    """Used where they are; None means every column."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """Required column → the one that takes its place where it is absent."""
+
+    def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
+        """Give `wanted` (parameter → required column) with the names that a file uses."""
+        return {
+            parameter: self.instead[name] if name not in present and self.instead.get(name) in present else name
+            for parameter, name in wanted.items()
+        }
+
+    def used(self, wanted: Mapping[str, str], present: Iterable[str]) -> list[str]:
+        """Give the columns of a file that are read, in the file's order, each once."""
+        return [
+            name
+            for name in dict.fromkeys(present)
+            if self.optional is None or name in self.optional or name in wanted.values()
+        ]
+
+    def known(self, required: Iterable[str]) -> set[str] | None:
+        """Give every column name with a meaning; None when all have one."""
+        return None if self.optional is None else {*required, *self.instead.values(), *self.optional}
+
+
+NO_OTHERS = OtherColumns()
 
 
 def load_task(name: str) -> ModuleType:
@@ -95,12 +128,15 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
 
 def named_by(columns: Any, names: Iterable[str]) -> dict[str, str]:
     """Map the parameters of a task's columns to the column names that they hold."""
-    held = {value: parameter for parameter, value in columns.model_dump().items() if parameter.endswith("_key")}
-    return {held[name]: name for name in names}
+    named = ("_key", "_column")
+    held = {value: parameter for parameter, value in columns.model_dump().items() if parameter.endswith(named)}
+    return {held.get(name, name): name for name in names}
 
 
 def _similar(name: str, present: list[str]) -> str:
     same = [other for other in present if other.strip().lower() == name.strip().lower()]
+    if not same and not nearest(name, present):  # chosen for chosen_response
+        same = [other for other in present if name.lower() in other.lower()]
     return f"did you mean {same[0]!r}?" if same else nearest(name, present)
 
 
