@@ -2,7 +2,7 @@
 
 One module per task, all with the same names (they share a shape, not a parent class):
 
-    Columns                       the column parameters (a Group from steps/params/data.py)
+    Columns                       the column parameters (a Group of steps/params)
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
     SCHEMA                        pyarrow schema of the canonical rows
@@ -21,7 +21,8 @@ and, where rows only mean something together:
 A canonical row holds everything that later steps need: `training_row` and `question` give the same answer whatever
 columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
 
-To add a task: a module, a row in TASKS, its columns in steps/params/data.py, and a test.
+To add a task: a module, a row in TASKS, its columns in steps/params/data.py or chat_columns.py, and a test. What tasks
+with messages share is in messages.py, tool_calls.py and answers.py.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ from steps.errors import FOUND_LIMIT, nearest
 TASKS = {
     "chat_completion": "steps.tasks.chat_completion",
     "text_generation": "steps.tasks.text_generation",
+    "preference": "steps.tasks.preference",
+    "kto": "steps.tasks.kto",
+    "grpo": "steps.tasks.grpo",
+    "verl": "steps.tasks.verl",
 }
 
 # A message is read by more people than the data: keys and addresses in it are cut.

@@ -109,17 +109,28 @@ def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return turns
 
 
-def conversation_faults(
-    messages: list[Any], path: str, rules: MessageRules, answer_needed: bool = True
-) -> Iterator[Fault]:
-    """Yield what is wrong with standard messages: each alone, their order, tool results without a call."""
+def conversation_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
+    """Yield what is wrong with standard messages: each alone, their order, an answer that is missing."""
+    yield from message_faults(messages, path, rules)
+    yield from order_faults(messages, path, rules)
+    if messages and not any(_role_of(message) == "assistant" for message in messages):
+        yield Fault("DATA-E0410", path, f"roles {', '.join(map(_role_of, messages))[:60]}",
+                    "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
+
+
+def message_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
+    """Yield what is wrong with each message alone, or that there is none."""
     if not messages:
         yield Fault("DATA-E0402", path, "[]", "at least one message", "fill it in, or remove the row")
-        return
+    for index, message in enumerate(messages):
+        yield from _message_faults(message, f"{path}[{index}]", rules)
+
+
+def order_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
+    """Yield what is wrong between messages: turns that follow each other, tool results without a call."""
     before: Any = ""
     for index, message in enumerate(messages):
         here = f"{path}[{index}]"
-        yield from _message_faults(message, here, rules)
         role = message.get("role") if type(message) is dict else None
         if role == "user" and before == "user" and not rules.merge_turns:
             yield Fault("DATA-E0409", f"{here}.role", "two user turns in a row", "an answer between them",
@@ -129,9 +140,6 @@ def conversation_faults(
                         "move it to the start, or set allow_late_system=true")  # fmt: skip
         before = role
     yield from result_faults(messages, path)
-    if answer_needed and before is not None and not any(_role_of(m) == "assistant" for m in messages):
-        yield Fault("DATA-E0410", path, f"roles {', '.join(map(_role_of, messages))[:60]}",
-                    "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
 
 
 def remarks_on(
