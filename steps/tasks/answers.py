@@ -8,7 +8,7 @@ from typing import Any
 
 from steps.params.chat_columns import MessageRules
 from steps.tasks import Fault, as_found, kind_of
-from steps.tasks.messages import from_text, message_faults, order_faults, standard
+from steps.tasks.messages import forbidden_characters, from_text, message_faults, order_faults, standard
 
 SUFFIX = "_messages"  # seed names such as prompt_messages stand in for prompt
 TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as messages of their own")
@@ -37,6 +37,8 @@ def value_faults(value: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
         yield from message_faults(value, path, rules)
     else:
         yield from text_faults(value, path, "text or a list of messages")
+        if rules.strict and type(value) is str:
+            yield from forbidden_characters(value, path)
 
 
 def text_faults(value: Any, path: str, expected: str = "text") -> Iterator[Fault]:

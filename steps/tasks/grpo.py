@@ -116,10 +116,11 @@ def counted(row: dict[str, Any], columns: GrpoColumns) -> tuple[str]:
 
 
 def judge(tallies: dict[str, Tally], columns: GrpoColumns) -> Iterator[Judgement]:
-    """Refuse a file in which only some of the rows have a ground truth: the others would earn nothing."""
+    """Refuse files in which only some of the rows have a ground truth: the others would earn nothing."""
+    anywhere = any(tally.counts["with"] for tally in tallies.values())
     for split, tally in tallies.items():
         absent = tally.counts["without"]
-        if absent and tally.counts["with"]:
+        if absent and anywhere:
             fault = Fault("DATA-E1522", columns.dataset_ground_truth_column,
                           f"nothing in {absent} of {tally.rows} rows", "a ground truth in every row, or in none",
                           "fill it in, or remove these rows")  # fmt: skip

@@ -52,6 +52,13 @@ ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
 LATE_SYSTEM = ("DATA-W0424", "a system message behind the first place")
 
 
+def forbidden_characters(text: str, path: str) -> Iterator[Fault]:
+    """Yield a fault for U+0000, over which tokenizers and databases stumble; a strict check refuses it."""
+    if "\0" in text:
+        yield Fault("DATA-E0413", path, as_found(text), "text without the character U+0000",
+                    "remove the character, or set strict=false")  # fmt: skip
+
+
 def is_plain(messages: list[Any]) -> bool:
     """Say quickly that a conversation needs no second look: role and text only, in order, with an answer."""
     if messages is _last_plain[0]:
@@ -201,7 +208,8 @@ def _from_sharegpt(message: dict[str, Any], rules: MessageRules) -> dict[str, An
     """{"from": "function_call", "value": '{"name": …}'} → {"role": "assistant", "content": null, "tool_calls": […]}"""
     more = {key: value for key, value in message.items() if key not in ("from", "value", "role", "content")}
     name, content = message["from"], message["value"]
-    role = name if name in rules.role_map else SHAREGPT_ROLES.get(name, name) if type(name) is str else name
+    known = type(name) is str and name not in rules.role_map  # a role_map of the user's own comes later
+    role = SHAREGPT_ROLES.get(name, name) if known else name
     if name == "function_call" and (calls := calls_in_text(content)):
         return {"role": role, "content": None, "tool_calls": calls, **more}
     return {"role": role, "content": content, **more}
@@ -245,9 +253,8 @@ def _content_faults(message: dict[str, Any], content: Any, path: str, rules: Mes
     elif not content.strip() and not message.get("tool_calls"):
         yield Fault("DATA-E0406", path, as_found(content), "text that is not empty",
                     "fill it in, or remove the row")  # fmt: skip
-    elif rules.strict and "\0" in content:
-        yield Fault("DATA-E0413", path, as_found(content), "text without the character U+0000",
-                    "remove the character, or set strict=false")  # fmt: skip
+    elif rules.strict:
+        yield from forbidden_characters(content, path)
 
 
 def _foreign_parts(content: list[Any]) -> list[str]:

@@ -66,9 +66,10 @@ def result_faults(messages: list[Any], path: str) -> Iterator[Fault]:
             continue
         if message.get("role") == "assistant":
             spoke = True
-            for call in message.get("tool_calls") or ():
+            calls = message.get("tool_calls")
+            for call in calls if type(calls) is list else ():
                 called = True
-                if type(call) is dict and type(call.get("id")) is str:
+                if type(call) is dict and type(call.get("id")) in (str, int):
                     ids.add(call["id"])
                 else:
                     unnamed = True
@@ -77,9 +78,9 @@ def result_faults(messages: list[Any], path: str) -> Iterator[Fault]:
             if answers is None and not spoke:
                 yield Fault("DATA-E0421", f"{path}[{index}].role", "a tool result without a call",
                             "a call by the assistant before it", "add the call, or remove the row")  # fmt: skip
-            elif answers is not None and not (called and unnamed) and answers not in ids:
+            elif answers is not None and not (called and unnamed) and not _is_one_of(answers, ids):
                 yield Fault("DATA-E0421", f"{path}[{index}].tool_call_id", as_found(answers),
-                            f"the id of an earlier call ({', '.join(sorted(ids))[:60] or 'there is none'})",
+                            f"the id of an earlier call ({', '.join(sorted(map(str, ids)))[:60] or 'there is none'})",
                             "correct the id, add the call, or remove the row")  # fmt: skip
 
 
@@ -107,6 +108,10 @@ def tools_faults(value: Any, path: str) -> Iterator[Fault]:
         if type(function) is not dict or type(function.get("name")) is not str:
             yield Fault("DATA-E0423", f"{path}[{index}]", as_found(tool), "a function schema with a name",
                         f"write it as {form[1:-1]}")  # fmt: skip
+
+
+def _is_one_of(value: Any, ids: set[Any]) -> bool:
+    return type(value) in (str, int) and value in ids
 
 
 def _function(call: Any) -> Any:

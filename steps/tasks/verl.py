@@ -174,7 +174,7 @@ def _source_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
     yield from wrong
     if wrong or columns.custom_reward_function_path or source in KNOWN or source.startswith(STARTS):
         return
-    hint = nearest(source, KNOWN)
+    hint = next((f"did you mean {name}?" for name in KNOWN if source in name), nearest(source, KNOWN))
     yield Fault("DATA-E1531", columns.data_source_key, as_found(source),
                 f"a data source with a reward function: {', '.join(KNOWN)}, aime…",
                 f"{hint} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
@@ -196,6 +196,8 @@ def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
     if absent := [name for name in ("style", "ground_truth") if reward.get(name) in (None, "")]:
         yield Fault("DATA-E1533", f"{key}.{absent[0]}", f"nothing for {' and '.join(absent)}",
                     "an object with style and ground_truth", "fill it in, or remove the row")  # fmt: skip
+    elif type(reward["style"]) is not str:
+        yield from text_faults(reward["style"], f"{key}.style")
 
 
 def _reward_of(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:

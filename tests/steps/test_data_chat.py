@@ -110,7 +110,7 @@ CASES = [
          "did you mean message?", count=5),
     Case(0, "rows as seed 3 has them", rows([ASK, SAY], dataset="d", id="1", tags=["a"], labels={}), "DATA-F0601",
          says="dataset, id, tags, labels"),
-    Case(64, "ShareGPT in csv", "conversations\n" + "\n".join(
+    Case(85, "ShareGPT in csv", "conversations\n" + "\n".join(
         '"' + json.dumps(talk).replace('"', '""') + '"' for talk in more_shares(6)), "DATA-F0414",
          name="train.csv", count=6),
     Case(0, "no such column in csv", "message,tools\na,b\n", "DATA-E0601", ":1 messages", "did you mean message?",
