@@ -1,7 +1,8 @@
 """Counts rows that hold strings like keys: what a model learns it may say to anybody.
 
-A block of bytes is first searched for a few fixed words, which costs next to nothing; only where one stands is looked
-at closely. A value that was found is never given out.
+Every key holds one of a few groups of three characters that end in a rare one. A block of rows is searched for these
+with numpy, hundreds of megabytes a second; only lines where one stands are looked at closely. A value that was found
+is never given out.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 CODE, WHAT = "DATA-W0104", "key-like strings; remove the keys from the data and revoke them"
 
-# What every key of a kind holds.
-FIXED = (b"hf_", b"sk-", b"AKIA", b"ASIA", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"glpat-",
-         b"xox", b"AIza", b"PRIVATE KEY-----")  # fmt: skip
 KEYS = re.compile(
     rb"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4}))"  # not inside a word, but behind JSON's escapes
     rb"(?:"
@@ -24,34 +24,42 @@ KEYS = re.compile(
     rb"|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[A-Za-z0-9_-]{35}"  # Slack, Google
     rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----)"
 )
-
-
-def may_hold_secrets(block: bytes) -> bool:
-    """Say quickly whether a block of any size is worth a closer look; False means that it holds no key."""
-    return any(word in block for word in FIXED)
-
-
-def count_secrets(block: bytes) -> int:
-    """Count the key-like strings in a block."""
-    return sum(1 for _ in KEYS.finditer(block)) if may_hold_secrets(block) else 0
+# One of these stands in whatever KEYS matches; the last character of each is rare in texts.
+SIGNS = (b"hf_", b"hp_", b"ho_", b"hu_", b"hs_", b"hr_", b"ub_", b"sk-", b"at-", b"xa-", b"xb-", b"xp-", b"xr-",
+         b"xs-", b"EY-", b"KIA", b"SIA", b"AIz")  # fmt: skip
 
 
 def rows_with_secrets(rows: Iterable[bytes | str]) -> Iterator[int]:
     """Yield the positions, from 0, of the rows that hold a key-like string; a row is the raw line or its text."""
     for position, row in enumerate(rows):
-        raw = row.encode("utf-8", "surrogatepass") if type(row) is str else row
-        assert isinstance(raw, bytes)
-        if may_hold_secrets(raw) and KEYS.search(raw):
+        raw = row if isinstance(row, bytes) else row.encode("utf-8", "surrogatepass")
+        if any(sign in raw for sign in SIGNS) and KEYS.search(raw):
             yield position
 
 
 def lines_with_secrets(block: bytes) -> Iterator[int]:
     r"""Yield the positions, from 0, of the lines of a block that hold a key-like string; lines end in `\n`."""
-    if not may_hold_secrets(block):
-        return
-    line, counted, last = 0, 0, -1
-    for found in KEYS.finditer(block):
-        line, counted = line + block.count(b"\n", counted, found.start()), found.start()
-        if line != last:
+    line, start, end = 0, 0, -1  # the line that was looked at last
+    for place in _places_of_signs(block):
+        if place <= end:
+            continue
+        begins = block.rfind(b"\n", 0, place) + 1
+        line += block.count(b"\n", start, begins)
+        start, end = begins, block.find(b"\n", place)
+        end = len(block) if end < 0 else end
+        if KEYS.search(block, start, end):
             yield line
-        last = line
+
+
+def _places_of_signs(block: bytes) -> list[int]:
+    """Give the places, in order, of the last characters of SIGNS."""
+    text = np.frombuffer(block, np.uint8)
+    found = []
+    for last in {sign[2] for sign in SIGNS}:
+        places = np.flatnonzero(text == last)
+        places = places[places >= 2]
+        before = text[places - 2].astype(np.uint16) << 8 | text[places - 1]
+        pairs = [sign[0] << 8 | sign[1] for sign in SIGNS if sign[2] == last]
+        found.append(places[np.isin(before, pairs)])
+    places_of_all: list[int] = np.sort(np.concatenate(found)).tolist()
+    return places_of_all
