@@ -68,13 +68,6 @@ class Preprocessing(Group):
     """Jinja chat template: keep the model's own, or a .jinja file."""
 
 
-class ChatColumns(Group):
-    """Column names of chat data."""
-
-    messages_key: str = Field("messages", min_length=1)
-    """Column with the list of messages, each with role and content."""
-
-
 class TextColumns(Group):
     """Column names of plain text data."""
 

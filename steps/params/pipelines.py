@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from steps.errors import Problem
+from steps.params.chat_columns import ChatColumns
 from steps.params.compute import ComputeParams
-from steps.params.data import ChatColumns, DataSource, Preprocessing, TextColumns
+from steps.params.data import DataSource, Preprocessing, TextColumns
 from steps.params.deepspeed import DeepSpeedParams
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group

@@ -163,6 +163,11 @@ def _validate(model: type[SupervisedParameters], values: dict[str, Any]) -> tupl
     return model(**{name: value for name, value in values.items() if name not in bad}), problems
 
 
+def _in_a_sentence(message: str) -> str:
+    message = message.removeprefix("Value error, ")  # a validator of ours
+    return message[0].lower() + message[1:]
+
+
 def _refused(model: type[SupervisedParameters], detail: Any) -> Problem:
     name = str(detail["loc"][0])
     field = model.model_fields[name]
@@ -176,7 +181,7 @@ def _refused(model: type[SupervisedParameters], detail: Any) -> Problem:
         "less_than": "a number below {lt}",
         "less_than_equal": "a number of at most {le}",
         "string_too_short": "a text that is not empty",
-    }.get(detail["type"], detail["msg"][0].lower() + detail["msg"][1:])
+    }.get(detail["type"], _in_a_sentence(detail["msg"]))
     default = default_of(field)
     return Problem(
         "PARAM-E0103",

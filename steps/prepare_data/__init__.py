@@ -17,10 +17,12 @@ facts describe rows before any cut, `tokens` what was written. Equal input gives
     json_rows.py   csv_rows.py   parquet_rows.py   packing.py     short rows → sequences, as TRL packs them
     json_faults.py why a text is no JSON           templates.py   tokenizer and chat template
     findings.py    problems, warnings, repairs     writing.py     parquet files and their facts
+    secret_scan.py rows that hold keys
     alone.py       the check without a run
 
 Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and encoding, 02 JSON, 03 csv, 04 conversations,
-05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates. A code keeps its meaning for ever.
+05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
+keeps its meaning for ever.
 
 To add a format: see `reading.py`; a task: see `steps/tasks`; a check of rows: in its task; a check of bytes: in the
 reader. Each gets a line in the tables of tests/steps/test_prepare_data_reading.py.

@@ -61,9 +61,17 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, dict[str, Any]]:
         problems += columns.all_conflicts()
     except ValidationError as error:
         problems += [
-            Problem("PARAM-E0103", str(detail["loc"][0]), shown(detail["input"]), detail["msg"], "correct it")
+            Problem(
+                "PARAM-E0103",
+                str(detail["loc"][0]),
+                shown(detail["input"]),
+                detail["msg"].removeprefix("Value error, "),
+                "correct it",
+            )
             for detail in error.errors()
         ]
+    else:
+        problems += columns.all_conflicts()
     if problems:
         raise UserError(problems)
     return columns, {name: getattr(source, name) for name in THRESHOLDS}

@@ -20,7 +20,7 @@ from steps.prepare_data.reading import detect, read_rows
 from steps.prepare_data.repeats import leaked, nearly_equal, repeated
 from steps.prepare_data.rows import Rows, StoredRows
 from steps.prepare_data.splitting import SPLITS, split_rows
-from steps.tasks import Fault, load_task, named_by
+from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 
 MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
 
@@ -104,13 +104,15 @@ def as_rows(part: Part, task: str) -> Rows:
 
 def _check_file(name: str, file: Path, task: str, columns: Group, table: Path | None) -> Part:
     """Check every row of one file; canonical rows go to files whose names start like `table`."""
-    wanted = named_by(columns, load_task(task).columns_of(columns))
+    module = load_task(task)
+    wanted = named_by(columns, module.columns_of(columns))
+    others = module.other_columns(columns) if hasattr(module, "other_columns") else NO_OTHERS
     findings = Findings(name)
     kind = detect(file, findings)
     if kind == "jsonl":
         part = check_jsonl(name, file, task, columns, table)
     else:
-        part = check_rows(name, lambda seen: read_rows(file, kind, wanted, seen), task, columns, table)
+        part = check_rows(name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
     part.findings.extend(findings, 0, 0)
     if part.unused:
         part.findings.repair("DATA-F0601", f"columns not used: {', '.join(part.unused)}")

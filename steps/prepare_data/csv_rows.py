@@ -13,27 +13,31 @@ from pathlib import Path
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_faults import not_utf8, nul_byte
 from steps.prepare_data.json_rows import BLOCK, LONGEST_ROW, Row, row_too_long, skip_mark
-from steps.tasks import Fault, as_found, missing_columns
+from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 
 
-def read_csv(file: Path, delimiter: str, wanted: dict[str, str], findings: Findings) -> Iterator[Row]:
-    """Yield the wanted columns of every record; `wanted` maps parameters to column names."""
+def read_csv(
+    file: Path, delimiter: str, wanted: dict[str, str], findings: Findings, others: OtherColumns = NO_OTHERS
+) -> Iterator[Row]:
+    """Yield the wanted columns of every record, and `others`; `wanted` maps parameters to column names."""
     lines = _Lines(file, findings)
     records = _records(lines, delimiter, findings)
     header = next(records, None)
     if header is None or header[0] != 0:  # a header that cannot be read was noted; the next row is none
         return
     names = header[2]
+    wanted = others.in_place(wanted, names)
     if faults := list(_header_faults(names, delimiter, wanted)):
         for fault in faults:
             findings.fault(fault, 0, header[1])
         return
-    if extra := [name for name in names if name not in wanted.values()]:
+    used = others.used(wanted, names)
+    if extra := [name for name in names if name not in used]:
         findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
-    places = [(name, names.index(name)) for name in wanted.values()]
+    places = [(name, names.index(name)) for name in used]
     for record, line, fields in records:
         if len(fields) != len(names):
             findings.fault(_wrong_length(fields, len(names), delimiter), record, line)

@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import Row
-from steps.tasks import Fault, as_found, missing_columns
+from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
 
 ROWS_AT_ONCE = 1024
 
 
-def read_parquet(file: Path, wanted: dict[str, str], findings: Findings) -> Iterator[Row]:
-    """Yield the wanted columns of every row; a row has a record number but no line."""
+def read_parquet(
+    file: Path, wanted: dict[str, str], findings: Findings, others: OtherColumns = NO_OTHERS
+) -> Iterator[Row]:
+    """Yield the wanted columns of every row, and `others`; a row has a record number but no line."""
     try:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
@@ -25,7 +27,9 @@ def read_parquet(file: Path, wanted: dict[str, str], findings: Findings) -> Iter
         return
     with parquet:
         names = parquet.schema_arrow.names
-        doubled = [name for name in wanted.values() if names.count(name) > 1]
+        wanted = others.in_place(wanted, names)
+        used = others.used(wanted, names)
+        doubled = [name for name in used if names.count(name) > 1]
         for name in doubled:
             findings.fault(Fault("DATA-E0504", name, f"{names.count(name)} columns of this name",
                                  "every column name once", "rename or remove one of them"))  # fmt: skip
@@ -34,9 +38,9 @@ def read_parquet(file: Path, wanted: dict[str, str], findings: Findings) -> Iter
             findings.fault(fault)
         if doubled or absent:
             return
-        if extra := [name for name in names if name not in wanted.values()]:
+        if extra := [name for name in names if name not in used]:
             findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
-        yield from _rows(parquet, list(wanted.values()), findings)
+        yield from _rows(parquet, used, findings)
 
 
 def _rows(parquet: pq.ParquetFile, names: list[str], findings: Findings) -> Iterator[Row]:

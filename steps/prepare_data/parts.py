@@ -11,11 +11,11 @@ import gc
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from zlib import crc32
 
 import msgspec
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from steps.params.group import Group
+from steps.prepare_data import secret_scan
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.places import Places
-from steps.tasks import load_task
+from steps.prepare_data.secret_scan import lines_with_secrets
+from steps.tasks import NO_OTHERS, load_task
 from steps.tasks.counting import Tally
 from steps.tasks.likeness import fingerprint, outline
 from steps.tasks.plain import PlainReader, PlainRows, plain_reader
@@ -83,7 +86,8 @@ class Checker:
         self.part = Part(Findings(name))
         self.part.places.names.append(name)
         self.task, self.columns = load_task(task), columns
-        self.names = set(self.task.columns_of(columns))
+        others = self.task.other_columns(columns) if hasattr(self.task, "other_columns") else NO_OTHERS
+        self.known = others.known(self.task.columns_of(columns))
         self.counted = getattr(self.task, "counted", None)
         self.stratify = getattr(self.task, "STRATIFY", "")
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
@@ -91,9 +95,10 @@ class Checker:
     def check(self, rows: Iterable[Row]) -> None:
         """Check rows one by one."""
         part, task, columns, findings = self.part, self.task, self.columns, self.part.findings
+        known = self.known
         for record, line, row in rows:
-            if len(row) > len(self.names):
-                part.unused.update(key for key in row if key not in self.names)
+            if known is not None and not row.keys() <= known:
+                part.unused.update(key for key in row if key not in known)
             good = True
             for fault in task.check_row(row, columns):
                 findings.fault(fault, record, line)
@@ -113,6 +118,11 @@ class Checker:
                 part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
             if self._writer:
                 self._writer.add(canonical)
+
+    def look_for_secrets(self, block: bytes, records: Sequence[int]) -> None:
+        """Warn of key-like strings in a block with a row on each line; `records` are the lines' records."""
+        for position in lines_with_secrets(block):
+            self.part.findings.warn(secret_scan.CODE, secret_scan.WHAT, records[position])
 
     def take(self, rows: PlainRows, record: int, line: int) -> None:
         """Take a block of rows that are known to be good."""
@@ -154,7 +164,11 @@ def check_rows(
 ) -> Part:
     """Check rows of any other format, which `rows` reads."""
     checker = Checker(name, task, columns, table)
-    checker.check(rows(checker.part.findings))
+    found = rows(checker.part.findings)
+    while some := list(islice(found, ROWS_AT_ONCE)):
+        checker.check(some)
+        block = b"\n".join(orjson.dumps(row, default=str) for _, _, row in some)
+        checker.look_for_secrets(block, [record for record, _, _ in some])
     return checker.finish()
 
 
@@ -181,6 +195,7 @@ def _check_stretch(
     gc.disable()  # rows have no cycles; looking for some in every block takes a third of the time
     try:
         for block in read_blocks(file, start, stop, BLOCK):
+            checker.look_for_secrets(block, _Records(block, lines.record + 1))
             rows = _plain_rows(block, plain) if plain else None
             if rows:
                 count = len(rows.fingerprints)
@@ -197,6 +212,19 @@ def _check_stretch(
     part = checker.finish()
     part.records, part.lines, part.stopped = lines.record, lines.line, lines.stopped
     return part
+
+
+class _Records(Sequence[int]):
+    """Records of the lines of a block; blank lines have none of their own."""
+
+    def __init__(self, block: bytes, first: int):
+        self.block, self.first = block, first
+
+    def __len__(self) -> int:
+        return self.block.count(b"\n")
+
+    def __getitem__(self, line: Any) -> Any:
+        return self.first + sum(not raw.isspace() for raw in self.block.split(b"\n", line)[:line] if raw)
 
 
 def _plain_rows(block: bytes, plain: PlainReader) -> PlainRows | None:

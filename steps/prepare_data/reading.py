@@ -15,7 +15,7 @@ from steps.prepare_data.csv_rows import DELIMITERS, read_csv
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import BOM, LONGEST_ROW, Row, read_json, read_jsonl
 from steps.prepare_data.parquet_rows import read_parquet
-from steps.tasks import Fault, as_found
+from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
@@ -31,11 +31,13 @@ WIDE_TEXT = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xf
 HEAD = 64 * 1024
 
 
-def read_rows(file: Path, kind: str, wanted: dict[str, str], findings: Findings) -> Iterator[Row]:
+def read_rows(
+    file: Path, kind: str, wanted: dict[str, str], findings: Findings, others: OtherColumns = NO_OTHERS
+) -> Iterator[Row]:
     """Yield (record, line, row) of every readable row; `wanted` maps parameters to required column names.
 
-    `kind` is what `detect` said.
-    Rows of csv, tsv and parquet files hold the wanted columns only; rows of json files are as they stand there.
+    `kind` is what `detect` said. Rows of csv, tsv and parquet files hold the wanted columns and `others` only; rows of
+    json files are as they stand there.
     Everything else that is seen goes to `findings`, which knows the file by the user's name for it.
     """
     if kind == "jsonl":
@@ -43,9 +45,9 @@ def read_rows(file: Path, kind: str, wanted: dict[str, str], findings: Findings)
     elif kind == "json":
         yield from read_json(file, findings)
     elif kind == "parquet":
-        yield from read_parquet(file, wanted, findings)
+        yield from read_parquet(file, wanted, findings, others)
     elif kind:
-        yield from read_csv(file, DELIMITERS[kind], wanted, findings)
+        yield from read_csv(file, DELIMITERS[kind], wanted, findings, others)
 
 
 def detect(file: Path, findings: Findings) -> str:

@@ -4,12 +4,13 @@ One module per task, all with the same names (they share a shape, not a parent c
 
     Columns                       the column parameters (a Group from steps/params/)
     columns_of(columns)           required column names in the user's file
+    other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
     SCHEMA                        pyarrow schema of the canonical rows
     check_row(row, columns)       yields a Fault for everything wrong with one raw row
     remarks(row, columns)         yields what is worth telling about a good raw row, as (code, sentence): DATA-W… warns,
                                   DATA-F… says what canonical() mends without loss
     canonical(row, columns)       raw row → canonical row; only called on rows without a Fault
-    training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion} or {text}
+    training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion}, {text}, …
     question(row, columns)        canonical row → (prompt, reference answer) for generation, or None
 
 and, where rows only mean something together:
@@ -27,9 +28,10 @@ A canonical row holds everything that later steps need: `training_row` and `ques
 columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
 
 Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 12 answers, 13 summaries,
-14 translations; cells.py has what several tasks ask of one value, labels.py what they ask of all labels together.
+14 translations, 15 preferences and rewards. What several tasks ask is in cells.py (one value), labels.py (all labels
+together), messages.py, tool_calls.py and answers.py.
 
-To add a task: a module, a row in TASKS, its columns in steps/params/task_columns.py, and a test.
+To add a task: a module, a row in TASKS, its columns in steps/params/task_columns.py or chat_columns.py, and a test.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +53,10 @@ TASKS = {
     "summarization": "steps.tasks.summarization",
     "text_classification": "steps.tasks.text_classification",
     "text_generation": "steps.tasks.text_generation",
+    "preference": "steps.tasks.preference",
+    "kto": "steps.tasks.kto",
+    "grpo": "steps.tasks.grpo",
+    "verl": "steps.tasks.verl",
     "token_classification": "steps.tasks.token_classification",
     "translation": "steps.tasks.translation",
 }
@@ -80,6 +86,38 @@ class Fault:
     found: str
     expected: str
     fix: str
+
+
+@dataclass(frozen=True)
+class OtherColumns:
+    """Columns that a file may have besides the required ones, or in their place."""
+
+    optional: Collection[str] | None = ()
+    """Used where they are; None means every column."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """Required column → the one that takes its place where it is absent."""
+
+    def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
+        """Give `wanted` (parameter → required column) with the names that a file uses."""
+        return {
+            parameter: self.instead[name] if name not in present and self.instead.get(name) in present else name
+            for parameter, name in wanted.items()
+        }
+
+    def used(self, wanted: Mapping[str, str], present: Iterable[str]) -> list[str]:
+        """Give the columns of a file that are read, in the file's order, each once."""
+        return [
+            name
+            for name in dict.fromkeys(present)
+            if self.optional is None or name in self.optional or name in wanted.values()
+        ]
+
+    def known(self, required: Iterable[str]) -> set[str] | None:
+        """Give every column name with a meaning; None when all have one."""
+        return None if self.optional is None else {*required, *self.instead.values(), *self.optional}
+
+
+NO_OTHERS = OtherColumns()
 
 
 def load_task(name: str) -> ModuleType:
@@ -121,13 +159,15 @@ def named_by(columns: Any, names: Iterable[str]) -> dict[str, str]:
     """Map the parameters of a task's columns to the column names that they hold."""
     held: dict[str, str] = {}
     for parameter, value in columns.model_dump().items():
-        if parameter.endswith(("_key", "_lang")):
+        if parameter.endswith(("_key", "_lang", "_column")):
             held.setdefault(value, parameter)
-    return {held[name]: name for name in names}
+    return {held.get(name, name): name for name in names}
 
 
 def _similar(name: str, present: list[str]) -> str:
     same = [other for other in present if other.strip().lower() == name.strip().lower()]
+    if not same and not nearest(name, present):  # chosen for chosen_response
+        same = [other for other in present if name.lower() in other.lower()]
     return f"did you mean {same[0]!r}?" if same else nearest(name, present)
 
 

@@ -1,6 +1,8 @@
 """Conversations.
 
     {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+    {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]}         ShareGPT
+    {"messages": […], "tools": [{"type": "function", "function": {"name": "add", …}}]}
 
 In csv and tsv files a cell holds the list as JSON text. Other keys of a message (tool_calls, tool_call_id, name, …)
 are handed to the chat template as they are.
@@ -14,32 +16,28 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from steps.params.data import ChatColumns
-from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+from steps.params.chat_columns import ChatColumns
+from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
+from steps.tasks.messages import (
+    MESSAGES,
+    conversation_faults,
+    is_plain,
+    packed,
+    plain_packed,
+    remarks_on,
+    standard,
+    unpacked,
+)
+from steps.tasks.tool_calls import read_tools, tools_faults
 
 Columns = ChatColumns
-
-ROLES = ("system", "user", "assistant", "tool")
-# What other systems call the same roles.
-OTHER_NAMES = {"bot": "assistant", "gpt": "assistant", "model": "assistant", "ai": "assistant", "chatgpt": "assistant",
-               "human": "user", "prompter": "user", "developer": "system", "function": "tool"}  # fmt: skip
+SHAREGPT_KEY = "conversations"
 
 SCHEMA = pa.schema(
     [
-        pa.field(
-            "messages",
-            pa.list_(
-                pa.struct(
-                    [
-                        pa.field("role", pa.string(), nullable=False),
-                        pa.field("content", pa.string()),
-                        # The message's other keys as one JSON object; null when there are none.
-                        pa.field("more", pa.string()),
-                    ]
-                )
-            ),
-            nullable=False,
-        )
+        pa.field("messages", MESSAGES, nullable=False),
+        # Schemas of the functions that may be called, as one JSON list; null when there are none.
+        pa.field("tools", pa.string()),
     ]
 )
 
@@ -49,80 +47,52 @@ def columns_of(columns: ChatColumns) -> tuple[str, ...]:
     return (columns.messages_key,)
 
 
+def other_columns(columns: ChatColumns) -> OtherColumns:
+    """ShareGPT files have another name for the messages; tools may be there."""
+    return OtherColumns((columns.tools_key,), {columns.messages_key: SHAREGPT_KEY})
+
+
 def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one conversation: its shape, its messages, their order."""
-    key = columns.messages_key
-    messages = row.get(key)
-    if type(messages) is str:
-        try:
-            messages = orjson.loads(messages)
-        except orjson.JSONDecodeError as error:
-            yield Fault("DATA-E0411", key, as_found(row[key]), f"a list of messages as JSON ({error.msg})",
-                        "write the cell as a JSON list")  # fmt: skip
-            return
+    """Yield what is wrong with one conversation: its shape, its messages, their order, its tools."""
+    messages = row.get(columns.messages_key)
+    if type(messages) is list and is_plain(messages) and columns.tools_key not in row and not columns.strict:
+        return
+    key, messages = _messages_of(row, columns)
     if type(messages) is not list:
-        if key not in row:
-            yield from missing_columns(row, named_by(columns, [key]))
-        else:
-            yield Fault("DATA-E0401", key, as_found(messages), f"a list of messages, not {kind_of(messages)}",
-                        'write it as [{"role": …, "content": …}, …]')  # fmt: skip
+        yield from _no_list(row, key, messages, columns)
         return
-    if not messages:
-        yield Fault("DATA-E0402", key, "[]", "at least one message", "fill it in, or remove the row")
-        return
-    before: Any = ""
-    answered = False
-    for index, message in enumerate(messages):
-        try:  # nearly every message is good: ask for that first
-            role, content = message["role"], message["content"]
-            good = role in ROLES and type(content) is str and not content.isspace() and content != ""
-        except (KeyError, TypeError):
-            role, good = (message.get("role") if type(message) is dict else None), False
-        if not good:
-            yield from _message_faults(message, f"{key}[{index}]")
-        if role == "assistant":
-            answered = True
-        elif role == "user" and before == "user":
-            yield Fault("DATA-E0409", f"{key}[{index}].role", "two user turns in a row", "an answer between them",
-                        "join the two, or remove the row")  # fmt: skip
-        elif role == "system" and index > 0:
-            yield Fault("DATA-E0408", f"{key}[{index}].role", '"system"', "the system message first",
-                        "move it to the start")  # fmt: skip
-        before = role
-    if not answered:
-        yield Fault("DATA-E0410", key, f"roles {', '.join(map(_role_of, messages))[:60]}",
-                    "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
+    yield from conversation_faults(standard(messages, columns)[0], key, columns)
+    if (tools := read_tools(row.get(columns.tools_key))) is not None:
+        yield from tools_faults(tools, columns.tools_key)
 
 
 def remarks(row: dict[str, Any], columns: ChatColumns) -> Iterator[tuple[str, str]]:
-    """Nothing to say about a good conversation as long as no chat template is known."""
-    return iter(())
+    """Yield what is mended in a good conversation, and a system message in an unusual place."""
+    messages = row.get(columns.messages_key)
+    if type(messages) is list and is_plain(messages):
+        return iter(())
+    return remarks_on(*standard(_messages_of(row, columns)[1], columns), columns)
 
 
 def canonical(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
-    """Keep role and content of every message, and its other keys as JSON text.
+    """Keep role and content of every message, its other keys as JSON text, and the tools as JSON text.
 
     {"id": 7, "messages": [{"role": "user", "content": "hi", "name": "Ann"}, …]}
-    → {"messages": [{"role": "user", "content": "hi", "more": '{"name":"Ann"}'}, …]}
+    → {"messages": [{"role": "user", "content": "hi", "more": '{"name":"Ann"}'}, …], "tools": None}
     """
-    messages = row[columns.messages_key]
-    if type(messages) is str:
-        messages = orjson.loads(messages)
-    return {
-        "messages": [
-            {
-                "role": message["role"],
-                "content": message.get("content"),
-                "more": None if len(message) == 2 and "content" in message else _more(message),
-            }
-            for message in messages
-        ]
-    }
+    tools = read_tools(row[columns.tools_key]) if columns.tools_key in row else None
+    messages = row.get(columns.messages_key)
+    if type(messages) is list and is_plain(messages):
+        talk = plain_packed(messages)
+    else:
+        talk = packed(standard(_messages_of(row, columns)[1], columns)[0], columns)
+    return {"messages": talk, "tools": None if tools is None else orjson.dumps(tools).decode()}
 
 
 def training_row(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
-    """Give the conversation as TRL and every chat template take it."""
-    return {"messages": [_message(message) for message in row["messages"]]}
+    """Give the conversation as TRL and every chat template take it: {messages}, with {tools} where there are any."""
+    messages = unpacked(row["messages"])
+    return {"messages": messages, "tools": orjson.loads(row["tools"])} if row.get("tools") else {"messages": messages}
 
 
 def question(row: dict[str, Any], columns: ChatColumns) -> tuple[list[dict[str, Any]], str] | None:
@@ -130,46 +100,37 @@ def question(row: dict[str, Any], columns: ChatColumns) -> tuple[list[dict[str, 
     *asked, last = row["messages"]
     if last["role"] != "assistant" or not last["content"] or not asked:
         return None
-    return [_message(message) for message in asked], last["content"]
+    return unpacked(asked), last["content"]
 
 
-def _message_faults(message: Any, path: str) -> Iterator[Fault]:
-    if type(message) is not dict:
-        yield Fault("DATA-E0403", path, as_found(message), "an object with role and content",
-                    'write it as {"role": …, "content": …}')  # fmt: skip
-        return
-    role, content = message.get("role"), message.get("content")
-    if "role" not in message:
-        sharegpt = "from" in message and "value" in message
-        yield Fault("DATA-E0407", f"{path}.role", f"the keys {', '.join(map(str, message))[:60]}", "the key role",
-                    "did you mean role for from and content for value? Rename them" if sharegpt else
-                    "add it")  # fmt: skip
-        if sharegpt:
-            return
-    elif role not in ROLES:
-        meant = OTHER_NAMES.get(str(role).lower()) or (str(role).lower() if str(role).lower() in ROLES else "")
-        yield Fault("DATA-E0412", f"{path}.role", as_found(role), f"one of {', '.join(ROLES)}",
-                    f"did you mean {meant}? Rename the role" if meant else "rename the role")  # fmt: skip
-    if content is None and not message.get("tool_calls"):
-        yield Fault("DATA-E0404", f"{path}.content", "null" if "content" in message else "nothing",
-                    "text (or tool_calls beside it)", "fill it in, or remove the row")  # fmt: skip
-    elif content is not None and type(content) is not str:
-        yield Fault("DATA-E0405", f"{path}.content", as_found(content), f"text, not {kind_of(content)}",
-                    "write the text itself; parts and images are not supported")  # fmt: skip
-    elif content is not None and not content.strip() and not message.get("tool_calls"):
-        yield Fault("DATA-E0406", f"{path}.content", as_found(content), "text that is not empty",
-                    "fill it in, or remove the row")  # fmt: skip
+def _messages_of(row: dict[str, Any], columns: ChatColumns) -> tuple[str, Any]:
+    """Find the column with the messages and its value, read from JSON text where a cell holds that."""
+    key = columns.messages_key
+    if row.get(key) is None and row.get(SHAREGPT_KEY) is not None:
+        key = SHAREGPT_KEY
+    value = row.get(key)
+    if type(value) is str:
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return key, row[key]
+    return key, value
 
 
-def _role_of(message: Any) -> str:
-    return str(message.get("role")) if type(message) is dict else kind_of(message)
+def _no_list(row: dict[str, Any], key: str, messages: Any, columns: ChatColumns) -> Iterator[Fault]:
+    if key not in row:
+        yield from missing_columns(row, named_by(columns, [key]))
+    elif type(row[key]) is str and messages == row[key] and not messages.startswith('"'):
+        yield Fault("DATA-E0411", key, as_found(messages), f"a list of messages as JSON ({_why_no_json(messages)})",
+                    "write the cell as a JSON list")  # fmt: skip
+    else:
+        yield Fault("DATA-E0401", key, as_found(messages), f"a list of messages, not {kind_of(messages)}",
+                    'write it as [{"role": …, "content": …}, …]')  # fmt: skip
 
 
-def _more(message: dict[str, Any]) -> str | None:
-    more = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
-    return orjson.dumps(more).decode() if more else None
-
-
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    more = orjson.loads(message["more"]) if message["more"] else {}
-    return {"role": message["role"], "content": message["content"], **more}
+def _why_no_json(text: str) -> str:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return str(error.msg)
+    return "it is none"

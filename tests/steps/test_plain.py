@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from steps.params.data import ChatColumns, TextColumns
+from steps.params.chat_columns import ChatColumns
+from steps.params.data import TextColumns
 from steps.prepare_data import parts
 from steps.prepare_data.parts import check_jsonl
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import chat_rows
 
 from steps.errors import UserError
-from steps.params.data import ChatColumns, TextColumns
+from steps.params.chat_columns import ChatColumns
+from steps.params.data import TextColumns
 from steps.prepare_data.checking import check_data
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import read_json, read_jsonl
@@ -112,7 +113,8 @@ def test_the_message_has_all_its_parts(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert str(refused(file, "chat_completion")[0]) == (
         f'DATA-E0412 {file}:2 (record 2) messages[1].role: found "bot"; expected one of system, user, assistant, tool. '
-        "Fix: did you mean assistant? Rename the role."
+        "Fix: did you mean assistant? Rename the role, "
+        "or set role_map=bot=assistant."
     )
 
 

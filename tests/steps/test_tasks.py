@@ -7,7 +7,8 @@ import sys
 import pyarrow as pa
 import pytest
 
-from steps.params.data import ChatColumns, TextColumns
+from steps.params.chat_columns import ChatColumns
+from steps.params.data import TextColumns
 from steps.tasks import TASKS, as_found, load_task
 
 CHAT, TEXT = load_task("chat_completion"), load_task("text_generation")
@@ -43,11 +44,10 @@ BAD_CHATS = [
     (84, [user(None), assistant()], [("DATA-E0404", "messages[0].content", "null")]),
     (84, [user(), {"role": "assistant"}], [("DATA-E0404", "messages[1].content", "nothing")]),
     (24, [user(["a"]), assistant()], [("DATA-E0405", "messages[0].content", "not a list")]),
-    (88, [user([{"type": "image"}]), assistant()], [("DATA-E0405", "messages[0].content", "images")]),
+    (88, [user([{"type": "image"}]), assistant()], [("DATA-E0422", "messages[0].content", "images")]),
     (23, [user(7), assistant()], [("DATA-E0405", "messages[0].content", "not a number")]),
     (65, [user(), None, assistant()], [("DATA-E0403", "messages[1]", "null")]),
     (65, ["hi", assistant()], [("DATA-E0403", "messages[0]", '"hi"')]),
-    (85, [{"from": "human", "value": "x"}, assistant()], [("DATA-E0407", "messages[0].role", "did you mean role")]),
     (0, [{"content": "x"}, assistant()], [("DATA-E0407", "messages[0].role", "add it")]),
     (0, {"role": "user"}, [("DATA-E0401", "messages", "not an object")]),
     (0, None, [("DATA-E0401", "messages", "not null")]),

@@ -1,0 +1,176 @@
+"""Pairs of a better and a worse answer to the same prompt.
+
+    {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}                                            texts
+    {"prompt": [{"role": "user", …}], "chosen": [{"role": "assistant", …}], "rejected": […]}        messages
+    {"chosen": [user, assistant], "rejected": [user, assistant]}              the prompt is what both start with
+
+Instead of prompt, chosen and rejected the columns may be called prompt_messages, chosen_messages and
+rejected_messages. A text beside messages becomes a message of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any
+
+import pyarrow as pa
+
+from steps.params.chat_columns import PreferenceColumns
+from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
+from steps.tasks.answers import (
+    SEAM,
+    TEXT_TO_MESSAGE,
+    answer_faults,
+    as_answer,
+    as_question,
+    joint_faults,
+    key_in,
+    read_value,
+    runs_together,
+    stand_in,
+    value_faults,
+)
+from steps.tasks.messages import MESSAGES, packed, remarks_on, unpacked
+
+Columns = PreferenceColumns
+
+PARTS = ("prompt", "chosen", "rejected")
+# Texts or messages: a row has either the first three or the last three.
+SCHEMA = pa.schema(
+    [pa.field(f"{name}_text", pa.string()) for name in PARTS] + [pa.field(name, MESSAGES) for name in PARTS]
+)
+NO_PARTS = dict.fromkeys(SCHEMA.names)
+NOT_REPEATED = ("DATA-F1502", "answers that repeat the prompt: the repetition is left out")
+SHARED_START = ("DATA-F1503", "prompts taken from what both answers start with")
+
+Parts = tuple[Any, Any, Any]
+
+
+def columns_of(columns: PreferenceColumns) -> tuple[str, ...]:
+    """Name the required columns."""
+    return (columns.chosen_key, columns.rejected_key)
+
+
+def other_columns(columns: PreferenceColumns) -> OtherColumns:
+    """The prompt may be absent; every column may have _messages in its name."""
+    prompt = columns.prompt_key
+    return OtherColumns((prompt, stand_in(prompt)), {name: stand_in(name) for name in columns_of(columns)})
+
+
+def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one pair: its parts, their order, and answers that teach nothing."""
+    chosen_key, rejected_key = (key_in(row, name) for name in columns_of(columns))
+    if absent := [key for key in (chosen_key, rejected_key) if key not in row]:
+        yield from missing_columns(row, named_by(columns, absent))
+        return
+    values = [read_value(row, name, columns)[0] for name in _names(columns)]
+    keys = [key_in(row, name) for name in _names(columns)]
+    faults = [
+        fault
+        for value, key in zip(values, keys, strict=True)
+        if key in row and not (key == keys[0] and value is None)
+        for fault in value_faults(value, key, columns)
+    ]
+    if faults:
+        yield from faults
+        return
+    (prompt, chosen, rejected), mended = _split(*values)
+    if values[1] == values[2] or chosen == rejected:
+        yield Fault("DATA-E1501", rejected_key, as_found(_words(rejected or values[2])), "another answer than chosen",
+                    "correct the answer, or remove the row: equal answers teach nothing")  # fmt: skip
+    elif not prompt:
+        found = "no prompt, and answers that start differently"
+        yield Fault("DATA-E1503", keys[0], found, "a prompt, or answers that both start with it",
+                    "add the prompt, or set prompt_key")  # fmt: skip
+    elif type(prompt) is list:
+        for answer, key in ((chosen, chosen_key), (rejected, rejected_key)):
+            yield from answer_faults(answer, key)
+            own = type(values[0]) is list and SHARED_START not in mended and NOT_REPEATED not in mended
+            yield from joint_faults(prompt, keys[0], answer, key, columns, own)
+    else:
+        for answer, key in ((chosen, chosen_key), (rejected, rejected_key)):
+            if not answer.strip():
+                yield Fault("DATA-E1504", key, as_found(answer), "an answer behind the shared start",
+                            "add the answer, or remove the row")  # fmt: skip
+
+
+def remarks(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[tuple[str, str]]:
+    """Yield what is mended, and texts that run into each other."""
+    (prompt, chosen, rejected), mended = _parts(row, columns)
+    if type(prompt) is str:
+        if runs_together(prompt, chosen) or runs_together(prompt, rejected):
+            yield SEAM
+        yield from mended
+        return
+    yield from dict.fromkeys(
+        [*mended, *remarks_on(prompt + chosen, [], columns), *remarks_on(prompt + rejected, [], columns)]
+    )
+
+
+def canonical(row: dict[str, Any], columns: PreferenceColumns) -> dict[str, Any]:
+    """Separate the prompt from the answers, as texts or as messages.
+
+    {"chosen": [user, assistant a], "rejected": [user, assistant b]}
+    → {"prompt": [user], "chosen": [assistant a], "rejected": [assistant b], "prompt_text": None, …}
+    """
+    parts = _parts(row, columns)[0]
+    if type(parts[0]) is str:
+        return {**NO_PARTS, **{f"{name}_text": text for name, text in zip(PARTS, parts, strict=True)}}
+    return {**NO_PARTS, **{name: packed(part, columns) for name, part in zip(PARTS, parts, strict=True)}}
+
+
+def training_row(row: dict[str, Any], columns: PreferenceColumns) -> dict[str, Any]:
+    """Give {prompt, chosen, rejected} as TRL takes them: all texts, or all messages."""
+    if row["prompt"] is None:
+        return {name: row[f"{name}_text"] for name in PARTS}
+    return {name: unpacked(row[name]) for name in PARTS}
+
+
+def question(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Any, str] | None:
+    """Give the prompt and the chosen answer's last words; None when there are none."""
+    if row["prompt"] is None:
+        return row["prompt_text"], row["chosen_text"]
+    answer = row["chosen"][-1]["content"]
+    return (unpacked(row["prompt"] + row["chosen"][:-1]), answer) if answer else None
+
+
+def _names(columns: PreferenceColumns) -> tuple[str, str, str]:
+    return columns.prompt_key, columns.chosen_key, columns.rejected_key
+
+
+def _parts(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Parts, list[tuple[str, str]]]:
+    """Give prompt, chosen and rejected of a good row, and what was mended."""
+    read = [read_value(row, name, columns) for name in _names(columns)]
+    parts, mended = _split(*(value for value, _ in read))
+    return parts, [*dict.fromkeys(note for _, notes in read for note in notes), *mended]
+
+
+def _split(prompt: Any, chosen: Any, rejected: Any) -> tuple[Parts, list[tuple[str, str]]]:
+    """Separate the prompt from the answers, and make all three texts or all three messages.
+
+    What both answers start with is the prompt where none is given, as in TRL 1.16 (`extract_prompt`); where one is
+    given, answers that repeat it lose the repetition.
+    """
+    mended = []
+    kinds = {type(value) for value in (prompt, chosen, rejected) if value is not None}
+    if kinds == {str, list}:
+        mended.append(TEXT_TO_MESSAGE)
+        prompt = as_question(prompt)
+        chosen, rejected = as_answer(chosen), as_answer(rejected)
+    start = 0 if prompt and type(chosen) is str else _shared_start(chosen, rejected)
+    if not prompt or (TEXT_TO_MESSAGE in mended and prompt[0] in chosen[1:start]):
+        return (chosen[:start], chosen[start:], rejected[start:]), [*mended, SHARED_START]
+    if type(prompt) is list and chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
+        return (prompt, chosen[len(prompt) :], rejected[len(prompt) :]), [*mended, NOT_REPEATED]
+    return (prompt, chosen, rejected), mended
+
+
+def _shared_start(chosen: Any, rejected: Any) -> int:
+    """Count the characters or messages that both answers start with."""
+    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+    return start - 1 if start and chosen[start - 1] == " " else start  # a space belongs to the answer's first word
+
+
+def _words(answer: Any) -> Any:
+    return answer[-1].get("content") if type(answer) is list and answer else answer

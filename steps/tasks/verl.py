@@ -1,0 +1,219 @@
+"""Questions for verl, each with the data source that chooses its reward function.
+
+{"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": "math",
+ "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 0}}
+{"question": "2 + 2?", "answer": "4"}     with question_key=question, answer_key=answer, data_source=openai/gsm8k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from steps.errors import nearest
+from steps.params.chat_columns import VerlColumns
+from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
+from steps.tasks.answers import as_question, read_value, text_faults, value_faults
+from steps.tasks.counting import Judgement, Tally
+from steps.tasks.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+
+Columns = VerlColumns
+
+SCHEMA = pa.schema(
+    [
+        pa.field("data_source", pa.string(), nullable=False),
+        pa.field("prompt", MESSAGES, nullable=False),
+        pa.field("ability", pa.string()),
+        pa.field("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())]), nullable=False),
+        # One JSON object; it always has an index.
+        pa.field("extra_info", pa.string(), nullable=False),
+    ]
+)
+
+# verl 0.9.1 has a reward function for these, and for every name that starts like one of STARTS.
+KNOWN = (
+    "openai/gsm8k", "lighteval/MATH", "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500", "math",
+    "math_dapo", "math_dapo_reasoning", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
+    "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads", "codecontests", "apps", "codeforces", "taco",
+    "hiyouga/geometry3k", "searchR1_nq", "searchR1_triviaqa", "searchR1_popqa", "searchR1_hotpotqa",
+    "searchR1_2wikimultihopqa", "searchR1_musique", "searchR1_bamboogle",
+)  # fmt: skip
+STARTS = ("aime",)
+OBJECT_TRUTHS = "searchR1_"  # their reward functions take an object, every other one a text
+MEDIA = ("images", "videos", "audios")
+MADE_STYLE = "rule"  # rows made of plain questions are judged by comparing
+AS_MESSAGE = ("DATA-F1532", "prompts as text read as one user message")
+TO_TEXT = ("DATA-F1533", "ground truths that are no text written as text")
+INDEXED = ("DATA-F1534", "extra_info.index made from the row's content")
+
+
+def columns_of(columns: VerlColumns) -> tuple[str, ...]:
+    """Name the required columns."""
+    names = (columns.question_key, columns.answer_key) if columns.question_key else (
+        columns.prompt_key, columns.reward_model_key)  # fmt: skip
+    return names if columns.data_source else (columns.data_source_key, *names)
+
+
+def other_columns(columns: VerlColumns) -> OtherColumns:
+    """Name the columns that not every row has; images and the like only to be refused."""
+    return OtherColumns((columns.ability_key, columns.extra_info_key, columns.data_source_key, *MEDIA))
+
+
+def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one question: its parts, and a data source that verl cannot judge."""
+    if absent := [name for name in columns_of(columns) if name not in row]:
+        yield from missing_columns(row, named_by(columns, absent))
+        return
+    yield from _source_faults(row, columns)
+    key = columns.question_key or columns.prompt_key
+    prompt, _ = read_value(row, key, columns)
+    faults = list(value_faults(prompt, key, columns))
+    yield from faults
+    if not faults and type(prompt) is list:
+        yield from order_faults(prompt, key, columns)
+        if prompt[-1]["role"] == "assistant":
+            yield Fault("DATA-E1535", f"{key}[{len(prompt) - 1}].role", '"assistant"', "a question at the end",
+                        "move the answer to reward_model.ground_truth")  # fmt: skip
+    yield from _reward_faults(row, columns)
+    info = _as_object(row.get(columns.extra_info_key))
+    if info is not None and type(info) is not dict:
+        yield Fault("DATA-E1534", columns.extra_info_key, as_found(info), f"an object, not {kind_of(info)}",
+                    'write it as {"index": …}, or remove the column')  # fmt: skip
+    ability = row.get(columns.ability_key)
+    if ability is not None and type(ability) is not str:
+        yield from text_faults(ability, columns.ability_key)
+    for name in MEDIA:
+        if row.get(name):
+            yield Fault("DATA-E1536", name, as_found(row[name]), "text only: these models read no images or sound",
+                        "remove the column, or these rows")  # fmt: skip
+
+
+def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, str]]:
+    """Yield what is mended."""
+    prompt, mended = read_value(row, columns.question_key or columns.prompt_key, columns)
+    if type(prompt) is str and not columns.question_key:
+        mended = [*mended, AS_MESSAGE]
+    yield from remarks_on(as_question(prompt), mended, columns)
+    if type(_reward_of(row, columns)["ground_truth"]) is not str:
+        yield TO_TEXT
+    if (_as_object(row.get(columns.extra_info_key)) or {}).get("index") is None:
+        yield INDEXED
+
+
+def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
+    """Give the five columns of verl; a plain question gets the style "rule" and an index made from its content.
+
+    {"question": "2 + 2?", "answer": 4}
+    → {"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": None,
+       "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": '{"index":…}'}
+    """
+    prompt = packed(as_question(read_value(row, columns.question_key or columns.prompt_key, columns)[0]), columns)
+    reward = _reward_of(row, columns)
+    truth = reward["ground_truth"]
+    made = {
+        "data_source": _source_of(row, columns),
+        "prompt": prompt,
+        "ability": row.get(columns.ability_key),
+        "reward_model": {
+            "style": reward["style"],
+            "ground_truth": truth if type(truth) is str else orjson.dumps(truth, default=str).decode(),
+        },
+    }
+    info = {**(_as_object(row.get(columns.extra_info_key)) or {})}
+    if info.get("index") is None:  # the same row has the same index wherever it stands
+        info["index"] = int.from_bytes(blake2b(orjson.dumps(made), digest_size=6).digest())
+    return {**made, "extra_info": orjson.dumps(info, default=str).decode()}
+
+
+def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
+    """Give the row as verl reads it from its parquet files."""
+    style, truth = row["reward_model"]["style"], row["reward_model"]["ground_truth"]
+    if row["data_source"].startswith(OBJECT_TRUTHS) and truth.startswith("{"):
+        truth = orjson.loads(truth)
+    return {
+        "data_source": row["data_source"],
+        "prompt": unpacked(row["prompt"]),
+        "ability": row["ability"],
+        "reward_model": {"style": style, "ground_truth": truth},
+        "extra_info": orjson.loads(row["extra_info"]),
+    }
+
+
+def question(row: dict[str, Any], columns: VerlColumns) -> tuple[list[dict[str, Any]], str]:
+    """Give the prompt and the ground truth."""
+    return unpacked(row["prompt"]), row["reward_model"]["ground_truth"]
+
+
+def counted(row: dict[str, Any], columns: VerlColumns) -> tuple[str]:
+    """Count the indexes."""
+    return (str(orjson.loads(row["extra_info"])["index"]),)
+
+
+def judge(tallies: dict[str, Tally], columns: VerlColumns) -> Iterator[Judgement]:
+    """Warn of rows that share an index: verl's logs cannot tell them apart."""
+    for split, tally in tallies.items():
+        shared = [key for key, count in tally.counts.items() if count > 1]
+        if shared:
+            count = sum(tally.counts[key] for key in shared)
+            told = f"rows that share their extra_info.index with others ({len(shared)} numbers)"
+            fault = Fault("DATA-W1535", columns.extra_info_key, told, "", "")
+            yield Judgement(split, fault, count, tuple(tally.records[shared[0]]))
+
+
+def _source_of(row: dict[str, Any], columns: VerlColumns) -> Any:
+    return row.get(columns.data_source_key) or columns.data_source
+
+
+def _source_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
+    source = _source_of(row, columns)
+    wrong = list(text_faults(source, columns.data_source_key, "the name of a data source"))
+    yield from wrong
+    if wrong or columns.custom_reward_function_path or source in KNOWN or source.startswith(STARTS):
+        return
+    hint = next((f"did you mean {name}?" for name in KNOWN if source in name), nearest(source, KNOWN))
+    yield Fault("DATA-E1531", columns.data_source_key, as_found(source),
+                f"a data source with a reward function: {', '.join(KNOWN)}, aime…",
+                f"{hint} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
+
+
+def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
+    if columns.question_key:
+        truth = row[columns.answer_key]
+        if truth is None or truth == "":
+            yield Fault("DATA-E1533", columns.answer_key, as_found(truth), "the right answer",
+                        "fill it in, or remove the row")  # fmt: skip
+        return
+    key = columns.reward_model_key
+    reward = _as_object(row[key])
+    if type(reward) is not dict:
+        yield Fault("DATA-E1532", key, as_found(reward), "an object with style and ground_truth",
+                    'write it as {"style": "rule", "ground_truth": …}')  # fmt: skip
+        return
+    if absent := [name for name in ("style", "ground_truth") if reward.get(name) in (None, "")]:
+        yield Fault("DATA-E1533", f"{key}.{absent[0]}", f"nothing for {' and '.join(absent)}",
+                    "an object with style and ground_truth", "fill it in, or remove the row")  # fmt: skip
+    elif type(reward["style"]) is not str:
+        yield from text_faults(reward["style"], f"{key}.style")
+
+
+def _reward_of(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
+    if columns.question_key:
+        return {"style": MADE_STYLE, "ground_truth": row[columns.answer_key]}
+    reward: dict[str, Any] = _as_object(row[columns.reward_model_key])
+    return reward
+
+
+def _as_object(value: Any) -> Any:
+    """Read an object that stands in a cell as JSON text; an empty cell is none."""
+    if type(value) is not str:
+        return value
+    if not value.strip():
+        return None
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
