@@ -15,6 +15,7 @@ from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
 from steps.prepare_data.checking import Rows
 from steps.prepare_data.findings import ROWS_SHOWN
+from steps.prepare_data.markers import Markers
 from steps.prepare_data.tokenising import RefusedRows, Tokens, tokenise
 from steps.prepare_data.writing import TokenWriter, length_facts, read_back, sample, write_rows
 
@@ -32,6 +33,8 @@ class Preparation:
     template: str | None = None
     """Replaces the tokenizer's chat template while tokenising."""
     template_name: str = "none"
+    markers: Markers | None = None
+    """What stands before answers and questions, when they are told apart by it."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -73,12 +76,19 @@ class Preparation:
                 self.problems.append(
                     Problem("DATA-E0803", rows[0][0], f"{len(rows)} of {self.rows_of[source]} rows without a token "
                             f"to learn in the first {self.settings.max_length}",
-                            f"at most {MOST_WITHOUT_LOSS:.0%}", "raise max_seq_length, or shorten the prompts",
+                            f"at most {MOST_WITHOUT_LOSS:.0%}", self._fix_of_rows_without_loss(),
                             tuple(records[:ROWS_SHOWN]), len(rows))
                 )  # fmt: skip
             else:
                 self.warn("DATA-W0803", f"{source}: rows without a token to learn in the first "
                           f"{self.settings.max_length} ({share:.1%})", records, len(rows))  # fmt: skip
+
+    def _fix_of_rows_without_loss(self) -> str:
+        if not self.markers:
+            return "raise max_seq_length, or shorten the prompts"
+        question = f", instruction_template as {self.markers.instruction}" if self.markers.instruction else ""
+        return (f"response_template was read as the tokens {self.markers.response}{question}: give the ids that stand "
+                "in the rows with comma_separated_template=true, or raise max_seq_length")  # fmt: skip
 
 
 def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -> dict[str, Any]:
@@ -98,6 +108,8 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
             continue
         lengths[span] = tokens.lengths
         cut = tokens.cut(limit)
+        if preparation.markers:
+            cut = preparation.markers.learn(cut)
         silent[span] = cut.supervised() == 0
         if preprocessing.length_handling == "filter":
             kept[span] = tokens.lengths <= limit
