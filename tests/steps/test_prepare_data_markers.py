@@ -128,7 +128,7 @@ def test_the_marker_is_looked_for_in_what_is_left_after_the_cut(tmp_path, tokeni
     rows = [{"text": f"### Say: {number}" + " x" * 30 * (number > 0) + "### Say: late"} for number in range(60)]
     facts = prepared(tmp_path, tokenizer, rows, "text_generation", max_length=30, response_template="### Say:")
     assert spoken(facts["samples"][0]) == " late<|im_end|>"
-    assert spoken(facts["samples"][1]).endswith(" x x x")
+    assert spoken(facts["samples"][1]).rstrip().endswith(" x x x")
 
 
 def test_rows_without_the_marker_are_counted_and_refused_above_one_percent(tmp_path, tokenizer):
