@@ -31,13 +31,13 @@ WIDE_TEXT = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xf
 HEAD = 64 * 1024
 
 
-def read_rows(file: Path, wanted: dict[str, str], findings: Findings) -> Iterator[Row]:
+def read_rows(file: Path, kind: str, wanted: dict[str, str], findings: Findings) -> Iterator[Row]:
     """Yield (record, line, row) of every readable row; `wanted` maps parameters to required column names.
 
+    `kind` is what `detect` said.
     Rows of csv, tsv and parquet files hold the wanted columns only; rows of json files are as they stand there.
     Everything else that is seen goes to `findings`, which knows the file by the user's name for it.
     """
-    kind = detect(file, findings)
     if kind == "jsonl":
         yield from read_jsonl(file, findings)
     elif kind == "json":
