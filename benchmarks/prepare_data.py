@@ -3,8 +3,9 @@
     python benchmarks/prepare_data.py [rows] [rounds]
 
 Both get the same conversations and tokenizer, and must give the same sequences. CPU time of the whole process (every
-thread) is taken, because wall time on a busy machine tells about the neighbours; the two arms take turns, and the median
-of the rounds' ratios counts. Then rows of skewed lengths, many short and a few long, are packed by both for the share of the sequences that is filled.
+thread) is taken, because wall time on a busy machine tells about the neighbours; the two arms take turns, and the
+median of the rounds' ratios counts. Then rows of skewed lengths, many short and a few long, are packed by both: how
+much of the sequences is filled?
 Exits with 1 when a target is missed.
 """
 

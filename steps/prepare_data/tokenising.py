@@ -17,7 +17,7 @@ import orjson
 
 from steps.prepare_data.offsets import Span, mark, spelling
 
-ROWS_ENCODED_TOGETHER = 250  # the tokenizer's own copies of a row are twenty times as large as its numbers
+ROWS_ENCODED_TOGETHER = 64  # the tokenizer keeps twenty times the size of what is taken from it
 NO_LOSS = -100
 
 
