@@ -1,5 +1,6 @@
 """Where the rows come from, how they are split, and how they become tokens."""
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -7,6 +8,10 @@ from pydantic import Field
 
 from steps.errors import Problem
 from steps.params.group import Group
+
+# The formats that come with us: steps/prepare_data/chat_templates/<name>.jinja. "keep" is the model's own.
+CHAT_TEMPLATES = ("keep", "chat-ml", "mistral-with-system", "poro", "simplified-llama31")
+TOKEN_IDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*")
 
 
 class DataSource(Group):
@@ -65,7 +70,31 @@ class Preprocessing(Group):
     """Learn only the answers: assistant turns of a chat, or ground_truth_key of a text; the prompt carries no loss."""
 
     chat_template: str = Field("keep", min_length=1)
-    """Jinja chat template: keep the model's own, or a .jinja file."""
+    """Jinja chat template: keep (the model's), chat-ml, mistral-with-system, poro, simplified-llama31, or a file."""
+
+    response_template: str = ""
+    """Marker before each answer: only what follows it, up to instruction_template or the row's end, is learned."""
+
+    instruction_template: str = ""
+    """Marker before each question; empty learns only what follows the last response_template of a row."""
+
+    comma_separated_template: bool = False
+    """The two markers are token ids with commas between them, not text: exact where a text has several spellings."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Answers are told apart in one way only, and markers can be read."""
+        if self.response_template and self.train_on_completions_only:
+            yield Problem("PARAM-E0281", "response_template", "set beside train_on_completions_only=true",
+                          "one way to tell answers apart", "leave one of the two out")  # fmt: skip
+        if not self.response_template and (self.instruction_template or self.comma_separated_template):
+            name = "instruction_template" if self.instruction_template else "comma_separated_template"
+            yield Problem("PARAM-E0282", name, "set without response_template", "the marker before each answer",
+                          "set response_template")  # fmt: skip
+        for name in ("response_template", "instruction_template"):
+            text = getattr(self, name)
+            if self.comma_separated_template and text and not TOKEN_IDS.fullmatch(text):
+                yield Problem("PARAM-E0283", name, repr(text[:60]), "token ids such as 128006,78191,128007",
+                              "write ids with commas, or set comma_separated_template to false")  # fmt: skip
 
 
 class TextColumns(Group):

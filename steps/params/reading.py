@@ -22,6 +22,7 @@ RENAMED_PARAMETERS = {
     "use_peft": "apply_lora",
     "max_length": "max_seq_length",
     "tracking_uri": "mlflow_server_uri",
+    "chat_template_name": "chat_template",
 }
 
 # (parameter, value of an older library) → today's value. An empty choice means "choose for me".
@@ -29,6 +30,7 @@ RENAMED_VALUES = {
     ("optim", "adamw_hf"): "adamw_torch",  # transformers 5 no longer has it
     ("optim", ""): "adamw_torch",
     ("lr_scheduler_type", ""): "linear",
+    ("chat_template", "keep-original"): "keep",
     ("evaluation_strategy", "disable"): "no",
     ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
 }

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from steps import hub, storage
-from steps.errors import Problem, StepError, UserError
+from steps.errors import Problem, StepError, UserError, nearest
 from steps.model_layout import ModelLayout, read_layout
+from steps.params.data import CHAT_TEMPLATES
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import ImportSettings, Resolved, SourceKind
@@ -92,14 +93,15 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
 
 
 def template_digest(parameters: SupervisedParameters) -> str:
-    """Digest the chat template file; empty for the model's own. Raises UserError when there is no such file."""
+    """Digest the chat template file; empty where a name is given. Raises UserError for no such name or file."""
     template = parameters.chat_template
-    if template == "keep":
+    if template in CHAT_TEMPLATES:
         return ""
     if not template.endswith((".jinja", ".j2")):
+        names = ", ".join(CHAT_TEMPLATES)
         raise UserError(
-            Problem("PLAN-E0304", "chat_template", template, "keep, or a file ending in .jinja",
-                    "write the template into a .jinja file")
+            Problem("PLAN-E0304", "chat_template", template, f"{names}, or a file ending in .jinja",
+                    nearest(template, CHAT_TEMPLATES) or "write the template into a .jinja file")
         )  # fmt: skip
     _refuse_bad_uri("chat_template", template)
     return storage.digest_of("chat_template", template)

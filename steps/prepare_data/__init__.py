@@ -17,7 +17,8 @@ facts describe rows before any cut, `tokens` what was written. Equal input gives
     json_rows.py   csv_rows.py   parquet_rows.py   packing.py     short rows → sequences, as TRL packs them
     json_faults.py why a text is no JSON           templates.py   tokenizer and chat template
     findings.py    problems, warnings, repairs     writing.py     parquet files and their facts
-    secret_scan.py rows that hold keys
+    offsets.py     which token holds a character   markers.py     answers told apart by the tokens before them
+    prompts.py     prompts that are too long       chat_templates/  the templates that go by a name
     alone.py       the check without a run
 
 Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and encoding, 02 JSON, 03 csv, 04 conversations,

@@ -13,6 +13,7 @@ from steps.artifacts import Draft
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
 from steps.prepare_data.findings import ROWS_SHOWN
+from steps.prepare_data.markers import Markers
 from steps.prepare_data.rows import Rows
 from steps.prepare_data.tokenising import RefusedRows, Tokens, tokenise
 from steps.prepare_data.writing import TokenWriter, length_facts, read_back, sample, write_rows
@@ -31,6 +32,8 @@ class Preparation:
     template: str | None = None
     """Replaces the tokenizer's chat template while tokenising."""
     template_name: str = "none"
+    markers: Markers | None = None
+    """What stands before answers and questions, when they are told apart by it."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -38,8 +41,8 @@ class Preparation:
     """Source → (place, record) of rows in which no token carries loss."""
     control_tokens: tuple[str, ...] = ()
     """The tokens that the chat template writes between the messages."""
-    forged: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Source and control token → records of rows that hold it in a message."""
+    forged: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    """Source and control token → (place, record) of rows that hold it in a message."""
     rows_of: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Source → its rows in all splits."""
 
@@ -51,9 +54,7 @@ class Preparation:
     def refuse_if_problems(self, splits: dict[str, dict[str, Any]]) -> None:
         """Raise UserError with what is wrong in all splits together."""
         self._judge_rows_without_loss()
-        for (source, token), records in self.forged.items():
-            self.warn("DATA-W0802", f"{source}: messages that hold the control token {token}, which the model takes "
-                      "for the border between two turns", sorted(records), len(records))  # fmt: skip
+        self._judge_forged_turns()
         sequences, needed = splits["train"]["sequences"], self.settings.rows_per_step
         if not self.problems and sequences < needed:
             self.problems.append(
@@ -64,6 +65,22 @@ class Preparation:
         if self.problems:
             raise UserError(self.problems)
 
+    def _judge_forged_turns(self) -> None:
+        strict = getattr(self.task.Columns(**self.settings.columns), "strict", False)
+        for (source, token), rows in self.forged.items():
+            records = sorted(record for _, record in rows)
+            if strict:
+                place, _ = min(rows, key=lambda row: row[1])
+                self.problems.append(
+                    Problem("DATA-E0812", place, f"the control token {token} inside a message",
+                            "text that the model cannot take for the border of a turn",
+                            "take the token out of the text, or set strict to false",
+                            tuple(records[:ROWS_SHOWN]) if len(records) > 1 else (), len(records))
+                )  # fmt: skip
+            else:
+                what = f"messages that hold the control token {token}, which the model takes for the border of a turn"
+                self.warn("DATA-W0802", f"{source}: {what}", records, len(records))
+
     def _judge_rows_without_loss(self) -> None:
         for source, rows in self.without_loss.items():
             share = len(rows) / self.rows_of[source]
@@ -72,12 +89,19 @@ class Preparation:
                 self.problems.append(
                     Problem("DATA-E0803", rows[0][0], f"{len(rows)} of {self.rows_of[source]} rows without a token "
                             f"to learn in the first {self.settings.max_length}",
-                            f"at most {MOST_WITHOUT_LOSS:.0%}", "raise max_seq_length, or shorten the prompts",
+                            f"at most {MOST_WITHOUT_LOSS:.0%}", self._fix_of_rows_without_loss(),
                             tuple(records[:ROWS_SHOWN]), len(rows))
                 )  # fmt: skip
             else:
                 self.warn("DATA-W0803", f"{source}: rows without a token to learn in the first "
                           f"{self.settings.max_length} ({share:.1%})", records, len(rows))  # fmt: skip
+
+    def _fix_of_rows_without_loss(self) -> str:
+        if not self.markers:
+            return "raise max_seq_length, or shorten the prompts"
+        question = f", instruction_template as {self.markers.instruction}" if self.markers.instruction else ""
+        return (f"response_template was read as the tokens {self.markers.response}{question}: give the ids that stand "
+                "in the rows with comma_separated_template=true, or raise max_seq_length")  # fmt: skip
 
 
 def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -> dict[str, Any]:
@@ -97,6 +121,8 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
             continue
         lengths[span] = tokens.lengths
         cut = tokens.cut(limit)
+        if preparation.markers:
+            cut = preparation.markers.learn(cut)
         silent[span] = cut.supervised() == 0
         if preprocessing.length_handling == "filter":
             kept[span] = tokens.lengths <= limit
@@ -130,7 +156,7 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
     batch = read_back(rows.table(span.start, span.stop))
     training = [task.training_row(row, columns) for row in batch]
     completions_only = settings.preprocessing.train_on_completions_only
-    _warn_of_forged_turns(rows, span.start, training, preparation)
+    _note_forged_turns(rows, span.start, training, preparation)
     try:
         return tokenise(preparation.tokenizer, training, completions_only, preparation.template)
     except RefusedRows as refused:
@@ -147,16 +173,20 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
         return None
 
 
-def _warn_of_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation) -> None:
-    """Warn of messages that hold the template's own control tokens: they would pass for turns of their own."""
+def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation) -> None:
+    """Note messages that hold the template's own control tokens: they would pass for turns of their own."""
     if "messages" not in training[0] or not preparation.control_tokens:
         return
     texts = ["\n".join(message["content"] or "" for message in row["messages"]) for row in training]
     together = "\0".join(texts)
+    key = preparation.settings.columns.get("messages_key", "messages")
     for token in preparation.control_tokens:
-        if token in together:
-            records = [int(rows.records[start + row]) for row, text in enumerate(texts) if token in text]
-            preparation.forged[rows.source, token] += records
+        if token not in together:
+            continue
+        for row in (row for row, text in enumerate(texts) if token in text):
+            held = [token in (message["content"] or "") for message in training[row]["messages"]]
+            place = rows.where(start + row, f"{key}[{held.index(True)}].content")
+            preparation.forged[rows.source, token].append((place, int(rows.records[start + row])))
 
 
 def _judge_lengths(name: str, rows: Rows, lengths: np.ndarray, preparation: Preparation) -> None:

@@ -12,6 +12,7 @@ from steps.artifacts import MANIFEST, Draft, Manifest, new_artifact, read_manife
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
 from steps.prepare_data.checking import DataCheck, check_data
+from steps.prepare_data.markers import read_markers
 from steps.prepare_data.splits import Preparation, write_split
 from steps.prepare_data.splitting import SPLITS
 from steps.prepare_data.templates import (
@@ -86,7 +87,8 @@ def _prepare(settings: DataSettings, folder: Path) -> Preparation:
     """Load the tokenizer and choose the template. Raises UserError when they do not fit what is asked for."""
     preprocessing = settings.preprocessing
     tokenizer = load_tokenizer(folder, preprocessing.chat_template)
-    preparation = Preparation(settings, load_task(settings.task), tokenizer)
+    markers = read_markers(preprocessing, tokenizer)
+    preparation = Preparation(settings, load_task(settings.task), tokenizer, markers=markers)
     if settings.task != "chat_completion":
         _refuse_text_without_end(settings, tokenizer)
         return preparation

@@ -12,17 +12,29 @@ from steps.prepare_data.tokenising import NO_LOSS, RefusedRows, tokenise
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 KEEP = "keep"
+NAMED = Path(__file__).parent / "chat_templates"
+# Template that comes with us → the tokens that its turns are made of.
+BUILT_OF = {
+    "chat-ml": ("<|im_start|>", "<|im_end|>"),
+    "mistral-with-system": (),
+    "poro": ("<|user|>", "<|assistant|>"),  # <|system|> was never a token of its own there
+    "simplified-llama31": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+ENDED_BY_EOS = ("mistral-with-system", "poro")
 
 
 def load_tokenizer(folder: Path, chat_template: str) -> Any:
-    """Load the tokenizer of a folder; `chat_template` is "keep", or a path or URI of a Jinja file.
+    """Load the tokenizer of a folder; `chat_template` is "keep", a name of ours, or a path or URI of a Jinja file.
 
-    Raises UserError when the template is not there or no template.
+    Raises UserError when the template is not there, no template, or made of tokens that the tokenizer does not have.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    if chat_template != KEEP:
+    if chat_template in BUILT_OF:
+        _refuse_unknown_tokens(tokenizer, chat_template)
+        tokenizer.chat_template = (NAMED / f"{chat_template}.jinja").read_text(encoding="utf-8")
+    elif chat_template != KEEP:
         tokenizer.chat_template = read_template(chat_template)
     return tokenizer
 
@@ -91,7 +103,8 @@ def check_chat_template(tokenizer: Any) -> None:
     if not tokenizer.chat_template:
         raise UserError(
             Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
-                    "a template to write conversations with", "set chat_template to a .jinja file")
+                    "a template to write conversations with",
+                    "set chat_template to chat-ml or another name, or to a .jinja file")
         )  # fmt: skip
 
 
@@ -101,6 +114,20 @@ def control_tokens(tokenizer: Any) -> tuple[str, ...]:
     text = str(template["default"] if isinstance(template, dict) else template)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return tuple(sorted(token for token in special if token in text or token == tokenizer.eos_token))
+
+
+def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
+    """Without its own token a turn's border is a handful of letters, which the model has to learn to spell."""
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in BUILT_OF[name] if token not in vocabulary]
+    if name in ENDED_BY_EOS and not tokenizer.eos_token:
+        missing.append("eos_token")
+    if missing:
+        raise UserError(
+            Problem("DATA-E0811", "chat_template", f"{name}, but the tokenizer has no {', '.join(missing)}",
+                    "a template of tokens that the model knows",
+                    "set chat_template to keep, or to a template of this model's family")
+        )  # fmt: skip
 
 
 def _environment() -> Any:

@@ -7,13 +7,17 @@ tests/steps/test_prepare_data_tokens.py compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
+import orjson
 
+from steps.prepare_data.offsets import Span, mark, spelling
+
+ROWS_ENCODED_TOGETHER = 64  # the tokenizer keeps twenty times the size of what is taken from it
 NO_LOSS = -100
 
 
@@ -88,15 +92,15 @@ class Tokens:
 
 
 def tokenise(tokenizer: Any, rows: list[dict[str, Any]], completions_only: bool, template: str | None) -> Tokens:
-    """Turn rows in TRL's form (all {messages}, all {prompt, completion}, or all {text}) into tokens and labels.
+    """Turn rows in TRL's form into tokens and labels: all {messages}, all {prompt, completion}, or all {text}.
 
+    Conversations may name `tools`, as a list or as JSON text, which their template writes down.
     `template` replaces the tokenizer's chat template. Raises RefusedRows.
     """
     if "messages" in rows[0]:
-        conversations = [row["messages"] for row in rows]
         if completions_only:
-            return _assistant_turns(tokenizer, conversations, template)
-        return _all_learned(_encode(tokenizer, _render(tokenizer, conversations, template), special=False))
+            return _assistant_turns(tokenizer, rows, template)
+        return _all_learned(_encode(tokenizer, _render(tokenizer, rows, template), special=False))
     if "prompt" in rows[0]:
         prompts = [row["prompt"] for row in rows]
         whole = [prompt + _ended(tokenizer, row["completion"]) for prompt, row in zip(prompts, rows, strict=True)]
@@ -111,8 +115,9 @@ def _encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list
     # The first call sets up the tokenizer beneath (no padding, no cut). Called directly, that one keeps no places of
     # characters, which takes a third less time.
     _encode_with_places(tokenizer, texts[:1], special)
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=special)
-    return [encoding.ids for encoding in encodings]
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    batches = (texts[start : start + ROWS_ENCODED_TOGETHER] for start in range(0, len(texts), ROWS_ENCODED_TOGETHER))
+    return [encoding.ids for batch in batches for encoding in encode(batch, add_special_tokens=special)]
 
 
 def _adds_nothing(tokenizer: Any) -> bool:
@@ -165,62 +170,89 @@ def _without_prompts(tokens: Tokens, prompts: list[list[int]]) -> Tokens:
     return Tokens(tokens.ids, np.where(learned, tokens.ids, np.int32(NO_LOSS)), tokens.lengths)
 
 
-def _assistant_turns(tokenizer: Any, conversations: list[Any], template: str | None) -> Tokens:
-    texts, spans = _render_marked(tokenizer, conversations, template)
-    encoded = _encode_with_places(tokenizer, texts, special=False)
-    tokens = _all_learned(encoded["input_ids"])
-    learned = np.zeros(len(tokens.ids), bool)
-    starts = tokens.starts
-    for row, marked in enumerate(spans):
-        for first_character, end_character in marked:
-            first = encoded.char_to_token(row, first_character)
-            last = encoded.char_to_token(row, end_character - 1)
+def _assistant_turns(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) -> Tokens:
+    texts, spans = _render_marked(tokenizer, rows, template)
+    known = spelling(tokenizer) if _adds_nothing(tokenizer) else None
+    if known is None:
+        encoded = _encode_with_places(tokenizer, texts, special=False)
+        tokens = _all_learned(encoded["input_ids"])
+        learned = np.zeros(len(tokens.ids), bool)
+        _mark_where_told(learned, tokens.starts, encoded, spans, range(len(rows)))
+    else:
+        numbers = _encode(tokenizer, texts, special=False)
+        tokens = _all_learned(numbers)
+        learned = np.zeros(len(tokens.ids), bool)
+        if left := mark(learned, known, numbers, tokens.ids, texts, spans):
+            encoded = _encode_with_places(tokenizer, [texts[row] for row in left], special=False)
+            _mark_where_told(learned, tokens.starts, encoded, spans, left)
+    return Tokens(tokens.ids, np.where(learned, tokens.ids, np.int32(NO_LOSS)), tokens.lengths)
+
+
+def _mark_where_told(
+    learned: np.ndarray, starts: np.ndarray, encoded: Any, spans: list[list[Span]], rows: Iterable[int]
+) -> None:
+    """Mark the tokens of `rows`, which `encoded` holds in this order, by the tokenizer's own offsets."""
+    for position, row in enumerate(rows):
+        for first_character, end_character in spans[row]:
+            first = encoded.char_to_token(position, first_character)
+            last = encoded.char_to_token(position, end_character - 1)
             if first is None:
                 break
             end = starts[row] + last + 1 if last else starts[row + 1]
             learned[starts[row] + first : end] = True
-    return Tokens(tokens.ids, np.where(learned, tokens.ids, np.int32(NO_LOSS)), tokens.lengths)
 
 
-def _render(tokenizer: Any, conversations: list[Any], template: str | None) -> list[str]:
-    def render(batch: list[Any]) -> list[str]:
-        return list(tokenizer.apply_chat_template(batch, chat_template=template, tokenize=False))
+def _render(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) -> list[str]:
+    def render(batch: list[Any], tools: list[Any] | None) -> list[str]:
+        return list(tokenizer.apply_chat_template(batch, tools=tools, chat_template=template, tokenize=False))
 
-    return list(_refusing(render, conversations))
+    return [text for texts in _refusing(render, rows) for text in texts]
 
 
 def _render_marked(
-    tokenizer: Any, conversations: list[Any], template: str | None
-) -> tuple[list[str], list[list[tuple[int, int]]]]:
+    tokenizer: Any, rows: list[dict[str, Any]], template: str | None
+) -> tuple[list[str], list[list[Span]]]:
     """Render conversations, and give the characters from … to that the template marks as the assistant's."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    def render(batch: list[Any]) -> Any:
+    def render(batch: list[Any], tools: list[Any] | None) -> Any:
         return render_jinja_template(
             conversations=batch,
-            chat_template=tokenizer.get_chat_template(template),
+            tools=tools,
+            chat_template=tokenizer.get_chat_template(template, tools),
             return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
         )
 
-    texts, spans = _refusing(render, conversations)
+    texts: list[str] = []
+    spans: list[list[Span]] = []
+    for rendered, marked in _refusing(render, rows):
+        texts += rendered
+        spans += marked
     return texts, spans
 
 
-def _refusing(render: Callable[[list[Any]], Any], conversations: list[Any]) -> Any:
-    """Render a batch; when the template refuses it, find out which rows and why."""
+def _refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[dict[str, Any]]) -> list[Any]:
+    """Render neighbours with equal tools together; when the template refuses, find out which rows and why."""
     import jinja2
 
     refusals = (jinja2.TemplateError, TypeError)  # TypeError: the template adds a text to a missing value
+    groups = [(tools, list(members)) for tools, members in groupby(rows, key=_tools)]
     try:
-        return render(conversations)
+        return [render([row["messages"] for row in members], tools) for tools, members in groups]
     except refusals:
         refused = {}
-        for row, conversation in enumerate(conversations):
+        for position, row in enumerate(rows):
             try:
-                render([conversation])
+                render([row["messages"]], _tools(row))
             except refusals as error:
-                refused[row] = str(error)
+                refused[position] = str(error)
         if not refused:
             raise
         raise RefusedRows(refused) from None
+
+
+def _tools(row: dict[str, Any]) -> list[Any] | None:
+    """The tools that a conversation may call, which its template lists; JSON text is read, as in TRL."""
+    tools = row.get("tools")
+    return orjson.loads(tools) if isinstance(tools, str) else tools

@@ -105,7 +105,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"checkpoint_dir": "s3://bucket/x"}, "mounted volume"),
         ({"mlflow_server_uri": ""}, "register_tuned_model=false"),
         ({"instance_type_finetune": "Standard_d12_v2"}, "0 GPUs; expected at least 1"),
-        ({"chat_template": "poro"}, "keep, or a file ending in .jinja"),
+        ({"chat_template": "chatml"}, "or a file ending in .jinja. Fix: did you mean chat-ml"),
         ({"pytorch_model_path": "tests/conftest.py"}, "name the folder"),
     ],
 )

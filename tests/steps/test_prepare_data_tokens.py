@@ -1,5 +1,6 @@
 """Tokens, labels and packed sequences are those of TRL's own SFTTrainer, row for row."""
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from steps import storage
 from steps.params.settings import DataSettings, Resolved
 from steps.prepare_data.packing import best_fit, pack
 from steps.prepare_data.step import prepare_data
-from steps.prepare_data.tokenising import Tokens
+from steps.prepare_data.tokenising import Tokens, tokenise
 
 WORDS = ["one", "two", "three", "France", "Paris", "fox", "again\n", "and\tthe", "of", "ü", "漢字", "user", "😀"]
 MAX_LENGTH = 160
@@ -163,6 +164,62 @@ def test_tool_calls_reach_the_template_as_they_do_in_trl(tmp_path, tiny_model):
     ]
     expected = theirs(tmp_path, tiny_model, rows, template)
     assert_equal(ours(tmp_path, tiny_model, rows, False, False, template), expected)
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"{name} of two numbers, <b>ü</b>",
+            "parameters": {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}},
+        },
+    }
+    for name in ("add", "product")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("completions_only", [False, True])
+def test_tools_are_listed_by_the_template_as_they_are_in_trl(tmp_path, tiny_model, completions_only):
+    """Neighbours with the same tools, with others, with none; TRL reads them from JSON text."""
+    import trl
+    from transformers import AutoTokenizer
+
+    template = (Path(trl.__file__).parent / "chat_templates/qwen3_training.jinja").read_text()
+    (tmp_path / "qwen3.jinja").write_text(template)
+    offered = [json.dumps(TOOLS), json.dumps(TOOLS), json.dumps(TOOLS[:1]), None, None]
+    rows = [{**row, "tools": offered[number % 5]} for number, row in enumerate(make_chats(300))]
+    for number in range(70, 300, 250):
+        rows[number]["messages"] = rows[0]["messages"]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    made = tokenise(tokenizer, rows, completions_only, template).cut(MAX_LENGTH)
+    made = made.select(made.supervised() > 0)
+    expected = theirs(tmp_path, tiny_model, rows, str(tmp_path / "qwen3.jinja"), assistant_only_loss=completions_only)
+    pairs = list(pairwise(made.starts))
+    columns = {"input_ids": made.ids, "labels": made.labels}
+    assert_equal({name: [flat[a:b].tolist() for a, b in pairs] for name, flat in columns.items()}, expected)
+    given = [{**row, "tools": json.loads(row["tools"]) if row["tools"] else None} for row in rows]
+    as_lists = tokenise(tokenizer, given, completions_only, template).cut(MAX_LENGTH)
+    assert as_lists.select(as_lists.supervised() > 0).ids.tolist() == made.ids.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("template", ["chat-ml", "mistral-with-system"])
+def test_long_chats_and_named_templates_are_those_of_trl(tmp_path, tiny_model, template, packing):
+    """Up to eight exchanges with a system message, so that the cut falls into every part of a turn."""
+    from steps.prepare_data.templates import NAMED
+
+    draw = random.Random(4)
+    rows = [{"messages": [{"role": "system", "content": text(draw, 5)}]} for _ in range(1100 if packing else 250)]
+    for row in rows:
+        for _ in range(draw.randint(1, 8)):
+            row["messages"] += [{"role": role, "content": text(draw, 6)} for role in ("user", "assistant")]
+    file = str(NAMED / f"{template}.jinja")
+    expected = theirs(tmp_path, tiny_model, rows, file, assistant_only_loss=True, packing=packing)
+    assert_equal(ours(tmp_path, tiny_model, rows, True, packing, template), expected)
+    assert max(map(len, expected["input_ids"])) == MAX_LENGTH
 
 
 @pytest.mark.slow

@@ -1,0 +1,109 @@
+"""Which token holds a character: worked out from the tokens where they spell the text, else asked of the tokenizer.
+
+A tokenizer that keeps offsets takes a third more time. Tokens of a byte-level vocabulary need none: each is a known
+sequence of bytes, so when they spell a text byte for byte, their lengths say where each begins.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+Span = tuple[int, int]
+"""Characters from … to before … of one text."""
+UNKNOWN = b"\xff"  # stands in no UTF-8 text, so a token of unknown bytes spells none
+
+
+def _bytes_of_characters() -> dict[int, int]:
+    """Map the characters in which a byte-level vocabulary is written to the bytes that they mean (GPT-2's table)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: byte for byte in printable} | {256 + place: byte for place, byte in enumerate(others)}
+
+
+BYTES = _bytes_of_characters()
+
+
+class Spelling:
+    """The bytes of each token of one tokenizer, looked up as tokens are met."""
+
+    def __init__(self, tokenizer: Any):
+        backend = tokenizer.backend_tokenizer
+        self._token = backend.id_to_token
+        self._added = {number: token.content.encode() for number, token in tokenizer.added_tokens_decoder.items()}
+        size = max([backend.get_vocab_size(with_added_tokens=True), *(number + 1 for number in self._added)])
+        self._bytes: list[bytes] = [b""] * size
+        self._lengths = np.zeros(size, np.int64)
+        self.trims = b'"trim_offsets":true' in _state(backend.post_processor)
+        """Whether the tokenizer's own offsets leave blanks out."""
+
+    def lengths(self, ids: np.ndarray) -> np.ndarray:
+        """Bytes of each token."""
+        met = np.flatnonzero(np.bincount(ids))
+        for number in met[self._lengths[met] == 0].tolist():
+            self._bytes[number] = self._spell(number)
+            self._lengths[number] = len(self._bytes[number])
+        return self._lengths[ids]
+
+    def spells(self, ids: list[int], text: str) -> bool:
+        """Say whether tokens, all of which were met, are the text byte for byte."""
+        return b"".join(map(self._bytes.__getitem__, ids)) == text.encode("utf-8", "surrogatepass")
+
+    def _spell(self, number: int) -> bytes:
+        if number in self._added:
+            return self._added[number] or UNKNOWN
+        try:
+            return bytes(BYTES[ord(character)] for character in self._token(number) or "") or UNKNOWN
+        except KeyError:
+            return UNKNOWN
+
+
+@lru_cache(maxsize=4)
+def spelling(tokenizer: Any) -> Spelling | None:
+    """Give the spelling of a tokenizer; None when its vocabulary is not one of bytes."""
+    if b'"ByteLevel"' not in _state(tokenizer.backend_tokenizer.pre_tokenizer):
+        return None
+    return Spelling(tokenizer)
+
+
+def mark(
+    learned: np.ndarray, known: Spelling, rows: list[list[int]], ids: np.ndarray, texts: list[str],
+    spans: list[list[Span]],
+) -> list[int]:  # fmt: skip
+    """Set `learned` (a bool for each token of all rows) for the tokens of each row's spans.
+
+    Gives the rows, left untouched, whose tokens do not spell their text or whose spans the tokenizer's own offsets
+    might place elsewhere.
+    """
+    row_starts = np.concatenate(([0], np.cumsum([len(row) for row in rows], dtype=np.int64)))
+    byte_starts = np.concatenate(([0], np.cumsum(known.lengths(ids))))
+    left: list[int] = []
+    places: list[tuple[int, int, int]] = []
+    for row, (numbers, text) in enumerate(zip(rows, texts, strict=True)):
+        if any(_is_odd(text, span, known.trims) for span in spans[row]) or not known.spells(numbers, text):
+            left.append(row)
+        elif text.isascii():
+            places += [(row, first, end - 1) for first, end in spans[row]]
+        else:
+            places += [(row, len(text[:first].encode()), len(text[: end - 1].encode())) for first, end in spans[row]]
+    if places:
+        in_row, first_byte, last_byte = np.array(places, np.int64).T
+        base = byte_starts[row_starts[in_row]]
+        first = np.searchsorted(byte_starts, base + first_byte, "right") - 1
+        last = np.searchsorted(byte_starts, base + last_byte, "right") - 1
+        # transformers takes a last token with the number 0 for none, and marks to the end of the row.
+        end = np.where(last == row_starts[in_row], row_starts[in_row + 1], last + 1)
+        for start, stop in zip(first.tolist(), end.tolist(), strict=True):
+            learned[start:stop] = True
+    return left
+
+
+def _is_odd(text: str, span: Span, trims: bool) -> bool:
+    first, end = span
+    return end <= first or (trims and (text[first].isspace() or text[end - 1].isspace()))
+
+
+def _state(part: Any) -> bytes:
+    return part.__getstate__() if part is not None else b""
