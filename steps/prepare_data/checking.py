@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from steps import storage
 from steps.errors import Problem, UserError
+from steps.params.data import DataSource
 from steps.params.group import Group
 from steps.prepare_data.findings import ROWS_SHOWN, Findings, Place
 from steps.prepare_data.reading import read_rows
+from steps.prepare_data.sources import SourceFile, open_source
 from steps.prepare_data.splitting import SPLITS, split_rows
 from steps.tasks import Fault, load_task, named_by
 from steps.tasks.counting import Tally
@@ -100,7 +100,9 @@ def check_data(
         findings = all_findings[name] = Findings(uri)
         try:
             with TemporaryDirectory() as scratch:
-                files[name] = check_file(_bring(name, uri, Path(scratch)), module, columns, findings, keep_rows)
+                files[name] = check_file(
+                    _bring(name, uri, Path(scratch), findings), module, columns, findings, keep_rows
+                )
         except UserError as error:  # a file that is not there: the others are looked at all the same
             absent[name] = error.problems
     if hasattr(module, "judge"):
@@ -118,7 +120,7 @@ def check_data(
     return DataCheck({name: len(part) for name, part in rows.items()}, rows, warnings, repairs)
 
 
-def check_file(file: Path, task: ModuleType, columns: Group, findings: Findings, keep_rows: bool) -> Rows:
+def check_file(file: Path | SourceFile, task: ModuleType, columns: Group, findings: Findings, keep_rows: bool) -> Rows:
     """Read one file to its end; what is wrong goes to `findings`, good rows are returned."""
     names = task.columns_of(columns)
     records, lines, keys = array("q"), array("q"), array("q")
@@ -161,18 +163,14 @@ def check_file(file: Path, task: ModuleType, columns: Group, findings: Findings,
     return Rows(findings.name, table, numbers[0], numbers[1], numbers[2], tally)
 
 
-def _bring(name: str, uri: str, scratch: Path) -> Path:
-    parameter = f"{name}_file_path"
-    file = storage.fetch(parameter, uri, scratch / "rows")
-    if file.is_dir():
+def _bring(name: str, uri: str, scratch: Path, findings: Findings) -> SourceFile:
+    given = DataSource(**{f"{name}_file_path": uri})
+    files = open_source(name, given, scratch, lambda code, what: findings.remark(code, what, 0))
+    if len(files) != 1:
         raise UserError(
-            Problem("DATA-E0110", parameter, f"the folder {uri!r}", "one file", "name the file inside the folder")
+            Problem("DATA-E0110", f"{name}_file_path", f"{len(files)} files at {uri!r}", "one file", "join the files")
         )
-    if not os.access(file, os.R_OK):
-        raise UserError(
-            Problem("DATA-E0112", parameter, f"no right to read {uri!r}", "a readable file", "change its rights")
-        )
-    return file
+    return files[0]
 
 
 def _split(files: dict[str, Rows], how: Literal["shuffled", "positional"], seed: int, least: int) -> dict[str, Rows]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +12,187 @@ import pyarrow.parquet as pq
 
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import Row
+from steps.prepare_data.sources import SourceFile
+from steps.prepare_data.unpacking import FREE
 from steps.tasks import Fault, as_found, missing_columns
 
 ROWS_AT_ONCE = 1024
+FIRST_ROWS = 16  # read before the size of a row is known: one row may be a book
+BATCH = 32 * 1024 * 1024  # bytes of one batch in memory, about
 
 
-def read_parquet(file: Path, wanted: dict[str, str], findings: Findings) -> Iterator[Row]:
-    """Yield the wanted columns of every row; a row has a record number but no line."""
+def read_parquet(source: SourceFile, wanted: dict[str, str] | None, findings: Findings) -> Iterator[Row]:
+    """Yield the wanted columns of every row, None takes every column; a row has a record number but no line."""
     try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        parquet = pq.ParquetFile(source.path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        findings.fault(_unreadable(file, error))
+        findings.fault(_unreadable(source.path, error))
         return
     with parquet:
         names = parquet.schema_arrow.names
-        doubled = [name for name in wanted.values() if names.count(name) > 1]
-        for name in doubled:
-            findings.fault(Fault("DATA-E0504", name, f"{names.count(name)} columns of this name",
-                                 "every column name once", "rename or remove one of them"))  # fmt: skip
-        absent = list(missing_columns(names, wanted))
-        for fault in absent:
+        if wanted is None:
+            wanted = {name: name for name in names}
+        faults = list(_schema_faults(parquet.schema_arrow, wanted))
+        for fault in faults:
             findings.fault(fault)
-        if doubled or absent:
+        if faults:
             return
         if extra := [name for name in names if name not in wanted.values()]:
             findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
-        yield from _rows(parquet, list(wanted.values()), findings)
+        yield from _rows(parquet, list(wanted.values()), source, findings)
 
 
-def _rows(parquet: pq.ParquetFile, names: list[str], findings: Findings) -> Iterator[Row]:
+def _schema_faults(schema: pa.Schema, wanted: dict[str, str]) -> Iterator[Fault]:
+    """Yield what can be seen without reading a row."""
+    doubled = [name for name in dict.fromkeys(wanted.values()) if schema.names.count(name) > 1]
+    for name in doubled:
+        yield Fault("DATA-E0504", name, f"{schema.names.count(name)} columns of this name", "every column name once",
+                    "rename or remove one of them")  # fmt: skip
+    yield from missing_columns(schema.names, wanted)
+    for name in wanted.values():
+        kind = schema.field(name).type if schema.names.count(name) == 1 else pa.null()
+        if pa.types.is_temporal(kind):
+            yield Fault("DATA-E0506", name, f"a column of type {kind}", "text",
+                        "cast it to text when you write the file; ISO 8601 is a good form")  # fmt: skip
+
+
+def _rows(parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings) -> Iterator[Row]:
     record = 0
-    binary = [n for n in names if _is_binary(parquet.schema_arrow.field(n).type)]
+    schema = parquet.schema_arrow
+    menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
     try:
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names):
+        for batch in _batches(parquet, names, source, findings):
             for row in batch.to_pylist():
                 record += 1
-                if not binary or _decode(row, binary, record, findings):
+                if not menders or _mend(row, menders, record, findings):
                     yield record, 0, row
     except (pa.ArrowException, OSError) as error:
-        fault = Fault("DATA-E0502", "", f"a page that cannot be read ({_first_line(error)})", "a whole file",
-                      "upload the file again; it was damaged")  # fmt: skip
-        findings.fault(fault, record + 1)
+        findings.fault(_broken_page(error), record + 1)
 
 
-def _decode(row: dict[str, Any], binary: list[str], record: int, findings: Findings) -> bool:
-    """Turn bytes into text where they are UTF-8; note the row otherwise."""
-    for name in binary:
-        if row[name] is None:
-            continue
+def _batches(
+    parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of bounded size; stop with a fault when the file grows like no honest file does.
+
+    A dictionary page of one long text that a million rows point to is small on disk, and its metadata says so too:
+    only the decoded batches show what it becomes.
+    """
+    size = source.path.stat().st_size
+    limit, longest = max(FREE, size * source.max_expand), source.max_row_mib << 20
+    first = next(parquet.iter_batches(FIRST_ROWS, columns=names), None)
+    if first is None or not len(first):
+        return
+    at_once = max(1, min(ROWS_AT_ONCE, BATCH // (first.nbytes // len(first) + 1)))
+    read = start = 0
+    for batch in parquet.iter_batches(at_once, columns=names):
+        read += batch.nbytes
+        if read > limit:
+            fault = Fault("DATA-E0507", "", f"{size:,} bytes that unpack to more than {limit >> 20} MiB",
+                          f"at most {source.max_expand} times its size, max_expand",
+                          f"raise max_expand above {source.max_expand} if you trust the file")  # fmt: skip
+            findings.fault(fault, start + 1)
+            return
+        if batch.nbytes > longest:
+            large = [row for row in range(len(batch)) if batch.slice(row, 1).nbytes > longest]
+            for row in large:
+                fault = Fault("DATA-E0109", "", f"a row of more than {source.max_row_mib} MiB",
+                              f"at most {source.max_row_mib} MiB, max_row_mib",
+                              "split or remove the row, or raise max_row_mib")  # fmt: skip
+                findings.fault(fault, start + row + 1)
+            if large:
+                return
+        yield batch
+        start += len(batch)
+
+
+Mender = Callable[[Any], Any]
+
+
+def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
+    """Give the function that turns values of a column into what JSON would hold; None when they are that already."""
+    if _is_binary(kind):
+        return lambda value: _text(value, name, findings)
+    if pa.types.is_decimal(kind):
+        return lambda value: _number(value, name, findings)
+    if _holds_map(kind):
+        return lambda value: _objects(value, kind, name, findings)
+    return None
+
+
+def _mend(row: dict[str, Any], menders: dict[str, Mender], record: int, findings: Findings) -> bool:
+    """Mend a row in place; note it and say False where a value cannot be mended."""
+    for name, mend in menders.items():
         try:
-            row[name] = row[name].decode("utf-8")
-            findings.repair("DATA-F0502", f"bytes in the column {name} read as text")
-        except UnicodeDecodeError as error:
-            byte = row[name][error.start]
-            findings.fault(Fault("DATA-E0503", name, f"byte 0x{byte:02X} at position {error.start} of the value",
-                                 "UTF-8 text", "store the column as strings"), record)  # fmt: skip
+            if row[name] is not None:
+                row[name] = mend(row[name])
+        except _Unmendable as error:
+            findings.fault(error.fault, record)
             return False
     return True
+
+
+class _Unmendable(Exception):
+    def __init__(self, fault: Fault):
+        self.fault = fault
+
+
+def _text(value: bytes, name: str, findings: Findings) -> str:
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = value[error.start]
+        raise _Unmendable(
+            Fault("DATA-E0503", name, f"byte 0x{byte:02X} at position {error.start} of the value", "UTF-8 text",
+                  "store the column as strings")
+        ) from None  # fmt: skip
+    findings.repair("DATA-F0502", f"bytes in the column {name} read as text")
+    return text
+
+
+def _number(value: Decimal, name: str, findings: Findings) -> int | float:
+    if value == value.to_integral_value():
+        findings.repair("DATA-F0506", f"decimals in the column {name} read as whole numbers")
+        return int(value)
+    return float(value)
+
+
+def _objects(value: Any, kind: pa.DataType, name: str, findings: Findings) -> Any:
+    """Turn maps into objects, at any depth; one map with role and content becomes a list of one message."""
+    made = _object_of(value, kind, name)
+    findings.repair("DATA-F0507", f"maps in the column {name} read as objects")
+    return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
+
+
+def _object_of(value: Any, kind: pa.DataType, path: str) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_map(kind):
+        keys = [key for key, _ in value]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise _Unmendable(
+                Fault("DATA-E0508", path, f"a map with the key {as_found(twice)} twice", "every key once",
+                      "store the column as a list of structs")
+            )  # fmt: skip
+        return {str(key): _object_of(inner, kind.item_type, f"{path}.{key}") for key, inner in value}
+    if pa.types.is_struct(kind):
+        return {key: _object_of(inner, kind.field(key).type, f"{path}.{key}") for key, inner in value.items()}
+    if _is_list(kind):
+        return [_object_of(inner, kind.value_type, f"{path}[{place}]") for place, inner in enumerate(value)]
+    return value
+
+
+def _holds_map(kind: pa.DataType) -> bool:
+    if pa.types.is_map(kind):
+        return True
+    if pa.types.is_struct(kind):
+        return any(_holds_map(field.type) for field in kind)
+    return _is_list(kind) and _holds_map(kind.value_type)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -81,7 +206,7 @@ def _unreadable(file: Path, error: Exception) -> Fault:
         stream.seek(max(0, stream.tell() - 4))
         last = stream.read(4)
     if last == b"PARE" or first == b"PARE":
-        return Fault("DATA-E0505", "", "an encrypted parquet file", "a plain one", "write it without encryption")
+        return _encrypted()
     if first != b"PAR1":
         return Fault("DATA-E0501", "", f"no parquet file: it starts with {as_found(first.decode('latin-1'))}",
                      "a parquet file", "name the file by what it holds")  # fmt: skip
@@ -91,6 +216,17 @@ def _unreadable(file: Path, error: Exception) -> Fault:
         )
     return Fault("DATA-E0502", "", f"a footer that cannot be read ({_first_line(error)})", "a whole file",
                  "upload the file again; it was damaged")  # fmt: skip
+
+
+def _broken_page(error: Exception) -> Fault:
+    if "encrypt" in str(error).lower() or "decrypt" in str(error).lower():
+        return _encrypted()
+    return Fault("DATA-E0502", "", f"a page that cannot be read ({_first_line(error)})", "a whole file",
+                 "upload the file again; it was damaged")  # fmt: skip
+
+
+def _encrypted() -> Fault:
+    return Fault("DATA-E0505", "", "an encrypted parquet file", "a plain one", "write it without encryption")
 
 
 def _first_line(error: Exception) -> str:

@@ -96,7 +96,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"num_nodes_finetune": 2}, "use one node"),
         ({"number_of_gpu_to_use_finetuning": 2}, "use one GPU"),
         ({"auto_find_batch_size": True}, "not|nothing else is implemented"),
-        ({"train_mltable_path": "t"}, "train_file_path"),
+        ({"train_mltable_path": "t"}, "nothing at 't'"),
         ({"max_seq_length": 9999}, "set max_seq_length=256"),
         ({"compute_finetune": "pool'"}, "no backslash, quote"),
         ({"train_file_path": "a'b.jsonl"}, "no backslash, quote"),
@@ -120,7 +120,7 @@ def test_what_cannot_work_is_refused_on_a_cpu(given, tmp_path, monkeypatch, chan
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("empty.jsonl", b"", "an empty file"), ("rows.xlsx", b"x", "rows.xlsx"), ("folder", None, "name the file")],
+    [("empty.jsonl", b"", "an empty file"), ("rows.xlsx", b"x", "rows.xlsx"), ("folder", None, "correct the path")],
 )
 def test_files_that_cannot_be_rows_are_refused(given, tmp_path, name, content, words):
     (tmp_path / name).mkdir() if content is None else (tmp_path / name).write_bytes(content)
