@@ -16,6 +16,7 @@ from steps.errors import Problem, SecurityRefusal, UserError, shown
 
 NAME = "MLTable"
 LARGEST = 64 * 1024  # bytes; a table description is a page of text
+DEEPEST = 16
 TOP = ("$schema", "type", "paths", "transformations")
 KINDS = ("file", "folder", "pattern")
 
@@ -76,8 +77,14 @@ def _load(place: str, text: bytes) -> Any:
         raise UserError(
             Problem("DATA-E2003", place, f"{len(text)} bytes", f"at most {LARGEST}", "list folders instead of files")
         )
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:  # PyYAML's time grows with the square of the depth
+                raise UserError(
+                    Problem("DATA-E2011", place, f"nesting {depth} deep", f"at most {DEEPEST}", "write plain values")
+                )
             if isinstance(event, yaml.AliasEvent):
                 raise UserError(
                     Problem("DATA-E2004", place, f"the alias *{event.anchor}",

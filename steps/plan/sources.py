@@ -119,7 +119,8 @@ def _look(split: str, uri: str, given: DataSource) -> DataFound:
     resolved = Resolved(uri=uri, digest=data_sources.digest(found))
     rows = [_count_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
     counted = [count for count in rows if count is not None]
-    whole = len(counted) == len(rows) and not given.processing_function
+    changed = given.processing_function or (split == "train" and given.training_data)  # dropped or drawn twice
+    whole = len(counted) == len(rows) and not changed
     return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
 
 

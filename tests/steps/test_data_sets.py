@@ -113,7 +113,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("paths: [{file: a.jsonl}]\nmetadata: {x: 1}", "DATA-E2007", "metadata"),
         ("paths: [!!python/object/apply:os.system ['echo hi']]", "DATA-E2005", "python"),  # 76
         (BOMB + "paths: [{file: a.jsonl}]", "DATA-E2004", "alias *a"),  # 76
-        ("[" * 5000, "DATA-E2005", "correct it"),
+        ("[" * 60_000, "DATA-E2011", "at most 16"),
         ("paths: [{file: a.jsonl}]" + "#" * 70_000, "DATA-E2003", "65536"),
         ("paths: [{pattern: './*.csv'}]", "DATA-E2010", "a.jsonl, b.jsonl"),  # 77
         ("paths: []", "DATA-E2006", "list of paths"),
