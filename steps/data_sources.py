@@ -126,6 +126,8 @@ def dataset_digest(one: Dataset) -> str:
     """Give the commit of a data set on the Hub, or the digest of its folder."""
     if not one.on_hub:
         return storage.digest_of(one.parameter, one.name)
+    if re.fullmatch(r"[0-9a-f]{40}", one.revision):
+        return one.revision
     from steps import hub
 
     return hub.resolve_dataset(one.parameter, one.name, one.revision or "main")
@@ -160,7 +162,7 @@ def description(split: str, given: DataSource) -> str:
         mixture, _ = read_mixture(given.training_data)
         return ", ".join(part.label for part in mixture.datasets if part.sampling_weight) if mixture else ""
     if mltable_path or files:
-        return (mltable_path or files).strip()
+        return ", ".join((mltable_path or files).split("\n")).strip(", ")
     part = _dataset_split(split, given)
     return f"{given.dataset_name.strip()} ({part})" if given.dataset_name and part else ""
 

@@ -100,6 +100,13 @@ class DataSource(Group):
             raise ValueError("one character other than a quote or a line end, or tab")
         return value
 
+    @field_validator("escapechar")
+    @classmethod
+    def _escapes(cls, value: str) -> str:
+        if value and value in '"\n\r':
+            raise ValueError("one character other than a quote or a line end")
+        return value
+
     def conflicts(self) -> Iterator[Problem]:
         """Training rows are not optional, and come from one kind of source."""
         files = self.train_file_path or self.train_mltable_path
@@ -114,6 +121,9 @@ class DataSource(Group):
         if self.training_data:
             _, problems = read_mixture(self.training_data)
             yield from problems
+        if self.escapechar and self.escapechar == self.delimiter:
+            yield Problem("PARAM-E0213", "escapechar", repr(self.escapechar), "another character than delimiter",
+                          "change one of them")  # fmt: skip
 
 
 class Preprocessing(Group):

@@ -72,6 +72,13 @@ def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
         for place, part in enumerate(mixture.datasets)
         if bool(part.path) == bool(part.dataset_name)
     ]  # fmt: skip
+    labels = [part.label for part in mixture.datasets]
+    problems += [
+        _problem("PARAM-E0212", f"[{place}]", f"a second source called {shown(label)}", "a name for each source",
+                 "give it a name of its own, or raise the weight of the other")
+        for place, label in enumerate(labels)
+        if label and label in labels[:place]
+    ]  # fmt: skip
     if not any(part.sampling_weight for part in mixture.datasets):
         problems.append(_problem("PARAM-E0211", "", "only weights of 0", "a sampling_weight above 0", "raise one"))
     return (None if problems else mixture), problems

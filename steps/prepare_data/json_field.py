@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 
 from steps.errors import Problem, UserError, nearest
+from steps.tasks import as_found
 
 TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},:]', re.DOTALL)
 PIECE = 1024 * 1024
@@ -30,10 +31,10 @@ def take_field(file: Path, name: str, field: str, target: Path) -> Path:
             return file
         start, end, keys = _find(data, field)
         if start < 0:
-            found = f"the keys {', '.join(keys)}" if keys else "no key"
+            found = f"the keys {as_found(', '.join(keys))}" if keys else "no key"
             near = nearest(field, keys)
             raise UserError(
-                Problem("DATA-E0213", name, found[:150], f"a list under {field!r}, json_field",
+                Problem("DATA-E0213", name, found, f"a list under {field!r}, json_field",
                         f"{near} Set json_field to a key that holds a list".strip())
             )  # fmt: skip
         with open(target, "wb") as out:

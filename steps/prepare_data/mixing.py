@@ -38,6 +38,18 @@ def mix(counts: Sequence[int], weights: Sequence[float], seed: int = MIXING_SEED
     return order
 
 
+def mix_rows(sources: np.ndarray, weights: Sequence[float], seed: int = MIXING_SEED) -> np.ndarray:
+    """Order rows whose sources are known; gives int64 positions in `sources`, which may repeat.
+
+    `sources` says for each row, in any order, which source it is from: an index of `weights`. So rows may be left out
+    or held out before they are mixed. Raises as `mix`.
+    """
+    counts = np.bincount(sources, minlength=len(weights))
+    order = mix(counts.tolist(), weights, seed)
+    by_source = np.argsort(sources, kind="stable")
+    return np.asarray(by_source[(np.cumsum(counts) - counts)[order[:, 0]] + order[:, 1]], np.int64)
+
+
 def auto_split(count: int, ratio: float = SPLIT_RATIO, seed: int = SPLIT_SEED) -> tuple[np.ndarray, np.ndarray]:
     """Split rows by chance into (train, validation), the latter ceil(count * ratio) rows; both in random order.
 

@@ -83,9 +83,10 @@ def _batches(
     first = next(parquet.iter_batches(FIRST_ROWS, columns=names), None)
     if first is None or not len(first):
         return
+    first = _decoded(first)
     at_once = max(1, min(ROWS_AT_ONCE, BATCH // (first.nbytes // len(first) + 1)))
     read = start = 0
-    for batch in parquet.iter_batches(at_once, columns=names):
+    for batch in map(_decoded, parquet.iter_batches(at_once, columns=names)):
         read += batch.nbytes
         if read > limit:
             fault = Fault("DATA-E0507", "", f"{size:,} bytes that unpack to more than {limit >> 20} MiB",
@@ -104,6 +105,14 @@ def _batches(
                 return
         yield batch
         start += len(batch)
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Write dictionaries out: a batch of one drags the whole dictionary along, and its size says nothing."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type):
+            batch = batch.set_column(place, field.name, batch.column(place).dictionary_decode())
+    return batch
 
 
 Mender = Callable[[Any], Any]

@@ -129,6 +129,32 @@ def test_a_table_that_is_not_understood_is_refused(tmp_path, text, code, words):
     assert words in str(error)
 
 
+def test_no_broken_table_ends_in_a_traceback(tmp_path):
+    import random
+
+    whole = "type: mltable\npaths:\n  - file: ./a.jsonl\n  - pattern: ./*.jsonl\n" + JSON_LINES
+    draw = random.Random(75)
+    outcomes = set()
+    for _ in range(400):
+        text = whole
+        for _ in range(draw.randint(1, 3)):
+            at = draw.randrange(len(text))
+            text = (
+                text[:at]
+                + draw.choice(["", "[", "{", ": ", "- ", "\t", "&a ", "*a", "!!int ", "\x07", "'", "\n"])
+                + text[at + draw.randint(0, 6) :]
+            )
+        folder = table(tmp_path, text, a__jsonl=rows("a"))
+        try:
+            open_all(tmp_path, train_mltable_path=folder)
+            outcomes.add("good")
+        except (UserError, SecurityRefusal) as error:
+            outcomes |= {problem.code for problem in error.problems}
+            for problem in error.problems:
+                assert_six_parts(str(problem))
+    assert {"good", "DATA-E2005", "DATA-E2010"} < outcomes
+
+
 def test_a_folder_without_a_table_is_refused(tmp_path):
     assert refused(tmp_path, train_mltable_path=str(tmp_path)).problems[0].code == "DATA-E2002"
 
@@ -232,6 +258,7 @@ def test_a_mixture_opens_every_source_with_its_weight(tmp_path):
         ('[{"name": "b"}]', "neither path nor dataset_name"),
         ('{"type": "AUTO", "datasets": [{"path": "a"}]}', "training_data.type"),
         ("5", "training_data"),
+        ('[{"path": "a"}, {"path": "a"}]', "training_data[1]: found a second source"),
     ],
 )
 def test_a_mixture_that_means_nothing_is_refused(text, words):

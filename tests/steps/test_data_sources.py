@@ -7,8 +7,10 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_cases import assert_six_parts
 from opening import open_all, refused, rows, texts_of
 
+from steps.errors import UserError
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.reading import read_rows
 
@@ -281,3 +283,31 @@ def test_json_field_that_is_not_there_lists_the_keys(tmp_path):
     assert [problem.code for problem in findings.problems] == ["DATA-E0202"]
     file.write_text('[{"text": "a"}]')
     assert texts_of(open_all(tmp_path, train_file_path=str(file), json_field="x")[0]) == {str(file): ["a"]}
+
+
+def test_no_broken_object_ends_in_a_traceback(tmp_path):
+    """Whatever the bytes around a list, the answer is rows or problems."""
+    import random
+
+    whole = json.dumps(
+        {"note": 'a "quoted" [word', "data": [{"text": f"row {n}"} for n in range(5)], "more": 1}
+    ).encode()
+    file = tmp_path / "a.json"
+    draw = random.Random(32)
+    outcomes = set()
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            at = draw.randrange(len(content))
+            content[at : at + draw.randint(0, 4)] = draw.choice([b"", b'"', b"{", b"]", b"\\", b"\xff", b":", b"\n"])
+        file.write_bytes(content)
+        try:
+            [opened], _ = open_all(tmp_path, train_file_path=str(file), json_field="data")
+        except UserError as error:
+            outcomes.add(error.problems[0].code)
+            assert_six_parts(str(error))
+            continue
+        findings = Findings(opened.name)
+        list(read_rows(opened, {"text_key": "text"}, findings))
+        outcomes |= {problem.code for problem in findings.problems} or {"good"}
+    assert {"good", "DATA-E0213"} < outcomes

@@ -64,7 +64,7 @@ READ = [
     (40, "tab as two characters", "id\ttext\n1\ta, b\n", {"delimiter": "\\t"}, ["a, b"]),
     (45, "null-like texts", "id,text\n1,NA\n2,null\n3,None\n4,nan\n", {}, ["NA", "null", "None", "nan"]),
     (44, "zeros and long digits", "text\n007\n12345678901234567890\n1e5\n", {}, ["007", "12345678901234567890", "1e5"]),
-    (49, "escapechar", 'id,text\n1,"he said \\"hi\\""\n2,"back\\\\slash"\n', {"escapechar": "\\"}, ['he said "hi"', "back\\slash"]),
+    (49, "escapechar", 'id,text\n1,"he said \\"hi\\""\n2,"b\\\\c"\n', {"escapechar": "\\"}, ['he said "hi"', "b\\c"]),
     (49, "doubled quotes beside escapechar", 'id,text\n1,"a ""b"""\n', {"escapechar": "\\"}, ['a "b"']),
     (50, "spellings of true", "text\ntrue\nFALSE\nyes\n", {}, ["true", "FALSE", "yes"]),
     (51, "thousands", 'text\n"1,000"\n', {}, ["1,000"]),
@@ -84,6 +84,19 @@ def read(file, wanted="text", **given):
     rows = [row for _, _, row in read_rows(opened, {f"{wanted}_key": wanted}, findings)]
     assert findings.problems == []
     return rows
+
+
+def test_a_large_dictionary_is_no_bomb_and_a_small_one_may_be(tmp_path):
+    file = tmp_path / "a.parquet"
+    many = pa.array([f"{number} " + "x" * 1000 for number in range(20_000)]).dictionary_encode()
+    pq.write_table(pa.table({"text": many}), file, compression="zstd")
+    assert len(read(file)) == 20_000
+    one = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), pa.array(["x" * 1_000_000]))
+    pq.write_table(pa.table({"text": one}), file)
+    [opened], _ = open_all(tmp_path, train_file_path=str(file))
+    findings = Findings(opened.name)
+    assert sum(1 for _ in read_rows(opened, {"text_key": "text"}, findings)) <= 67
+    assert [problem.code for problem in findings.problems] == ["DATA-E0507"]
 
 
 @pytest.mark.parametrize("value", [";;", '"', "\n", "tabs"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, interleave_datasets
 
-from steps.prepare_data.mixing import MIXING_SEED, SPLIT_SEED, auto_split, mix
+from steps.prepare_data.mixing import MIXING_SEED, SPLIT_SEED, auto_split, mix, mix_rows
 
 
 def interleaved(counts, weights, seed):
@@ -41,6 +41,15 @@ def test_the_order_is_that_of_interleave_datasets(counts, weights, seed):
 
 def test_equal_weights_take_turns_exactly():
     assert mix([2, 3], [1.0, 1.0]).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [1, 2]]
+
+
+def test_rows_are_mixed_wherever_they_stand():
+    sources = np.array([1, 0, 1, 2, 0, 1])
+    places = [[1, 4], [0, 2, 5], [3]]
+    for weights in ([1.0, 1.0, 1.0], [0.5, 2.0, 1.0], [1.0, 0.0, 1.0]):
+        counts = [len(of_source) for of_source in places]
+        expected = [places[source][row] for source, row in mix(counts, weights).tolist()]
+        assert mix_rows(sources, weights).tolist() == expected
 
 
 def test_the_shares_are_the_weights():
