@@ -8,7 +8,7 @@ from data_cases import assert_six_parts
 from steps.errors import StepError
 from steps.params.data import DataSource
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.reading import read_rows
+from steps.prepare_data.reading import detect, read_rows
 from steps.prepare_data.sources import open_source
 
 
@@ -32,12 +32,17 @@ def open_all(scratch, split="train", **given):
     return open_source(split, DataSource(**given), scratch / "scratch", told), told
 
 
+def read_source(file, wanted, findings):
+    """Yield (record, line, row) of an opened file."""
+    return read_rows(file, detect(file, findings), wanted, findings)
+
+
 def texts_of(files):
     """Read every file; give its texts by the user's name for it."""
     found = {}
     for file in files:
         findings = Findings(file.name)
-        found[file.name] = [row["text"] for _, _, row in read_rows(file, {"text_key": "text"}, findings)]
+        found[file.name] = [row["text"] for _, _, row in read_source(file, {"text_key": "text"}, findings)]
         assert findings.problems == []
     return found
 

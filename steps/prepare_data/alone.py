@@ -34,7 +34,7 @@ def check_alone(
         raise UserError(Problem("DATA-E0100", "task", shown(task), f"one of {', '.join(TASKS)}", fix))
     columns, thresholds = _read(task, options or {})
     try:
-        checked = check_data(task, train, validation, test, columns, keep_rows=False, **thresholds)
+        checked = check_data(task, train, validation, test, columns, **thresholds)
     except UserError as error:
         if findings:
             write_durably(findings, json.dumps({"good": False, **error.as_json("check-data")}, indent=1))

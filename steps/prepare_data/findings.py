@@ -25,6 +25,12 @@ class Place:
     record: int
     line: int = 0
 
+    def moved(self, records: int, lines: int) -> Place:
+        """The same place seen from further up in the file; a place of record 0 is the file itself."""
+        if not self.record:
+            return self
+        return Place(self.record + records, self.line + lines if self.line else 0)
+
     def in_file(self, name: str, column: str = "") -> str:
         """Write the place as a message has it: `train.jsonl:7 (record 6) messages[1].role`."""
         line = f":{self.line}" if self.line else ""
@@ -94,6 +100,22 @@ class Findings:
             self._warnings[fault.code, fault.found] = _Group(fault, Place(0), judgement.count, rows)
         else:
             self.repair(fault.code, fault.found, judgement.count)
+
+    def extend(self, later: Findings, records: int, lines: int) -> None:
+        """Add what was found in a later part of the file, so many records and lines further down."""
+        self.repairs += later.repairs
+        self.bad_rows += later.bad_rows
+        for groups, others in ((self._problems, later._problems), (self._warnings, later._warnings)):
+            for key, other in others.items():
+                group = groups.get(key)
+                if group is None:
+                    if groups is self._problems:
+                        self._per_code[key[0]] += 1
+                        if self._per_code[key[0]] > MOST_PER_CODE:
+                            continue
+                    group = groups[key] = _Group(other.first, other.place.moved(records, lines))
+                group.count += other.count
+                group.rows += [row + records for row in other.rows][: ROWS_SHOWN - len(group.rows)]
 
     @property
     def problems(self) -> list[Problem]:

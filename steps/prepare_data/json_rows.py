@@ -35,38 +35,86 @@ SPACE = b" \t\r\n"
 
 def read_jsonl(file: Path, findings: Findings) -> Iterator[Row]:
     """Yield every line that is an object; note the others in `findings`."""
-    loads = orjson.loads
-    record = line = blank = 0
-    offset = skip_mark(file, findings)
-    unfinished: tuple[Fault, int, int] | None = None  # a line that stops in the middle: cut, or does it go on?
-    for raw in _split_lines(file, offset, findings):
-        line += 1
-        start, offset = offset, offset + len(raw) + 1
-        if not raw or raw.isspace():
-            blank += 1
-            continue
-        if unfinished:
-            if unfinished[1] == 1 and not raw.startswith(b"{"):
-                findings.fault(_pretty_printed(), *unfinished[1:])
-                return
-            findings.fault(*unfinished)
-            unfinished = None
-        record += 1
-        try:  # the common case, without a further call
-            if type(value := loads(raw)) is dict and _is_plain(raw, value) and b"\\u0000" not in raw:
-                yield record, line, value
+    reader = JsonLines(findings, skip_mark(file, findings))
+    for block in read_blocks(file, reader.offset):
+        yield from reader.rows(block)
+        if reader.stopped:
+            return
+    reader.close()
+
+
+class JsonLines:
+    """Reads the lines of a file, or of a stretch of it, block by block, and counts them."""
+
+    def __init__(self, findings: Findings, offset: int = 0, whole: bool = True):
+        self.findings = findings
+        self.whole = whole
+        """The first line is the file's."""
+        self.offset = offset
+        """Where the next line starts in the file."""
+        self.record = self.line = self.blank = 0
+        self.stopped = False
+        """Nothing behind this line would be understood."""
+        self._unfinished: tuple[Fault, int, int] | None = None
+        """A line that stops in the middle: whether the file was cut or the row goes on, only the next line tells."""
+
+    def rows(self, block: bytes) -> Iterator[Row]:
+        """Yield the objects of a block of whole lines."""
+        loads = orjson.loads
+        if len(block) > LONGEST_ROW and block.find(b"\n", 0, LONGEST_ROW + 1) < 0:
+            self._refuse_long_row()
+            return
+        lines = block.split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        for raw in lines:
+            self.line += 1
+            start, self.offset = self.offset, self.offset + len(raw) + 1
+            if not raw or raw.isspace():
+                self.blank += 1
                 continue
-        except orjson.JSONDecodeError:
-            pass
-        value, stops = _read_row(raw, record, line, start, findings)
-        if value is not None:
-            yield record, line, value
-        elif stops:
-            unfinished = (stops, record, line)
-    if unfinished:
-        findings.fault(_cut(), *unfinished[1:])
-    if blank:
-        findings.repair("DATA-F0102", "blank lines skipped", blank)
+            if self._unfinished and not self._goes_on(raw):
+                return
+            self.record += 1
+            try:  # the common case, without a further call
+                if type(value := loads(raw)) is dict and _is_plain(raw, value) and b"\\u0000" not in raw:
+                    yield self.record, self.line, value
+                    continue
+            except orjson.JSONDecodeError:
+                pass
+            value, stops = _read_row(raw, self.record, self.line, start, self.findings)
+            if value is not None:
+                yield self.record, self.line, value
+            elif stops:
+                self._unfinished = (stops, self.record, self.line)
+
+    def skip(self, rows: int, size: int) -> None:
+        """Count rows of one line each that were read elsewhere."""
+        if self._unfinished:
+            self._goes_on(b"{")
+        self.record += rows
+        self.line += rows
+        self.offset += size
+
+    def close(self, last: bool = True) -> None:
+        """Settle what the end of the file, or of the stretch, decides."""
+        if self._unfinished:
+            self.findings.fault(_cut() if last else self._unfinished[0], *self._unfinished[1:])
+        if self.blank:
+            self.findings.repair("DATA-F0102", "blank lines skipped", self.blank)
+
+    def _goes_on(self, raw: bytes) -> bool:
+        """Judge the line before by this one; False when the file is no jsonl at all."""
+        assert self._unfinished
+        fault, record, line = self._unfinished
+        self._unfinished = None
+        self.stopped = record == 1 and self.whole and not raw.startswith(b"{")
+        self.findings.fault(_pretty_printed() if self.stopped else fault, record, line)
+        return not self.stopped
+
+    def _refuse_long_row(self) -> None:
+        self.findings.fault(row_too_long(), self.record + 1, self.line + 1)
+        self.stopped = True
 
 
 def read_json(file: Path, findings: Findings) -> Iterator[Row]:
@@ -151,19 +199,26 @@ def row_too_long() -> Fault:
                  "is the file one row per line? Split or remove the row")  # fmt: skip
 
 
-def _split_lines(file: Path, start: int, findings: Findings) -> Iterator[bytes]:
-    r"""Yield the lines of a file without their `\n`; stops with a fault at a line of more than LONGEST_ROW bytes."""
-    line, rest = 0, b""
+def read_blocks(file: Path, start: int = 0, stop: int | None = None, size: int = BLOCK) -> Iterator[bytes]:
+    """Yield whole lines, about `size` bytes at a time; a longer line comes alone, one above LONGEST_ROW as its start.
+
+    `start` and `stop` are places of line starts in the file.
+    """
+    rest = b""
+    left = (file.stat().st_size if stop is None else stop) - start
     with open(file, "rb") as stream:
         stream.seek(start)
-        while block := stream.read(BLOCK):
-            lines = (rest + block).split(b"\n")
-            rest = lines.pop()
-            line += len(lines)
-            yield from lines
-            if len(rest) > LONGEST_ROW:
-                findings.fault(row_too_long(), line + 1, line + 1)
-                return
+        while left > 0 and (block := stream.read(min(size, left))):
+            left -= len(block)
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield rest + block[:end]
+                rest = block[end:]
+            else:
+                rest += block
+                if len(rest) > LONGEST_ROW:
+                    yield rest
+                    return
     if rest:
         yield rest
 

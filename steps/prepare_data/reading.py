@@ -32,15 +32,14 @@ WIDE_TEXT = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xf
 HEAD = 64 * 1024
 
 
-def read_rows(source: SourceFile | Path, wanted: dict[str, str] | None, findings: Findings) -> Iterator[Row]:
+def read_rows(file: SourceFile | Path, kind: str, wanted: dict[str, str] | None, findings: Findings) -> Iterator[Row]:
     """Yield (record, line, row) of every readable row; `wanted` maps parameters to required column names.
 
-    Rows of csv, tsv and parquet files hold the wanted columns only, all with None; rows of json files are as they
-    stand there. Everything else that is seen goes to `findings`, which knows the file by the user's name for it.
+    `kind` is what `detect` said. Rows of csv, tsv and parquet files hold the wanted columns only, or all of them with
+    None; rows of json files are as they stand there. Everything else that is seen goes to `findings`, which knows the
+    file by the user's name for it.
     """
-    if isinstance(source, Path):
-        source = SourceFile(source, findings.name)
-    kind = source.format if _has_format(source) else detect(source.path, findings)
+    source = _as_source(file, findings)
     if kind == "jsonl":
         yield from read_jsonl(source.path, findings)
     elif kind == "json":
@@ -52,19 +51,21 @@ def read_rows(source: SourceFile | Path, wanted: dict[str, str] | None, findings
         yield from read_csv(replace(source, delimiter=delimiter), wanted, findings)
 
 
-def _has_format(source: SourceFile) -> bool:
-    """Whether a table or the library datasets named the format, and the first bytes do not speak against it."""
-    with open(source.path, "rb") as stream:
-        return bool(source.format) and _not_text(stream.read(HEAD), "") is None
+def _as_source(file: SourceFile | Path, findings: Findings) -> SourceFile:
+    return SourceFile(file, findings.name) if isinstance(file, Path) else file
 
 
-def detect(file: Path, findings: Findings) -> str:
+def detect(file: SourceFile | Path, findings: Findings) -> str:
     """Name the format of a file: jsonl, json, csv, tsv or parquet; "" with a fault when it is none of them."""
+    source = _as_source(file, findings)
+    file = source.path
     with open(file, "rb") as stream:
         head = stream.read(HEAD)
     if fault := _not_text(head, PurePosixPath(findings.name).name):
         findings.fault(fault)
         return ""
+    if source.format:  # a table or the library datasets said so
+        return source.format
     suffix = suffix_of(findings.name)
     kind = SUFFIXES.get(suffix, "")
     if head[:4] in (b"PAR1", b"PARE") or kind == "parquet":

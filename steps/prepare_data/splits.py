@@ -8,13 +8,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from steps.artifacts import Draft
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
-from steps.prepare_data.checking import Rows
 from steps.prepare_data.findings import ROWS_SHOWN
+from steps.prepare_data.rows import Rows
 from steps.prepare_data.tokenising import RefusedRows, Tokens, tokenise
 from steps.prepare_data.writing import TokenWriter, length_facts, read_back, sample, write_rows
 
@@ -108,8 +107,7 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
             preparation.samples = [sample(preparation.tokenizer, cut, row) for row in range(min(SAMPLES, len(cut)))]
         writer.add(cut.select(kept[span]))
     writer.close()
-    assert rows.table is not None
-    write_rows(draft / f"rows/{name}.parquet", rows.table if kept.all() else rows.table.filter(pa.array(kept)))
+    write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(kept)))
     _judge_lengths(name, rows, lengths, preparation)
     preparation.rows_of[rows.source] += len(rows)
     places = [(rows.where(row), int(rows.records[row])) for row in np.flatnonzero(silent).tolist()]
@@ -128,9 +126,8 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
 def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> Tokens | None:
     """Tokenise one batch; None when the chat template refuses rows of it, which is noted."""
     settings, task = preparation.settings, preparation.task
-    assert rows.table is not None
     columns = task.Columns(**settings.columns)
-    batch = read_back(rows.table.slice(span.start, span.stop - span.start))
+    batch = read_back(rows.table(span.start, span.stop))
     training = [task.training_row(row, columns) for row in batch]
     completions_only = settings.preprocessing.train_on_completions_only
     _warn_of_forged_turns(rows, span.start, training, preparation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from steps import data_sources
@@ -38,19 +39,22 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     preparation = _prepare(settings, tokenizer)
     refuse_changed(settings)
     task = load_task(settings.task)
-    checked = check_data(
-        settings.task,
-        settings.train.uri,
-        settings.validation.uri if settings.validation else "",
-        settings.test.uri if settings.test else "",
-        task.Columns(**settings.columns),
-        settings.min_train_rows,
-        settings.split,
-        settings.seed,
-    )
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
-    with new_artifact(data, "data", lineage) as draft:
-        draft.facts = _write(draft, preparation, checked)
+    data.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
+        checked = check_data(
+            settings.task,
+            settings.train.uri,
+            settings.validation.uri if settings.validation else "",
+            settings.test.uri if settings.test else "",
+            task.Columns(**settings.columns),
+            settings.min_train_rows,
+            settings.split,
+            settings.seed,
+            Path(scratch),
+        )
+        with new_artifact(data, "data", lineage) as draft:
+            draft.facts = _write(draft, preparation, checked)
     report.parent.mkdir(parents=True, exist_ok=True)
     write_data_report(data, report)
     log.info("prepared %s", ", ".join(f"{len(checked.rows[name])} rows for {name}" for name in SPLITS))

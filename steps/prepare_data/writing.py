@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.prepare_data.packing import ROWS_PACKED_TOGETHER, pack
+from steps.prepare_data.rows import Rows
 from steps.prepare_data.tokenising import NO_LOSS, Tokens
 
 ROW_GROUP = 1000
@@ -23,12 +24,12 @@ SAMPLE_TOKENS = 400
 NUMBERS = pa.list_(pa.field("item", pa.int32()))
 
 
-def write_rows(file: Path, rows: pa.Table) -> None:
+def write_rows(file: Path, rows: Rows) -> None:
     """Write canonical rows."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(file, rows.schema, **FIXED) as writer:
         for start in range(0, len(rows), ROW_GROUP):
-            writer.write_table(rows.slice(start, ROW_GROUP).combine_chunks())
+            writer.write_table(rows.table(start, start + ROW_GROUP).combine_chunks())
 
 
 def read_back(rows: pa.Table) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 One module per task, all with the same names (they share a shape, not a parent class):
 
-    Columns                       the column parameters (a Group from steps/params/data.py)
+    Columns                       the column parameters (a Group from steps/params/)
     columns_of(columns)           required column names in the user's file
     SCHEMA                        pyarrow schema of the canonical rows
     check_row(row, columns)       yields a Fault for everything wrong with one raw row
@@ -17,10 +17,18 @@ and, where rows only mean something together:
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
     judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/counting.py)
 
+and, where the answer is one of a list:
+
+    STRATIFY                      canonical column whose values a shuffled split spreads evenly (one label per row)
+    label_names(table, columns)   canonical rows → the class list; a label's place in it is its number
+
 A canonical row holds everything that later steps need: `training_row` and `question` give the same answer whatever
 columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
 
-To add a task: a module, a row in TASKS, its columns in steps/params/data.py, and a test.
+Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 12 answers, 13 summaries,
+14 translations; cells.py has what several tasks ask of one value, labels.py what they ask of all labels together.
+
+To add a task: a module, a row in TASKS, its columns in steps/params/task_columns.py, and a test.
 """
 
 from __future__ import annotations
@@ -37,7 +45,20 @@ from steps.errors import FOUND_LIMIT, nearest
 
 TASKS = {
     "chat_completion": "steps.tasks.chat_completion",
+    "pretraining": "steps.tasks.pretraining",
+    "question_answering": "steps.tasks.question_answering",
+    "summarization": "steps.tasks.summarization",
+    "text_classification": "steps.tasks.text_classification",
     "text_generation": "steps.tasks.text_generation",
+    "token_classification": "steps.tasks.token_classification",
+    "translation": "steps.tasks.translation",
+}
+
+# Columns that hold what another parameter looks for in vain: parameter → the column, and what to set then.
+OTHER_SHAPES = {
+    "source_lang": ("translation", "set translation_key=translation"),
+    "target_lang": ("translation", "set translation_key=translation"),
+    "answers_key": ("answer_start", "set answers_key to nothing if each row has one answer in columns of its own"),
 }
 
 # A message is read by more people than the data: keys and addresses in it are cut.
@@ -88,14 +109,19 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
     for parameter, name in wanted.items():
         if name not in present:
             near = _similar(name, present)
+            column, other = OTHER_SHAPES.get(parameter, ("", ""))
             yield Fault("DATA-E0601", name, f"the columns {_listed(present)}", f"a column {name!r}",
+                        other if other and column in present else
                         f"{near} Rename it, or set {parameter} to the name that the file uses" if near else
                         f"set {parameter} to the name that the file uses")  # fmt: skip
 
 
 def named_by(columns: Any, names: Iterable[str]) -> dict[str, str]:
     """Map the parameters of a task's columns to the column names that they hold."""
-    held = {value: parameter for parameter, value in columns.model_dump().items() if parameter.endswith("_key")}
+    held: dict[str, str] = {}
+    for parameter, value in columns.model_dump().items():
+        if parameter.endswith(("_key", "_lang")):
+            held.setdefault(value, parameter)
     return {held[name]: name for name in names}
 
 

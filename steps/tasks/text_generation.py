@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from steps.params.data import TextColumns
-from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+from steps.tasks import Fault
+from steps.tasks.cells import text_faults
 
 Columns = TextColumns
 
@@ -26,17 +27,7 @@ def columns_of(columns: TextColumns) -> tuple[str, ...]:
 
 def check_row(row: dict[str, Any], columns: TextColumns) -> Iterator[Fault]:
     """Yield what is wrong with one row: a missing column, no text, empty text."""
-    for name in columns_of(columns):
-        value = row.get(name)
-        if type(value) is not str:
-            if name not in row:
-                yield from missing_columns(row, named_by(columns, [name]))
-            else:
-                yield Fault("DATA-E0602", name, as_found(value), f"text, not {kind_of(value)}",
-                            "put the value in quotes, or remove the row")  # fmt: skip
-        elif not value.strip():
-            yield Fault("DATA-E0603", name, as_found(value), "text that is not empty",
-                        "fill it in, or remove the row")  # fmt: skip
+    return text_faults(row, columns_of(columns), columns)
 
 
 def remarks(row: dict[str, Any], columns: TextColumns) -> Iterator[tuple[str, str]]:

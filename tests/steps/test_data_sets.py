@@ -8,14 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 from data_cases import assert_six_parts
-from opening import Told, open_all, refused, rows, table, texts_of
+from opening import Told, open_all, read_source, refused, rows, table, texts_of
 
 from steps import data_sources
 from steps.errors import SecurityRefusal, UserError
 from steps.params.data import DataSource
 from steps.params.reading import read_parameters
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.reading import read_rows
 
 JSON_LINES = "transformations:\n  - read_json_lines:\n      encoding: utf8\n"
 
@@ -58,7 +57,7 @@ def test_a_table_without_header_numbers_its_columns(tmp_path):
     text = "paths: [{file: a.csv}]\ntransformations:\n  - read_delimited: {header: no_header}"
     folder = table(tmp_path, text, a__csv="1,a\n2,\n")
     [opened], _ = open_all(tmp_path, train_mltable_path=folder)
-    read = list(read_rows(opened, {"text_key": "Column2"}, Findings(opened.name)))
+    read = list(read_source(opened, {"text_key": "Column2"}, Findings(opened.name)))
     assert read == [(1, 1, {"Column2": "a"}), (2, 2, {"Column2": ""})]
 
 

@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_cases import assert_six_parts
-from opening import open_all, refused, rows, texts_of
+from opening import open_all, read_source, refused, rows, texts_of
 
 from steps.errors import UserError
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.reading import read_rows
 
 # One file, several, folders and patterns
 
@@ -116,7 +115,7 @@ def test_parquet_files_may_differ_in_column_order_and_integer_width(tmp_path):  
     pq.write_table(pa.table({"text": ["b"], "id": pa.array([2], pa.int64())}), folder / "2.parquet")
     files, _ = open_all(tmp_path, train_file_path=str(folder))
     wanted = {"text_key": "text", "id_key": "id"}
-    read = [row for file in files for _, _, row in read_rows(file, wanted, Findings(file.name))]
+    read = [row for file in files for _, _, row in read_source(file, wanted, Findings(file.name))]
     assert read == [{"text": "a", "id": 1}, {"text": "b", "id": 2}]
 
 
@@ -234,7 +233,7 @@ def test_a_parquet_file_that_explodes_is_refused_while_it_is_read(tmp_path):  # 
     for given, code, count in (({}, "DATA-E0507", 67), ({"max_expand": 10_000}, "", 200)):
         [opened], _ = open_all(tmp_path, train_file_path=str(file), **given)
         findings = Findings(opened.name)
-        seen = sum(1 for _ in read_rows(opened, {"text_key": "text"}, findings))
+        seen = sum(1 for _ in read_source(opened, {"text_key": "text"}, findings))
         assert [problem.code for problem in findings.problems] == ([code] if code else [])
         assert seen == count if not code else seen <= count
 
@@ -246,7 +245,7 @@ def test_rows_above_the_bound_are_refused(tmp_path):
     for one, where in ((table, " (record 2)"), (file, ":3 (record 2)")):
         [opened], _ = open_all(tmp_path, train_file_path=str(one), max_row_mib=1)
         findings = Findings(opened.name)
-        list(read_rows(opened, {"text_key": "text"}, findings))
+        list(read_source(opened, {"text_key": "text"}, findings))
         [problem] = findings.problems
         assert (problem.code, problem.where) == ("DATA-E0109", f"{one}{where}")
         assert "max_row_mib" in problem.expected
@@ -264,7 +263,7 @@ def test_json_field_takes_the_list_under_a_key_and_keeps_the_lines(tmp_path):  #
     packed.write_bytes(gzip.compress(file.read_bytes()))
     for one in (file, packed):
         [opened], _ = open_all(tmp_path, train_file_path=str(one), json_field="data")
-        read = list(read_rows(opened, {"text_key": "text"}, Findings(opened.name)))
+        read = list(read_source(opened, {"text_key": "text"}, Findings(opened.name)))
         assert [row for _, _, row in read] == value["data"]
         assert read[1][:2] == (2, line)
 
@@ -279,7 +278,7 @@ def test_json_field_that_is_not_there_lists_the_keys(tmp_path):
     file.write_text('{"train": [{"text": "a"}, {"te')
     [opened], _ = open_all(tmp_path, train_file_path=str(file), json_field="train")
     findings = Findings(opened.name)
-    list(read_rows(opened, {"text_key": "text"}, findings))
+    list(read_source(opened, {"text_key": "text"}, findings))
     assert [problem.code for problem in findings.problems] == ["DATA-E0202"]
     file.write_text('[{"text": "a"}]')
     assert texts_of(open_all(tmp_path, train_file_path=str(file), json_field="x")[0]) == {str(file): ["a"]}
@@ -308,6 +307,6 @@ def test_no_broken_object_ends_in_a_traceback(tmp_path):
             assert_six_parts(str(error))
             continue
         findings = Findings(opened.name)
-        list(read_rows(opened, {"text_key": "text"}, findings))
+        list(read_source(opened, {"text_key": "text"}, findings))
         outcomes |= {problem.code for problem in findings.problems} or {"good"}
     assert {"good", "DATA-E0213"} < outcomes

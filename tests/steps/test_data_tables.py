@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_cases import Case, judge
-from opening import open_all, refused
+from opening import open_all, read_source, refused
 
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.reading import read_rows
 
 # Held-out rows, so that every row of the training file under test stays in train.
 HELD_OUT = {
@@ -81,7 +80,7 @@ def test_cells_are_texts_as_they_stand_there(tmp_path, content, given, texts):
 def read(file, wanted="text", **given):
     [opened], _ = open_all(file.parent, train_file_path=str(file), **given)
     findings = Findings(opened.name)
-    rows = [row for _, _, row in read_rows(opened, {f"{wanted}_key": wanted}, findings)]
+    rows = [row for _, _, row in read_source(opened, {f"{wanted}_key": wanted}, findings)]
     assert findings.problems == []
     return rows
 
@@ -95,7 +94,7 @@ def test_a_large_dictionary_is_no_bomb_and_a_small_one_may_be(tmp_path):
     pq.write_table(pa.table({"text": one}), file)
     [opened], _ = open_all(tmp_path, train_file_path=str(file))
     findings = Findings(opened.name)
-    assert sum(1 for _ in read_rows(opened, {"text_key": "text"}, findings)) <= 67
+    assert sum(1 for _ in read_source(opened, {"text_key": "text"}, findings)) <= 67
     assert [problem.code for problem in findings.problems] == ["DATA-E0507"]
 
 
@@ -114,7 +113,7 @@ def test_every_column_is_given_when_none_is_named(tmp_path):
     pq.write_table(pa.table({"id": ["1"], "text": ["a"]}), table)
     for one in (file, table):
         [opened], _ = open_all(tmp_path, train_file_path=str(one))
-        assert [row for _, _, row in read_rows(opened, None, Findings(opened.name))] == [{"id": "1", "text": "a"}]
+        assert [row for _, _, row in read_source(opened, None, Findings(opened.name))] == [{"id": "1", "text": "a"}]
 
 
 # Parquet
@@ -216,7 +215,7 @@ def test_a_truly_encrypted_file_is_refused(tmp_path):  # 69
         pq.write_table(pa.table({"text": ["a"], "id": [1]}), file, encryption_properties=properties)
         [opened], _ = open_all(tmp_path, train_file_path=str(file))
         findings = Findings(opened.name)
-        assert list(read_rows(opened, {"text_key": "text"}, findings)) == []
+        assert list(read_source(opened, {"text_key": "text"}, findings)) == []
         assert [problem.code for problem in findings.problems] == ["DATA-E0505"]
 
 
@@ -227,7 +226,7 @@ def test_a_whole_row_group_is_not_held_at_once(tmp_path):
     pq.write_table(pa.table({"text": [f"{number} " + "x" * 100_000 for number in range(2000)]}), file)
     [opened], _ = open_all(tmp_path, train_file_path=str(file), max_expand=100_000)
     tracemalloc.start()
-    assert sum(1 for _ in read_rows(opened, {"text_key": "text"}, Findings("a"))) == 2000
+    assert sum(1 for _ in read_source(opened, {"text_key": "text"}, Findings("a"))) == 2000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 80_000_000  # of 200 MB

@@ -16,7 +16,7 @@ def texts(count, start=0):
 
 
 def rows_of(part):
-    return [row["text"] for row in part.table.to_pylist()]
+    return [row["text"] for row in part.table().to_pylist()]
 
 
 # Rows of the training file, other files, sizes of train, validation and test out of it (the ratios of the catalogue:
@@ -59,7 +59,7 @@ def test_the_seed_decides_a_shuffled_split():
 def test_a_sorted_file_gives_every_kind_of_row_to_every_split(tmp_path):
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": f"{number // 100} {number}"} for number in range(1000)])
     for how, kinds in (("shuffled", 10), ("positional", 1)):
-        test = check_data("text_generation", file, split=how).rows["test"]
+        test = check_data("text_generation", file, split=how, scratch=tmp_path).rows["test"]
         assert len({text[0] for text in rows_of(test)}) == kinds
 
 
@@ -67,7 +67,7 @@ def test_given_files_are_taken_whole(tmp_path):
     train = write_jsonl(tmp_path / "train.jsonl", texts(50))
     validation = write_jsonl(tmp_path / "validation.jsonl", texts(7, 100))
     test = write_jsonl(tmp_path / "test.jsonl", texts(5, 200))
-    checked = check_data("text_generation", train, validation, test)
+    checked = check_data("text_generation", train, validation, test, scratch=tmp_path)
     assert checked.counts == {"train": 50, "validation": 7, "test": 5}
     assert rows_of(checked.rows["test"]) == [row["text"] for row in texts(5, 200)]
     assert checked.rows["test"].where(4) == f"{test}:5 (record 5)"
@@ -76,9 +76,54 @@ def test_given_files_are_taken_whole(tmp_path):
 
 def test_rows_need_not_be_kept(tmp_path):
     file = write_jsonl(tmp_path / "a.jsonl", chat_rows(50))
-    checked = check_data("chat_completion", file, keep_rows=False)
+    checked = check_data("chat_completion", file, scratch=None)
     assert checked.counts == {"train": 40, "validation": 5, "test": 5}
-    assert checked.rows["train"].table is None
+    assert checked.rows["train"].stored is None
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_rows_that_differ_only_in_case_and_space_are_worth_a_warning(tmp_path):
+    rows = texts(50)
+    rows[20] = {"text": "  TEXT number\n7"}
+    rows[30] = rows[7]
+    warnings = {w["code"]: w for w in check_data("text_generation", write_jsonl(tmp_path / "a.jsonl", rows)).warnings}
+    assert warnings["DATA-W0703"]["rows"] == [21]
+    assert warnings["DATA-W0701"]["rows"] == [31]
+    other = write_jsonl(tmp_path / "b.jsonl", [{"text": "Text Number 3"}, {"text": "something else"}])
+    [near] = check_data("text_generation", write_jsonl(tmp_path / "a.jsonl", texts(50)), other).warnings
+    assert near["what"] == f"{other}: rows that differ from an earlier one only in case and white space"
+
+
+def test_a_large_file_gives_the_same_in_one_stretch_and_in_many(tmp_path, monkeypatch):
+    rows = chat_rows(3000)
+    rows[1777]["messages"][0]["role"] = "bot"
+    rows[2500] = {"messages": []}
+    lines = [json.dumps(row) for row in rows]
+    lines[2222:2222] = ["", '{"messages": [']
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(lines))
+
+    def refused():
+        with pytest.raises(UserError) as error:
+            check_data("chat_completion", file)
+        return [str(problem) for problem in error.value.problems]
+
+    at_once = refused()
+    assert len(at_once) == 3
+    assert any("a.jsonl:2224 (record 2223)" in problem for problem in at_once)
+    assert any("a.jsonl:2503 (record 2502) messages" in problem for problem in at_once)
+    monkeypatch.setattr("steps.prepare_data.parts.STRETCH", 20_000)
+    assert refused() == at_once
+
+
+def test_rows_come_back_from_disk_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("steps.prepare_data.parts.STRETCH", 5_000)
+    file = write_jsonl(tmp_path / "a.jsonl", texts(1000))
+    train = check_data("text_generation", file, split="positional", scratch=tmp_path).rows["train"]
+    order = np.array([700, 3, 3, 500, 799, 0])
+    assert [row["text"] for row in train.take(order).table().to_pylist()] == [f"text number {n}" for n in order]
+    assert train.take(order).records.tolist() == (order + 1).tolist()
+    assert train.take(order).where(3) == f"{file}:501 (record 501)"
 
 
 def test_too_few_training_rows_are_refused_with_the_number_after_the_split(tmp_path):

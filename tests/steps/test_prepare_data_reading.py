@@ -14,7 +14,7 @@ from steps.params.data import ChatColumns, TextColumns
 from steps.prepare_data.checking import check_data
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import read_json, read_jsonl
-from steps.prepare_data.reading import read_rows
+from steps.prepare_data.reading import detect, read_rows
 
 GOOD = '{"text": "once upon a time"}\n'
 WANTED = {"text_key": "text"}
@@ -28,7 +28,7 @@ def refused(file, task="text_generation", columns=None):
 
 def read(file, wanted=None):
     findings = Findings(str(file))
-    return list(read_rows(file, wanted or WANTED, findings)), findings
+    return list(read_rows(file, detect(file, findings), wanted or WANTED, findings)), findings
 
 
 # Catalogue row, file name, bytes, code, place behind the file's name, what the message must hold.
@@ -170,7 +170,7 @@ def test_problems_of_all_files_come_together(tmp_path):
     test.write_text("txt\na\n")
     with pytest.raises(UserError) as error:
         check_data("text_generation", train, tmp_path / "absent.jsonl", test)
-    assert [problem.code for problem in error.value.problems] == ["DATA-E0602", "URI-E0201", "DATA-E0601"]
+    assert [problem.code for problem in error.value.problems] == ["URI-E0201", "DATA-E0602", "DATA-E0601"]
     assert "did you mean txt?" in str(error.value)
 
 
@@ -290,8 +290,8 @@ def test_messages_are_read_from_json_text_in_csv_cells(tmp_path):
         csv.writer(stream).writerows(
             [["id", "messages"], *((n, json.dumps(r["messages"])) for n, r in enumerate(rows))]
         )
-    checked = check_data("chat_completion", file, split="positional")
-    messages = [row["messages"] for part in checked.rows.values() for row in part.table.to_pylist()]
+    checked = check_data("chat_completion", file, split="positional", scratch=tmp_path)
+    messages = [row["messages"] for part in checked.rows.values() for row in part.table().to_pylist()]
     assert [[(m["role"], m["content"]) for m in row] for row in messages] == [
         [(m["role"], m["content"]) for m in row["messages"]] for row in rows
     ]

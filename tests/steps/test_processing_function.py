@@ -3,12 +3,11 @@
 import pytest
 from conftest import write_jsonl
 from data_cases import assert_six_parts
-from opening import open_all
+from opening import open_all, read_source
 
 from steps.errors import UserError
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.processing import process
-from steps.prepare_data.reading import read_rows
 from steps.user_code import check_function, load_function
 
 CLEAN = """
@@ -51,7 +50,7 @@ def processed(tmp_path, code, name, *texts):
     [opened], _ = open_all(tmp_path, train_file_path=str(file))
     findings = Findings(opened.name)
     function = load_function("processing_function", f"{code}:{name}")
-    return list(process(read_rows(opened, None, findings), function, findings)), findings
+    return list(process(read_source(opened, None, findings), function, findings)), findings
 
 
 def test_rows_are_changed_dropped_and_multiplied_and_keep_their_place(tmp_path, code):

@@ -1,0 +1,185 @@
+"""Wall time and memory of checking chat rows: this project's check against datasets, polars and duckdb.
+
+    python benchmarks/check_data.py [--megabytes N] [--rounds N] [--scratch DIR]
+
+Every arm reads the same jsonl file and checks roles, their order, empty content and repeated rows; the peers only count
+what is bad, ours also names the row. The arms take turns, each in a process of its own; the time runs from the call to
+its result, so that nobody's imports count. Then ours alone reads files of 12, 200 and 1,000 MB for the memory and the
+growth. Exits with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PEERS = {"datasets": 5.0, "polars": 1.2, "duckdb": 1.2}
+MOST_MIB = 400
+MOST_MEMORY_GROWTH = 1.3
+STEEPEST = 1.05
+SIZES = (12, 200, 1000)
+
+PRELUDE = """
+import json, os, resource, sys, tempfile, time
+os.environ["HF_HUB_OFFLINE"] = "1"
+file = sys.argv[1]
+def told(started, rows, bad):
+    seconds = time.perf_counter() - started
+    # the largest of this process and of those that it waited for, the latter once for each core
+    own, others = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({"seconds": seconds, "rows": rows, "bad": bad, "mib": (own + others * os.cpu_count()) / 1024}))
+"""
+OURS = """
+from steps.prepare_data.checking import check_data
+started = time.perf_counter()
+checked = check_data("chat_completion", file)
+told(started, sum(checked.counts.values()), 0)
+"""
+DATASETS = """
+import datasets
+datasets.disable_progress_bars()
+ROLES = {"system", "user", "assistant", "tool"}
+def judge(batch):
+    bad = []
+    for messages in batch["messages"]:
+        before, answered, good = "", False, bool(messages)
+        for index, message in enumerate(messages):
+            role, content = message["role"], message["content"]
+            good &= role in ROLES and bool(content) and not content.isspace()
+            good &= not (role == before == "user") and not (role == "system" and index)
+            answered |= role == "assistant"
+            before = role
+        bad.append(not (good and answered))
+    return {"bad": bad, "key": [hash(str(messages)) for messages in batch["messages"]]}
+with tempfile.TemporaryDirectory() as cache:
+    started = time.perf_counter()
+    rows = datasets.load_dataset("json", data_files=file, cache_dir=cache, split="train")
+    judged = rows.map(judge, batched=True, remove_columns=rows.column_names)
+    repeated = len(judged) - len(set(judged["key"]))
+    told(started, len(judged), sum(judged["bad"]))
+"""
+POLARS = """
+import polars as pl
+started = time.perf_counter()
+rows = pl.scan_ndjson(file)
+role, content = pl.element().struct.field("role"), pl.element().struct.field("content")
+messages = pl.col("messages")
+roles = messages.list.eval(role)
+judged = rows.select(
+    bad=messages.list.eval(
+        ~role.is_in(["system", "user", "assistant", "tool"]) | (content.str.strip_chars().str.len_bytes() == 0)
+        | ((role == "user") & (role.shift() == "user")) | ((role == "system") & (pl.int_range(pl.len()) > 0))
+    ).list.any() | ~roles.list.contains("assistant"),
+    key=messages.hash(),
+).collect()
+repeated = judged.height - judged["key"].n_unique()
+told(started, judged.height, int(judged["bad"].sum()))
+"""
+DUCKDB = """
+import duckdb
+started = time.perf_counter()
+rows, bad, distinct = duckdb.sql(f'''
+    with rows as (
+        select messages, list_transform(messages, lambda m: m.role) as roles
+        from read_json('{file}', format='newline_delimited',
+                       columns={{messages: 'STRUCT(role VARCHAR, content VARCHAR)[]'}})
+    )
+    select count(*), count(*) filter (
+        len(list_filter(messages, lambda m: m.role not in ('system', 'user', 'assistant', 'tool')
+                        or length(trim(m.content, ' \\t\\r\\n')) = 0)) > 0
+        or not list_contains(roles, 'assistant')
+        or contains(array_to_string(roles, ' '), 'user user')
+        or list_contains(roles[2:], 'system')
+    ), count(distinct hash(messages)) from rows
+''').fetchall()[0]
+told(started, rows, bad)
+"""
+ARMS = {"ours": OURS, "datasets": DATASETS, "polars": POLARS, "duckdb": DUCKDB}
+
+
+def main() -> int:
+    """Write the files, measure, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scratch", default=None)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="check-data-", dir=options.scratch) as scratch:
+        file = _write_chats(Path(scratch) / "chats.jsonl", options.megabytes)
+        measured: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+        for _ in range(options.rounds):
+            for name, code in ARMS.items():
+                measured[name].append(_run(code, file))
+        good = _report_peers(measured, file.stat().st_size / 1e6)
+        return 0 if _report_growth(Path(scratch)) and good else 1
+
+
+def _write_chats(file: Path, megabytes: int) -> Path:
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
+
+    def say(role: str, least: int, most: int) -> dict[str, str]:
+        return {"role": role, "content": " ".join(draw.choices(words, k=draw.randint(least, most)))}
+
+    with open(file, "w") as stream:
+        while stream.tell() < megabytes * 1e6:
+            for _ in range(1000):
+                turns = [say("user", 5, 40), say("assistant", 10, 80)] * draw.randint(1, 3)
+                stream.write(json.dumps({"messages": turns}) + "\n")
+    return file
+
+
+def _run(code: str, file: Path) -> dict[str, float]:
+    done = subprocess.run([sys.executable, "-c", PRELUDE + code, file], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _report_peers(measured: dict[str, list[dict[str, float]]], megabytes: float) -> bool:
+    rows, bad = measured["ours"][0]["rows"], measured["ours"][0]["bad"]
+    print(f"{megabytes:.0f} MB, {rows:,.0f} chats\n{'':12}{'median s':>9}{'MB/s':>8}{'peak MiB':>10}   all rounds")
+    medians = {}
+    for name, runs in measured.items():
+        assert all((run["rows"], run["bad"]) == (rows, bad) for run in runs), f"{name} saw other rows: {runs}"
+        seconds = [run["seconds"] for run in runs]
+        medians[name] = statistics.median(seconds)
+        peak = max(run["mib"] for run in runs)
+        every = " ".join(f"{value:.2f}" for value in seconds)
+        print(f"{name:12}{medians[name]:9.2f}{megabytes / medians[name]:8.0f}{peak:10.0f}   {every}")
+    judged = [_judge(medians[peer] / medians["ours"], f"times as fast as {peer}", least=PEERS[peer]) for peer in PEERS]
+    return all(judged)
+
+
+def _report_growth(scratch: Path) -> bool:
+    runs = {size: _run(OURS, _write_chats(scratch / f"{size}.jsonl", size)) for size in SIZES}
+    for size, run in runs.items():
+        print(f"ours, {size:5} MB: {run['seconds']:6.2f} s, {run['mib']:4.0f} MiB")
+    memory = [run["mib"] for run in runs.values()]
+    slope = math.log(runs[1000]["seconds"] / runs[200]["seconds"]) / math.log(runs[1000]["rows"] / runs[200]["rows"])
+    return all(
+        [
+            _judge(max(memory), "MiB at most", most=MOST_MIB),
+            _judge(max(memory) / min(memory), "times the memory for the largest file", most=MOST_MEMORY_GROWTH),
+            _judge(slope, "slope of log seconds over log rows, 200 to 1,000 MB", most=STEEPEST),
+        ]
+    )
+
+
+def _judge(value: float, what: str, least: float = -math.inf, most: float = math.inf) -> bool:
+    good = least <= value <= most
+    target = f"at least {least:g}" if math.isfinite(least) else f"at most {most:g}"
+    print(f"{'ok' if good else 'MISSED':7}{value:.2f} {what} (target {target})")
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

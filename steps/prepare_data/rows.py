@@ -1,0 +1,93 @@
+"""The good rows of a source or a split: where they stand, and their canonical form on disk."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from steps.prepare_data.findings import Place
+from steps.prepare_data.places import Places
+
+
+class Rows:
+    """The good rows of a file, or some of them."""
+
+    def __init__(
+        self,
+        places: Places,
+        fingerprints: np.ndarray,
+        outlines: np.ndarray,
+        stored: StoredRows | None = None,
+        order: np.ndarray | None = None,
+    ):
+        self.places = places
+        self.fingerprints, self.outlines = fingerprints, outlines
+        """Hashes of the rows, int64 (`steps.tasks.likeness`)."""
+        self.stored = stored
+        """Where the canonical rows are, when they were kept."""
+        self.order = np.arange(len(fingerprints)) if order is None else order
+        """Numbers of the rows in `places` and `stored`."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def source(self) -> str:
+        """The files as the user named them."""
+        return ", ".join(self.places.names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the canonical rows."""
+        assert self.stored
+        return self.stored.schema
+
+    @cached_property
+    def records(self) -> np.ndarray:
+        """Record number of each row in its file, int64."""
+        return self.places.records(self.order)
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Some of the rows, in the order that is asked for."""
+        prints, outlines = self.fingerprints[rows], self.outlines[rows]
+        return Rows(self.places, prints, outlines, self.stored, self.order[rows])
+
+    def table(self, start: int = 0, stop: int | None = None) -> pa.Table:
+        """Read the canonical rows from `start` to before `stop`."""
+        assert self.stored
+        return self.stored.take(self.order[start:stop])
+
+    def where(self, row: int, column: str = "") -> str:
+        """Name a row the way every message does."""
+        name, record, line = self.places.at(int(self.order[row]))
+        return Place(record, line).in_file(name, column)
+
+
+class StoredRows:
+    """Canonical rows in Arrow files, mapped into memory and not read before they are asked for."""
+
+    def __init__(self, files: list[Path], schema: pa.Schema):
+        self.schema = schema
+        self._batches = []
+        for file in files:
+            reader = pa.ipc.open_file(pa.memory_map(str(file)))
+            self._batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0] + [len(batch) for batch in self._batches])
+
+    def take(self, rows: np.ndarray) -> pa.Table:
+        """Read rows by number, in any order."""
+        order = np.argsort(rows, kind="stable")
+        rising = rows[order]
+        pieces = []
+        for number in np.unique(np.searchsorted(self._starts, rising, "right") - 1):
+            first, last = np.searchsorted(rising, self._starts[number : number + 2])
+            pieces.append(self._batches[number].take(pa.array(rising[first:last] - self._starts[number])))
+        table = pa.Table.from_batches(pieces, self.schema)
+        if (np.diff(order) == 1).all():
+            return table
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return table.combine_chunks().take(pa.array(back))

@@ -1,0 +1,49 @@
+"""Plain texts to go on learning a language, or a subject, from.
+
+{"text": "Once upon a time …"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from steps.params.task_columns import PretrainingColumns
+from steps.tasks import Fault
+from steps.tasks.cells import text_faults
+
+Columns = PretrainingColumns
+
+SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
+
+
+def columns_of(columns: PretrainingColumns) -> tuple[str, ...]:
+    """Name the required column."""
+    return (columns.text_key,)
+
+
+def check_row(row: dict[str, Any], columns: PretrainingColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one row: a missing column, no text, empty text."""
+    return text_faults(row, (columns.text_key,), columns)
+
+
+def remarks(row: dict[str, Any], columns: PretrainingColumns) -> Iterator[tuple[str, str]]:
+    """Nothing to say about a good text."""
+    return iter(())
+
+
+def canonical(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, Any]:
+    """Keep the text: {"body": "Once …", "id": 7} → {"text": "Once …"} with text_key="body"."""
+    return {"text": row[columns.text_key]}
+
+
+def training_row(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, Any]:
+    """Give the text under the name that TRL knows."""
+    return {"text": row["text"]}
+
+
+def question(row: dict[str, Any], columns: PretrainingColumns) -> None:
+    """Nothing is asked: the whole text is learned."""
+    return

@@ -1,0 +1,56 @@
+"""Documents and their summaries.
+
+{"document": "The council met on Monday and …", "summary": "The council met."}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from steps.params.task_columns import SummarizationColumns
+from steps.tasks import Fault
+from steps.tasks.cells import text_faults
+
+Columns = SummarizationColumns
+
+SCHEMA = pa.schema(
+    [pa.field("document", pa.string(), nullable=False), pa.field("summary", pa.string(), nullable=False)]
+)
+
+
+def columns_of(columns: SummarizationColumns) -> tuple[str, ...]:
+    """Name the required columns."""
+    return (columns.document_key, columns.summary_key)
+
+
+def check_row(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one row: a missing column, no text, empty text."""
+    return text_faults(row, (columns.document_key, columns.summary_key), columns)
+
+
+def remarks(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[tuple[str, str]]:
+    """Yield a warning for a summary that is no shorter than what it sums up (in characters)."""
+    document, summary = row[columns.document_key], row[columns.summary_key]
+    if len(summary) >= len(document):
+        if summary == document:
+            yield "DATA-W1302", "the summary equals the document"
+        elif len(summary) > len(document):
+            yield "DATA-W1301", "the summary is longer than the document; are the columns swapped?"
+
+
+def canonical(row: dict[str, Any], columns: SummarizationColumns) -> dict[str, Any]:
+    """Keep both texts: {"article": "…", "highlights": "…", "id": 7} → {"document": "…", "summary": "…"}."""
+    return {"document": row[columns.document_key], "summary": row[columns.summary_key]}
+
+
+def training_row(row: dict[str, Any], columns: SummarizationColumns) -> dict[str, Any]:
+    """Name the parts as TRL does: the document is the prompt."""
+    return {"prompt": row["document"], "completion": row["summary"]}
+
+
+def question(row: dict[str, Any], columns: SummarizationColumns) -> tuple[str, str]:
+    """Give the document and the summary that is right."""
+    return row["document"], row["summary"]

@@ -1,0 +1,182 @@
+"""Texts, or pairs of texts, with the class that they belong to.
+
+{"sentence1": "Great value.", "label": "good"}
+{"sentence1": "It rains.", "sentence2": "It is wet.", "label": 1}      with sentence2_key="sentence2"
+{"sentence1": "A war film.", "label": "war|drama"}                     with multilabel=true; or a list
+
+Labels are text from here on: 1 and 1.0 are "1", false and true are "0" and "1". The class list is their sorted list,
+whatever numbers they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from steps.errors import nearest
+from steps.params.task_columns import ClassificationColumns
+from steps.tasks import Fault, as_found, missing_columns, named_by
+from steps.tasks.cells import broken_cell, from_cell, text_faults
+from steps.tasks.counting import Judgement, Tally
+from steps.tasks.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
+
+Columns = ClassificationColumns
+
+SCHEMA = pa.schema(
+    [
+        pa.field("sentence1", pa.string(), nullable=False),
+        pa.field("sentence2", pa.string()),
+        # One label; with multilabel=true any number of them.
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+# A shuffled split keeps the shares of the values of this column.
+STRATIFY = "labels"
+
+
+def columns_of(columns: ClassificationColumns) -> tuple[str, ...]:
+    """Name the required columns."""
+    return (*_texts(columns), columns.label_key)
+
+
+def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one row: its texts, its label, or several labels where one is expected."""
+    yield from text_faults(row, _texts(columns), columns)
+    key = columns.label_key
+    value = row.get(key)
+    if not columns.multilabel:
+        if type(value) is str and value[:1] not in STARTS:  # nearly every label is a name
+            if not value or value.isspace() or columns.label_separator in value:
+                yield _label_fault(value, key, columns)
+            elif columns.labels and value not in declared(columns.labels):
+                yield _not_listed(value, key, columns)
+        elif key not in row:
+            yield from missing_columns(row, named_by(columns, [key]))
+        elif (label := as_label(value)) is None or columns.label_separator in label or _is_list(value):
+            yield _label_fault(value, key, columns)
+        elif columns.labels and label not in declared(columns.labels):
+            yield _not_listed(value, key, columns)
+        return
+    if key not in row:
+        yield from missing_columns(row, named_by(columns, [key]))
+        return
+    try:
+        values = _apart(value, columns)
+    except ValueError as error:
+        yield broken_cell(key, str(value), error, "a list of labels")
+        return
+    for index, part in enumerate(values):
+        path = key if values == [value] else f"{key}[{index}]"
+        if (label := as_label(part)) is None:
+            yield _label_fault(part, path, columns)
+        elif columns.labels and label not in declared(columns.labels):
+            yield _not_listed(part, path, columns)
+
+
+def remarks(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[tuple[str, str]]:
+    """Yield which labels are written another way: true/false, 1.0, or the same one twice."""
+    value = row[columns.label_key]
+    if not columns.multilabel:
+        if type(value) is not str or value[:1] in STARTS:
+            yield from _mended(value)
+        return
+    values = _apart(value, columns)
+    for part in values:
+        yield from _mended(part)
+    if len(set(map(as_label, values))) < len(values):
+        yield "DATA-F1004", "a label that stands twice in a row was counted once"
+
+
+def canonical(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, Any]:
+    """Keep the texts, and the labels as text.
+
+    {"text": "Great value.", "stars": 5.0, "id": 7} → {"sentence1": "Great value.", "sentence2": None, "labels": ["5"]}
+    """
+    value = row[columns.label_key]
+    values = _apart(value, columns) if columns.multilabel else [value]
+    second = row[columns.sentence2_key] if columns.sentence2_key else None
+    labels = list(dict.fromkeys(map(as_label, values)))
+    return {"sentence1": row[columns.sentence1_key], "sentence2": second, "labels": labels}
+
+
+def training_row(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, Any]:
+    """Give the canonical row: a classifier's trainer needs nothing else."""
+    return row
+
+
+def question(row: dict[str, Any], columns: ClassificationColumns) -> None:
+    """Nothing is generated: the answer is a class."""
+    return
+
+
+def counted(row: dict[str, Any], columns: ClassificationColumns) -> list[str]:
+    """Count the labels."""
+    return row["labels"]
+
+
+def judge(tallies: Mapping[str, Tally], columns: ClassificationColumns) -> Iterator[Judgement]:
+    """Yield what the labels of all files say: one class only, unseen ones, look-alikes, single rows."""
+    yield from judge_labels(tallies, columns.label_key, columns.labels, "labels")
+    if "train" in tallies and not columns.labels:
+        yield from judge_numbers(tallies["train"], columns.label_key)
+
+
+def label_names(table: pa.Table, columns: ClassificationColumns | None = None) -> list[str]:
+    """Give the class list of canonical rows; a label's place in it is the number of its class.
+
+    Hand in the rows of all splits: a class may have none left in train. `columns` matter when they list the labels.
+    """
+    return names_in(table["labels"], columns.labels if columns else "")
+
+
+def _texts(columns: ClassificationColumns) -> tuple[str, ...]:
+    return (columns.sentence1_key, columns.sentence2_key) if columns.sentence2_key else (columns.sentence1_key,)
+
+
+def _apart(value: Any, columns: ClassificationColumns) -> list[Any]:
+    """Give the labels of a row one by one. Raises ValueError for a csv cell that starts like a list and is none."""
+    value = from_cell(value)
+    if type(value) is list:
+        return value
+    if type(value) is str and columns.label_separator in value:
+        return value.split(columns.label_separator)
+    return [value]
+
+
+def _mended(value: Any) -> Iterator[tuple[str, str]]:
+    if type(value) is bool:
+        yield "DATA-F1001", "labels false and true became 0 and 1"
+    elif type(value) is not int and as_label(value) != value:
+        yield "DATA-F1002", "labels with a decimal point became whole numbers"
+
+
+def _is_list(value: Any) -> bool:
+    """Say whether a label is a list, or the text of one in a csv cell."""
+    try:
+        return type(from_cell(value)) is list
+    except ValueError:
+        return False
+
+
+def _label_fault(value: Any, path: str, columns: ClassificationColumns) -> Fault:
+    found = as_found(value)
+    if value is None or (type(value) is str and (not value or value.isspace())):
+        fix = "write [] where no label applies" if columns.multilabel else "fill it in, or remove the row"
+        return Fault("DATA-E1001", path, found, "a label", fix)
+    if _is_list(value) or (type(value) is str and columns.label_separator in value):
+        fix = "set multilabel=true if a row may have several labels"
+        if not _is_list(value):
+            fix += ", or label_separator to something that no label holds"
+        return Fault("DATA-E1003", path, found, "one label", fix)
+    return Fault("DATA-E1002", path, found, "a name or a whole number",
+                 "write a name, such as \"class 1.5\", or a whole number without separators")  # fmt: skip
+
+
+def _not_listed(value: Any, path: str, columns: ClassificationColumns) -> Fault:
+    listed = list(declared(columns.labels))
+    near = nearest(str(value), listed)
+    return Fault("DATA-E1004", path, as_found(value), f"one of {', '.join(listed)[:60]}",
+                 f"{near} Or add it to labels" if near else "correct it, or add it to labels")  # fmt: skip

@@ -1,0 +1,96 @@
+"""Texts and their translations; the columns are named by the languages.
+
+{"en": "cat", "de": "Katze"}
+{"translation": {"en": "cat", "de": "Katze"}}      with translation_key="translation"; in csv the object is JSON text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from steps.errors import nearest
+from steps.params.task_columns import TranslationColumns
+from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+from steps.tasks.cells import broken_cell, from_cell, text_faults
+from steps.tasks.counting import Judgement, Tally
+
+Columns = TranslationColumns
+
+SCHEMA = pa.schema([pa.field("source", pa.string(), nullable=False), pa.field("target", pa.string(), nullable=False)])
+
+MOST_EQUAL = 0.05  # names and numbers stay as they are; more than this is text that nobody translated
+
+
+def columns_of(columns: TranslationColumns) -> tuple[str, ...]:
+    """Name the required columns."""
+    return (columns.translation_key,) if columns.translation_key else (columns.source_lang, columns.target_lang)
+
+
+def check_row(row: dict[str, Any], columns: TranslationColumns) -> Iterator[Fault]:
+    """Yield what is wrong with one row: a missing column or language, no text, empty text."""
+    key = columns.translation_key
+    if not key:
+        yield from text_faults(row, (columns.source_lang, columns.target_lang), columns)
+        return
+    if key not in row:
+        yield from missing_columns(row, named_by(columns, [key]))
+        return
+    try:
+        pair = from_cell(row[key])
+    except ValueError as error:
+        yield broken_cell(key, row[key], error, "an object with both texts")
+        return
+    if type(pair) is not dict:
+        yield Fault("DATA-E1402", key, as_found(row[key]), f"an object with both texts, not {kind_of(pair)}",
+                    f'write it as {{"{columns.source_lang}": …, "{columns.target_lang}": …}}')  # fmt: skip
+        return
+    for parameter in ("source_lang", "target_lang"):
+        language = getattr(columns, parameter)
+        if language not in pair:
+            near = nearest(language, pair)
+            yield Fault("DATA-E1401", f"{key}.{language}", f"the languages {', '.join(map(str, pair))[:60] or 'none'}",
+                        f"the language {language}", f"{near} Set {parameter} to it" if near else
+                        f"add it, or set {parameter} to the name that the file uses")  # fmt: skip
+        else:
+            for fault in text_faults(pair, (language,), columns):
+                yield Fault(fault.code, f"{key}.{language}", fault.found, fault.expected, fault.fix)
+
+
+def remarks(row: dict[str, Any], columns: TranslationColumns) -> Iterator[tuple[str, str]]:
+    """Nothing to say about one pair: equal texts matter only when they are many."""
+    return iter(())
+
+
+def canonical(row: dict[str, Any], columns: TranslationColumns) -> dict[str, Any]:
+    """Keep both texts: {"en": "cat", "de": "Katze", "id": 7} → {"source": "cat", "target": "Katze"}."""
+    pair = from_cell(row[columns.translation_key]) if columns.translation_key else row
+    return {"source": pair[columns.source_lang], "target": pair[columns.target_lang]}
+
+
+def training_row(row: dict[str, Any], columns: TranslationColumns) -> dict[str, Any]:
+    """Name the parts as TRL does: the text is the prompt."""
+    return {"prompt": row["source"], "completion": row["target"]}
+
+
+def question(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, str]:
+    """Give the text and the translation that is right."""
+    return row["source"], row["target"]
+
+
+def counted(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, ...]:
+    """Count the rows that were not translated."""
+    return ("equal",) if row["source"] == row["target"] else ()
+
+
+def judge(tallies: Mapping[str, Tally], columns: TranslationColumns) -> Iterator[Judgement]:
+    """Warn of a file in which more than 5 % of the texts equal their translation."""
+    for split, tally in tallies.items():
+        equal = tally.counts["equal"]
+        if equal > MOST_EQUAL * tally.rows:
+            share = f"{100 * equal / tally.rows:.1f} %"
+            told = Fault("DATA-W1401", "", f"{columns.source_lang} and {columns.target_lang} are the same text in "
+                         f"{share} of the rows", "", "")  # fmt: skip
+            yield Judgement(split, told, equal, tuple(tally.records["equal"]))
