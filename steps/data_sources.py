@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from steps import mltable, storage
-from steps.errors import Problem, SecurityRefusal, UserError
+from steps.errors import Problem, SecurityRefusal, UserError, shown
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 
@@ -260,6 +260,11 @@ def _rows_of(
         raise UserError(
             Problem("DATA-E0113", parameter, f"{what} without rows at {uri}{held}" if seen else f"nothing at {uri}",
                     f"files ending in {', '.join(SUFFIXES)}, or .gz of them", "correct the path, or rename the files")
+        )  # fmt: skip
+    if strange := [name for name in rows if not name.isprintable()]:
+        raise UserError(
+            Problem("DATA-E0121", parameter, f"a file called {shown(strange[0])} at {uri}",
+                    "names without control characters", "rename the file")
         )  # fmt: skip
     if others := [name for name in seen if name not in rows]:
         notes("DATA-W0113", f"{uri}: files without a suffix of rows were left out: {_listed(others)}")

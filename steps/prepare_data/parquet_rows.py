@@ -116,17 +116,24 @@ def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 Mender = Callable[[Any], Any]
+Repair = Callable[[str, str, str], None]
+"""Takes a code, what the values were and what they became."""
 
 
 def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
     """Give the function that turns values of a column into what JSON would hold; None when they are that already."""
-    if _is_binary(kind):
-        return lambda value: _text(value, name, findings)
-    if pa.types.is_decimal(kind):
-        return lambda value: _number(value, name, findings)
-    if _holds_map(kind):
-        return lambda value: _objects(value, kind, name, findings)
-    return None
+    if not _foreign(kind):
+        return None
+
+    def repair(code: str, what: str, into: str) -> None:
+        findings.repair(code, f"{what} in the column {name} read as {into}")
+
+    def mend(value: Any) -> Any:
+        made = _mended(value, kind, name, repair)
+        # One map of a role and its content is a conversation of one message.
+        return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
+
+    return mend
 
 
 def _mend(row: dict[str, Any], menders: dict[str, Mender], record: int, findings: Findings) -> bool:
@@ -146,58 +153,60 @@ class _Unmendable(Exception):
         self.fault = fault
 
 
-def _text(value: bytes, name: str, findings: Findings) -> str:
+def _foreign(kind: pa.DataType) -> bool:
+    """Whether values hold bytes, decimals or maps, at any depth."""
+    if pa.types.is_struct(kind):
+        return any(_foreign(field.type) for field in kind)
+    if _is_list(kind):
+        return _foreign(kind.value_type)
+    return _is_binary(kind) or pa.types.is_decimal(kind) or pa.types.is_map(kind)
+
+
+def _mended(value: Any, kind: pa.DataType, path: str, repair: Repair) -> Any:
+    """Turn bytes into text, decimals into numbers and maps into objects. Raises _Unmendable with the place."""
+    if value is None or not _foreign(kind):
+        return value
+    if pa.types.is_map(kind):
+        return _object(value, kind, path, repair)
+    if pa.types.is_struct(kind):
+        return {key: _mended(inner, kind.field(key).type, f"{path}.{key}", repair) for key, inner in value.items()}
+    if _is_list(kind):
+        return [_mended(inner, kind.value_type, f"{path}[{n}]", repair) for n, inner in enumerate(value)]
+    if pa.types.is_decimal(kind):
+        return _number(value, repair)
+    return _text(value, path, repair)
+
+
+def _text(value: bytes, path: str, repair: Repair) -> str:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = value[error.start]
         raise _Unmendable(
-            Fault("DATA-E0503", name, f"byte 0x{byte:02X} at position {error.start} of the value", "UTF-8 text",
+            Fault("DATA-E0503", path, f"byte 0x{byte:02X} at position {error.start} of the value", "UTF-8 text",
                   "store the column as strings")
         ) from None  # fmt: skip
-    findings.repair("DATA-F0502", f"bytes in the column {name} read as text")
+    repair("DATA-F0502", "bytes", "text")
     return text
 
 
-def _number(value: Decimal, name: str, findings: Findings) -> int | float:
+def _number(value: Decimal, repair: Repair) -> int | float:
     if value == value.to_integral_value():
-        findings.repair("DATA-F0506", f"decimals in the column {name} read as whole numbers")
+        repair("DATA-F0506", "decimals", "whole numbers")
         return int(value)
     return float(value)
 
 
-def _objects(value: Any, kind: pa.DataType, name: str, findings: Findings) -> Any:
-    """Turn maps into objects, at any depth; one map with role and content becomes a list of one message."""
-    made = _object_of(value, kind, name)
-    findings.repair("DATA-F0507", f"maps in the column {name} read as objects")
-    return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
-
-
-def _object_of(value: Any, kind: pa.DataType, path: str) -> Any:
-    if value is None:
-        return None
-    if pa.types.is_map(kind):
-        keys = [key for key, _ in value]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise _Unmendable(
-                Fault("DATA-E0508", path, f"a map with the key {as_found(twice)} twice", "every key once",
-                      "store the column as a list of structs")
-            )  # fmt: skip
-        return {str(key): _object_of(inner, kind.item_type, f"{path}.{key}") for key, inner in value}
-    if pa.types.is_struct(kind):
-        return {key: _object_of(inner, kind.field(key).type, f"{path}.{key}") for key, inner in value.items()}
-    if _is_list(kind):
-        return [_object_of(inner, kind.value_type, f"{path}[{place}]") for place, inner in enumerate(value)]
-    return value
-
-
-def _holds_map(kind: pa.DataType) -> bool:
-    if pa.types.is_map(kind):
-        return True
-    if pa.types.is_struct(kind):
-        return any(_holds_map(field.type) for field in kind)
-    return _is_list(kind) and _holds_map(kind.value_type)
+def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, repair: Repair) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Unmendable(
+            Fault("DATA-E0508", path, f"a map with the key {as_found(twice)} twice", "every key once",
+                  "store the column as a list of structs")
+        )  # fmt: skip
+    repair("DATA-F0507", "maps", "objects")
+    return {str(key): _mended(inner, kind.item_type, f"{path}.{key}", repair) for key, inner in pairs}
 
 
 def _is_list(kind: pa.DataType) -> bool:

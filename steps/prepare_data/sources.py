@@ -19,6 +19,8 @@ from steps.params.data import DataSource
 from steps.prepare_data.json_field import take_field
 from steps.prepare_data.unpacking import MAGIC, unpack
 
+START = 1024  # bytes of each file that are compared first
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -107,11 +109,12 @@ def _unpacked(path: Path, name: str, target: Path, max_expand: int) -> Path:
 
 def _note_twins(files: list[SourceFile], notes: Notes) -> None:
     """Warn of files with the same bytes: their rows would count twice."""
-    by_size: dict[int, list[SourceFile]] = defaultdict(list)
+    alike: dict[tuple[int, bytes], list[SourceFile]] = defaultdict(list)
     for file in files:
-        by_size[file.path.stat().st_size].append(file)
-    for group in by_size.values():
-        if len(group) == 1:
+        with open(file.path, "rb") as stream:
+            alike[file.path.stat().st_size, stream.read(START)].append(file)
+    for group in alike.values():
+        if len(group) == 1:  # almost always: only files that start alike are read to the end
             continue
         first: dict[str, str] = {}
         for file in group:

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_cases import assert_six_parts
-from opening import open_all, read_source, refused, rows, texts_of
+from opening import Told, open_all, read_source, refused, rows, texts_of
 
+from steps import data_sources
 from steps.errors import UserError
+from steps.params.data import DataSource
 from steps.prepare_data.findings import Findings
 
 # One file, several, folders and patterns
@@ -85,6 +87,10 @@ def test_object_stores_are_listed_like_folders(tmp_path, monkeypatch):
     for name in ("a.jsonl", "b.jsonl.gz", "_SUCCESS"):
         content = rows(name).encode()
         memory.pipe(f"/bucket/{name}", gzip.compress(content) if name.endswith("gz") else content)
+    memory.pipe("/table/MLTable", b"paths: [{pattern: '*.txt'}]\ntransformations: [read_json_lines: {}]")
+    memory.pipe("/table/x.txt", rows("x").encode())
+    files, _ = open_all(tmp_path, train_mltable_path="memory://table")
+    assert texts_of(files) == {"memory://table/x.txt": ["x"]}
     expected = {f"memory://bucket/{name}": [name] for name in ("a.jsonl", "b.jsonl.gz")}
     for uri in ("memory://bucket", "memory://bucket/*.jsonl*"):
         files, _ = open_all(tmp_path, train_file_path=uri)
@@ -130,6 +136,29 @@ def test_the_same_file_under_two_names_is_told(tmp_path):  # 133
         ("DATA-W0115", f"{b} is the same file as {a}: its rows count twice"),
         ("DATA-W0115", f"file://{a} is the same file as {a}: its rows count twice"),
     ]
+
+
+def test_names_with_control_characters_are_refused(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a\nb.jsonl").write_text(rows("a"))
+    [problem] = refused(tmp_path, train_file_path=f"{tmp_path}/d").problems
+    assert problem.code == "DATA-E0121"
+
+
+def test_a_file_of_a_folder_that_changes_after_the_plan_is_refused(tmp_path):
+    from steps.params.settings import DataSettings, Resolved
+    from steps.prepare_data.step import refuse_changed
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(rows(name))
+    given = DataSource(train_file_path=f"{tmp_path}/*.jsonl")
+    digest = data_sources.digest(data_sources.look("train", given, Told()))
+    resolved = Resolved(uri=data_sources.description("train", given), digest=digest)
+    settings = DataSettings(task="text_generation", source=given, train=resolved)
+    refuse_changed(settings)
+    (tmp_path / "b.jsonl").write_text(rows("c"))
+    with pytest.raises(UserError, match="DATA-E0111 train_file_path"):
+        refuse_changed(settings)
 
 
 def test_more_files_than_allowed_are_refused(tmp_path):

@@ -135,6 +135,7 @@ MAPS = pa.array(
 TWICE = pa.array([[[("role", "user"), ("role", "assistant"), ("content", "b")]]], MAPS.type)
 OTHER_MAPS = pa.array([[("speaker", "user"), ("words", "a")]], pa.map_(pa.string(), pa.string()))
 NULL_MESSAGE = pa.array([[{"role": "user", "content": "a"}, None]])
+BYTES = [{"role": b"user", "content": b"a"}, {"role": b"assistant", "content": b"b"}]
 MORNING = datetime.datetime(2026, 1, 2, 3, 4)
 
 PARQUET = [
@@ -145,7 +146,11 @@ PARQUET = [
     Case(62, "zero rows", parquet({"text": pa.array([], pa.string())}), "DATA-E0108", "", "0 rows"),
     Case(63, "null column", parquet({"text": pa.nulls(3)}), "DATA-E0602", " (record 1) text", "null", count=3),
     Case(64, "maps of messages", parquet({"messages": pa.concat_arrays([MAPS] * 3)}), "DATA-F0507",
-         task="chat_completion", count=3),
+         task="chat_completion", count=6),
+    Case(61, "bytes inside messages", parquet({"messages": [BYTES] * 3}), "DATA-F0502",
+         task="chat_completion", count=12),
+    Case(61, "bytes that are no text inside messages", parquet({"messages": [[{"role": "user", "content": b"\xff"}]]}),
+         "DATA-E0503", " (record 1) messages[0].content", "0xFF", task="chat_completion"),
     Case(64, "a map with a key twice", parquet({"messages": TWICE}), "DATA-E0508", " (record 1) messages[0]", "role",
          task="chat_completion"),
     Case(64, "a map of something else", parquet({"messages": OTHER_MAPS}), "DATA-E0401", " (record 1) messages", "",
