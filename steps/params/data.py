@@ -116,13 +116,13 @@ class DataSource(Group):
         if self.training_data and (files or self.dataset_name):
             other = next(name for name in ("train_mltable_path", "train_file_path", "dataset_name")
                          if getattr(self, name))  # fmt: skip
-            yield Problem("PARAM-E0208", "training_data", f"{other} as well", "one of them",
+            yield Problem("PARAM-E0230", "training_data", f"{other} as well", "one of them",
                           f"name the rows of {other} in training_data too, or leave one out")  # fmt: skip
         if self.training_data:
             _, problems = read_mixture(self.training_data)
             yield from problems
         if self.escapechar and self.escapechar == self.delimiter:
-            yield Problem("PARAM-E0213", "escapechar", repr(self.escapechar), "another character than delimiter",
+            yield Problem("PARAM-E0235", "escapechar", repr(self.escapechar), "another character than delimiter",
                           "change one of them")  # fmt: skip
 
 

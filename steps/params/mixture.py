@@ -56,31 +56,31 @@ def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        return None, [_problem("PARAM-E0209", "", f"{shown(text)} ({error})", "JSON", "correct it")]
+        return None, [_problem("PARAM-E0231", "", f"{shown(text)} ({error})", "JSON", "correct it")]
     try:
         mixture = Mixture.model_validate({"datasets": value} if isinstance(value, list) else value)
     except ValidationError as error:
         return None, [
-            _problem("PARAM-E0209", _path(detail["loc"]), shown(detail["input"]),
+            _problem("PARAM-E0231", _path(detail["loc"]), shown(detail["input"]),
                      detail["msg"][0].lower() + detail["msg"][1:],
                      'write [{"path": "a.jsonl", "sampling_weight": 1.0}, …]')
             for detail in error.errors()
         ]  # fmt: skip
     problems = [
-        _problem("PARAM-E0210", f"[{place}]", "path and dataset_name" if part.path else "neither path nor dataset_name",
+        _problem("PARAM-E0232", f"[{place}]", "path and dataset_name" if part.path else "neither path nor dataset_name",
                  "one of path and dataset_name", "name the files, or the data set")
         for place, part in enumerate(mixture.datasets)
         if bool(part.path) == bool(part.dataset_name)
     ]  # fmt: skip
     labels = [part.label for part in mixture.datasets]
     problems += [
-        _problem("PARAM-E0212", f"[{place}]", f"a second source called {shown(label)}", "a name for each source",
+        _problem("PARAM-E0234", f"[{place}]", f"a second source called {shown(label)}", "a name for each source",
                  "give it a name of its own, or raise the weight of the other")
         for place, label in enumerate(labels)
         if label and label in labels[:place]
     ]  # fmt: skip
     if not any(part.sampling_weight for part in mixture.datasets):
-        problems.append(_problem("PARAM-E0211", "", "only weights of 0", "a sampling_weight above 0", "raise one"))
+        problems.append(_problem("PARAM-E0233", "", "only weights of 0", "a sampling_weight above 0", "raise one"))
     return (None if problems else mixture), problems
 
 

@@ -58,6 +58,7 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, dict[str, Any]]:
     try:
         columns = model(**{name: value for name, value in options.items() if name in model.model_fields})
         source = DataSource(**thresholds)
+        problems += columns.all_conflicts()
     except ValidationError as error:
         problems += [
             Problem("PARAM-E0103", str(detail["loc"][0]), shown(detail["input"]), detail["msg"], "correct it")

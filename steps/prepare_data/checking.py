@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,12 +78,15 @@ def check_data(
                 return files
             return {name: as_rows(check(name, Path(downloads)), task) for name in local}
 
-        near = nearly_equal(files, with_texts)
+        near = nearly_equal(files, {name: part.outlines for name, part in parts.items()}, with_texts)
+    for part in parts.values():
+        part.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
+    again = repeated(files["train"])
     warnings = [warning for part in parts.values() for warning in part.findings.warnings]
-    warnings += repeated(files["train"]) + leaked(files, most=MOST_LEAKED) + near
-    rows = _split(files, split, seed, min_train_rows)
-    # Equal rows of one file may fall on both sides of the split: repeated rows are worth a warning, no refusal.
-    warnings += leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
+    warnings += again + leaked(files, most=MOST_LEAKED) + near
+    rows = _split(files, split, seed, min_train_rows, parts["train"].strata)
+    if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
+        warnings += leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
     repairs = [repair for part in parts.values() for repair in part.findings.repaired]
     return DataCheck({name: len(part) for name, part in rows.items()}, rows, warnings, repairs)
 
@@ -98,8 +102,7 @@ def _judge(task: str, columns: Group, parts: dict[str, Part]) -> None:
 def as_rows(part: Part, task: str) -> Rows:
     """The rows of a part."""
     stored = StoredRows(part.tables, load_task(task).SCHEMA) if part.tables else None
-    prints, outlines = (np.frombuffer(values, np.int64) for values in (part.fingerprints, part.outlines))
-    return Rows(part.places, prints, outlines, stored)
+    return Rows(part.places, np.frombuffer(part.fingerprints, np.int64), stored)
 
 
 def _check_file(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
@@ -144,10 +147,13 @@ def _bring_all(
     return files, problems, notes
 
 
-def _split(files: dict[str, Rows], how: Literal["shuffled", "positional"], seed: int, least: int) -> dict[str, Rows]:
+def _split(
+    files: dict[str, Rows], how: Literal["shuffled", "positional"], seed: int, least: int, strata: array[int]
+) -> dict[str, Rows]:
     """Make the missing splits from the training rows. Raises UserError when too few are left."""
     train = files["train"]
-    parts = split_rows(len(train), set(files) - {"train"}, how, seed)
+    alike = np.frombuffer(strata, np.int64) if strata else None
+    parts = split_rows(len(train), set(files) - {"train"}, how, seed, alike)
     rows = {name: train.take(parts[name]) if name in parts else files[name] for name in SPLITS}
     if len(rows["train"]) >= least and all(len(part) for part in rows.values()):
         return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ def read_parquet(source: SourceFile, wanted: dict[str, str] | None, findings: Fi
         return
     with parquet:
         names = parquet.schema_arrow.names
+        every = wanted is None
         if wanted is None:
             wanted = {name: name for name in names}
         faults = list(_schema_faults(parquet.schema_arrow, wanted))
@@ -39,7 +39,7 @@ def read_parquet(source: SourceFile, wanted: dict[str, str] | None, findings: Fi
             return
         if extra := [name for name in names if name not in wanted.values()]:
             findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
-        yield from _rows(parquet, list(wanted.values()), source, findings)
+        yield from _rows(parquet, list(wanted.values()), source, findings, every)
 
 
 def _schema_faults(schema: pa.Schema, wanted: dict[str, str]) -> Iterator[Fault]:
@@ -49,14 +49,12 @@ def _schema_faults(schema: pa.Schema, wanted: dict[str, str]) -> Iterator[Fault]
         yield Fault("DATA-E0504", name, f"{schema.names.count(name)} columns of this name", "every column name once",
                     "rename or remove one of them")  # fmt: skip
     yield from missing_columns(schema.names, wanted)
-    for name in wanted.values():
-        kind = schema.field(name).type if schema.names.count(name) == 1 else pa.null()
-        if pa.types.is_temporal(kind):
-            yield Fault("DATA-E0506", name, f"a column of type {kind}", "text",
-                        "cast it to text when you write the file; ISO 8601 is a good form")  # fmt: skip
 
 
-def _rows(parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings) -> Iterator[Row]:
+def _rows(
+    parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings, every: bool
+) -> Iterator[Row]:
+    """Yield rows as JSON would hold them; with `every`, columns that it could not hold are left as they are."""
     record = 0
     schema = parquet.schema_arrow
     menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
@@ -64,7 +62,10 @@ def _rows(parquet: pq.ParquetFile, names: list[str], source: SourceFile, finding
         for batch in _batches(parquet, names, source, findings):
             for row in batch.to_pylist():
                 record += 1
-                if not menders or _mend(row, menders, record, findings):
+                fault = _mend(row, menders)
+                if fault and not every:
+                    findings.fault(fault, record)
+                else:
                     yield record, 0, row
     except (pa.ArrowException, OSError) as error:
         findings.fault(_broken_page(error), record + 1)
@@ -136,16 +137,16 @@ def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
     return mend
 
 
-def _mend(row: dict[str, Any], menders: dict[str, Mender], record: int, findings: Findings) -> bool:
-    """Mend a row in place; note it and say False where a value cannot be mended."""
+def _mend(row: dict[str, Any], menders: dict[str, Mender]) -> Fault | None:
+    """Mend a row in place; give the first fault of a value that cannot be mended, which stays as it is."""
+    first = None
     for name, mend in menders.items():
         try:
             if row[name] is not None:
                 row[name] = mend(row[name])
         except _Unmendable as error:
-            findings.fault(error.fault, record)
-            return False
-    return True
+            first = first or error.fault
+    return first
 
 
 class _Unmendable(Exception):
@@ -154,16 +155,16 @@ class _Unmendable(Exception):
 
 
 def _foreign(kind: pa.DataType) -> bool:
-    """Whether values hold bytes, decimals or maps, at any depth."""
+    """Whether values hold bytes, dates or maps, at any depth."""
     if pa.types.is_struct(kind):
         return any(_foreign(field.type) for field in kind)
     if _is_list(kind):
         return _foreign(kind.value_type)
-    return _is_binary(kind) or pa.types.is_decimal(kind) or pa.types.is_map(kind)
+    return _is_binary(kind) or pa.types.is_temporal(kind) or pa.types.is_map(kind)
 
 
 def _mended(value: Any, kind: pa.DataType, path: str, repair: Repair) -> Any:
-    """Turn bytes into text, decimals into numbers and maps into objects. Raises _Unmendable with the place."""
+    """Turn bytes into text and maps into objects. Raises _Unmendable with the place, for dates always."""
     if value is None or not _foreign(kind):
         return value
     if pa.types.is_map(kind):
@@ -172,8 +173,8 @@ def _mended(value: Any, kind: pa.DataType, path: str, repair: Repair) -> Any:
         return {key: _mended(inner, kind.field(key).type, f"{path}.{key}", repair) for key, inner in value.items()}
     if _is_list(kind):
         return [_mended(inner, kind.value_type, f"{path}[{n}]", repair) for n, inner in enumerate(value)]
-    if pa.types.is_decimal(kind):
-        return _number(value, repair)
+    if pa.types.is_temporal(kind):
+        return _date(value, kind, path)
     return _text(value, path, repair)
 
 
@@ -190,11 +191,11 @@ def _text(value: bytes, path: str, repair: Repair) -> str:
     return text
 
 
-def _number(value: Decimal, repair: Repair) -> int | float:
-    if value == value.to_integral_value():
-        repair("DATA-F0506", "decimals", "whole numbers")
-        return int(value)
-    return float(value)
+def _date(value: Any, kind: pa.DataType, path: str) -> Any:
+    raise _Unmendable(
+        Fault("DATA-E0506", path, f"{as_found(str(value))}, of type {kind}", "text",
+              "cast the column to text when you write the file; ISO 8601 is a good form")
+    )  # fmt: skip
 
 
 def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, repair: Repair) -> dict[str, Any]:

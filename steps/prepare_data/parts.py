@@ -19,6 +19,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -34,7 +35,7 @@ from steps.tasks.likeness import fingerprint, outline
 from steps.tasks.plain import PlainReader, PlainRows, plain_reader
 
 ROWS_AT_ONCE = 2048
-STRETCH = 16 * 1024 * 1024
+STRETCH = 4 * 1024 * 1024
 BLOCK = 256 * 1024  # decoded rows of a block stay in the processor's cache
 MOST_WORKERS = 8
 QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'
@@ -48,6 +49,8 @@ class Part:
     places: Places = field(default_factory=Places)
     fingerprints: array[int] = field(default_factory=lambda: array("q"))
     outlines: array[int] = field(default_factory=lambda: array("q"))
+    strata: array[int] = field(default_factory=lambda: array("q"))
+    """What each row is like in the column by which a split is stratified; empty for tasks without one."""
     tally: Tally = field(default_factory=Tally)
     unused: Counter[str] = field(default_factory=Counter)
     """Columns that the task does not read."""
@@ -65,6 +68,7 @@ class Part:
         self.tally.extend(later.tally, self.records)
         self.fingerprints += later.fingerprints
         self.outlines += later.outlines
+        self.strata += later.strata
         self.unused += later.unused
         self.records += later.records
         self.lines += later.lines
@@ -81,6 +85,7 @@ class Checker:
         self.task, self.columns = load_task(task), columns
         self.names = set(self.task.columns_of(columns))
         self.counted = getattr(self.task, "counted", None)
+        self.stratify = getattr(self.task, "STRATIFY", "")
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
 
     def check(self, rows: Iterable[Row]) -> None:
@@ -103,6 +108,9 @@ class Checker:
             part.places.add(record, line)
             part.fingerprints.append(fingerprint(canonical))
             part.outlines.append(outline(canonical))
+            if self.stratify:
+                # not hash(), which differs from process to process: the same data must be split the same way
+                part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
             if self._writer:
                 self._writer.add(canonical)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,11 @@ ROWS_AT_ONCE = 2048
 
 def repeated(train: Rows) -> list[dict[str, Any]]:
     """Warn of rows that stand in the training data more than once."""
-    _, first = np.unique(train.fingerprints, return_index=True)
-    if len(first) == len(train):
+    if _all_differ(train.fingerprints):
         return []
-    again = np.setdiff1d(np.arange(len(train)), first)
+    order = np.argsort(train.fingerprints, kind="stable")
+    ordered = train.fingerprints[order]
+    again = np.sort(order[1:][ordered[1:] == ordered[:-1]])
     share = 100 * len(again) / len(train)
     what = f"{train.source}: rows that stand further up already ({share:.1f} %)"
     return [_warning("DATA-W0701", what, train.records[again])]
@@ -31,12 +33,13 @@ def repeated(train: Rows) -> list[dict[str, Any]]:
 def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
     """Warn of held-out rows that are also trained on. Raises UserError above the share `most`."""
     train = files["train"]
+    held = {name: files[name] for name in SPLITS[1:] if name in files and len(files[name])}
+    if not held:
+        return []
+    learned = np.sort(train.fingerprints)
     warnings, problems = [], []
-    for name in SPLITS[1:]:
-        held_out = files.get(name)
-        if held_out is None or not len(held_out):
-            continue
-        both = np.flatnonzero(np.isin(held_out.fingerprints, train.fingerprints))
+    for name, held_out in held.items():
+        both = np.flatnonzero(_stand_in(held_out.fingerprints, learned))
         if not len(both):
             continue
         twins = [
@@ -57,16 +60,20 @@ def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
     return warnings
 
 
-def nearly_equal(files: dict[str, Rows], stored: Callable[[], dict[str, Rows]]) -> list[dict[str, Any]]:
+def nearly_equal(
+    files: dict[str, Rows], outlines: dict[str, array[int]], stored: Callable[[], dict[str, Rows]]
+) -> list[dict[str, Any]]:
     """Warn of rows that differ from an earlier one, or from a training row, only in case and white space.
 
     Rows with different outlines cannot be nearly equal, so most are never looked at; `stored` gives the same rows with
     their texts, and is only called when some share an outline.
     """
     names = list(files)
-    outlines = np.concatenate([files[name].outlines for name in names])
-    prints = np.concatenate([files[name].fingerprints for name in names])
-    suspects = _different_with_one_outline(outlines, prints)
+    together = _joined([np.frombuffer(outlines[name], np.int64) for name in names])
+    if _all_differ(together):
+        return []
+    prints = _joined([files[name].fingerprints for name in names])
+    suspects = _different_with_one_outline(together, prints)
     if not len(suspects):
         return []
     rows, warnings, start = stored(), [], 0
@@ -88,12 +95,26 @@ def nearly_equal(files: dict[str, Rows], stored: Callable[[], dict[str, Rows]]) 
     return warnings
 
 
+def _all_differ(values: np.ndarray) -> bool:
+    rising = np.sort(values)
+    return not (rising[1:] == rising[:-1]).any()
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _stand_in(values: np.ndarray, rising: np.ndarray) -> np.ndarray:
+    """Say of each value whether it stands among the rising ones."""
+    places = np.searchsorted(rising, values)
+    return rising[np.minimum(places, len(rising) - 1)] == values
+
+
 def _different_with_one_outline(outlines: np.ndarray, prints: np.ndarray) -> np.ndarray:
     """Find the rows that share an outline with a row of another fingerprint; rising row numbers."""
     order = np.argsort(outlines, kind="stable")
-    _, starts = np.unique(outlines[order], return_index=True)
-    if len(starts) == len(outlines):
-        return np.zeros(0, np.int64)
+    ordered = outlines[order]
+    starts = np.concatenate(([0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
     ordered = prints[order]
     lowest, highest = np.minimum.reduceat(ordered, starts), np.maximum.reduceat(ordered, starts)
     sizes = np.diff(np.append(starts, len(outlines)))

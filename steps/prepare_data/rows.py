@@ -19,20 +19,22 @@ class Rows:
         self,
         places: Places,
         fingerprints: np.ndarray,
-        outlines: np.ndarray,
         stored: StoredRows | None = None,
         order: np.ndarray | None = None,
     ):
         self.places = places
-        self.fingerprints, self.outlines = fingerprints, outlines
-        """Hashes of the rows, int64 (`steps.tasks.likeness`)."""
         self.stored = stored
         """Where the canonical rows are, when they were kept."""
-        self.order = np.arange(len(fingerprints)) if order is None else order
-        """Numbers of the rows in `places` and `stored`."""
+        self._fingerprints = fingerprints
+        self._order = order  # numbers of the rows in `places`, `stored` and the fingerprints; None: all of them
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self._fingerprints if self._order is None else self._order)
+
+    @property
+    def fingerprints(self) -> np.ndarray:
+        """Hashes of the rows, int64 (`steps.tasks.likeness`)."""
+        return self._fingerprints if self._order is None else self._fingerprints[self._order]
 
     @property
     def source(self) -> str:
@@ -48,22 +50,26 @@ class Rows:
     @cached_property
     def records(self) -> np.ndarray:
         """Record number of each row in its file, int64."""
-        return self.places.records(self.order)
+        return self.places.records(self._numbers(slice(None)))
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows, in the order that is asked for."""
-        prints, outlines = self.fingerprints[rows], self.outlines[rows]
-        return Rows(self.places, prints, outlines, self.stored, self.order[rows])
+        return Rows(self.places, self._fingerprints, self.stored, self._numbers(rows))
 
     def table(self, start: int = 0, stop: int | None = None) -> pa.Table:
         """Read the canonical rows from `start` to before `stop`."""
         assert self.stored
-        return self.stored.take(self.order[start:stop])
+        return self.stored.take(self._numbers(slice(start, stop)))
 
     def where(self, row: int, column: str = "") -> str:
         """Name a row the way every message does."""
-        name, record, line = self.places.at(int(self.order[row]))
+        name, record, line = self.places.at(row if self._order is None else int(self._order[row]))
         return Place(record, line).in_file(name, column)
+
+    def _numbers(self, rows: np.ndarray | slice) -> np.ndarray:
+        if self._order is not None:
+            return self._order[rows]
+        return np.arange(len(self))[rows] if isinstance(rows, slice) else rows
 
 
 class StoredRows:

@@ -15,6 +15,7 @@ One module per task, all with the same names (they share a shape, not a parent c
 and, where rows only mean something together:
 
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
+    STRATIFY                      canonical column (a list) whose values are shared evenly among drawn splits
     judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/counting.py)
 
 and, where the answer is one of a list:

@@ -108,7 +108,7 @@ CLASSIFICATION = [
     Case(59, "decimal 1.50", labelled_parquet([Decimal("1.00"), Decimal("1.50")]), "DATA-E1002", " (record 2) label",
          "1.50", **PARQUET),
     Case(60, "a timestamp as text", parquet(sentence1=pa.array([0, 1], pa.timestamp("s")), label=["a", "b"]),
-         "DATA-E0602", " (record 1) sentence1", "not datetime", count=2, **PARQUET),
+         "DATA-E0506", " (record 1) sentence1", "cast the column to text", count=2, **PARQUET),
     Case(63, "a column of nulls", labelled_parquet(pa.nulls(3)), "DATA-E1001", " (record 1) label", count=3, **PARQUET),
     Case(104, "no label", labelled("a", None, "b", ""), "DATA-E1001", ":2 (record 2) label", "found null", count=2),
     Case(104, "a blank label", labelled_csv("a", " ", "b"), "DATA-E1001", ":3 (record 2) label", **CSV),
@@ -420,8 +420,8 @@ def test_the_class_list_is_sorted_as_numbers_or_as_text(tmp_path, labels, names)
     file = tmp_path / "train.jsonl"
     file.write_text(labelled(*labels, *labels, *labels))
     task = load_task("text_classification")
-    rows = check_data("text_classification", file, min_train_rows=1).rows
-    together = pa.concat_tables([part.table for part in rows.values()])
+    rows = check_data("text_classification", file, min_train_rows=1, scratch=tmp_path).rows
+    together = pa.concat_tables([part.table() for part in rows.values()])
     assert task.label_names(together) == names
     assert task.label_names(together, ClassificationColumns(labels="z, y")) == ["z", "y"]
     assert together.column(task.STRATIFY).type == pa.list_(pa.string())
@@ -431,8 +431,8 @@ def test_the_tag_list_is_sorted_or_as_listed(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text(tagged(*words(*GOOD_TAGS)))
     task = load_task("token_classification")
-    rows = check_data("token_classification", file, min_train_rows=1).rows
-    together = pa.concat_tables([part.table for part in rows.values()])
+    rows = check_data("token_classification", file, min_train_rows=1, scratch=tmp_path).rows
+    together = pa.concat_tables([part.table() for part in rows.values()])
     assert task.label_names(together) == ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
     assert task.label_names(together, TokenColumns(tags="O,B-PER,I-PER")) == ["O", "B-PER", "I-PER"]
 

@@ -116,6 +116,16 @@ def test_every_column_is_given_when_none_is_named(tmp_path):
         assert [row for _, _, row in read_source(opened, None, Findings(opened.name))] == [{"id": "1", "text": "a"}]
 
 
+def test_columns_that_json_could_not_hold_do_not_hinder_when_every_column_is_read(tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [b"a"], "made": [MORNING], "image": [b"\xff"]}), file)
+    [opened], _ = open_all(tmp_path, train_file_path=str(file))
+    findings = Findings(opened.name)
+    [(_, _, row)] = read_source(opened, None, findings)
+    assert row == {"text": "a", "made": MORNING, "image": b"\xff"}
+    assert findings.problems == []
+
+
 # Parquet
 
 
@@ -139,8 +149,10 @@ BYTES = [{"role": b"user", "content": b"a"}, {"role": b"assistant", "content": b
 MORNING = datetime.datetime(2026, 1, 2, 3, 4)
 
 PARQUET = [
-    Case(60, "timestamp as text", parquet({"text": [MORNING] * 3}), "DATA-E0506", " text", "cast it to text"),
-    Case(60, "date as text", parquet({"text": [MORNING.date()] * 3}), "DATA-E0506", " text", "date32"),
+    Case(60, "timestamp as text", parquet({"text": [MORNING] * 3}), "DATA-E0506", " (record 1) text",
+         "cast the column", count=3),
+    Case(60, "date as text", parquet({"text": [MORNING.date()] * 3}), "DATA-E0506", " (record 1) text",
+         "date32", count=3),
     Case(61, "bytes as text", parquet({"text": [b"a", b"b", b"c"]}), "DATA-F0502", count=3),
     Case(61, "bytes that are no text", parquet({"text": [b"a", b"\xff"]}), "DATA-E0503", " (record 2) text", "0xFF"),
     Case(62, "zero rows", parquet({"text": pa.array([], pa.string())}), "DATA-E0108", "", "0 rows"),
@@ -177,8 +189,7 @@ def test_a_parquet_file(case, tmp_path):
         (57, pa.array(["a", "b"], pa.large_string()), ["a", "b"]),
         (57, pa.array(["a", "b"], pa.string_view()), ["a", "b"]),
         (58, pa.array([-1, 127], pa.int8()), [-1, 127]),
-        (59, pa.array([decimal.Decimal("1.00"), decimal.Decimal("2.00"), None]), [1, 2, None]),
-        (59, pa.array([decimal.Decimal("1.25"), decimal.Decimal("2.00")]), [1.25, 2]),
+        (59, pa.array([decimal.Decimal("1.00"), None]), [decimal.Decimal("1.00"), None]),  # the tasks judge these
         (0, pa.array([True, None]), [True, None]),
         (64, pa.array([[("role", "user"), ("content", "a")]], pa.map_(pa.string(), pa.string())),
          [[{"role": "user", "content": "a"}]]),

@@ -186,3 +186,18 @@ def test_checking_needs_neither_torch_nor_transformers(tmp_path):
         f"check_data('text_generation', {str(file)!r}); sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_drawn_split_of_labelled_rows_shares_every_label_and_keeps_rare_ones_for_training():
+    draw = np.random.default_rng(3)
+    strata = draw.choice([1, 2, 3], size=2000, p=[0.9, 0.08, 0.02]).astype(np.int64)
+    strata[[5, 1200]] = (77, 78)
+    parts = split_rows(2000, set(), "shuffled", 1, strata)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 1600, "validation": 200, "test": 200}
+    for label in (1, 2, 3):
+        share = (strata == label).mean()
+        for part in parts.values():
+            assert abs((strata[part] == label).mean() - share) <= 1.5 / len(part)
+    assert {5, 1200} <= set(parts["train"].tolist())
+    assert parts["test"].tolist() != split_rows(2000, set(), "shuffled", 2, strata)["test"].tolist()
+    assert split_rows(2000, set(), "positional", 1, strata)["test"].tolist() == list(range(1800, 2000))

@@ -357,7 +357,7 @@ def test_bad_parquet_rows_and_columns_are_named(tmp_path):
     assert [problem.code for problem in refused(file)] == ["DATA-E0108"]
 
     pq.write_table(pa.table({"text": pa.array([0], pa.timestamp("s"))}), file)
-    assert (refused(file)[0].code, refused(file)[0].where) == ("DATA-E0506", f"{file} text")
+    assert (refused(file)[0].code, refused(file)[0].where) == ("DATA-E0506", f"{file} (record 1) text")
 
     pq.write_table(pa.table({"text": pa.nulls(2)}), file)
     assert (refused(file)[0].code, refused(file)[0].count) == ("DATA-E0602", 2)
