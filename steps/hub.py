@@ -56,18 +56,30 @@ def resolve(repo_id: str, revision: str) -> HubModel:
         return HubModel(repo_id, str(info.sha), {item.rfilename: item.size or 0 for item in info.siblings or []})
 
 
+def resolve_dataset(parameter: str, name: str, revision: str) -> str:
+    """Pin a data set's id and a branch, tag or commit to a commit. Raises as `resolve`."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    with explained(name, parameter):
+        if constants.is_offline_mode():
+            folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+            return Path(folder).name
+        return str(HfApi().dataset_info(name, revision=revision).sha)
+
+
 @contextmanager
-def explained(repo_id: str) -> Iterator[None]:
+def explained(repo_id: str, parameter: str = "huggingface_id") -> Iterator[None]:
     """Say whose move it is when the Hub refuses."""
     from huggingface_hub import errors
 
-    where = f"huggingface_id {repo_id!r}"
+    where = f"{parameter} {repo_id!r}"
+    kind = "model" if parameter == "huggingface_id" else "data set"
     try:
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise UserError(
-            Problem("HUB-E0201", where, type(error).__name__, "a model that exists and that HF_TOKEN may read",
-                    "check the id, accept the model's licence on the Hub, or set huggingface_token_secret")
+            Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and that HF_TOKEN may read",
+                    f"check the id, accept the {kind}'s licence on the Hub, or set huggingface_token_secret")
         ) from error  # fmt: skip
     except errors.HFValidationError as error:
         raise UserError(
@@ -76,7 +88,7 @@ def explained(repo_id: str) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise UserError(
             Problem("HUB-E0203", where, "no copy in the local cache while HF_HUB_OFFLINE is set",
-                    "the Hub, or a copy of the model", "unset HF_HUB_OFFLINE, or pass a folder as pytorch_model_path")
+                    f"the Hub, or a copy of the {kind}", "unset HF_HUB_OFFLINE, or pass a folder with the files")
         ) from error  # fmt: skip
     except (errors.HfHubHTTPError, OSError) as error:
         raise Outage(

@@ -47,10 +47,11 @@ def scheme_of(uri: str) -> str:
     return uri.split("://", 1)[0].lower() if "://" in uri else "file"
 
 
-def find_files(parameter: str, uri: str) -> dict[str, dict[str, Any]]:
+def find_files(parameter: str, uri: str, litter: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """List what a URI names: {"": info} for one file, {relative path: info} for a folder.
 
-    `info` holds size and an identity (etag, version, commit or, for local files, nothing).
+    `info` holds size and an identity (etag, version, commit or, for local files, nothing). The names of files that
+    are left out, because macOS or Spark wrote them beside the data, are appended to `litter`.
     Raises UserError when nothing is there or access is denied, Outage when the store does not answer.
     """
     with _explained(parameter, uri):
@@ -62,7 +63,36 @@ def find_files(parameter: str, uri: str) -> dict[str, dict[str, Any]]:
         found = filesystem.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
         names = {name.removeprefix(prefix): _info(info) for name, info in found.items()}
+        if litter is not None:
+            litter += [name for name in names if _is_litter(name)]
         return {name: info for name, info in names.items() if not _is_litter(name)}
+
+
+def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:
+    """List the files that a pattern (`*`, `**`, `?`, `[…]`) matches: {URI: info}. Raises as `find_files`."""
+    with _explained(parameter, pattern):
+        filesystem, path = _filesystem(pattern)
+        folder = fixed_folder(path)
+        found = filesystem.glob(path, detail=True)
+        return {
+            fixed_folder(pattern) + name.removeprefix(folder): _info(info)
+            for name, info in found.items()
+            if info["type"] == "file"
+        }
+
+
+def is_pattern(uri: str) -> bool:
+    """Whether a URI has wildcards and is no file of that very name."""
+    if not set("*?[") & set(uri):
+        return False
+    local = local_path(uri)
+    return local is None or not local.exists()
+
+
+def fixed_folder(pattern: str) -> str:
+    """Give the part of a pattern before its first wildcard, up to and with the last slash."""
+    first = min(pattern.index(mark) for mark in "*?[" if mark in pattern)
+    return pattern[: pattern.rfind("/", 0, first) + 1]
 
 
 def digest_of(parameter: str, uri: str) -> str:

@@ -1,13 +1,15 @@
 """Where the rows come from, how they are split, and how they become tokens."""
 
+import json
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from steps.errors import Problem
 from steps.params.group import Group
+from steps.params.mixture import read_mixture
 
 # The formats that come with us: steps/prepare_data/chat_templates/<name>.jinja. "keep" is the model's own.
 CHAT_TEMPLATES = ("keep", "chat-ml", "mistral-with-system", "poro", "simplified-llama31")
@@ -18,10 +20,10 @@ class DataSource(Group):
     """Which rows are learned from and which are held out."""
 
     train_file_path: str = ""
-    """Training rows: jsonl, json, csv, tsv or parquet; a path or any fsspec URI."""
+    """Training rows: jsonl, json, csv, tsv, parquet or .gz; files, folders, patterns or URIs, separated by commas."""
 
     validation_file_path: str = ""
-    """Rows for evaluation during training; empty takes a share of the training rows."""
+    """Rows for evaluation during training, given in the same ways; empty takes a share of the training rows."""
 
     test_file_path: str = ""
     """Rows for the final comparison of base and tuned model; empty takes a share of the training rows."""
@@ -35,17 +37,98 @@ class DataSource(Group):
     test_mltable_path: str = ""
     """Test rows as an MLTable folder; wins over test_file_path."""
 
+    dataset_name: str = ""
+    """Data set on the Hugging Face Hub, or a folder that load_dataset or load_from_disk reads; files win over it."""
+
+    dataset_config: str = Field("default", min_length=1)
+    """Configuration of the data set, where it has several."""
+
+    dataset_revision: str = ""
+    """Branch, tag or commit of the data set; empty takes the newest, which the plan pins to its commit."""
+
+    dataset_split: str = Field("train", min_length=1)
+    """Split of the data set that is learned from."""
+
+    dataset_validation_split: str = ""
+    """Split of the data set for evaluation during training; empty takes a share of the training rows."""
+
+    dataset_test_split: str = ""
+    """Split of the data set for the final comparison; empty takes a share of the training rows."""
+
+    training_data: str = ""
+    """Several weighted sources: JSON [{"path": …, "sampling_weight": 1.0}, …]; all 1.0 take turns, 0 drops one."""
+
+    mixing_seed: int = 19851243
+    """Seed of the draws between the sources of training_data; another one gives another order."""
+
+    processing_function: str = ""
+    """Function of yours that changes, multiplies or drops rows before they are checked: file.py:function."""
+
+    delimiter: str = ""
+    """Character between the columns of csv and tsv files, or tab; empty takes a comma for .csv and a tab for .tsv."""
+
+    escapechar: str = Field("", max_length=1)
+    """Character before a quote that belongs to the text of a csv or tsv cell; empty knows doubled quotes only."""
+
+    json_field: str = ""
+    """Key under which a .json file that is an object holds its list of rows; empty expects the list itself."""
+
+    max_files: int = Field(10_000, ge=1)
+    """Most files of one split; a folder with more is refused instead of being read for hours."""
+
+    max_row_mib: int = Field(64, ge=1)
+    """Largest row in MiB; a longer one is refused before it fills the memory."""
+
+    max_nesting: int = Field(64, ge=1, le=900)
+    """Deepest nesting of lists and objects in a row."""
+
+    max_expand: int = Field(100, ge=1)
+    """Most that a .gz or parquet file may grow when unpacked, as a multiple of its size; the first 64 MiB are free."""
+
     split: Literal["shuffled", "positional"] = "shuffled"
     """How missing validation and test rows are taken from the training rows: shuffled with the seed, or by position."""
 
     min_train_rows: int = Field(10, ge=1)
     """The run is refused when fewer training rows are left after the split."""
 
+    @field_validator("training_data", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """A configuration file may hold the list itself."""
+        return json.dumps(value) if isinstance(value, list | dict) and value else value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str) -> str:
+        value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+        if len(value) > 1 or value in ('"', "\n", "\r"):
+            raise ValueError("one character other than a quote or a line end, or tab")
+        return value
+
+    @field_validator("escapechar")
+    @classmethod
+    def _escapes(cls, value: str) -> str:
+        if value and value in '"\n\r':
+            raise ValueError("one character other than a quote or a line end")
+        return value
+
     def conflicts(self) -> Iterator[Problem]:
-        """Training rows are not optional."""
-        if not (self.train_file_path or self.train_mltable_path):
+        """Training rows are not optional, and come from one kind of source."""
+        files = self.train_file_path or self.train_mltable_path
+        if not (files or self.training_data or self.dataset_name):
             yield Problem("PARAM-E0203", "train_file_path", "nothing", "the training rows",
                           "set train_file_path to a jsonl, json, csv, tsv or parquet file")  # fmt: skip
+        if self.training_data and (files or self.dataset_name):
+            other = next(name for name in ("train_mltable_path", "train_file_path", "dataset_name")
+                         if getattr(self, name))  # fmt: skip
+            yield Problem("PARAM-E0230", "training_data", f"{other} as well", "one of them",
+                          f"name the rows of {other} in training_data too, or leave one out")  # fmt: skip
+        if self.training_data:
+            _, problems = read_mixture(self.training_data)
+            yield from problems
+        if self.escapechar and self.escapechar == self.delimiter:
+            yield Problem("PARAM-E0235", "escapechar", repr(self.escapechar), "another character than delimiter",
+                          "change one of them")  # fmt: skip
 
 
 class Preprocessing(Group):

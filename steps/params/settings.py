@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from steps.params.data import Preprocessing
+from steps.params.data import DataSource, Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
@@ -57,6 +57,12 @@ class DataSettings(Group):
     test: Resolved | None = None
     """Test rows, when given."""
 
+    source: DataSource | None = None
+    """How the rows are found and read, Hub revisions pinned; None: train, validation and test are plain files."""
+
+    processing_digest: str = ""
+    """Content digest of the file with the processing function: another function means other rows."""
+
     split: Literal["shuffled", "positional"] = "shuffled"
     """How missing splits are made."""
 
@@ -77,6 +83,14 @@ class DataSettings(Group):
 
     rows_per_step: int = Field(1, ge=1)
     """Sequences in one optimizer step: fewer packed rows than this would train nothing."""
+
+    @property
+    def data_source(self) -> DataSource:
+        """How the rows are found and read."""
+        if self.source is not None:
+            return self.source
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return DataSource(**{f"{split}_file_path": one.uri for split, one in given.items() if one})
 
 
 class FinetuneSettings(Group):

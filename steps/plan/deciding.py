@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
+from steps.params.data import DataSource
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.memory import GIB, MemoryEstimate, estimate
-from steps.plan.sources import DataFound, ModelFound, look_at_data, look_at_model, template_digest
+from steps.plan.sources import (
+    DataFound,
+    ModelFound,
+    function_digest,
+    look_at_data,
+    look_at_model,
+    pinned_source,
+    template_digest,
+)
 from steps.plan.unbuilt import unbuilt
 from steps.storage import local_path
 
@@ -27,7 +36,9 @@ class Decisions:
     reading: Reading
     model: ModelFound
     data: dict[str, DataFound]
+    source: DataSource
     template_digest: str
+    function_digest: str
     hardware: dict[str, Hardware]
     memory: MemoryEstimate
     max_length: int
@@ -50,17 +61,23 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     model = trouble.gather(lambda: look_at_model(parameters))
     data = trouble.gather(lambda: look_at_data(parameters))
     hardware = trouble.gather(lambda: hardware_of(parameters))
+    source = trouble.gather(lambda: pinned_source(parameters))
     template = trouble.gather(lambda: template_digest(parameters))
+    function = trouble.gather(lambda: function_digest(parameters))
     if model is not None:
         trouble.problems += _length_problems(parameters, model)
     trouble.raise_if_any()
     assert model is not None
     assert data is not None
+    assert source is not None
     assert hardware is not None
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else model.layout.max_length
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, model.layout.config, model.parameters, max_length, gpu_memory)
-    return Decisions(reading, model, data, template or "", hardware, memory, max_length, _warnings(reading, memory))
+    warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
+    return Decisions(
+        reading, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
+    )
 
 
 def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:

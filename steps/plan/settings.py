@@ -29,6 +29,8 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         task=task,
         columns=columns,
         **sources,
+        source=decisions.source,
+        processing_digest=decisions.function_digest,
         split=p.split,
         min_train_rows=p.min_train_rows,
         seed=p.seed,

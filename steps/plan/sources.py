@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-from steps import hub, storage
+from steps import data_sources, hub, storage, user_code
 from steps.errors import Problem, StepError, UserError, nearest
 from steps.model_layout import ModelLayout, read_layout
-from steps.params.data import CHAT_TEMPLATES
+from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import ImportSettings, Resolved, SourceKind
 
-FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-SPLIT_PARAMETERS = {"train": "train_file_path", "validation": "validation_file_path", "test": "test_file_path"}
+SPLITS = ("train", "validation", "test")
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 
@@ -42,7 +41,9 @@ class DataFound:
     resolved: Resolved
     bytes: int
     rows: int | None
-    """Lines of a local jsonl file; None when counting would mean reading the whole source."""
+    """Lines of local jsonl files; None when counting would mean reading the whole source."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing about where the rows come from."""
 
 
 def look_at_model(parameters: SupervisedParameters) -> ModelFound:
@@ -76,11 +77,12 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
     found: dict[str, DataFound] = {}
     problems: list[Problem] = []
     errors: list[StepError] = []
-    for split, parameter in SPLIT_PARAMETERS.items():
-        if not (uri := getattr(parameters, parameter).strip()):
+    given = DataSource.of(parameters)
+    for split in SPLITS:
+        if not (uri := data_sources.description(split, given)):
             continue
         try:
-            found[split] = _look(parameter, uri)
+            found[split] = _look(split, uri, given)
         except UserError as error:
             problems += error.problems
         except StepError as error:
@@ -107,22 +109,29 @@ def template_digest(parameters: SupervisedParameters) -> str:
     return storage.digest_of("chat_template", template)
 
 
-def _look(parameter: str, uri: str) -> DataFound:
-    _refuse_bad_uri(parameter, uri)
-    files: dict[str, Any] = storage.find_files(parameter, uri)
-    if "" not in files:
-        raise UserError(
-            Problem("DATA-E0101", parameter, f"the folder {uri}", "one file", "name the file inside the folder")
-        )
-    if not uri.lower().endswith(FORMATS):
-        formats = ", ".join(FORMATS)
-        raise UserError(
-            Problem("DATA-E0102", parameter, uri.rsplit("/", 1)[-1], f"a file ending in {formats}", "rename the file")
-        )
-    size = files[""]["size"]
-    if size == 0:
-        raise UserError(Problem("DATA-E0103", uri, "an empty file", "rows", "upload the file again"))
-    return DataFound(Resolved(uri=uri, digest=storage.digest_of(parameter, uri)), size, _count_rows(uri))
+def _look(split: str, uri: str, given: DataSource) -> DataFound:
+    """Resolve one split and refuse what no row can come from."""
+    notes: list[str] = []
+    found = data_sources.look(split, given, lambda code, what: notes.append(what) if "-W" in code else None)
+    files = [one for one in found if isinstance(one, data_sources.DataFile)]
+    problems = [problem for file in files for problem in _file_problems(file)]
+    if problems:
+        raise UserError(problems)
+    resolved = Resolved(uri=uri, digest=data_sources.digest(found))
+    rows = [_count_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
+    counted = [count for count in rows if count is not None]
+    changed = given.processing_function or (split == "train" and given.training_data)  # dropped or drawn twice
+    whole = len(counted) == len(rows) and not changed
+    return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
+
+
+def _file_problems(file: data_sources.DataFile) -> Iterator[Problem]:
+    if file.size == 0:
+        yield Problem("DATA-E0101", file.uri, "an empty file", "rows", "upload the file again")
+    elif not file.format and data_sources.suffix_of(file.uri) not in data_sources.SUFFIXES:
+        formats = ", ".join(data_sources.SUFFIXES)
+        yield Problem("DATA-E0107", file.parameter, file.uri.rsplit("/", 1)[-1], f"a file ending in {formats}, or .gz "
+                      "of one of them", "rename the file")  # fmt: skip
 
 
 def _count_rows(uri: str) -> int | None:
@@ -136,6 +145,18 @@ def _count_rows(uri: str) -> int | None:
             lines += block.count(b"\n")
             last = block[-1:]
     return lines + (last != b"\n")
+
+
+def pinned_source(parameters: SupervisedParameters) -> DataSource:
+    """Give the data parameters with every Hub revision pinned. Raises as `hub.resolve_dataset`."""
+    return data_sources.pinned(DataSource.of(parameters))
+
+
+def function_digest(parameters: SupervisedParameters) -> str:
+    """Check the processing function without running it and digest its file; empty without one. Raises UserError."""
+    if not parameters.processing_function:
+        return ""
+    return user_code.check_function("processing_function", parameters.processing_function).digest
 
 
 def _refuse_bad_uri(parameter: str, uri: str) -> None:

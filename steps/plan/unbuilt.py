@@ -12,9 +12,6 @@ UNBUILT = {
     "deepspeed_stage": "leave it out",
     "auto_find_batch_size": "set per_device_train_batch_size, and gradient_accumulation_steps for a larger batch",
     "num_nodes_finetune": "use one node",
-    "train_mltable_path": "pass the table's files as train_file_path",
-    "validation_mltable_path": "pass the table's files as validation_file_path",
-    "test_mltable_path": "pass the table's files as test_file_path",
 }
 
 

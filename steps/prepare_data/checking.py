@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from steps import storage
 from steps.errors import Problem, UserError
+from steps.params.data import DataSource
 from steps.params.group import Group
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.parts import Part, check_jsonl, check_rows
 from steps.prepare_data.reading import detect, read_rows
 from steps.prepare_data.repeats import leaked, nearly_equal, repeated
 from steps.prepare_data.rows import Rows, StoredRows
+from steps.prepare_data.sources import SourceFile, open_source
 from steps.prepare_data.splitting import SPLITS, split_rows
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 
@@ -58,10 +58,13 @@ def check_data(
     columns = columns or load_task(task).Columns()
     sources = {name: uri for name, uri in zip(SPLITS, map(str, (train, validation, test)), strict=True) if uri}
     with TemporaryDirectory() as downloads:
-        local, problems = _bring_all(sources, Path(downloads) / "files")
+        local, problems, notes = _bring_all(sources, Path(downloads) / "files")
 
         def check(name: str, folder: Path | None) -> Part:
-            return _check_file(sources[name], local[name], task, columns, folder / name if folder else None)
+            part = _check_file(local[name], task, columns, folder / name if folder else None)
+            for code, what in notes[name]:
+                part.findings.remark(code, what, 0)
+            return part
 
         parts = {name: check(name, scratch) for name in local}
         _judge(task, columns, parts)
@@ -102,15 +105,15 @@ def as_rows(part: Part, task: str) -> Rows:
     return Rows(part.places, np.frombuffer(part.fingerprints, np.int64), stored)
 
 
-def _check_file(name: str, file: Path, task: str, columns: Group, table: Path | None) -> Part:
+def _check_file(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
     """Check every row of one file; canonical rows go to files whose names start like `table`."""
-    module = load_task(task)
+    module, name = load_task(task), file.name
     wanted = named_by(columns, module.columns_of(columns))
     others = module.other_columns(columns) if hasattr(module, "other_columns") else NO_OTHERS
     findings = Findings(name)
     kind = detect(file, findings)
     if kind == "jsonl":
-        part = check_jsonl(name, file, task, columns, table)
+        part = check_jsonl(name, file.path, task, columns, table)
     else:
         part = check_rows(name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
     part.findings.extend(findings, 0, 0)
@@ -122,29 +125,27 @@ def _check_file(name: str, file: Path, task: str, columns: Group, table: Path | 
     return part
 
 
-def _bring_all(sources: dict[str, str], folder: Path) -> tuple[dict[str, Path], list[Problem]]:
-    """Fetch every file; one that is not there is a problem, and the others are looked at all the same."""
-    files, problems = {}, []
+def _bring_all(
+    sources: dict[str, str], folder: Path
+) -> tuple[dict[str, SourceFile], list[Problem], dict[str, list[tuple[str, str]]]]:
+    """Open every source; one that is not there is a problem, and the others are looked at all the same."""
+    files: dict[str, SourceFile] = {}
+    problems: list[Problem] = []
+    notes: dict[str, list[tuple[str, str]]] = {name: [] for name in sources}
     for name, uri in sources.items():
         try:
-            files[name] = _bring(name, uri, folder / name)
+            given = DataSource(**{f"{name}_file_path": uri})
+            opened = open_source(name, given, folder, lambda code, what, of=notes[name]: of.append((code, what)))  # type: ignore[misc]
+            if len(opened) == 1:
+                files[name] = opened[0]
+            else:
+                problems.append(
+                    Problem("DATA-E0110", f"{name}_file_path", f"{len(opened)} files at {uri!r}", "one file",
+                            "join the files")
+                )  # fmt: skip
         except UserError as error:
             problems += error.problems
-    return files, problems
-
-
-def _bring(name: str, uri: str, scratch: Path) -> Path:
-    parameter = f"{name}_file_path"
-    file = storage.fetch(parameter, uri, scratch)
-    if file.is_dir():
-        raise UserError(
-            Problem("DATA-E0110", parameter, f"the folder {uri!r}", "one file", "name the file inside the folder")
-        )
-    if not os.access(file, os.R_OK):
-        raise UserError(
-            Problem("DATA-E0112", parameter, f"no right to read {uri!r}", "a readable file", "change its rights")
-        )
-    return file
+    return files, problems, notes
 
 
 def _split(

@@ -8,28 +8,38 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_faults import not_utf8, nul_byte
-from steps.prepare_data.json_rows import BLOCK, LONGEST_ROW, Row, row_too_long, skip_mark
+from steps.prepare_data.json_rows import BLOCK, Row, skip_mark
+from steps.prepare_data.sources import SourceFile
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
 
+TAB = "\t"
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", ":": "colon", " ": "blank"}
 
 
 def read_csv(
-    file: Path, delimiter: str, wanted: dict[str, str], findings: Findings, others: OtherColumns = NO_OTHERS
+    source: SourceFile, wanted: dict[str, str] | None, findings: Findings, others: OtherColumns = NO_OTHERS
 ) -> Iterator[Row]:
-    """Yield the wanted columns of every record, and `others`; `wanted` maps parameters to column names."""
-    lines = _Lines(file, findings)
-    records = _records(lines, delimiter, findings)
+    """Yield the wanted columns of every record, and `others`.
+
+    `wanted` maps parameters to column names; None takes every column.
+    """
+    lines = _Lines(source.path, findings, source.max_row_mib)
+    delimiter = source.delimiter
+    records = _records(lines, source, findings)
     header = next(records, None)
     if header is None or header[0] != 0:  # a header that cannot be read was noted; the next row is none
         return
     names = header[2]
-    wanted = others.in_place(wanted, names)
+    if not source.header:  # named as MLTable names them; the record is a row like the others
+        names = [f"Column{number}" for number in range(1, len(names) + 1)]
+        records = ((record + 1, line, fields) for record, line, fields in chain([header], records))
+    wanted = {name: name for name in names} if wanted is None else others.in_place(wanted, names)
     if faults := list(_header_faults(names, delimiter, wanted)):
         for fault in faults:
             findings.fault(fault, 0, header[1])
@@ -48,8 +58,8 @@ def read_csv(
 class _Lines:
     """The lines of a file as text, the physical line counted, those of the current record remembered."""
 
-    def __init__(self, file: Path, findings: Findings):
-        self.file, self.findings = file, findings
+    def __init__(self, file: Path, findings: Findings, longest_mib: int):
+        self.file, self.findings, self.longest_mib = file, findings, longest_mib
         self.number = 0
         """Lines given out so far."""
         self.current: list[str] = []
@@ -59,7 +69,7 @@ class _Lines:
 
     def __iter__(self) -> Iterator[str]:
         offset = skip_mark(self.file, self.findings)
-        for raw in _split(self.file, offset):
+        for raw in _split(self.file, offset, self.longest_mib << 20):
             self.number += 1
             if self.number == 1 and raw.endswith(b"\r"):
                 self.findings.repair("DATA-F0103", "lines that end in CR alone were read as lines")
@@ -76,7 +86,7 @@ class _Lines:
             yield text
 
 
-def _split(file: Path, start: int) -> Iterator[bytes]:
+def _split(file: Path, start: int, longest: int) -> Iterator[bytes]:
     r"""Yield lines with their ends: `\n`, `\r\n` or `\r`, and no other character that Unicode calls a line end."""
     rest = b""
     with open(file, "rb") as stream:
@@ -85,16 +95,17 @@ def _split(file: Path, start: int) -> Iterator[bytes]:
             lines = (rest + block).splitlines(keepends=True)
             rest = lines.pop()  # also when it ends in \r: the next block may start with its \n
             yield from lines
-            if len(rest) > LONGEST_ROW:
+            if len(rest) > longest:
                 break
     if rest:
         yield rest
 
 
-def _records(lines: _Lines, delimiter: str, findings: Findings) -> Iterator[tuple[int, int, list[str]]]:
+def _records(lines: _Lines, source: SourceFile, findings: Findings) -> Iterator[tuple[int, int, list[str]]]:
     """Yield (record, line, fields), record 0 being the header; note records that are no csv."""
-    csv.field_size_limit(LONGEST_ROW)
-    reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
+    csv.field_size_limit(source.max_row_mib << 20)
+    delimiter = source.delimiter
+    reader = csv.reader(iter(lines), delimiter=delimiter, escapechar=source.escapechar or None, strict=True)
     record, blank = -1, 0
     while True:
         lines.current.clear()
@@ -106,7 +117,7 @@ def _records(lines: _Lines, delimiter: str, findings: Findings) -> Iterator[tupl
             break
         except csv.Error as error:
             record += 1
-            findings.fault(*_broken(lines.current, start, str(error), delimiter, record))
+            findings.fault(*_broken(lines.current, start, str(error), source, record))
             continue
         if not fields or (len(fields) == 1 and not fields[0].strip()):
             blank += 1
@@ -124,9 +135,9 @@ def _header_faults(names: list[str], delimiter: str, wanted: dict[str, str]) -> 
     others = [other for other in NAMES if other != delimiter and other in names[0]]
     if len(names) == 1 and others and names[0] not in wanted.values():
         other = others[0]
-        advice = "name the file .tsv" if other == "\t" else f"save it with {NAMES[delimiter]}s"
-        yield Fault("DATA-E0304", "", f"a header with 1 field {as_found(names[0])}", f"{NAMES[delimiter]}s between "
-                    f"the columns, not {NAMES[other]}s", advice)  # fmt: skip
+        yield Fault("DATA-E0304", "", f"a header with 1 field {as_found(names[0])}",
+                    f"{_name(delimiter)}s between the columns, not {NAMES[other]}s",
+                    f"set delimiter={'tab' if other == TAB else other}")  # fmt: skip
         return
     doubled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     for name in doubled:
@@ -142,26 +153,34 @@ def _wrong_length(fields: list[str], expected: int, delimiter: str) -> Fault:
                      "add the missing cells; an empty one still needs its delimiter")  # fmt: skip
     if not any(fields[expected:]):
         return Fault("DATA-E0305", "", f"{found}, the last one empty", f"{expected} as in the header",
-                     f"remove the {NAMES[delimiter]} at the end of the line")  # fmt: skip
+                     f"remove the {_name(delimiter)} at the end of the line")  # fmt: skip
     return Fault("DATA-E0302", "", f"{found}: {as_found(fields[expected:][0])} is too much",
                  f"{expected} as in the header",
-                 f"put cells that hold a {NAMES[delimiter]} in double quotes")  # fmt: skip
+                 f"put cells that hold a {_name(delimiter)} in double quotes")  # fmt: skip
 
 
-def _broken(lines: list[str], start: int, message: str, delimiter: str, record: int) -> tuple[Fault, int, int]:
+def _name(delimiter: str) -> str:
+    return NAMES.get(delimiter, repr(delimiter))
+
+
+def _broken(lines: list[str], start: int, message: str, source: SourceFile, record: int) -> tuple[Fault, int, int]:
     """Say what the csv parser stumbled over: a quote without partner (at the line that opens it), or one too many."""
+    delimiter = source.delimiter
     if "field limit" in message and len(lines) == 1:
-        return row_too_long(), record, start
+        fault = Fault("DATA-E0109", "", f"a row of more than {source.max_row_mib} MiB", f"at most {source.max_row_mib} "
+                      "MiB, max_row_mib", "split or remove the row, or raise max_row_mib")  # fmt: skip
+        return fault, record, start
     text = "".join(lines)
     opened, closed = _last_quoted_field(text, delimiter)
     opening_line = start + text[:opened].replace("\r\n", "\n").replace("\r", "\n").count("\n")
     if closed and text[closed - 1] == "\\":
         fault = Fault("DATA-E0307", "", as_found(text[max(0, closed - 20) : closed + 20]),
-                      'a quote inside a cell written as "", not as \\"', "double the quotes inside cells")  # fmt: skip
+                      'a quote inside a cell written as "", not as \\"',
+                      "double the quotes inside cells, or set escapechar=\\")  # fmt: skip
         return fault, record, opening_line
     if closed and "\n" not in text[opened:closed].replace("\r", "\n"):
         fault = Fault("DATA-E0307", "", f"{as_found(text[closed : closed + 20])} behind a closing quote",
-                      f"a {NAMES[delimiter]} or the end of the line", "double the quotes inside cells")  # fmt: skip
+                      f"a {_name(delimiter)} or the end of the line", "double the quotes inside cells")  # fmt: skip
         return fault, record, opening_line
     fault = Fault("DATA-E0303", "", f"a quote that is never closed: {as_found(text[opened : opened + 40])}",
                   "a closing quote in the same cell",

@@ -291,7 +291,7 @@ def _refuse_document(data: mmap.mmap, position: int, findings: Findings) -> None
         value = value if reading is None else reading.value
     keys = ", ".join(f"{key} ({len(v)} items)" if type(v) is list else str(key) for key, v in value.items())
     lists = [key for key, inner in value.items() if type(inner) is list]
-    fix = f"save the list under {lists[0]!r} as the file" if lists else "put the rows into one list [ … ]"
+    fix = f"set json_field={lists[0]}, whose list holds the rows" if lists else "put the rows into one list [ … ]"
     found = f"an object with the keys {keys[:200]}" if keys else "one object"
     findings.fault(Fault("DATA-E0212", "", found, "a list of rows [ {…}, {…} ]", fix))
 

@@ -7,21 +7,22 @@ format: a reader that yields (record, line, row), a row in SUFFIXES and a line i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import orjson
 
+from steps.data_sources import SUFFIXES, suffix_of
 from steps.prepare_data.csv_rows import DELIMITERS, read_csv
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import BOM, LONGEST_ROW, Row, read_json, read_jsonl
 from steps.prepare_data.parquet_rows import read_parquet
+from steps.prepare_data.sources import SourceFile
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
-
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
 # First bytes → what the file is and how to mend it.
 SIGNATURES = {
-    b"\x1f\x8b": ("a gzip file", "unpack it with gunzip"),
+    b"\x1f\x8b": ("a gzip file (its first bytes say so)", "rename it to {name}.gz"),
     b"PK\x03\x04": ("a zip file", "unpack it"),
     b"BZh": ("a bzip2 file", "unpack it with bunzip2"),
     b"\x28\xb5\x2f\xfd": ("a zstandard file", "unpack it with zstd -d"),
@@ -32,32 +33,46 @@ HEAD = 64 * 1024
 
 
 def read_rows(
-    file: Path, kind: str, wanted: dict[str, str], findings: Findings, others: OtherColumns = NO_OTHERS
+    file: SourceFile | Path,
+    kind: str,
+    wanted: dict[str, str] | None,
+    findings: Findings,
+    others: OtherColumns = NO_OTHERS,
 ) -> Iterator[Row]:
     """Yield (record, line, row) of every readable row; `wanted` maps parameters to required column names.
 
-    `kind` is what `detect` said. Rows of csv, tsv and parquet files hold the wanted columns and `others` only; rows of
-    json files are as they stand there.
-    Everything else that is seen goes to `findings`, which knows the file by the user's name for it.
+    `kind` is what `detect` said. Rows of csv, tsv and parquet files hold the wanted columns and `others` only, or all
+    of them with None; rows of json files are as they stand there. Everything else that is seen goes to `findings`,
+    which knows the file by the user's name for it.
     """
+    source = _as_source(file, findings)
     if kind == "jsonl":
-        yield from read_jsonl(file, findings)
+        yield from read_jsonl(source.path, findings)
     elif kind == "json":
-        yield from read_json(file, findings)
+        yield from read_json(source.path, findings)
     elif kind == "parquet":
-        yield from read_parquet(file, wanted, findings, others)
+        yield from read_parquet(source, wanted, findings, others)
     elif kind:
-        yield from read_csv(file, DELIMITERS[kind], wanted, findings, others)
+        delimiter = source.delimiter or DELIMITERS[kind]
+        yield from read_csv(replace(source, delimiter=delimiter), wanted, findings, others)
 
 
-def detect(file: Path, findings: Findings) -> str:
+def _as_source(file: SourceFile | Path, findings: Findings) -> SourceFile:
+    return SourceFile(file, findings.name) if isinstance(file, Path) else file
+
+
+def detect(file: SourceFile | Path, findings: Findings) -> str:
     """Name the format of a file: jsonl, json, csv, tsv or parquet; "" with a fault when it is none of them."""
+    source = _as_source(file, findings)
+    file = source.path
     with open(file, "rb") as stream:
         head = stream.read(HEAD)
-    if fault := _not_text(head):
+    if fault := _not_text(head, PurePosixPath(findings.name).name):
         findings.fault(fault)
         return ""
-    suffix = Path(findings.name).suffix.lower()
+    if source.format:  # a table or the library datasets said so
+        return source.format
+    suffix = suffix_of(findings.name)
     kind = SUFFIXES.get(suffix, "")
     if head[:4] in (b"PAR1", b"PARE") or kind == "parquet":
         return "parquet"
@@ -70,12 +85,12 @@ def detect(file: Path, findings: Findings) -> str:
     return _which_json(kind, suffix, first, more, findings)
 
 
-def _not_text(head: bytes) -> Fault | None:
+def _not_text(head: bytes, name: str) -> Fault | None:
     if not head:
         return Fault("DATA-E0101", "", "0 bytes", "rows", "upload the file again")
     for start, (what, fix) in SIGNATURES.items():
         if head.startswith(start):
-            return Fault("DATA-E0106", "", what, "jsonl, json, csv, tsv or parquet", fix)
+            return Fault("DATA-E0106", "", what, "jsonl, json, csv, tsv or parquet", fix.format(name=name))
     for start, name in WIDE_TEXT.items():
         if head.startswith(start):
             return Fault("DATA-E0104", "", name, "UTF-8", f"convert the file: iconv -f {name} -t UTF-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steps import storage
+from steps import data_sources
 from steps.artifacts import MANIFEST, Draft, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
@@ -72,11 +72,11 @@ def refuse_changed(settings: DataSettings) -> None:
         source = getattr(settings, name)
         if source is None:
             continue
-        parameter = f"{name}_file_path"
-        now = storage.digest_of(parameter, source.uri)
+        found = data_sources.look(name, settings.data_source, lambda code, what: None)
+        now = data_sources.digest(found)
         if now != source.digest:
             problems.append(
-                Problem("DATA-E0111", parameter, f"content {now[:12]} at {source.uri}",
+                Problem("DATA-E0111", found[0].parameter if found else name, f"content {now[:12]} at {source.uri}",
                         f"{source.digest[:12]}, as planned", "run again: the file changed after the plan looked at it")
             )  # fmt: skip
     if problems:

@@ -108,7 +108,7 @@ CLASSIFICATION = [
     Case(59, "decimal 1.50", labelled_parquet([Decimal("1.00"), Decimal("1.50")]), "DATA-E1002", " (record 2) label",
          "1.50", **PARQUET),
     Case(60, "a timestamp as text", parquet(sentence1=pa.array([0, 1], pa.timestamp("s")), label=["a", "b"]),
-         "DATA-E0602", " (record 1) sentence1", "not datetime", count=2, **PARQUET),
+         "DATA-E0506", " (record 1) sentence1", "cast the column to text", count=2, **PARQUET),
     Case(63, "a column of nulls", labelled_parquet(pa.nulls(3)), "DATA-E1001", " (record 1) label", count=3, **PARQUET),
     Case(104, "no label", labelled("a", None, "b", ""), "DATA-E1001", ":2 (record 2) label", "found null", count=2),
     Case(104, "a blank label", labelled_csv("a", " ", "b"), "DATA-E1001", ":3 (record 2) label", **CSV),

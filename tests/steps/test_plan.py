@@ -1,6 +1,7 @@
 """The plan refuses everything that can be known to fail, and says truly what will run."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -96,7 +97,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"num_nodes_finetune": 2}, "use one node"),
         ({"number_of_gpu_to_use_finetuning": 2}, "use one GPU"),
         ({"auto_find_batch_size": True}, "not|nothing else is implemented"),
-        ({"train_mltable_path": "t"}, "train_file_path"),
+        ({"train_mltable_path": "t"}, "nothing at 't'"),
         ({"max_seq_length": 9999}, "set max_seq_length=256"),
         ({"compute_finetune": "pool'"}, "no backslash, quote"),
         ({"train_file_path": "a'b.jsonl"}, "no backslash, quote"),
@@ -120,16 +121,64 @@ def test_what_cannot_work_is_refused_on_a_cpu(given, tmp_path, monkeypatch, chan
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("empty.jsonl", b"", "an empty file"), ("rows.xlsx", b"x", "rows.xlsx"), ("folder", None, "name the file")],
+    [("empty.jsonl", b"", "an empty file"), ("rows.xlsx", b"x", "rows.xlsx"), ("folder", None, "correct the path")],
 )
 def test_files_that_cannot_be_rows_are_refused(given, tmp_path, name, content, words):
     (tmp_path / name).mkdir() if content is None else (tmp_path / name).write_bytes(content)
     assert words in str(refused(given, tmp_path, train_file_path=str(tmp_path / name)))
 
 
-def test_pickled_weights_are_refused_for_security(given, tmp_path, tiny_model):
-    import shutil
+def test_every_kind_of_source_is_resolved_to_a_digest(given, tmp_path, chat_file):
+    import gzip
 
+    del given["train_file_path"]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for number in range(3):
+        write_jsonl(folder / f"{number}.jsonl", chat_rows(20 + number))
+    (folder / "MLTable").write_text("paths: [{pattern: '*.jsonl'}]")
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(chat_file.read_bytes()))
+    mixture = [{"path": str(packed), "sampling_weight": 2.0}, {"path": f"{folder}/*.jsonl"}]
+    digests, rows = set(), []
+    for number, source in enumerate((
+        {"train_mltable_path": str(folder)}, {"train_file_path": f"{folder}/*.jsonl"},
+        {"train_file_path": str(packed)}, {"training_data": json.dumps(mixture)},
+        {"train_file_path": f"{folder}/0.jsonl,{chat_file}"}, {"dataset_name": str(folder)},
+    )):  # fmt: skip
+        made, told = planned({**given, **source}, tmp_path / str(number))
+        settings = DataSettings.model_validate(wire.load(made.data))
+        digests.add(settings.train.digest)
+        rows += [line["value"] for line in told["arithmetic"] if line["name"] == "training rows"]
+        for name, value in source.items():
+            assert value in (getattr(settings.source, name), settings.train.uri) or name == "training_data"
+    assert len(digests) == 5  # the pattern names the same files as the table
+    # of 63, 63 and 80 rows where they can be counted without unpacking
+    assert rows == [50, 50, 64]
+
+
+def test_what_the_sources_make_worth_knowing_is_told(given, tmp_path, chat_file):
+    (tmp_path / "table").mkdir()
+    write_jsonl(tmp_path / "table/a.jsonl", chat_rows(30))
+    (tmp_path / "table/MLTable").write_text("paths: [{file: a.jsonl}]")
+    _, told = planned(given, tmp_path, train_mltable_path=str(tmp_path / "table"))
+    assert told["warnings"] == ["train_mltable_path wins over train_file_path, which is not read"]
+
+
+def test_the_processing_function_is_checked_and_its_text_changes_the_settings_of_the_data(given, tmp_path):
+    file = tmp_path / "clean.py"
+    made = []
+    for text in ("return row", "return None"):
+        file.write_text(f"def clean(row):\n    {text}\n")
+        made.append(planned(given, tmp_path, processing_function=f"{file}:clean")[0])
+    assert made[0].data != made[1].data
+    assert made[0].training == made[1].training
+    shutil.rmtree(tmp_path / "plan")
+    error = refused(given, tmp_path, processing_function=f"{file}:clear", train_file_path="absent.jsonl")
+    assert {problem.where for problem in error.problems} == {"processing_function", "train_file_path"}
+
+
+def test_pickled_weights_are_refused_for_security(given, tmp_path, tiny_model):
     shutil.copytree(tiny_model, tmp_path / "m")
     (tmp_path / "m/model.safetensors").rename(tmp_path / "m/pytorch_model.bin")
     error = refused(given, tmp_path, pytorch_model_path=str(tmp_path / "m"))

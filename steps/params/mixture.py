@@ -1,0 +1,93 @@
+"""Training rows from several sources with weights: the JSON text of the parameter training_data."""
+
+import json
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from steps.errors import Problem, shown
+from steps.params.group import Group
+
+PARAMETER = "training_data"
+
+
+class MixturePart(Group):
+    """One source of a mixture."""
+
+    path: str = ""
+    """Files, as in train_file_path; or dataset_name."""
+
+    dataset_name: str = ""
+    """Data set on the Hub, or a local folder with one."""
+
+    dataset_config: str = Field("default", min_length=1)
+    """Its configuration."""
+
+    dataset_revision: str = ""
+    """Its branch, tag or commit."""
+
+    dataset_split: str = Field("train", min_length=1)
+    """Its split."""
+
+    sampling_weight: float = Field(1.0, ge=0)
+    """How often it is drawn from, relative to the others."""
+
+    name: str = ""
+    """Label in counts and reports; empty takes the path."""
+
+    @property
+    def label(self) -> str:
+        """What counts and reports call it."""
+        return self.name or self.path or self.dataset_name
+
+
+class Mixture(Group):
+    """All sources, and how they are brought together."""
+
+    type: Literal["PRECOMPUTE_WEIGHTED_MIX", "CONCATENATION"] = "PRECOMPUTE_WEIGHTED_MIX"
+    """Drawn by weight until each source was used up, or one behind the other."""
+
+    datasets: tuple[MixturePart, ...] = Field(min_length=1)
+    """The sources."""
+
+
+def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
+    """Read the parameter's JSON: a list of sources, or an object with type and datasets; None beside problems."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return None, [_problem("PARAM-E0231", "", f"{shown(text)} ({error})", "JSON", "correct it")]
+    try:
+        mixture = Mixture.model_validate({"datasets": value} if isinstance(value, list) else value)
+    except ValidationError as error:
+        return None, [
+            _problem("PARAM-E0231", _path(detail["loc"]), shown(detail["input"]),
+                     detail["msg"][0].lower() + detail["msg"][1:],
+                     'write [{"path": "a.jsonl", "sampling_weight": 1.0}, …]')
+            for detail in error.errors()
+        ]  # fmt: skip
+    problems = [
+        _problem("PARAM-E0232", f"[{place}]", "path and dataset_name" if part.path else "neither path nor dataset_name",
+                 "one of path and dataset_name", "name the files, or the data set")
+        for place, part in enumerate(mixture.datasets)
+        if bool(part.path) == bool(part.dataset_name)
+    ]  # fmt: skip
+    labels = [part.label for part in mixture.datasets]
+    problems += [
+        _problem("PARAM-E0234", f"[{place}]", f"a second source called {shown(label)}", "a name for each source",
+                 "give it a name of its own, or raise the weight of the other")
+        for place, label in enumerate(labels)
+        if label and label in labels[:place]
+    ]  # fmt: skip
+    if not any(part.sampling_weight for part in mixture.datasets):
+        problems.append(_problem("PARAM-E0233", "", "only weights of 0", "a sampling_weight above 0", "raise one"))
+    return (None if problems else mixture), problems
+
+
+def _problem(code: str, place: str, found: str, expected: str, fix: str) -> Problem:
+    return Problem(code, PARAMETER + place, found, expected, fix)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    inner = location[1:] if location[:1] == ("datasets",) else location
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)

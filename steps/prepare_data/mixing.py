@@ -1,0 +1,87 @@
+"""Which row comes next when rows of several sources are mixed by weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+MIXING_SEED = 19851243
+SPLIT_SEED = 1289525893
+SPLIT_RATIO = 0.2
+DRAWS_AT_ONCE = 1 << 16
+
+
+def mix(counts: Sequence[int], weights: Sequence[float], seed: int = MIXING_SEED) -> np.ndarray:
+    """Order the rows of several sources; gives int64 pairs (source, row), one line for each row of the mixture.
+
+    Weights that are all 1.0 take turns: source 0, 1, …, 0, 1, … Other weights are made into probabilities, and a
+    source is drawn for each row; weight 0 leaves a source out. Either way the mixture ends when every source was used
+    up, and a source that is used up earlier starts again from its first row.
+    Raises ValueError for a negative weight, for weights that are all 0 and for a source without rows.
+    """
+    if len(counts) != len(weights) or not counts:
+        raise ValueError(f"{len(counts)} sources, {len(weights)} weights")
+    if any(weight < 0 or not math.isfinite(weight) for weight in weights) or not any(weights):
+        raise ValueError(f"weights {list(weights)}: they must not be negative, and not all 0")
+    used = [source for source, weight in enumerate(weights) if weight]
+    sizes = np.array([counts[source] for source in used], np.int64)
+    if not sizes.all():
+        raise ValueError(f"a source without rows: {list(counts)}")
+    if all(weights[source] == 1.0 for source in used):
+        order = _turns(sizes)
+    else:
+        chances = np.array([weights[source] for source in used], np.float64)
+        order = _draws(sizes, chances / chances.sum(), seed)
+    order[:, 0] = np.array(used, np.int64)[order[:, 0]]
+    return order
+
+
+def mix_rows(sources: np.ndarray, weights: Sequence[float], seed: int = MIXING_SEED) -> np.ndarray:
+    """Order rows whose sources are known; gives int64 positions in `sources`, which may repeat.
+
+    `sources` says for each row, in any order, which source it is from: an index of `weights`. So rows may be left out
+    or held out before they are mixed. Raises as `mix`.
+    """
+    counts = np.bincount(sources, minlength=len(weights))
+    order = mix(counts.tolist(), weights, seed)
+    by_source = np.argsort(sources, kind="stable")
+    return np.asarray(by_source[(np.cumsum(counts) - counts)[order[:, 0]] + order[:, 1]], np.int64)
+
+
+def auto_split(count: int, ratio: float = SPLIT_RATIO, seed: int = SPLIT_SEED) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows by chance into (train, validation), the latter ceil(count * ratio) rows; both in random order.
+
+    Raises ValueError when one of them would be empty.
+    """
+    held_out = math.ceil(count * ratio)
+    if not 0 < held_out < count:
+        raise ValueError(f"{count} rows cannot be split at {ratio}")
+    order = np.random.default_rng(seed).permutation(count)
+    return order[held_out:], order[:held_out]
+
+
+def _turns(sizes: np.ndarray) -> np.ndarray:
+    """Take one row of each source in turn until the largest is used up."""
+    rounds, sources = int(sizes.max()), len(sizes)
+    rows = np.arange(rounds, dtype=np.int64)[:, None] % sizes
+    return np.stack([np.tile(np.arange(sources, dtype=np.int64), rounds), rows.ravel()], axis=1)
+
+
+def _draws(sizes: np.ndarray, chances: np.ndarray, seed: int) -> np.ndarray:
+    """Draw a source for each row until each was used up; the row that uses the last one up is the last."""
+    generator = np.random.default_rng(seed)
+    drawn: list[np.ndarray] = []
+    seen = np.zeros(len(sizes), np.int64)
+    while (seen < sizes).any():
+        drawn.append(generator.choice(len(sizes), size=DRAWS_AT_ONCE, p=chances))
+        seen += np.bincount(drawn[-1], minlength=len(sizes))
+    sources = np.concatenate(drawn).astype(np.int64)
+    places = [np.flatnonzero(sources == source) for source in range(len(sizes))]
+    end = 1 + max(int(places[source][size - 1]) for source, size in enumerate(sizes))
+    order = np.stack([sources[:end], np.zeros(end, np.int64)], axis=1)
+    for source, size in enumerate(sizes):
+        own = places[source][places[source] < end]
+        order[own, 1] = np.arange(len(own)) % size
+    return order

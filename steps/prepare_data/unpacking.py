@@ -1,0 +1,94 @@
+"""Unpack gzip files piece by piece, never more than was allowed.
+
+zlib is used instead of gzip.open because it says exactly where good data end.
+"""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from steps.errors import OutOfResources, Problem, UserError
+
+MAGIC = b"\x1f\x8b"
+PIECE = 1024 * 1024
+FREE = 64 * 1024 * 1024  # bytes; no ratio is judged below, for small files of equal rows pack a thousand times
+GZIP = 31  # zlib's window bits for a gzip header and checksum
+
+
+def unpack(file: Path, name: str, target: Path, max_expand: int) -> Path:
+    """Write the content of a gzip file to `target`; `name` is the user's name for it.
+
+    Raises UserError when the file is cut, damaged or grows beyond `max_expand` times its size, OutOfResources when
+    the disk is full.
+    """
+    size = file.stat().st_size
+    limit = max(FREE, size * max_expand)
+    written = 0
+    try:
+        with open(target, "wb") as out:
+            for piece in _pieces(file, name):
+                written += len(piece)
+                if written > limit:
+                    raise UserError(_too_large(name, size, max_expand))
+                out.write(piece)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OutOfResources(
+            Problem("DATA-E0120", name, f"no room after {written:,} bytes", "room for the unpacked file",
+                    "ask for more disk, or pass smaller files")
+        ) from error  # fmt: skip
+    return target
+
+
+def _too_large(name: str, size: int, max_expand: int) -> Problem:
+    """Refuse a file that is small where it lies and fills the disk or memory where it is used."""
+    limit = max(FREE, size * max_expand) >> 20
+    return Problem("DATA-E0116", name, f"{size:,} bytes that unpack to more than {limit} MiB",
+                   f"at most {max_expand} times its size, max_expand",
+                   f"raise max_expand above {max_expand} if you trust the file")  # fmt: skip
+
+
+def _pieces(file: Path, name: str) -> Iterator[bytes]:
+    """Yield the unpacked bytes of every member (pigz and bgzip write many) of a gzip file."""
+    good = 0
+    with open(file, "rb") as stream:
+        packed = stream.read(PIECE)
+        while packed:
+            member = zlib.decompressobj(GZIP)
+            while not member.eof:
+                try:
+                    piece = member.decompress(packed, PIECE)
+                except zlib.error as error:
+                    raise UserError(_damaged(name, good, str(error))) from None
+                good += len(piece)
+                yield piece
+                packed = member.unconsumed_tail or (b"" if member.eof else stream.read(PIECE))
+                if not packed and not member.eof and not piece:
+                    raise UserError(_cut(name, good, file.stat().st_size))
+            packed = _next_member(member.unused_data or stream.read(PIECE), stream.read, name, good)
+
+
+def _next_member(rest: bytes, read: object, name: str, good: int) -> bytes:
+    """Give the bytes where the next member starts; tape drives leave zeros between them."""
+    while rest and not rest.strip(b"\0"):
+        rest = read(PIECE)  # type: ignore[operator]
+    rest = rest.lstrip(b"\0")
+    if len(rest) == 1:
+        rest += read(PIECE)  # type: ignore[operator]
+    if rest and not rest.startswith(MAGIC):
+        raise UserError(_damaged(name, good, "bytes behind the end that are no gzip"))
+    return rest
+
+
+def _cut(name: str, good: int, size: int) -> Problem:
+    return Problem("DATA-E0114", name, f"a gzip file that ends after {size:,} bytes; {good:,} bytes could be unpacked",
+                   "a whole file", "upload the file again; it was cut")  # fmt: skip
+
+
+def _damaged(name: str, good: int, said: str) -> Problem:
+    return Problem("DATA-E0115", name, f"a damaged gzip file ({said[:60]}); {good:,} bytes could be unpacked",
+                   "a whole file", "upload the file again; it was damaged")  # fmt: skip
