@@ -35,6 +35,7 @@ CSV = [
     csv(38, "long row", "id,text\n1,a\n2,b,c\n", "DATA-E0302", ":3 (record 2)", "in double quotes"),
     csv(39, "unclosed quote", 'id,text\n1,a\n2,"b\n3,c\n', "DATA-E0303", ":3 (record 2)", "never closed"),
     csv(40, "semicolons read as commas", "id;text\n1;a\n", "DATA-E0304", ":1", "set delimiter=;"),
+    csv(40, "tabs in a csv", "text\tlabel\na\t1\n", "DATA-E0304", ":1", "set delimiter=tab"),
     csv(40, "bars in a tsv", "id|text\n1|a\n", "DATA-E0304", ":1", "set delimiter=|", name="a.tsv"),
     csv(41, "trailing delimiter", "id,text\n1,a,\n2,b,\n", "DATA-E0305", ":2 (record 1)", "at the end", count=2),
     csv(42, "duplicate header", "text,text\na,b\n", "DATA-E0306", ":1 text", "every column name once"),
