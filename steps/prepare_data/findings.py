@@ -89,12 +89,12 @@ class Findings:
         """Note what was mended without loss."""
         self.repairs[code, what] += count
 
-    def judge(self, judgement: Judgement) -> None:
-        """Note what the counts of the whole file say."""
+    def judge(self, judgement: Judgement, line: int = 0) -> None:
+        """Note what the counts of the whole file say; `line` is where the first record stands."""
         fault, rows = judgement.fault, list(judgement.records[:ROWS_SHOWN])
         if fault.code.startswith("DATA-E"):
             self.bad_rows += 1
-            place = Place(rows[0] if rows else 0)
+            place = Place(rows[0], line) if rows else Place(0)
             self._problems[fault.code, fault.column] = _Group(fault, place, judgement.count, rows)
         elif fault.code.startswith("DATA-W"):
             self._warnings[fault.code, fault.found] = _Group(fault, Place(0), judgement.count, rows)
@@ -136,17 +136,17 @@ class Findings:
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
-        """Every warning as the manifest holds it."""
+        """Every warning: code, file, what, count, rows."""
         return [
-            {"code": code, "what": f"{self.name}: {what}", "count": group.count, "rows": group.rows}
+            {"code": code, "file": self.name, "what": what, "count": group.count, "rows": group.rows}
             for (code, what), group in self._warnings.items()
         ]
 
     @property
     def repaired(self) -> list[dict[str, Any]]:
-        """Every repair as the manifest holds it."""
+        """Every repair: code, file, what, count."""
         return [
-            {"code": code, "what": f"{self.name}: {what}", "count": count}
+            {"code": code, "file": self.name, "what": what, "count": count}
             for (code, what), count in self.repairs.items()
         ]
 

@@ -32,6 +32,7 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.places import Places
 from steps.prepare_data.secret_scan import lines_with_secrets
+from steps.prepare_data.sources import SourceFile
 from steps.tasks import NO_OTHERS, load_task
 from steps.tasks.counting import Tally
 from steps.tasks.likeness import fingerprint, outline
@@ -139,12 +140,12 @@ class Checker:
         return self.part
 
 
-def check_jsonl(name: str, file: Path, task: str, columns: Group, table: Path | None) -> Part:
+def check_jsonl(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
     """Check a jsonl file, its stretches side by side; canonical rows go to files whose names start like `table`."""
-    findings = Findings(name)
-    start = skip_mark(file, findings)
-    edges = [start, *_line_starts(file, start + STRETCH), file.stat().st_size]
-    work = partial(_check_stretch, name, file, task, columns, table)
+    findings = Findings(file.name)
+    start = skip_mark(file.path, findings)
+    edges = [start, *_line_starts(file.path, start + STRETCH), file.path.stat().st_size]
+    work = partial(_check_stretch, file, task, columns, table)
     stretches = list(pairwise(edges))
     whole: Part | None = None
     for part in _side_by_side(work, stretches):
@@ -167,6 +168,7 @@ def check_rows(
     found = rows(checker.part.findings)
     while some := list(islice(found, ROWS_AT_ONCE)):
         checker.check(some)
+        checker.part.records = some[-1][0]
         block = b"\n".join(orjson.dumps(row, default=str) for _, _, row in some)
         checker.look_for_secrets(block, [record for record, _, _ in some])
     return checker.finish()
@@ -183,18 +185,17 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
         yield from pool.map(work, stretches)
 
 
-def _check_stretch(
-    name: str, file: Path, task: str, columns: Group, table: Path | None, edges: tuple[int, int]
-) -> Part:
+def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | None, edges: tuple[int, int]) -> Part:
+    name, file, bounds = source.name, source.path, source.bounds
     start, stop = edges
     checker = Checker(name, task, columns, table.with_name(f"{table.name}-{start}") if table else None)
     plain = plain_reader(task, columns)
     whole = start <= 3  # a byte order mark may stand before the first line
-    lines = JsonLines(checker.part.findings, start, whole)
+    lines = JsonLines(checker.part.findings, start, whole, bounds)
     collecting = gc.isenabled()
     gc.disable()  # rows have no cycles; looking for some in every block takes a third of the time
     try:
-        for block in read_blocks(file, start, stop, BLOCK):
+        for block in read_blocks(file, start, stop, BLOCK, bounds):
             checker.look_for_secrets(block, _Records(block, lines.record + 1))
             rows = _plain_rows(block, plain) if plain else None
             if rows:

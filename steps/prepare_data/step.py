@@ -39,21 +39,11 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
 
     preparation = _prepare(settings, tokenizer)
     refuse_changed(settings)
-    task = load_task(settings.task)
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
     data.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
-        checked = check_data(
-            settings.task,
-            settings.train.uri,
-            settings.validation.uri if settings.validation else "",
-            settings.test.uri if settings.test else "",
-            task.Columns(**settings.columns),
-            settings.min_train_rows,
-            settings.split,
-            settings.seed,
-            Path(scratch),
-        )
+        columns = load_task(settings.task).Columns(**settings.columns)
+        checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = _write(draft, preparation, checked)
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +128,7 @@ def _write(draft: Draft, preparation: Preparation, checked: DataCheck) -> dict[s
         "packing": settings.preprocessing.packing,
         "template": preparation.template_name,
         "splits": splits,
+        "sources": checked.sources,
         "repairs": checked.repairs,
         "warnings": checked.warnings + preparation.warnings,
         "samples": preparation.samples,

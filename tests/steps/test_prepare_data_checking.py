@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from checking import check_data
 from conftest import chat_rows, write_jsonl
 
 from steps.errors import UserError
-from steps.prepare_data.checking import check_data
 from steps.prepare_data.splitting import split_rows
 
 
@@ -182,8 +182,9 @@ def test_checking_needs_neither_torch_nor_transformers(tmp_path):
 
     file = write_jsonl(tmp_path / "a.jsonl", texts(50))
     code = (
-        "import sys; from steps.prepare_data.checking import check_data;"
-        f"check_data('text_generation', {str(file)!r}); sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+        "import sys; from steps.params.data import DataSource; from steps.prepare_data.checking import check_data;"
+        f"check_data('text_generation', DataSource(train_file_path={str(file)!r}));"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

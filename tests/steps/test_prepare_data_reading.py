@@ -7,12 +7,12 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from checking import check_data
 from conftest import chat_rows
 
 from steps.errors import UserError
 from steps.params.chat_columns import ChatColumns
 from steps.params.data import TextColumns
-from steps.prepare_data.checking import check_data
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import read_json, read_jsonl
 from steps.prepare_data.reading import detect, read_rows
@@ -21,9 +21,9 @@ GOOD = '{"text": "once upon a time"}\n'
 WANTED = {"text_key": "text"}
 
 
-def refused(file, task="text_generation", columns=None):
+def refused(file, task="text_generation", columns=None, **source):
     with pytest.raises(UserError) as error:
-        check_data(task, file, columns=columns, min_train_rows=1)
+        check_data(task, file, columns=columns, min_train_rows=1, **source)
     return error.value.problems
 
 
@@ -228,12 +228,18 @@ def test_unused_columns_are_listed_once(tmp_path):
     assert repairs == [{"code": "DATA-F0601", "what": f"{file}: columns not used: id", "count": 1}]
 
 
-def test_a_line_as_long_as_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("steps.prepare_data.json_rows.LONGEST_ROW", 2 * 1024 * 1024)
-    file = tmp_path / "a.jsonl"
-    file.write_text(GOOD + '{"text": "' + "x" * 5_000_000 + '"}\n')
-    [problem] = refused(file)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_row_beyond_a_bound_is_refused_by_the_bound_s_name(tmp_path, name):
+    file = tmp_path / name
+    long, deep = json.dumps({"text": "x" * 1_500_000}), json.dumps({"text": "a", "x": [[[[["deep"]]]]]})
+    file.write_text(f"[{GOOD.strip()}\n,{long}]" if name == "a.json" else f"{GOOD}{long}\n")
+    [problem] = refused(file, max_row_mib=1)
     assert (problem.code, problem.where) == ("DATA-E0109", f"{file}:2 (record 2)")
+    assert "max_row_mib" in problem.expected
+    file.write_text(f"[{GOOD.strip()}\n,{deep}]" if name == "a.json" else f"{GOOD}{deep}\n")
+    [problem] = refused(file, max_nesting=5)
+    assert (problem.code, problem.where) == ("DATA-E0211", f"{file}:2 (record 2)")
+    assert "max_nesting" in problem.expected
 
 
 @pytest.mark.slow
