@@ -29,6 +29,7 @@ from steps.prepare_data.splitting import SPLITS, split_rows
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 from steps.user_code import LoadedFunction, load_function
 
+DRAWN = "DATA-F2401"  # rows were held out from the training rows
 MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
 
 
@@ -197,7 +198,7 @@ def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) ->
     rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
     how = f"shuffled with the seed {seed}" if source.split == "shuffled" else "from the end"
     what = f"{train.source}: {rows} were taken from the training rows, {how}"
-    return [{"code": "DATA-F2401", "what": what, "count": sum(taken.values())}]
+    return [{"code": DRAWN, "what": what, "count": sum(taken.values())}]
 
 
 def _mix(parts: dict[str, Rows], train: Gathered, source: DataSource) -> dict[str, int]:
