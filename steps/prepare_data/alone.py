@@ -13,7 +13,7 @@ from steps.artifacts import write_durably
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
-from steps.prepare_data.checking import DataCheck, check_data
+from steps.prepare_data.checking import DRAWN, DataCheck, check_data
 from steps.tasks import TASKS, load_task
 
 log = logging.getLogger("finetune")
@@ -85,6 +85,9 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
 def _as_text(checked: DataCheck) -> str:
     lines = [", ".join(f"{count:,} rows for {name}" for name, count in checked.counts.items())]
     lines += [f"{count:,} training rows from {name}" for name, count in checked.sources.items()]
-    lines += [f"repaired {repair['what']} ({repair['count']:,})" for repair in checked.repairs]
+    lines += [
+        f"{'split' if repair['code'] == DRAWN else 'repaired'} {repair['what']} ({repair['count']:,})"
+        for repair in checked.repairs
+    ]
     lines += [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in checked.warnings]
     return "\n".join([*lines, "every row is good"])

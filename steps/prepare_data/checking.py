@@ -18,16 +18,18 @@ from steps.params.mixture import read_mixture
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.gathering import Gathered
 from steps.prepare_data.mixing import mix_rows
+from steps.prepare_data.parquet_rows import differ, layout
 from steps.prepare_data.parts import Part, check_jsonl, check_rows
 from steps.prepare_data.processing import process
 from steps.prepare_data.reading import detect, read_rows
-from steps.prepare_data.repeats import leaked, nearly_equal, repeated
+from steps.prepare_data.repeats import first_of_each, leaked, nearly_equal, repeated
 from steps.prepare_data.rows import Rows
 from steps.prepare_data.sources import SourceFile, open_source
 from steps.prepare_data.splitting import SPLITS, split_rows
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 from steps.user_code import LoadedFunction, load_function
 
+DRAWN = "DATA-F2401"  # rows were held out from the training rows
 MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
 
 
@@ -81,12 +83,20 @@ def check_data(
         split.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
     again = repeated(rows["train"])
     warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
-    warnings += again + leaked(rows, most=MOST_LEAKED) + near
-    parts = _split(rows, source, seed, splits["train"].strata)
+    warnings += leaked(rows, most=MOST_LEAKED) + near
+    repairs = notes["F"] + [repair for split in splits.values() for repair in split.repairs()]
+    alike = np.frombuffer(splits["train"].strata, np.int64) if splits["train"].strata else None
+    if source.dedup:
+        kept = first_of_each(rows["train"])
+        rows["train"], alike = rows["train"].take(kept), None if alike is None else alike[kept]
+        repairs += [{"code": "DATA-F2403", "what": f"{w['what']} were dropped", "count": w["count"]} for w in again]
+        again = []
+    warnings += again
+    parts, drawn = _split(rows, source, seed, alike)
+    repairs += drawn
     if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
         warnings += leaked({name: part for name, part in parts.items() if name == "train" or name not in rows}, most=1)
     sources = _mix(parts, splits["train"], source) if source.training_data else {}
-    repairs = notes["F"] + [repair for split in splits.values() for repair in split.repairs()]
     return DataCheck({name: len(part) for name, part in parts.items()}, parts, warnings, repairs, sources)
 
 
@@ -122,8 +132,12 @@ def _gather(
 ) -> Gathered:
     """Check the files of a split one after the other."""
     split = Gathered()
+    layouts = [layout(file.path) for file in files] if len(files) > 1 else []
     for number, file in enumerate(files):
-        split.add(file, _check_file(file, task, columns, process_row, table(number) if table else None))
+        part = _check_file(file, task, columns, process_row, table(number) if table else None)
+        if layouts and differ(layouts[number], next(filter(None, layouts), {})):
+            part.findings.repair("DATA-F2402", "columns stand in another order or type than in the first parquet file")
+        split.add(file, part)
     return split
 
 
@@ -160,20 +174,31 @@ def _judge(task: str, columns: Group, splits: dict[str, Gathered]) -> None:
             splits[judgement.split].judge(judgement)
 
 
-def _split(rows: dict[str, Rows], source: DataSource, seed: int, strata: array[int]) -> dict[str, Rows]:
-    """Make the missing splits from the training rows. Raises UserError when too few are left."""
+def _split(
+    rows: dict[str, Rows], source: DataSource, seed: int, alike: np.ndarray | None
+) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
+    """Make the missing splits from the training rows, and say so. Raises UserError when too few are left."""
     train = rows["train"]
-    alike = np.frombuffer(strata, np.int64) if strata else None
     numbers = split_rows(len(train), set(rows) - {"train"}, source.split, seed, alike)
     parts = {name: train.take(numbers[name]) if name in numbers else rows[name] for name in SPLITS}
     if len(parts["train"]) >= source.min_train_rows and all(len(part) for part in parts.values()):
-        return parts
+        return parts, _drawn({name: len(part) for name, part in parts.items() if name not in rows}, source, seed, train)
     held_out = " and ".join(name for name in SPLITS[1:] if name in numbers)
     after = f" of {len(train)} after {held_out} took their share" if held_out else ""
     raise UserError(
         Problem("DATA-E0701", train.source, f"{len(parts['train'])} training rows{after}",
                 f"at least {source.min_train_rows}, and one row for every split", "add rows, or lower min_train_rows")
     )  # fmt: skip
+
+
+def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) -> list[dict[str, Any]]:
+    """Tell which splits were made from the training rows, and how."""
+    if not taken:
+        return []
+    rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
+    how = f"shuffled with the seed {seed}" if source.split == "shuffled" else "from the end"
+    what = f"{train.source}: {rows} were taken from the training rows, {how}"
+    return [{"code": DRAWN, "what": what, "count": sum(taken.values())}]
 
 
 def _mix(parts: dict[str, Rows], train: Gathered, source: DataSource) -> dict[str, int]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.errors import Problem
-from steps.tasks import Fault
+from steps.tasks import Fault, visible
 from steps.tasks.counting import Judgement
 
 ROWS_SHOWN = 5
+LONGEST_FOUND = 160  # characters; with what is expected and the fix, a message still fits into a few lines
 MOST_PER_CODE = 100  # different columns with the same code; more would only hide the first
 
 
@@ -124,8 +125,8 @@ class Findings:
         return [
             Problem(
                 group.first.code,
-                group.place.in_file(self.name, group.first.column),
-                group.first.found,
+                group.place.in_file(self.name, visible(group.first.column)),
+                _short(visible(group.first.found)),
                 group.first.expected,
                 group.first.fix,
                 tuple(group.rows) if group.count > 1 else (),
@@ -149,6 +150,10 @@ class Findings:
             {"code": code, "file": self.name, "what": what, "count": count}
             for (code, what), count in self.repairs.items()
         ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_FOUND else text[: LONGEST_FOUND - 1] + "…"
 
 
 def _count(group: _Group, record: int) -> None:

@@ -233,8 +233,6 @@ def _read_row(
 ) -> tuple[dict[str, Any] | None, Fault | None]:
     """Read one object, noting what is wrong; the second value is the fault of a text that stops in the middle."""
     value, reading = parse(raw, offset, bounds)
-    if b"\\u0000" in raw:
-        findings.warn("DATA-W0202", "text holds the character U+0000", record)
     if reading is None:
         return value, None
     if reading.fault is None:

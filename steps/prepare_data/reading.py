@@ -118,6 +118,7 @@ def _which_json(kind: str, suffix: str, first: bytes, more: bool, findings: Find
         if more and _is_json(first):
             return "jsonl"  # a list on each line: each is refused with its row
         findings.repair("DATA-F0201", "a JSON list, read as .json")
+        findings.warn("DATA-W2401", f"the suffix {suffix} promises a row on each line: name the file .json")
         return "json"
     elif first[:1] == b"{" or kind:
         if kind == "json" and more and _is_json(first):
