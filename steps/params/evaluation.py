@@ -14,14 +14,53 @@ HIGHER_IS_BETTER = {
     "perplexity": False,
     "exact_match": True,
     "bleu": True,
+    "bleu_1": True,
+    "bleu_2": True,
+    "bleu_3": True,
+    "bleu_4": True,
+    "chrf": True,
     "rouge1": True,
     "rouge2": True,
     "rougeL": True,
     "rougeLsum": True,
 }
 
-GateMetric = Literal["loss", "perplexity", "exact_match", "bleu", "rouge1", "rouge2", "rougeL", "rougeLsum"]
-NO_BOUND = -1.0  # no metric is ever negative, so this bound refuses nothing
+# The same for the metrics of labels, tags and spans; None where neither more nor less is better.
+_LABELLED: dict[str, bool | None] = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "weighted_accuracy": True,
+    "subset_accuracy": True,
+    "norm_macro_recall": True,
+    "mcc": True,
+    **{
+        f"{measure}_{average}": True
+        for measure in ("f1", "precision", "recall", "average_precision", "AUC")
+        for average in ("binary", "macro", "micro", "weighted")
+        if (measure, average) != ("AUC", "binary")
+    },
+    **dict.fromkeys(("f1", "precision", "recall"), True),
+    "log_loss": False,
+    "hamming_loss": False,
+}
+_ANSWERED: dict[str, bool | None] = {
+    **{f"{asked}{measure}": True for asked in ("", "HasAns_", "NoAns_") for measure in ("exact", "f1")},
+    **dict.fromkeys(("total", "HasAns_total", "NoAns_total"), None),
+    **dict.fromkeys(("best_exact", "best_f1"), True),
+    **dict.fromkeys(("best_exact_thresh", "best_f1_thresh"), None),
+}
+DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWERED, "gen_len": None}
+
+GateMetric = Literal[
+    "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
+    "rouge1", "rouge2", "rougeL", "rougeLsum",
+]  # fmt: skip
+NO_BOUND = -1.0  # no metric is ever below -1, so this bound refuses nothing
+
+
+def direction_of(metric: str) -> bool | None:
+    """Whether more of a metric is better; None where neither is, as for counts. Raises KeyError for unknown names."""
+    return DIRECTIONS[metric]
 
 
 class EvaluationParams(Group):
@@ -33,9 +72,7 @@ class EvaluationParams(Group):
     evaluation_max_new_tokens: int = Field(128, ge=1)
     """Longest generated answer in tokens."""
 
-    gate_metric: Literal["loss", "perplexity", "exact_match", "bleu", "rouge1", "rouge2", "rougeL", "rougeLsum"] = (
-        "loss"
-    )
+    gate_metric: GateMetric = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
     gate_min_value: float = Field(NO_BOUND, ge=NO_BOUND)

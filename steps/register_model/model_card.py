@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, read_manifest
-from steps.params.evaluation import HIGHER_IS_BETTER
+from steps.params.evaluation import direction_of
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import masked
 
 TASKS = {"chat_completion": "answers conversations", "text_generation": "continues texts"}
+BETTER = {True: "more", False: "less", None: "–"}
 INPUTS = {
     "chat_completion": '{"messages": [{"role": "user", "content": "Hello"}]}',
     "text_generation": '"Once upon a time"',
@@ -56,7 +57,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
 
 def _numbers(metrics: dict[str, Any]) -> str:
     rows = [
-        (name, f"{metrics['base'][name]:.4g}", f"{value:.4g}", "more" if HIGHER_IS_BETTER[name] else "less")
+        (name, f"{metrics['base'][name]:.4g}", f"{value:.4g}", BETTER[direction_of(name)])
         for name, value in metrics["tuned"].items()
     ]
     table = _table(("metric", "base", "tuned", "better is"), rows)

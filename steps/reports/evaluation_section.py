@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from steps.params.evaluation import HIGHER_IS_BETTER
+from steps.params.evaluation import DIRECTIONS
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
 from steps.reports.page import Section
@@ -52,7 +52,7 @@ def metric_rows(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, A
 
 
 def _metric_row(name: str, was: float | None, now: float | None) -> dict[str, Any]:
-    higher = HIGHER_IS_BETTER.get(name)
+    higher = DIRECTIONS.get(name)
     row = {"name": name, "higher": higher, "better": None, "change": number(None)}
     if was is None or now is None:
         return {**row, "base": number(was), "tuned": number(now)}

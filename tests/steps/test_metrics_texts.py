@@ -1,0 +1,101 @@
+"""BLEU of each length, chrF and length agree with sacreBLEU, and a person's choice of metrics is read with care."""
+
+import math
+import random
+
+import pytest
+import sacrebleu
+
+from steps.errors import UserError
+from steps.evaluate.metrics import generated_length, score_texts
+from steps.evaluate.scored import choose_metrics
+from steps.params.evaluation import HIGHER_IS_BETTER, direction_of
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", ",", "und", "der", "Hund", "lief", "42", "%", "weit", "."]
+
+
+def drawn(seed: int) -> tuple[list[str], list[str]]:
+    chance = random.Random(seed)
+    references = [" ".join(chance.choices(WORDS, k=chance.randint(4, 15))) for _ in range(40)]
+    answers = [" ".join(word for word in row.split() if chance.random() < 0.8) for row in references]
+    return answers, references
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bleu_of_each_length_and_chrf_are_those_of_sacrebleu(seed):
+    answers, references = drawn(seed)
+    scores = score_texts(answers, references)
+    for order in (1, 2, 3, 4):
+        bleu = sacrebleu.BLEU(max_ngram_order=order, smooth_method="none")
+        assert scores[f"bleu_{order}"] == pytest.approx(bleu.corpus_score(answers, [references]).score)
+    assert scores["chrf"] == sacrebleu.CHRF().corpus_score(answers, [references]).score
+    assert scores["bleu_4"] == pytest.approx(scores["bleu"])  # nothing to smooth when every length has a match
+
+
+def test_bleu_by_hand_with_its_brevity_penalty():
+    scores = score_texts(["the cat sat"], ["the cat lay down"])
+    penalty = math.exp(1 - 4 / 3)  # three words for four
+    assert scores["bleu_1"] == pytest.approx(100 * penalty * 2 / 3)
+    assert scores["bleu_2"] == pytest.approx(100 * penalty * math.sqrt(2 / 3 * 1 / 2))
+    assert scores["bleu_3"] == scores["bleu_4"] == 0  # no three words in a row are right, and nothing is smoothed
+
+
+def test_empty_answers_score_0():
+    scores = score_texts(["", ""], ["something", "else"])
+    assert set(scores.values()) == {0.0}
+
+
+def test_generated_length_is_the_mean_number_of_tokens():
+    assert generated_length([3, 0, 9]) == {"gen_len": 4.0}
+    assert direction_of("gen_len") is None
+
+
+def test_every_metric_of_texts_has_a_direction_and_can_be_gated():
+    assert set(score_texts(["a b"], ["a b"])) | {"loss", "perplexity"} == set(HIGHER_IS_BETTER)
+
+
+def test_an_unknown_metric_has_no_direction():
+    with pytest.raises(KeyError):
+        direction_of("f2_macro")
+
+
+MEASURED = {"accuracy": 0.9, "f1_macro": 0.8, "mcc": 0.7, "AUC_weighted": 0.6}
+
+
+def test_all_metrics_are_taken_when_none_is_named():
+    for config in ({}, {"metrics": []}, {"metrics": None}, {"ignore_case": True}):
+        assert choose_metrics(MEASURED, config) == MEASURED
+
+
+def test_named_metrics_are_taken_in_their_order():
+    assert list(choose_metrics(MEASURED, {"metrics": ["mcc", "accuracy"]}).items()) == [("mcc", 0.7), ("accuracy", 0.9)]
+
+
+def test_names_of_other_systems_mean_ours():
+    chosen = choose_metrics(MEASURED, {"metrics": ["matthews_correlation", "f1_score_macro", "AUC_weighted"]})
+    assert chosen == {"mcc": 0.7, "f1_macro": 0.8, "AUC_weighted": 0.6}
+    assert choose_metrics({"exact": 50.0, "f1": 60.0}, {"metrics": ["exact_match", "f1_score"]}) == {
+        "exact": 50.0, "f1": 60.0
+    }  # fmt: skip
+    assert choose_metrics({"exact_match": 0.5}, {"metrics": ["exact_match"]}) == {"exact_match": 0.5}
+
+
+def test_every_unknown_metric_is_refused_with_the_nearest():
+    with pytest.raises(UserError) as error:
+        choose_metrics(MEASURED, {"metrics": ["acuracy", "mcc", "f1_score_makro", "speed"]})
+    assert error.value.exit_code == 2
+    assert [problem.found for problem in error.value.problems] == ["'acuracy'", "'f1_score_makro'", "'speed'"]
+    assert [problem.fix for problem in error.value.problems] == [
+        "did you mean accuracy?",
+        "did you mean f1_macro?",
+        "take a name from that list, or leave it out",
+    ]
+    assert "EVAL-E0205 evaluation_config: metrics: found 'acuracy'; expected one of accuracy, f1_macro" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("metrics", ["accuracy", {"accuracy": True}, ["accuracy", 3], 5])
+def test_metrics_that_are_no_list_of_names_are_refused(metrics):
+    with pytest.raises(UserError, match=r'EVAL-E0204 .* a list of names .*\{"metrics": \["accuracy", "f1_macro"\]\}'):
+        choose_metrics(MEASURED, {"metrics": metrics})
