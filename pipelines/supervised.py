@@ -8,7 +8,7 @@ from kfp.dsl import HTML, Artifact, Dataset, Model
 from pipelines.components import evaluate, finetune, import_model, merge_adapter, prepare_data, register_model, report
 from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
-from steps.params.pipelines import ChatCompletionParameters, TextGenerationParameters
+from steps.params.pipelines import ChatCompletionParameters, TextClassificationParameters, TextGenerationParameters
 
 
 class Outputs(NamedTuple):
@@ -81,4 +81,10 @@ def chat_completion(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TextGenerationParameters)
 def text_generation(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a language model on texts or prompts with answers and register it when it beats its base."""
+    return supervised(p, plan)
+
+
+@pipeline(TextClassificationParameters)
+def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a model to give texts their class and register it when it beats the most frequent class."""
     return supervised(p, plan)

@@ -13,4 +13,5 @@ To add a trainer: a file in `trainers/`, a row in TRAINERS, its name in `Finetun
 
 TRAINERS = {
     "sft": "steps.finetune.trainers.sft:build",
+    "classification": "steps.finetune.trainers.classification:build",
 }

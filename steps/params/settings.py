@@ -99,7 +99,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft"] = "sft"
+    trainer: Literal["sft", "classification"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)

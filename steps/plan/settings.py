@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
@@ -12,6 +14,12 @@ from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
 from steps.tasks import load_task
+
+# What the model puts out (`HEAD` of the task) → who trains it: a row of TRAINERS in steps/finetune.
+TRAINERS: dict[str, Literal["sft", "classification"]] = {
+    "causal_lm": "sft",
+    "sequence_classification": "classification",
+}
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
@@ -41,6 +49,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
     )
     finetune = FinetuneSettings(
         pipeline=decisions.reading.pipeline,
+        trainer=TRAINERS[load_task(task).HEAD],
         training=training,
         lora=LoraParams.of(p),
         packing=p.packing,
