@@ -76,6 +76,8 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         registration=registration,
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
+        max_length=None if load_task(task).HEAD in ("causal_lm", "seq2seq_lm") else decisions.max_length,
+        pairs=bool(columns.get("sentence2_key")),
         lineage=lineage,
     )
     return {

@@ -100,6 +100,19 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
     return chart
 
 
+def roc_chart(curves: dict[str, dict[str, Any]]) -> Chart:
+    """Draw true positives over false positives, one line for each label, and the diagonal of a guess."""
+    chart = Chart()
+    with _drawing(chart, "true positives over false positives") as axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(_ticker().MaxNLocator(5))
+            axis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.plot((0, 1), (0, 1), color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for number, curve in enumerate(curves.values()):
+            axes.plot(curve["fpr"], curve["tpr"], color=(FIRST, SECOND, GOOD)[number % 3], linewidth=1.4)
+    return chart
+
+
 def _thousands(value: float, _: int | None = None) -> str:
     return f"{value:,.0f}"
 
