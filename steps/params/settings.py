@@ -63,12 +63,6 @@ class DataSettings(Group):
     processing_digest: str = ""
     """Content digest of the file with the processing function: another function means other rows."""
 
-    split: Literal["shuffled", "positional"] = "shuffled"
-    """How missing splits are made."""
-
-    min_train_rows: int = 10
-    """Fewest training rows."""
-
     seed: int = 42
     """Seed of the split."""
 

@@ -11,6 +11,9 @@ from steps.params.group import Group
 class TaskColumns(Group):
     """Columns by name: fields that end in _key."""
 
+    strict: bool = False
+    """Refuse texts that hold U+0000 instead of warning of them."""
+
     def conflicts(self) -> Iterator[Problem]:
         """A column holds one thing."""
         used: dict[str, str] = {}

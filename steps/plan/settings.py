@@ -39,8 +39,6 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         **sources,
         source=decisions.source,
         processing_digest=decisions.function_digest,
-        split=p.split,
-        min_train_rows=p.min_train_rows,
         seed=p.seed,
         preprocessing=Preprocessing.of(p),
         chat_template_digest=decisions.template_digest,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steps.reports.charts import roc_chart
+from steps.reports.charts import confusion_matrix, roc_curve
 from steps.reports.formats import cut
 
 ROWS_SHOWN = 10
-CURVES_DRAWN = 6
 CLASSES_SHOWN = 100
 
 
@@ -17,28 +16,17 @@ def label_facts(labels: dict[str, Any], predictions: Path) -> dict[str, Any]:
     """Make the facts of the template labels.html from the part of metrics.json that is called `labels`."""
     names = labels["names"]
     classes = [{"name": name, **labels["classes"].get(name, {})} for name in names]
-    roc = labels.get("roc") or {}
-    # The hardest classes tell most.
-    drawn = dict(sorted(roc.items(), key=lambda item: item[1]["auc"])[:CURVES_DRAWN])
-    confusion = labels.get("confusion")
+    confusion, roc = labels.get("confusion"), labels.get("roc")
     return {
         "labels": labels,
         "classes": classes[:CLASSES_SHOWN],
         "classes_left": len(classes) - min(len(classes), CLASSES_SHOWN),
-        "confusion": _shares(confusion["counts"], confusion["names"]) if confusion and len(names) <= 20 else [],
-        "roc_chart": roc_chart(drawn) if drawn else None,
-        "curves": [{"name": name, "auc": curve["auc"]} for name, curve in drawn.items()],
+        "confusion_chart": confusion_matrix(confusion["names"], confusion["counts"]) if confusion else None,
+        "roc_chart": roc_curve(roc) if roc else None,
+        "curves": sorted(({"name": name, "auc": curve["auc"]} for name, curve in (roc or {}).items()),
+                         key=lambda curve: curve["auc"]),
         "label_rows": _rows(predictions) if predictions.is_file() else [],
-    }
-
-
-def _shares(counts: list[list[int]], names: list[str]) -> list[dict[str, Any]]:
-    """One line for each right label, with each cell's share of that line in percent."""
-    return [
-        {"name": name, "cells": [{"count": count, "share": 100 * count / max(sum(line), 1), "right": place == other}
-                                 for other, count in enumerate(line)]}
-        for place, (name, line) in enumerate(zip(names, counts, strict=True))
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def _rows(predictions: Path) -> list[dict[str, Any]]:

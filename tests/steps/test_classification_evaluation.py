@@ -168,7 +168,7 @@ def test_the_report_shows_labels_rows_and_curves_without_running_what_stands_in_
     page = (tmp_path / "r.html").read_text()
     for word in ("What is taken for what", "Label by label", "ROC", "Row by row", "colour"):
         assert word in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     evaluation = json.loads((tmp_path / "e/metrics.json").read_text())
     evil = "<script>alert(1)</script>"
     evaluation["labels"]["names"][0] = evaluation["labels"]["confusion"]["names"][0] = evil
