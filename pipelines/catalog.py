@@ -35,5 +35,6 @@ PIPELINES = {
     for name, module in {
         "chat_completion": "pipelines.supervised",
         "text_generation": "pipelines.supervised",
+        "text_classification": "pipelines.supervised",
     }.items()
 }

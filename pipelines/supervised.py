@@ -5,10 +5,19 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Model
 
-from pipelines.components import evaluate, finetune, import_model, merge_adapter, prepare_data, register_model, report
+from pipelines.components import (
+    chart_labels,
+    evaluate,
+    finetune,
+    import_model,
+    merge_adapter,
+    prepare_data,
+    register_model,
+    report,
+)
 from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
-from steps.params.pipelines import ChatCompletionParameters, TextGenerationParameters
+from steps.params.pipelines import ChatCompletionParameters, TextClassificationParameters, TextGenerationParameters
 
 
 class Outputs(NamedTuple):
@@ -82,3 +91,11 @@ def chat_completion(p: Any, plan: dsl.PipelineTask) -> Outputs:
 def text_generation(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a language model on texts or prompts with answers and register it when it beats its base."""
     return supervised(p, plan)
+
+
+@pipeline(TextClassificationParameters)
+def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a model to give texts their class and register it when it beats the most frequent class."""
+    outputs = supervised(p, plan)
+    small(chart_labels(evaluation=outputs.evaluation))
+    return outputs

@@ -46,7 +46,7 @@ def make(checkout: Path, maker: Path) -> str:
 
 
 def test_there_are_examples_of_every_kind():
-    assert {read(config)[0] for config in CONFIGS} == {"chat_completion", "text_generation"}
+    assert {read(config)[0] for config in CONFIGS} == {"chat_completion", "text_generation", "text_classification"}
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 
 

@@ -1,5 +1,8 @@
 """Base and tuned model answer the same held-out rows; the numbers decide whether the tuned one may be registered.
 
+    step.py                  the story; comparison.py what an evaluator gives it
+    generated.py             for models that write text: loss and answers
+    classified.py, classifying.py   for models that give a text its label
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
     losses.py, generating.py, batching.py   how it does so
@@ -10,10 +13,17 @@
     gate.py                  the verdict; pure arithmetic
 
 The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate) and predictions.parquet (one row for each
-test row). To add an engine (vLLM, …): a file with `measure(folder, held_out, settings) -> Measured`, and a row in
-ENGINES. To add a metric: its direction in `steps/params/evaluation.py`, and its arithmetic in a file named above.
+test row). EVALUATORS says who measures which kind of model (`HEAD` of the task); to add one: a file with
+`compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine for generated text (vLLM, …): a file
+with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To add a metric: its direction in
+`steps/params/evaluation.py`, the tasks that may be judged by it in `task_metrics.py`, its arithmetic in a file above.
 """
 
 ENGINES = {
     "transformers": "steps.evaluate.transformers_engine:measure",
+}
+
+EVALUATORS = {
+    "causal_lm": "steps.evaluate.generated:compare",
+    "sequence_classification": "steps.evaluate.classified:compare",
 }

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from steps.errors import Problem, UserError
-from steps.params.evaluation import HIGHER_IS_BETTER, NO_BOUND, EvaluationParams
+from steps.params.evaluation import NO_BOUND, EvaluationParams, direction_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def judge(gate: EvaluationParams, base: dict[str, float], tuned: dict[str, float
     metric = gate.gate_metric
     low, high = (None if bound == NO_BOUND else bound for bound in (gate.gate_min_value, gate.gate_max_value))
     was, now = base[metric], tuned[metric]
-    higher = HIGHER_IS_BETTER[metric]
+    higher = direction_of(metric)
     better = now > was if higher else now < was
     against = [] if math.isfinite(now) else ["is no finite number"]
     if low is not None and not now >= low:

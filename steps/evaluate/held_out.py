@@ -64,18 +64,8 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
 
     Raises UserError when there are no test rows, or none with a supervised token.
     """
-    wanted = settings.evaluation.evaluation_max_rows
-    stop = wanted if wanted >= 0 else None
-    rows = pq.read_table(data / "rows" / "test.parquet").slice(0, stop)
-    tokens = pq.read_table(data / "tokens" / "test.parquet", columns=["input_ids", "labels"]).slice(0, stop)
-    if len(rows) != len(tokens):
-        raise ValueError(f"{data}: {len(rows)} test rows, but tokens for {len(tokens)}")
-    if not len(rows):
-        raise UserError(
-            Problem("EVAL-E0201", "evaluation_max_rows" if wanted == 0 else "test_file_path", "no test row",
-                    "at least one row to evaluate", "give test rows, or leave evaluation_max_rows at -1")
-        )  # fmt: skip
-    labels = _arrays(tokens["labels"])
+    rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
+    labels = arrays(tokens["labels"])
     if not any((row[1:] != IGNORED).any() for row in labels):
         raise UserError(
             Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a token that carries loss",
@@ -84,7 +74,23 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
     questions = _questions(settings.task, rows)
     prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
     references = [question[1] if question else None for question in questions]
-    return HeldOut(_arrays(tokens["input_ids"]), labels, prompts, references, rendered)
+    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered)
+
+
+def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | None = None) -> tuple[pa.Table, pa.Table]:
+    """Read the first test rows and their tokens, `columns` of these. Raises UserError when there are none."""
+    wanted = settings.evaluation.evaluation_max_rows
+    stop = wanted if wanted >= 0 else None
+    rows = pq.read_table(data / "rows" / "test.parquet").slice(0, stop)
+    tokens = pq.read_table(data / "tokens" / "test.parquet", columns=columns).slice(0, stop)
+    if len(rows) != len(tokens):
+        raise ValueError(f"{data}: {len(rows)} test rows, but tokens for {len(tokens)}")
+    if not len(rows):
+        raise UserError(
+            Problem("EVAL-E0201", "evaluation_max_rows" if wanted == 0 else "test_file_path", "no test row",
+                    "at least one row to evaluate", "give test rows, or leave evaluation_max_rows at -1")
+        )  # fmt: skip
+    return rows, tokens
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -118,7 +124,7 @@ def _render(prompts: list[Any], model: Path, data: Path) -> tuple[list[str | Non
     return texts, True
 
 
-def _arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
+def arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
     """Split a column of lists into one array for each row."""
     values = column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # a column without any chunk

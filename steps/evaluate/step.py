@@ -10,7 +10,6 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.artifacts import (
@@ -23,16 +22,17 @@ from steps.artifacts import (
     resolve_model,
     verified,
 )
-from steps.evaluate import ENGINES
-from steps.evaluate.gate import Verdict, judge, refuse_unmeasurable
-from steps.evaluate.held_out import HeldOut, Measured, read_held_out
-from steps.evaluate.metrics import exact, refuse_non_finite, score
+from steps.evaluate import EVALUATORS
+from steps.evaluate.comparison import Comparison
+from steps.evaluate.gate import Verdict, judge
+from steps.evaluate.metrics import refuse_non_finite
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
+from steps.tasks import load_task
 
 log = logging.getLogger("finetune")
 
-Engine = Callable[[Path, HeldOut, EvaluationSettings], Measured]
+Evaluator = Callable[[EvaluationSettings, Path, Path, Path], Comparison]
 
 
 def evaluate(
@@ -49,26 +49,20 @@ def evaluate(
         | {"data": read_manifest(data, "data").digest},
         "settings": settings.model_dump(),
     }
-    held_out = read_held_out(settings, data, base)
-    refuse_unmeasurable(settings.evaluation, held_out.asked)
-    measure = _engine("transformers")
-    measured = {name: measure(folder, held_out, settings) for name, folder in folders.items()}
-    scores = {name: score(one, held_out.references) for name, one in measured.items()}
-    refuse_non_finite(scores)
-    if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
-        log.warning("WARNING every answer of the tuned model is empty")
-    verdict = judge(settings.evaluation, scores["base"], scores["tuned"])
+    compared = _evaluator(settings.task)(settings, folders["base"], folders["tuned"], data)
+    refuse_non_finite(compared.scores)
+    verdict = judge(settings.evaluation, compared.scores["base"], compared.scores["tuned"])
     with new_artifact(evaluation, "evaluation", lineage) as draft:
         draft.facts = {"versions": {name: version(name) for name in ("torch", "transformers")}}
-        _write_metrics(draft, scores, len(held_out), verdict)
-        _write_predictions(draft, held_out, measured)
+        _write_metrics(draft, compared, verdict)
+        pq.write_table(compared.predictions, draft / "predictions.parquet")
     write_evaluation_report(evaluation, report)
     log.info(verdict.reason)
     return verdict.passed and settings.register_tuned_model
 
 
-def _engine(name: str) -> Engine:
-    module, _, function = ENGINES[name].partition(":")
+def _evaluator(task: str) -> Evaluator:
+    module, _, function = EVALUATORS[load_task(task).HEAD].partition(":")
     return getattr(importlib.import_module(module), function)
 
 
@@ -79,29 +73,6 @@ def _checked(folder: Path) -> str:
     return verified(folder, "model").digest
 
 
-def _write_metrics(draft: Draft, scores: dict[str, dict[str, float]], rows: int, verdict: Verdict) -> None:
-    text = json.dumps({**scores, "rows": rows, "gate": asdict(verdict)}, indent=1, allow_nan=False)
-    (draft / "metrics.json").write_text(text, encoding="utf-8")
-
-
-def _write_predictions(draft: Draft, held_out: HeldOut, measured: dict[str, Measured]) -> None:
-    base, tuned = measured["base"], measured["tuned"]
-    columns = {
-        "row": pa.array(range(len(held_out)), pa.int64()),
-        "prompt": pa.array(held_out.prompts, pa.string()),
-        "reference": pa.array(held_out.references, pa.string()),
-        "base": pa.array(base.answers, pa.string()),
-        "tuned": pa.array(tuned.answers, pa.string()),
-        "base_exact": pa.array(_right(base.answers, held_out.references), pa.bool_()),
-        "tuned_exact": pa.array(_right(tuned.answers, held_out.references), pa.bool_()),
-        "base_loss": pa.array(base.row_losses, pa.float64()),
-        "tuned_loss": pa.array(tuned.row_losses, pa.float64()),
-    }
-    pq.write_table(pa.table(columns), draft / "predictions.parquet")
-
-
-def _right(answers: list[str | None], references: list[str | None]) -> list[bool | None]:
-    return [
-        None if answer is None or reference is None else exact(answer, reference)
-        for answer, reference in zip(answers, references, strict=True)
-    ]
+def _write_metrics(draft: Draft, compared: Comparison, verdict: Verdict) -> None:
+    told = {**compared.scores, "rows": len(compared.predictions), "gate": asdict(verdict), **compared.more}
+    (draft / "metrics.json").write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")

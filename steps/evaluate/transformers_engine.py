@@ -26,7 +26,7 @@ def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Me
     """Compute one model's losses and answers; raises OutOfResources when the GPU's memory is too small."""
     started = time.monotonic()
     try:
-        model = _load(folder, settings.precision)
+        model = load(AutoModelForCausalLM, folder, settings.precision)
         nll, supervised = row_losses(model, held_out, settings.batch_size)
         asked = [row for row, prompt in enumerate(held_out.prompts) if prompt is not None]
         texts = answers(
@@ -38,7 +38,7 @@ def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Me
             batch_size=settings.batch_size,
         )
     except torch.OutOfMemoryError as error:
-        raise _too_large(folder, settings.batch_size) from error
+        raise too_large(folder, settings.batch_size) from error
     answered: list[str | None] = [None] * len(held_out)
     for row, text in zip(asked, texts, strict=True):
         answered[row] = text
@@ -46,17 +46,19 @@ def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Me
     return Measured(nll, supervised, answered)
 
 
-def _load(folder: Path, precision: str) -> Any:
+def load(auto_class: Any, folder: Path, precision: str) -> Any:
+    """Load a model for measuring, where the memory of the one before is free again."""
     gc.collect()  # the model measured before
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     transformers_logging.disable_progress_bar()
     place = {0: None, 1: "cuda"}.get(torch.cuda.device_count(), "auto")
     dtype = torch.bfloat16 if precision == "16" else torch.float32
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=place, local_files_only=True).eval()
+    return auto_class.from_pretrained(folder, dtype=dtype, device_map=place, local_files_only=True).eval()
 
 
-def _too_large(folder: Path, batch_size: int) -> OutOfResources:
+def too_large(folder: Path, batch_size: int) -> OutOfResources:
+    """Say what to change when the GPU's memory is too small."""
     smaller = f"set per_device_eval_batch_size={batch_size // 2}" if batch_size > 1 else "set precision=16"
     return OutOfResources(
         Problem("EVAL-E0501", str(folder), f"no GPU memory left with {batch_size} rows at a time",

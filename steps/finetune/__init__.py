@@ -4,6 +4,7 @@ Trainers share a shape, not a parent class; what several of them need stands her
 
     step.py         the step: find checkpoints, train, check the result, write the artifact
     loading.py      model, tokenizer and adapter configuration
+    heads.py        models with a last layer made for the task
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed
     watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
@@ -13,4 +14,5 @@ To add a trainer: a file in `trainers/`, a row in TRAINERS, its name in `Finetun
 
 TRAINERS = {
     "sft": "steps.finetune.trainers.sft:build",
+    "classification": "steps.finetune.trainers.classification:build",
 }

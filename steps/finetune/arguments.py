@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from steps.params.evaluation import direction_of
 from steps.params.reading import RENAMED_VALUES
 from steps.params.settings import FinetuneSettings
 
@@ -46,7 +47,7 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "save_steps": training.eval_steps,
         "load_best_model_at_end": evaluates,
         "metric_for_best_model": training.metric_for_best_model if evaluates else None,
-        "greater_is_better": False if evaluates else None,
+        "greater_is_better": direction_of(training.metric_for_best_model) if evaluates else None,
         "logging_strategy": training.logging_strategy,
         "logging_steps": training.logging_steps,
         "logging_nan_inf_filter": False,  # it would report a NaN loss as 0.0

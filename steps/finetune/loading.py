@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,15 @@ def load_tokenizer(folder: Path, data: Path) -> Any:
     return tokenizer
 
 
-def lora_config(lora: LoraParams, model: Any) -> Any:
+# How PEFT calls what a model puts out, by the end of its class's name.
+PEFT_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+
+
+def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Sequence[str] = ()) -> Any:
     """Describe the adapter to PEFT; None when every weight is trained.
 
+    `kind` is the model's class where it is no language model; `new_modules`, which the base does not have, are trained
+    and saved whole.
     Raises UserError when none of the named modules exists in the model; names that match nothing are logged.
     """
     if not lora.apply_lora:
@@ -51,7 +58,8 @@ def lora_config(lora: LoraParams, model: Any) -> Any:
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=_targets(lora.lora_target_modules, model),
-        task_type="CAUSAL_LM",
+        task_type=next((task for end, task in PEFT_TASKS.items() if kind.endswith(end)), "CAUSAL_LM"),
+        modules_to_save=list(new_modules) or None,
     )
 
 

@@ -80,7 +80,7 @@ def _train(
             raise _preempted(folder, trainer)
     trainable = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
     history = {
-        **history_of(trainer.state),
+        **history_of(trainer.state, settings.training.metric_for_best_model),
         "steps": trainer.state.global_step,
         "planned_steps": trainer.state.max_steps,
         "seconds": round(seconds, 3),
@@ -103,6 +103,11 @@ def _write_tuned(
         if kind == "adapter":
             trainer.model.peft_config["default"].base_model_name_or_path = base.lineage.get("source", "")
             trainer.model.save_pretrained(draft.path, save_embedding_layers=False)
+            if trainer.model.peft_config["default"].modules_to_save:
+                # The merged model has a head that the base does not, and its classes.
+                whole = trainer.model.get_base_model()
+                whole.config.architectures = [type(whole).__name__]
+                whole.config.save_pretrained(draft.path)
         else:
             if settings.training.precision == "16":
                 trainer.model.to(_dtype_of(model))

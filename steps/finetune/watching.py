@@ -129,10 +129,12 @@ class Progress(TrainerCallback):
         logs = logs or {}
         self.tracker.metrics({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
         if "loss" in logs:
-            self._tokens = logs.get("num_tokens", self._tokens)
+            self._tokens = logs.get("num_tokens", logs.get("num_input_tokens_seen", self._tokens))
             log.info("%s", self._line(state, logs))
         elif "eval_loss" in logs:
-            log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, logs["eval_loss"])
+            best = args.metric_for_best_model or "loss"
+            also = f"  {best} {logs[f'eval_{best}']:.4f}" if best != "loss" and f"eval_{best}" in logs else ""
+            log.info("step %d/%d  validation loss %.4f%s", state.global_step, state.max_steps, logs["eval_loss"], also)
 
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         seconds = time.monotonic() - self._started
@@ -148,8 +150,8 @@ class Progress(TrainerCallback):
         return self._tokens / max(seconds if seconds is not None else time.monotonic() - self._started, 1e-9)
 
 
-def history_of(state: TrainerState) -> dict[str, Any]:
-    """Sort the Trainer's log into training points and evaluations."""
+def history_of(state: TrainerState, metric: str = "loss") -> dict[str, Any]:
+    """Sort the Trainer's log into training points and evaluations; `metric` is the one that chose the best step."""
     points = [
         {key: entry.get(key) for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
         for entry in state.log_history
@@ -157,10 +159,11 @@ def history_of(state: TrainerState) -> dict[str, Any]:
     ]
     evaluations = [
         {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        | ({metric: entry[f"eval_{metric}"]} if f"eval_{metric}" in entry else {})
         for entry in state.log_history
         if "eval_loss" in entry
     ]
     best = None
     if state.best_metric is not None and state.best_global_step:
-        best = {"step": state.best_global_step, "metric": "validation loss", "value": state.best_metric}
+        best = {"step": state.best_global_step, "metric": f"validation {metric}", "value": state.best_metric}
     return {"points": points, "evaluations": evaluations, "best": best}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from steps.errors import Problem, UserError, nearest
 from steps.merge_adapter.folders import Folder, tensors_in
+from steps.merge_adapter.new_head import NewHead, head_problems, header_of, is_new, with_prefix
 from steps.merge_adapter.settings import LoraSettings, read_settings
 from steps.merge_adapter.tying import is_tied, tying_problems, without_twins
 from steps.weights import FLOATS, Stored, find
@@ -66,6 +67,10 @@ class Shard:
 
     tensors: tuple[Stored, ...]
     changes: tuple[Change, ...]
+    header: bytes = b""
+    """Its header where that is not the base's: then only `kept` is taken over, and `added` comes behind."""
+    kept: tuple[Stored, ...] = ()
+    added: tuple[Stored, ...] = ()
 
     @property
     def name(self) -> str:
@@ -78,6 +83,8 @@ class MergePlan:
     """Everything that a merge will do."""
 
     shards: tuple[Shard, ...]
+    head: NewHead | None = None
+    """What the base does not have."""
 
     @property
     def changes(self) -> list[Change]:
@@ -99,6 +106,7 @@ class MergePlan:
         return "\n".join(
             f"{shard.name}: {len(shard.changes)} of {len(shard.tensors)} tensors change"
             + "".join(f"\n  {change}" for change in shard.changes)
+            + "".join(f"\n  new: {tensor.name} {tensor.dtype}{list(tensor.shape)}" for tensor in shard.added)
             for shard in self.shards
         )
 
@@ -113,16 +121,27 @@ def plan_merge(base: Folder, adapter: Folder) -> MergePlan:
     _refuse_base(base, adapter)
     shards = [tensors_in(base, name) for name in base.weights]
     tensors = {name: tensor for shard in shards for name, tensor in shard.items()}
-    changes, problems = _changes(base, adapter, tensors, settings)
+    changes, head, problems = _changes(base, adapter, tensors, settings)
     if problems:
         raise UserError(problems)
-    return MergePlan(
-        tuple(
-            Shard(tuple(shard.values()), tuple(changes[name] for name in shard if name in changes))
-            for shard in shards
-            if shard
-        )
-    )
+    planned = [
+        Shard(tuple(shard.values()), tuple(changes[name] for name in shard if name in changes))
+        for shard in shards
+        if shard
+    ]
+    if head.tensors:
+        return MergePlan(tuple(_with_head(planned, head)), head)
+    return MergePlan(tuple(planned))
+
+
+def _with_head(shards: list[Shard], head: NewHead) -> Iterator[Shard]:
+    """Write every header anew, and put the head behind the last shard."""
+    for shard in shards:
+        kept = tuple(tensor for tensor in shard.tensors if tensor.name not in head.replaced)
+        added = head.tensors if shard is shards[-1] else {}
+        named = [(head.name_of(tensor.name), tensor) for tensor in kept]
+        header = header_of([*named, *added.items()])
+        yield replace(shard, header=header, kept=kept, added=tuple(added.values()))
 
 
 def _refuse_base(base: Folder, adapter: Folder) -> None:
@@ -141,14 +160,20 @@ def _refuse_base(base: Folder, adapter: Folder) -> None:
 
 def _changes(
     base: Folder, adapter: Folder, tensors: dict[str, Stored], settings: LoraSettings
-) -> tuple[dict[str, Change], list[Problem]]:
+) -> tuple[dict[str, Change], NewHead, list[Problem]]:
     factors, replacements, problems = _sorted_out(adapter)
     if is_tied(base, tensors):
         problems += tying_problems(adapter, settings, factors, replacements)
         replacements = without_twins(tensors, replacements)
     changes: dict[str, Change] = {}
+    new: dict[str, Stored] = {}
+    found_as: dict[str, str] = {}
     for name, stored in replacements.items():
-        if target := find(tensors, name):
+        target = find(tensors, name)
+        if (target is None or target.shape != stored.shape) and is_new(settings, name):
+            new[name] = stored
+        elif target:
+            found_as[name] = target.name
             changes[target.name] = Change(target, replacement=stored)
             problems += _misfit(adapter, stored, "of that shape", stored.shape == target.shape)
             problems += _not_float(adapter, stored, target)
@@ -161,9 +186,13 @@ def _changes(
         elif found := list(_factor_problems(adapter, module, parts, target, settings)):
             problems += found
         else:
+            found_as[f"{module}.weight"] = target.name
             low_rank = _low_rank(base, module, parts, target, settings)
             changes[target.name] = replace(changes.get(target.name, Change(target)), low_rank=low_rank)
-    return changes, _together(problems)
+    if new:
+        problems += head_problems(adapter)
+    gone = frozenset(target.name for name in new if (target := find(tensors, name)))
+    return changes, with_prefix(NewHead(new, gone), found_as), _together(problems)
 
 
 def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[Problem]]:

@@ -37,6 +37,7 @@ REFUSED = {
     "use_qalora": "pools the inputs of a quantised base",
     "velora_config": "is a variant that was never compared with PEFT's merge",
 }
+TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # PEFT's names
 # Ways to start training that leave the base weights as they are; the others (pissa, olora, corda, loftq, …) take
 # something out of them first, so that the adapter does not fit the base any more.
 HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -55,6 +56,8 @@ class LoraSettings:
     targets: str | list[str] | None
     saved_modules: list[str]
     keeps_tying: bool
+    has_head: bool
+    """Whether the model has a head for a task of its own, which a language model does not have."""
 
     def rank_of(self, module: str) -> int:
         """Rank that the configuration gives to a module."""
@@ -95,6 +98,7 @@ def read_settings(adapter: Folder) -> LoraSettings:
             targets=config.get("target_modules"),
             saved_modules=list(config.get("modules_to_save") or []),
             keeps_tying=bool(config.get("ensure_weight_tying")),
+            has_head=config.get("task_type") in TASKS_WITH_HEAD,
         )
         _compile_patterns(settings)
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:

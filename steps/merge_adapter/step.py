@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import sys
 import time
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 from steps.artifacts import Draft, Manifest, new_artifact, read_manifest
 from steps.errors import NumericError, Problem, UserError
 from steps.merge_adapter.folders import Folder, open_adapter, open_base, origin, small_files
+from steps.merge_adapter.new_head import merged_config, merged_index
 from steps.merge_adapter.planning import LowRank, MergePlan, Shard, plan_merge
 from steps.merge_adapter.streaming import write_shard
+from steps.model_layout import CONFIG, INDEX
 
 if TYPE_CHECKING:
     from steps.merge_adapter.arithmetic import Merger
@@ -43,7 +46,9 @@ def merge_adapter(base: Path, adapter: Path, output: Path) -> Manifest:
             _merge_shard(draft, shard, merger, f"{number}/{len(plan.shards)}")
         for name, source in small_files(model, tuned).items():
             (draft / name).write_bytes(source.read_bytes())
-        draft.facts = _facts(model, plan, _prove_changed(merger, plan, tuned))
+        if plan.head:
+            _describe_head(draft, plan, model, tuned)
+        draft.facts = _facts(model, tuned, plan, _prove_changed(merger, plan, tuned))
     return read_manifest(output)
 
 
@@ -76,7 +81,9 @@ def _prepare(plan: MergePlan, base: Folder, adapter: Folder) -> tuple[Merger, di
         origins = [pool.submit(origin, folder) for folder in (base, adapter)]
         Merger, is_zero = _load_arithmetic()
         lineage = {"inputs": {"base": origins[0].result(), "adapter": origins[1].result()}}
-    if all(not change.replacement and change.low_rank and is_zero(change.low_rank) for change in plan.changes):
+    if not plan.head and all(
+        not change.replacement and change.low_rank and is_zero(change.low_rank) for change in plan.changes
+    ):
         raise UserError(
             Problem("MERGE-E0301", adapter.where, "an adapter of zeros: merged, it would be the base model",
                     "weights that training changed", "train it; lora_B starts at zero and stays there without a step")
@@ -106,9 +113,19 @@ def _merge_shard(draft: Draft, shard: Shard, merger: Merger, which: str) -> None
     log.info("shard %s %s: %s, %.1f MB in %.1f s", which, shard.name, count, size / 1e6, seconds)
 
 
+def _describe_head(draft: Draft, plan: MergePlan, base: Folder, adapter: Folder) -> None:
+    """Let configuration and index speak of the tuned model."""
+    assert plan.head
+    files = {CONFIG: merged_config(base, adapter)}
+    if INDEX in base.others:
+        files[INDEX] = merged_index(base, plan.head, plan.shards[-1].name)
+    for name, content in files.items():
+        (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _prove_changed(merger: Merger, plan: MergePlan, adapter: Folder) -> int:
     """Count the tensors that differ from the base's. Raises NumericError when there is none."""
-    if merger.changed:
+    if merger.changed or plan.head:
         return len(merger.changed)
     types = ", ".join(sorted({change.target.dtype for change in plan.changes}))
     raise NumericError(
@@ -117,12 +134,23 @@ def _prove_changed(merger: Merger, plan: MergePlan, adapter: Folder) -> int:
     )  # fmt: skip
 
 
-def _facts(base: Folder, plan: MergePlan, changed: int) -> dict[str, object]:
+def _facts(base: Folder, adapter: Folder, plan: MergePlan, changed: int) -> dict[str, object]:
     known = base.manifest.facts if base.manifest else {}
     return {
         **{name: value for name, value in known.items() if name != "left_out"},
-        "tensors": sum(len(shard.tensors) for shard in plan.shards),
+        **(_head_facts(base, adapter, plan) if plan.head else {}),
+        "tensors": sum(len(shard.kept) + len(shard.added) if shard.header else len(shard.tensors)
+                       for shard in plan.shards),
         "changed_tensors": changed,
         "merged_modules": sum(plan.merged_modules.values()),
         "merged_by_name": plan.merged_modules,
+    }  # fmt: skip
+
+
+def _head_facts(base: Folder, adapter: Folder, plan: MergePlan) -> dict[str, object]:
+    stored = [tensor for shard in plan.shards for tensor in (*shard.kept, *shard.added)]
+    return {
+        "architecture": (merged_config(base, adapter).get("architectures") or [""])[0],
+        "parameters": sum(tensor.rows * tensor.row_size for tensor in stored),
+        "new_tensors": sorted(plan.head.tensors) if plan.head else [],
     }

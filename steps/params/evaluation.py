@@ -51,9 +51,16 @@ _ANSWERED: dict[str, bool | None] = {
 }
 DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWERED, "gen_len": None}
 
+# A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 GateMetric = Literal[
     "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
+    "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
+    "f1_macro", "f1_micro", "f1_weighted", "f1_binary",
+    "precision_macro", "precision_micro", "precision_weighted", "precision_binary",
+    "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
+    "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
+    "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
 ]  # fmt: skip
 NO_BOUND = -1.0  # no metric is ever below -1, so this bound refuses nothing
 
@@ -79,7 +86,7 @@ class EvaluationParams(Group):
     """Lowest gate_metric that passes, for metrics where more is better; -1 sets no bound."""
 
     gate_max_value: float = Field(NO_BOUND, ge=NO_BOUND)
-    """Highest gate_metric that passes, for loss and perplexity; -1 sets no bound."""
+    """Highest gate_metric that passes, for metrics where less is better; -1 sets no bound."""
 
     gate_must_beat_base: bool = True
     """Register only a model whose gate_metric is strictly better than the base model's."""
@@ -88,10 +95,10 @@ class EvaluationParams(Group):
         """A bound on the wrong side would let every model pass."""
         wrong, right = (
             ("gate_max_value", "gate_min_value")
-            if HIGHER_IS_BETTER[self.gate_metric]
+            if direction_of(self.gate_metric)
             else ("gate_min_value", "gate_max_value")
         )
         if getattr(self, wrong) != NO_BOUND:
-            better = "more" if HIGHER_IS_BETTER[self.gate_metric] else "less"
+            better = "more" if direction_of(self.gate_metric) else "less"
             yield Problem("PARAM-E0205", wrong, f"a bound on {self.gate_metric}, of which {better} is better",
                           f"{right} for this metric", f"set {right} instead")  # fmt: skip

@@ -18,9 +18,11 @@ from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.task_columns import ClassificationColumns
+from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics, TextMetrics
 from steps.params.training import CheckpointParams, TrainingParams
 
-Task = Literal["chat_completion", "text_generation"]
+Task = Literal["chat_completion", "text_generation", "text_classification"]
 
 
 class PipelineParameters(Group):
@@ -50,13 +52,13 @@ class SupervisedParameters(
     """What its data means (`steps/tasks`)."""
 
 
-class ChatCompletionParameters(ChatColumns, SupervisedParameters):
+class ChatCompletionParameters(ChatColumns, TextMetrics, SupervisedParameters):
     """Tune a chat model on conversations."""
 
     task: ClassVar[Task] = "chat_completion"
 
 
-class TextGenerationParameters(TextColumns, SupervisedParameters):
+class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
     """Tune a language model on texts, or on prompts with the text that should follow."""
 
     task: ClassVar[Task] = "text_generation"
@@ -74,8 +76,24 @@ class TextGenerationParameters(TextColumns, SupervisedParameters):
                           "set ground_truth_key, or gate_metric=loss")  # fmt: skip
 
 
+class TextClassificationParameters(ClassificationColumns, LabelMetrics, SupervisedParameters):
+    """Tune a model to give texts, or pairs of texts, their class."""
+
+    task: ClassVar[Task] = "text_classification"
+
+    def conflicts(self) -> Iterator[Problem]:
+        """One label and several are measured by different numbers."""
+        missing = OF_ONE_LABEL if self.multilabel else OF_LABEL_SETS
+        for name in ("metric_for_best_model", "gate_metric"):
+            if (metric := getattr(self, name)) in missing:
+                yield Problem("PARAM-E0210", name, f"{metric} with multilabel={str(self.multilabel).lower()}",
+                              f"a metric of rows with {'any number of labels' if self.multilabel else 'one label'}",
+                              f"set {name} to f1_macro, or change multilabel")  # fmt: skip
+
+
 # Pipeline name → its parameters; the plan and the catalogue read it.
 PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "chat_completion": ChatCompletionParameters,
     "text_generation": TextGenerationParameters,
+    "text_classification": TextClassificationParameters,
 }

@@ -93,7 +93,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft"] = "sft"
+    trainer: Literal["sft", "classification"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -154,6 +154,12 @@ class RegistrationSettings(Group):
 
     max_new_tokens: int = 128
     """Default length of an answer of the registered model."""
+
+    max_length: int | None = Field(None, ge=1)
+    """Longest input in tokens of a model that generates nothing, as in training."""
+
+    pairs: bool = False
+    """Whether the model reads pairs of texts."""
 
     lineage: dict[str, Any] = Field(default_factory=dict)
     """Where model and data came from, for the model card."""

@@ -8,6 +8,9 @@ from pydantic import Field
 from steps.errors import Problem
 from steps.params.group import Group
 
+# A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
+BestMetric = Literal["loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro"]
+
 
 class TrainingParams(Group):
     """How the weights are changed."""
@@ -65,7 +68,7 @@ class TrainingParams(Group):
     eval_steps: int = Field(500, ge=1)
     """Steps between two evaluations with evaluation_strategy=steps."""
 
-    metric_for_best_model: Literal["loss"] = "loss"
+    metric_for_best_model: BestMetric = "loss"
     """Metric on the validation rows that decides which checkpoint is the result."""
 
     logging_strategy: Literal["steps", "epoch"] = "steps"

@@ -23,6 +23,7 @@ from steps.plan.sources import (
     template_digest,
 )
 from steps.plan.unbuilt import unbuilt
+from steps.plan.unfit import unfit
 from steps.storage import local_path
 
 LOCAL_ROOT = "FINETUNE_ROOT"
@@ -57,7 +58,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     """
     reading = read_parameters(pipeline, _given(pipeline, arguments))
     parameters = reading.parameters
-    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters)])
+    trouble = _Trouble([*unbuilt(parameters), *unfit(parameters), *_runtime_conflicts(parameters)])
     model = trouble.gather(lambda: look_at_model(parameters))
     data = trouble.gather(lambda: look_at_data(parameters))
     hardware = trouble.gather(lambda: hardware_of(parameters))

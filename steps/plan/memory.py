@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.params.pipelines import SupervisedParameters
+from steps.tasks import load_task
 
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
@@ -64,8 +65,15 @@ def _parts(
         "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
-        "logits": min(tokens, LOGIT_TOKENS) * (config.get("vocab_size") or 0) * 4 * 2,
+        "logits": _logits(parameters, config, tokens),
     }
+
+
+def _logits(parameters: SupervisedParameters, config: dict[str, Any], tokens: int) -> int:
+    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary."""
+    if load_task(parameters.task).HEAD not in ("causal_lm", "seq2seq_lm"):
+        return 0
+    return min(tokens, LOGIT_TOKENS) * (config.get("vocab_size") or 0) * 4 * 2
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
@@ -12,6 +14,12 @@ from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
 from steps.tasks import load_task
+
+# What the model puts out (`HEAD` of the task) → who trains it: a row of TRAINERS in steps/finetune.
+TRAINERS: dict[str, Literal["sft", "classification"]] = {
+    "causal_lm": "sft",
+    "sequence_classification": "classification",
+}
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
@@ -39,6 +47,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
     )
     finetune = FinetuneSettings(
         pipeline=decisions.reading.pipeline,
+        trainer=TRAINERS[load_task(task).HEAD],
         training=training,
         lora=LoraParams.of(p),
         packing=p.packing,
@@ -65,6 +74,8 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         registration=registration,
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
+        max_length=None if load_task(task).HEAD in ("causal_lm", "seq2seq_lm") else decisions.max_length,
+        pairs=bool(columns.get("sentence2_key")),
         lineage=lineage,
     )
     return {

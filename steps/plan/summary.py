@@ -9,6 +9,8 @@ from steps.params.mixture import read_mixture
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
+from steps.plan.settings import TRAINERS
+from steps.tasks import load_task
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
@@ -76,11 +78,12 @@ def _reading(given: DataSource) -> dict[str, str]:
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
+    trainer = TRAINERS[load_task(p.task).HEAD]
     method = f"LoRA rank {p.lora_r}" if p.apply_lora else "all weights"
     what = {
         "import_model": ("import", "check and copy the model"),
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
-        "finetune": ("finetune", f"sft, {method}, {'bfloat16' if p.precision == '16' else 'float32'}"),
+        "finetune": ("finetune", f"{trainer}, {method}, {'bfloat16' if p.precision == '16' else 'float32'}"),
         "merge_adapter": ("import", "fold the adapter into the base" if p.apply_lora else "nothing to merge"),
         "evaluate": ("evaluate", "base and tuned on the test rows"),
         "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),

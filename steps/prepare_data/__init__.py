@@ -4,7 +4,8 @@ The artifact (kind `data`) holds, for each of train, validation and test:
 
     rows/<split>.parquet     canonical rows of the task (`steps/tasks`)
     tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, when packed, seq_lengths;
-                             test is never packed and has one row for each canonical row
+                             test is never packed and has one row for each canonical row;
+                             for a classifier input_ids, token_type_ids where the model has them, and labels
     chat_template.jinja      the template, when another one than the model's own was asked for
     manifest.json            facts: counts, lengths, tokens, what was truncated, left out or repaired
 
@@ -26,6 +27,7 @@ From sources to checked rows (checking.py tells the order):
 
 From rows to tokens:
 
+    causal.py      tokens that are learned         classification.py  texts with the number of their class
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
@@ -36,6 +38,15 @@ Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and enc
 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
 keeps its meaning for ever.
 
+WRITERS says who writes the tokens for which kind of model (`HEAD` of the task). To add one: a file with
+`prepare(settings, tokenizer) -> preparation`, which refuses what cannot work before any row is read, and
+`write(draft, preparation, checked) -> facts`; a row in WRITERS, and a test.
+
 To add a format: see `reading.py`; a task: see `steps/tasks`; a check of rows: in its task; a check of bytes: in the
 reader. Each gets a line in the tables of tests/steps/test_prepare_data_reading.py.
 """
+
+WRITERS = {
+    "causal_lm": "steps.prepare_data.causal",
+    "sequence_classification": "steps.prepare_data.classification",
+}

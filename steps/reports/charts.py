@@ -70,10 +70,15 @@ def loss_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]], 
         if best:
             axes.axvline(best["step"], color=GOOD, linewidth=1, linestyle=(0, (3, 3)))
             axes.plot(
-                [best["step"]], [best["value"]], marker="o", markersize=8, markerfacecolor="none",
+                [best["step"]], [_loss_at(best, evaluations)], marker="o", markersize=8, markerfacecolor="none",
                 markeredgecolor=GOOD, markeredgewidth=2,
             )  # fmt: skip
     return chart
+
+
+def _loss_at(best: dict[str, Any], evaluations: list[dict[str, Any]]) -> float:
+    """The validation loss of the best step, which another metric may have chosen."""
+    return next((point["loss"] for point in evaluations if point["step"] == best["step"]), best["value"])
 
 
 def rate_chart(points: list[dict[str, Any]]) -> Chart:

@@ -3,6 +3,8 @@
 One module per task, all with the same names (they share a shape, not a parent class):
 
     Columns                       the column parameters (a Group from steps/params/)
+    HEAD                          what the model puts out, one of HEADS; how rows are written, which trainer and
+                                  which evaluator work on them, and what is served follow from it
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
     SCHEMA                        pyarrow schema of the canonical rows
@@ -60,6 +62,9 @@ TASKS = {
     "token_classification": "steps.tasks.token_classification",
     "translation": "steps.tasks.translation",
 }
+
+# What a model puts out: the next token, one class (or several) for a text, one for each word, a span, another text.
+HEADS = ("causal_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm")
 
 # Columns that hold what another parameter looks for in vain: parameter → the column, and what to set then.
 OTHER_SHAPES = {

@@ -31,6 +31,7 @@ from steps.tasks.messages import (
 from steps.tasks.tool_calls import read_tools, tools_faults
 
 Columns = ChatColumns
+HEAD = "causal_lm"
 SHAREGPT_KEY = "conversations"
 
 SCHEMA = pa.schema(

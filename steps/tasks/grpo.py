@@ -22,6 +22,7 @@ from steps.tasks.counting import Judgement, Tally
 from steps.tasks.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 
 Columns = GrpoColumns
+HEAD = "causal_lm"
 
 SCHEMA = pa.schema(
     [

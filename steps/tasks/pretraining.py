@@ -15,6 +15,7 @@ from steps.tasks import Fault
 from steps.tasks.cells import text_faults
 
 Columns = PretrainingColumns
+HEAD = "causal_lm"
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
 

@@ -19,6 +19,7 @@ from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
 from steps.tasks.cells import broken_cell, from_cell, text_faults, whole_number
 
 Columns = AnswerColumns
+HEAD = "question_answering"
 
 ANSWER = pa.struct([pa.field("text", pa.string(), nullable=False), pa.field("start", pa.int64(), nullable=False)])
 SCHEMA = pa.schema(

@@ -15,6 +15,7 @@ from steps.tasks import Fault
 from steps.tasks.cells import text_faults
 
 Columns = SummarizationColumns
+HEAD = "seq2seq_lm"
 
 SCHEMA = pa.schema(
     [pa.field("document", pa.string(), nullable=False), pa.field("summary", pa.string(), nullable=False)]

@@ -23,6 +23,7 @@ from steps.tasks.counting import Judgement, Tally
 from steps.tasks.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
 
 Columns = ClassificationColumns
+HEAD = "sequence_classification"
 
 SCHEMA = pa.schema(
     [

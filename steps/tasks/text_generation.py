@@ -16,6 +16,7 @@ from steps.tasks import Fault
 from steps.tasks.cells import text_faults
 
 Columns = TextColumns
+HEAD = "causal_lm"
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("ground_truth", pa.string())])
 

@@ -22,6 +22,7 @@ from steps.tasks.counting import Judgement, Tally
 from steps.tasks.labels import declared, judge_labels, names_in
 
 Columns = TokenColumns
+HEAD = "token_classification"
 
 SCHEMA = pa.schema(
     [

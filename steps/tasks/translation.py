@@ -18,6 +18,7 @@ from steps.tasks.cells import broken_cell, from_cell, text_faults
 from steps.tasks.counting import Judgement, Tally
 
 Columns = TranslationColumns
+HEAD = "seq2seq_lm"
 
 SCHEMA = pa.schema([pa.field("source", pa.string(), nullable=False), pa.field("target", pa.string(), nullable=False)])
 

@@ -19,6 +19,7 @@ from steps.evaluate.step import evaluate
 from steps.evaluate.transformers_engine import measure
 from steps.params.evaluation import EvaluationParams
 from steps.params.settings import EvaluationSettings
+from steps.params.task_metrics import TextMetrics
 from steps.tasks import load_task
 
 LONG = "This is one much longer question than the others are, asked to make lengths differ"
@@ -166,7 +167,7 @@ def test_evaluate_writes_metrics_predictions_and_report(world, tmp_path):
     assert (
         set(metrics["base"])
         == set(metrics["tuned"])
-        == set(EvaluationParams.model_fields["gate_metric"].annotation.__args__)
+        == set(TextMetrics.model_fields["gate_metric"].annotation.__args__)
     )
     gate = metrics["gate"]
     assert (gate["base"], gate["tuned"]) == (metrics["base"]["loss"], metrics["tuned"]["loss"])

@@ -1,0 +1,61 @@
+"""Models that write text: how likely the right answers are to them, and what they answer."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from steps.evaluate import ENGINES
+from steps.evaluate.comparison import Comparison
+from steps.evaluate.gate import refuse_unmeasurable
+from steps.evaluate.held_out import HeldOut, Measured, read_held_out
+from steps.evaluate.metrics import exact, score
+from steps.params.settings import EvaluationSettings
+
+log = logging.getLogger("finetune")
+
+Engine = Callable[[Path, HeldOut, EvaluationSettings], Measured]
+
+
+def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
+    """Measure loss and answers of both models. Raises as `evaluate`."""
+    held_out = read_held_out(settings, data, base)
+    refuse_unmeasurable(settings.evaluation, held_out.asked)
+    measure = _engine("transformers")
+    measured = {name: measure(folder, held_out, settings) for name, folder in (("base", base), ("tuned", tuned))}
+    scores = {name: score(one, held_out.references) for name, one in measured.items()}
+    if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
+        log.warning("WARNING every answer of the tuned model is empty")
+    return Comparison(scores, _predictions(held_out, measured))
+
+
+def _engine(name: str) -> Engine:
+    module, _, function = ENGINES[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _predictions(held_out: HeldOut, measured: dict[str, Measured]) -> pa.Table:
+    base, tuned = measured["base"], measured["tuned"]
+    columns = {
+        "row": pa.array(range(len(held_out)), pa.int64()),
+        "prompt": pa.array(held_out.prompts, pa.string()),
+        "reference": pa.array(held_out.references, pa.string()),
+        "base": pa.array(base.answers, pa.string()),
+        "tuned": pa.array(tuned.answers, pa.string()),
+        "base_exact": pa.array(_right(base.answers, held_out.references), pa.bool_()),
+        "tuned_exact": pa.array(_right(tuned.answers, held_out.references), pa.bool_()),
+        "base_loss": pa.array(base.row_losses, pa.float64()),
+        "tuned_loss": pa.array(tuned.row_losses, pa.float64()),
+    }
+    return pa.table(columns)
+
+
+def _right(answers: list[str | None], references: list[str | None]) -> list[bool | None]:
+    return [
+        None if answer is None or reference is None else exact(answer, reference)
+        for answer, reference in zip(answers, references, strict=True)
+    ]

@@ -1,0 +1,78 @@
+"""Models with a last layer made for the task: loading one, and an adapter that trains this layer whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from steps.errors import Problem, UserError
+from steps.finetune.loading import lora_config
+from steps.params.settings import FinetuneSettings
+
+
+def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, tokenizer: Any, **head: Any) -> Any:
+    """Load a base model with a head for the task, ready for training; with LoRA as a PEFT model.
+
+    `head` goes to the configuration (num_labels, …). What the base's files do not hold, the head mostly, begins with
+    random weights drawn from the seed, and beside an adapter it is trained whole. Types as in `loading.load_model`.
+    Raises UserError when transformers has no such head for this kind of model.
+    """
+    import torch
+    from transformers import set_seed
+
+    frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
+    set_seed(settings.training.seed)
+    try:
+        model, found = auto_class.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if frozen_half else torch.float32,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # a head for another number of classes is replaced
+            output_loading_info=True,
+            **head,
+        )
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        kind = str(error).partition("Model type should be")[0].split("<class ")[-1].split("'")[1].rsplit(".", 1)[-1]
+        raise UserError(
+            Problem("TRAIN-E0202", "model", f"a model of {kind}", f"one that {auto_class.__name__} knows",
+                    "take another base model, such as one of BERT's or Llama's kind")
+        ) from None  # fmt: skip
+    # Decoders read the class off the last token that is no padding, so they must know which that is.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if not settings.lora.apply_lora:
+        return model
+    new = modules_of(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    return _with_adapter(model, settings, new)
+
+
+def modules_of(model: Any, names: Iterable[str]) -> list[str]:
+    """Name the fewest modules that hold exactly these parameters, such as classifier for both of its layers."""
+    wanted, found = set(names), []
+
+    def walk(module: Any, path: str) -> None:
+        for name, child in module.named_children():
+            inside = f"{path}.{name}" if path else name
+            own = {f"{inside}.{parameter}" for parameter, _ in child.named_parameters()}
+            if own and own <= wanted:
+                found.append(inside)
+            elif own & wanted:
+                walk(child, inside)
+
+    walk(model, "")
+    return found
+
+
+def _with_adapter(model: Any, settings: FinetuneSettings, new: list[str]) -> Any:
+    from peft import get_peft_model
+
+    config = lora_config(settings.lora, model, type(model).__name__, new)
+    tuned = get_peft_model(model, config)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # PEFT does so for the adapter, not for modules_to_save
+    if settings.training.gradient_checkpointing == "true":
+        tuned.enable_input_require_grads()
+    return tuned

@@ -1,0 +1,42 @@
+"""Which metrics a task can be steered and judged by: each group narrows the choices of training and evaluation."""
+
+from typing import Literal
+
+from steps.params.group import Group
+
+# What is not measured where a row may have several labels, and what is not where it has one.
+OF_ONE_LABEL = (
+    "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc", "log_loss",
+    "f1_binary", "precision_binary", "recall_binary", "average_precision_binary",
+)  # fmt: skip
+OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
+
+
+class TextMetrics(Group):
+    """For models that write text."""
+
+    metric_for_best_model: Literal["loss"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+    gate_metric: Literal[
+        "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
+        "rouge1", "rouge2", "rougeL", "rougeLsum",
+    ] = "loss"  # fmt: skip
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class LabelMetrics(Group):
+    """For models that give a text its label, or several."""
+
+    metric_for_best_model: Literal["loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Literal[
+        "loss", "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
+        "f1_macro", "f1_micro", "f1_weighted", "f1_binary",
+        "precision_macro", "precision_micro", "precision_weighted", "precision_binary",
+        "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
+        "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
+        "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+    ] = "loss"  # fmt: skip
+    """Metric of the tuned model that decides whether it is registered."""

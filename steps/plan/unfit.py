@@ -1,0 +1,34 @@
+"""Parameters that mean nothing for what a task's model puts out: set away from the default, they are refused."""
+
+from collections.abc import Iterator
+
+from steps.errors import Problem, shown
+from steps.params.pipelines import SupervisedParameters
+from steps.tasks import load_task
+
+_NO_CHAT = "the rows are no conversations"
+_ALL_READ = "the label is learned, not the text"
+
+# What the model puts out (`HEAD` of the task) → parameter → why it cannot have it.
+UNFIT: dict[str, dict[str, str]] = {
+    "causal_lm": {},
+    "sequence_classification": {
+        "packing": "each row gets a label of its own, so rows cannot share a sequence",
+        "chat_template": _NO_CHAT,
+        "train_on_completions_only": _ALL_READ,
+        "response_template": _ALL_READ,
+        "instruction_template": _ALL_READ,
+        "comma_separated_template": _ALL_READ,
+        "evaluation_max_new_tokens": "nothing is generated",
+    },
+}
+
+
+def unfit(parameters: SupervisedParameters) -> Iterator[Problem]:
+    """Refuse what would otherwise be ignored."""
+    for name, reason in UNFIT[load_task(parameters.task).HEAD].items():
+        value = getattr(parameters, name)
+        default = type(parameters).model_fields[name].default
+        if value != default:
+            yield Problem("PLAN-E0102", name, shown(value), f"{default!r} for {parameters.task}: {reason}",
+                          "leave it out")  # fmt: skip
