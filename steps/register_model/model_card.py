@@ -11,11 +11,20 @@ from steps.params.evaluation import direction_of
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import masked
 
-TASKS = {"chat_completion": "answers conversations", "text_generation": "continues texts"}
+TASKS = {
+    "chat_completion": "answers conversations",
+    "text_generation": "continues texts",
+    "pretraining": "continues texts",
+    "summarization": "sums up documents",
+    "translation": "translates texts",
+}
 BETTER = {True: "more", False: "less", None: "–"}
 INPUTS = {
     "chat_completion": '{"messages": [{"role": "user", "content": "Hello"}]}',
     "text_generation": '"Once upon a time"',
+    "pretraining": '"Once upon a time"',
+    "summarization": '"The council met on Monday and …"',
+    "translation": '"cat"',
 }
 
 

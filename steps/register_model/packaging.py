@@ -35,6 +35,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "files": weights.manifest.files,
         "task": settings.task,
         "max_new_tokens": settings.max_new_tokens,
+        "prompt_form": settings.prompt_form,
     }
     (reference / "model_reference.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
     with warnings.catch_warnings():
