@@ -36,9 +36,10 @@ def told(started, rows, bad):
     print(json.dumps({"seconds": time.perf_counter() - started, "rows": rows, "bad": bad}))
 """
 OURS = """
+from steps.params.data import DataSource
 from steps.prepare_data.checking import check_data
 started = time.perf_counter()
-checked = check_data("chat_completion", file)
+checked = check_data("chat_completion", DataSource(train_file_path=file))
 told(started, sum(checked.counts.values()), 0)
 """
 DATASETS = """

@@ -109,6 +109,7 @@ def main() -> int:
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
+    from steps.params.data import DataSource
     from steps.prepare_data.checking import check_data
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
@@ -123,7 +124,9 @@ def main() -> int:
         file = conftest.write_jsonl(scratch / "chats.jsonl", chats)
         held_out = conftest.write_jsonl(scratch / "held_out.jsonl", conftest.chat_rows(20))
         other = conftest.write_jsonl(scratch / "other.jsonl", conftest.chat_rows(20))
-        rows = check_data("chat_completion", file, held_out, other, scratch=scratch).rows["train"]
+        files = {"train_file_path": file, "validation_file_path": held_out, "test_file_path": other}
+        source = DataSource(**{name: str(path) for name, path in files.items()})
+        rows = check_data("chat_completion", source, scratch=scratch).rows["train"]
         for packing in (False, True):
             for answers_only in (False, True):
                 config = SFTConfig(

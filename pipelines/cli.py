@@ -115,11 +115,11 @@ def compile_command(
 
 @cli.command("check-data")
 @click.argument("task")
-@click.option("--train", required=True, metavar="FILE", help="Training rows: a path or URI.")
-@click.option("--validation", default="", metavar="FILE", help="Validation rows.")
-@click.option("--test", default="", metavar="FILE", help="Test rows.")
+@click.option("--train", default="", metavar="FILES", help="Training rows: files, folders, patterns or URIs.")
+@click.option("--validation", default="", metavar="FILES", help="Validation rows.")
+@click.option("--test", default="", metavar="FILES", help="Test rows.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the findings to this file too.")
-@click.option("-p", "--param", multiple=True, metavar="NAME=VALUE", help="Column names and thresholds.")
+@click.option("-p", "--param", multiple=True, metavar="NAME=VALUE", help="Columns, bounds and other sources.")
 def check_data(task: str, train: str, validation: str, test: str, report: Path | None, param: tuple[str, ...]) -> None:
     """Check every row of data files, without a model."""
     from steps.running import run_step

@@ -7,7 +7,7 @@ this file is there. So a body imports what it needs, and the work has a home els
 from functools import partial
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output, OutputPath
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output, OutputPath
 
 from pipelines.images import CORE, TRAIN
 
@@ -92,6 +92,21 @@ def evaluate(
     Path(metrics.path).write_text(json.dumps(metrics.metadata))
     Path(score).write_text(str(measured["gate"]["tuned"]))
     return passed
+
+
+@component(base_image=CORE)
+def chart_labels(evaluation: Input[Artifact], classification: Output[ClassificationMetrics]):
+    import json
+    from pathlib import Path
+
+    labels = json.loads(Path(evaluation.path, "metrics.json").read_text())["labels"]
+    names, curves = labels["names"], labels.get("roc", {})
+    if "confusion" in labels:
+        classification.log_confusion_matrix(names, labels["confusion"]["counts"])
+    if len(names) == 2 and names[1] in curves:  # the interface draws one curve: that of the positive label
+        curve = curves[names[1]]
+        classification.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
+    Path(classification.path).write_text(json.dumps(classification.metadata))  # for kfp's local cache, as above
 
 
 @component(base_image=CORE)

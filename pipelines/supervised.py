@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Model
 
-from pipelines.components import evaluate, finetune, import_model, merge_adapter, prepare_data, register_model, report
+from pipelines.components import (
+    chart_labels,
+    evaluate,
+    finetune,
+    import_model,
+    merge_adapter,
+    prepare_data,
+    register_model,
+    report,
+)
 from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
 from steps.params.pipelines import (
@@ -112,4 +121,6 @@ def translation(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TextClassificationParameters)
 def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a model to give texts their class and register it when it beats the most frequent class."""
-    return supervised(p, plan)
+    outputs = supervised(p, plan)
+    small(chart_labels(evaluation=outputs.evaluation))
+    return outputs

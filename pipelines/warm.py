@@ -32,8 +32,10 @@ PRELOADED = (
     "sacrebleu",
     "matplotlib.backends.backend_svg",
 )
-# The steps before them need none of it, and must not wait for it.
-WAITING = ("finetune", "evaluate", "report")
+# The steps before them need none of it, and must not wait for it; nor must the report, when all else was reused.
+WAITING = ("finetune", "evaluate")
+WELCOME = ("report",)
+READY = "ready"
 
 SHIM = """\
 #!/bin/sh
@@ -43,7 +45,7 @@ exec {python} -IS {client} "$@"
 CLIENT = """\
 import json, os, signal, socket, sys
 function = sys.argv[sys.argv.index("--function_to_execute") + 1] if "--function_to_execute" in sys.argv else ""
-if function in {waiting!r}:
+if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready!r})):
     try:
         server = socket.socket(socket.AF_UNIX)
         server.connect({address!r})
@@ -74,13 +76,14 @@ def warm_python() -> Iterator[Path | None]:
         folder = Path(scratch)
         address = str(folder / "server")
         client, shim = folder / "client.py", folder / "python3"
-        client.write_text(CLIENT.format(python=sys.executable, waiting=WAITING, address=address))
+        client.write_text(CLIENT.format(python=sys.executable, waiting=WAITING, welcome=WELCOME,
+                                        ready=str(folder / READY), address=address))  # fmt: skip
         shim.write_text(SHIM.format(python=shlex.quote(sys.executable), client=shlex.quote(str(client))))
         shim.chmod(0o755)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
         listener.listen()  # a client that comes before the libraries are loaded waits in the queue
-        command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno())]
+        command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno()), str(folder / READY)]
         server = subprocess.Popen(
             command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -92,8 +95,8 @@ def warm_python() -> Iterator[Path | None]:
             server.wait()
 
 
-def serve(listener: socket.socket) -> None:
-    """Load the libraries, then fork a child for every task, until nobody is left to ask."""
+def serve(listener: socket.socket, ready: Path) -> None:
+    """Load the libraries, say so by the file `ready`, then fork a child for every task, until nobody is left to ask."""
     import importlib
 
     os.environ["_KFP_RUNTIME"] = "true"
@@ -102,6 +105,7 @@ def serve(listener: socket.socket) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     for module in PRELOADED:
         importlib.import_module(module)
+    ready.touch()
     while True:
         connection, _ = listener.accept()
         size, files, _, _ = socket.recv_fds(connection, 8, 3)
@@ -165,4 +169,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))

@@ -1,9 +1,9 @@
 """Make the model and the data of this example: short notes, and what they are about.
 
-    "Before lunch we spoke about the goalkeeper, the stadium and a violin."  →  sport
+    "Before lunch we spoke about the goalkeeper, the violin, the stadium and the coach."  →  sport
 
-Three words of a note belong to its topic and one to another, so no single word gives the answer away; the words stand in
-any order, and no note occurs twice.
+Three words of a note belong to its topic and one to another, in any order, so no single word gives the answer away. No
+note occurs twice.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def notes() -> Iterator[dict[str, str]]:
         topic, other = chance.sample(sorted(TOPICS), 2)
         words = [*chance.sample(TOPICS[topic].split(), 3), chance.choice(TOPICS[other].split())]
         chance.shuffle(words)
-        note = f"{chance.choice(OPENINGS)} the {words[0]}, the {words[1]}, a {words[2]} and the {words[3]}."
+        note = f"{chance.choice(OPENINGS)} the {words[0]}, the {words[1]}, the {words[2]} and the {words[3]}."
         if note not in seen:
             seen.add(note)
             yield {"note": note, "topic": topic}

@@ -88,6 +88,12 @@ class DataSource(Group):
     split: Literal["shuffled", "positional"] = "shuffled"
     """How missing validation and test rows are taken from the training rows: shuffled with the seed, or by position."""
 
+    auto_split: bool = True
+    """Take missing validation and test rows from the training rows; false refuses a run that does not name them."""
+
+    dedup: bool = False
+    """Drop training rows that are the same as an earlier one; they are counted as repaired."""
+
     min_train_rows: int = Field(10, ge=1)
     """The run is refused when fewer training rows are left after the split."""
 
@@ -126,6 +132,13 @@ class DataSource(Group):
         if self.training_data:
             _, problems = read_mixture(self.training_data)
             yield from problems
+        if not self.auto_split:
+            for name in ("validation", "test"):
+                if not any(getattr(self, f"{name}_{kind}_path") for kind in ("file", "mltable")) and not (
+                    self.dataset_name and getattr(self, f"dataset_{name}_split")
+                ):
+                    yield Problem("PARAM-E0236", f"{name}_file_path", "nothing, and auto_split=false",
+                                  f"rows for {name}", f"set {name}_file_path, or auto_split=true")  # fmt: skip
         if self.escapechar and self.escapechar == self.delimiter:
             yield Problem("PARAM-E0235", "escapechar", repr(self.escapechar), "another character than delimiter",
                           "change one of them")  # fmt: skip
@@ -191,3 +204,6 @@ class TextColumns(Group):
 
     text_separator: str = ""
     """Put between text_key and ground_truth_key, which are otherwise joined without any."""
+
+    strict: bool = False
+    """Refuse texts that hold U+0000 instead of warning of them."""

@@ -116,12 +116,11 @@ class TextClassificationParameters(ClassificationColumns, LabelMetrics, Supervis
     def conflicts(self) -> Iterator[Problem]:
         """One label and several are measured by different numbers."""
         missing = OF_ONE_LABEL if self.multilabel else OF_LABEL_SETS
-        instead = "subset_accuracy or f1_macro" if self.multilabel else "accuracy or f1_macro"
         for name in ("metric_for_best_model", "gate_metric"):
             if (metric := getattr(self, name)) in missing:
                 yield Problem("PARAM-E0210", name, f"{metric} with multilabel={str(self.multilabel).lower()}",
                               f"a metric of rows with {'any number of labels' if self.multilabel else 'one label'}",
-                              f"set {name} to {instead}")  # fmt: skip
+                              f"set {name} to f1_macro, or change multilabel")  # fmt: skip
 
 
 # Pipeline name → its parameters; the plan and the catalogue read it.

@@ -63,12 +63,6 @@ class DataSettings(Group):
     processing_digest: str = ""
     """Content digest of the file with the processing function: another function means other rows."""
 
-    split: Literal["shuffled", "positional"] = "shuffled"
-    """How missing splits are made."""
-
-    min_train_rows: int = 10
-    """Fewest training rows."""
-
     seed: int = 42
     """Seed of the split."""
 
@@ -166,6 +160,11 @@ class RegistrationSettings(Group):
 
     prompt_form: tuple[str, str] = ("", "")
     """What the registered model puts before and after a text, as it was trained."""
+    max_length: int | None = Field(None, ge=1)
+    """Longest input in tokens of a model that generates nothing, as in training."""
+
+    pairs: bool = False
+    """Whether the model reads pairs of texts."""
 
     lineage: dict[str, Any] = Field(default_factory=dict)
     """Where model and data came from, for the model card."""

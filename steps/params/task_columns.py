@@ -13,6 +13,9 @@ USUAL_PREFIX = "auto"  # the prefix that the task has for the model
 class TaskColumns(Group):
     """Columns by name: fields that end in _key."""
 
+    strict: bool = False
+    """Refuse texts that hold U+0000 instead of warning of them."""
+
     def conflicts(self) -> Iterator[Problem]:
         """A column holds one thing."""
         used: dict[str, str] = {}
@@ -104,8 +107,13 @@ class AskedColumns(TaskColumns):
     prompt_prefix: str = USUAL_PREFIX
     """Put before each text, so that the model knows what is asked; auto takes the task's own, empty puts nothing."""
 
-    text_separator: str = "\n"
-    """Put between each text and its answer, so that the model knows where the text ends."""
+    text_separator: str = r"\n"
+    r"""Put between each text and its answer, so that the model knows where the text ends; \n is a new line."""
+
+    @property
+    def after_text(self) -> str:
+        """The separator with its new lines, which the value keeps as two characters: KFP puts it into one line."""
+        return self.text_separator.replace(r"\n", "\n")
 
 
 class SummarizationColumns(AskedColumns):

@@ -39,8 +39,6 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         **sources,
         source=decisions.source,
         processing_digest=decisions.function_digest,
-        split=p.split,
-        min_train_rows=p.min_train_rows,
         seed=p.seed,
         preprocessing=Preprocessing.of(p),
         chat_template_digest=decisions.template_digest,
@@ -78,6 +76,8 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
         prompt_form=_prompt_form(task, columns),
+        max_length=None if load_task(task).HEAD in ("causal_lm", "seq2seq_lm") else decisions.max_length,
+        pairs=bool(columns.get("sentence2_key")),
         lineage=lineage,
     )
     return {

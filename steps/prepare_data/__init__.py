@@ -12,16 +12,27 @@ The artifact (kind `data`) holds, for each of train, validation and test:
 Rows that were left out (too long, or without a token to learn) are in neither file. `length` and `histogram` in the
 facts describe rows before any cut, `tokens` what was written. Equal input gives equal bytes.
 
-    step.py        the story                       splits.py      one split from rows to files
+    step.py        the story                       alone.py       the check without a run
+
+From sources to checked rows (checking.py tells the order):
+
+    sources.py     what the parameters name, opened: unpacking.py, dataset_rows.py, json_field.py
+    reading.py     which format → its reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py
+    processing.py  the user's own function
+    parts.py       one stretch of a file checked; several at a time, plain rows a block at a time
+    gathering.py   the files of a split            findings.py    problems, warnings, repairs
+    places.py      where each row stands           rows.py        good rows, on disk
+    repeats.py     repeated and leaked rows        secret_scan.py rows that hold keys
+    splitting.py   which row goes where            mixing.py      which row comes next
+
+From rows to tokens:
+
     causal.py      tokens that are learned         classification.py  texts with the number of their class
-    checking.py    every row of every file         splitting.py   which row goes where
-    reading.py     which format → its reader       tokenising.py  batches → ids and labels, as TRL makes them
-    json_rows.py   csv_rows.py   parquet_rows.py   packing.py     short rows → sequences, as TRL packs them
-    json_faults.py why a text is no JSON           templates.py   tokenizer and chat template
-    findings.py    problems, warnings, repairs     writing.py     parquet files and their facts
+    splits.py      one split from rows to files    writing.py     parquet files and their facts
+    tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
+    templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
     offsets.py     which token holds a character   markers.py     answers told apart by the tokens before them
-    prompts.py     prompts that are too long       chat_templates/  the templates that go by a name
-    alone.py       the check without a run
+    prompts.py     prompts that are too long
 
 Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and encoding, 02 JSON, 03 csv, 04 conversations,
 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code

@@ -13,72 +13,81 @@ from steps.artifacts import write_durably
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
-from steps.prepare_data.checking import DataCheck, check_data
+from steps.prepare_data.checking import DRAWN, DataCheck, check_data
 from steps.tasks import TASKS, load_task
 
 log = logging.getLogger("finetune")
 
-THRESHOLDS = ("min_train_rows", "split")  # parameters of DataSource that matter without a model
+FILES = ("train_file_path", "validation_file_path", "test_file_path")
 
 
 def check_alone(
-    task: str, train: str, validation: str = "", test: str = "", options: dict[str, Any] | None = None,
+    task: str, train: str = "", validation: str = "", test: str = "", options: dict[str, Any] | None = None,
     findings: Path | None = None,
 ) -> None:  # fmt: skip
     """Check data files and say what was found; `findings` receives the same as JSON, also when they are refused.
 
+    `options` are the task's own parameters and those of DataSource, by name.
     Raises UserError with every problem of every file.
     """
     if task not in TASKS:
         fix = nearest(task, TASKS) or "name one of them"
         raise UserError(Problem("DATA-E0100", "task", shown(task), f"one of {', '.join(TASKS)}", fix))
-    columns, thresholds = _read(task, options or {})
+    given = {name: value for name, value in zip(FILES, (train, validation, test), strict=True) if value}
+    columns, source = _read(task, {**(options or {}), **given})
     try:
-        checked = check_data(task, train, validation, test, columns, **thresholds)
+        checked = check_data(task, source, columns)
     except UserError as error:
         if findings:
             write_durably(findings, json.dumps({"good": False, **error.as_json("check-data")}, indent=1))
         raise
     log.info(_as_text(checked))
     if findings:
-        told = {"rows": checked.counts, "warnings": checked.warnings, "repairs": checked.repairs}
+        told = {
+            "rows": checked.counts,
+            "sources": checked.sources,
+            "warnings": checked.warnings,
+            "repairs": checked.repairs,
+        }
         write_durably(findings, json.dumps({"good": True, **told}, indent=1, ensure_ascii=False))
 
 
-def _read(task: str, options: dict[str, Any]) -> tuple[Group, dict[str, Any]]:
-    """Split options into the task's columns and thresholds. Raises UserError for unknown names and wrong values."""
-    model = load_task(task).Columns
-    known = [*model.model_fields, *THRESHOLDS]
+def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
+    """Split options into the task's own and the source's. Raises UserError for unknown names and wrong values."""
+    models = (load_task(task).Columns, DataSource)
+    known = [name for model in models for name in model.model_fields]
     problems = [
         Problem("PARAM-E0101", name, shown(value), f"one of {', '.join(known)}", nearest(name, known) or "leave it out")
         for name, value in options.items()
         if name not in known
     ]
-    thresholds = {name: value for name, value in options.items() if name in THRESHOLDS}
-    try:
-        columns = model(**{name: value for name, value in options.items() if name in model.model_fields})
-        source = DataSource(**thresholds)
-        problems += columns.all_conflicts()
-    except ValidationError as error:
-        problems += [
-            Problem(
-                "PARAM-E0103",
-                str(detail["loc"][0]),
-                shown(detail["input"]),
-                detail["msg"].removeprefix("Value error, "),
-                "correct it",
-            )
-            for detail in error.errors()
-        ]
-    else:
-        problems += columns.all_conflicts()
+    read: list[Any] = []
+    for model in models:
+        try:
+            read.append(model(**{name: value for name, value in options.items() if name in model.model_fields}))
+            problems += read[-1].all_conflicts()
+        except ValidationError as error:
+            problems += [
+                Problem(
+                    "PARAM-E0103",
+                    str(detail["loc"][0]),
+                    shown(detail["input"]),
+                    detail["msg"].removeprefix("Value error, "),
+                    "correct it",
+                )
+                for detail in error.errors()
+            ]
     if problems:
         raise UserError(problems)
-    return columns, {name: getattr(source, name) for name in THRESHOLDS}
+    return read[0], read[1]
 
 
 def _as_text(checked: DataCheck) -> str:
     lines = [", ".join(f"{count:,} rows for {name}" for name, count in checked.counts.items())]
-    lines += [f"repaired {repair['what']} ({repair['count']:,})" for repair in checked.repairs]
+    lines += [f"{count:,} training rows from {name}" for name, count in checked.sources.items()]
+    lines += [
+        f"{'split' if repair['code'] == DRAWN else 'repaired'} {repair['what']} ({repair['count']:,})"
+        for repair in checked.repairs
+    ]
     lines += [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in checked.warnings]
     return "\n".join([*lines, "every row is good"])

@@ -65,6 +65,7 @@ def write(draft: Draft, preparation: Preparation, checked: DataCheck) -> dict[st
         "packing": settings.preprocessing.packing,
         "template": preparation.template_name,
         "splits": splits,
+        "sources": checked.sources,
         "repairs": checked.repairs,
         "warnings": checked.warnings + preparation.warnings,
         "samples": preparation.samples,

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from steps.errors import Problem, UserError
+from steps.errors import Problem, StepError, UserError
 from steps.params.data import DataSource
 from steps.params.group import Group
+from steps.params.mixture import read_mixture
 from steps.prepare_data.findings import Findings
+from steps.prepare_data.gathering import Gathered
+from steps.prepare_data.mixing import mix_rows
+from steps.prepare_data.parquet_rows import differ, layout
 from steps.prepare_data.parts import Part, check_jsonl, check_rows
+from steps.prepare_data.processing import process
 from steps.prepare_data.reading import detect, read_rows
-from steps.prepare_data.repeats import leaked, nearly_equal, repeated
-from steps.prepare_data.rows import Rows, StoredRows
+from steps.prepare_data.repeats import first_of_each, leaked, nearly_equal, repeated
+from steps.prepare_data.rows import Rows
 from steps.prepare_data.sources import SourceFile, open_source
 from steps.prepare_data.splitting import SPLITS, split_rows
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
+from steps.user_code import LoadedFunction, load_function
 
+DRAWN = "DATA-F2401"  # rows were held out from the training rows
 MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
 
 
@@ -37,85 +45,118 @@ class DataCheck:
     """{code, what, count, rows} of everything worth knowing that does not stop the run."""
     repairs: list[dict[str, Any]] = field(default_factory=list)
     """{code, what, count} of everything that was mended without loss."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Training rows of each source of a mixture, as often as they are drawn; empty without one."""
 
 
 def check_data(
-    task: str,
-    train: str | Path,
-    validation: str | Path = "",
-    test: str | Path = "",
-    columns: Group | None = None,
-    min_train_rows: int = 10,
-    split: Literal["shuffled", "positional"] = "shuffled",
-    seed: int = 42,
-    scratch: Path | None = None,
+    task: str, source: DataSource, columns: Group | None = None, seed: int = 42, scratch: Path | None = None
 ) -> DataCheck:
-    """Check every row of up to three files (paths or URIs) and split them; needs no model.
+    """Check every row of every file and split them; needs no model.
 
     With `scratch`, a folder, the canonical rows are kept there; the memory needed grows by 16 bytes a row.
-    Raises UserError with every problem of every file, and as `steps.storage.fetch`.
+    Raises UserError with every problem of every file, and as `open_source`.
     """
     columns = columns or load_task(task).Columns()
-    sources = {name: uri for name, uri in zip(SPLITS, map(str, (train, validation, test)), strict=True) if uri}
-    with TemporaryDirectory() as downloads:
-        local, problems, notes = _bring_all(sources, Path(downloads) / "files")
+    process_row = (
+        load_function("processing_function", source.processing_function) if source.processing_function else None
+    )
+    with TemporaryDirectory() as opened:
+        files, notes, problems = _open_all(source, Path(opened) / "files")
 
-        def check(name: str, folder: Path | None) -> Part:
-            part = _check_file(local[name], task, columns, folder / name if folder else None)
-            for code, what in notes[name]:
-                part.findings.remark(code, what, 0)
-            return part
+        def gather(name: str, folder: Path | None) -> Gathered:
+            table = (lambda number: folder / f"{name}-{number}") if folder else None
+            return _gather(files[name], task, columns, process_row, table)
 
-        parts = {name: check(name, scratch) for name in local}
-        _judge(task, columns, parts)
-        problems += [problem for part in parts.values() for problem in part.findings.problems]
+        splits = {name: gather(name, scratch) for name in files}
+        _judge(task, columns, splits)
+        problems += [problem for split in splits.values() for problem in split.problems()]
         if problems:
             raise UserError(problems)
-        files = {name: as_rows(part, task) for name, part in parts.items()}
+        rows = {name: split.rows(task) for name, split in splits.items()}
 
         def with_texts() -> dict[str, Rows]:
-            if scratch:
-                return files
-            return {name: as_rows(check(name, Path(downloads)), task) for name in local}
+            return rows if scratch else {name: gather(name, Path(opened)).rows(task) for name in files}
 
-        near = nearly_equal(files, {name: part.outlines for name, part in parts.items()}, with_texts)
-    for part in parts.values():
-        part.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
-    again = repeated(files["train"])
-    warnings = [warning for part in parts.values() for warning in part.findings.warnings]
-    warnings += again + leaked(files, most=MOST_LEAKED) + near
-    rows = _split(files, split, seed, min_train_rows, parts["train"].strata)
+        near = nearly_equal(rows, {name: split.outlines for name, split in splits.items()}, with_texts)
+    for split in splits.values():
+        split.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
+    again = repeated(rows["train"])
+    warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
+    warnings += leaked(rows, most=MOST_LEAKED) + near
+    repairs = notes["F"] + [repair for split in splits.values() for repair in split.repairs()]
+    alike = np.frombuffer(splits["train"].strata, np.int64) if splits["train"].strata else None
+    if source.dedup:
+        kept = first_of_each(rows["train"])
+        rows["train"], alike = rows["train"].take(kept), None if alike is None else alike[kept]
+        repairs += [{"code": "DATA-F2403", "what": f"{w['what']} were dropped", "count": w["count"]} for w in again]
+        again = []
+    warnings += again
+    parts, drawn = _split(rows, source, seed, alike)
+    repairs += drawn
     if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
-        warnings += leaked({name: part for name, part in rows.items() if name == "train" or name not in files}, most=1)
-    repairs = [repair for part in parts.values() for repair in part.findings.repaired]
-    return DataCheck({name: len(part) for name, part in rows.items()}, rows, warnings, repairs)
+        warnings += leaked({name: part for name, part in parts.items() if name == "train" or name not in rows}, most=1)
+    sources = _mix(parts, splits["train"], source) if source.training_data else {}
+    return DataCheck({name: len(part) for name, part in parts.items()}, parts, warnings, repairs, sources)
 
 
-def _judge(task: str, columns: Group, parts: dict[str, Part]) -> None:
-    """Let the task say what its counts over the whole files mean."""
-    module = load_task(task)
-    if hasattr(module, "judge"):
-        for judgement in module.judge({name: part.tally for name, part in parts.items()}, columns):
-            parts[judgement.split].findings.judge(judgement)
+def _open_all(
+    source: DataSource, folder: Path
+) -> tuple[dict[str, list[SourceFile]], dict[str, list[dict[str, Any]]], list[Problem]]:
+    """Open the files of every split; what cannot be opened is a problem, and the others are looked at all the same."""
+    files: dict[str, list[SourceFile]] = {}
+    notes: dict[str, list[dict[str, Any]]] = {"W": [], "F": []}
+    problems: list[Problem] = []
+
+    def note(code: str, what: str) -> None:
+        told = {"code": code, "what": what, "count": 1}
+        notes[code[5]].append({**told, "rows": []} if code[5] == "W" else told)
+
+    for name in SPLITS:
+        try:
+            if found := open_source(name, source, folder, note):
+                files[name] = found
+        except UserError as error:
+            problems += error.problems
+    if "train" not in files and not problems:
+        raise UserError(list(source.conflicts()))
+    return files, notes, problems
 
 
-def as_rows(part: Part, task: str) -> Rows:
-    """The rows of a part."""
-    stored = StoredRows(part.tables, load_task(task).SCHEMA) if part.tables else None
-    return Rows(part.places, np.frombuffer(part.fingerprints, np.int64), stored)
+def _gather(
+    files: list[SourceFile],
+    task: str,
+    columns: Group,
+    process_row: LoadedFunction | None,
+    table: Callable[[int], Path] | None,
+) -> Gathered:
+    """Check the files of a split one after the other."""
+    split = Gathered()
+    layouts = [layout(file.path) for file in files] if len(files) > 1 else []
+    for number, file in enumerate(files):
+        part = _check_file(file, task, columns, process_row, table(number) if table else None)
+        if layouts and differ(layouts[number], next(filter(None, layouts), {})):
+            part.findings.repair("DATA-F2402", "columns stand in another order or type than in the first parquet file")
+        split.add(file, part)
+    return split
 
 
-def _check_file(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
+def _check_file(
+    file: SourceFile, task: str, columns: Group, process_row: LoadedFunction | None, table: Path | None
+) -> Part:
     """Check every row of one file; canonical rows go to files whose names start like `table`."""
-    module, name = load_task(task), file.name
+    module = load_task(task)
     wanted = named_by(columns, module.columns_of(columns))
     others = module.other_columns(columns) if hasattr(module, "other_columns") else NO_OTHERS
-    findings = Findings(name)
+    findings = Findings(file.name)
     kind = detect(file, findings)
-    if kind == "jsonl":
-        part = check_jsonl(name, file.path, task, columns, table)
+    if kind == "jsonl" and not process_row:
+        part = check_jsonl(file, task, columns, table)
+    elif process_row:
+        read = lambda seen: process(read_rows(file, kind, None, seen), process_row, seen)  # noqa: E731
+        part = check_rows(file.name, read, task, columns, table)
     else:
-        part = check_rows(name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
+        part = check_rows(file.name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
     part.findings.extend(findings, 0, 0)
     if part.unused:
         part.findings.repair("DATA-F0601", f"columns not used: {', '.join(part.unused)}")
@@ -125,42 +166,61 @@ def _check_file(file: SourceFile, task: str, columns: Group, table: Path | None)
     return part
 
 
-def _bring_all(
-    sources: dict[str, str], folder: Path
-) -> tuple[dict[str, SourceFile], list[Problem], dict[str, list[tuple[str, str]]]]:
-    """Open every source; one that is not there is a problem, and the others are looked at all the same."""
-    files: dict[str, SourceFile] = {}
-    problems: list[Problem] = []
-    notes: dict[str, list[tuple[str, str]]] = {name: [] for name in sources}
-    for name, uri in sources.items():
-        try:
-            given = DataSource(**{f"{name}_file_path": uri})
-            opened = open_source(name, given, folder, lambda code, what, of=notes[name]: of.append((code, what)))  # type: ignore[misc]
-            if len(opened) == 1:
-                files[name] = opened[0]
-            else:
-                problems.append(
-                    Problem("DATA-E0110", f"{name}_file_path", f"{len(opened)} files at {uri!r}", "one file",
-                            "join the files")
-                )  # fmt: skip
-        except UserError as error:
-            problems += error.problems
-    return files, problems, notes
+def _judge(task: str, columns: Group, splits: dict[str, Gathered]) -> None:
+    """Let the task say what its counts over the whole splits mean."""
+    module = load_task(task)
+    if hasattr(module, "judge"):
+        for judgement in module.judge({name: split.tally for name, split in splits.items()}, columns):
+            splits[judgement.split].judge(judgement)
 
 
 def _split(
-    files: dict[str, Rows], how: Literal["shuffled", "positional"], seed: int, least: int, strata: array[int]
-) -> dict[str, Rows]:
-    """Make the missing splits from the training rows. Raises UserError when too few are left."""
-    train = files["train"]
-    alike = np.frombuffer(strata, np.int64) if strata else None
-    parts = split_rows(len(train), set(files) - {"train"}, how, seed, alike)
-    rows = {name: train.take(parts[name]) if name in parts else files[name] for name in SPLITS}
-    if len(rows["train"]) >= least and all(len(part) for part in rows.values()):
-        return rows
-    held_out = " and ".join(name for name in SPLITS[1:] if name in parts)
+    rows: dict[str, Rows], source: DataSource, seed: int, alike: np.ndarray | None
+) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
+    """Make the missing splits from the training rows, and say so. Raises UserError when too few are left."""
+    train = rows["train"]
+    numbers = split_rows(len(train), set(rows) - {"train"}, source.split, seed, alike)
+    parts = {name: train.take(numbers[name]) if name in numbers else rows[name] for name in SPLITS}
+    if len(parts["train"]) >= source.min_train_rows and all(len(part) for part in parts.values()):
+        return parts, _drawn({name: len(part) for name, part in parts.items() if name not in rows}, source, seed, train)
+    held_out = " and ".join(name for name in SPLITS[1:] if name in numbers)
     after = f" of {len(train)} after {held_out} took their share" if held_out else ""
     raise UserError(
-        Problem("DATA-E0701", train.source, f"{len(rows['train'])} training rows{after}",
-                f"at least {max(least, 1)}, and one row for every split", "add rows, or lower min_train_rows")
+        Problem("DATA-E0701", train.source, f"{len(parts['train'])} training rows{after}",
+                f"at least {source.min_train_rows}, and one row for every split", "add rows, or lower min_train_rows")
+    )  # fmt: skip
+
+
+def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) -> list[dict[str, Any]]:
+    """Tell which splits were made from the training rows, and how."""
+    if not taken:
+        return []
+    rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
+    how = f"shuffled with the seed {seed}" if source.split == "shuffled" else "from the end"
+    what = f"{train.source}: {rows} were taken from the training rows, {how}"
+    return [{"code": DRAWN, "what": what, "count": sum(taken.values())}]
+
+
+def _mix(parts: dict[str, Rows], train: Gathered, source: DataSource) -> dict[str, int]:
+    """Bring the training rows into the order of the mixture; count the rows that each source gives."""
+    mixture, _ = read_mixture(source.training_data)
+    assert mixture
+    labels = list(dict.fromkeys(file.source for file in train.files))
+    of_file = np.array([labels.index(file.source) for file in train.files])
+    of_row = of_file[parts["train"].files]
+    if mixture.type != "CONCATENATION":
+        weights = {part.label: part.sampling_weight for part in mixture.datasets}
+        try:
+            order = mix_rows(of_row, [weights[label] for label in labels], source.mixing_seed)
+        except ValueError as error:
+            raise _unmixable(error) from None
+        parts["train"], of_row = parts["train"].take(order), of_row[order]
+    counts = np.bincount(of_row, minlength=len(labels)).tolist()
+    return dict(zip(labels, counts, strict=True))
+
+
+def _unmixable(error: ValueError) -> StepError:
+    return UserError(
+        Problem("DATA-E2301", "training_data", str(error), "rows of every source after the split",
+                "add rows to the small source, or give it the weight 0")
     )  # fmt: skip

@@ -82,6 +82,7 @@ def write(draft: Draft, preparation: Classification, checked: DataCheck) -> dict
         "class_names": preparation.names,
         "multilabel": preparation.multilabel,
         "splits": splits,
+        "sources": checked.sources,
         "repairs": checked.repairs,
         "warnings": checked.warnings + preparation.warnings,
         "samples": preparation.samples,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.errors import Problem
-from steps.tasks import Fault
+from steps.tasks import Fault, visible
 from steps.tasks.counting import Judgement
 
 ROWS_SHOWN = 5
+LONGEST_FOUND = 160  # characters; with what is expected and the fix, a message still fits into a few lines
 MOST_PER_CODE = 100  # different columns with the same code; more would only hide the first
 
 
@@ -89,12 +90,12 @@ class Findings:
         """Note what was mended without loss."""
         self.repairs[code, what] += count
 
-    def judge(self, judgement: Judgement) -> None:
-        """Note what the counts of the whole file say."""
+    def judge(self, judgement: Judgement, line: int = 0) -> None:
+        """Note what the counts of the whole file say; `line` is where the first record stands."""
         fault, rows = judgement.fault, list(judgement.records[:ROWS_SHOWN])
         if fault.code.startswith("DATA-E"):
             self.bad_rows += 1
-            place = Place(rows[0] if rows else 0)
+            place = Place(rows[0], line) if rows else Place(0)
             self._problems[fault.code, fault.column] = _Group(fault, place, judgement.count, rows)
         elif fault.code.startswith("DATA-W"):
             self._warnings[fault.code, fault.found] = _Group(fault, Place(0), judgement.count, rows)
@@ -124,8 +125,8 @@ class Findings:
         return [
             Problem(
                 group.first.code,
-                group.place.in_file(self.name, group.first.column),
-                group.first.found,
+                group.place.in_file(self.name, visible(group.first.column)),
+                _short(visible(group.first.found)),
                 group.first.expected,
                 group.first.fix,
                 tuple(group.rows) if group.count > 1 else (),
@@ -136,19 +137,23 @@ class Findings:
 
     @property
     def warnings(self) -> list[dict[str, Any]]:
-        """Every warning as the manifest holds it."""
+        """Every warning: code, file, what, count, rows."""
         return [
-            {"code": code, "what": f"{self.name}: {what}", "count": group.count, "rows": group.rows}
+            {"code": code, "file": self.name, "what": what, "count": group.count, "rows": group.rows}
             for (code, what), group in self._warnings.items()
         ]
 
     @property
     def repaired(self) -> list[dict[str, Any]]:
-        """Every repair as the manifest holds it."""
+        """Every repair: code, file, what, count."""
         return [
-            {"code": code, "what": f"{self.name}: {what}", "count": count}
+            {"code": code, "file": self.name, "what": what, "count": count}
             for (code, what), count in self.repairs.items()
         ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_FOUND else text[: LONGEST_FOUND - 1] + "…"
 
 
 def _count(group: _Group, record: int) -> None:

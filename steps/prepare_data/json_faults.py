@@ -16,10 +16,22 @@ from typing import Any
 
 from steps.tasks import Fault, as_found
 
-DEEPEST = 64
 # Enough for any row; a Python literal of this size still parses in a moment.
 LITERAL_LIMIT = 1_000_000
 DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a row may be; a file beyond them was made by mistake, or to fill somebody's memory."""
+
+    max_row_mib: int = 64
+    max_nesting: int = 64
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest row."""
+        return self.max_row_mib << 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Reading:
     """The text stops in the middle: whether the file was cut or the row goes on, only the next line tells."""
 
 
-def explain(raw: bytes, message: str, position: int, offset: int) -> Reading:
+def explain(raw: bytes, message: str, position: int, offset: int, bounds: Bounds) -> Reading:
     """Say why orjson refused `raw`; `message` and `position` are its own words, `offset` is where raw starts."""
     try:
         text = raw.decode("utf-8")
@@ -43,8 +55,8 @@ def explain(raw: bytes, message: str, position: int, offset: int) -> Reading:
         return Reading(not_utf8(raw, error.start, offset), unfinished=cut)
     if b"\0" in raw:
         return Reading(nul_byte(raw.index(b"\0"), offset))
-    if message.startswith("depth limit") or deepest(raw) > DEEPEST:
-        return Reading(too_deep(deepest(raw)))
+    if message.startswith("depth limit") or deepest(raw) > bounds.max_nesting:
+        return Reading(too_deep(deepest(raw), bounds))
     for find in (_surrogate, _not_finite, _glued, _comment, _trailing_comma, _python_repr):
         if reading := find(text, position):
             return reading
@@ -73,9 +85,10 @@ def nul_byte(position: int, offset: int) -> Fault:
     )
 
 
-def too_deep(depth: int) -> Fault:
+def too_deep(depth: int, bounds: Bounds) -> Fault:
     """Refuse nesting that no row needs."""
-    return Fault("DATA-E0211", "", f"nesting {depth} deep", f"at most {DEEPEST}", "flatten or remove the row")
+    return Fault("DATA-E0211", "", f"nesting {depth} deep", f"at most {bounds.max_nesting}, max_nesting",
+                 "flatten or remove the row, or raise max_nesting")  # fmt: skip
 
 
 def deepest(raw: bytes) -> int:

@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.json_faults import DEEPEST, Reading, deepest, duplicate_key, explain, too_deep
+from steps.prepare_data.json_faults import Bounds, Reading, deepest, duplicate_key, explain, too_deep
 from steps.tasks import Fault, as_found, kind_of
 
 BLOCK = 1024 * 1024
-LONGEST_ROW = 64 * 1024 * 1024
+DEFAULT = Bounds()
 BOM = b"\xef\xbb\xbf"
 
 Row = tuple[int, int, dict[str, Any]]
@@ -33,10 +33,10 @@ INSIDE = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 SPACE = b" \t\r\n"
 
 
-def read_jsonl(file: Path, findings: Findings) -> Iterator[Row]:
+def read_jsonl(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Iterator[Row]:
     """Yield every line that is an object; note the others in `findings`."""
-    reader = JsonLines(findings, skip_mark(file, findings))
-    for block in read_blocks(file, reader.offset):
+    reader = JsonLines(findings, skip_mark(file, findings), bounds=bounds)
+    for block in read_blocks(file, reader.offset, bounds=bounds):
         yield from reader.rows(block)
         if reader.stopped:
             return
@@ -46,8 +46,9 @@ def read_jsonl(file: Path, findings: Findings) -> Iterator[Row]:
 class JsonLines:
     """Reads the lines of a file, or of a stretch of it, block by block, and counts them."""
 
-    def __init__(self, findings: Findings, offset: int = 0, whole: bool = True):
+    def __init__(self, findings: Findings, offset: int = 0, whole: bool = True, bounds: Bounds = DEFAULT):
         self.findings = findings
+        self.bounds = bounds
         self.whole = whole
         """The first line is the file's."""
         self.offset = offset
@@ -60,8 +61,9 @@ class JsonLines:
 
     def rows(self, block: bytes) -> Iterator[Row]:
         """Yield the objects of a block of whole lines."""
-        loads = orjson.loads
-        if len(block) > LONGEST_ROW and block.find(b"\n", 0, LONGEST_ROW + 1) < 0:
+        loads, bounds = orjson.loads, self.bounds
+        longest, deepest = bounds.longest, bounds.max_nesting
+        if len(block) > longest and block.find(b"\n", 0, longest + 1) < 0:
             self._refuse_long_row()
             return
         lines = block.split(b"\n")
@@ -77,12 +79,12 @@ class JsonLines:
                 return
             self.record += 1
             try:  # the common case, without a further call
-                if type(value := loads(raw)) is dict and _is_plain(raw, value) and b"\\u0000" not in raw:
+                if type(value := loads(raw)) is dict and _is_plain(raw, value, deepest) and b"\\u0000" not in raw:
                     yield self.record, self.line, value
                     continue
             except orjson.JSONDecodeError:
                 pass
-            value, stops = _read_row(raw, self.record, self.line, start, self.findings)
+            value, stops = _read_row(raw, self.record, self.line, start, self.findings, bounds)
             if value is not None:
                 yield self.record, self.line, value
             elif stops:
@@ -113,16 +115,16 @@ class JsonLines:
         return not self.stopped
 
     def _refuse_long_row(self) -> None:
-        self.findings.fault(row_too_long(), self.record + 1, self.line + 1)
+        self.findings.fault(row_too_long(self.bounds), self.record + 1, self.line + 1)
         self.stopped = True
 
 
-def read_json(file: Path, findings: Findings) -> Iterator[Row]:
+def read_json(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Iterator[Row]:
     """Yield every object of a file that is one JSON list, with the line where the object starts."""
     with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         line, position = _skip_space(data, skip_mark(file, findings), 1)
         if data[position : position + 1] != b"[":
-            _refuse_document(data, position, findings)
+            _refuse_document(data, position, findings, bounds)
             return
         position += 1
         record = released = 0
@@ -133,10 +135,10 @@ def read_json(file: Path, findings: Findings) -> Iterator[Row]:
             raw = data[position:end]
             if raw or record or closing == b",":  # anything but an empty list
                 record += 1
-                if closing and (value := _element(raw.rstrip(), record, line, position, findings)) is not None:
+                if closing and (value := _element(raw.rstrip(), record, line, position, findings, bounds)) is not None:
                     yield record, line, value
             line, position = line + raw.count(b"\n"), end + 1
-            if position - released > LONGEST_ROW and hasattr(data, "madvise"):
+            if position - released > bounds.longest and hasattr(data, "madvise"):
                 # Pages that were read count as this process's memory until they are given back.
                 released = position
                 data.madvise(mmap.MADV_DONTNEED)
@@ -148,25 +150,25 @@ def read_json(file: Path, findings: Findings) -> Iterator[Row]:
             findings.fault(fault, record, line)
 
 
-def parse(raw: bytes, offset: int) -> tuple[Any, Reading | None]:
+def parse(raw: bytes, offset: int, bounds: Bounds = DEFAULT) -> tuple[Any, Reading | None]:
     """Parse one object; the second value says what else the text was."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        return None, explain(raw, error.msg, error.pos, offset)
+        return None, explain(raw, error.msg, error.pos, offset, bounds)
     if type(value) is not dict:
         found = f"{as_found(value)} ({kind_of(value)})"
         fault = Fault("DATA-E0208", "", found, "an object such as {…}", "write each row as an object, or remove it")
         return None, Reading(fault)
-    if not _is_plain(raw, value):
-        if (depth := deepest(raw)) > DEEPEST:
-            return None, Reading(too_deep(depth))
+    if not _is_plain(raw, value, bounds.max_nesting):
+        if (depth := deepest(raw)) > bounds.max_nesting:
+            return None, Reading(too_deep(depth, bounds))
         if doubled := duplicate_key(raw):
             return None, Reading(doubled)
     return value, None
 
 
-def _is_plain(raw: bytes, value: dict[str, Any]) -> bool:
+def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
     """Say quickly that a text has neither doubled keys nor deep nesting; False means: look closer.
 
     orjson keeps the last of two equal keys without a word. The value written anew has each key once, so a doubled key
@@ -175,7 +177,7 @@ def _is_plain(raw: bytes, value: dict[str, Any]) -> bool:
     """
     return (
         raw.count(b'":') == orjson.dumps(value).count(b'":')
-        and raw.count(b"[") + raw.count(b"{") <= DEEPEST
+        and raw.count(b"[") + raw.count(b"{") <= deepest
         and b" :" not in raw
         and b"\t:" not in raw
         and b"\n:" not in raw
@@ -193,14 +195,17 @@ def skip_mark(file: Path, findings: Findings) -> int:
     return len(BOM)
 
 
-def row_too_long() -> Fault:
+def row_too_long(bounds: Bounds) -> Fault:
     """Refuse a row that no model could learn from and that would fill the memory."""
-    return Fault("DATA-E0109", "", f"a row of more than {LONGEST_ROW >> 20} MiB", "shorter rows",
-                 "is the file one row per line? Split or remove the row")  # fmt: skip
+    return Fault("DATA-E0109", "", f"a row of more than {bounds.max_row_mib} MiB",
+                 f"at most {bounds.max_row_mib} MiB, max_row_mib",
+                 "is the file one row per line? Split or remove the row, or raise max_row_mib")  # fmt: skip
 
 
-def read_blocks(file: Path, start: int = 0, stop: int | None = None, size: int = BLOCK) -> Iterator[bytes]:
-    """Yield whole lines, about `size` bytes at a time; a longer line comes alone, one above LONGEST_ROW as its start.
+def read_blocks(
+    file: Path, start: int = 0, stop: int | None = None, size: int = BLOCK, bounds: Bounds = DEFAULT
+) -> Iterator[bytes]:
+    """Yield whole lines, about `size` bytes at a time; a longer line comes alone, one beyond the bounds as its start.
 
     `start` and `stop` are places of line starts in the file.
     """
@@ -216,7 +221,7 @@ def read_blocks(file: Path, start: int = 0, stop: int | None = None, size: int =
                 rest = block[end:]
             else:
                 rest += block
-                if len(rest) > LONGEST_ROW:
+                if len(rest) > bounds.longest:
                     yield rest
                     return
     if rest:
@@ -224,12 +229,10 @@ def read_blocks(file: Path, start: int = 0, stop: int | None = None, size: int =
 
 
 def _read_row(
-    raw: bytes, record: int, line: int, offset: int, findings: Findings
+    raw: bytes, record: int, line: int, offset: int, findings: Findings, bounds: Bounds
 ) -> tuple[dict[str, Any] | None, Fault | None]:
     """Read one object, noting what is wrong; the second value is the fault of a text that stops in the middle."""
-    value, reading = parse(raw, offset)
-    if b"\\u0000" in raw:
-        findings.warn("DATA-W0202", "text holds the character U+0000", record)
+    value, reading = parse(raw, offset, bounds)
     if reading is None:
         return value, None
     if reading.fault is None:
@@ -241,16 +244,18 @@ def _read_row(
     return None, None
 
 
-def _element(raw: bytes, record: int, line: int, offset: int, findings: Findings) -> dict[str, Any] | None:
+def _element(
+    raw: bytes, record: int, line: int, offset: int, findings: Findings, bounds: Bounds
+) -> dict[str, Any] | None:
     """Read one element of the list, or note what is wrong with it."""
     if not raw:
         findings.fault(Fault("DATA-E0204", "", "a comma without a value", "an object after each comma",
                              "remove the comma"), record, line)  # fmt: skip
         return None
-    if len(raw) > LONGEST_ROW:
-        findings.fault(row_too_long(), record, line)
+    if len(raw) > bounds.longest:
+        findings.fault(row_too_long(bounds), record, line)
         return None
-    value, stops = _read_row(raw, record, line, offset, findings)
+    value, stops = _read_row(raw, record, line, offset, findings, bounds)
     if stops:
         findings.fault(stops, record, line)
     return value
@@ -280,11 +285,11 @@ def _end_of_element(data: mmap.mmap, position: int) -> tuple[int, bytes]:
         position += 1
 
 
-def _refuse_document(data: mmap.mmap, position: int, findings: Findings) -> None:
+def _refuse_document(data: mmap.mmap, position: int, findings: Findings, bounds: Bounds) -> None:
     """Refuse a document that is no list, and name the lists inside."""
     value: Any = {}
-    if len(data) <= LONGEST_ROW:
-        value, reading = parse(data[position:], position)
+    if len(data) <= bounds.longest:
+        value, reading = parse(data[position:], position, bounds)
         if reading and reading.fault:
             findings.fault(_cut() if reading.unfinished else reading.fault)
             return

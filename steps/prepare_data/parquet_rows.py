@@ -47,6 +47,24 @@ def read_parquet(
         yield from _rows(parquet, used, source, findings, every)
 
 
+def layout(file: Path) -> dict[str, str]:
+    """Give the columns of a file with their types, in its order; empty for what is no readable parquet file."""
+    with open(file, "rb") as stream:
+        if stream.read(4) != b"PAR1":
+            return {}
+    try:
+        return {field.name: str(field.type) for field in pq.read_schema(file)}
+    except (pa.ArrowException, OSError):
+        return {}
+
+
+def differ(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Say whether two files have their common columns in another order, or with other types."""
+    return [(name, kind) for name, kind in one.items() if name in other] != [
+        (name, kind) for name, kind in other.items() if name in one
+    ]
+
+
 def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str]) -> Iterator[Fault]:
     """Yield what can be seen without reading a row."""
     doubled = [name for name in used if schema.names.count(name) > 1]

@@ -32,15 +32,18 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.places import Places
 from steps.prepare_data.secret_scan import lines_with_secrets
+from steps.prepare_data.sources import SourceFile
 from steps.tasks import NO_OTHERS, load_task
 from steps.tasks.counting import Tally
 from steps.tasks.likeness import fingerprint, outline
+from steps.tasks.messages import forbidden_characters
 from steps.tasks.plain import PlainReader, PlainRows, plain_reader
 
 ROWS_AT_ONCE = 2048
 STRETCH = 4 * 1024 * 1024
 BLOCK = 256 * 1024  # decoded rows of a block stay in the processor's cache
 MOST_WORKERS = 8
+NUL = b"\\u0000"  # as JSON writes U+0000
 QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'
 
 
@@ -88,12 +91,13 @@ class Checker:
         self.task, self.columns = load_task(task), columns
         others = self.task.other_columns(columns) if hasattr(self.task, "other_columns") else NO_OTHERS
         self.known = others.known(self.task.columns_of(columns))
+        self.strict = getattr(columns, "strict", False)
         self.counted = getattr(self.task, "counted", None)
         self.stratify = getattr(self.task, "STRATIFY", "")
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
 
-    def check(self, rows: Iterable[Row]) -> None:
-        """Check rows one by one."""
+    def check(self, rows: Iterable[Row], nul: bool = False) -> None:
+        """Check rows one by one; with `nul` some of them may hold the character U+0000."""
         part, task, columns, findings = self.part, self.task, self.columns, self.part.findings
         known = self.known
         for record, line, row in rows:
@@ -103,7 +107,7 @@ class Checker:
             for fault in task.check_row(row, columns):
                 findings.fault(fault, record, line)
                 good = False
-            if not good:
+            if not good or (nul and self._refuses_nul(row, record, line)):
                 continue
             for code, what in task.remarks(row, columns):
                 findings.remark(code, what, record)
@@ -118,6 +122,17 @@ class Checker:
                 part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
             if self._writer:
                 self._writer.add(canonical)
+
+    def _refuses_nul(self, row: dict[str, Any], record: int, line: int) -> bool:
+        """Note U+0000 in the columns that are read; say whether the row is refused for it."""
+        used = {name: value for name, value in row.items() if self.known is None or name in self.known}
+        faults = [fault for name, value in used.items() for fault in forbidden_characters(value, name)]
+        if faults and not self.strict:
+            self.part.findings.warn("DATA-W0202", "text holds the character U+0000", record)
+            return False
+        for fault in faults:
+            self.part.findings.fault(fault, record, line)
+        return bool(faults)
 
     def look_for_secrets(self, block: bytes, records: Sequence[int]) -> None:
         """Warn of key-like strings in a block with a row on each line; `records` are the lines' records."""
@@ -139,12 +154,12 @@ class Checker:
         return self.part
 
 
-def check_jsonl(name: str, file: Path, task: str, columns: Group, table: Path | None) -> Part:
+def check_jsonl(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
     """Check a jsonl file, its stretches side by side; canonical rows go to files whose names start like `table`."""
-    findings = Findings(name)
-    start = skip_mark(file, findings)
-    edges = [start, *_line_starts(file, start + STRETCH), file.stat().st_size]
-    work = partial(_check_stretch, name, file, task, columns, table)
+    findings = Findings(file.name)
+    start = skip_mark(file.path, findings)
+    edges = [start, *_line_starts(file.path, start + STRETCH), file.path.stat().st_size]
+    work = partial(_check_stretch, file, task, columns, table)
     stretches = list(pairwise(edges))
     whole: Part | None = None
     for part in _side_by_side(work, stretches):
@@ -166,8 +181,9 @@ def check_rows(
     checker = Checker(name, task, columns, table)
     found = rows(checker.part.findings)
     while some := list(islice(found, ROWS_AT_ONCE)):
-        checker.check(some)
         block = b"\n".join(orjson.dumps(row, default=str) for _, _, row in some)
+        checker.check(some, NUL in block)
+        checker.part.records = some[-1][0]
         checker.look_for_secrets(block, [record for record, _, _ in some])
     return checker.finish()
 
@@ -183,18 +199,17 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
         yield from pool.map(work, stretches)
 
 
-def _check_stretch(
-    name: str, file: Path, task: str, columns: Group, table: Path | None, edges: tuple[int, int]
-) -> Part:
+def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | None, edges: tuple[int, int]) -> Part:
+    name, file, bounds = source.name, source.path, source.bounds
     start, stop = edges
     checker = Checker(name, task, columns, table.with_name(f"{table.name}-{start}") if table else None)
     plain = plain_reader(task, columns)
     whole = start <= 3  # a byte order mark may stand before the first line
-    lines = JsonLines(checker.part.findings, start, whole)
+    lines = JsonLines(checker.part.findings, start, whole, bounds)
     collecting = gc.isenabled()
     gc.disable()  # rows have no cycles; looking for some in every block takes a third of the time
     try:
-        for block in read_blocks(file, start, stop, BLOCK):
+        for block in read_blocks(file, start, stop, BLOCK, bounds):
             checker.look_for_secrets(block, _Records(block, lines.record + 1))
             rows = _plain_rows(block, plain) if plain else None
             if rows:
@@ -202,7 +217,7 @@ def _check_stretch(
                 lines.skip(count, len(block))
                 checker.take(rows, lines.record - count + 1, lines.line - count + 1)
             else:
-                checker.check(lines.rows(block))
+                checker.check(lines.rows(block), NUL in block)
                 if lines.stopped:
                     break
     finally:
@@ -241,7 +256,7 @@ def _plain_rows(block: bytes, plain: PlainReader) -> PlainRows | None:
     if not (text[ends - 1] == CLOSE).all() or not (text[ends[:-1] + 1] == OPEN).all():
         return None
     escaped, behind = text[:-1] == BACKSLASH, text[1:]
-    if (escaped & (behind == LETTER_U)).any() and b"\\u0000" in block:
+    if (escaped & (behind == LETTER_U)).any() and NUL in block:
         return None
     try:
         rows = plain.decoder.decode_lines(block)

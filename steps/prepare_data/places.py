@@ -55,6 +55,11 @@ class Places:
         distance, line = row - self._rows[index], self._lines[index]
         return self.names[self._files[index]], self._records[index] + distance, line + distance if line else 0
 
+    def line_of(self, record: int) -> int:
+        """Give the line of a record of a single file's good rows; 0 for formats without lines."""
+        index = max(0, bisect_right(self._records, record) - 1)
+        return self._lines[index] + record - self._records[index] if self._lines[index] else 0
+
     def records(self, rows: np.ndarray) -> np.ndarray:
         """Give the record numbers of many rows, int64."""
         if not len(rows):

@@ -15,7 +15,7 @@ import orjson
 from steps.data_sources import SUFFIXES, suffix_of
 from steps.prepare_data.csv_rows import DELIMITERS, read_csv
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.json_rows import BOM, LONGEST_ROW, Row, read_json, read_jsonl
+from steps.prepare_data.json_rows import BOM, DEFAULT, Row, read_json, read_jsonl
 from steps.prepare_data.parquet_rows import read_parquet
 from steps.prepare_data.sources import SourceFile
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
@@ -47,9 +47,9 @@ def read_rows(
     """
     source = _as_source(file, findings)
     if kind == "jsonl":
-        yield from read_jsonl(source.path, findings)
+        yield from read_jsonl(source.path, findings, source.bounds)
     elif kind == "json":
-        yield from read_json(source.path, findings)
+        yield from read_json(source.path, findings, source.bounds)
     elif kind == "parquet":
         yield from read_parquet(source, wanted, findings, others)
     elif kind:
@@ -103,7 +103,7 @@ def _first_line(file: Path) -> tuple[bytes, bool]:
         if stream.read(len(BOM)) != BOM:
             stream.seek(0)
         first = b""
-        while not first and (line := stream.readline(LONGEST_ROW)):
+        while not first and (line := stream.readline(DEFAULT.longest)):
             first = line.strip()
         return first, bool(stream.read(HEAD).strip())
 
@@ -118,6 +118,7 @@ def _which_json(kind: str, suffix: str, first: bytes, more: bool, findings: Find
         if more and _is_json(first):
             return "jsonl"  # a list on each line: each is refused with its row
         findings.repair("DATA-F0201", "a JSON list, read as .json")
+        findings.warn("DATA-W2401", f"the suffix {suffix} promises a row on each line: name the file .json")
         return "json"
     elif first[:1] == b"{" or kind:
         if kind == "json" and more and _is_json(first):

@@ -30,6 +30,11 @@ def repeated(train: Rows) -> list[dict[str, Any]]:
     return [_warning("DATA-W0701", what, train.records[again])]
 
 
+def first_of_each(train: Rows) -> np.ndarray:
+    """Give the numbers of the rows that stand no further up already; rising."""
+    return np.sort(np.unique(train.fingerprints, return_index=True)[1])
+
+
 def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
     """Warn of held-out rows that are also trained on. Raises UserError above the share `most`."""
     train = files["train"]

@@ -39,7 +39,8 @@ class Rows:
     @property
     def source(self) -> str:
         """The files as the user named them."""
-        return ", ".join(self.places.names)
+        first, *more = self.places.names
+        return f"{first} and {len(more)} more" if more else first
 
     @property
     def schema(self) -> pa.Schema:
@@ -51,6 +52,11 @@ class Rows:
     def records(self) -> np.ndarray:
         """Record number of each row in its file, int64."""
         return self.places.records(self._numbers(slice(None)))
+
+    @property
+    def files(self) -> np.ndarray:
+        """Number of each row's file (`places.names`), int64."""
+        return self.places.files(self._numbers(slice(None)))
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of the rows, in the order that is asked for."""

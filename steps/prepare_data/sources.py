@@ -16,6 +16,7 @@ from steps.artifacts import sha256_of
 from steps.data_sources import Dataset, Found, Notes, look, suffix_of
 from steps.errors import Problem, UserError
 from steps.params.data import DataSource
+from steps.prepare_data.json_faults import Bounds
 from steps.prepare_data.json_field import take_field
 from steps.prepare_data.unpacking import MAGIC, unpack
 
@@ -43,6 +44,11 @@ class SourceFile:
     max_row_mib: int = 64
     max_nesting: int = 64
     max_expand: int = 100
+
+    @property
+    def bounds(self) -> Bounds:
+        """What a row of JSON may be."""
+        return Bounds(self.max_row_mib, self.max_nesting)
 
 
 def open_source(split: str, given: DataSource, scratch: Path, notes: Notes) -> list[SourceFile]:

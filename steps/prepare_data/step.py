@@ -35,17 +35,8 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
     data.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
-        checked = check_data(
-            settings.task,
-            settings.train.uri,
-            settings.validation.uri if settings.validation else "",
-            settings.test.uri if settings.test else "",
-            task.Columns(**settings.columns),
-            settings.min_train_rows,
-            settings.split,
-            settings.seed,
-            Path(scratch),
-        )
+        columns = task.Columns(**settings.columns)
+        checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)
     report.parent.mkdir(parents=True, exist_ok=True)

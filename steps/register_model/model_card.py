@@ -17,6 +17,7 @@ TASKS = {
     "pretraining": "continues texts",
     "summarization": "sums up documents",
     "translation": "translates texts",
+    "text_classification": "gives texts their label",
 }
 BETTER = {True: "more", False: "less", None: "–"}
 INPUTS = {
@@ -25,7 +26,9 @@ INPUTS = {
     "pretraining": '"Once upon a time"',
     "summarization": '"The council met on Monday and …"',
     "translation": '"cat"',
+    "text_classification": '["Great value."]',
 }
+PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'
 
 
 def write_card(candidate: Candidate, base: Path) -> str:
@@ -50,6 +53,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "code": candidate.weights.manifest.lineage.get("code", ""),
     }
     task = candidate.settings.task
+    example = PAIR if candidate.settings.pairs else INPUTS[task]
     parts = [
         f"# {candidate.target.name}",
         f"A tuned model that {TASKS[task]}: {about_base['base model']}, tuned with the pipeline "
@@ -58,7 +62,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "## How good it is\n\n" + _numbers(candidate.metrics),
         "## How it was trained\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
-        "## How to use it\n\n" + _usage(candidate.target, INPUTS[task], candidate.weights.uri),
+        "## How to use it\n\n" + _usage(candidate.target, example, candidate.weights.uri),
         "## Parameters\n\n" + _table(("parameter", "value"), _parameters(lineage.get("parameters", {}))),
     ]
     return "\n\n".join(parts) + "\n"
@@ -70,7 +74,10 @@ def _numbers(metrics: dict[str, Any]) -> str:
         for name, value in metrics["tuned"].items()
     ]
     table = _table(("metric", "base", "tuned", "better is"), rows)
-    return f"Both models answered the same {metrics['rows']:,} held-out rows.\n\n{table}\n\n{metrics['gate']['reason']}"
+    count = f"{metrics['rows']:,} held-out rows"
+    about = metrics.get("labels", {}).get("base")
+    told = f"Measured on {count}. {about}" if about else f"Both models answered the same {count}."
+    return f"{told}\n\n{table}\n\n{metrics['gate']['reason']}"
 
 
 def _training(history: dict[str, Any]) -> str:

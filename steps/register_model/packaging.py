@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from steps.model_layout import MODEL_NAMES, TOKENIZER_NAMES
+from steps.model_layout import CONFIG, MODEL_NAMES, TOKENIZER_NAMES
 from steps.params.settings import RegistrationSettings
 from steps.register_model.candidate import Candidate
+from steps.tasks import load_task
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
+# What the model puts out (`HEAD` of the task) → the file that answers in place of pyfunc_model.py's own CausalModel.
+SERVED = {"sequence_classification": "served_labels.py"}
 # What opens a URI of this scheme, wherever the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 
@@ -36,7 +39,11 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "task": settings.task,
         "max_new_tokens": settings.max_new_tokens,
         "prompt_form": settings.prompt_form,
+        "max_length": settings.max_length,
+        "served": (served := SERVED.get(load_task(settings.task).HEAD, "")),
     }
+    if served:
+        shutil.copyfile(CODE.with_name(served), reference / served)
     (reference / "model_reference.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow asks for an input example, which it would have to run the model with
@@ -44,7 +51,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             str(folder),
             python_model=str(CODE),
             artifacts={"reference": str(reference)},
-            signature=signature(settings),
+            signature=signature(settings, weights.folder),
             pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {})),
             model_config={"weights_uri": ""},
         )
@@ -58,12 +65,18 @@ def requirements(uri: str, versions: dict[str, str]) -> list[str]:
     return [_pinned(name, versions.get(name)) for name in names]
 
 
-def signature(settings: RegistrationSettings) -> Any:
-    """Say what goes in and out: conversations or prompts for a chat model, texts for any other."""
+def signature(settings: RegistrationSettings, folder: Path) -> Any:
+    """Say what goes in and out: conversations or prompts for a chat model, texts for any other.
+
+    `folder` holds the model's configuration.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
 
+    if load_task(settings.task).HEAD == "sequence_classification":
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
     if settings.task == "chat_completion":
         text = DataType.string
         message = Object(
@@ -82,6 +95,19 @@ def signature(settings: RegistrationSettings) -> Any:
         inputs = Schema([ColSpec("string")])
     params = ParamSchema([ParamSpec("max_new_tokens", "long", settings.max_new_tokens)])
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]), params=params)
+
+
+def _of_labels(settings: RegistrationSettings, several: bool) -> Any:
+    """Texts, or pairs of texts by column, become a label with its probability, or lists of both."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    one = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
+    lists = Schema([ColSpec(Array(DataType.string), "labels"), ColSpec(Array(DataType.double), "probabilities")])
+    pair = Schema([ColSpec("string", "sentence1"), ColSpec("string", "sentence2")])
+    inputs = pair if settings.pairs else Schema([ColSpec("string")])
+    return ModelSignature(inputs=inputs, outputs=lists if several else one)
 
 
 def _pinned(name: str, known: str | None) -> str:

@@ -5,6 +5,7 @@ that made it; torch and transformers are only needed there.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -85,9 +86,34 @@ class CausalModel:
         return self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+class AnyModel(CausalModel):
+    """The same, or what the file says that the reference names: other kinds of models answer in other ways."""
+
+    other: Any = None
+
+    def load_context(self, context: Any) -> None:
+        """Bring the weights here and load them."""
+        stored = Path(context.artifacts["reference"])
+        reference = json.loads((stored / "model_reference.json").read_text())
+        if not reference.get("served"):
+            super().load_context(context)
+            return
+        folder = weights_folder(reference, (context.model_config or {}).get("weights_uri"))
+        spec: Any = importlib.util.spec_from_file_location("served", stored / reference["served"])
+        served = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(served)
+        self.other = served.Model(folder, reference)
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Answer every row."""
+        if self.other is None:
+            return super().predict(context, model_input, params)
+        return self.other.predict(model_input, params)
+
+
 # MLflow reads type hints of `predict` as the schema of its input, which the signature gives already, and warns each
 # time about a `predict` without hints that stands in this class itself.
-class ReferencedModel(CausalModel, mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
+class ReferencedModel(AnyModel, mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """The same, as MLflow loads it."""
 
 

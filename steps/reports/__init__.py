@@ -7,6 +7,7 @@ reads an artifact, and one template. Nothing is computed here that a step could 
     plan_section.py  data_section.py  training_section.py  evaluation_section.py
     verdict.py   the head of the run report          charts.py   SVG drawings
     formats.py   how numbers and long texts look     page.py     sections → file
+    label_facts.py   the evaluation of a classifier
     facts.py     the files that sections read        step.py     the step that writes the run report
 
 To add a section: a module with `section(folder)`, a template, a row in SECTIONS, and a test.

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 POINTS_DRAWN = 400
+CLASSES_DRAWN = 20
+COUNTS_WRITTEN = 12  # classes; with more, a cell is too small for its number
+NAME_DRAWN = 18  # characters
 WIDE = 50  # a loss that falls by more than this factor is drawn on a log scale
 
 # Stand-in colour → variable of style.css.
 PAPER, MUTED, GRID, FIRST, SECOND, GOOD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+INK = "#070707"
 VARIABLES = {
-    PAPER: "--paper", MUTED: "--muted", GRID: "--grid", FIRST: "--first", SECOND: "--second", GOOD: "--good"
+    PAPER: "--paper", MUTED: "--muted", GRID: "--grid", FIRST: "--first", SECOND: "--second", GOOD: "--good",
+    INK: "--ink",
 }  # fmt: skip
 
 
@@ -38,6 +44,10 @@ class Chart:
         """Logged points behind one drawn point."""
         self.limited = False
         """Whether the limit on the length is in the picture."""
+        self.folded = 0
+        """Classes that share one row and one column because they were mistaken least."""
+        self.highlighted = ""
+        """Class whose curve has the second colour: the one that is told apart worst."""
 
 
 def loss_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]], best: dict[str, Any] | None) -> Chart:
@@ -100,6 +110,95 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
     return chart
 
 
+def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") -> Chart:
+    """Draw true classes as rows and predicted ones as columns; a cell is as deep as its share of its row.
+
+    Of many classes those with the most mistakes are drawn, the others together as one. `of` tells two drawings on one
+    page apart.
+    """
+    from matplotlib.patches import Rectangle
+
+    chart = Chart()
+    chart.folded, names, counts = _folded(names, counts)
+    classes = len(names)
+    with _drawing(chart, f"true classes by predicted class {of}".strip(), height=1.4 + 0.3 * max(classes, 4)) as axes:
+        for row, cells in enumerate(counts):
+            for column, count in enumerate(cells):
+                if not count:
+                    continue
+                share = count / sum(cells)
+                colour = FIRST if row == column else SECOND
+                # Never deeper than this, so that the number is readable on it in light and in dark.
+                axes.add_patch(
+                    Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.06 + 0.44 * share, lw=0)
+                )
+                if classes <= COUNTS_WRITTEN:
+                    axes.text(column, row, _thousands(count), ha="center", va="center", color=INK, fontsize=10)
+        edges = [place - 0.5 for place in range(1, classes)]
+        axes.hlines(edges, -0.5, classes - 0.5, color=PAPER, linewidth=2)
+        axes.vlines(edges, -0.5, classes - 0.5, color=PAPER, linewidth=2)
+        axes.grid(False)
+        axes.set_xlim(-0.5, classes - 0.5)
+        axes.set_ylim(classes - 0.5, -0.5)
+        shown = [_short(name) for name in names]
+        lean: dict[str, Any] = (
+            {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if classes * max(map(len, shown)) > 60 else {}
+        )
+        # A class may be named "$5$", which is no formula.
+        axes.set_xticks(range(classes), shown, parse_math=False, **lean)
+        axes.set_yticks(range(classes), shown, parse_math=False)
+        axes.tick_params(length=0)
+        axes.set_xlabel("predicted", color=MUTED)
+        axes.set_ylabel("true", color=MUTED)
+    return chart
+
+
+def roc_curve(points: dict[str, dict[str, Any]], of: str = "") -> Chart:
+    """Draw the share of right alarms over that of false alarms for each class, and the line of guessing.
+
+    `points` maps a class to fpr, tpr and auc. Two classes mirror each other: only the second is drawn. `of`
+    tells two drawings on one page apart.
+    """
+    chart = Chart()
+    drawn = list(points) if len(points) != 2 else list(points)[1:]
+    if len(drawn) > 1:
+        chart.highlighted = min(drawn, key=lambda name: points[name]["auc"])
+    with _drawing(chart, f"right alarms over false alarms {of}".strip()) as axes:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for name in sorted(drawn, key=lambda name: name == chart.highlighted):
+            worst = name == chart.highlighted
+            axes.plot(
+                points[name]["fpr"], points[name]["tpr"], color=SECOND if worst else FIRST,
+                linewidth=1.6 if worst or len(drawn) == 1 else 1.1, alpha=1 if worst or len(drawn) == 1 else 0.6,
+            )  # fmt: skip
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(_ticker().MultipleLocator(0.25))
+            axis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.01)
+        axes.set_xlabel("false alarms", color=MUTED)
+        axes.set_ylabel("right alarms", color=MUTED)
+    return chart
+
+
+def _short(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= NAME_DRAWN else name[: NAME_DRAWN - 1] + "…"
+
+
+def _folded(names: list[str], counts: list[list[int]]) -> tuple[int, list[str], list[list[int]]]:
+    """Keep the classes with the most mistakes, in their order, and add up the others as one."""
+    if len(names) <= CLASSES_DRAWN:
+        return 0, names, counts
+    places = range(len(names))
+    wrong = [sum(counts[place]) + sum(row[place] for row in counts) - 2 * counts[place][place] for place in places]
+    kept = sorted(sorted(places, key=lambda place: -wrong[place])[: CLASSES_DRAWN - 1])
+    groups = [[place] for place in kept] + [sorted(set(places) - set(kept))]
+    folded = len(groups[-1])
+    sums = [[sum(counts[row][column] for row in rows for column in columns) for columns in groups] for rows in groups]
+    return folded, [*(names[place] for place in kept), f"{folded} others"], sums
+
+
 def _thousands(value: float, _: int | None = None) -> str:
     return f"{value:,.0f}"
 
@@ -126,8 +225,8 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[int, list[tuple[float, 
 
 
 @contextmanager
-def _drawing(chart: Chart, label: str) -> Iterator[Axes]:
-    """Give axes to draw on, and put the finished SVG into `chart`."""
+def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
+    """Give axes to draw on, `height` inches high, and put the finished SVG into `chart`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -151,26 +250,34 @@ def _drawing(chart: Chart, label: str) -> Iterator[Axes]:
         "grid.linewidth": 0.8,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")  # inches of 72 units
+        figure = Figure(figsize=(7.2, height), layout="constrained")  # inches of 72 units
         axes = figure.add_subplot()
         axes.xaxis.set_major_locator(_ticker().MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(_ticker().FuncFormatter(_thousands))
         yield axes
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():
+            # Only for measuring: the page's font has the letters that matplotlib's lacks.
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
     chart.svg = _fit_into_page(drawn.getvalue(), label)
 
 
 def _fit_into_page(svg: str, label: str) -> Markup:
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # What is written in the drawing may be a name out of the data, and is not ours to change.
+    written = re.findall(r">([^<]*)</text>", svg)
+    svg = re.sub(r">[^<]*</text>", "></text>", svg)
     svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # its rules would hold for the whole page
     used = set(re.findall(r"#([\w.]+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)  # equal on every chart
     svg = re.sub(r" font-family: [^;]*;", "", svg)
     box = re.search(r'viewBox="[^"]*"', svg)
-    attributes = f'class="chart" role="img" aria-label="{label}" {box.group() if box else ""}'
+    attributes = f'class="chart" role="img" aria-label="{escape(label)}" {box.group() if box else ""}'
     svg = re.sub(r"<svg[^>]*>", f'<svg {attributes} xmlns:xlink="http://www.w3.org/1999/xlink">', svg, count=1)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return Markup(re.sub(r"\s*\n\s*", " ", svg))
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    texts = iter(written)
+    return Markup(re.sub("></text>", lambda _: f">{next(texts)}</text>", svg))

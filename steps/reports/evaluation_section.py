@@ -9,6 +9,7 @@ from typing import Any
 from steps.params.evaluation import DIRECTIONS
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
+from steps.reports.label_facts import label_facts
 from steps.reports.page import Section
 
 ROWS_SHOWN = 10
@@ -35,7 +36,9 @@ def section(evaluation: Path) -> Section:
         "reason": reason(measured.get("gate") or {}),
         "metrics": metric_rows(measured.get("base") or {}, measured.get("tuned") or {}),
     }
-    if (evaluation / PREDICTIONS).is_file():
+    if labels := measured.get("labels"):
+        facts |= label_facts(labels, evaluation / PREDICTIONS)
+    elif (evaluation / PREDICTIONS).is_file():
         facts |= _predictions(evaluation / PREDICTIONS)
     return Section("evaluation", "Evaluation", facts)
 

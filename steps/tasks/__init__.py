@@ -141,8 +141,15 @@ def as_found(value: object) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")
     text = SECRETS.sub("…", text[: 8 * FOUND_LIMIT])  # a row may hold a book
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    text = visible(text)
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
+
+
+def visible(text: str) -> str:
+    """Write control characters as escapes: a message is one line, and a terminal obeys none of it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def kind_of(value: object) -> str:

@@ -52,11 +52,18 @@ ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
 LATE_SYSTEM = ("DATA-W0424", "a system message behind the first place")
 
 
-def forbidden_characters(text: str, path: str) -> Iterator[Fault]:
-    """Yield a fault for U+0000, over which tokenizers and databases stumble; a strict check refuses it."""
-    if "\0" in text:
-        yield Fault("DATA-E0413", path, as_found(text), "text without the character U+0000",
-                    "remove the character, or set strict=false")  # fmt: skip
+def forbidden_characters(value: Any, path: str) -> Iterator[Fault]:
+    """Yield a fault for each text with U+0000, over which tokenizers and databases stumble; strict refuses them."""
+    if type(value) is str:
+        if "\0" in value:
+            yield Fault("DATA-E0413", path, as_found(value), "text without the character U+0000",
+                        "remove the character, or set strict=false")  # fmt: skip
+    elif type(value) is list:
+        for index, inner in enumerate(value):
+            yield from forbidden_characters(inner, f"{path}[{index}]")
+    elif type(value) is dict:
+        for name, inner in value.items():
+            yield from forbidden_characters(inner, f"{path}.{name}")
 
 
 def is_plain(messages: list[Any]) -> bool:

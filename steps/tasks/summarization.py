@@ -64,4 +64,4 @@ def question(row: dict[str, Any], columns: SummarizationColumns) -> tuple[str, s
 def prompt_form(columns: SummarizationColumns) -> tuple[str, str]:
     """Give what stands before and after the document in a prompt."""
     before = PREFIX if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
-    return before, columns.text_separator
+    return before, columns.after_text

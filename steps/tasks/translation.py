@@ -89,7 +89,7 @@ def prompt_form(columns: TranslationColumns) -> tuple[str, str]:
     """Give what stands before and after the text in a prompt."""
     source, target = (LANGUAGES.get(code, code) for code in (columns.source_lang, columns.target_lang))
     before = f"translate {source} to {target}: " if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
-    return before, columns.text_separator
+    return before, columns.after_text
 
 
 def counted(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, ...]:

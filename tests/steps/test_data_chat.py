@@ -5,12 +5,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from checking import check_data
 from trl.data_utils import is_conversational, maybe_convert_to_chatml
 
 from steps.errors import UserError
 from steps.params.chat_columns import ChatColumns
 from steps.prepare_data.alone import check_alone
-from steps.prepare_data.checking import check_data
 from steps.prepare_data.writing import read_back
 from steps.tasks import load_task
 from tests.data_cases import Case, judge

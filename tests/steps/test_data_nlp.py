@@ -10,6 +10,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from checking import check_data
 from data_cases import Case, judge
 
 from steps.errors import UserError
@@ -21,7 +22,6 @@ from steps.params.task_columns import (
     TranslationColumns,
 )
 from steps.prepare_data.alone import check_alone
-from steps.prepare_data.checking import check_data
 from steps.tasks import load_task
 
 
@@ -72,7 +72,7 @@ CLASSIFICATION = [
          "did you mean 'Label'?"),
     Case(10, "one label in NFC and NFD", labelled(*CAFE, "b", "b"), "DATA-W1001", count=2,
          says=r'equal after NFC: "caf\xe9", "cafe\u0301"'),
-    Case(10, "NFD in validation only", labelled(CAFE[0], "b", "b"), "DATA-E1006", " (record 2) label",
+    Case(10, "NFD in validation only", labelled(CAFE[0], "b", "b"), "DATA-E1006", ":2 (record 2) label",
          "Write it the same way", validation=other("b", CAFE[1])),
     Case(0, "labels that differ in capitals", labelled("Pos", "pos", "neg", " neg"), "DATA-W1002", count=4,
          says="capitals or blanks"),
@@ -96,7 +96,7 @@ CLASSIFICATION = [
          says="labels -1 to 1 became", count=4, **CSV),
     Case(47, "1.5", labelled(1.0, 0, 1.5), "DATA-E1002", ":3 (record 3) label", "found 1.5"),
     Case(47, "1.5 in csv", labelled_csv("1.0", "0", "1.5"), "DATA-E1002", ":4 (record 3) label", **CSV),
-    Case(50, "true, FALSE and yes", labelled_csv("true", "FALSE", "yes", "true"), "DATA-E1007", " (record 2) label",
+    Case(50, "true, FALSE and yes", labelled_csv("true", "FALSE", "yes", "true"), "DATA-E1007", ":3 (record 2) label",
          'the spellings "true", "FALSE", "yes"', count=2, **CSV),
     Case(50, "true and false as words", labelled_csv("true", "false", "true", "false"), "", **CSV),
     Case(50, "yes, no and perhaps", labelled("yes", "no", "perhaps") * 2, ""),
@@ -130,10 +130,10 @@ CLASSIFICATION = [
          **MANY),
     Case(108, "an unknown one of several", labelled("a|b", "a|c"), "DATA-E1004", ":2 (record 2) label[1]",
          options={"multilabel": True, "labels": "a, b"}),
-    Case(109, "a class that was never learned", labelled("a", "b") * 2, "DATA-E1006", " (record 2) label",
+    Case(109, "a class that was never learned", labelled("a", "b") * 2, "DATA-E1006", ":2 (record 2) label",
          'expected one of the training rows\' "a", "b"', validation=other("a", "c", "b", "c"), count=2),
-    Case(109, "… in the test file", labelled("a", "b") * 2, "DATA-E1006", " (record 1) label", test=other("c", "b")),
-    Case(109, "numbers here, names there", labelled(0, 1, 0), "DATA-E1006", " (record 1) label", '"pos"',
+    Case(109, "… in the test file", labelled("a", "b") * 2, "DATA-E1006", ":1 (record 1) label", test=other("c", "b")),
+    Case(109, "numbers here, names there", labelled(0, 1, 0), "DATA-E1006", ":1 (record 1) label", '"pos"',
          validation=other("pos", 1)),
     Case(109, "… though it is listed", labelled("a", "b", "a"), "DATA-W1005", says='"c"', validation=other("c", "a"),
          options={"labels": "a,b,c"}),
@@ -166,7 +166,7 @@ TOKENS = [
     Case(10, "one tag in NFC and NFD", tagged(*words(["B-" + CAFE[0], "B-" + CAFE[1]])), "DATA-W1001", count=2,
          validation=tagged((["x"], ["B-" + CAFE[0]])), test=tagged((["y"], ["B-" + CAFE[0]]))),
     Case(107, "nothing but O", tagged(*words(["O"], ["O"])), "DATA-E1005", " tags"),
-    Case(109, "a tag that was never learned", tagged(*words(*GOOD_TAGS)), "DATA-E1006", " (record 2) tags",
+    Case(109, "a tag that was never learned", tagged(*words(*GOOD_TAGS)), "DATA-E1006", ":2 (record 2) tags",
          "list all classes in tags", validation=tagged((["x"], ["O"]), (["y"], ["B-ORG"]))),
     Case(110, "a tag in one row", tagged(*words(*GOOD_TAGS, ["B-ORG", "B-ORG"])), "DATA-W1003", says='"B-ORG"'),
     Case(111, "a tag outside the list", tagged(ADA, (["x"], ["B-LOC"])), "DATA-E1105", ":2 (record 2) tags[0]",
@@ -395,7 +395,10 @@ def test_what_is_asked_and_learned_needs_no_column_names():
     summary = load_task("summarization")
     row = {"document": "long", "summary": "s"}
     assert summary.training_row(row, summary.Columns()) == {"prompt": "summarize: long\n", "completion": "s"}
-    assert summary.question(row, summary.Columns(text_separator="\nIn short: ")) == ("summarize: long\nIn short: ", "s")
+    assert summary.question(row, summary.Columns(text_separator=r"\nIn short: ")) == (
+        "summarize: long\nIn short: ",
+        "s",
+    )
     translation = load_task("translation")
     row = {"source": "cat", "target": "Katze"}
     asked = "translate English to German: cat\n"

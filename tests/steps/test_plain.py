@@ -9,6 +9,7 @@ from steps.params.chat_columns import ChatColumns
 from steps.params.data import TextColumns
 from steps.prepare_data import parts
 from steps.prepare_data.parts import check_jsonl
+from steps.prepare_data.sources import SourceFile
 
 TEXT = '{"text": "a b"}'
 CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
@@ -47,7 +48,7 @@ ODD = [
 def outcome(file, task, columns, folder):
     """Everything that a check says about a file, and the rows it keeps."""
     folder.mkdir()
-    part = check_jsonl("a.jsonl", file, task, columns, folder / "rows")
+    part = check_jsonl(SourceFile(file, "a.jsonl"), task, columns, folder / "rows")
     rows = [row for table in part.tables for row in parts_of(table)]
     findings = part.findings
     told = ([str(p) for p in findings.problems], findings.warnings, findings.repaired, dict(part.unused))

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from checking import check_data
 from conftest import chat_rows, write_jsonl
 
 from steps.errors import UserError
-from steps.prepare_data.checking import check_data
 from steps.prepare_data.splitting import split_rows
 
 
@@ -82,7 +82,7 @@ def test_rows_need_not_be_kept(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_rows_that_differ_only_in_case_and_space_are_worth_a_warning(tmp_path):
+def test_rows_that_differ_only_in_case_and_space_are_worth_a_warning(tmp_path):  # 130
     rows = texts(50)
     rows[20] = {"text": "  TEXT number\n7"}
     rows[30] = rows[7]
@@ -91,6 +91,7 @@ def test_rows_that_differ_only_in_case_and_space_are_worth_a_warning(tmp_path):
     assert warnings["DATA-W0701"]["rows"] == [31]
     other = write_jsonl(tmp_path / "b.jsonl", [{"text": "Text Number 3"}, {"text": "something else"}])
     [near] = check_data("text_generation", write_jsonl(tmp_path / "a.jsonl", texts(50)), other).warnings
+    assert (near["count"], near["rows"]) == (1, [1])
     assert near["what"] == f"{other}: rows that differ from an earlier one only in case and white space"
 
 
@@ -136,7 +137,7 @@ def test_too_few_training_rows_are_refused_with_the_number_after_the_split(tmp_p
         check_data("text_generation", file, min_train_rows=1)
 
 
-def test_repeated_training_rows_are_counted(tmp_path):
+def test_repeated_training_rows_are_counted(tmp_path):  # 131
     rows = texts(96)
     file = write_jsonl(tmp_path / "a.jsonl", [*rows, rows[3], rows[3], rows[5], {"text": "other"}])
     other = write_jsonl(tmp_path / "b.jsonl", texts(5, 500))
@@ -145,7 +146,7 @@ def test_repeated_training_rows_are_counted(tmp_path):
     assert "3.0 %" in warning["what"]
 
 
-def test_held_out_rows_that_are_trained_on_are_refused_above_one_percent(tmp_path):
+def test_held_out_rows_that_are_trained_on_are_refused_above_one_percent(tmp_path):  # 129
     train = write_jsonl(tmp_path / "train.jsonl", texts(300))
     validation = write_jsonl(tmp_path / "validation.jsonl", texts(9, 900))
     test = write_jsonl(tmp_path / "test.jsonl", [*texts(200, 1000), *texts(2, 41)])
@@ -182,8 +183,9 @@ def test_checking_needs_neither_torch_nor_transformers(tmp_path):
 
     file = write_jsonl(tmp_path / "a.jsonl", texts(50))
     code = (
-        "import sys; from steps.prepare_data.checking import check_data;"
-        f"check_data('text_generation', {str(file)!r}); sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+        "import sys; from steps.params.data import DataSource; from steps.prepare_data.checking import check_data;"
+        f"check_data('text_generation', DataSource(train_file_path={str(file)!r}));"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

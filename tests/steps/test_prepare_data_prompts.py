@@ -30,7 +30,7 @@ def test_long_prompts_are_refused_by_position():
 
 
 @pytest.mark.parametrize("handling", ["filter", "truncate"])
-def test_a_limit_that_no_prompt_keeps_is_seen(handling):
+def test_a_limit_that_no_prompt_keeps_is_seen(handling):  # 123
     """Catalogue row 123."""
     assert fit_prompts([[1, 2], [3, 4, 5]], 1, handling).all_long
     assert not fit_prompts([[1, 2], [3, 4, 5]], 2, handling).all_long

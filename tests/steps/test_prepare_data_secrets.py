@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from checking import check_data
 
 from steps.errors import UserError
-from steps.prepare_data.checking import check_data
 from steps.prepare_data.secret_scan import lines_with_secrets
 
 LETTERS = "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5bC7d"
@@ -69,7 +69,7 @@ def test_a_key_is_found_in_any_line_of_a_block(secret):
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
-def test_rows_with_keys_are_counted_and_the_key_is_never_shown(tmp_path, name):
+def test_rows_with_keys_are_counted_and_the_key_is_never_shown(tmp_path, name):  # 134
     rows = [{"text": f"row {number}"} for number in range(40)]
     rows[17]["text"] += f" {SECRETS[0]}"
     rows[30]["text"] = ""  # the next row's number must still be right

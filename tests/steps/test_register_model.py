@@ -385,7 +385,8 @@ import mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 asked = zip(sys.argv[3::2], sys.argv[4::2])
-answers = [model.predict(json.loads(text), params=json.loads(params)) for text, params in asked]
+answers = [model.predict(json.loads(text), params=json.loads(params) or None) for text, params in asked]
+answers = [answer.to_dict("records") if hasattr(answer, "to_dict") else answer for answer in answers]
 ours = [name for name in sys.modules if name.split(".")[0] in ("steps", "pipelines")]
 print(json.dumps({"answers": answers, "ours": ours}))
 """
@@ -456,6 +457,44 @@ def test_a_fresh_process_puts_a_text_to_the_model_in_the_form_it_was_trained_in(
     prompts = [f"translate English to qaa: {text} =" for text in ("The quick", "Count to")]
     assert answers == plain_answers(world["tuned"], prompts, 8)
     assert answers != plain_answers(world["tuned"], ["The quick", "Count to"], 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [False, True], ids=["one label", "several"])
+def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(world, tmp_path, several):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(5)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        world["base"], id2label={0: "bad", 1: "good", 2: "odd"},
+        problem_type="multi_label_classification" if several else "single_label_classification",
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(world["base"])
+    model.save_pretrained(tmp_path / "labels")
+    tokenizer.save_pretrained(tmp_path / "labels")
+    tuned = as_artifact(tmp_path / "labels", tmp_path / "classifier")
+    evaluation = write_evaluation(tmp_path / "measured", tuned, labels={"base": "Base is the most frequent class."})
+    given = settings(task="text_classification", max_length=12, pairs=not several)
+    uri = register_model(given, **{**world, "tuned": tuned, "evaluation": evaluation})
+    texts = [("The quick", "brown"), ("Count to ten: 1 2 3 4 5 6 7 8 9 10", "fox"), ("Paris", "is the capital of")]
+    asked = [first for first, _ in texts] if several else [{"sentence1": a, "sentence2": b} for a, b in texts]
+    (answers,) = answers_elsewhere(tmp_path, uri, (asked, {}))
+    for (first, second), answer in zip(texts, answers, strict=True):
+        pair = (first,) if several else (first, second)
+        ids = tokenizer(*pair, truncation=True, max_length=12, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logits = model.eval()(ids).logits[0].double()
+        if several:
+            places = [place for place in range(3) if logits[place] > 0]
+            assert answer["labels"] == [model.config.id2label[place] for place in places]
+            assert answer["probabilities"] == pytest.approx(logits.sigmoid()[places].tolist(), abs=1e-5)
+        else:
+            assert answer["label"] == model.config.id2label[int(logits.argmax())]
+            assert answer["probability"] == pytest.approx(float(logits.softmax(0).max()), abs=1e-5)
+    card = (world["registration"] / "model_card.md").read_text()
+    assert "most frequent class" in card
+    assert ("sentence2" in card) is not several
 
 
 @pytest.mark.slow

@@ -1,0 +1,28 @@
+"""The rows that docs/data.md shows are good rows."""
+
+import re
+from pathlib import Path
+
+import pytest
+from checking import check_data
+
+from steps.tasks import TASKS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^### (\w+)\n[^#]*?```json\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_every_task_is_shown():
+    assert [name for name, _ in EXAMPLES] == re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)
+    assert {name for name, _ in EXAMPLES} == set(TASKS)
+
+
+@pytest.mark.parametrize(("task", "rows"), EXAMPLES)
+def test_the_rows_of_the_page_are_good(tmp_path, task, rows):
+    lines = rows.splitlines()
+    kinds = [lines] if task in ("text_classification", "kto") else [[line] for line in lines]
+    for number, kind in enumerate(kinds):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text("\n".join(kind * 12) + "\n")
+        checked = check_data(task, file)
+        assert sum(checked.counts.values()) == 12 * len(kind)

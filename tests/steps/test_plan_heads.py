@@ -1,0 +1,92 @@
+"""What a model puts out decides who trains, and which parameters mean something."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from classifiers import label_rows
+from conftest import write_jsonl
+
+from steps import wire
+from steps.errors import UserError
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.reading import read_parameters
+from steps.params.settings import FinetuneSettings, RegistrationSettings
+from steps.plan.settings import TRAINERS
+from steps.plan.step import plan
+from steps.plan.unfit import UNFIT
+from steps.tasks import HEADS, TASKS, load_task
+
+
+@pytest.fixture
+def given(tiny_model, tmp_path, monkeypatch) -> dict:
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    file = write_jsonl(tmp_path / "train.jsonl", label_rows(90))
+    return {"pytorch_model_path": str(tiny_model), "train_file_path": str(file), "sentence1_key": "text",
+            "label_key": "kind", "number_of_gpu_to_use_finetuning": 0}  # fmt: skip
+
+
+def planned(given: dict, tmp_path: Path, **changes):
+    return plan("text_classification", {**given, **changes}, tmp_path / "plan", tmp_path / "plan.html")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_says_what_its_model_puts_out(task):
+    assert load_task(task).HEAD in HEADS
+
+
+@pytest.mark.parametrize("pipeline", PARAMETER_MODELS)
+def test_every_pipeline_has_who_writes_trains_and_measures(pipeline):
+    from steps.evaluate import EVALUATORS
+    from steps.finetune import TRAINERS as FILES
+    from steps.prepare_data import WRITERS
+
+    head = load_task(PARAMETER_MODELS[pipeline].task).HEAD
+    assert head in WRITERS
+    assert head in EVALUATORS
+    assert TRAINERS[head] in FILES
+    assert UNFIT[head].keys() <= PARAMETER_MODELS[pipeline].model_fields.keys()
+
+
+def test_the_plan_chooses_the_trainer_and_says_so(given, tmp_path):
+    made = planned(given, tmp_path, metric_for_best_model="f1_macro", gate_metric="mcc", sentence2_key="more")
+    training = FinetuneSettings.model_validate(wire.load(made.training))
+    assert (training.trainer, training.training.metric_for_best_model) == ("classification", "f1_macro")
+    registration = RegistrationSettings.model_validate(wire.load(made.registration))
+    assert (registration.pairs, registration.max_length) == (True, 256)
+    told = json.loads((tmp_path / "plan/plan.json").read_text())
+    assert any("classification, all weights" in task["what"] for task in told["tasks"])
+    assert told["memory"]["parts"]["logits"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"packing": True}, "PLAN-E0102 packing: .*each row gets a label of its own"),
+        ({"chat_template": "chat-ml"}, "PLAN-E0102 chat_template: .*no conversations"),
+        ({"train_on_completions_only": True}, "PLAN-E0102 train_on_completions_only: .*the label is learned"),
+        ({"response_template": "A:"}, "PLAN-E0102 response_template"),
+        ({"evaluation_max_new_tokens": 5}, "PLAN-E0102 evaluation_max_new_tokens: .*nothing is generated"),
+        ({"gate_metric": "bleu"}, "PARAM-E0102 gate_metric"),
+        ({"metric_for_best_model": "rouge1"}, "PARAM-E0102 metric_for_best_model"),
+        ({"gate_metric": "hamming_loss"}, "PARAM-E0210 gate_metric: found hamming_loss with multilabel=false"),
+        ({"gate_metric": "accuracy", "multilabel": True}, "PARAM-E0210 gate_metric"),
+        (
+            {"metric_for_best_model": "mcc", "multilabel": True},
+            "metric_for_best_model: .*set metric_for_best_model to f1_macro",
+        ),
+        ({"gate_metric": "accuracy", "gate_max_value": 0.5}, "PARAM-E0205 gate_max_value"),
+        ({"gate_metric": "log_loss", "gate_min_value": 0.5}, "PARAM-E0205 gate_min_value"),
+    ],
+)
+def test_what_a_classifier_cannot_have_is_refused(given, tmp_path, changes, words):
+    with pytest.raises(UserError) as caught:
+        planned(given, tmp_path, **changes)
+    assert re.search(words, str(caught.value))
+    assert len(caught.value.problems) == 1
+
+
+def test_a_language_model_is_not_steered_by_the_metrics_of_labels():
+    with pytest.raises(UserError, match="PARAM-E0102 gate_metric"):
+        read_parameters("chat_completion", {"pytorch_model_path": "m", "train_file_path": "t", "gate_metric": "mcc"})
