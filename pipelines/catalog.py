@@ -35,6 +35,9 @@ PIPELINES = {
     for name, module in {
         "chat_completion": "pipelines.supervised",
         "text_generation": "pipelines.supervised",
+        "pretraining": "pipelines.supervised",
+        "summarization": "pipelines.supervised",
+        "translation": "pipelines.supervised",
         "text_classification": "pipelines.supervised",
     }.items()
 }

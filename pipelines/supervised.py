@@ -17,7 +17,14 @@ from pipelines.components import (
 )
 from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
-from steps.params.pipelines import ChatCompletionParameters, TextClassificationParameters, TextGenerationParameters
+from steps.params.pipelines import (
+    ChatCompletionParameters,
+    PretrainingParameters,
+    SummarizationParameters,
+    TextClassificationParameters,
+    TextGenerationParameters,
+    TranslationParameters,
+)
 
 
 class Outputs(NamedTuple):
@@ -90,6 +97,24 @@ def chat_completion(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TextGenerationParameters)
 def text_generation(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a language model on texts or prompts with answers and register it when it beats its base."""
+    return supervised(p, plan)
+
+
+@pipeline(PretrainingParameters)
+def pretraining(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Let a language model go on learning from plain texts and register it when it knows them better than its base."""
+    return supervised(p, plan)
+
+
+@pipeline(SummarizationParameters)
+def summarization(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a language model to sum up documents and register it when it beats its base."""
+    return supervised(p, plan)
+
+
+@pipeline(TranslationParameters)
+def translation(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a language model to translate texts and register it when it beats its base."""
     return supervised(p, plan)
 
 

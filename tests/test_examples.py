@@ -46,7 +46,9 @@ def make(checkout: Path, maker: Path) -> str:
 
 
 def test_there_are_examples_of_every_kind():
-    assert {read(config)[0] for config in CONFIGS} == {"chat_completion", "text_generation", "text_classification"}
+    assert {read(config)[0] for config in CONFIGS} == {
+        "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
+    }  # fmt: skip
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 
 
@@ -116,3 +118,37 @@ def test_no_test_number_was_trained_on(made):
             numbers[split] = {row["digits"] for row in csv.DictReader(stream)}
     assert [len(split) for split in numbers.values()] == [6000, 300]
     assert numbers["train"].isdisjoint(numbers["test"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "key", "counts"),
+    [("phrases", "translation", (6000, 300, 300)), ("minutes", "document", (6000, 300, 300)),
+     ("verse", "text", (6000, 300, 600))],
+)  # fmt: skip
+def test_no_test_text_was_trained_on(made, folder, key, counts):
+    texts = [
+        [json.dumps(json.loads(line)[key]) for line in (made / f"examples/{folder}/data/{split}.jsonl").open()]
+        for split in ("train", "validation", "test")
+    ]
+    assert tuple(len(split) for split in texts) == counts
+    assert len(set().union(*texts)) == sum(counts)
+
+
+@pytest.mark.slow
+def test_the_gate_of_the_verses_is_within_a_tenth_of_what_the_generator_reaches(made):
+    told = make(made, ROOT / "examples/verse/make.py")
+    goal = float(told.rsplit(":", 1)[1])
+    _, given = read(ROOT / "examples/verse/config.yaml")
+    assert goal < given["gate_max_value"] <= 1.1 * goal
+
+
+@pytest.mark.slow
+def test_the_gate_of_the_minutes_is_far_above_a_summary_that_is_the_first_sentence(made):
+    from steps.evaluate.metrics import score_texts
+
+    rows = [json.loads(line) for line in (made / "examples/minutes/data/test.jsonl").open()]
+    leads = [row["document"].split(". ")[0] + "." for row in rows]
+    lead = score_texts(leads, [row["summary"] for row in rows])["rougeL"]
+    _, given = read(ROOT / "examples/minutes/config.yaml")
+    assert given["gate_min_value"] > 1.5 * lead

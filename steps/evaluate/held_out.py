@@ -71,7 +71,7 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
             Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a token that carries loss",
                     "an answer in each row", "raise max_seq_length: the answers were cut off")
         )  # fmt: skip
-    questions = _questions(settings.task, rows)
+    questions = _questions(settings, rows)
     prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
     references = [question[1] if question else None for question in questions]
     return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered)
@@ -103,9 +103,9 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _questions(task: str, rows: pa.Table) -> list[tuple[Any, str] | None]:
-    module = load_task(task)
-    columns = module.Columns()  # canonical rows need no column names of the user's
+def _questions(settings: EvaluationSettings, rows: pa.Table) -> list[tuple[Any, str] | None]:
+    module = load_task(settings.task)
+    columns = module.Columns(**settings.columns)
     return [module.question(row, columns) for row in rows.to_pylist()]
 
 

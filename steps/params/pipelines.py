@@ -18,11 +18,18 @@ from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.registration import RegistrationParams, TrackingParams
-from steps.params.task_columns import ClassificationColumns
-from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics, TextMetrics
+from steps.params.task_columns import (
+    ClassificationColumns,
+    PretrainingColumns,
+    SummarizationColumns,
+    TranslationColumns,
+)
+from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics, LossMetrics, TextMetrics
 from steps.params.training import CheckpointParams, TrainingParams
 
-Task = Literal["chat_completion", "text_generation", "text_classification"]
+Task = Literal[
+    "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification"
+]
 
 
 class PipelineParameters(Group):
@@ -76,6 +83,31 @@ class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
                           "set ground_truth_key, or gate_metric=loss")  # fmt: skip
 
 
+class PretrainingParameters(PretrainingColumns, LossMetrics, SupervisedParameters):
+    """Let a language model go on learning from plain texts: a language, a subject, a style."""
+
+    task: ClassVar[Task] = "pretraining"
+
+
+class AnswerOnly(Group):
+    """For tasks whose text is given and whose answer alone is to be learned."""
+
+    train_on_completions_only: bool = True
+    """Learn only the answers; false learns to write the given texts as well."""
+
+
+class SummarizationParameters(SummarizationColumns, AnswerOnly, TextMetrics, SupervisedParameters):
+    """Tune a language model to sum up documents."""
+
+    task: ClassVar[Task] = "summarization"
+
+
+class TranslationParameters(TranslationColumns, AnswerOnly, TextMetrics, SupervisedParameters):
+    """Tune a language model to translate texts from one language to another."""
+
+    task: ClassVar[Task] = "translation"
+
+
 class TextClassificationParameters(ClassificationColumns, LabelMetrics, SupervisedParameters):
     """Tune a model to give texts, or pairs of texts, their class."""
 
@@ -95,5 +127,8 @@ class TextClassificationParameters(ClassificationColumns, LabelMetrics, Supervis
 PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "chat_completion": ChatCompletionParameters,
     "text_generation": TextGenerationParameters,
+    "pretraining": PretrainingParameters,
+    "summarization": SummarizationParameters,
+    "translation": TranslationParameters,
     "text_classification": TextClassificationParameters,
 }

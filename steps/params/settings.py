@@ -124,6 +124,9 @@ class EvaluationSettings(Group):
     task: Task
     """Which file of steps/tasks reads the rows."""
 
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Values of the task's own parameters: the form of a prompt is among them."""
+
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """What is measured, and the gate."""
 
@@ -155,6 +158,8 @@ class RegistrationSettings(Group):
     max_new_tokens: int = 128
     """Default length of an answer of the registered model."""
 
+    prompt_form: tuple[str, str] = ("", "")
+    """What the registered model puts before and after a text, as it was trained."""
     max_length: int | None = Field(None, ge=1)
     """Longest input in tokens of a model that generates nothing, as in training."""
 

@@ -7,6 +7,8 @@ from pydantic import Field
 from steps.errors import Problem, shown
 from steps.params.group import Group
 
+USUAL_PREFIX = "auto"  # the prefix that the task has for the model
+
 
 class TaskColumns(Group):
     """Columns by name: fields that end in _key."""
@@ -99,7 +101,22 @@ class AnswerColumns(TaskColumns):
         return {parameter: name for parameter, name in super().named_columns().items() if parameter not in inside}
 
 
-class SummarizationColumns(TaskColumns):
+class AskedColumns(TaskColumns):
+    """How a text is put to a model that goes on from it with the answer."""
+
+    prompt_prefix: str = USUAL_PREFIX
+    """Put before each text, so that the model knows what is asked; auto takes the task's own, empty puts nothing."""
+
+    text_separator: str = r"\n"
+    r"""Put between each text and its answer, so that the model knows where the text ends; \n is a new line."""
+
+    @property
+    def after_text(self) -> str:
+        """The separator with its new lines, which the value keeps as two characters: KFP puts it into one line."""
+        return self.text_separator.replace(r"\n", "\n")
+
+
+class SummarizationColumns(AskedColumns):
     """Column names of documents with their summaries."""
 
     document_key: str = Field("document", min_length=1)
@@ -112,7 +129,7 @@ class SummarizationColumns(TaskColumns):
     """Language of the summaries, as its code; models of many languages are told to write it."""
 
 
-class TranslationColumns(TaskColumns):
+class TranslationColumns(AskedColumns):
     """Column names of texts with their translations."""
 
     source_lang: str = Field("en", min_length=1)

@@ -25,6 +25,16 @@ class TextMetrics(Group):
     """Metric of the tuned model that decides whether it is registered."""
 
 
+class LossMetrics(Group):
+    """For models that learn whole texts: there is no right answer to compare with."""
+
+    metric_for_best_model: Literal["loss"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+    gate_metric: Literal["loss", "perplexity"] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
 class LabelMetrics(Group):
     """For models that give a text its label, or several."""
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
 from steps.params.data import DataSource
+from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.hardware import Hardware, hardware_of
@@ -66,7 +67,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     template = trouble.gather(lambda: template_digest(parameters))
     function = trouble.gather(lambda: function_digest(parameters))
     if model is not None:
-        trouble.problems += _length_problems(parameters, model)
+        trouble.problems += [*_length_problems(parameters, model), *_architecture_problems(parameters, model)]
     trouble.raise_if_any()
     assert model is not None
     assert data is not None
@@ -145,6 +146,18 @@ def _length_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem
         return [
             Problem("PLAN-E0305", "max_seq_length", str(p.max_seq_length), f"at most {limit}, the model's positions",
                     f"set max_seq_length={limit}")
+        ]  # fmt: skip
+    return []
+
+
+def _architecture_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:
+    config = model.layout.config
+    if config.get("is_encoder_decoder"):
+        name = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
+        return [
+            Problem("PLAN-E0307", SOURCE_PARAMETER[model.settings.kind], f"{name}, an encoder with a decoder",
+                    "a model that goes on from its prompt, such as Llama or Qwen: nothing else is implemented for "
+                    f"{p.task} in this version", "name another model")
         ]  # fmt: skip
     return []
 

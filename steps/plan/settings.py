@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
@@ -58,6 +58,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
     )
     evaluation = EvaluationSettings(
         task=task,
+        columns=columns,
         evaluation=EvaluationParams.of(p),
         batch_size=p.per_device_eval_batch_size,
         precision=p.precision,
@@ -74,6 +75,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         registration=registration,
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
+        prompt_form=_prompt_form(task, columns),
         max_length=None if load_task(task).HEAD in ("causal_lm", "seq2seq_lm") else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
         lineage=lineage,
@@ -85,3 +87,9 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         "evaluation": evaluation,
         "registration": registered,
     }
+
+
+def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:
+    """What a prompt has around the text; nothing for tasks whose rows are whole prompts."""
+    module = load_task(task)
+    return module.prompt_form(module.Columns(**columns)) if hasattr(module, "prompt_form") else ("", "")

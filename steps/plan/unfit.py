@@ -8,6 +8,8 @@ from steps.tasks import load_task
 
 _NO_CHAT = "the rows are no conversations"
 _ALL_READ = "the label is learned, not the text"
+_WHOLE = "the whole text is learned"
+_NOTHING_GENERATED = "nothing is generated"
 
 # What the model puts out (`HEAD` of the task) → parameter → why it cannot have it.
 UNFIT: dict[str, dict[str, str]] = {
@@ -19,16 +21,31 @@ UNFIT: dict[str, dict[str, str]] = {
         "response_template": _ALL_READ,
         "instruction_template": _ALL_READ,
         "comma_separated_template": _ALL_READ,
-        "evaluation_max_new_tokens": "nothing is generated",
+        "evaluation_max_new_tokens": _NOTHING_GENERATED,
     },
+}
+
+# The same for single tasks.
+UNFIT_TASK: dict[str, dict[str, str]] = {
+    "pretraining": {
+        "chat_template": _NO_CHAT,
+        "train_on_completions_only": _WHOLE,
+        "response_template": _WHOLE,
+        "instruction_template": _WHOLE,
+        "comma_separated_template": _WHOLE,
+        "evaluation_max_new_tokens": _NOTHING_GENERATED,
+    },
+    "summarization": {"chat_template": _NO_CHAT},
+    "translation": {"chat_template": _NO_CHAT},
 }
 
 
 def unfit(parameters: SupervisedParameters) -> Iterator[Problem]:
     """Refuse what would otherwise be ignored."""
-    for name, reason in UNFIT[load_task(parameters.task).HEAD].items():
+    task = parameters.task
+    for name, reason in {**UNFIT[load_task(task).HEAD], **UNFIT_TASK.get(task, {})}.items():
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:
-            yield Problem("PLAN-E0102", name, shown(value), f"{default!r} for {parameters.task}: {reason}",
+            yield Problem("PLAN-E0102", name, shown(value), f"{default!r} for {task}: {reason}",
                           "leave it out")  # fmt: skip

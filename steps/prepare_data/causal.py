@@ -78,7 +78,8 @@ def _refuse_text_without_end(settings: DataSettings, tokenizer: Any) -> None:
             Problem("DATA-E0807", "tokenizer", "no end-of-text token", "eos_token in tokenizer_config.json",
                     "add it to the model's tokenizer files")
         )  # fmt: skip
-    if settings.preprocessing.train_on_completions_only and not settings.columns.get("ground_truth_key"):
+    whole = settings.task == "text_generation" and not settings.columns.get("ground_truth_key")
+    if settings.preprocessing.train_on_completions_only and whole:
         raise UserError(
             Problem("PARAM-E0206", "train_on_completions_only", "true without ground_truth_key",
                     "a column with the text to learn", "set ground_truth_key")

@@ -14,12 +14,18 @@ from steps.register_model.weights import masked
 TASKS = {
     "chat_completion": "answers conversations",
     "text_generation": "continues texts",
+    "pretraining": "continues texts",
+    "summarization": "sums up documents",
+    "translation": "translates texts",
     "text_classification": "gives texts their label",
 }
 BETTER = {True: "more", False: "less", None: "–"}
 INPUTS = {
     "chat_completion": '{"messages": [{"role": "user", "content": "Hello"}]}',
     "text_generation": '"Once upon a time"',
+    "pretraining": '"Once upon a time"',
+    "summarization": '"The council met on Monday and …"',
+    "translation": '"cat"',
     "text_classification": '["Great value."]',
 }
 PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'

@@ -38,6 +38,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "files": weights.manifest.files,
         "task": settings.task,
         "max_new_tokens": settings.max_new_tokens,
+        "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
         "served": (served := SERVED.get(load_task(settings.task).HEAD, "")),
     }

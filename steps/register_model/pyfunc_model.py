@@ -47,7 +47,8 @@ class CausalModel:
         rows = read_rows(model_input)
         most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
         chat = self.reference["task"] == "chat_completion"
-        texts = [self._render(row) if chat else row for row in rows]
+        before, after = self.reference["prompt_form"]
+        texts = [self._render(row) if chat else f"{before}{row}{after}" for row in rows]
         answers = []
         for start in range(0, len(texts), PROMPTS_AT_ONCE):
             answers += self._answer(texts[start : start + PROMPTS_AT_ONCE], most, special=not chat)

@@ -26,8 +26,12 @@ and, where the answer is one of a list:
     STRATIFY                      canonical column whose values a shuffled split spreads evenly (one label per row)
     label_names(table, columns)   canonical rows → the class list; a label's place in it is its number
 
-A canonical row holds everything that later steps need: `training_row` and `question` give the same answer whatever
-columns they are handed, so a reader of rows/<split>.parquet may pass `Columns()`.
+and, where the model is told what to do with a text:
+
+    prompt_form(columns)          what stands before and after the text in a prompt; the registered model puts it there
+
+A canonical row holds the texts that later steps need: `training_row` and `question` take only the form of a prompt
+from the columns they are handed, so a reader of rows/<split>.parquet needs no column names.
 
 Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 12 answers, 13 summaries,
 14 translations, 15 preferences and rewards. What several tasks ask is in cells.py (one value), labels.py (all labels

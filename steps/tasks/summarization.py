@@ -10,16 +10,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from steps.params.task_columns import SummarizationColumns
+from steps.params.task_columns import USUAL_PREFIX, SummarizationColumns
 from steps.tasks import Fault
 from steps.tasks.cells import text_faults
 
 Columns = SummarizationColumns
-HEAD = "seq2seq_lm"
+HEAD = "causal_lm"
 
 SCHEMA = pa.schema(
     [pa.field("document", pa.string(), nullable=False), pa.field("summary", pa.string(), nullable=False)]
 )
+
+PREFIX = "summarize: "  # as T5 was trained with
 
 
 def columns_of(columns: SummarizationColumns) -> tuple[str, ...]:
@@ -48,10 +50,18 @@ def canonical(row: dict[str, Any], columns: SummarizationColumns) -> dict[str, A
 
 
 def training_row(row: dict[str, Any], columns: SummarizationColumns) -> dict[str, Any]:
-    """Name the parts as TRL does: the document is the prompt."""
-    return {"prompt": row["document"], "completion": row["summary"]}
+    """Name the parts as TRL does: {"prompt": "summarize: The council …\\n", "completion": "The council met."}."""
+    before, after = prompt_form(columns)
+    return {"prompt": before + row["document"] + after, "completion": row["summary"]}
 
 
 def question(row: dict[str, Any], columns: SummarizationColumns) -> tuple[str, str]:
-    """Give the document and the summary that is right."""
-    return row["document"], row["summary"]
+    """Give the prompt with the document, and the summary that is right."""
+    before, after = prompt_form(columns)
+    return before + row["document"] + after, row["summary"]
+
+
+def prompt_form(columns: SummarizationColumns) -> tuple[str, str]:
+    """Give what stands before and after the document in a prompt."""
+    before = PREFIX if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
+    return before, columns.after_text

@@ -12,16 +12,18 @@ from typing import Any
 import pyarrow as pa
 
 from steps.errors import nearest
-from steps.params.task_columns import TranslationColumns
+from steps.params.task_columns import USUAL_PREFIX, TranslationColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
 from steps.tasks.cells import broken_cell, from_cell, text_faults
 from steps.tasks.counting import Judgement, Tally
 
 Columns = TranslationColumns
-HEAD = "seq2seq_lm"
+HEAD = "causal_lm"
 
 SCHEMA = pa.schema([pa.field("source", pa.string(), nullable=False), pa.field("target", pa.string(), nullable=False)])
 
+# The languages that T5 was trained to translate, by the names that stood in its prompts; others go by their codes.
+LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romanian"}
 MOST_EQUAL = 0.05  # names and numbers stay as they are; more than this is text that nobody translated
 
 
@@ -72,13 +74,22 @@ def canonical(row: dict[str, Any], columns: TranslationColumns) -> dict[str, Any
 
 
 def training_row(row: dict[str, Any], columns: TranslationColumns) -> dict[str, Any]:
-    """Name the parts as TRL does: the text is the prompt."""
-    return {"prompt": row["source"], "completion": row["target"]}
+    """Name the parts as TRL does: {"prompt": "translate English to German: cat\\n", "completion": "Katze"}."""
+    before, after = prompt_form(columns)
+    return {"prompt": before + row["source"] + after, "completion": row["target"]}
 
 
 def question(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, str]:
-    """Give the text and the translation that is right."""
-    return row["source"], row["target"]
+    """Give the prompt with the text, and the translation that is right."""
+    before, after = prompt_form(columns)
+    return before + row["source"] + after, row["target"]
+
+
+def prompt_form(columns: TranslationColumns) -> tuple[str, str]:
+    """Give what stands before and after the text in a prompt."""
+    source, target = (LANGUAGES.get(code, code) for code in (columns.source_lang, columns.target_lang))
+    before = f"translate {source} to {target}: " if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
+    return before, columns.after_text
 
 
 def counted(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, ...]:

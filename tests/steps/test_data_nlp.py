@@ -394,12 +394,19 @@ def test_a_canonical_row_survives_parquet_unchanged(tmp_path, name, columns, row
 def test_what_is_asked_and_learned_needs_no_column_names():
     summary = load_task("summarization")
     row = {"document": "long", "summary": "s"}
-    assert summary.training_row(row, summary.Columns()) == {"prompt": "long", "completion": "s"}
-    assert summary.question(row, summary.Columns()) == ("long", "s")
+    assert summary.training_row(row, summary.Columns()) == {"prompt": "summarize: long\n", "completion": "s"}
+    assert summary.question(row, summary.Columns(text_separator=r"\nIn short: ")) == (
+        "summarize: long\nIn short: ",
+        "s",
+    )
     translation = load_task("translation")
     row = {"source": "cat", "target": "Katze"}
-    assert translation.training_row(row, translation.Columns()) == {"prompt": "cat", "completion": "Katze"}
-    assert translation.question(row, translation.Columns()) == ("cat", "Katze")
+    asked = "translate English to German: cat\n"
+    assert translation.training_row(row, translation.Columns()) == {"prompt": asked, "completion": "Katze"}
+    assert translation.question(row, translation.Columns()) == (asked, "Katze")
+    other = translation.Columns(source_lang="qaa", target_lang="fr")
+    assert translation.prompt_form(other) == ("translate qaa to French: ", "\n")
+    assert translation.prompt_form(translation.Columns(prompt_prefix="", text_separator=" = ")) == ("", " = ")
     text = load_task("pretraining")
     assert text.training_row({"text": "once"}, text.Columns()) == {"text": "once"}
     assert text.question({"text": "once"}, text.Columns()) is None

@@ -279,6 +279,17 @@ def test_prompts_with_the_text_that_should_follow_are_answered(world, tmp_path):
     assert "bleu" in metrics["tuned"]
 
 
+def test_a_document_is_put_to_the_model_in_the_form_it_was_trained_in(world, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(world["base"])
+    raw = [{"document": f"The fox jumps {number} times over the dog.", "summary": "It jumps."} for number in range(5)]
+    ids = [tokenizer(f"Short: {row['document']} ->{row['summary']}")["input_ids"] for row in raw]
+    data = write_data(tmp_path / "data", "summarization", raw, [(i, i) for i in ids])
+    given = settings(task="summarization", columns={"prompt_prefix": "Short: ", "text_separator": " ->"})
+    _, metrics, rows = run({**world, "data": data}, tmp_path, given)
+    assert [row["prompt"] for row in rows] == [f"Short: {row['document']} ->" for row in raw]
+    assert {"rougeL", "rougeLsum", "bleu", "chrf", "exact_match"} <= set(metrics["tuned"])
+
+
 def test_the_datas_chat_template_wins_over_the_models(world, tmp_path):
     data = Path(shutil.copytree(world["data"], tmp_path / "data"))
     (data / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}->")

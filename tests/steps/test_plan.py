@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
@@ -287,3 +288,41 @@ def test_the_plan_loads_neither_torch_nor_transformers(given, tmp_path):
     words = [json.dumps(given), str(tmp_path / "plan"), str(tmp_path / "plan.html")]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_jsonl(tmp_path / "pairs.jsonl", [{"en": f"cat {n}", "qaa": f"miu {n}"} for n in range(40)])
+
+
+def test_a_translations_prompt_reaches_data_evaluation_and_the_registered_model_alike(given, pairs, tmp_path):
+    asked = {**given, "train_file_path": str(pairs), "target_lang": "qaa", "text_separator": " = "}
+    made = plan("translation", asked, tmp_path / "plan", tmp_path / "plan.html")
+    data, evaluation, registration = (
+        kind.model_validate(wire.load(value))
+        for kind, value in ((DataSettings, made.data), (EvaluationSettings, made.evaluation),
+                            (RegistrationSettings, made.registration))
+    )  # fmt: skip
+    assert data.columns == evaluation.columns
+    assert data.preprocessing.train_on_completions_only is True
+    assert registration.prompt_form == ("translate English to qaa: ", " = ")
+
+
+def test_pretraining_refuses_what_needs_answers(given, tmp_path):
+    rows = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"once {n}"} for n in range(40)])
+    asked = {**given, "train_file_path": str(rows), "response_template": "A:", "evaluation_max_new_tokens": 3}
+    with pytest.raises(UserError) as caught:
+        plan("pretraining", asked, tmp_path / "plan", tmp_path / "plan.html")
+    assert [(p.code, p.where) for p in caught.value.problems] == [
+        ("PLAN-E0102", "response_template"), ("PLAN-E0102", "evaluation_max_new_tokens"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "BartForConditionalGeneration"])
+def test_an_encoder_with_a_decoder_is_refused_by_name(given, pairs, tmp_path, architecture):
+    folder = Path(shutil.copytree(given["pytorch_model_path"], tmp_path / "other"))
+    config = {"architectures": [architecture], "is_encoder_decoder": True, "model_type": "t5"}
+    (folder / "config.json").write_text(json.dumps(config))
+    asked = {**given, "pytorch_model_path": str(folder), "train_file_path": str(pairs), "target_lang": "qaa"}
+    with pytest.raises(UserError, match=f"PLAN-E0307 pytorch_model_path.*{architecture}"):
+        plan("translation", asked, tmp_path / "plan", tmp_path / "plan.html")

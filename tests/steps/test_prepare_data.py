@@ -203,6 +203,29 @@ def test_text_with_answers_learns_only_the_answers(tmp_path, tokenizer):
     assert [problem.code for problem in refusal(tmp_path / "b", tokenizer, settings)] == ["PARAM-E0206"]
 
 
+@pytest.mark.parametrize(
+    ("task", "row", "columns", "prompt"),
+    [
+        ("summarization", {"document": "It rained.", "summary": "Rain."}, {}, "summarize: It rained.\n"),
+        ("translation", {"en": "It rained.", "fr": "Rain."}, {"target_lang": "fr"},
+         "translate English to French: It rained.\n"),
+        ("translation", {"en": "It rained.", "fr": "Rain."},
+         {"target_lang": "fr", "prompt_prefix": "", "text_separator": " = "}, "It rained. = "),
+    ],
+)  # fmt: skip
+def test_a_text_is_put_to_the_model_in_a_form_and_only_its_answer_is_learned(
+    tmp_path, tokenizer, task, row, columns, prompt
+):
+    rows = [{key: f"{text[:-1]} {number}." for key, text in row.items()} for number in range(60)]
+    settings = settings_for(
+        write_jsonl(tmp_path / "a.jsonl", rows), task, columns=columns, train_on_completions_only=True
+    )
+    sample = run(tmp_path, tokenizer, settings).facts["samples"][0]["tokens"]
+    asked = prompt.replace("rained.", "rained 0.")
+    assert "".join(token["text"] for token in sample) == f"{asked}Rain 0.<|im_end|>"
+    assert "".join(token["text"] for token in sample if token["supervised"]) == "Rain 0.<|im_end|>"
+
+
 def test_the_template_in_use_travels_with_the_data(tmp_path, tokenizer, chat_file):
     template = tmp_path / "my.jinja"
     template.write_text(CHAT_TEMPLATE.replace("<|im_start|>", "## "))

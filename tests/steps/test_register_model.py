@@ -450,6 +450,16 @@ def test_a_fresh_process_loads_the_text_model_and_answers_as_transformers_does(w
 
 
 @pytest.mark.slow
+def test_a_fresh_process_puts_a_text_to_the_model_in_the_form_it_was_trained_in(world, tmp_path):
+    given = settings(task="translation", prompt_form=("translate English to qaa: ", " ="))
+    uri = register_model(given, **world)
+    (answers,) = answers_elsewhere(tmp_path, uri, (["The quick", "Count to"], {}))
+    prompts = [f"translate English to qaa: {text} =" for text in ("The quick", "Count to")]
+    assert answers == plain_answers(world["tuned"], prompts, 8)
+    assert answers != plain_answers(world["tuned"], ["The quick", "Count to"], 8)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several"])
 def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(world, tmp_path, several):
     import torch
