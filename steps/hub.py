@@ -73,7 +73,7 @@ def explained(repo_id: str, parameter: str = "huggingface_id") -> Iterator[None]
     from huggingface_hub import errors
 
     where = f"{parameter} {repo_id!r}"
-    kind = "model" if parameter == "huggingface_id" else "data set"
+    kind, folder = ("model", "pytorch_model_path") if parameter == "huggingface_id" else ("data set", parameter)
     try:
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
@@ -88,7 +88,8 @@ def explained(repo_id: str, parameter: str = "huggingface_id") -> Iterator[None]
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise UserError(
             Problem("HUB-E0203", where, "no copy in the local cache while HF_HUB_OFFLINE is set",
-                    f"the Hub, or a copy of the {kind}", "unset HF_HUB_OFFLINE, or pass a folder with the files")
+                    f"the Hub, or a copy of the {kind}",
+                    f"unset HF_HUB_OFFLINE, or pass a folder with the files as {folder}")
         ) from error  # fmt: skip
     except (errors.HfHubHTTPError, OSError) as error:
         raise Outage(

@@ -48,6 +48,18 @@ def write_tokens(folder: Path, tokenizer, rows: list[dict], packing: bool = Fals
     return folder
 
 
+def write_ids(folder: Path, **splits: list[list[int]]) -> Path:
+    """Make a data artifact of rows that are given as token numbers, every token learned."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with new_artifact(folder, "data") as draft:
+        (draft / "tokens").mkdir()
+        for name, rows in splits.items():
+            pq.write_table(pa.table({"input_ids": rows, "labels": rows}), draft / f"tokens/{name}.parquet")
+    return folder
+
+
 def as_imported(source: Path, target: Path) -> Path:
     """Make a model artifact of a plain folder, as import_model would."""
     with new_artifact(target, "model", {"source": "somewhere"}) as draft:

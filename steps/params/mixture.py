@@ -1,7 +1,7 @@
 """Training rows from several sources with weights: the JSON text of the parameter training_data."""
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -60,11 +60,12 @@ def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
     try:
         mixture = Mixture.model_validate({"datasets": value} if isinstance(value, list) else value)
     except ValidationError as error:
+        details = error.errors()
+        refused = [detail for detail in details if detail["type"] != "too_short"]  # what a refused source leaves behind
         return None, [
-            _problem("PARAM-E0231", _path(detail["loc"]), shown(detail["input"]),
-                     detail["msg"][0].lower() + detail["msg"][1:],
+            _problem("PARAM-E0231", _path(detail["loc"]), shown(detail["input"]), _expected(detail),
                      'write [{"path": "a.jsonl", "sampling_weight": 1.0}, …]')
-            for detail in error.errors()
+            for detail in refused or details
         ]  # fmt: skip
     problems = [
         _problem("PARAM-E0232", f"[{place}]", "path and dataset_name" if part.path else "neither path nor dataset_name",
@@ -86,6 +87,14 @@ def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
 
 def _problem(code: str, place: str, found: str, expected: str, fix: str) -> Problem:
     return Problem(code, PARAMETER + place, found, expected, fix)
+
+
+def _expected(detail: Any) -> str:
+    if detail["type"] == "extra_forbidden":
+        return f"one of {', '.join(MixturePart.model_fields)}"
+    if detail["type"] == "too_short":
+        return "at least one source"
+    return str(detail["msg"][0].lower() + detail["msg"][1:])
 
 
 def _path(location: tuple[int | str, ...]) -> str:

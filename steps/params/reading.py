@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
+from steps.params.group import Group
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.secrets import secret_in
 
@@ -160,7 +161,7 @@ def _validate(model: type[SupervisedParameters], values: dict[str, Any]) -> tupl
         return model(**values), []
     except ValidationError as error:
         details = error.errors()
-    problems = [_refused(model, detail) for detail in details]
+    problems = [refused(model, detail) for detail in details]
     bad = {str(detail["loc"][0]) for detail in details}
     return model(**{name: value for name, value in values.items() if name not in bad}), problems
 
@@ -170,25 +171,29 @@ def _in_a_sentence(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _refused(model: type[SupervisedParameters], detail: Any) -> Problem:
+def refused(model: type[Group], detail: Any) -> Problem:
+    """Say in our words what pydantic has against a field's value."""
     name = str(detail["loc"][0])
     field = model.model_fields[name]
     if choices := choices_of(field):
-        expected = f"one of {', '.join(choices)}"
         fix = nearest(str(detail["input"]), choices) or f"set {name} to one of them"
-        return Problem("PARAM-E0102", name, shown(detail["input"]), expected, fix)
+        return Problem("PARAM-E0102", name, shown(detail["input"]), f"one of {', '.join(choices)}", fix)
     expected = {
         "greater_than": "a number above {gt}",
         "greater_than_equal": "a number of at least {ge}",
         "less_than": "a number below {lt}",
         "less_than_equal": "a number of at most {le}",
         "string_too_short": "a text that is not empty",
-    }.get(detail["type"], _in_a_sentence(detail["msg"]))
+        "bool_parsing": "true or false",
+        "bool_type": "true or false",
+        "int_parsing": "a whole number",
+        "int_type": "a whole number",
+    }.get(detail["type"])
     default = default_of(field)
     return Problem(
         "PARAM-E0103",
         name,
         shown(detail["input"]),
-        expected.format(**detail.get("ctx", {})),
+        expected.format(**detail.get("ctx", {})) if expected else _in_a_sentence(detail["msg"]),
         f"set {name}, or leave it out for {default!r}",
     )

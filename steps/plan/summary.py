@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.params.data import DataSource
+from steps.params.mixture import read_mixture
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
@@ -31,6 +33,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "tasks": _tasks(decisions),
         "arithmetic": table(p, rows, decisions.max_length),
         "sources": sources,
+        "reading": _reading(DataSource.of(p)),
         "memory": {
             "needed_bytes": decisions.memory.needed,
             "parts": decisions.memory.parts,
@@ -54,8 +57,23 @@ def as_text(summary: dict[str, Any]) -> str:
     lines.append(f"  {'training memory':<29} {memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}")
     lines.append("")
     lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
+    lines += [f"  {'read with':<11} {name}={value}" for name, value in summary["reading"].items()]
     lines += [f"WARNING {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
+
+
+def _reading(given: DataSource) -> dict[str, str]:
+    """Give the parameters besides the sources themselves that change which rows are read, where they are set."""
+    told = {}
+    for name, field in DataSource.model_fields.items():
+        value = getattr(given, name)
+        if value == field.default or name.endswith("_path") or name == "dataset_name":
+            continue
+        if name == "training_data" and (mixture := read_mixture(value)[0]):
+            value = ", ".join(f"{part.label} × {part.sampling_weight:g}" for part in mixture.datasets)
+        text = str(value).lower() if type(value) is bool else str(value)
+        told[name] = text if text.isprintable() else repr(text)
+    return told
 
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from steps.artifacts import write_durably
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
+from steps.params.reading import refused
 from steps.prepare_data.checking import DRAWN, DataCheck, check_data
 from steps.tasks import TASKS, load_task
 
@@ -67,16 +68,7 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
             read.append(model(**{name: value for name, value in options.items() if name in model.model_fields}))
             problems += read[-1].all_conflicts()
         except ValidationError as error:
-            problems += [
-                Problem(
-                    "PARAM-E0103",
-                    str(detail["loc"][0]),
-                    shown(detail["input"]),
-                    detail["msg"].removeprefix("Value error, "),
-                    "correct it",
-                )
-                for detail in error.errors()
-            ]
+            problems += [refused(model, detail) for detail in error.errors()]
     if problems:
         raise UserError(problems)
     return read[0], read[1]

@@ -147,7 +147,7 @@ def _header_faults(names: list[str], delimiter: str, wanted: dict[str, str]) -> 
 
 
 def _wrong_length(fields: list[str], expected: int, delimiter: str) -> Fault:
-    found = f"{len(fields)} fields"
+    found = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
     if len(fields) < expected:
         return Fault("DATA-E0301", "", found, f"{expected} as in the header",
                      "add the missing cells; an empty one still needs its delimiter")  # fmt: skip

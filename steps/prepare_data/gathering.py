@@ -52,6 +52,8 @@ class Gathered:
     def judge(self, judgement: Judgement) -> None:
         """Note what the counts of the split say, in the file that holds the first row that is meant."""
         if not judgement.records:
+            if any(part.findings.bad_rows for part in self._parts):
+                return  # about all rows, of which some could not be read
             self._parts[0].findings.judge(judgement)
             return
         number = bisect_right(self._starts, judgement.records[0] - 1) - 1

@@ -10,6 +10,7 @@ unpacked(messages)            canonical → what chat templates take
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
@@ -127,8 +128,9 @@ def conversation_faults(messages: list[Any], path: str, rules: MessageRules) -> 
     """Yield what is wrong with standard messages: each alone, their order, an answer that is missing."""
     yield from message_faults(messages, path, rules)
     yield from order_faults(messages, path, rules)
-    if messages and not any(_role_of(message) == "assistant" for message in messages):
-        yield Fault("DATA-E0410", path, f"roles {', '.join(map(_role_of, messages))[:60]}",
+    roles = [_role_of(message) for message in messages]
+    if roles and set(roles) <= set(ROLES) - {"assistant"}:  # an unknown role may be the answer: it is told already
+        yield Fault("DATA-E0410", path, f"roles {', '.join(roles)[:60]}",
                     "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
 
 
@@ -236,7 +238,7 @@ def _message_faults(message: Any, path: str, rules: MessageRules) -> Iterator[Fa
         yield Fault("DATA-E0407", f"{path}.role", f"the keys {', '.join(map(str, message))[:60]}", "the key role",
                     "add it")  # fmt: skip
     elif role not in ROLES:
-        meant = OTHER_NAMES.get(str(role).lower()) or (str(role).lower() if str(role).lower() in ROLES else "")
+        meant = OTHER_NAMES.get(str(role).lower()) or next(iter(get_close_matches(str(role).lower(), ROLES)), "")
         mapped = f"set role_map={role}={meant or 'user'}" if type(role) is str and role.isidentifier() else ""
         fix = ", or ".join(filter(None, ("rename the role", mapped)))
         yield Fault("DATA-E0412", f"{path}.role", as_found(role), f"one of {', '.join(ROLES)}",

@@ -146,6 +146,12 @@ def test_a_null_among_the_messages_is_named_with_its_place(tmp_path):  # 65
     assert problem.found == "null"
 
 
+def test_what_all_rows_have_in_common_is_not_said_of_a_file_with_unreadable_rows(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"sentence1,label\ncaf\xe9,1\nb,2\n")
+    assert [problem.code for problem in refused("text_classification", file)] == ["DATA-E0103"]
+
+
 # Splits
 
 

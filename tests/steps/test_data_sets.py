@@ -249,10 +249,10 @@ def test_a_mixture_opens_every_source_with_its_weight(tmp_path):
     ("text", "words"),
     [
         ("[", "JSON"),
-        ("[]", "at least 1"),
+        ("[]", "at least one source"),
         ('[{"path": "a", "sampling_weight": -1}]', "training_data[0].sampling_weight: found -1"),
         ('[{"path": "a", "sampling_weight": 0}]', "only weights of 0"),
-        ('[{"path": "a", "weight": 1}]', "training_data[0].weight"),
+        ('[{"path": "a", "weight": 1}]', "training_data[0].weight: found 1; expected one of path, "),
         ('[{"path": "a", "dataset_name": "b"}]', "one of path and dataset_name"),
         ('[{"name": "b"}]', "neither path nor dataset_name"),
         ('{"type": "AUTO", "datasets": [{"path": "a"}]}', "training_data.type"),

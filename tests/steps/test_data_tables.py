@@ -30,7 +30,7 @@ def csv(number, what, train, verdict, place="", says="", name="a.csv", **more):
 CSV = [
     csv(36, "quoted newline", 'id,text\n1,"two\nlines"\n2,b\n', "DATA-F0601"),
     csv(36, "row behind a quoted newline", 'id,text\n1,"two\nlines"\n2,\n', "DATA-E0603", ":4 (record 2) text"),
-    csv(37, "short row", "id,text\n1,a\n2\n", "DATA-E0301", ":3 (record 2)", "1 fields; expected 2"),
+    csv(37, "short row", "id,text\n1,a\n2\n", "DATA-E0301", ":3 (record 2)", "1 field; expected 2"),
     csv(37, "short rows counted", "id,text\n1\n2,a\n3\n", "DATA-E0301", ":2 (record 1)", "first: 1, 3", count=2),
     csv(38, "long row", "id,text\n1,a\n2,b,c\n", "DATA-E0302", ":3 (record 2)", "in double quotes"),
     csv(39, "unclosed quote", 'id,text\n1,a\n2,"b\n3,c\n', "DATA-E0303", ":3 (record 2)", "never closed"),

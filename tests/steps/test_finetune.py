@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows
-from training_inputs import as_imported, settings_with, write_tokens
+from training_inputs import as_imported, settings_with, write_ids, write_tokens
 
 from steps import wire
 from steps.artifacts import read_manifest
@@ -146,11 +146,14 @@ def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, loca
     assert not (tmp_path / "out" / "tuned").exists()
 
 
+def opposed(tmp_path: Path) -> Path:
+    """The surer a model is of one token, the less it expects another: each evaluation is worse than the one before."""
+    return write_ids(tmp_path / "opposed", train=[[5] * 20] * 40, validation=[[7] * 20] * 10)
+
+
 @pytest.mark.slow
-def test_the_best_checkpoint_by_lowest_validation_loss_is_the_result(model, data, tmp_path):
-    # A learning rate this high ruins the model after the first evaluations.
-    settings = settings_with({"num_train_epochs": 4, "learning_rate": 0.05, "lr_scheduler_type": "constant"})
-    history = train(settings, model, data, tmp_path / "out")
+def test_the_best_checkpoint_by_lowest_validation_loss_is_the_result(model, tmp_path):
+    history = train(settings_with({"num_train_epochs": 4}), model, opposed(tmp_path), tmp_path / "out")
     best = min(history["evaluations"], key=lambda evaluation: evaluation["loss"])
     assert history["best"] == {"step": best["step"], "metric": "validation loss", "value": best["loss"]}
     assert best["step"] < history["steps"]
@@ -159,13 +162,11 @@ def test_the_best_checkpoint_by_lowest_validation_loss_is_the_result(model, data
 
 
 @pytest.mark.slow
-def test_early_stopping_ends_when_validation_no_longer_improves(model, data, tmp_path):
-    settings = settings_with(
-        {"num_train_epochs": 10, "learning_rate": 0.05, "lr_scheduler_type": "constant", "apply_early_stopping": True}
-    )
-    history = train(settings, model, data, tmp_path / "out")
+def test_early_stopping_ends_when_validation_no_longer_improves(model, tmp_path):
+    settings = settings_with({"num_train_epochs": 10, "apply_early_stopping": True, "early_stopping_patience": 2})
+    history = train(settings, model, opposed(tmp_path), tmp_path / "out")
     assert history["stopped_early"]
-    assert history["steps"] < history["planned_steps"]
+    assert (history["steps"], history["planned_steps"]) == (30, 100)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from steps.params.settings import (
 from steps.plan.hardware import hardware_of
 from steps.plan.memory import GIB, estimate
 from steps.plan.step import plan
+from steps.plan.summary import as_text
 
 
 @pytest.fixture
@@ -163,6 +164,17 @@ def test_what_the_sources_make_worth_knowing_is_told(given, tmp_path, chat_file)
     (tmp_path / "table/MLTable").write_text("paths: [{file: a.jsonl}]")
     _, told = planned(given, tmp_path, train_mltable_path=str(tmp_path / "table"))
     assert told["warnings"] == ["train_mltable_path wins over train_file_path, which is not read"]
+
+
+def test_the_plan_says_how_the_rows_will_be_read(given, tmp_path, chat_file):
+    _, summary = planned(given, tmp_path)
+    assert summary["reading"] == {}
+    mixture = [{"path": str(chat_file), "sampling_weight": 0.4, "name": "a"}]
+    changes = {"train_file_path": "", "training_data": mixture, "delimiter": "tab", "dedup": True}
+    _, summary = planned(given, tmp_path, **changes)
+    told = {"training_data": "a × 0.4", "delimiter": r"'\t'", "dedup": "true"}
+    assert told.items() <= summary["reading"].items()
+    assert "  read with   training_data=a × 0.4\n" in as_text(summary)
 
 
 def test_the_processing_function_is_checked_and_its_text_changes_the_settings_of_the_data(given, tmp_path):

@@ -260,6 +260,17 @@ def test_data_report_counts_rows_cuts_and_findings(run, tmp_path):
     assert "byte order mark" in page.text
 
 
+def test_data_report_counts_the_rows_of_each_source_of_a_mixture(tmp_path):
+    data = write_data(tmp_path / "mixed", sources={"a.jsonl": 300, EVIL: 700})
+    text = page_of(reports.write_data_report, data, file=tmp_path / "page.html").text
+    for words in ("Where training rows come from", "a.jsonl 300 30.0 %", "700 70.0 %"):
+        assert words in text
+    data = write_data(tmp_path / "one", sources={})
+    assert (
+        "Where training rows come from" not in page_of(reports.write_data_report, data, file=tmp_path / "2.html").text
+    )
+
+
 def test_data_report_greys_what_carries_no_loss(run, tmp_path):
     page = page_of(reports.write_data_report, run["data"], file=tmp_path / "page.html")
     assert '<span class="learned">Paris &amp; Rome&lt;|im_end|&gt;</span>' in page.source
