@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
-        kind = str(error).partition("Model type should be")[0].split("<class ")[-1].split("'")[1].rsplit(".", 1)[-1]
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "unknown")
         raise UserError(
-            Problem("TRAIN-E0202", "model", f"a model of {kind}", f"one that {auto_class.__name__} knows",
+            Problem("TRAIN-E0202", "model", f"a model of the type {kind}", f"one that {auto_class.__name__} knows",
                     "take another base model, such as one of BERT's or Llama's kind")
         ) from None  # fmt: skip
     # Decoders read the class off the last token that is no padding, so they must know which that is.

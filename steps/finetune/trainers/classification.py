@@ -42,6 +42,7 @@ def build(run: Run) -> Any:
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer, "max_length" if full else True, max_length=full),
         compute_metrics=measure_labels,
+        preprocess_logits_for_metrics=_only_logits,
         callbacks=run.callbacks,
     )
     # The loss of a classifier is the mean of its batch. transformers 5.17 takes the heads of decoders for models that
@@ -58,8 +59,7 @@ def measure_labels(predicted: Any) -> dict[str, float]:
     """
     from sklearn import metrics
 
-    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
-    truth = predicted.label_ids
+    logits, truth = predicted.predictions, predicted.label_ids
     several = truth.ndim == 2
     said = (logits > 0).astype(np.int64) if several else logits.argmax(axis=-1)
     present = np.flatnonzero(truth.any(axis=0)) if several else np.unique(truth)
@@ -69,3 +69,8 @@ def measure_labels(predicted: Any) -> dict[str, float]:
     if not several:
         values["mcc"] = metrics.matthews_corrcoef(truth, said)
     return {name: float(value) for name, value in values.items()}
+
+
+def _only_logits(outputs: Any, _labels: Any) -> Any:
+    """Leave out hidden states, which encoder-decoders give as well: kept for every row they would fill the memory."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
