@@ -52,7 +52,7 @@ class Case:
         return f"{self.number} {self.what}"
 
 
-def judge(case: Case, folder: Path, task: str) -> DataCheck | None:
+def check_verdict(case: Case, folder: Path, task: str) -> DataCheck | None:
     """Check the files of a case and assert its verdict; what the check gave when the files were taken."""
     files = {}
     for role, content in (("train", case.train), ("validation", case.validation), ("test", case.test)):

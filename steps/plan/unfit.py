@@ -35,7 +35,10 @@ UNFIT_TASK: dict[str, dict[str, str]] = {
         "comma_separated_template": _WHOLE,
         "evaluation_max_new_tokens": _NOTHING_GENERATED,
     },
-    "summarization": {"chat_template": _NO_CHAT},
+    "summarization": {
+        "chat_template": _NO_CHAT,
+        "summarization_lang": "only encoder-decoder models are told the language, and none is supported yet",
+    },
     "translation": {"chat_template": _NO_CHAT},
 }
 

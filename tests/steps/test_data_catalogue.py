@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from checking import check_data
 from conftest import write_jsonl
-from data_cases import Case, assert_six_parts, judge
+from data_cases import Case, assert_six_parts, check_verdict
 
 from steps.errors import UserError
 from steps.params.data import DataSource, TextColumns
@@ -100,7 +100,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_verdict(case, tmp_path):
-    judge(case, tmp_path, "text_generation")
+    check_verdict(case, tmp_path, "text_generation")
 
 
 CHAT = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes"}] for n in range(20)]

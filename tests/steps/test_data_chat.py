@@ -13,7 +13,7 @@ from steps.params.chat_columns import ChatColumns
 from steps.prepare_data.alone import check_alone
 from steps.prepare_data.writing import read_back
 from steps.tasks import load_task
-from tests.data_cases import Case, judge
+from tests.data_cases import Case, check_verdict
 
 CHAT = load_task("chat_completion")
 ASK, SAY = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -120,7 +120,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_conversation_is_judged_as_the_catalogue_says(case, tmp_path):
-    judge(case, tmp_path, "chat_completion")
+    check_verdict(case, tmp_path, "chat_completion")
 
 
 def training(row, **columns):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from checking import check_data
-from data_cases import Case, judge
+from data_cases import Case, check_verdict
 
 from steps.errors import UserError
 from steps.params.task_columns import (
@@ -338,7 +338,7 @@ CASES = [
 
 @pytest.mark.parametrize(("task", "case"), CASES)
 def test_the_verdict_on_language_data(tmp_path, task, case):
-    checked = judge(case, tmp_path, task)
+    checked = check_verdict(case, tmp_path, task)
     if checked and not case.verdict:
         assert [warning for warning in checked.warnings if warning["code"].startswith("DATA-W1")] == []
         assert [repair for repair in checked.repairs if repair["code"].startswith("DATA-F1")] == []

@@ -12,7 +12,7 @@ from steps.errors import UserError
 from steps.prepare_data.alone import check_alone
 from steps.prepare_data.writing import read_back
 from steps.tasks import load_task
-from tests.data_cases import Case, judge
+from tests.data_cases import Case, check_verdict
 
 
 def user(content="2 + 2?"):
@@ -84,7 +84,7 @@ PREFERENCES = [
 
 @pytest.mark.parametrize("case", PREFERENCES, ids=str)
 def test_a_pair_is_judged_as_the_catalogue_says(case, tmp_path):
-    judge(case, tmp_path, "preference")
+    check_verdict(case, tmp_path, "preference")
 
 
 def ratings(*rows, good=3, bad=3):
@@ -121,7 +121,7 @@ RATINGS = [
 
 @pytest.mark.parametrize("case", RATINGS, ids=str)
 def test_a_rated_answer_is_judged_as_the_catalogue_says(case, tmp_path):
-    judge(case, tmp_path, "kto")
+    check_verdict(case, tmp_path, "kto")
 
 
 def problems(*rows):
@@ -154,7 +154,7 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("case", QUESTIONS, ids=str)
 def test_a_rewarded_question_is_judged_as_the_catalogue_says(case, tmp_path):
-    judge(case, tmp_path, "grpo")
+    check_verdict(case, tmp_path, "grpo")
 
 
 def verl_row(index, **more):
@@ -204,7 +204,7 @@ VERL = [
 
 @pytest.mark.parametrize("case", VERL, ids=str)
 def test_a_verl_row_is_judged_as_the_catalogue_says(case, tmp_path):
-    judge(case, tmp_path, "verl")
+    check_verdict(case, tmp_path, "verl")
 
 
 def training(task, row, **columns):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_cases import Case, judge
+from data_cases import Case, check_verdict
 from opening import open_all, read_source, refused
 
 from steps.prepare_data.findings import Findings
@@ -54,7 +54,7 @@ CSV = [
 
 @pytest.mark.parametrize("case", CSV, ids=str)
 def test_a_csv_file(case, tmp_path):
-    judge(case, tmp_path, "text_generation")
+    check_verdict(case, tmp_path, "text_generation")
 
 
 # number, what, bytes, parameters, texts that must be read
@@ -180,7 +180,7 @@ PARQUET = [
 
 @pytest.mark.parametrize("case", PARQUET, ids=str)
 def test_a_parquet_file(case, tmp_path):
-    judge(replace(case, name="a.parquet"), tmp_path, "text_generation")
+    check_verdict(replace(case, name="a.parquet"), tmp_path, "text_generation")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_gzip_file_by_another_name_is_refused(tmp_path):  # 13
 
     file = tmp_path / "a.jsonl"
     file.write_bytes(gzip.compress(b'{"text": "a"}\n'))
-    judge(
+    check_verdict(
         Case(13, "gzip", file.read_bytes(), "DATA-E0106", "", "rename it to train.jsonl.gz"),
         tmp_path,
         "text_generation",
