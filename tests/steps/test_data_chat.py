@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from checking import check_data
+from data_cases import Case, check_verdict
 from trl.data_utils import is_conversational, maybe_convert_to_chatml
 
 from steps.errors import UserError
@@ -13,7 +14,6 @@ from steps.params.chat_columns import ChatColumns
 from steps.prepare_data.alone import check_alone
 from steps.prepare_data.writing import read_back
 from steps.tasks import load_task
-from tests.data_cases import Case, check_verdict
 
 CHAT = load_task("chat_completion")
 ASK, SAY = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}

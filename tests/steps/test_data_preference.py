@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_cases import Case, check_verdict
 from datasets import Dataset
 from trl.data_utils import is_conversational, maybe_extract_prompt, unpair_preference_dataset
 
@@ -12,7 +13,6 @@ from steps.errors import UserError
 from steps.prepare_data.alone import check_alone
 from steps.prepare_data.writing import read_back
 from steps.tasks import load_task
-from tests.data_cases import Case, check_verdict
 
 
 def user(content="2 + 2?"):
