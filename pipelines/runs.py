@@ -123,8 +123,10 @@ def screen(result: dict[str, Any]) -> str:
     if error := result["error"]:
         return "\n".join([*lines, *error["problems"], "", f"log     {result['folder']}/log.txt"])
     base, tuned = result["metrics"]["base"], result["metrics"]["tuned"]
-    lines.append(f"  {'':<14}{'base':>12}{'tuned':>12}")
-    lines += [f"  {name:<14}{base[name]:>12.4f}{tuned[name]:>12.4f}" for name in tuned if name in base]
+    both = [name for name in tuned if name in base]
+    width = max(map(len, both), default=0) + 4
+    lines.append(f"  {'':<{width}}{'base':>12}{'tuned':>12}")
+    lines += [f"  {name:<{width}}{base[name]:>12.4f}{tuned[name]:>12.4f}" for name in both]
     gate = result["gate"] or {}
     lines += ["", f"gate    {gate.get('reason', '')}"]
     if version := result["registered"]:
