@@ -27,8 +27,8 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 test: setup      ## Every test that needs neither GPU nor container engine.
 	$(BIN)/pytest -m "not gpu and not containers"
 
-test-fast: setup ## Tests without training, in under 90 seconds.
-	$(BIN)/pytest -m "not slow and not gpu and not containers"
+test-fast: setup ## Tests without training or measuring a model, in under 90 seconds.
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not containers"
 
 test-gpu: setup  ## Tests that need a GPU.
 	$(BIN)/pytest -m gpu

@@ -11,6 +11,8 @@ from conftest import chat_rows, write_jsonl
 from steps import storage
 from steps.artifacts import sha256_of
 
+pytestmark = pytest.mark.slow
+
 CHECK = """
 import json, sys
 from pathlib import Path

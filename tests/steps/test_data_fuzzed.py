@@ -9,6 +9,8 @@ import pytest
 from steps.prepare_data.writing import read_back
 from steps.tasks import load_task
 
+pytestmark = pytest.mark.slow
+
 USER, BOT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 CALL = {"id": "x", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 TALK = [{"role": "system", "content": "be kind"}, USER, {**BOT, "tool_calls": [CALL]},

@@ -22,6 +22,8 @@ from steps.params.settings import EvaluationSettings
 from steps.params.task_metrics import TextMetrics
 from steps.tasks import load_task
 
+pytestmark = pytest.mark.slow
+
 LONG = "This is one much longer question than the others are, asked to make lengths differ"
 
 

@@ -22,6 +22,8 @@ from steps.register_model.candidate import Target, read_target
 from steps.register_model.step import register_model
 from steps.register_model.weights import masked
 
+pytestmark = pytest.mark.slow
+
 METRICS = {
     "base": {"loss": 4.0, "perplexity": 54.6, "exact_match": 0.0},
     "tuned": {"loss": 0.5, "perplexity": 1.65, "exact_match": 0.9},
