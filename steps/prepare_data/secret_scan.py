@@ -24,7 +24,7 @@ KEYS = re.compile(
     rb"|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[A-Za-z0-9_-]{35}"  # Slack, Google
     rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----)"
 )
-# One of these stands in whatever KEYS matches; the last character of each is rare in texts.
+# One of these stands in whatever KEYS matches; the last character of each is rare in texts, or the I in its middle.
 SIGNS = (b"hf_", b"hp_", b"ho_", b"hu_", b"hs_", b"hr_", b"ub_", b"sk-", b"at-", b"xa-", b"xb-", b"xp-", b"xr-",
          b"xs-", b"EY-", b"KIA", b"SIA", b"AIz")  # fmt: skip
 
@@ -43,21 +43,27 @@ def lines_with_secrets(block: bytes) -> Iterator[int]:
             yield line
 
 
-def _tables() -> dict[int, np.ndarray]:
-    """Last character of a sign → for each pair of characters whether a sign starts with it."""
+def _tables() -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Rare last character → for each pair of characters whether a sign starts so; and for I, the pair around it."""
     tables: dict[int, np.ndarray] = {}
+    around = np.zeros(1 << 16, bool)
     for first, second, last in SIGNS:
-        tables.setdefault(last, np.zeros(1 << 16, bool))[first << 8 | second] = True
-    return tables
+        if second == CAPITAL_I:
+            around[first << 8 | last] = True
+        else:
+            tables.setdefault(last, np.zeros(1 << 16, bool))[first << 8 | second] = True
+    return tables, around
 
 
-STARTS = _tables()
+CAPITAL_I = ord("I")
+STARTS, AROUND_I = _tables()
 
 
 def _places_of_signs(block: bytes) -> list[int]:
     """Give the places, in order, of the last characters of SIGNS."""
     text = np.frombuffer(block, np.uint8)
-    found = []
+    places = np.flatnonzero(text[1:-1] == CAPITAL_I)
+    found = [places[AROUND_I[text[places].astype(np.uint16) << 8 | text[places + 2]]] + 2]
     for last, starts in STARTS.items():
         places = np.flatnonzero(text[2:] == last)
         found.append(places[starts[text[places].astype(np.uint16) << 8 | text[places + 1]]] + 2)
