@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 MIXING_SEED = 19851243
-SPLIT_SEED = 1289525893
-SPLIT_RATIO = 0.2
 DRAWS_AT_ONCE = 1 << 16
 
 
@@ -48,18 +46,6 @@ def mix_rows(sources: np.ndarray, weights: Sequence[float], seed: int = MIXING_S
     order = mix(counts.tolist(), weights, seed)
     by_source = np.argsort(sources, kind="stable")
     return np.asarray(by_source[(np.cumsum(counts) - counts)[order[:, 0]] + order[:, 1]], np.int64)
-
-
-def auto_split(count: int, ratio: float = SPLIT_RATIO, seed: int = SPLIT_SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows by chance into (train, validation), the latter ceil(count * ratio) rows; both in random order.
-
-    Raises ValueError when one of them would be empty.
-    """
-    held_out = math.ceil(count * ratio)
-    if not 0 < held_out < count:
-        raise ValueError(f"{count} rows cannot be split at {ratio}")
-    order = np.random.default_rng(seed).permutation(count)
-    return order[held_out:], order[:held_out]
 
 
 def _turns(sizes: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, interleave_datasets
 
-from steps.prepare_data.mixing import MIXING_SEED, SPLIT_SEED, auto_split, mix, mix_rows
+from steps.prepare_data.mixing import MIXING_SEED, mix, mix_rows
 
 
 def interleaved(counts, weights, seed):
@@ -71,20 +71,6 @@ def test_the_shares_are_the_weights():
 def test_weights_that_mean_nothing_are_refused(counts, weights, words):
     with pytest.raises(ValueError, match=words):
         mix(counts, weights)
-
-
-@pytest.mark.parametrize(("count", "ratio"), [(10, 0.2), (11, 0.2), (1000, 0.013), (2, 0.5)])
-def test_an_automatic_split_is_that_of_train_test_split(count, ratio):
-    parts = Dataset.from_dict({"row": list(range(count))}).train_test_split(test_size=ratio, seed=SPLIT_SEED)
-    train, validation = auto_split(count, ratio)
-    assert train.tolist() == parts["train"]["row"]
-    assert validation.tolist() == parts["test"]["row"]
-
-
-def test_a_split_that_leaves_nothing_is_refused():
-    for count, ratio in ((1, 0.2), (10, 0.0), (10, 1.0)):
-        with pytest.raises(ValueError, match="cannot be split"):
-            auto_split(count, ratio)
 
 
 def test_the_order_of_a_million_rows_takes_no_loop_over_rows():
