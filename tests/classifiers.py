@@ -80,4 +80,11 @@ def data_settings(folder: Path, rows: list[dict], length: int = 32, **changes) -
         name: Resolved(uri=str(file), digest=digest_of(f"{name}_file_path", str(file))) for name, file in files.items()
     }
     columns = {"sentence1_key": "text", "label_key": "kind", **changes.pop("columns", {})}
-    return DataSettings(task="text_classification", columns=columns, max_length=length, **sources, **changes)
+    return DataSettings(
+        task="text_classification",
+        head="sequence_classification",
+        columns=columns,
+        max_length=length,
+        **sources,
+        **changes,
+    )

@@ -13,7 +13,7 @@
     gate.py                  the verdict; pure arithmetic
 
 The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate) and predictions.parquet (one row for each
-test row). EVALUATORS says who measures which kind of model (`HEAD` of the task); to add one: a file with
+test row). EVALUATORS says who measures which kind of model (`head` of the settings); to add one: a file with
 `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine for generated text (vLLM, …): a file
 with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To add a metric: its direction in
 `steps/params/evaluation.py`, the tasks that may be judged by it in `task_metrics.py`, its arithmetic in a file above.

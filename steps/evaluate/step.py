@@ -28,7 +28,6 @@ from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
-from steps.tasks import load_task
 
 log = logging.getLogger("finetune")
 
@@ -49,7 +48,7 @@ def evaluate(
         | {"data": read_manifest(data, "data").digest},
         "settings": settings.model_dump(),
     }
-    compared = _evaluator(settings.task)(settings, folders["base"], folders["tuned"], data)
+    compared = _evaluator(settings.head)(settings, folders["base"], folders["tuned"], data)
     refuse_non_finite(compared.scores)
     verdict = judge(settings.evaluation, compared.scores["base"], compared.scores["tuned"])
     with new_artifact(evaluation, "evaluation", lineage) as draft:
@@ -61,8 +60,8 @@ def evaluate(
     return verdict.passed and settings.register_tuned_model
 
 
-def _evaluator(task: str) -> Evaluator:
-    module, _, function = EVALUATORS[load_task(task).HEAD].partition(":")
+def _evaluator(head: str) -> Evaluator:
+    module, _, function = EVALUATORS[head].partition(":")
     return getattr(importlib.import_module(module), function)
 
 

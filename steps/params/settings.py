@@ -17,6 +17,8 @@ from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 
 SourceKind = Literal["huggingface", "pytorch", "mlflow"]
+# What a model puts out: the next token, one class (or several) for a text, one for each word, a span, another text.
+Head = Literal["causal_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm"]
 
 
 class Resolved(Group):
@@ -44,6 +46,9 @@ class DataSettings(Group):
 
     task: Task
     """Which file of steps/tasks reads the rows."""
+
+    head: Head = "causal_lm"
+    """What the model puts out, as decided by the plan."""
 
     columns: dict[str, Any] = Field(default_factory=dict)
     """Values of the task's own parameters: its columns, and how strictly they are read."""
@@ -124,6 +129,9 @@ class EvaluationSettings(Group):
     task: Task
     """Which file of steps/tasks reads the rows."""
 
+    head: Head = "causal_lm"
+    """What the model puts out, as decided by the plan."""
+
     columns: dict[str, Any] = Field(default_factory=dict)
     """Values of the task's own parameters: the form of a prompt is among them."""
 
@@ -148,6 +156,9 @@ class RegistrationSettings(Group):
 
     task: Task
     """What the registered model answers."""
+
+    head: Head = "causal_lm"
+    """What it puts out."""
 
     registration: RegistrationParams = Field(default_factory=RegistrationParams)
     """Name (never empty here) and alias."""

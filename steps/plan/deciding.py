@@ -12,7 +12,9 @@ from steps.params.data import DataSource
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.reading import Reading, defaults, read_parameters
+from steps.params.settings import Head
 from steps.plan.hardware import Hardware, hardware_of
+from steps.plan.heads import head_of
 from steps.plan.memory import GIB, MemoryEstimate, estimate
 from steps.plan.sources import (
     DataFound,
@@ -36,6 +38,7 @@ class Decisions:
     """Everything that was found out and chosen."""
 
     reading: Reading
+    head: Head
     model: ModelFound
     data: dict[str, DataFound]
     source: DataSource
@@ -59,8 +62,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     """
     reading = read_parameters(pipeline, _given(pipeline, arguments))
     parameters = reading.parameters
-    trouble = _Trouble([*unbuilt(parameters), *unfit(parameters), *_runtime_conflicts(parameters)])
+    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters)])
     model = trouble.gather(lambda: look_at_model(parameters))
+    head = head_of(parameters)
+    trouble.problems += unfit(parameters, head)
     data = trouble.gather(lambda: look_at_data(parameters))
     hardware = trouble.gather(lambda: hardware_of(parameters))
     source = trouble.gather(lambda: pinned_source(parameters))
@@ -75,10 +80,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert hardware is not None
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else model.layout.max_length
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
-    memory = estimate(parameters, model.layout.config, model.parameters, max_length, gpu_memory)
+    memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
     return Decisions(
-        reading, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
+        reading, head, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
     )
 
 

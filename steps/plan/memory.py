@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.params.pipelines import SupervisedParameters
-from steps.tasks import load_task
+from steps.params.settings import Head
 
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
@@ -35,7 +35,12 @@ class MemoryEstimate:
 
 
 def estimate(
-    parameters: SupervisedParameters, config: dict[str, Any], weights: int, max_length: int, gpu_memory: int
+    parameters: SupervisedParameters,
+    head: Head,
+    config: dict[str, Any],
+    weights: int,
+    max_length: int,
+    gpu_memory: int,
 ) -> MemoryEstimate:
     """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
 
@@ -43,15 +48,20 @@ def estimate(
     """
     available = int(gpu_memory * GIB * HEADROOM) or None
     asked = parameters.gradient_checkpointing
-    plain = MemoryEstimate(_parts(parameters, config, weights, max_length, recompute=False), available, False)
-    saving = MemoryEstimate(_parts(parameters, config, weights, max_length, recompute=True), available, True)
+    plain = MemoryEstimate(_parts(parameters, head, config, weights, max_length, recompute=False), available, False)
+    saving = MemoryEstimate(_parts(parameters, head, config, weights, max_length, recompute=True), available, True)
     if asked != "auto":
         return saving if asked == "true" else plain
     return saving if available is not None and plain.needed > available else plain
 
 
 def _parts(
-    parameters: SupervisedParameters, config: dict[str, Any], weights: int, max_length: int, recompute: bool
+    parameters: SupervisedParameters,
+    head: Head,
+    config: dict[str, Any],
+    weights: int,
+    max_length: int,
+    recompute: bool,
 ) -> dict[str, int]:
     half = parameters.precision == "16"
     hidden = config.get("hidden_size") or config.get("n_embd") or 0
@@ -65,13 +75,13 @@ def _parts(
         "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
-        "logits": _logits(parameters, config, tokens),
+        "logits": _logits(head, config, tokens),
     }
 
 
-def _logits(parameters: SupervisedParameters, config: dict[str, Any], tokens: int) -> int:
+def _logits(head: Head, config: dict[str, Any], tokens: int) -> int:
     """Logits and their gradients; next to nothing where no word is chosen from the vocabulary."""
-    if load_task(parameters.task).HEAD not in ("causal_lm", "seq2seq_lm"):
+    if head not in ("causal_lm", "seq2seq_lm"):
         return 0
     return min(tokens, LOGIT_TOKENS) * (config.get("vocab_size") or 0) * 4 * 2
 

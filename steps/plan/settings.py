@@ -9,34 +9,38 @@ from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.registration import RegistrationParams, TrackingParams
-from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, RegistrationSettings
+from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Head, RegistrationSettings
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
 from steps.tasks import load_task
 
-# What the model puts out (`HEAD` of the task) → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[str, Literal["sft", "classification"]] = {
+# What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
+TRAINERS: dict[Head, Literal["sft", "classification"]] = {
     "causal_lm": "sft",
     "sequence_classification": "classification",
 }
+WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
     """One settings value for each later step, by the name of the plan's output."""
+    return {
+        "model": decisions.model.settings,
+        "data": _data(decisions),
+        "training": _training(decisions),
+        "evaluation": _evaluation(decisions),
+        "registration": _registration(decisions),
+    }
+
+
+def _data(decisions: Decisions) -> DataSettings:
     p = decisions.parameters
-    task = p.task
-    name = p.registered_model_name or decisions.reading.pipeline
-    registration = RegistrationParams.of(p).model_copy(update={"registered_model_name": name})
-    training = TrainingParams.of(p).model_copy(
-        update={"gradient_checkpointing": "true" if decisions.memory.checkpointing else "false"}
-    )
-    sources = {split: found.resolved for split, found in decisions.data.items()}
-    columns = {key: getattr(p, key) for key in load_task(task).Columns.model_fields}
-    data = DataSettings(
-        task=task,
-        columns=columns,
-        **sources,
+    return DataSettings(
+        task=p.task,
+        head=decisions.head,
+        columns=_columns(decisions),
+        **{split: found.resolved for split, found in decisions.data.items()},
         source=decisions.source,
         processing_digest=decisions.function_digest,
         seed=p.seed,
@@ -45,9 +49,16 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         max_length=decisions.max_length,
         rows_per_step=sequences_per_step(p),
     )
-    finetune = FinetuneSettings(
+
+
+def _training(decisions: Decisions) -> FinetuneSettings:
+    p = decisions.parameters
+    training = TrainingParams.of(p).model_copy(
+        update={"gradient_checkpointing": "true" if decisions.memory.checkpointing else "false"}
+    )
+    return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
-        trainer=TRAINERS[load_task(task).HEAD],
+        trainer=TRAINERS[decisions.head],
         training=training,
         lora=LoraParams.of(p),
         packing=p.packing,
@@ -56,37 +67,47 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
     )
-    evaluation = EvaluationSettings(
-        task=task,
-        columns=columns,
+
+
+def _evaluation(decisions: Decisions) -> EvaluationSettings:
+    p = decisions.parameters
+    return EvaluationSettings(
+        task=p.task,
+        head=decisions.head,
+        columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
         batch_size=p.per_device_eval_batch_size,
         precision=p.precision,
         register_tuned_model=p.register_tuned_model,
     )
+
+
+def _registration(decisions: Decisions) -> RegistrationSettings:
+    p = decisions.parameters
+    columns = _columns(decisions)
+    name = p.registered_model_name or decisions.reading.pipeline
     lineage = {
         "model": decisions.model.settings.source.model_dump(),
-        "data": {split: resolved.model_dump() for split, resolved in sources.items()},
+        "data": {split: found.resolved.model_dump() for split, found in decisions.data.items()},
         "parameters": decisions.reading.requested,
     }
-    registered = RegistrationSettings(
+    return RegistrationSettings(
         pipeline=decisions.reading.pipeline,
-        task=task,
-        registration=registration,
+        task=p.task,
+        head=decisions.head,
+        registration=RegistrationParams.of(p).model_copy(update={"registered_model_name": name}),
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
-        prompt_form=_prompt_form(task, columns),
-        max_length=None if load_task(task).HEAD in ("causal_lm", "seq2seq_lm") else decisions.max_length,
+        prompt_form=_prompt_form(p.task, columns),
+        max_length=None if decisions.head in WRITE_TEXT else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
         lineage=lineage,
     )
-    return {
-        "model": decisions.model.settings,
-        "data": data,
-        "training": finetune,
-        "evaluation": evaluation,
-        "registration": registered,
-    }
+
+
+def _columns(decisions: Decisions) -> dict[str, Any]:
+    p = decisions.parameters
+    return {key: getattr(p, key) for key in load_task(p.task).Columns.model_fields}
 
 
 def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:

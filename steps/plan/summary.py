@@ -10,7 +10,6 @@ from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
 from steps.plan.settings import TRAINERS
-from steps.tasks import load_task
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _reading(given: DataSource) -> dict[str, str]:
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
-    trainer = TRAINERS[load_task(p.task).HEAD]
+    trainer = TRAINERS[decisions.head]
     method = f"LoRA rank {p.lora_r}" if p.apply_lora else "all weights"
     what = {
         "import_model": ("import", "check and copy the model"),

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from steps.errors import Problem, shown
 from steps.params.pipelines import SupervisedParameters
-from steps.tasks import load_task
+from steps.params.settings import Head
 
 _NO_CHAT = "the rows are no conversations"
 _ALL_READ = "the label is learned, not the text"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
 
-# What the model puts out (`HEAD` of the task) → parameter → why it cannot have it.
-UNFIT: dict[str, dict[str, str]] = {
+# What the model puts out → parameter → why it cannot have it.
+UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
     "sequence_classification": {
         "packing": "each row gets a label of its own, so rows cannot share a sequence",
@@ -43,10 +43,10 @@ UNFIT_TASK: dict[str, dict[str, str]] = {
 }
 
 
-def unfit(parameters: SupervisedParameters) -> Iterator[Problem]:
+def unfit(parameters: SupervisedParameters, head: Head) -> Iterator[Problem]:
     """Refuse what would otherwise be ignored."""
     task = parameters.task
-    for name, reason in {**UNFIT[load_task(task).HEAD], **UNFIT_TASK.get(task, {})}.items():
+    for name, reason in {**UNFIT[head], **UNFIT_TASK.get(task, {})}.items():
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:

@@ -38,7 +38,7 @@ Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and enc
 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
 keeps its meaning for ever.
 
-WRITERS says who writes the tokens for which kind of model (`HEAD` of the task). To add one: a file with
+WRITERS says who writes the tokens for which kind of model (`head` of the settings). To add one: a file with
 `prepare(settings, tokenizer) -> preparation`, which refuses what cannot work before any row is read, and
 `write(draft, preparation, checked) -> facts`; a row in WRITERS, and a test.
 

@@ -28,14 +28,13 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     """
     from steps.reports import write_data_report
 
-    task = load_task(settings.task)
-    writer = import_module(WRITERS[task.HEAD])
+    writer = import_module(WRITERS[settings.head])
     preparation = writer.prepare(settings, tokenizer)
     refuse_changed(settings)
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
     data.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
-        columns = task.Columns(**settings.columns)
+        columns = load_task(settings.task).Columns(**settings.columns)
         checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)

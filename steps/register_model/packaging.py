@@ -12,10 +12,9 @@ from typing import Any
 from steps.model_layout import CONFIG, MODEL_NAMES, TOKENIZER_NAMES
 from steps.params.settings import RegistrationSettings
 from steps.register_model.candidate import Candidate
-from steps.tasks import load_task
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
-# What the model puts out (`HEAD` of the task) → the file that answers in place of pyfunc_model.py's own CausalModel.
+# What the model puts out (`head` of the settings) → the file that answers in place of pyfunc_model.py's CausalModel.
 SERVED = {"sequence_classification": "served_labels.py"}
 # What opens a URI of this scheme, wherever the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
@@ -40,7 +39,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "max_new_tokens": settings.max_new_tokens,
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
-        "served": (served := SERVED.get(load_task(settings.task).HEAD, "")),
+        "served": (served := SERVED.get(settings.head, "")),
     }
     if served:
         shutil.copyfile(CODE.with_name(served), reference / served)
@@ -74,7 +73,7 @@ def signature(settings: RegistrationSettings, folder: Path) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
 
-    if load_task(settings.task).HEAD == "sequence_classification":
+    if settings.head == "sequence_classification":
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
     if settings.task == "chat_completion":

@@ -3,8 +3,8 @@
 One module per task, all with the same names (they share a shape, not a parent class):
 
     Columns                       the column parameters (a Group from steps/params/)
-    HEAD                          what the model puts out, one of HEADS; how rows are written, which trainer and
-                                  which evaluator work on them, and what is served follow from it
+    HEAD                          what the model usually puts out, one of HEADS; how rows are written, which trainer and
+                                  which evaluator work on them, and what is served follow from it (steps/plan/heads.py)
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
     SCHEMA                        pyarrow schema of the canonical rows
@@ -48,9 +48,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from steps.errors import FOUND_LIMIT, nearest
+from steps.params.settings import Head
 
 TASKS = {
     "chat_completion": "steps.tasks.chat_completion",
@@ -67,8 +68,7 @@ TASKS = {
     "translation": "steps.tasks.translation",
 }
 
-# What a model puts out: the next token, one class (or several) for a text, one for each word, a span, another text.
-HEADS = ("causal_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm")
+HEADS: tuple[Head, ...] = get_args(Head)
 
 # Columns that hold what another parameter looks for in vain: parameter → the column, and what to set then.
 OTHER_SHAPES = {
