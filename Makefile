@@ -55,5 +55,5 @@ bench: setup     ## Measure against named peers; minutes, on a quiet machine.
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:           ## Remove everything that can be made again, but not runs/.
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base examples/*/data
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,24 +15,27 @@ FOLDERS = ("base", "data")
 STAMP = "data/made.json"  # data is moved into place last, so the stamp is only seen when everything is there
 
 
-def make_once(folder: Path, sources: list[Path], make: Callable[[Path], None]) -> bool:
+def make_once(folder: Path, sources: list[Path], make: Callable[[Path], None], more: tuple[str, ...] = ()) -> bool:
     """Let `make` fill base/ and data/ of a scratch folder and move both into `folder`; False when they are current.
+
+    `more` names further folders that it fills.
 
     `sources` are the files whose change makes the result old. Two processes may call this at once.
     """
     wanted = {file.name: sha256_of(file) for file in sources}
+    folders = (*more, *FOLDERS)
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        if _is_current(folder, wanted):
+        if _is_current(folder, wanted, folders):
             return False
         scratch = folder / "data.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
-        for name in FOLDERS:
+        for name in folders:
             (scratch / name).mkdir(parents=True)
         make(scratch)
-        (scratch / STAMP).write_text(json.dumps({"sources": wanted, "files": _digests(scratch)}, indent=1))
-        for name in FOLDERS:
+        (scratch / STAMP).write_text(json.dumps({"sources": wanted, "files": _digests(scratch, folders)}, indent=1))
+        for name in folders:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.rename(scratch / name, folder / name)
         scratch.rmdir()
@@ -41,17 +44,17 @@ def make_once(folder: Path, sources: list[Path], make: Callable[[Path], None]) -
         os.close(handle)
 
 
-def _is_current(folder: Path, wanted: dict[str, str]) -> bool:
+def _is_current(folder: Path, wanted: dict[str, str], folders: tuple[str, ...]) -> bool:
     stamp = folder / STAMP
     if not stamp.is_file():
         return False
     made = json.loads(stamp.read_text())
-    return made["sources"] == wanted and made["files"] == _digests(folder)
+    return made["sources"] == wanted and made["files"] == _digests(folder, folders)
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(folder: Path, folders: tuple[str, ...]) -> dict[str, str]:
     found = {}
-    for name in FOLDERS:
+    for name in folders:
         described = describe_files(folder / name) if (folder / name).is_dir() else {}
         found.update({f"{name}/{file}": entry["sha256"] for file, entry in described.items()})
     found.pop(STAMP, None)

@@ -51,6 +51,37 @@ def build_model(folder: Path, texts: Iterable[str], chat: bool, seed: int = 0) -
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
+def build_masked_model(folder: Path, words: Iterable[str], seed: int = 0) -> None:
+    """Write a random ModernBERT and its tokenizer, which knows each of `words`; equal inputs give equal bytes."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertTokenizerFast, ModernBertConfig, ModernBertForMaskedLM
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*special, *words]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=LONGEST).save_pretrained(folder)
+    config = ModernBertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=LONGEST,
+        global_attn_every_n_layers=1,
+        initializer_range=128**-0.5,
+        pad_token_id=vocabulary["[PAD]"],
+        bos_token_id=vocabulary["[CLS]"],
+        cls_token_id=vocabulary["[CLS]"],
+        eos_token_id=vocabulary["[SEP]"],
+        sep_token_id=vocabulary["[SEP]"],
+    )
+    torch.manual_seed(seed)
+    ModernBertForMaskedLM(config).save_pretrained(folder)
+
+
 def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts` and save it.
 

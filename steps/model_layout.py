@@ -29,6 +29,8 @@ MLFLOW_FLAVOURS = {
     "hftransformersv2": (("data/model",), ("data/tokenizer", "data/model")),
     "hftransformers": (("data/model",), ("data/tokenizer", "data/model")),
 }
+# Kinds whose first position is numbered after the padding token, so that fewer are left than the file says.
+COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer"}
 UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 
 
@@ -58,22 +60,36 @@ class ModelLayout:
         return min(limits, default=512)
 
     @property
+    def size(self) -> int:
+        """Number of weights that the configuration amounts to, roughly: embeddings, and 12·hidden² in each layer."""
+        hidden = int(self.config.get("hidden_size") or self.config.get("n_embd") or 0)
+        layers = int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
+        matrices = 1 if self.config.get("tie_word_embeddings", True) else 2
+        return matrices * hidden * int(self.config.get("vocab_size") or 0) + 12 * layers * hidden**2
+
+    @property
     def max_positions(self) -> int | None:
         """Positions that the model was built for, when it has such a limit."""
-        return self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        limit = self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        if limit and self.config.get("model_type") in COUNT_FROM_PADDING:
+            return int(limit) - int(self.config.get("pad_token_id") or 0) - 1
+        return limit
 
 
-def read_layout(parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> ModelLayout:
+def read_layout(
+    parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes], with_weights: bool = True
+) -> ModelLayout:
     """Judge a model source by its file names (→ bytes) and small JSON files, which `read` returns.
 
     `parameter` is the one that named the source, `kind` is huggingface, pytorch or mlflow. Raises UserError with
     every problem (wrong kind of folder, nothing to load, missing shards), SecurityRefusal for pickles and remote code.
+    Without `with_weights` none are looked for.
     """
     weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
     config = _read_json(parameter, read, weight_folder + CONFIG)
     _refuse_code(parameter, config)
     inside = {name.removeprefix(weight_folder): name for name in names if _directly_in(name, weight_folder)}
-    weights = _weights(parameter, inside, read)
+    weights = _weights(parameter, inside, read) if with_weights else {}
     tokenizer_files = {
         name.removeprefix(tokenizer_folder): name
         for name in names

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from examples.made_once import make_once  # noqa: E402
-from examples.tiny_model import LONGEST, build_model  # noqa: E402
+from examples.tiny_model import LONGEST, build_masked_model, build_model  # noqa: E402
 
 SEED = 7
 ROWS = {"train": 6000, "validation": 300, "test": 600}
@@ -36,13 +36,13 @@ Chain = dict[str, tuple[str, ...]]
 def main() -> None:
     """Make base/ and data/ beside this file, unless they are there."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
-    made = make_once(HERE, sources, make)
-    print("made base/ and data/" if made else "base/ and data/ are current")
+    made = make_once(HERE, sources, make, more=("base_masked",))
+    print("made base/, base_masked/ and data/" if made else "base/, base_masked/ and data/ are current")
     print(f"perplexity of the generator on the test texts: {perplexity():.3f}")
 
 
 def make(folder: Path) -> None:
-    """Write base/ and one data/<split>.jsonl per split below `folder`."""
+    """Write base/, base_masked/ and one data/<split>.jsonl per split below `folder`."""
     chance = random.Random(SEED)
     chain = followers()
     written: dict[str, None] = {}
@@ -57,6 +57,7 @@ def make(folder: Path) -> None:
         (folder / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         first += count
     build_model(folder / "base", rows[: ROWS["train"]], chat=False)
+    build_masked_model(folder / "base_masked", [*WORDS, STOP])
 
 
 def followers() -> Chain:

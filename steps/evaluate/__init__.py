@@ -2,7 +2,9 @@
 
     step.py                  the story; comparison.py what an evaluator gives it
     generated.py             for models that write text: loss and answers
+    unmasked.py              for models that put back hidden tokens
     classified.py, classifying.py   for models that give a text its label
+    guessing.py              what stands for a base without weights
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
     losses.py, generating.py, batching.py   how it does so
@@ -25,5 +27,6 @@ ENGINES = {
 
 EVALUATORS = {
     "causal_lm": "steps.evaluate.generated:compare",
+    "masked_lm": "steps.evaluate.unmasked:compare",
     "sequence_classification": "steps.evaluate.classified:compare",
 }

@@ -12,6 +12,7 @@ import pyarrow as pa
 from steps.evaluate import ENGINES
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import refuse_unmeasurable
+from steps.evaluate.guessing import guess, vocabulary_of_new
 from steps.evaluate.held_out import HeldOut, Measured, read_held_out
 from steps.evaluate.metrics import exact, score
 from steps.params.settings import EvaluationSettings
@@ -26,7 +27,9 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     held_out = read_held_out(settings, data, base)
     refuse_unmeasurable(settings.evaluation, held_out.asked)
     measure = _engine("transformers")
-    measured = {name: measure(folder, held_out, settings) for name, folder in (("base", base), ("tuned", tuned))}
+    vocabulary = vocabulary_of_new(base)
+    before = guess(held_out, vocabulary) if vocabulary else measure(base, held_out, settings)
+    measured = {"base": before, "tuned": measure(tuned, held_out, settings)}
     scores = {name: score(one, held_out.references) for name, one in measured.items()}
     if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
         log.warning("WARNING every answer of the tuned model is empty")

@@ -14,5 +14,6 @@ To add a trainer: a file in `trainers/`, a row in TRAINERS, its name in `Finetun
 
 TRAINERS = {
     "sft": "steps.finetune.trainers.sft:build",
+    "masked": "steps.finetune.trainers.masked:build",
     "classification": "steps.finetune.trainers.classification:build",
 }

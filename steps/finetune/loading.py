@@ -17,12 +17,22 @@ def load_model(folder: Path, settings: FinetuneSettings) -> Any:
     Trained weights stay in float32 (bfloat16 loses small updates); with an adapter at precision 16 the frozen base is
     loaded in bfloat16, which halves its memory and changes no trained weight.
     """
-    import torch
     from transformers import AutoModelForCausalLM
+
+    return new_or_stored(AutoModelForCausalLM, folder, settings)
+
+
+def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> Any:
+    """Load a folder's weights, or draw new ones from the seed for its configuration."""
+    import torch
+    from transformers import AutoConfig, set_seed
 
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
     dtype = torch.bfloat16 if frozen_half else torch.float32
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    if not settings.new_weights:
+        return auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    set_seed(settings.training.seed)
+    return auto_class.from_config(AutoConfig.from_pretrained(folder, local_files_only=True), dtype=dtype)
 
 
 def load_tokenizer(folder: Path, data: Path) -> Any:
@@ -39,7 +49,7 @@ def load_tokenizer(folder: Path, data: Path) -> Any:
 
 
 # How PEFT calls what a model puts out, by the end of its class's name.
-PEFT_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
+PEFT_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS", "ForMaskedLM": None}
 
 
 def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Sequence[str] = ()) -> Any:

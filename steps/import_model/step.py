@@ -30,6 +30,8 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
         folder, layout = _bring(parameter, settings, Path(scratch))
         lineage = {"source": settings.source.uri, "source_digest": settings.source.digest, "kind": settings.kind}
         facts = {**_facts(layout.config), "parameters": _check_weights(parameter, folder, layout)}
+        if settings.new_weights:
+            facts |= {"parameters": layout.size, "weights": "new"}
         with new_artifact(tokenizer, "tokenizer", lineage) as draft:
             _copy_all(folder, {**layout.tokenizer_files, CONFIG: layout.model_files[CONFIG]}, draft)
         with new_artifact(model, "model", lineage) as draft:
@@ -46,7 +48,9 @@ def _bring(parameter: str, settings: ImportSettings, scratch: Path) -> tuple[Pat
     source = settings.source
     if settings.kind == "huggingface":
         repository = hub.resolve(source.uri, source.digest)
-        layout = read_layout(parameter, settings.kind, repository.files, repository.read)
+        layout = read_layout(
+            parameter, settings.kind, repository.files, repository.read, with_weights=not settings.new_weights
+        )
         return repository.download(sorted(set(layout.files.values()))), layout
     now = storage.digest_of(parameter, source.uri)
     if now != source.digest:
@@ -57,7 +61,10 @@ def _bring(parameter: str, settings: ImportSettings, scratch: Path) -> tuple[Pat
     folder = storage.fetch(parameter, source.uri, scratch / "source")
     names = {name: info["size"] for name, info in storage.find_files(parameter, str(folder)).items()}
     _refuse_escaping_links(parameter, folder, names)
-    return folder, read_layout(parameter, settings.kind, names, lambda name: (folder / name).read_bytes())
+    layout = read_layout(
+        parameter, settings.kind, names, lambda name: (folder / name).read_bytes(), not settings.new_weights
+    )
+    return folder, layout
 
 
 def _refuse_escaping_links(parameter: str, folder: Path, names: dict[str, Any]) -> None:

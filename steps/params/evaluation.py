@@ -40,6 +40,7 @@ _LABELLED: dict[str, bool | None] = {
         if (measure, average) != ("AUC", "binary")
     },
     **dict.fromkeys(("f1", "precision", "recall"), True),
+    "masked_accuracy": True,
     "log_loss": False,
     "hamming_loss": False,
 }
@@ -53,7 +54,7 @@ DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWER
 
 # A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 GateMetric = Literal[
-    "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
+    "loss", "perplexity", "masked_accuracy", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
     "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
     "f1_macro", "f1_micro", "f1_weighted", "f1_binary",

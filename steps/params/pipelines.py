@@ -83,10 +83,26 @@ class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
                           "set ground_truth_key, or gate_metric=loss")  # fmt: skip
 
 
-class PretrainingParameters(PretrainingColumns, LossMetrics, SupervisedParameters):
+class Objective(Group):
+    """What a language model learns from a text, and from where."""
+
+    pretraining_objective: Literal["auto", "causal", "masked"] = "auto"
+    """Learn each next token (causal), or to put back hidden ones (masked); auto takes what the model is made for."""
+
+    new_weights: bool = False
+    """Take only the model's configuration and tokenizer, and begin with random weights drawn from the seed."""
+
+
+class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, SupervisedParameters):
     """Let a language model go on learning from plain texts: a language, a subject, a style."""
 
     task: ClassVar[Task] = "pretraining"
+
+    def conflicts(self) -> Iterator[Problem]:
+        """An adapter changes weights that are there."""
+        if self.new_weights and self.apply_lora:
+            yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
+                          "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
 
 
 class AnswerOnly(Group):

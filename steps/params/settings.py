@@ -17,8 +17,11 @@ from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 
 SourceKind = Literal["huggingface", "pytorch", "mlflow"]
-# What a model puts out: the next token, one class (or several) for a text, one for each word, a span, another text.
-Head = Literal["causal_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm"]
+# What a model puts out: the next token, hidden tokens, one class (or several) for a text, one for each word, a span,
+# another text.
+Head = Literal[
+    "causal_lm", "masked_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm",
+]  # fmt: skip
 
 
 class Resolved(Group):
@@ -39,6 +42,9 @@ class ImportSettings(Group):
 
     source: Resolved
     """Folder, URI or Hub id."""
+
+    new_weights: bool = False
+    """Leave the weights where they are: the run begins with random ones."""
 
 
 class DataSettings(Group):
@@ -98,7 +104,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "classification"] = "sft"
+    trainer: Literal["sft", "masked", "classification"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -115,6 +121,12 @@ class FinetuneSettings(Group):
 
     pad_to_max_length: bool = False
     """Pad every batch to max_length."""
+
+    mlm_probability: float = 0.15
+    """Share of the tokens that a masked model has to put back."""
+
+    new_weights: bool = False
+    """Begin with random weights instead of the model's."""
 
     checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
     """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""

@@ -153,3 +153,6 @@ class PretrainingColumns(TaskColumns):
 
     text_key: str = Field("text", min_length=1)
     """Column with the text."""
+
+    mlm_probability: float = Field(0.15, gt=0, lt=1)
+    """Share of the tokens that are hidden from a masked model, which learns to put them back."""

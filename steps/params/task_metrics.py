@@ -31,7 +31,7 @@ class LossMetrics(Group):
     metric_for_best_model: Literal["loss"] = "loss"
     """Metric on the validation rows that decides which checkpoint is the result."""
 
-    gate_metric: Literal["loss", "perplexity"] = "loss"
+    gate_metric: Literal["loss", "perplexity", "masked_accuracy"] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 

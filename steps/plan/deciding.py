@@ -14,7 +14,7 @@ from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
 from steps.plan.hardware import Hardware, hardware_of
-from steps.plan.heads import head_of
+from steps.plan.heads import head_of, head_problems
 from steps.plan.memory import GIB, MemoryEstimate, estimate
 from steps.plan.sources import (
     DataFound,
@@ -64,7 +64,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     parameters = reading.parameters
     trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters)])
     model = trouble.gather(lambda: look_at_model(parameters))
-    head = head_of(parameters)
+    head = head_of(parameters, model.layout.config if model else {})
     trouble.problems += unfit(parameters, head)
     data = trouble.gather(lambda: look_at_data(parameters))
     hardware = trouble.gather(lambda: hardware_of(parameters))
@@ -73,6 +73,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     function = trouble.gather(lambda: function_digest(parameters))
     if model is not None:
         trouble.problems += [*_length_problems(parameters, model), *_architecture_problems(parameters, model)]
+        trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
     trouble.raise_if_any()
     assert model is not None
     assert data is not None

@@ -16,8 +16,9 @@ from steps.plan.deciding import Decisions
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "classification"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification"]] = {
     "causal_lm": "sft",
+    "masked_lm": "masked",
     "sequence_classification": "classification",
 }
 WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
@@ -64,6 +65,8 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         packing=p.packing,
         max_length=decisions.max_length,
         pad_to_max_length=p.pad_to_max_length,
+        mlm_probability=getattr(p, "mlm_probability", 0.15),
+        new_weights=decisions.model.settings.new_weights,
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
     )

@@ -29,7 +29,9 @@ class ModelFound:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, from their size and the type that the configuration names."""
+        """Number of weights, from their size and the type that the configuration names; roughly for new ones."""
+        if self.settings.new_weights:
+            return self.layout.size
         dtype = str(self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32")
         return self.bytes // BYTES_PER_PARAMETER.get(dtype, 4)
 
@@ -65,9 +67,10 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
             )
         read = lambda name: storage.read_bytes(parameter, storage.join(uri, name))  # noqa: E731
         digest = ""
-    layout = read_layout(parameter, kind, names, read)
+    new = getattr(parameters, "new_weights", False)
+    layout = read_layout(parameter, kind, names, read, with_weights=not new)
     digest = digest or storage.digest_of(parameter, uri)
-    settings = ImportSettings(kind=cast(SourceKind, kind), source=Resolved(uri=uri, digest=digest))
+    settings = ImportSettings(kind=cast(SourceKind, kind), source=Resolved(uri=uri, digest=digest), new_weights=new)
     weights = sum(names[path] for name, path in layout.weights.items() if name.endswith(".safetensors"))
     return ModelFound(settings, layout, weights)
 

@@ -14,6 +14,7 @@ _NOTHING_GENERATED = "nothing is generated"
 # What the model puts out → parameter → why it cannot have it.
 UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
+    "masked_lm": {},
     "sequence_classification": {
         "packing": "each row gets a label of its own, so rows cannot share a sequence",
         "chat_template": _NO_CHAT,

@@ -27,7 +27,8 @@ From sources to checked rows (checking.py tells the order):
 
 From rows to tokens:
 
-    causal.py      tokens that are learned         classification.py  texts with the number of their class
+    causal.py      tokens that are learned         masked.py      tokens that are hidden
+    classification.py  texts with the number of their class
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
@@ -48,5 +49,6 @@ reader. Each gets a line in the tables of tests/steps/test_prepare_data_reading.
 
 WRITERS = {
     "causal_lm": "steps.prepare_data.causal",
+    "masked_lm": "steps.prepare_data.masked",
     "sequence_classification": "steps.prepare_data.classification",
 }

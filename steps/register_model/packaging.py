@@ -15,7 +15,7 @@ from steps.register_model.candidate import Candidate
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
 # What the model puts out (`head` of the settings) → the file that answers in place of pyfunc_model.py's CausalModel.
-SERVED = {"sequence_classification": "served_labels.py"}
+SERVED = {"masked_lm": "served_words.py", "sequence_classification": "served_labels.py"}
 # What opens a URI of this scheme, wherever the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 
@@ -73,6 +73,8 @@ def signature(settings: RegistrationSettings, folder: Path) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
 
+    if settings.head == "masked_lm":
+        return _of_words()
     if settings.head == "sequence_classification":
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
@@ -94,6 +96,16 @@ def signature(settings: RegistrationSettings, folder: Path) -> Any:
         inputs = Schema([ColSpec("string")])
     params = ParamSchema([ParamSpec("max_new_tokens", "long", settings.max_new_tokens)])
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]), params=params)
+
+
+def _of_words() -> Any:
+    """Texts with masks become the same texts with words, and the words with their probabilities."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    put_in = [ColSpec(Array(DataType.string), "words"), ColSpec(Array(DataType.double), "probabilities")]
+    return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec("string", "text"), *put_in]))
 
 
 def _of_labels(settings: RegistrationSettings, several: bool) -> Any:
