@@ -39,5 +39,6 @@ PIPELINES = {
         "summarization": "pipelines.supervised",
         "translation": "pipelines.supervised",
         "text_classification": "pipelines.supervised",
+        "token_classification": "pipelines.supervised",
     }.items()
 }

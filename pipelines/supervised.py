@@ -23,6 +23,7 @@ from steps.params.pipelines import (
     SummarizationParameters,
     TextClassificationParameters,
     TextGenerationParameters,
+    TokenClassificationParameters,
     TranslationParameters,
 )
 
@@ -124,3 +125,9 @@ def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     outputs = supervised(p, plan)
     small(chart_labels(evaluation=outputs.evaluation))
     return outputs
+
+
+@pipeline(TokenClassificationParameters)
+def token_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a model to tag words and register it when it beats the most frequent tag of each word."""
+    return supervised(p, plan)

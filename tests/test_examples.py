@@ -148,7 +148,7 @@ def test_the_gate_of_the_verses_is_within_a_tenth_of_what_the_generator_reaches(
 
 @pytest.mark.slow
 def test_the_gate_of_the_minutes_is_far_above_a_summary_that_is_the_first_sentence(made):
-    from steps.evaluate.metrics import score_texts
+    from steps.scoring.text_metrics import score_texts
 
     rows = [json.loads(line) for line in (made / "examples/minutes/data/test.jsonl").open()]
     leads = [row["document"].split(". ")[0] + "." for row in rows]

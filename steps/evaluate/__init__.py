@@ -4,21 +4,19 @@
     generated.py             for models that write text: loss and answers
     unmasked.py              for models that put back hidden tokens
     classified.py, classifying.py   for models that give a text its label
+    tagged.py, tagging.py    for models that tag words
     guessing.py              what stands for a base without weights
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
     losses.py, generating.py, batching.py   how it does so
-    metrics.py               exact match, BLEU, chrF, ROUGE from answers and references
-    classification_metrics.py, tag_metrics.py, answer_metrics.py   the numbers of labels, tags and spans
-    answer_spans.py          from the logits of windows to the text of an answer
-    scored.py                what these give back, and the choice of a person among them
+    metrics.py               all numbers of generated text; the arithmetic of every metric is in steps/scoring/
     gate.py                  the verdict; pure arithmetic
 
 The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate) and predictions.parquet (one row for each
 test row). EVALUATORS says who measures which kind of model (`head` of the settings); to add one: a file with
 `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine for generated text (vLLM, …): a file
-with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To add a metric: its direction in
-`steps/params/evaluation.py`, the tasks that may be judged by it in `task_metrics.py`, its arithmetic in a file above.
+with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To add a metric: see
+`steps/scoring/`.
 """
 
 ENGINES = {
@@ -29,4 +27,5 @@ EVALUATORS = {
     "causal_lm": "steps.evaluate.generated:compare",
     "masked_lm": "steps.evaluate.unmasked:compare",
     "sequence_classification": "steps.evaluate.classified:compare",
+    "token_classification": "steps.evaluate.tagged:compare",
 }

@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
-from steps.evaluate.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.held_out import first_rows
-from steps.evaluate.scored import Scored
 from steps.params.settings import EvaluationSettings
+from steps.scoring.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
+from steps.scoring.scored import Scored
 
 LEAST_LIKELY = 1e-15  # a class that training rows do not have would make the loss of the shares infinite
 MOST_CURVES, MOST_COUNTED = 20, 100  # classes beyond which no ROC curves and no confusion matrix are written

@@ -14,8 +14,9 @@ from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import refuse_unmeasurable
 from steps.evaluate.guessing import guess, vocabulary_of_new
 from steps.evaluate.held_out import HeldOut, Measured, read_held_out
-from steps.evaluate.metrics import exact, score
+from steps.evaluate.metrics import score
 from steps.params.settings import EvaluationSettings
+from steps.scoring.text_metrics import exact
 
 log = logging.getLogger("finetune")
 

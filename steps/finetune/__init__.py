@@ -16,4 +16,5 @@ TRAINERS = {
     "sft": "steps.finetune.trainers.sft:build",
     "masked": "steps.finetune.trainers.masked:build",
     "classification": "steps.finetune.trainers.classification:build",
+    "tagging": "steps.finetune.trainers.tagging:build",
 }

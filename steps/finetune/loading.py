@@ -70,7 +70,19 @@ def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Seque
         target_modules=_targets(lora.lora_target_modules, model),
         task_type=next((task for end, task in PEFT_TASKS.items() if kind.endswith(end)), "CAUSAL_LM"),
         modules_to_save=list(new_modules) or None,
+        # What is trained whole gets no adapter as well, nor do the layers inside it.
+        exclude_modules=_linear_inside(model, new_modules) or None,
     )
+
+
+def _linear_inside(model: Any, modules: Sequence[str]) -> list[str]:
+    import torch
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and any(f"{name}.".startswith(f"{new}.") for new in modules)
+    ]
 
 
 def _targets(wanted: str, model: Any) -> str | list[str]:

@@ -56,6 +56,7 @@ DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWER
 GateMetric = Literal[
     "loss", "perplexity", "masked_accuracy", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
+    "f1", "precision", "recall",
     "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
     "f1_macro", "f1_micro", "f1_weighted", "f1_binary",
     "precision_macro", "precision_micro", "precision_weighted", "precision_binary",

@@ -22,14 +22,16 @@ from steps.params.task_columns import (
     ClassificationColumns,
     PretrainingColumns,
     SummarizationColumns,
+    TokenColumns,
     TranslationColumns,
 )
-from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics, LossMetrics, TextMetrics
+from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics, LossMetrics, TagMetrics, TextMetrics
 from steps.params.training import CheckpointParams, TrainingParams
 
 Task = Literal[
-    "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification"
-]
+    "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
+    "token_classification",
+]  # fmt: skip
 
 
 class PipelineParameters(Group):
@@ -139,6 +141,12 @@ class TextClassificationParameters(ClassificationColumns, LabelMetrics, Supervis
                               f"set {name} to f1_macro, or change multilabel")  # fmt: skip
 
 
+class TokenClassificationParameters(TokenColumns, TagMetrics, SupervisedParameters):
+    """Tune a model to give each word of a text its tag: names, places, parts of speech."""
+
+    task: ClassVar[Task] = "token_classification"
+
+
 # Pipeline name → its parameters; the plan and the catalogue read it.
 PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "chat_completion": ChatCompletionParameters,
@@ -147,4 +155,5 @@ PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "summarization": SummarizationParameters,
     "translation": TranslationParameters,
     "text_classification": TextClassificationParameters,
+    "token_classification": TokenClassificationParameters,
 }

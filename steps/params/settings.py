@@ -104,7 +104,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "masked", "classification"] = "sft"
+    trainer: Literal["sft", "masked", "classification", "tagging"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)

@@ -35,6 +35,19 @@ class LossMetrics(Group):
     """Metric of the tuned model that decides whether it is registered."""
 
 
+class TagMetrics(Group):
+    """For models that tag words; whole entities count."""
+
+    metric_for_best_model: Literal["loss", "f1", "accuracy", "precision", "recall"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Literal[
+        "loss", "accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro",
+        "f1_micro", "precision_micro", "recall_micro", "f1_weighted", "precision_weighted", "recall_weighted",
+    ] = "loss"  # fmt: skip
+    """Metric of the tuned model that decides whether it is registered."""
+
+
 class LabelMetrics(Group):
     """For models that give a text its label, or several."""
 

@@ -16,10 +16,11 @@ from steps.plan.deciding import Decisions
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging"]] = {
     "causal_lm": "sft",
     "masked_lm": "masked",
     "sequence_classification": "classification",
+    "token_classification": "tagging",
 }
 WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
 

@@ -8,6 +8,7 @@ from steps.params.settings import Head
 
 _NO_CHAT = "the rows are no conversations"
 _ALL_READ = "the label is learned, not the text"
+_TAGS_READ = "the tags are learned, not the text"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
 
@@ -15,6 +16,15 @@ _NOTHING_GENERATED = "nothing is generated"
 UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
     "masked_lm": {},
+    "token_classification": {
+        "packing": "each row is read by itself",
+        "chat_template": _NO_CHAT,
+        "train_on_completions_only": _TAGS_READ,
+        "response_template": _TAGS_READ,
+        "instruction_template": _TAGS_READ,
+        "comma_separated_template": _TAGS_READ,
+        "evaluation_max_new_tokens": _NOTHING_GENERATED,
+    },
     "sequence_classification": {
         "packing": "each row gets a label of its own, so rows cannot share a sequence",
         "chat_template": _NO_CHAT,

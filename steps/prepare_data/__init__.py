@@ -29,6 +29,7 @@ From rows to tokens:
 
     causal.py      tokens that are learned         masked.py      tokens that are hidden
     classification.py  texts with the number of their class
+    tagged.py      words with the number of their tag    lengths.py  rows that are too long
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
@@ -51,4 +52,5 @@ WRITERS = {
     "causal_lm": "steps.prepare_data.causal",
     "masked_lm": "steps.prepare_data.masked",
     "sequence_classification": "steps.prepare_data.classification",
+    "token_classification": "steps.prepare_data.tagged",
 }

@@ -23,6 +23,7 @@ from steps.errors import Problem, UserError
 from steps.model_layout import CONFIG
 from steps.params.settings import DataSettings
 from steps.prepare_data.checking import DataCheck
+from steps.prepare_data.lengths import judge_lengths
 from steps.prepare_data.rows import Rows
 from steps.prepare_data.splits import Preparation
 from steps.prepare_data.splitting import SPLITS
@@ -133,7 +134,7 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Classificatio
                                        for row in range(min(SAMPLES, len(kept)))]  # fmt: skip
     left = lengths <= limit if filtered else np.ones(len(rows), bool)
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(left)))
-    _judge_lengths(name, rows, lengths, preparation)
+    judge_lengths(name, rows, lengths, preparation)
     return {
         "source": rows.source,
         "rows": int(left.sum()),
@@ -197,21 +198,3 @@ def _sample(preparation: Classification, ids: list[int], row: dict[str, Any]) ->
     text = preparation.tokenizer.decode(ids[:SAMPLE_TOKENS])
     label = f"  → {', '.join(row['labels']) or 'no class'}"
     return {"split": "train", "tokens": [{"text": text, "supervised": False}, {"text": label, "supervised": True}]}
-
-
-def _judge_lengths(name: str, rows: Rows, lengths: np.ndarray, preparation: Classification) -> None:
-    """Refuse a split of which no row is left; warn when some rows are too long."""
-    limit = preparation.settings.max_length
-    if not len(long := np.flatnonzero(lengths > limit)):
-        return
-    filtered = preparation.settings.preprocessing.length_handling == "filter"
-    if filtered and len(long) == len(rows):
-        preparation.problems.append(
-            Problem("DATA-E0804", rows.where(0), f"every row of {name} longer than {limit} tokens "
-                    f"(the shortest has {lengths.min()})", f"rows of at most {limit} tokens",
-                    "raise max_seq_length, or set length_handling=truncate")
-        )  # fmt: skip
-        return
-    done = "left out" if filtered else "cut"
-    preparation.warn("DATA-W0804", f"{rows.source}: rows of {name} longer than {limit} tokens were {done} "
-                     f"({len(long) / len(rows):.1%})", [int(rows.records[row]) for row in long], len(long))  # fmt: skip

@@ -22,6 +22,7 @@ from steps.artifacts import Draft
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
 from steps.prepare_data.checking import DataCheck
+from steps.prepare_data.lengths import judge_lengths
 from steps.prepare_data.rows import Rows
 from steps.prepare_data.splits import Preparation
 from steps.prepare_data.splitting import SPLITS
@@ -113,7 +114,9 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> di
     left = lengths <= limit if filtered else np.ones(len(rows), bool)
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(left)))
     if not packed:
-        _judge_lengths(name, rows, lengths, preparation)
+        fix = "raise max_seq_length, or set packing=true, which cuts texts into pieces and loses nothing"
+        hint = "; packing=true would cut them into pieces and lose nothing"
+        judge_lengths(name, rows, lengths, preparation, fix, hint)
     return {
         "source": rows.source,
         "rows": int(left.sum()),
@@ -178,22 +181,3 @@ def hide(ids: np.ndarray, preparation: Masked, draws: np.random.Generator) -> tu
 def _sample(preparation: Masked, ids: list[int]) -> dict[str, Any]:
     text = preparation.tokenizer.decode(ids[:SAMPLE_TOKENS])
     return {"split": "train", "tokens": [{"text": text, "supervised": True}]}
-
-
-def _judge_lengths(name: str, rows: Rows, lengths: np.ndarray, preparation: Masked) -> None:
-    """Refuse a split of which no row is left; warn when some rows are too long."""
-    limit = preparation.settings.max_length
-    if not len(long := np.flatnonzero(lengths > limit)):
-        return
-    filtered = preparation.settings.preprocessing.length_handling == "filter"
-    if filtered and len(long) == len(rows):
-        preparation.problems.append(
-            Problem("DATA-E0804", rows.where(0), f"every row of {name} longer than {limit} tokens "
-                    f"(the shortest has {lengths.min()})", f"rows of at most {limit} tokens",
-                    "raise max_seq_length, or set packing=true, which cuts texts into pieces and loses nothing")
-        )  # fmt: skip
-        return
-    done = "left out" if filtered else "cut"
-    preparation.warn("DATA-W0804", f"{rows.source}: rows of {name} longer than {limit} tokens were {done} "
-                     f"({len(long) / len(rows):.1%}); packing=true would cut them into pieces and lose nothing",
-                     [int(rows.records[row]) for row in long], len(long))  # fmt: skip

@@ -17,6 +17,7 @@ TASKS = {
     "pretraining": "continues texts",
     "summarization": "sums up documents",
     "translation": "translates texts",
+    "token_classification": "gives each word of a text its tag",
     "text_classification": "gives texts their label",
 }
 BETTER = {True: "more", False: "less", None: "–"}
@@ -26,6 +27,7 @@ INPUTS = {
     "pretraining": '"Once upon a time"',
     "summarization": '"The council met on Monday and …"',
     "translation": '"cat"',
+    "token_classification": '["Ada Lovelace wrote to Charles Babbage"]',
     "text_classification": '["Great value."]',
 }
 PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'

@@ -15,7 +15,11 @@ from steps.register_model.candidate import Candidate
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
 # What the model puts out (`head` of the settings) → the file that answers in place of pyfunc_model.py's CausalModel.
-SERVED = {"masked_lm": "served_words.py", "sequence_classification": "served_labels.py"}
+SERVED = {
+    "masked_lm": "served_words.py",
+    "sequence_classification": "served_labels.py",
+    "token_classification": "served_tags.py",
+}
 # What opens a URI of this scheme, wherever the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 
@@ -75,6 +79,8 @@ def signature(settings: RegistrationSettings, folder: Path) -> Any:
 
     if settings.head == "masked_lm":
         return _of_words()
+    if settings.head == "token_classification":
+        return _of_tags()
     if settings.head == "sequence_classification":
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
@@ -106,6 +112,18 @@ def _of_words() -> Any:
 
     put_in = [ColSpec(Array(DataType.string), "words"), ColSpec(Array(DataType.double), "probabilities")]
     return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec("string", "text"), *put_in]))
+
+
+def _of_tags() -> Any:
+    """Texts become lists of words and of their tags."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    lists = Array(DataType.string)
+    return ModelSignature(
+        inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec(lists, "words"), ColSpec(lists, "tags")])
+    )
 
 
 def _of_labels(settings: RegistrationSettings, several: bool) -> Any:

@@ -71,7 +71,14 @@ def bare_losses(settings: FinetuneSettings, model: Path, out: Path) -> list[floa
         new = ["bert.pooler"] if "bert" in classifier.config.model_type else None
         classifier = get_peft_model(
             classifier,
-            LoraConfig(r=8, lora_alpha=128, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=new),
+            LoraConfig(
+                r=8,
+                lora_alpha=128,
+                target_modules="all-linear",
+                task_type="SEQ_CLS",
+                modules_to_save=new,
+                exclude_modules=["bert.pooler.dense"],
+            ),
         )
     rows = [{**tokenizer(row["text"]), "labels": NAMES.index(row["kind"])} for row in label_rows(60)]
     train, validation = Dataset.from_list(rows[:36]), Dataset.from_list(rows[36:48])

@@ -11,8 +11,9 @@ from steps.errors import NumericError, UserError
 from steps.evaluate.batching import batches
 from steps.evaluate.gate import judge, refuse_unmeasurable
 from steps.evaluate.held_out import Measured
-from steps.evaluate.metrics import refuse_non_finite, score, score_texts
+from steps.evaluate.metrics import refuse_non_finite, score
 from steps.params.evaluation import HIGHER_IS_BETTER, EvaluationParams
+from steps.scoring.text_metrics import score_texts
 
 ANSWERS = ["Paris is the capital of France.", "the quick brown foxes jumped over dogs", " 42\n", "", "one\ntwo three"]
 REFERENCES = [

@@ -9,9 +9,9 @@ import pytest
 from transformers.data.metrics import squad_metrics as peer
 
 from steps.errors import NumericError
-from steps.evaluate.answer_metrics import normalised, score_answers
-from steps.evaluate.answer_spans import Window, postprocess
 from steps.params.evaluation import direction_of
+from steps.scoring.answer_metrics import normalised, score_answers
+from steps.scoring.answer_spans import Window, postprocess
 
 WORDS = ["The", "cat", "a", "sat", "on", "U.S.", "mat!", "an", "", "Paris", "théâtre", "42", "-"]
 

@@ -8,8 +8,8 @@ import pytest
 from sklearn import metrics as sk
 
 from steps.errors import NumericError
-from steps.evaluate.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 from steps.params.evaluation import direction_of
+from steps.scoring.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 
 NAMES = ["good", "bad", "so-so", "none"]
 AVERAGES = ("macro", "micro", "weighted")

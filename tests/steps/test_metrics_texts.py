@@ -7,9 +7,9 @@ import pytest
 import sacrebleu
 
 from steps.errors import UserError
-from steps.evaluate.metrics import generated_length, score_texts
-from steps.evaluate.scored import choose_metrics
 from steps.params.evaluation import HIGHER_IS_BETTER, direction_of
+from steps.scoring.scored import choose_metrics
+from steps.scoring.text_metrics import generated_length, score_texts
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", ",", "und", "der", "Hund", "lief", "42", "%", "weit", "."]
 

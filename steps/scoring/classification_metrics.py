@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from steps.errors import NumericError, Problem
-from steps.evaluate.scored import Scored
+from steps.scoring.scored import Scored
 
 AVERAGES = ("macro", "micro", "weighted")
 ROC_POINTS = 100

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from steps.evaluate.scored import Scored
+from steps.scoring.scored import Scored
 
 OUTSIDE = "O"
 LAST_AND_UNIT = {"L": "E", "U": "S"}  # BILOU's letters for what BIOES calls end and single

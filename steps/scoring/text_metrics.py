@@ -1,0 +1,58 @@
+"""How near generated texts come to the right ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEUScore
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+BLEU_ORDERS = (1, 2, 3, 4)
+
+
+def score_texts(answers: list[str], references: list[str]) -> dict[str, float]:
+    """Compare answers with references: exact_match is a share of 0 to 1, all others go from 0 to 100.
+
+    bleu is sacreBLEU's corpus BLEU with its default tokenizer (13a) and smoothing (exp). bleu_1 to bleu_4 are corpus
+    BLEU as Papineni et al. (2002) define it, from n-grams of up to that length, with the same tokenizer and no
+    smoothing: 0 when no n-gram of some length is right. chrf is sacreBLEU's chrF2. ROUGE is the mean over rows of the F
+    measure with Porter stemming; rougeLsum takes lines as sentences.
+    """
+    import sacrebleu
+    from rouge_score import rouge_scorer
+
+    logging.getLogger("absl").setLevel(logging.WARNING)  # rouge_score tells which tokenizer it takes, each time
+    right = sum(exact(answer, reference) for answer, reference in zip(answers, references, strict=True))
+    scorer = rouge_scorer.RougeScorer(list(ROUGE), use_stemmer=True)
+    rows = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
+    bleu = sacrebleu.corpus_bleu(answers, [references])
+    return {
+        "exact_match": right / len(answers),
+        "bleu": bleu.score,
+        **{f"bleu_{order}": _unsmoothed(bleu, order) for order in BLEU_ORDERS},
+        "chrf": sacrebleu.corpus_chrf(answers, [references]).score,
+        **{name: 100 * sum(row[name].fmeasure for row in rows) / len(rows) for name in ROUGE},
+    }
+
+
+def generated_length(token_counts: Sequence[int]) -> dict[str, float]:
+    """Mean number of generated tokens per answer, without padding, as gen_len."""
+    return {"gen_len": sum(token_counts) / len(token_counts)}
+
+
+def exact(answer: str, reference: str) -> bool:
+    """Whether an answer is the reference, but for white space around it."""
+    return answer.strip() == reference.strip()
+
+
+def _unsmoothed(bleu: BLEUScore, order: int) -> float:
+    """Take BLEU of n-grams up to `order` from the counts of a BLEU of longer ones, so that texts are read once."""
+    from sacrebleu import BLEU
+
+    correct, total = bleu.counts[:order], bleu.totals[:order]
+    return BLEU.compute_bleu(
+        correct, total, bleu.sys_len, bleu.ref_len, smooth_method="none", max_ngram_order=order
+    ).score
