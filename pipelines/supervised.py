@@ -20,6 +20,7 @@ from pipelines.signature import pipeline
 from steps.params.pipelines import (
     ChatCompletionParameters,
     PretrainingParameters,
+    QuestionAnsweringParameters,
     SummarizationParameters,
     TextClassificationParameters,
     TextGenerationParameters,
@@ -130,4 +131,10 @@ def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TokenClassificationParameters)
 def token_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a model to tag words and register it when it beats the most frequent tag of each word."""
+    return supervised(p, plan)
+
+
+@pipeline(QuestionAnsweringParameters)
+def question_answering(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a model to find answers in texts and register it when it beats one that never answers."""
     return supervised(p, plan)

@@ -17,4 +17,5 @@ TRAINERS = {
     "masked": "steps.finetune.trainers.masked:build",
     "classification": "steps.finetune.trainers.classification:build",
     "tagging": "steps.finetune.trainers.tagging:build",
+    "answering": "steps.finetune.trainers.answering:build",
 }

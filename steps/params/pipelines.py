@@ -19,18 +19,27 @@ from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.task_columns import (
+    AnswerColumns,
     ClassificationColumns,
     PretrainingColumns,
     SummarizationColumns,
     TokenColumns,
     TranslationColumns,
 )
-from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics, LossMetrics, TagMetrics, TextMetrics
+from steps.params.task_metrics import (
+    OF_LABEL_SETS,
+    OF_ONE_LABEL,
+    AnswerMetrics,
+    LabelMetrics,
+    LossMetrics,
+    TagMetrics,
+    TextMetrics,
+)
 from steps.params.training import CheckpointParams, TrainingParams
 
 Task = Literal[
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-    "token_classification",
+    "token_classification", "question_answering",
 ]  # fmt: skip
 
 
@@ -147,6 +156,12 @@ class TokenClassificationParameters(TokenColumns, TagMetrics, SupervisedParamete
     task: ClassVar[Task] = "token_classification"
 
 
+class QuestionAnsweringParameters(AnswerColumns, AnswerMetrics, SupervisedParameters):
+    """Tune a model to find the answer to a question in a text, or to say that there is none."""
+
+    task: ClassVar[Task] = "question_answering"
+
+
 # Pipeline name → its parameters; the plan and the catalogue read it.
 PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "chat_completion": ChatCompletionParameters,
@@ -156,4 +171,5 @@ PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "translation": TranslationParameters,
     "text_classification": TextClassificationParameters,
     "token_classification": TokenClassificationParameters,
+    "question_answering": QuestionAnsweringParameters,
 }

@@ -30,6 +30,7 @@ from steps.plan.unfit import unfit
 from steps.storage import local_path
 
 LOCAL_ROOT = "FINETUNE_ROOT"
+WINDOW = 384  # tokens; attention grows with the square, and windows overlap anyway
 T = TypeVar("T")
 
 
@@ -79,13 +80,19 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert data is not None
     assert source is not None
     assert hardware is not None
-    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else model.layout.max_length
+    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
     return Decisions(
         reading, head, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
     )
+
+
+def usual_length(head: Head, model: ModelFound) -> int:
+    """Give the longest input where none is asked for: the model's own limit, for windows of a context at most 384."""
+    limit = model.layout.max_length
+    return min(limit, WINDOW) if head == "question_answering" else limit
 
 
 def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from steps.plan.deciding import Decisions
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering"]] = {
     "causal_lm": "sft",
     "masked_lm": "masked",
     "sequence_classification": "classification",
     "token_classification": "tagging",
+    "question_answering": "answering",
 }
 WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
 
@@ -105,6 +106,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         prompt_form=_prompt_form(p.task, columns),
         max_length=None if decisions.head in WRITE_TEXT else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
+        columns=columns if decisions.head == "question_answering" else {},
         lineage=lineage,
     )
 

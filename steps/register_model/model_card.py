@@ -18,6 +18,7 @@ TASKS = {
     "summarization": "sums up documents",
     "translation": "translates texts",
     "token_classification": "gives each word of a text its tag",
+    "question_answering": "finds answers in texts",
     "text_classification": "gives texts their label",
 }
 BETTER = {True: "more", False: "less", None: "–"}
@@ -28,6 +29,7 @@ INPUTS = {
     "summarization": '"The council met on Monday and …"',
     "translation": '"cat"',
     "token_classification": '["Ada Lovelace wrote to Charles Babbage"]',
+    "question_answering": '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}',
     "text_classification": '["Great value."]',
 }
 PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'
