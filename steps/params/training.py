@@ -30,7 +30,7 @@ class TrainingParams(Group):
     """Sequences per device when evaluating and generating."""
 
     auto_find_batch_size: bool = False
-    """Halve the batch size until it fits into memory."""
+    """Halve per_device_train_batch_size until it fits into memory, and double gradient_accumulation_steps with it."""
 
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Forward passes per optimizer step; multiplies the effective batch without memory."""
