@@ -7,6 +7,7 @@ Trainers share a shape, not a parent class; what several of them need stands her
     heads.py        models with a last layer made for the task
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed
+    packages.py     what only some trainings need
     batch_size.py   halved until it fits into memory
     watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
 

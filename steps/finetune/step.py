@@ -15,6 +15,7 @@ from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.packages import refuse_missing
 from steps.finetune.run import Run
 from steps.params.settings import FinetuneSettings
 from steps.tracking import Tracker
@@ -32,6 +33,7 @@ def finetune(
     outside, NumericError on NaN, OutOfResources when memory or disk runs out, UserError when resume_from_checkpoint
     cannot be honoured.
     """
+    refuse_missing(settings)
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)

@@ -69,6 +69,12 @@ class SupervisedParameters(
     task: ClassVar[Task]
     """What its data means (`steps/tasks`)."""
 
+    def conflicts(self) -> Iterator[Problem]:
+        """An optimizer that projects the gradients of whole matrices has nothing to do beside an adapter."""
+        if self.optim == "galore_adamw" and self.apply_lora:
+            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory: an "
+                          "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
+
 
 class ChatCompletionParameters(ChatColumns, TextMetrics, SupervisedParameters):
     """Tune a chat model on conversations."""
