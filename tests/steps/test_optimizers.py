@@ -63,13 +63,11 @@ def test_every_optimizer_trains_and_is_the_one_that_was_asked_for(inputs, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "reduce_lr_on_plateau"])
 def test_every_schedule_gives_the_rates_of_transformers_own(inputs, tmp_path, schedule):
     import torch
     from transformers import get_scheduler
 
-    if schedule == "reduce_lr_on_plateau":
-        pytest.skip("it depends on the evaluations, see below")
     points = train(tmp_path, inputs, lr_scheduler_type=schedule, max_steps=8, warmup_steps=3)["points"]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
     scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=8)
@@ -83,13 +81,7 @@ def test_every_schedule_gives_the_rates_of_transformers_own(inputs, tmp_path, sc
 
 @pytest.mark.slow
 def test_the_rate_falls_when_the_evaluations_stop_getting_better(inputs, tmp_path):
-    given = {
-        "evaluation_strategy": "steps",
-        "eval_steps": 1,
-        "learning_rate": 1e-9,
-        "max_steps": 16,
-        "save_total_limit": 1,
-    }
+    given = {"evaluation_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-9, "max_steps": 16}
     history = train(tmp_path, inputs, lr_scheduler_type="reduce_lr_on_plateau", optim="sgd", **given)
     rates = [point["learning_rate"] for point in history["points"]]
     assert rates[0] == pytest.approx(1e-9)
@@ -139,6 +131,5 @@ def test_what_cannot_work_is_refused(given, words):
 
 
 def test_an_empty_schedule_is_the_usual_one():
-    assert (
-        read_parameters("chat_completion", {**ENOUGH, "lr_scheduler_type": ""}).parameters.lr_scheduler_type == "linear"
-    )
+    parameters = read_parameters("chat_completion", {**ENOUGH, "lr_scheduler_type": ""}).parameters
+    assert parameters.lr_scheduler_type == "linear"
