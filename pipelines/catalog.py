@@ -40,5 +40,6 @@ PIPELINES = {
         "translation": "pipelines.supervised",
         "text_classification": "pipelines.supervised",
         "token_classification": "pipelines.supervised",
+        "preference": "pipelines.supervised",
     }.items()
 }

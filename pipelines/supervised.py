@@ -19,6 +19,7 @@ from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
 from steps.params.pipelines import (
     ChatCompletionParameters,
+    PreferenceParameters,
     PretrainingParameters,
     SummarizationParameters,
     TextClassificationParameters,
@@ -130,4 +131,10 @@ def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TokenClassificationParameters)
 def token_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a model to tag words and register it when it beats the most frequent tag of each word."""
+    return supervised(p, plan)
+
+
+@pipeline(PreferenceParameters)
+def preference(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a chat model on what people prefer and register it when it tells good answers from bad ones."""
     return supervised(p, plan)

@@ -28,4 +28,5 @@ EVALUATORS = {
     "masked_lm": "steps.evaluate.unmasked:compare",
     "sequence_classification": "steps.evaluate.classified:compare",
     "token_classification": "steps.evaluate.tagged:compare",
+    "preference_lm": "steps.evaluate.preferred:compare",
 }

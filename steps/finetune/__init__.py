@@ -17,4 +17,8 @@ TRAINERS = {
     "masked": "steps.finetune.trainers.masked:build",
     "classification": "steps.finetune.trainers.classification:build",
     "tagging": "steps.finetune.trainers.tagging:build",
+    "dpo": "steps.finetune.trainers.preference:build",
+    "kto": "steps.finetune.trainers.kto:build",
+    "orpo": "steps.finetune.trainers.without_reference:build_orpo",
+    "cpo": "steps.finetune.trainers.without_reference:build_cpo",
 }

@@ -11,11 +11,20 @@ _ALL_READ = "the label is learned, not the text"
 _TAGS_READ = "the tags are learned, not the text"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
+_ANSWERS_COMPARED = "what is learned is which answer is better; the prompt never carries loss"
 
 # What the model puts out → parameter → why it cannot have it.
 UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
     "masked_lm": {},
+    "preference_lm": {
+        "packing": "each answer is measured by itself",
+        "train_on_completions_only": _ANSWERS_COMPARED,
+        "response_template": _ANSWERS_COMPARED,
+        "instruction_template": _ANSWERS_COMPARED,
+        "comma_separated_template": _ANSWERS_COMPARED,
+        "lora_dropout": "dropout is switched off, for rewards are small differences of probabilities",
+    },
     "token_classification": {
         "packing": "each row is read by itself",
         "chat_template": _NO_CHAT,

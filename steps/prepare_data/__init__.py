@@ -53,4 +53,5 @@ WRITERS = {
     "masked_lm": "steps.prepare_data.masked",
     "sequence_classification": "steps.prepare_data.classification",
     "token_classification": "steps.prepare_data.tagged",
+    "preference_lm": "steps.prepare_data.preferences",
 }

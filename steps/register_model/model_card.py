@@ -17,6 +17,7 @@ TASKS = {
     "pretraining": "continues texts",
     "summarization": "sums up documents",
     "translation": "translates texts",
+    "preference": "answers the way that people prefer",
     "token_classification": "gives each word of a text its tag",
     "text_classification": "gives texts their label",
 }
@@ -27,6 +28,7 @@ INPUTS = {
     "pretraining": '"Once upon a time"',
     "summarization": '"The council met on Monday and …"',
     "translation": '"cat"',
+    "preference": '{"messages": [{"role": "user", "content": "Hello"}]}',
     "token_classification": '["Ada Lovelace wrote to Charles Babbage"]',
     "text_classification": '["Great value."]',
 }
