@@ -99,8 +99,9 @@ class PreferenceMethod(Group):
         for name in self.losses:
             if name in known:
                 continue
-            other = next((method for method in LOSSES if method in name and method != self.method), "")
-            fix = nearest(name, known) or (f"set method={other}" if other else "set loss_type=auto")
+            other = name.partition("_")[0]  # kto_pair
+            named = f"set method={other}" if other in LOSSES and other != self.method else ""
+            fix = named or nearest(name, known) or "set loss_type=auto"
             yield Problem("PARAM-E0251", "loss_type", f"{name} with method={self.method}",
                           f"auto, or one of {', '.join(known)}", fix)  # fmt: skip
 
