@@ -41,5 +41,6 @@ PIPELINES = {
         "text_classification": "pipelines.supervised",
         "token_classification": "pipelines.supervised",
         "question_answering": "pipelines.supervised",
+        "preference": "pipelines.supervised",
     }.items()
 }

@@ -30,4 +30,5 @@ EVALUATORS = {
     "sequence_classification": "steps.evaluate.classified:compare",
     "token_classification": "steps.evaluate.tagged:compare",
     "question_answering": "steps.evaluate.answered:compare",
+    "preference_lm": "steps.evaluate.preferred:compare",
 }

@@ -20,4 +20,8 @@ TRAINERS = {
     "classification": "steps.finetune.trainers.classification:build",
     "tagging": "steps.finetune.trainers.tagging:build",
     "answering": "steps.finetune.trainers.answering:build",
+    "dpo": "steps.finetune.trainers.preference:build",
+    "kto": "steps.finetune.trainers.kto:build",
+    "orpo": "steps.finetune.trainers.without_reference:build_orpo",
+    "cpo": "steps.finetune.trainers.without_reference:build_cpo",
 }

@@ -50,7 +50,14 @@ _ANSWERED: dict[str, bool | None] = {
     **dict.fromkeys(("best_exact", "best_f1"), True),
     **dict.fromkeys(("best_exact_thresh", "best_f1_thresh"), None),
 }
-DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWERED, "gen_len": None}
+# Of what people prefer; the names with a slash are TRL's, of the validation rows.
+_PREFERRED: dict[str, bool | None] = {
+    **dict.fromkeys(("rewards/accuracies", "rewards/margins", "reward_accuracy", "reward_margin", "reward_auc"), True),
+    **dict.fromkeys(("preference_accuracy", "preference_accuracy_per_token", "preference_auc"), True),
+    "chosen_loss": False,
+    "rejected_loss": None,
+}
+DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWERED, **_PREFERRED, "gen_len": None}
 
 # A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 GateMetric = Literal[
@@ -64,8 +71,10 @@ GateMetric = Literal[
     "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
     "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
     "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+    "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
+    "reward_auc", "preference_auc",
 ]  # fmt: skip
-NO_BOUND = -1.0  # no metric is ever below -1, so this bound refuses nothing
+NO_BOUND = -1.0  # nobody asks for a metric below -1
 
 
 def direction_of(metric: str) -> bool | None:

@@ -13,14 +13,16 @@ from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.pipelines import Task
+from steps.params.preference import PreferenceMethod
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 
 SourceKind = Literal["huggingface", "pytorch", "mlflow"]
 # What a model puts out: the next token, hidden tokens, one class (or several) for a text, one for each word, a span,
-# another text.
+# another text, the next token as learned from what people prefer.
 Head = Literal[
     "causal_lm", "masked_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm",
+    "preference_lm",
 ]  # fmt: skip
 
 
@@ -86,6 +88,12 @@ class DataSettings(Group):
     max_length: int = Field(512, ge=1)
     """Longest row in tokens, as decided by the plan."""
 
+    max_prompt_length: int = Field(1536, ge=1)
+    """Longest prompt in tokens where answers are preferred."""
+
+    unpairs: bool = False
+    """Make two rated rows of each pair, the chosen answer good and the rejected one bad."""
+
     rows_per_step: int = Field(1, ge=1)
     """Sequences in one optimizer step: fewer packed rows than this would train nothing."""
 
@@ -104,7 +112,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "masked", "classification", "tagging", "answering"] = "sft"
+    trainer: Literal["sft", "masked", "classification", "tagging", "answering", "dpo", "kto", "orpo", "cpo"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -127,6 +135,9 @@ class FinetuneSettings(Group):
 
     new_weights: bool = False
     """Begin with random weights instead of the model's."""
+
+    preference: PreferenceMethod = Field(default_factory=PreferenceMethod)
+    """How preferences are learned, for the trainers that learn them."""
 
     checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
     """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""
@@ -152,6 +163,9 @@ class EvaluationSettings(Group):
 
     batch_size: int = Field(1, ge=1)
     """Rows generated at a time."""
+
+    beta: float = Field(0.1, gt=0)
+    """Scale of the rewards where answers are preferred."""
 
     precision: Literal["32", "16"] = "32"
     """Bits of the arithmetic."""

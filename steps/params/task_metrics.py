@@ -10,6 +10,9 @@ OF_ONE_LABEL = (
     "f1_binary", "precision_binary", "recall_binary", "average_precision_binary",
 )  # fmt: skip
 OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
+# What is not measured where each good answer stands beside a bad one, and what is not where it does not.
+OF_RATED = ("reward_auc", "preference_auc")
+OF_PAIRS = ("preference_accuracy", "preference_accuracy_per_token")
 
 
 class TextMetrics(Group):
@@ -73,5 +76,18 @@ class LabelMetrics(Group):
         "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
         "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
         "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+    ] = "loss"  # fmt: skip
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class PreferenceMetrics(Group):
+    """For models that learn what people prefer."""
+
+    metric_for_best_model: Literal["loss", "rewards/accuracies", "rewards/margins"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Literal[
+        "loss", "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
+        "reward_auc", "preference_auc",
     ] = "loss"  # fmt: skip
     """Metric of the tuned model that decides whether it is registered."""

@@ -11,6 +11,7 @@ from steps.params.group import Group
 # A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 BestMetric = Literal[
     "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall", "exact",
+    "rewards/accuracies", "rewards/margins",
 ]  # fmt: skip
 
 

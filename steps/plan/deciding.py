@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from steps.errors import Problem, StepError, UserError
 from steps.params.data import DataSource
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+from steps.params.preference import PreferenceMethod
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
 from steps.params.training import OPTIMIZER_PACKAGES
@@ -173,7 +174,17 @@ def _length_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem
             Problem("PLAN-E0305", "max_seq_length", str(p.max_seq_length), f"at most {limit}, the model's positions",
                     f"set max_seq_length={limit}")
         ]  # fmt: skip
-    return []
+    return list(_prompt_problems(p, p.max_seq_length if p.max_seq_length > 0 else model.layout.max_length))
+
+
+def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
+    """A prompt that may fill the whole row leaves no room for the answer; the default just has no effect then."""
+    if not isinstance(p, PreferenceMethod) or p.max_prompt_length < limit:
+        return
+    if p.max_prompt_length != PreferenceMethod.model_fields["max_prompt_length"].default:
+        yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
+                      f"less than {limit}, the longest row: the answer stands behind the prompt",
+                      "lower it, or raise max_seq_length")  # fmt: skip
 
 
 def _architecture_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:

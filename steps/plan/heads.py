@@ -34,7 +34,7 @@ def head_problems(
 ) -> Iterator[Problem]:
     """Yield why this kind of model cannot have this head; `source` is the parameter that names the model."""
     reads, kind = _reads(config), config.get("model_type", "unknown")
-    if head == "causal_lm" and reads:
+    if head in ("causal_lm", "preference_lm") and reads:
         yield Problem("PLAN-E0308", source, f"a model of the type {kind}, which reads a text as a whole",
                       f"a model that goes on from its prompt, such as Llama or Qwen, for {parameters.task}",
                       "name another model")  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.params.pipelines import SupervisedParameters
+from steps.params.preference import PreferenceMethod
 from steps.params.settings import Head
 
 GIB = 2**30
@@ -69,7 +70,10 @@ def _parts(
     half = parameters.precision == "16"
     hidden = config.get("hidden_size") or config.get("n_embd") or 0
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
-    tokens = parameters.per_device_train_batch_size * max_length
+    preference = parameters if isinstance(parameters, PreferenceMethod) else None
+    # Both answers of a pair stand in one batch; rated answers stand alone.
+    both = 2 if preference and preference.method != "kto" else 1
+    tokens = parameters.per_device_train_batch_size * max_length * both
     trained = _adapter_size(parameters, config, hidden, layers) if parameters.apply_lora else weights
     weight_bytes = 2 if half and parameters.apply_lora else 4
     per_layer = tokens * hidden * (34 if half else 68)
@@ -78,15 +82,25 @@ def _parts(
         "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
-        "logits": _logits(head, config, tokens),
-    }
+        "logits": _logits(head, config, tokens, whole=bool(preference and not preference.compares)),
+    } | _reference(parameters, preference, weights)
 
 
-def _logits(head: Head, config: dict[str, Any], tokens: int) -> int:
-    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary."""
-    if head not in ("causal_lm", "seq2seq_lm"):
+def _reference(parameters: SupervisedParameters, preference: PreferenceMethod | None, weights: int) -> dict[str, int]:
+    """A second model beside the one that is trained, where preferences are measured against the first weights."""
+    if preference is None or not preference.compares or preference.precompute_ref_log_probs or parameters.apply_lora:
+        return {}
+    return {"reference model": weights * 4}
+
+
+def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False) -> int:
+    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary.
+
+    `whole` is for trainers that hold the logits of a batch all at once.
+    """
+    if head not in ("causal_lm", "seq2seq_lm", "preference_lm"):
         return 0
-    return min(tokens, LOGIT_TOKENS) * (config.get("vocab_size") or 0) * 4 * 2
+    return (tokens if whole else min(tokens, LOGIT_TOKENS)) * (config.get("vocab_size") or 0) * 4 * 2
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: int) -> int:

@@ -8,6 +8,7 @@ from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
+from steps.params.preference import PreferenceMethod
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Head, RegistrationSettings
 from steps.params.training import CheckpointParams, TrainingParams
@@ -16,14 +17,23 @@ from steps.plan.deciding import Decisions
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering", "dpo"]] = {
     "causal_lm": "sft",
     "masked_lm": "masked",
     "sequence_classification": "classification",
     "token_classification": "tagging",
     "question_answering": "answering",
+    "preference_lm": "dpo",
 }
-WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm")
+# The same for the methods of learning preferences.
+METHODS = {"kto": "kto", "orpo": "orpo", "cpo": "cpo", "simpo": "cpo"}
+WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm", "preference_lm")
+
+
+def trainer_of(decisions: Decisions) -> str:
+    """Give the row of TRAINERS in steps/finetune that trains."""
+    usual = TRAINERS[decisions.head]
+    return METHODS.get(_preference(decisions).method, usual) if decisions.head == "preference_lm" else usual
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
@@ -40,7 +50,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
 def _data(decisions: Decisions) -> DataSettings:
     p = decisions.parameters
     return DataSettings(
-        task=p.task,
+        task=p.rows_task,
         head=decisions.head,
         columns=_columns(decisions),
         **{split: found.resolved for split, found in decisions.data.items()},
@@ -50,6 +60,8 @@ def _data(decisions: Decisions) -> DataSettings:
         preprocessing=Preprocessing.of(p),
         chat_template_digest=decisions.template_digest,
         max_length=decisions.max_length,
+        max_prompt_length=getattr(p, "max_prompt_length", 1536),
+        unpairs=_preference(decisions).unpairs,
         rows_per_step=sequences_per_step(p),
     )
 
@@ -61,7 +73,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
     )
     return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
-        trainer=TRAINERS[decisions.head],
+        trainer=trainer_of(decisions),
         training=training,
         lora=LoraParams.of(p),
         packing=p.packing,
@@ -69,6 +81,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         pad_to_max_length=p.pad_to_max_length,
         mlm_probability=getattr(p, "mlm_probability", 0.15),
         new_weights=decisions.model.settings.new_weights,
+        preference=_preference(decisions),
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
     )
@@ -77,11 +90,12 @@ def _training(decisions: Decisions) -> FinetuneSettings:
 def _evaluation(decisions: Decisions) -> EvaluationSettings:
     p = decisions.parameters
     return EvaluationSettings(
-        task=p.task,
+        task=p.rows_task,
         head=decisions.head,
         columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
         batch_size=p.per_device_eval_batch_size,
+        beta=_preference(decisions).beta,
         precision=p.precision,
         register_tuned_model=p.register_tuned_model,
     )
@@ -103,7 +117,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         registration=RegistrationParams.of(p).model_copy(update={"registered_model_name": name}),
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
-        prompt_form=_prompt_form(p.task, columns),
+        prompt_form=_prompt_form(p.rows_task, columns),
         max_length=None if decisions.head in WRITE_TEXT else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
         columns=columns if decisions.head == "question_answering" else {},
@@ -113,7 +127,12 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
 
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
-    return {key: getattr(p, key) for key in load_task(p.task).Columns.model_fields}
+    return {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
+
+
+def _preference(decisions: Decisions) -> PreferenceMethod:
+    p = decisions.parameters
+    return PreferenceMethod.of(p) if isinstance(p, PreferenceMethod) else PreferenceMethod()
 
 
 def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:

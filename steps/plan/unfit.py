@@ -9,6 +9,7 @@ from steps.params.settings import Head
 _NO_CHAT = "the rows are no conversations"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
+_ANSWERS_COMPARED = "what is learned is which answer is better; the prompt never carries loss"
 
 
 def _unfit_for_reading(learned: str) -> dict[str, str]:
@@ -28,6 +29,14 @@ def _unfit_for_reading(learned: str) -> dict[str, str]:
 UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
     "masked_lm": {},
+    "preference_lm": {
+        "packing": "each answer is measured by itself",
+        "train_on_completions_only": _ANSWERS_COMPARED,
+        "response_template": _ANSWERS_COMPARED,
+        "instruction_template": _ANSWERS_COMPARED,
+        "comma_separated_template": _ANSWERS_COMPARED,
+        "lora_dropout": "dropout is switched off, for rewards are small differences of probabilities",
+    },
     "token_classification": _unfit_for_reading("the tags are learned, not the text"),
     "question_answering": {
         **_unfit_for_reading("the place of the answer is learned, not the text"),

@@ -55,4 +55,5 @@ WRITERS = {
     "sequence_classification": "steps.prepare_data.classification",
     "token_classification": "steps.prepare_data.tagged",
     "question_answering": "steps.prepare_data.spans",
+    "preference_lm": "steps.prepare_data.preferences",
 }

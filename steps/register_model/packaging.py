@@ -45,6 +45,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
         "columns": settings.columns,
+        "chat": is_chat(candidate),
         "served": (served := SERVED.get(settings.head, "")),
     }
     if served:
@@ -56,10 +57,16 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             str(folder),
             python_model=str(CODE),
             artifacts={"reference": str(reference)},
-            signature=signature(settings, weights.folder),
+            signature=signature(settings, weights.folder, is_chat(candidate)),
             pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {})),
             model_config={"weights_uri": ""},
         )
+
+
+def is_chat(candidate: Candidate) -> bool:
+    """Whether the model was tuned on conversations; of preferences the evaluation knows."""
+    told = candidate.metrics.get("preferences", {}).get("chat", False)
+    return candidate.settings.task == "chat_completion" or bool(told)
 
 
 def requirements(uri: str, versions: dict[str, str]) -> list[str]:
@@ -70,7 +77,7 @@ def requirements(uri: str, versions: dict[str, str]) -> list[str]:
     return [_pinned(name, versions.get(name)) for name in names]
 
 
-def signature(settings: RegistrationSettings, folder: Path) -> Any:
+def signature(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
     """Say what goes in and out: conversations or prompts for a chat model, texts for any other.
 
     `folder` holds the model's configuration.
@@ -88,7 +95,7 @@ def signature(settings: RegistrationSettings, folder: Path) -> Any:
     if settings.head == "sequence_classification":
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
-    if settings.task == "chat_completion":
+    if chat:
         text = DataType.string
         message = Object(
             [
