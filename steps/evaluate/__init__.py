@@ -13,7 +13,7 @@
     metrics.py               all numbers of generated text; the arithmetic of every metric is in steps/scoring/
     gate.py                  the verdict; pure arithmetic
 
-The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate) and predictions.parquet (one row for each
+The artifact (kind `evaluation`) holds plots/ (for labels), metrics.json (base, tuned, rows, gate) and predictions.parquet (one row for each
 test row). EVALUATORS says who measures which kind of model (`head` of the settings); to add one: a file with
 `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine for generated text (vLLM, …): a file
 with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To add a metric: see

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from steps.params.data import DataSource, Preprocessing
 from steps.params.evaluation import EvaluationParams
+from steps.params.evaluation_config import EvaluationOptions
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.pipelines import Task
@@ -160,6 +161,9 @@ class EvaluationSettings(Group):
 
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """What is measured, and the gate."""
+
+    options: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    """What evaluation_config says, as the plan read it."""
 
     batch_size: int = Field(1, ge=1)
     """Rows generated at a time."""

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
 from steps.params.data import DataSource
+from steps.params.evaluation_config import EvaluationOptions
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
 from steps.params.training import OPTIMIZER_PACKAGES
+from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
 from steps.plan.memory import GIB, MemoryEstimate, estimate
@@ -48,6 +50,7 @@ class Decisions:
     source: DataSource
     template_digest: str
     function_digest: str
+    options: EvaluationOptions
     hardware: dict[str, Hardware]
     memory: MemoryEstimate
     max_length: int
@@ -75,6 +78,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     source = trouble.gather(lambda: pinned_source(parameters))
     template = trouble.gather(lambda: template_digest(parameters))
     function = trouble.gather(lambda: function_digest(parameters))
+    options = trouble.gather(lambda: evaluation_options(parameters, head))
     if model is not None:
         trouble.problems += [*_length_problems(parameters, model), *_architecture_problems(parameters, model)]
         trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
@@ -83,13 +87,13 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert data is not None
     assert source is not None
     assert hardware is not None
+    assert options is not None
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
-    return Decisions(
-        reading, head, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
-    )
+    digests = (template or "", function or "")
+    return Decisions(reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings)
 
 
 def usual_length(head: Head, model: ModelFound) -> int:

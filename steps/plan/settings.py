@@ -94,6 +94,7 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         head=decisions.head,
         columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
+        options=decisions.options,
         batch_size=p.per_device_eval_batch_size,
         beta=_preference(decisions).beta,
         precision=p.precision,
