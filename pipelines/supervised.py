@@ -21,6 +21,7 @@ from steps.params.pipelines import (
     ChatCompletionParameters,
     PreferenceParameters,
     PretrainingParameters,
+    QuestionAnsweringParameters,
     SummarizationParameters,
     TextClassificationParameters,
     TextGenerationParameters,
@@ -131,6 +132,12 @@ def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TokenClassificationParameters)
 def token_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a model to tag words and register it when it beats the most frequent tag of each word."""
+    return supervised(p, plan)
+
+
+@pipeline(QuestionAnsweringParameters)
+def question_answering(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a model to find answers in texts and register it when it beats one that never answers."""
     return supervised(p, plan)
 
 

@@ -49,7 +49,12 @@ def load_tokenizer(folder: Path, data: Path) -> Any:
 
 
 # How PEFT calls what a model puts out, by the end of its class's name.
-PEFT_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS", "ForMaskedLM": None}
+PEFT_TASKS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForMaskedLM": None,
+}
 
 
 def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Sequence[str] = ()) -> Any:

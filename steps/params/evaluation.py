@@ -64,6 +64,7 @@ GateMetric = Literal[
     "loss", "perplexity", "masked_accuracy", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
     "f1", "precision", "recall",
+    "exact", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1",
     "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
     "f1_macro", "f1_micro", "f1_weighted", "f1_binary",
     "precision_macro", "precision_micro", "precision_weighted", "precision_binary",

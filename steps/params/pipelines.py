@@ -41,7 +41,7 @@ from steps.params.training import CheckpointParams, TrainingParams
 
 Task = Literal[
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-    "token_classification", "preference", "kto",
+    "token_classification", "question_answering", "preference", "kto",
 ]  # fmt: skip
 
 
@@ -75,6 +75,12 @@ class SupervisedParameters(
     def rows_task(self) -> Task:
         """The task that reads the rows, where a pipeline takes rows of several kinds."""
         return self.task
+
+    def conflicts(self) -> Iterator[Problem]:
+        """An optimizer that projects the gradients of whole matrices has nothing to do beside an adapter."""
+        if self.optim == "galore_adamw" and self.apply_lora:
+            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory: an "
+                          "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
 
 
 class ChatCompletionParameters(ChatColumns, TextMetrics, SupervisedParameters):
@@ -163,6 +169,12 @@ class TokenClassificationParameters(TokenColumns, TagMetrics, SupervisedParamete
     task: ClassVar[Task] = "token_classification"
 
 
+class QuestionAnsweringParameters(AnswerColumns, AnswerMetrics, SupervisedParameters):
+    """Tune a model to find the answer to a question in a text, or to say that there is none."""
+
+    task: ClassVar[Task] = "question_answering"
+
+
 class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, PreferenceMetrics, SupervisedParameters):
     """Tune a chat model on what people prefer: pairs of a better and a worse answer, or rated answers."""
 
@@ -214,5 +226,6 @@ PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "translation": TranslationParameters,
     "text_classification": TextClassificationParameters,
     "token_classification": TokenClassificationParameters,
+    "question_answering": QuestionAnsweringParameters,
     "preference": PreferenceParameters,
 }

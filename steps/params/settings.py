@@ -112,7 +112,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "masked", "classification", "tagging", "dpo", "kto", "orpo", "cpo"] = "sft"
+    trainer: Literal["sft", "masked", "classification", "tagging", "answering", "dpo", "kto", "orpo", "cpo"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -202,6 +202,9 @@ class RegistrationSettings(Group):
 
     pairs: bool = False
     """Whether the model reads pairs of texts."""
+
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Values of the task's own parameters, for models that are served as they were measured."""
 
     lineage: dict[str, Any] = Field(default_factory=dict)
     """Where model and data came from, for the model card."""

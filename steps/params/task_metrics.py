@@ -51,6 +51,18 @@ class TagMetrics(Group):
     """Metric of the tuned model that decides whether it is registered."""
 
 
+class AnswerMetrics(Group):
+    """For models that find answers in texts; all but loss go from 0 to 100."""
+
+    metric_for_best_model: Literal["loss", "f1", "exact"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Literal[
+        "loss", "exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1"
+    ] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
 class LabelMetrics(Group):
     """For models that give a text its label, or several."""
 

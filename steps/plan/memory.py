@@ -16,7 +16,10 @@ from steps.params.settings import Head
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
 # Bytes per trained parameter beyond the weight itself: gradient and optimizer state in 32 bit.
-STATE_BYTES = {"adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5}
+STATE_BYTES = {
+    "adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5, "ademamix": 16, "sgd": 4, "adagrad": 8, "rmsprop": 8,
+    "grokadamw": 16, "schedule_free_sgd": 8,
+}  # fmt: skip
 LOGIT_TOKENS = 4096  # TRL computes the loss in tiles of this many tokens
 
 

@@ -17,11 +17,12 @@ from steps.plan.deciding import Decisions
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "dpo"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering", "dpo"]] = {
     "causal_lm": "sft",
     "masked_lm": "masked",
     "sequence_classification": "classification",
     "token_classification": "tagging",
+    "question_answering": "answering",
     "preference_lm": "dpo",
 }
 # The same for the methods of learning preferences.
@@ -119,6 +120,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         prompt_form=_prompt_form(p.rows_task, columns),
         max_length=None if decisions.head in WRITE_TEXT else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
+        columns=columns if decisions.head == "question_answering" else {},
         lineage=lineage,
     )
 

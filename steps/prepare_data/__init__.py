@@ -29,6 +29,7 @@ From rows to tokens:
 
     causal.py      tokens that are learned         masked.py      tokens that are hidden
     classification.py  texts with the number of their class
+    spans.py       windows of a text with the place of an answer
     tagged.py      words with the number of their tag    lengths.py  rows that are too long
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
@@ -53,5 +54,6 @@ WRITERS = {
     "masked_lm": "steps.prepare_data.masked",
     "sequence_classification": "steps.prepare_data.classification",
     "token_classification": "steps.prepare_data.tagged",
+    "question_answering": "steps.prepare_data.spans",
     "preference_lm": "steps.prepare_data.preferences",
 }

@@ -19,6 +19,7 @@ TASKS = {
     "translation": "translates texts",
     "preference": "answers the way that people prefer",
     "token_classification": "gives each word of a text its tag",
+    "question_answering": "finds answers in texts",
     "text_classification": "gives texts their label",
 }
 BETTER = {True: "more", False: "less", None: "–"}
@@ -30,6 +31,7 @@ INPUTS = {
     "translation": '"cat"',
     "preference": '{"messages": [{"role": "user", "content": "Hello"}]}',
     "token_classification": '["Ada Lovelace wrote to Charles Babbage"]',
+    "question_answering": '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}',
     "text_classification": '["Great value."]',
 }
 PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'

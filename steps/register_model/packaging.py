@@ -19,6 +19,7 @@ SERVED = {
     "masked_lm": "served_words.py",
     "sequence_classification": "served_labels.py",
     "token_classification": "served_tags.py",
+    "question_answering": "served_answers.py",
 }
 # What opens a URI of this scheme, wherever the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
@@ -43,6 +44,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "max_new_tokens": settings.max_new_tokens,
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
+        "columns": settings.columns,
         "chat": is_chat(candidate),
         "served": (served := SERVED.get(settings.head, "")),
     }
@@ -88,6 +90,8 @@ def signature(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
         return _of_words()
     if settings.head == "token_classification":
         return _of_tags()
+    if settings.head == "question_answering":
+        return _of_answers()
     if settings.head == "sequence_classification":
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
@@ -131,6 +135,16 @@ def _of_tags() -> Any:
     return ModelSignature(
         inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec(lists, "words"), ColSpec(lists, "tags")])
     )
+
+
+def _of_answers() -> Any:
+    """Questions with their contexts become answers, with their place and score."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    outputs = Schema([ColSpec("string", "answer"), ColSpec("long", "start"), ColSpec("double", "score")])
+    inputs = Schema([ColSpec("string", name) for name in ("question", "context")])
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _of_labels(settings: RegistrationSettings, several: bool) -> Any:

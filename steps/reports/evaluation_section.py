@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.params.evaluation import DIRECTIONS
+from steps.reports.answer_facts import answer_facts
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
 from steps.reports.label_facts import label_facts
@@ -42,6 +43,8 @@ def section(evaluation: Path) -> Section:
         facts |= label_facts(labels, evaluation / PREDICTIONS)
     elif tags := measured.get("tags"):
         facts |= tag_facts(tags, evaluation / PREDICTIONS)
+    elif answers := measured.get("answers"):
+        facts |= answer_facts(answers, evaluation / PREDICTIONS)
     elif preferences := measured.get("preferences"):
         facts |= preference_facts(preferences, evaluation / PREDICTIONS)
     elif (evaluation / PREDICTIONS).is_file():
