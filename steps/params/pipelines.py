@@ -20,6 +20,7 @@ from steps.params.model_source import ModelSource
 from steps.params.preference import SORTED_WITHIN_BATCH, PreferenceMethod
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.task_columns import (
+    AnswerColumns,
     ClassificationColumns,
     PretrainingColumns,
     SummarizationColumns,
@@ -31,6 +32,7 @@ from steps.params.task_metrics import (
     OF_ONE_LABEL,
     OF_PAIRS,
     OF_RATED,
+    AnswerMetrics,
     LabelMetrics,
     LossMetrics,
     PreferenceMetrics,
