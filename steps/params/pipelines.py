@@ -73,16 +73,16 @@ class SupervisedParameters(
     task: ClassVar[Task]
     """What its data means (`steps/tasks`)."""
 
-    @property
-    def rows_task(self) -> Task:
-        """The task that reads the rows, where a pipeline takes rows of several kinds."""
-        return self.task
-
     def conflicts(self) -> Iterator[Problem]:
         """An optimizer that projects the gradients of whole matrices has nothing to do beside an adapter."""
         if self.optim == "galore_adamw" and self.apply_lora:
             yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory: an "
                           "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
+
+    @property
+    def rows_task(self) -> Task:
+        """The task that reads the rows, where a pipeline takes rows of several kinds."""
+        return self.task
 
 
 class ChatCompletionParameters(ChatColumns, TextMetrics, SupervisedParameters):
@@ -194,6 +194,9 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
             if alone and loss in self.losses:
                 yield Problem("PARAM-E0256", "per_device_train_batch_size", f"1 with the loss {loss}",
                               "at least 2: it compares the rows of a batch", "raise it")  # fmt: skip
+            if self.auto_find_batch_size and loss in self.losses:
+                yield Problem("PARAM-E0256", "auto_find_batch_size", f"true with the loss {loss}", "a batch size that "
+                              "stays: it compares the rows of a batch", "leave it out")  # fmt: skip
         if self.method == "kto" and self.metric_for_best_model != "loss":
             yield Problem("PARAM-E0257", "metric_for_best_model", f"{self.metric_for_best_model} with method=kto",
                           "loss: a batch may hold good answers only", "leave it out")  # fmt: skip
