@@ -6,6 +6,7 @@
     classified.py, classifying.py   for models that give a text its label
     tagged.py, tagging.py    for models that tag words
     answered.py, answering.py   for models that find answers in a text
+    preferred.py             for models that learned what people prefer
     guessing.py              what stands for a base without weights
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows

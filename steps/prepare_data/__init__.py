@@ -5,6 +5,7 @@ The artifact (kind `data`) holds, for each of train, validation and test:
     rows/<split>.parquet     canonical rows of the task (`steps/tasks`)
     tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, when packed, seq_lengths;
                              test is never packed and has one row for each canonical row;
+                             for preferences prompt_ids and chosen_ids, rejected_ids or completion_ids, label;
                              for a classifier input_ids, token_type_ids where the model has them, and labels
     chat_template.jinja      the template, when another one than the model's own was asked for
     manifest.json            facts: counts, lengths, tokens, what was truncated, left out or repaired
@@ -34,6 +35,7 @@ From rows to tokens:
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
+    preferences.py prompts with their answers: answer_tokens.py (as TRL makes them), answer_tables.py (files)
     offsets.py     which token holds a character   markers.py     answers told apart by the tokens before them
     prompts.py     prompts that are too long
 

@@ -211,3 +211,23 @@ def test_the_numbers_are_those_of_plain_transformers(base, tmp_path):
     scores = json.loads((tmp_path / "e/metrics.json").read_text())["tuned"]
     assert scores["reward_margin"] == pytest.approx(sum(margins) / 12, abs=1e-4)
     assert scores["reward_accuracy"] == sum(margin > 0 for margin in margins) / 12
+
+
+@pytest.mark.parametrize(
+    "preference", [{}, {"precompute_ref_log_probs": True}, {"method": "kto"}, {"method": "orpo"}], ids=str
+)
+def test_a_resumed_training_ends_like_an_unbroken_one(base, tmp_path, preference):
+    from safetensors.torch import load_file
+
+    rated = preference.get("method") == "kto"
+    data = prepared(base, tmp_path / "a", (rated_rows if rated else pair_rows)(84))
+    given = {"evaluation_strategy": "no"}
+    whole = settings_with(preference, given, checkpoints=CheckpointParams(save_steps=6))
+    train(whole, base, data, tmp_path / "whole")
+    [half] = (tmp_path / "root/checkpoints").glob("*/*/checkpoint-6")
+    moved = half.rename(tmp_path / "checkpoint-6")  # the reference's numbers stay, as they would
+    resumed = settings_with(preference, given, checkpoints=CheckpointParams(resume_from_checkpoint=str(moved)))
+    history = train(resumed, base, data, tmp_path / "resumed")
+    assert history["resumed_from"] == 6
+    ours, theirs = (load_file(tmp_path / name / "tuned/model.safetensors") for name in ("resumed", "whole"))
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
