@@ -8,6 +8,7 @@
     guessing.py              what stands for a base without weights
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
+    seq2seq_engine.py        the same for one with an encoder and a decoder
     losses.py, generating.py, batching.py   how it does so
     metrics.py               all numbers of generated text; the arithmetic of every metric is in steps/scoring/
     gate.py                  the verdict; pure arithmetic
@@ -21,6 +22,7 @@ with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To
 
 ENGINES = {
     "transformers": "steps.evaluate.transformers_engine:measure",
+    "seq2seq": "steps.evaluate.seq2seq_engine:measure",
 }
 
 EVALUATORS = {
@@ -28,4 +30,5 @@ EVALUATORS = {
     "masked_lm": "steps.evaluate.unmasked:compare",
     "sequence_classification": "steps.evaluate.classified:compare",
     "token_classification": "steps.evaluate.tagged:compare",
+    "seq2seq_lm": "steps.evaluate.generated:compare",
 }

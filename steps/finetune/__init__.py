@@ -17,4 +17,5 @@ TRAINERS = {
     "masked": "steps.finetune.trainers.masked:build",
     "classification": "steps.finetune.trainers.classification:build",
     "tagging": "steps.finetune.trainers.tagging:build",
+    "seq2seq": "steps.finetune.trainers.seq2seq:build",
 }

@@ -86,6 +86,9 @@ class DataSettings(Group):
     max_length: int = Field(512, ge=1)
     """Longest row in tokens, as decided by the plan."""
 
+    max_target_length: int = Field(128, ge=1)
+    """Longest answer in tokens of a model with an encoder."""
+
     rows_per_step: int = Field(1, ge=1)
     """Sequences in one optimizer step: fewer packed rows than this would train nothing."""
 
@@ -104,7 +107,7 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "masked", "classification", "tagging"] = "sft"
+    trainer: Literal["sft", "masked", "classification", "tagging", "seq2seq"] = "sft"
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -127,6 +130,12 @@ class FinetuneSettings(Group):
 
     new_weights: bool = False
     """Begin with random weights instead of the model's."""
+
+    max_new_tokens: int = Field(0, ge=0)
+    """Longest answer that is written at an evaluation while training; 0 writes none."""
+
+    num_beams: int = Field(1, ge=1)
+    """Answers that are followed up at a time when one is written."""
 
     checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
     """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""
@@ -152,6 +161,9 @@ class EvaluationSettings(Group):
 
     batch_size: int = Field(1, ge=1)
     """Rows generated at a time."""
+
+    num_beams: int = Field(1, ge=1)
+    """Answers that a model with an encoder follows up at a time when it writes one."""
 
     precision: Literal["32", "16"] = "32"
     """Bits of the arithmetic."""
@@ -181,10 +193,13 @@ class RegistrationSettings(Group):
     max_new_tokens: int = 128
     """Default length of an answer of the registered model."""
 
+    num_beams: int = Field(1, ge=1)
+    """Answers that a model with an encoder follows up at a time when it writes one."""
+
     prompt_form: tuple[str, str] = ("", "")
     """What the registered model puts before and after a text, as it was trained."""
     max_length: int | None = Field(None, ge=1)
-    """Longest input in tokens of a model that generates nothing, as in training."""
+    """Longest input in tokens of a model that does not go on from it, as in training."""
 
     pairs: bool = False
     """Whether the model reads pairs of texts."""

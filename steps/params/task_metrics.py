@@ -12,17 +12,35 @@ OF_ONE_LABEL = (
 OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
 
 
-class TextMetrics(Group):
-    """For models that write text."""
-
-    metric_for_best_model: Literal["loss"] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result."""
+class AnswerMetrics(Group):
+    """For the comparison of models that write text."""
 
     gate_metric: Literal[
         "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
         "rouge1", "rouge2", "rougeL", "rougeLsum",
     ] = "loss"  # fmt: skip
     """Metric of the tuned model that decides whether it is registered."""
+
+
+class TextMetrics(AnswerMetrics):
+    """For models that go on from a text."""
+
+    metric_for_best_model: Literal["loss"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+
+class SummaryMetrics(AnswerMetrics):
+    """For models that sum up texts; only those with an encoder write summaries while they train."""
+
+    metric_for_best_model: Literal["loss", "rouge1", "rouge2", "rougeL", "rougeLsum"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; rouge needs an encoder-decoder."""
+
+
+class TranslationMetrics(AnswerMetrics):
+    """For models that translate texts; only those with an encoder write translations while they train."""
+
+    metric_for_best_model: Literal["loss", "bleu"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; bleu needs an encoder-decoder."""
 
 
 class LossMetrics(Group):

@@ -10,7 +10,8 @@ from steps.params.group import Group
 
 # A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 BestMetric = Literal[
-    "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall"
+    "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall",
+    "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
 ]  # fmt: skip
 
 

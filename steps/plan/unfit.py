@@ -11,10 +11,21 @@ _ALL_READ = "the label is learned, not the text"
 _TAGS_READ = "the tags are learned, not the text"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
+_ENCODER_ONLY = "only a model with an encoder reads text and answer apart"
+_DECODED = "text and answer are read apart, and all of the answer is learned"
 
 # What the model puts out → parameter → why it cannot have it.
 UNFIT: dict[Head, dict[str, str]] = {
-    "causal_lm": {},
+    "causal_lm": {"max_target_length": _ENCODER_ONLY, "num_beams": "only a model with an encoder follows up several"},
+    "seq2seq_lm": {
+        "packing": "each text is read by itself",
+        "pad_to_max_length": "text and answer are padded to the longest of their batch",
+        "text_separator": "text and answer are read apart, nothing stands between them",
+        "train_on_completions_only": _DECODED,
+        "response_template": _DECODED,
+        "instruction_template": _DECODED,
+        "comma_separated_template": _DECODED,
+    },
     "masked_lm": {},
     "token_classification": {
         "packing": "each row is read by itself",
@@ -48,7 +59,6 @@ UNFIT_TASK: dict[str, dict[str, str]] = {
     },
     "summarization": {
         "chat_template": _NO_CHAT,
-        "summarization_lang": "only encoder-decoder models are told the language, and none is supported yet",
     },
     "translation": {"chat_template": _NO_CHAT},
 }
@@ -58,6 +68,8 @@ def unfit(parameters: SupervisedParameters, head: Head) -> Iterator[Problem]:
     """Refuse what would otherwise be ignored."""
     task = parameters.task
     for name, reason in {**UNFIT[head], **UNFIT_TASK.get(task, {})}.items():
+        if name not in type(parameters).model_fields:  # a parameter of another task with the same kind of model
+            continue
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:

@@ -5,7 +5,8 @@ The artifact (kind `data`) holds, for each of train, validation and test:
     rows/<split>.parquet     canonical rows of the task (`steps/tasks`)
     tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, when packed, seq_lengths;
                              test is never packed and has one row for each canonical row;
-                             for a classifier input_ids, token_type_ids where the model has them, and labels
+                             for a classifier input_ids, token_type_ids where the model has them, and labels;
+                             for an encoder with a decoder input_ids are the text, labels the answer
     chat_template.jinja      the template, when another one than the model's own was asked for
     manifest.json            facts: counts, lengths, tokens, what was truncated, left out or repaired
 
@@ -30,6 +31,7 @@ From rows to tokens:
     causal.py      tokens that are learned         masked.py      tokens that are hidden
     classification.py  texts with the number of their class
     tagged.py      words with the number of their tag    lengths.py  rows that are too long
+    seq2seq.py     texts and their answers apart
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
@@ -53,4 +55,5 @@ WRITERS = {
     "masked_lm": "steps.prepare_data.masked",
     "sequence_classification": "steps.prepare_data.classification",
     "token_classification": "steps.prepare_data.tagged",
+    "seq2seq_lm": "steps.prepare_data.seq2seq",
 }
