@@ -11,12 +11,12 @@ _ALL_READ = "the label is learned, not the text"
 _TAGS_READ = "the tags are learned, not the text"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
-_ENCODER_ONLY = "only a model with an encoder reads text and answer apart"
+_ENCODER_ONLY = "the model has no encoder"
 _DECODED = "text and answer are read apart, and all of the answer is learned"
 
 # What the model puts out → parameter → why it cannot have it.
 UNFIT: dict[Head, dict[str, str]] = {
-    "causal_lm": {"max_target_length": _ENCODER_ONLY, "num_beams": "only a model with an encoder follows up several"},
+    "causal_lm": {},
     "seq2seq_lm": {
         "packing": "each text is read by itself",
         "pad_to_max_length": "text and answer are padded to the longest of their batch",
@@ -63,13 +63,21 @@ UNFIT_TASK: dict[str, dict[str, str]] = {
     "translation": {"chat_template": _NO_CHAT},
 }
 
+# And for tasks that several kinds of models can do.
+UNFIT_TASK_AND_HEAD: dict[tuple[str, Head], dict[str, str]] = {
+    (task, "causal_lm"): {"max_target_length": _ENCODER_ONLY, "num_beams": _ENCODER_ONLY}
+    for task in ("summarization", "translation")
+}
+
 
 def unfit(parameters: SupervisedParameters, head: Head) -> Iterator[Problem]:
     """Refuse what would otherwise be ignored."""
     task = parameters.task
-    for name, reason in {**UNFIT[head], **UNFIT_TASK.get(task, {})}.items():
-        if name not in type(parameters).model_fields:  # a parameter of another task with the same kind of model
-            continue
+    for name, reason in {
+        **UNFIT[head],
+        **UNFIT_TASK.get(task, {}),
+        **UNFIT_TASK_AND_HEAD.get((task, head), {}),
+    }.items():
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:
