@@ -9,7 +9,8 @@ from steps.params.settings import DataSettings, Resolved
 WORDS = {"red": "rema", "old": "ola", "fox": "foku", "boat": "bota", "tree": "tiru", "king": "kano"}
 SMALL = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
          "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0,
-         "attention_dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "max_position_embeddings": 64}  # fmt: skip
+         "attention_dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
+         "max_position_embeddings": 64}  # fmt: skip
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
