@@ -36,7 +36,7 @@ From rows to tokens:
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
     offsets.py     which token holds a character   markers.py     answers told apart by the tokens before them
-    prompts.py     prompts that are too long
+    prompts.py     prompts that are too long        shortening.py  long texts whose answers stay
 
 Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and encoding, 02 JSON, 03 csv, 04 conversations,
 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
