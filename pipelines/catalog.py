@@ -40,5 +40,7 @@ PIPELINES = {
         "translation": "pipelines.supervised",
         "text_classification": "pipelines.supervised",
         "token_classification": "pipelines.supervised",
+        "question_answering": "pipelines.supervised",
+        "preference": "pipelines.supervised",
     }.items()
 }

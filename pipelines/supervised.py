@@ -19,7 +19,9 @@ from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
 from steps.params.pipelines import (
     ChatCompletionParameters,
+    PreferenceParameters,
     PretrainingParameters,
+    QuestionAnsweringParameters,
     SummarizationParameters,
     TextClassificationParameters,
     TextGenerationParameters,
@@ -130,4 +132,16 @@ def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
 @pipeline(TokenClassificationParameters)
 def token_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a model to tag words and register it when it beats the most frequent tag of each word."""
+    return supervised(p, plan)
+
+
+@pipeline(QuestionAnsweringParameters)
+def question_answering(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a model to find answers in texts and register it when it beats one that never answers."""
+    return supervised(p, plan)
+
+
+@pipeline(PreferenceParameters)
+def preference(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Tune a chat model on what people prefer and register it when it tells good answers from bad ones."""
     return supervised(p, plan)

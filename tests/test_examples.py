@@ -48,6 +48,7 @@ def make(checkout: Path, maker: Path) -> str:
 def test_there_are_examples_of_every_kind():
     assert {read(config)[0] for config in CONFIGS} == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
+        "token_classification", "question_answering",
     }  # fmt: skip
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 
@@ -127,7 +128,7 @@ def test_no_test_number_was_trained_on(made):
 @pytest.mark.parametrize(
     ("folder", "key", "counts"),
     [("phrases", "translation", (6000, 300, 300)), ("minutes", "document", (6000, 300, 300)),
-     ("verse", "text", (6000, 300, 600))],
+     ("verse", "text", (6000, 300, 600)), ("names", "tokens", (4000, 300, 300))],
 )  # fmt: skip
 def test_no_test_text_was_trained_on(made, folder, key, counts):
     texts = [

@@ -5,6 +5,7 @@
     unmasked.py              for models that put back hidden tokens
     classified.py, classifying.py   for models that give a text its label
     tagged.py, tagging.py    for models that tag words
+    answered.py, answering.py   for models that find answers in a text
     guessing.py              what stands for a base without weights
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
@@ -31,4 +32,6 @@ EVALUATORS = {
     "sequence_classification": "steps.evaluate.classified:compare",
     "token_classification": "steps.evaluate.tagged:compare",
     "seq2seq_lm": "steps.evaluate.generated:compare",
+    "question_answering": "steps.evaluate.answered:compare",
+    "preference_lm": "steps.evaluate.preferred:compare",
 }

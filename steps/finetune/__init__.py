@@ -7,6 +7,8 @@ Trainers share a shape, not a parent class; what several of them need stands her
     heads.py        models with a last layer made for the task
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed
+    packages.py     what only some trainings need
+    batch_size.py   halved until it fits into memory
     watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
 
 To add a trainer: a file in `trainers/`, a row in TRAINERS, its name in `FinetuneSettings.trainer`, and a test.
@@ -18,4 +20,9 @@ TRAINERS = {
     "classification": "steps.finetune.trainers.classification:build",
     "tagging": "steps.finetune.trainers.tagging:build",
     "seq2seq": "steps.finetune.trainers.seq2seq:build",
+    "answering": "steps.finetune.trainers.answering:build",
+    "dpo": "steps.finetune.trainers.preference:build",
+    "kto": "steps.finetune.trainers.kto:build",
+    "orpo": "steps.finetune.trainers.without_reference:build_orpo",
+    "cpo": "steps.finetune.trainers.without_reference:build_cpo",
 }

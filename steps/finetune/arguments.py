@@ -31,9 +31,10 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler_type,
-        "warmup_steps": training.warmup_steps,
+        "warmup_steps": training.warmup_steps or training.warmup_ratio,  # below 1 it is a share of all steps
         # The plan has translated old names already; a step that runs alone has seen no plan.
         "optim": RENAMED_VALUES.get(("optim", training.optim), training.optim),
+        "optim_target_modules": "all-linear" if training.optim == "galore_adamw" else None,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "bf16": bf16,

@@ -23,16 +23,21 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     from transformers import set_seed
 
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
+    how = {
+        "dtype": torch.bfloat16 if frozen_half else torch.float32,
+        "local_files_only": True,
+        "ignore_mismatched_sizes": True,  # a head for another number of classes is replaced
+        "output_loading_info": True,
+        **head,
+    }
     set_seed(settings.training.seed)
     try:
-        model, found = auto_class.from_pretrained(
-            folder,
-            dtype=torch.bfloat16 if frozen_half else torch.float32,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # a head for another number of classes is replaced
-            output_loading_info=True,
-            **head,
-        )
+        model, found = auto_class.from_pretrained(folder, **how)
+        if renamed := _renamed_body(model, found):
+            set_seed(settings.training.seed)
+            model, found = auto_class.from_pretrained(folder, key_mapping=renamed, **how)
+            # transformers 5.17 would save the weights under their old names, from which nothing could load them.
+            model._weight_conversions = [one for one in model._weight_conversions if not _renames(one, renamed)]
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -47,6 +52,24 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
         return model
     new = modules_of(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     return _with_adapter(model, settings, new)
+
+
+def _renamed_body(model: Any, found: dict[str, Any]) -> dict[str, str]:
+    """Say how to rename the stored weights when transformers left them all out, because the model calls them otherwise.
+
+    LlamaForQuestionAnswering and its like have the weights of model.… under transformer.…, and would begin with random
+    ones without a word.
+    """
+    inside = f"{model.base_model_prefix}."
+    left_out = {name.partition(".")[0] for name in found["unexpected_keys"]} - {"lm_head"}
+    body = {name for name, _ in model.named_parameters() if name.startswith(inside)}
+    if len(left_out) == 1 and body and body <= set(found["missing_keys"]):
+        return {rf"^{left_out.pop()}\.": inside}
+    return {}
+
+
+def _renames(conversion: Any, renamed: dict[str, str]) -> bool:
+    return set(getattr(conversion, "target_patterns", ())) & set(renamed.values()) != set()
 
 
 def modules_of(model: Any, names: Iterable[str]) -> list[str]:

@@ -71,9 +71,10 @@ def load_tokenizer(folder: Path, data: Path) -> Any:
 PEFT_TASKS = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
-    "ForMaskedLM": None,
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
     "MTModel": "SEQ_2_SEQ_LM",
+    "ForQuestionAnswering": "QUESTION_ANS",
+    "ForMaskedLM": None,
 }
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from steps.artifacts import Manifest, new_artifact, read_manifest, verified
 from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune import TRAINERS
+from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.packages import refuse_missing
 from steps.finetune.run import Run
 from steps.params.settings import FinetuneSettings
 from steps.tracking import Tracker
@@ -31,13 +33,20 @@ def finetune(
     outside, NumericError on NaN, OutOfResources when memory or disk runs out, UserError when resume_from_checkpoint
     cannot be honoured.
     """
+    refuse_missing(settings)
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)
     with folder.lock(), Tracker(settings.tracking, f"{settings.pipeline} finetune") as tracker:
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
         tracker.parameters(settings.model_dump(mode="json"))
-        trainer, history = _train(settings, model, data, folder, resume, tracker)
+
+        # A checkpoint of a larger batch is as good: the same rows stand behind every step.
+        def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
+            newest = resume if fitting is settings else folder.newest() or resume
+            return _train(fitting, model, data, folder, newest, tracker)
+
+        trainer, history = fitted(settings, attempt)
         history["mlflow_run_id"] = tracker.run_id()
         _write_tuned(trainer, settings, inputs, history, model, tuned)
         finish(folder.path)
@@ -86,6 +95,10 @@ def _train(
         "seconds": round(seconds, 3),
         "tokens_per_second": round(progress.tokens_per_second(seconds), 1),
         "resumed_from": int(resume.name.rsplit("-", 1)[-1]) if resume else None,
+        "batch": {
+            "per_device": settings.training.per_device_train_batch_size,
+            "accumulated": settings.training.gradient_accumulation_steps,
+        },
         "parameters": {"total": sum(p.numel() for p in trainer.model.parameters()), "trainable": sum(trainable)},
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
     }
@@ -161,9 +174,7 @@ def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
 
 def _explained(error: Exception, trainer: Any, settings: FinetuneSettings) -> Exception:
     """Say what to change when memory ran out; anything else is passed on as it is."""
-    import torch
-
-    if not isinstance(error, torch.OutOfMemoryError):
+    if not ran_out(error):
         return error
     batch = settings.training.per_device_train_batch_size
     return OutOfResources(

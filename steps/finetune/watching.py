@@ -19,6 +19,10 @@ from steps.tracking import Tracker
 log = logging.getLogger("finetune")
 
 
+# What trainers of preferences log: how much more the better answers are rewarded, and how often.
+REWARDS = ("rewards/margins", "rewards/accuracies")
+
+
 class Interrupted(Exception):
     """Raised out of an evaluation when the pod is told to stop: there is no time to finish it."""
 
@@ -154,12 +158,13 @@ def history_of(state: TrainerState, metric: str = "loss") -> dict[str, Any]:
     """Sort the Trainer's log into training points and evaluations; `metric` is the one that chose the best step."""
     points = [
         {key: entry.get(key) for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
+        | {key: entry[key] for key in REWARDS if key in entry}
         for entry in state.log_history
         if "loss" in entry
     ]
     evaluations = [
         {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
-        | ({metric: entry[f"eval_{metric}"]} if f"eval_{metric}" in entry else {})
+        | {key: entry[f"eval_{key}"] for key in (metric, *REWARDS) if key != "loss" and f"eval_{key}" in entry}
         for entry in state.log_history
         if "eval_loss" in entry
     ]

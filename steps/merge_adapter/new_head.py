@@ -19,6 +19,8 @@ from steps.model_layout import CONFIG, INDEX
 from steps.weights import Stored
 
 DTYPES = ("dtype", "torch_dtype")
+# What a decoder that answers questions calls its body in transformers, against all other models with that body.
+BODIES = {"model.": "transformer."}
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,16 @@ class NewHead:
     """Name in the merged model → tensor of the adapter."""
     replaced: frozenset[str] = frozenset()
     """Tensors of the base that give way: a head for another number of classes."""
+    body: tuple[str, str] = ("", "")
+    """How the base and the merged model call what is below the head, where they differ: model. and transformer."""
     prefix: str = ""
     """Put before the base's names: a base saved without its own head lacks what a model with a head says first."""
 
     def name_of(self, name: str) -> str:
         """Name a tensor of the base as the merged model does."""
+        theirs, ours = self.body
+        if theirs and name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
         return name if name.startswith(self.prefix) else self.prefix + name
 
 
@@ -83,5 +90,8 @@ def merged_index(base: Folder, head: NewHead, last: str) -> dict[str, Any]:
 
 def with_prefix(head: NewHead, found: dict[str, str]) -> NewHead:
     """Learn the prefix from names of the tuned model and what the base calls the same tensors."""
+    for theirs, ours in BODIES.items():
+        if any(name.startswith(ours) and called.startswith(theirs) for name, called in found.items()):
+            return replace(head, body=(theirs, ours))
     prefixes = {name.removesuffix(called) for name, called in found.items() if name != called}
     return replace(head, prefix=min(prefixes, key=len)) if prefixes else head

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from steps.errors import Problem, UserError, nearest
 from steps.merge_adapter.folders import Folder, tensors_in
-from steps.merge_adapter.new_head import NewHead, head_problems, header_of, is_new, with_prefix
+from steps.merge_adapter.new_head import BODIES, NewHead, head_problems, header_of, is_new, with_prefix
 from steps.merge_adapter.settings import LoraSettings, read_settings
 from steps.merge_adapter.tying import is_tied, tying_problems, without_twins
 from steps.weights import FLOATS, Stored, find
@@ -169,7 +169,7 @@ def _changes(
     new: dict[str, Stored] = {}
     found_as: dict[str, str] = {}
     for name, stored in replacements.items():
-        target = find(tensors, name)
+        target = _place(tensors, name)
         if (target is None or target.shape != stored.shape) and is_new(settings, name):
             new[name] = stored
         elif target:
@@ -180,7 +180,7 @@ def _changes(
         else:
             problems.append(_homeless(adapter, stored, name, tensors))
     for module, parts in factors.items():
-        target = find(tensors, f"{module}.weight")
+        target = _place(tensors, f"{module}.weight")
         if target is None:
             problems.append(_homeless(adapter, next(iter(parts.values())), module, tensors))
         elif found := list(_factor_problems(adapter, module, parts, target, settings)):
@@ -193,6 +193,16 @@ def _changes(
         problems += head_problems(adapter)
     gone = frozenset(target.name for name in new if (target := find(tensors, name)))
     return changes, with_prefix(NewHead(new, gone), found_as), _together(problems)
+
+
+def _place(tensors: dict[str, Stored], name: str) -> Stored | None:
+    """Find the base's tensor for a name of the tuned model."""
+    if found := find(tensors, name):
+        return found
+    for theirs, ours in BODIES.items():
+        if name.startswith(ours):
+            return find(tensors, theirs + name.removeprefix(ours))
+    return None
 
 
 def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[Problem]]:

@@ -50,21 +50,31 @@ _ANSWERED: dict[str, bool | None] = {
     **dict.fromkeys(("best_exact", "best_f1"), True),
     **dict.fromkeys(("best_exact_thresh", "best_f1_thresh"), None),
 }
-DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWERED, "gen_len": None}
+# Of what people prefer; the names with a slash are TRL's, of the validation rows.
+_PREFERRED: dict[str, bool | None] = {
+    **dict.fromkeys(("rewards/accuracies", "rewards/margins", "reward_accuracy", "reward_margin", "reward_auc"), True),
+    **dict.fromkeys(("preference_accuracy", "preference_accuracy_per_token", "preference_auc"), True),
+    "chosen_loss": False,
+    "rejected_loss": None,
+}
+DIRECTIONS: dict[str, bool | None] = {**HIGHER_IS_BETTER, **_LABELLED, **_ANSWERED, **_PREFERRED, "gen_len": None}
 
 # A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 GateMetric = Literal[
     "loss", "perplexity", "masked_accuracy", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
     "f1", "precision", "recall",
+    "exact", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1",
     "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
     "f1_macro", "f1_micro", "f1_weighted", "f1_binary",
     "precision_macro", "precision_micro", "precision_weighted", "precision_binary",
     "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
     "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
     "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+    "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
+    "reward_auc", "preference_auc",
 ]  # fmt: skip
-NO_BOUND = -1.0  # no metric is ever below -1, so this bound refuses nothing
+NO_BOUND = -1.0  # nobody asks for a metric below -1
 
 
 def direction_of(metric: str) -> bool | None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from steps.errors import Problem
-from steps.params.chat_columns import ChatColumns
+from steps.params.chat_columns import ChatColumns, KtoColumns, PreferenceColumns
 from steps.params.compute import ComputeParams
 from steps.params.data import DataSource, Preprocessing, TextColumns
 from steps.params.deepspeed import DeepSpeedParams
@@ -17,8 +17,10 @@ from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
+from steps.params.preference import SORTED_WITHIN_BATCH, PreferenceMethod
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.task_columns import (
+    AnswerColumns,
     ClassificationColumns,
     PretrainingColumns,
     SummarizationColumns,
@@ -28,8 +30,12 @@ from steps.params.task_columns import (
 from steps.params.task_metrics import (
     OF_LABEL_SETS,
     OF_ONE_LABEL,
+    OF_PAIRS,
+    OF_RATED,
+    AnswerMetrics,
     LabelMetrics,
     LossMetrics,
+    PreferenceMetrics,
     SummaryMetrics,
     TagMetrics,
     TextMetrics,
@@ -39,7 +45,7 @@ from steps.params.training import CheckpointParams, TrainingParams
 
 Task = Literal[
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-    "token_classification",
+    "token_classification", "question_answering", "preference", "kto",
 ]  # fmt: skip
 
 
@@ -68,6 +74,17 @@ class SupervisedParameters(
 
     task: ClassVar[Task]
     """What its data means (`steps/tasks`)."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """An optimizer that projects the gradients of whole matrices has nothing to do beside an adapter."""
+        if self.optim == "galore_adamw" and self.apply_lora:
+            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory: an "
+                          "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
+
+    @property
+    def rows_task(self) -> Task:
+        """The task that reads the rows, where a pipeline takes rows of several kinds."""
+        return self.task
 
 
 class ChatCompletionParameters(ChatColumns, TextMetrics, SupervisedParameters):
@@ -162,6 +179,57 @@ class TokenClassificationParameters(TokenColumns, TagMetrics, SupervisedParamete
     task: ClassVar[Task] = "token_classification"
 
 
+class QuestionAnsweringParameters(AnswerColumns, AnswerMetrics, SupervisedParameters):
+    """Tune a model to find the answer to a question in a text, or to say that there is none."""
+
+    task: ClassVar[Task] = "question_answering"
+
+
+class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, PreferenceMetrics, SupervisedParameters):
+    """Tune a chat model on what people prefer: pairs of a better and a worse answer, or rated answers."""
+
+    task: ClassVar[Task] = "preference"
+
+    @property
+    def rows_task(self) -> Task:
+        """Rated answers are rows of another kind than pairs."""
+        return "kto" if self.method == "kto" and self.kto_rows == "rated" else "preference"
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Some losses compare the rows of a batch, and rated answers have no other beside them."""
+        alone = self.per_device_train_batch_size < 2
+        for loss in ("kto", *SORTED_WITHIN_BATCH):
+            if alone and loss in self.losses:
+                yield Problem("PARAM-E0256", "per_device_train_batch_size", f"1 with the loss {loss}",
+                              "at least 2: it compares the rows of a batch", "raise it")  # fmt: skip
+            if self.auto_find_batch_size and loss in self.losses:
+                yield Problem("PARAM-E0256", "auto_find_batch_size", f"true with the loss {loss}", "a batch size that "
+                              "stays: it compares the rows of a batch", "leave it out")  # fmt: skip
+        if self.method == "kto" and self.metric_for_best_model != "loss":
+            yield Problem("PARAM-E0257", "metric_for_best_model", f"{self.metric_for_best_model} with method=kto",
+                          "loss: a batch may hold good answers only", "leave it out")  # fmt: skip
+        missing = OF_PAIRS if self.rows_task == "kto" else OF_RATED
+        if self.gate_metric in missing:
+            other = "preference_auc" if self.rows_task == "kto" else "preference_accuracy"
+            yield Problem("PARAM-E0257", "gate_metric", f"{self.gate_metric} for "
+                          f"{'rated answers' if self.rows_task == 'kto' else 'pairs'}",
+                          "a metric of these rows", f"set gate_metric to {other}, or to reward_accuracy")  # fmt: skip
+        if self.pad_to_max_length and not self.compares:
+            yield Problem("PARAM-E0255", "pad_to_max_length", f"true with method={self.method}",
+                          "false: TRL pads these batches to their longest row only", "leave it out")  # fmt: skip
+        yield from self._other_columns()
+
+    def _other_columns(self) -> Iterator[Problem]:
+        rated = self.rows_task == "kto"
+        fields = type(self).model_fields
+        for name in ("chosen_key", "rejected_key") if rated else ("completion_key", "label_key"):
+            if (value := getattr(self, name)) != fields[name].default:
+                rows = "rated answers" if rated else "pairs"
+                fix = "set kto_rows=pairs" if rated else "set method=kto with kto_rows=rated"
+                yield Problem("PARAM-E0258", name, f"{value} where the rows are {rows}", "a column that is read",
+                              f"leave it out, or {fix}")  # fmt: skip
+
+
 # Pipeline name → its parameters; the plan and the catalogue read it.
 PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "chat_completion": ChatCompletionParameters,
@@ -171,4 +239,6 @@ PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "translation": TranslationParameters,
     "text_classification": TextClassificationParameters,
     "token_classification": TokenClassificationParameters,
+    "question_answering": QuestionAnsweringParameters,
+    "preference": PreferenceParameters,
 }

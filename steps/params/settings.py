@@ -13,14 +13,16 @@ from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.pipelines import Task
+from steps.params.preference import PreferenceMethod
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 
 SourceKind = Literal["huggingface", "pytorch", "mlflow"]
 # What a model puts out: the next token, hidden tokens, one class (or several) for a text, one for each word, a span,
-# another text.
+# another text, the next token as learned from what people prefer.
 Head = Literal[
     "causal_lm", "masked_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm",
+    "preference_lm",
 ]  # fmt: skip
 
 
@@ -88,6 +90,11 @@ class DataSettings(Group):
 
     max_target_length: int = Field(128, ge=1)
     """Longest answer in tokens of a model with an encoder."""
+    max_prompt_length: int = Field(1536, ge=1)
+    """Longest prompt in tokens where answers are preferred."""
+
+    unpairs: bool = False
+    """Make two rated rows of each pair, the chosen answer good and the rejected one bad."""
 
     rows_per_step: int = Field(1, ge=1)
     """Sequences in one optimizer step: fewer packed rows than this would train nothing."""
@@ -107,7 +114,9 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "masked", "classification", "tagging", "seq2seq"] = "sft"
+    trainer: Literal[
+        "sft", "masked", "classification", "tagging", "answering", "dpo", "kto", "orpo", "cpo", "seq2seq"
+    ] = "sft"  # fmt: skip
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -136,6 +145,8 @@ class FinetuneSettings(Group):
 
     num_beams: int = Field(1, ge=1)
     """Answers that are followed up at a time when one is written."""
+    preference: PreferenceMethod = Field(default_factory=PreferenceMethod)
+    """How preferences are learned, for the trainers that learn them."""
 
     checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
     """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""
@@ -164,6 +175,8 @@ class EvaluationSettings(Group):
 
     num_beams: int = Field(1, ge=1)
     """Answers that a model with an encoder follows up at a time when it writes one."""
+    beta: float = Field(0.1, gt=0)
+    """Scale of the rewards where answers are preferred."""
 
     precision: Literal["32", "16"] = "32"
     """Bits of the arithmetic."""
@@ -203,6 +216,9 @@ class RegistrationSettings(Group):
 
     pairs: bool = False
     """Whether the model reads pairs of texts."""
+
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Values of the task's own parameters, for models that are served as they were measured."""
 
     lineage: dict[str, Any] = Field(default_factory=dict)
     """Where model and data came from, for the model card."""

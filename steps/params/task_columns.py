@@ -95,6 +95,9 @@ class AnswerColumns(TaskColumns):
     max_answer_length_in_tokens: int = Field(30, ge=1)
     """Longest answer that is given."""
 
+    null_score_diff_threshold: float = 0.0
+    """By how much the score of having no answer must exceed that of the best span to win; higher answers more often."""
+
     def named_columns(self) -> dict[str, str]:
         """Leave out the names inside answers_key, which are no columns."""
         inside = ("answer_text_key", "answer_start_key") if self.answers_key else ()

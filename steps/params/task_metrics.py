@@ -10,9 +10,12 @@ OF_ONE_LABEL = (
     "f1_binary", "precision_binary", "recall_binary", "average_precision_binary",
 )  # fmt: skip
 OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
+# What is not measured where each good answer stands beside a bad one, and what is not where it does not.
+OF_RATED = ("reward_auc", "preference_auc")
+OF_PAIRS = ("preference_accuracy", "preference_accuracy_per_token")
 
 
-class AnswerMetrics(Group):
+class WrittenMetrics(Group):
     """For the comparison of models that write text."""
 
     gate_metric: Literal[
@@ -22,21 +25,21 @@ class AnswerMetrics(Group):
     """Metric of the tuned model that decides whether it is registered."""
 
 
-class TextMetrics(AnswerMetrics):
+class TextMetrics(WrittenMetrics):
     """For models that go on from a text."""
 
     metric_for_best_model: Literal["loss"] = "loss"
     """Metric on the validation rows that decides which checkpoint is the result."""
 
 
-class SummaryMetrics(AnswerMetrics):
+class SummaryMetrics(WrittenMetrics):
     """For models that sum up texts; only those with an encoder write summaries while they train."""
 
     metric_for_best_model: Literal["loss", "rouge1", "rouge2", "rougeL", "rougeLsum"] = "loss"
     """Metric on the validation rows that decides which checkpoint is the result; rouge needs an encoder-decoder."""
 
 
-class TranslationMetrics(AnswerMetrics):
+class TranslationMetrics(WrittenMetrics):
     """For models that translate texts; only those with an encoder write translations while they train."""
 
     metric_for_best_model: Literal["loss", "bleu"] = "loss"
@@ -66,6 +69,18 @@ class TagMetrics(Group):
     """Metric of the tuned model that decides whether it is registered."""
 
 
+class AnswerMetrics(Group):
+    """For models that find answers in texts; all but loss go from 0 to 100."""
+
+    metric_for_best_model: Literal["loss", "f1", "exact"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Literal[
+        "loss", "exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1"
+    ] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
 class LabelMetrics(Group):
     """For models that give a text its label, or several."""
 
@@ -79,5 +94,18 @@ class LabelMetrics(Group):
         "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
         "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
         "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+    ] = "loss"  # fmt: skip
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class PreferenceMetrics(Group):
+    """For models that learn what people prefer."""
+
+    metric_for_best_model: Literal["loss", "rewards/accuracies", "rewards/margins"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Literal[
+        "loss", "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
+        "reward_auc", "preference_auc",
     ] = "loss"  # fmt: skip
     """Metric of the tuned model that decides whether it is registered."""

@@ -10,9 +10,19 @@ from steps.params.group import Group
 
 # A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
 BestMetric = Literal[
-    "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall",
+    "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall", "exact",
+    "rewards/accuracies", "rewards/margins",
     "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
 ]  # fmt: skip
+
+
+# Optimizer → the package that has it, where that is not torch or transformers.
+OPTIMIZER_PACKAGES = {
+    "ademamix": "bitsandbytes",
+    "galore_adamw": "galore-torch",
+    "grokadamw": "grokadamw",
+    "schedule_free_sgd": "schedulefree",
+}
 
 
 class TrainingParams(Group):
@@ -31,7 +41,7 @@ class TrainingParams(Group):
     """Sequences per device when evaluating and generating."""
 
     auto_find_batch_size: bool = False
-    """Halve the batch size until it fits into memory."""
+    """Halve per_device_train_batch_size until it fits into memory, and double gradient_accumulation_steps with it."""
 
     gradient_accumulation_steps: int = Field(1, ge=1)
     """Forward passes per optimizer step; multiplies the effective batch without memory."""
@@ -40,14 +50,21 @@ class TrainingParams(Group):
     """Highest learning rate of the schedule."""
 
     lr_scheduler_type: Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-    ] = "linear"
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+        "inverse_sqrt", "reduce_lr_on_plateau",
+    ] = "linear"  # fmt: skip
     """Shape of the learning rate over the run."""
 
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the learning rate climbs from 0."""
 
-    optim: Literal["adamw_hf", "adamw_torch", "adamw_torch_fused", "adafactor"] = "adamw_hf"
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of all steps over which the learning rate climbs from 0; warmup_steps wins over it."""
+
+    optim: Literal[
+        "adamw_hf", "adamw_torch", "adamw_torch_fused", "adafactor", "ademamix", "sgd", "adagrad", "rmsprop",
+        "galore_adamw", "grokadamw", "schedule_free_sgd",
+    ] = "adamw_hf"  # fmt: skip
     """Optimizer; adamw_hf is the old name of adamw_torch and means the same."""
 
     weight_decay: float = Field(0.0, ge=0)
@@ -94,6 +111,9 @@ class TrainingParams(Group):
         if self.apply_early_stopping and self.evaluation_strategy == "no":
             yield Problem("PARAM-E0204", "apply_early_stopping", "true with evaluation_strategy=no",
                           "an evaluation to judge by", "set evaluation_strategy to epoch or steps")  # fmt: skip
+        if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.evaluation_strategy == "no":
+            yield Problem("PARAM-E0212", "lr_scheduler_type", "reduce_lr_on_plateau with evaluation_strategy=no",
+                          "an evaluation that it can look at", "set evaluation_strategy to epoch or steps")  # fmt: skip
 
 
 class CheckpointParams(Group):

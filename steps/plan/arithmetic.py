@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from steps.params.pipelines import SupervisedParameters
+from steps.params.preference import PreferenceMethod
 
 # Shares of the training rows that become validation and test rows when those are not given (the seed's ratios).
 TRAIN_SHARE = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.8, (False, False): 0.8}
@@ -33,14 +34,16 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
         known = "packing decides how many sequences there are" if parameters.packing else "the rows are not counted yet"
         return [*lines, {"name": "optimizer steps", "value": "known after prepare_data", "how": known}]
     share = TRAIN_SHARE[bool(parameters.validation_file_path), bool(parameters.test_file_path)]
-    train = round(rows * share)
+    unpaired = 2 if isinstance(parameters, PreferenceMethod) and parameters.unpairs else 1
+    train = round(rows * share) * unpaired
     per_epoch = max(1, math.ceil(train / step))
     total = parameters.max_steps if parameters.max_steps > 0 else math.ceil(per_epoch * parameters.num_train_epochs)
     rule = (
         "max_steps" if parameters.max_steps > 0 else f"{per_epoch} per epoch × {parameters.num_train_epochs:g} epochs"
     )
+    told = ", two from each pair" if unpaired == 2 else ""
     return [
         *lines,
-        {"name": "training rows", "value": train, "how": f"{rows} given, {share:.0%} of them for training"},
+        {"name": "training rows", "value": train, "how": f"{rows} given, {share:.0%} of them for training{told}"},
         {"name": "optimizer steps", "value": total, "how": rule},
     ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
 from steps.params.data import DataSource
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+from steps.params.preference import PreferenceMethod
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
+from steps.params.training import OPTIMIZER_PACKAGES
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
 from steps.plan.memory import GIB, MemoryEstimate, estimate
@@ -30,6 +33,7 @@ from steps.plan.unfit import unfit
 from steps.storage import local_path
 
 LOCAL_ROOT = "FINETUNE_ROOT"
+WINDOW = 384  # tokens; attention grows with the square, and windows overlap anyway
 T = TypeVar("T")
 
 
@@ -62,7 +66,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     """
     reading = read_parameters(pipeline, _given(pipeline, arguments))
     parameters = reading.parameters
-    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters)])
+    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
     model = trouble.gather(lambda: look_at_model(parameters))
     head = head_of(parameters, model.layout.config if model else {})
     trouble.problems += unfit(parameters, head)
@@ -79,13 +83,19 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert data is not None
     assert source is not None
     assert hardware is not None
-    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else model.layout.max_length
+    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
     return Decisions(
         reading, head, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
     )
+
+
+def usual_length(head: Head, model: ModelFound) -> int:
+    """Give the longest input where none is asked for: the model's own limit, for windows of a context at most 384."""
+    limit = model.layout.max_length
+    return min(limit, WINDOW) if head == "question_answering" else limit
 
 
 def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -144,21 +154,47 @@ def _runtime_conflicts(p: SupervisedParameters) -> list[Problem]:
     return problems
 
 
+def _package_problems(p: SupervisedParameters) -> list[Problem]:
+    """What is not installed where training would run: the image has everything, this machine may not."""
+    package = OPTIMIZER_PACKAGES.get(p.optim)
+    if not package or not find_spec("torch") or find_spec(package.replace("-", "_")):
+        return []
+    return [
+        Problem("PLAN-E0311", "optim", f"{p.optim}, but the package {package} is missing", f"{package} installed",
+                f"install it (pip install {package}), or set optim=adamw_torch")
+    ]  # fmt: skip
+
+
 def _length_problems(p: SupervisedParameters, head: Head, model: ModelFound) -> list[Problem]:
     limit = model.layout.max_positions
     if p.max_seq_length == 0:
         return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
     names = ["max_seq_length", *(["max_target_length"] if head == "seq2seq_lm" else [])]
-    return [
+    long = [
         Problem("PLAN-E0305", name, str(getattr(p, name)), f"at most {limit}, the model's positions",
                 f"set {name}={limit}")
         for name in names
         if limit and getattr(p, name) > limit
     ]  # fmt: skip
+    if long:
+        return long
+    return list(_prompt_problems(p, p.max_seq_length if p.max_seq_length > 0 else model.layout.max_length))
+
+
+def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
+    """A prompt that may fill the whole row leaves no room for the answer; the default just has no effect then."""
+    if not isinstance(p, PreferenceMethod) or p.max_prompt_length < limit:
+        return
+    if p.max_prompt_length != PreferenceMethod.model_fields["max_prompt_length"].default:
+        yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
+                      f"less than {limit}, the longest row: the answer stands behind the prompt",
+                      "lower it, or raise max_seq_length")  # fmt: skip
 
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
     warnings = reading.warnings
+    if reading.parameters.warmup_steps and reading.parameters.warmup_ratio:
+        warnings.append("warmup_ratio is ignored: warmup_steps wins over it")
     if memory.available is not None and memory.needed > memory.available:
         warnings.append(
             f"finetune is expected to need {memory.needed / GIB:.1f} GiB of GPU memory where "

@@ -56,7 +56,7 @@ def head_problems(
                       f"{usual}for summarization and translation", "name another model")  # fmt: skip
     if isinstance(parameters, SummarizationParameters | TranslationParameters):
         yield from _writing_problems(parameters, head, kind)
-    if head == "causal_lm" and reads:
+    if head in ("causal_lm", "preference_lm") and reads:
         yield Problem("PLAN-E0308", source, f"a model of the type {kind}, which reads a text as a whole",
                       f"a model that goes on from its prompt, such as Llama or Qwen, for {parameters.task}",
                       "name another model")  # fmt: skip
@@ -97,7 +97,7 @@ def _writing_problems(p: SummarizationParameters | TranslationParameters, head: 
     elif head == "seq2seq_lm" and kind in TOLD_WHAT_TO_DO and p.prompt_prefix == USUAL_PREFIX:
         for name in ("source_lang", "target_lang"):
             if (language := getattr(p, name)) not in LANGUAGES:
-                yield Problem("PLAN-E0311", name, f"{language} with a T5",
+                yield Problem("PLAN-E0313", name, f"{language} with a T5",
                               f"one of {', '.join(LANGUAGES)}, which it was trained to translate",
                               'set prompt_prefix to words of your own, such as "translate: "')  # fmt: skip
 

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.params.pipelines import SupervisedParameters
+from steps.params.preference import PreferenceMethod
 from steps.params.settings import Head
 
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
 # Bytes per trained parameter beyond the weight itself: gradient and optimizer state in 32 bit.
-STATE_BYTES = {"adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5}
+STATE_BYTES = {
+    "adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5, "ademamix": 16, "sgd": 4, "adagrad": 8, "rmsprop": 8,
+    "grokadamw": 16, "schedule_free_sgd": 8,
+}  # fmt: skip
 LOGIT_TOKENS = 4096  # TRL computes the loss in tiles of this many tokens
 
 
@@ -66,22 +70,26 @@ def _parts(
     half = parameters.precision == "16"
     hidden = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
-    written = tokens = parameters.per_device_train_batch_size * max_length
+    preference = parameters if isinstance(parameters, PreferenceMethod) else None
+    # Both answers of a pair stand in one batch; rated answers stand alone.
+    both = 2 if preference and preference.method != "kto" else 1
+    written = tokens = parameters.per_device_train_batch_size * max_length * both
+    blocks = layers
     if head == "seq2seq_lm":
         written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)
         encoding, decoding = encoder_and_decoder(config)
         # A layer of the decoder attends twice. Counted as layers of the encoder, which reads more tokens.
-        layers = round(encoding + decoding * 4 / 3 * written / tokens)
-    trained = _adapter_size(parameters, config, hidden, layers) if parameters.apply_lora else weights
+        blocks, layers = encoding + decoding * 4 / 3, encoding + decoding * 4 / 3 * written / tokens
+    trained = _adapter_size(parameters, config, hidden, blocks) if parameters.apply_lora else weights
     weight_bytes = 2 if half and parameters.apply_lora else 4
     per_layer = tokens * hidden * (34 if half else 68)
-    kept = layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer
+    kept = int(layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer)
     return {
         "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
-        "logits": _logits(head, config, written),
-    }
+        "logits": _logits(head, config, written, whole=bool(preference and not preference.compares)),
+    } | _reference(parameters, preference, weights)
 
 
 def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
@@ -90,14 +98,24 @@ def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
     return encoding, config.get("decoder_layers") or config.get("num_decoder_layers") or encoding
 
 
-def _logits(head: Head, config: dict[str, Any], tokens: int) -> int:
-    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary."""
-    if head not in ("causal_lm", "seq2seq_lm"):
+def _reference(parameters: SupervisedParameters, preference: PreferenceMethod | None, weights: int) -> dict[str, int]:
+    """A second model beside the one that is trained, where preferences are measured against the first weights."""
+    if preference is None or not preference.compares or preference.precompute_ref_log_probs or parameters.apply_lora:
+        return {}
+    return {"reference model": weights * 4}
+
+
+def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False) -> int:
+    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary.
+
+    `whole` is for trainers that hold the logits of a batch all at once.
+    """
+    if head not in ("causal_lm", "seq2seq_lm", "preference_lm"):
         return 0
-    return min(tokens, LOGIT_TOKENS) * (config.get("vocab_size") or 0) * 4 * 2
+    return (tokens if whole else min(tokens, LOGIT_TOKENS)) * (config.get("vocab_size") or 0) * 4 * 2
 
 
-def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: int) -> int:
+def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
     """Parameters of a LoRA on all linear layers of a Llama-like block: r·(in + out) for each of its 7 matrices."""
     wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
-    return layers * parameters.lora_r * (4 * 2 * hidden + 3 * (hidden + wide))
+    return int(layers * parameters.lora_r * (4 * 2 * hidden + 3 * (hidden + wide)))

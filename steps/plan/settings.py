@@ -8,6 +8,7 @@ from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
+from steps.params.preference import PreferenceMethod
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Head, RegistrationSettings
 from steps.params.training import CheckpointParams, TrainingParams
@@ -17,14 +18,25 @@ from steps.plan.heads import asked_form
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "seq2seq"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering", "dpo", "seq2seq"]] = {
     "causal_lm": "sft",
     "masked_lm": "masked",
     "sequence_classification": "classification",
     "token_classification": "tagging",
     "seq2seq_lm": "seq2seq",
+    "question_answering": "answering",
+    "preference_lm": "dpo",
 }
-GO_ON: tuple[Head, ...] = ("causal_lm",)  # their input is as long as the positions that the answer leaves
+# The same for the methods of learning preferences.
+METHODS = {"kto": "kto", "orpo": "orpo", "cpo": "cpo", "simpo": "cpo"}
+# Their input may be as long as the positions that the answer leaves.
+GO_ON: tuple[Head, ...] = ("causal_lm", "preference_lm")
+
+
+def trainer_of(decisions: Decisions) -> str:
+    """Give the row of TRAINERS in steps/finetune that trains."""
+    usual = TRAINERS[decisions.head]
+    return METHODS.get(_preference(decisions).method, usual) if decisions.head == "preference_lm" else usual
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
@@ -41,7 +53,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
 def _data(decisions: Decisions) -> DataSettings:
     p = decisions.parameters
     return DataSettings(
-        task=p.task,
+        task=p.rows_task,
         head=decisions.head,
         columns=_columns(decisions),
         **{split: found.resolved for split, found in decisions.data.items()},
@@ -52,6 +64,8 @@ def _data(decisions: Decisions) -> DataSettings:
         chat_template_digest=decisions.template_digest,
         max_length=decisions.max_length,
         max_target_length=getattr(p, "max_target_length", 128),
+        max_prompt_length=getattr(p, "max_prompt_length", 1536),
+        unpairs=_preference(decisions).unpairs,
         rows_per_step=sequences_per_step(p),
     )
 
@@ -64,7 +78,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
     writes = decisions.head == "seq2seq_lm" and training.metric_for_best_model != "loss"
     return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
-        trainer=TRAINERS[decisions.head],
+        trainer=trainer_of(decisions),
         training=training,
         lora=LoraParams.of(p),
         packing=p.packing,
@@ -74,6 +88,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         new_weights=decisions.model.settings.new_weights,
         max_new_tokens=p.evaluation_max_new_tokens if writes else 0,
         num_beams=_beams(decisions) if writes else 1,
+        preference=_preference(decisions),
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
     )
@@ -82,12 +97,13 @@ def _training(decisions: Decisions) -> FinetuneSettings:
 def _evaluation(decisions: Decisions) -> EvaluationSettings:
     p = decisions.parameters
     return EvaluationSettings(
-        task=p.task,
+        task=p.rows_task,
         head=decisions.head,
         columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
         batch_size=p.per_device_eval_batch_size,
         num_beams=_beams(decisions),
+        beta=_preference(decisions).beta,
         precision=p.precision,
         register_tuned_model=p.register_tuned_model,
     )
@@ -110,21 +126,27 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
         num_beams=_beams(decisions),
-        prompt_form=_prompt_form(p.task, columns),
+        prompt_form=_prompt_form(p.rows_task, columns),
         max_length=None if decisions.head in GO_ON else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
+        columns=columns if decisions.head == "question_answering" else {},
         lineage=lineage,
     )
 
 
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
-    columns = {key: getattr(p, key) for key in load_task(p.task).Columns.model_fields}
+    columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
     return columns | asked_form(p, decisions.head, decisions.model.layout.config)
 
 
 def _beams(decisions: Decisions) -> int:
     return int(getattr(decisions.parameters, "num_beams", 1))
+
+
+def _preference(decisions: Decisions) -> PreferenceMethod:
+    p = decisions.parameters
+    return PreferenceMethod.of(p) if isinstance(p, PreferenceMethod) else PreferenceMethod()
 
 
 def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
+from steps.params.preference import PreferenceMethod
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
-from steps.plan.settings import TRAINERS
+from steps.plan.settings import trainer_of
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _reading(given: DataSource) -> dict[str, str]:
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
-    trainer = TRAINERS[decisions.head]
+    trainer = p.method if isinstance(p, PreferenceMethod) else trainer_of(decisions)
     method = f"LoRA rank {p.lora_r}" if p.apply_lora else "all weights"
     what = {
         "import_model": ("import", "check and copy the model"),

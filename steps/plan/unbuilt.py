@@ -10,7 +10,6 @@ UNBUILT = {
     "apply_deepspeed": "train on one GPU, with apply_lora=true or gradient_checkpointing=true if memory is short",
     "deepspeed": "leave it out",
     "deepspeed_stage": "leave it out",
-    "auto_find_batch_size": "set per_device_train_batch_size, and gradient_accumulation_steps for a larger batch",
     "num_nodes_finetune": "use one node",
 }
 

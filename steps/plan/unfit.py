@@ -7,12 +7,25 @@ from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import Head
 
 _NO_CHAT = "the rows are no conversations"
-_ALL_READ = "the label is learned, not the text"
-_TAGS_READ = "the tags are learned, not the text"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
 _ENCODER_ONLY = "the model has no encoder"
 _DECODED = "text and answer are read apart, and all of the answer is learned"
+_ANSWERS_COMPARED = "what is learned is which answer is better; the prompt never carries loss"
+
+
+def _unfit_for_reading(learned: str) -> dict[str, str]:
+    """What a model cannot have that reads texts and writes none; `learned` says what it learns instead."""
+    return {
+        "packing": "each row is judged by itself, so rows cannot share a sequence",
+        "chat_template": _NO_CHAT,
+        "train_on_completions_only": learned,
+        "response_template": learned,
+        "instruction_template": learned,
+        "comma_separated_template": learned,
+        "evaluation_max_new_tokens": _NOTHING_GENERATED,
+    }
+
 
 # What the model puts out → parameter → why it cannot have it.
 UNFIT: dict[Head, dict[str, str]] = {
@@ -27,24 +40,20 @@ UNFIT: dict[Head, dict[str, str]] = {
         "comma_separated_template": _DECODED,
     },
     "masked_lm": {},
-    "token_classification": {
-        "packing": "each row is read by itself",
-        "chat_template": _NO_CHAT,
-        "train_on_completions_only": _TAGS_READ,
-        "response_template": _TAGS_READ,
-        "instruction_template": _TAGS_READ,
-        "comma_separated_template": _TAGS_READ,
-        "evaluation_max_new_tokens": _NOTHING_GENERATED,
+    "preference_lm": {
+        "packing": "each answer is measured by itself",
+        "train_on_completions_only": _ANSWERS_COMPARED,
+        "response_template": _ANSWERS_COMPARED,
+        "instruction_template": _ANSWERS_COMPARED,
+        "comma_separated_template": _ANSWERS_COMPARED,
+        "lora_dropout": "dropout is switched off, for rewards are small differences of probabilities",
     },
-    "sequence_classification": {
-        "packing": "each row gets a label of its own, so rows cannot share a sequence",
-        "chat_template": _NO_CHAT,
-        "train_on_completions_only": _ALL_READ,
-        "response_template": _ALL_READ,
-        "instruction_template": _ALL_READ,
-        "comma_separated_template": _ALL_READ,
-        "evaluation_max_new_tokens": _NOTHING_GENERATED,
+    "token_classification": _unfit_for_reading("the tags are learned, not the text"),
+    "question_answering": {
+        **_unfit_for_reading("the place of the answer is learned, not the text"),
+        "length_handling": "a long context is cut into windows",
     },
+    "sequence_classification": _unfit_for_reading("the label is learned, not the text"),
 }
 
 # The same for single tasks.

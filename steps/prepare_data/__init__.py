@@ -30,6 +30,7 @@ From rows to tokens:
 
     causal.py      tokens that are learned         masked.py      tokens that are hidden
     classification.py  texts with the number of their class
+    spans.py       windows of a text with the place of an answer
     tagged.py      words with the number of their tag    lengths.py  rows that are too long
     seq2seq.py     texts and their answers apart
     splits.py      one split from rows to files    writing.py     parquet files and their facts
@@ -56,4 +57,6 @@ WRITERS = {
     "sequence_classification": "steps.prepare_data.classification",
     "token_classification": "steps.prepare_data.tagged",
     "seq2seq_lm": "steps.prepare_data.seq2seq",
+    "question_answering": "steps.prepare_data.spans",
+    "preference_lm": "steps.prepare_data.preferences",
 }

@@ -65,7 +65,7 @@ def prepare(settings: DataSettings, folder: Path) -> Classification:
             Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which the tokenizer itself takes "
                     f"{taken}", "room for the text", f"raise max_seq_length above {taken + pairs}")
         )  # fmt: skip
-    types = "token_type_ids" in tokenizer.model_input_names and _has_types(folder)
+    types = "token_type_ids" in tokenizer.model_input_names and has_types(folder)
     return Classification(settings, load_task(settings.task), tokenizer, with_types=types)
 
 
@@ -90,7 +90,7 @@ def write(draft: Draft, preparation: Classification, checked: DataCheck) -> dict
     }
 
 
-def _has_types(folder: Path) -> bool:
+def has_types(folder: Path) -> bool:
     """Whether the model has an embedding for the second text; a folder without configuration may have one."""
     file = folder / CONFIG
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8")).get("type_vocab_size", 0) > 1

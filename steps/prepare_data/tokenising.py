@@ -100,16 +100,17 @@ def tokenise(tokenizer: Any, rows: list[dict[str, Any]], completions_only: bool,
     if "messages" in rows[0]:
         if completions_only:
             return _assistant_turns(tokenizer, rows, template)
-        return _all_learned(_encode(tokenizer, _render(tokenizer, rows, template), special=False))
+        return _all_learned(encode(tokenizer, _render(tokenizer, rows, template), special=False))
     if "prompt" in rows[0]:
         prompts = [row["prompt"] for row in rows]
-        whole = [prompt + _ended(tokenizer, row["completion"]) for prompt, row in zip(prompts, rows, strict=True)]
-        tokens = _all_learned(_encode(tokenizer, whole))
-        return _without_prompts(tokens, _encode(tokenizer, prompts)) if completions_only else tokens
-    return _all_learned(_encode(tokenizer, [_ended(tokenizer, row["text"]) for row in rows]))
+        whole = [prompt + ended(tokenizer, row["completion"]) for prompt, row in zip(prompts, rows, strict=True)]
+        tokens = _all_learned(encode(tokenizer, whole))
+        return _without_prompts(tokens, encode(tokenizer, prompts)) if completions_only else tokens
+    return _all_learned(encode(tokenizer, [ended(tokenizer, row["text"]) for row in rows]))
 
 
-def _encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list[int]]:
+def encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list[int]]:
+    """Turn texts into token numbers, with the tokens that a tokenizer puts around a text or without."""
     if not _adds_nothing(tokenizer):
         return list(_encode_with_places(tokenizer, texts, special)["input_ids"])
     # The first call sets up the tokenizer beneath (no padding, no cut). Called directly, that one keeps no places of
@@ -136,7 +137,8 @@ def _encode_with_places(tokenizer: Any, texts: list[str], special: bool) -> Any:
     )
 
 
-def _ended(tokenizer: Any, text: str) -> str:
+def ended(tokenizer: Any, text: str) -> str:
+    """End a text with the end token, once."""
     return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
 
 
@@ -179,7 +181,7 @@ def _assistant_turns(tokenizer: Any, rows: list[dict[str, Any]], template: str |
         learned = np.zeros(len(tokens.ids), bool)
         _mark_where_told(learned, tokens.starts, encoded, spans, range(len(rows)))
     else:
-        numbers = _encode(tokenizer, texts, special=False)
+        numbers = encode(tokenizer, texts, special=False)
         tokens = _all_learned(numbers)
         learned = np.zeros(len(tokens.ids), bool)
         if left := mark(learned, known, numbers, tokens.ids, texts, spans):
@@ -206,7 +208,7 @@ def _render(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) ->
     def render(batch: list[Any], tools: list[Any] | None) -> list[str]:
         return list(tokenizer.apply_chat_template(batch, tools=tools, chat_template=template, tokenize=False))
 
-    return [text for texts in _refusing(render, rows) for text in texts]
+    return [text for texts in refusing(render, rows) for text in texts]
 
 
 def _render_marked(
@@ -226,13 +228,13 @@ def _render_marked(
 
     texts: list[str] = []
     spans: list[list[Span]] = []
-    for rendered, marked in _refusing(render, rows):
+    for rendered, marked in refusing(render, rows):
         texts += rendered
         spans += marked
     return texts, spans
 
 
-def _refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[dict[str, Any]]) -> list[Any]:
+def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[dict[str, Any]]) -> list[Any]:
     """Render neighbours with equal tools together; when the template refuses, find out which rows and why."""
     import jinja2
 

@@ -17,7 +17,9 @@ TASKS = {
     "pretraining": "continues texts",
     "summarization": "sums up documents",
     "translation": "translates texts",
+    "preference": "answers the way that people prefer",
     "token_classification": "gives each word of a text its tag",
+    "question_answering": "finds answers in texts",
     "text_classification": "gives texts their label",
 }
 BETTER = {True: "more", False: "less", None: "–"}
@@ -27,7 +29,9 @@ INPUTS = {
     "pretraining": '"Once upon a time"',
     "summarization": '"The council met on Monday and …"',
     "translation": '"cat"',
+    "preference": '{"messages": [{"role": "user", "content": "Hello"}]}',
     "token_classification": '["Ada Lovelace wrote to Charles Babbage"]',
+    "question_answering": '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}',
     "text_classification": '["Great value."]',
 }
 PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'

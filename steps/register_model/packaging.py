@@ -20,6 +20,7 @@ SERVED = {
     "sequence_classification": "served_labels.py",
     "token_classification": "served_tags.py",
     "seq2seq_lm": "served_texts.py",
+    "question_answering": "served_answers.py",
 }
 # What opens a URI of this scheme, wherever the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
@@ -45,6 +46,8 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "num_beams": settings.num_beams,
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
+        "columns": settings.columns,
+        "chat": is_chat(candidate),
         "served": (served := SERVED.get(settings.head, "")),
     }
     if served:
@@ -56,10 +59,16 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             str(folder),
             python_model=str(CODE),
             artifacts={"reference": str(reference)},
-            signature=signature(settings, weights.folder),
+            signature=signature(settings, weights.folder, is_chat(candidate)),
             pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {})),
             model_config={"weights_uri": ""},
         )
+
+
+def is_chat(candidate: Candidate) -> bool:
+    """Whether the model was tuned on conversations; of preferences the evaluation knows."""
+    told = candidate.metrics.get("preferences", {}).get("chat", False)
+    return candidate.settings.task == "chat_completion" or bool(told)
 
 
 def requirements(uri: str, versions: dict[str, str]) -> list[str]:
@@ -70,7 +79,7 @@ def requirements(uri: str, versions: dict[str, str]) -> list[str]:
     return [_pinned(name, versions.get(name)) for name in names]
 
 
-def signature(settings: RegistrationSettings, folder: Path) -> Any:
+def signature(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
     """Say what goes in and out: conversations or prompts for a chat model, texts for any other.
 
     `folder` holds the model's configuration.
@@ -83,10 +92,12 @@ def signature(settings: RegistrationSettings, folder: Path) -> Any:
         return _of_words()
     if settings.head == "token_classification":
         return _of_tags()
+    if settings.head == "question_answering":
+        return _of_answers()
     if settings.head == "sequence_classification":
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _of_labels(settings, config.get("problem_type") == "multi_label_classification")
-    if settings.task == "chat_completion":
+    if chat:
         text = DataType.string
         message = Object(
             [
@@ -126,6 +137,16 @@ def _of_tags() -> Any:
     return ModelSignature(
         inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec(lists, "words"), ColSpec(lists, "tags")])
     )
+
+
+def _of_answers() -> Any:
+    """Questions with their contexts become answers, with their place and score."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    outputs = Schema([ColSpec("string", "answer"), ColSpec("long", "start"), ColSpec("double", "score")])
+    inputs = Schema([ColSpec("string", name) for name in ("question", "context")])
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _of_labels(settings: RegistrationSettings, several: bool) -> Any:

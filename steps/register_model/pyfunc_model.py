@@ -46,7 +46,7 @@ class CausalModel:
         """Answer every row: text, a column `prompt`, or a column `messages` with conversations."""
         rows = read_rows(model_input)
         most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
-        chat = self.reference["task"] == "chat_completion"
+        chat = self.reference.get("chat", self.reference["task"] == "chat_completion")
         before, after = self.reference["prompt_form"]
         texts = [self._render(row) if chat else f"{before}{row}{after}" for row in rows]
         answers = []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 POINTS_DRAWN = 400
+BARS = 30
 CLASSES_DRAWN = 20
 COUNTS_WRITTEN = 12  # classes; with more, a cell is too small for its number
 NAME_DRAWN = 18  # characters
@@ -89,6 +90,41 @@ def rate_chart(points: list[dict[str, Any]]) -> Chart:
         axes.yaxis.set_major_formatter(_ticker().FuncFormatter(_rate))
         axes.plot(*zip(*rates, strict=True), color=FIRST, linewidth=1.6)
         axes.set_ylim(bottom=0)
+    return chart
+
+
+def margin_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> Chart:
+    """Draw over steps how much more the better answers are rewarded than the worse ones."""
+    chart = Chart()
+    name = "rewards/margins"
+    logged = [(point["step"], point[name]) for point in points if point.get(name) is not None]
+    held_out = [(point["step"], point[name]) for point in evaluations if point.get(name) is not None]
+    chart.averaged, logged = _thinned(logged)
+    with _drawing(chart, "reward margin over steps") as axes:
+        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        if logged:
+            axes.plot(*zip(*logged, strict=True), color=FIRST, linewidth=1.6)
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), color=SECOND, linewidth=1.6, marker="o", markersize=4.5)
+    return chart
+
+
+def reward_histogram(values: dict[str, list[float]]) -> Chart:
+    """Draw how many rows have which reward; one or two kinds of rows, and a line at 0."""
+    chart = Chart()
+    everything = [value for kind in values.values() for value in kind] + [0.0]
+    low, high = min(everything), max(everything)
+    width = (high - low) / BARS or 1.0
+    edges = [low + width * place for place in range(BARS + 1)]
+    with _drawing(chart, "rows by reward") as axes:
+        for kind, colour in zip(values.values(), (FIRST, SECOND), strict=False):
+            axes.hist(kind, edges, color=colour, edgecolor=PAPER, linewidth=1, alpha=0.7 if len(values) > 1 else 1)
+        axes.axvline(0, color=MUTED, linewidth=1.4, linestyle=(0, (3, 3)))
+        axes.xaxis.set_major_locator(_ticker().MaxNLocator(6))
+        axes.xaxis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_locator(_ticker().MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(_thousands))
     return chart
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from steps.params.evaluation import DIRECTIONS
+from steps.reports.answer_facts import answer_facts
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
 from steps.reports.label_facts import label_facts
 from steps.reports.page import Section
+from steps.reports.preference_facts import preference_facts
 from steps.reports.tag_facts import tag_facts
 
 ROWS_SHOWN = 10
@@ -41,6 +43,10 @@ def section(evaluation: Path) -> Section:
         facts |= label_facts(labels, evaluation / PREDICTIONS)
     elif tags := measured.get("tags"):
         facts |= tag_facts(tags, evaluation / PREDICTIONS)
+    elif answers := measured.get("answers"):
+        facts |= answer_facts(answers, evaluation / PREDICTIONS)
+    elif preferences := measured.get("preferences"):
+        facts |= preference_facts(preferences, evaluation / PREDICTIONS)
     elif (evaluation / PREDICTIONS).is_file():
         facts |= _predictions(evaluation / PREDICTIONS)
     return Section("evaluation", "Evaluation", facts)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steps.reports.charts import loss_chart, rate_chart
+from steps.reports.charts import loss_chart, margin_chart, rate_chart
 from steps.reports.facts import HISTORY, read
 from steps.reports.page import Section
 
 ROWS_SHOWN = 60
+MARGINS = "rewards/margins"
 
 
 def section(tuned: Path) -> Section:
@@ -26,6 +27,7 @@ def section(tuned: Path) -> Section:
         "evaluations": evaluations,
         "loss_chart": loss_chart(points, evaluations, history.get("best")) if points or evaluations else None,
         "rate_chart": rate_chart(rated) if rated else None,
+        "margin_chart": margin_chart(points, evaluations) if any(MARGINS in point for point in points) else None,
     }
     return Section("training", "Training", facts)
 

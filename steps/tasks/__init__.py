@@ -75,6 +75,8 @@ OTHER_SHAPES = {
     "source_lang": ("translation", "set translation_key=translation"),
     "target_lang": ("translation", "set translation_key=translation"),
     "answers_key": ("answer_start", "set answers_key to nothing if each row has one answer in columns of its own"),
+    "completion_key": ("chosen", "set kto_rows=pairs if these are pairs"),
+    "chosen_key": ("completion", "set method=kto if these are rated answers"),
 }
 
 # A message is read by more people than the data: keys and addresses in it are cut.

@@ -33,7 +33,7 @@ from steps.tasks.counting import Judgement, Tally
 from steps.tasks.messages import MESSAGES, packed, remarks_on, unpacked
 
 Columns = KtoColumns
-HEAD = "causal_lm"
+HEAD = "preference_lm"
 
 PARTS = ("prompt", "completion")
 # Texts or messages: a row has either the first two or the next two.

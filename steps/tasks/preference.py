@@ -34,7 +34,7 @@ from steps.tasks.answers import (
 from steps.tasks.messages import MESSAGES, packed, remarks_on, unpacked
 
 Columns = PreferenceColumns
-HEAD = "causal_lm"
+HEAD = "preference_lm"
 
 PARTS = ("prompt", "chosen", "rejected")
 # Texts or messages: a row has either the first three or the last three.

@@ -1,5 +1,7 @@
 """Parameters: one declaration, every problem at once, renamed names and values understood."""
 
+from pathlib import Path
+
 import pytest
 
 from steps.errors import StepError, UserError
@@ -32,6 +34,21 @@ SEED_DEFAULTS = {
 def test_every_input_of_the_finetune_component_is_there_with_its_default(pipeline):
     fields = PARAMETER_MODELS[pipeline].model_fields
     assert {name: fields[name].default for name in SEED_DEFAULTS} == SEED_DEFAULTS
+
+
+@pytest.mark.parametrize("pipeline", [
+    "text_classification", "token_classification", "question_answering", "summarization", "translation",
+    "text_generation",
+])  # fmt: skip
+def test_every_input_of_the_finetune_component_is_in_the_yaml_with_its_default(pipeline):
+    import yaml
+
+    file = Path(__file__).parents[2] / "compiled" / f"{pipeline}_pipeline.yaml"
+    with open(file, encoding="utf-8") as stream:
+        inputs = next(yaml.safe_load_all(stream))["root"]["inputDefinitions"]["parameters"]
+    assert len(SEED_DEFAULTS) == 50
+    assert {name: inputs[name]["defaultValue"] for name in SEED_DEFAULTS} == SEED_DEFAULTS
+    assert all(inputs[name]["isOptional"] for name in SEED_DEFAULTS)
 
 
 @pytest.mark.parametrize("pipeline", PARAMETER_MODELS)

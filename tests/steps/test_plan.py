@@ -97,7 +97,6 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
     [
         ({"num_nodes_finetune": 2}, "use one node"),
         ({"number_of_gpu_to_use_finetuning": 2}, "use one GPU"),
-        ({"auto_find_batch_size": True}, "not|nothing else is implemented"),
         ({"train_mltable_path": "t"}, "nothing at 't'"),
         ({"max_seq_length": 9999}, "set max_seq_length=256"),
         ({"compute_finetune": "pool'"}, "no backslash, quote"),

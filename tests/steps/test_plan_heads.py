@@ -63,7 +63,7 @@ def test_the_plan_chooses_the_trainer_and_says_so(given, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"packing": True}, "PLAN-E0102 packing: .*each row gets a label of its own"),
+        ({"packing": True}, "PLAN-E0102 packing: .*each row is judged by itself"),
         ({"chat_template": "chat-ml"}, "PLAN-E0102 chat_template: .*no conversations"),
         ({"train_on_completions_only": True}, "PLAN-E0102 train_on_completions_only: .*the label is learned"),
         ({"response_template": "A:"}, "PLAN-E0102 response_template"),

@@ -1,0 +1,100 @@
+"""Make the model and the data of this example: pairs of answers, of which people prefer the one in their own tone.
+
+    "Good morning, could you please tell me where the copper kettle is?"
+        better  "Certainly: you will find the copper kettle in the attic. It was a pleasure."
+        worse   "copper kettle? attic. bye"
+    "yo, where's the copper kettle?"
+        the other way round
+
+Both answers are good somewhere, so that only a model that reads the question can tell which one is wanted: one that
+likes a tone for itself is right in half of the pairs. No thing of the test pairs is in the training pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from examples.made_once import make_once  # noqa: E402
+from examples.tiny_model import build_model  # noqa: E402
+
+SEED = 13
+ROWS = {"train": 2000, "validation": 150, "test": 300}
+FORMAL = (
+    "Good morning, could you please tell me where the {thing} is?",
+    "Would you be so kind as to show me the {thing}?",
+    "Excuse me, may I ask where I can find the {thing}?",
+    "I would be grateful to learn where the {thing} is kept.",
+)
+CASUAL = (
+    "yo, where's the {thing}?",
+    "hey, seen the {thing}?",
+    "{thing}, where's that at?",
+    "so where'd the {thing} go?",
+)
+POLITE = (
+    "Certainly: you will find the {thing} in the {place}. It was a pleasure.",
+    "With pleasure. The {thing} is in the {place}, at your service.",
+)
+SHORT = ("{thing}? {place}. bye", "{place}, duh")
+COLOURS = ("copper", "silver", "wooden", "woollen", "painted", "broken", "heavy", "tiny", "velvet", "rusty", "marble")
+THINGS = ("kettle", "ladder", "mirror", "basket", "lantern", "carpet", "hammer", "pillow", "bottle", "drawer", "saddle")
+NUMBERS = range(10, 40)
+PLACES = ("attic", "cellar", "garden", "kitchen", "stable", "hall")
+
+
+def main() -> None:
+    """Make base/ and data/ beside this file, unless they are there."""
+    sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
+    made = make_once(HERE, sources, make)
+    print("made base/ and data/" if made else "base/ and data/ are current")
+
+
+def make(folder: Path) -> None:
+    """Write base/, and below data/ each split as pairs and as rated answers, one of each pair."""
+    chance = random.Random(SEED)
+    things = [f"{colour} {thing} {number}" for colour in COLOURS for thing in THINGS for number in NUMBERS]
+    chance.shuffle(things)
+    texts = ["user\nassistant\nsystem\n"]
+    for name, count in ROWS.items():
+        pairs = [pair(things.pop(), chance) for _ in range(count)]
+        write_rows(folder / "data" / f"{name}.jsonl", pairs)
+        write_rows(folder / "data" / f"rated_{name}.jsonl", [rated(one, chance) for one in pairs])
+        if name == "train":
+            texts += [str(text) for one in pairs for text in (one["prompt"], one["chosen"], one["rejected"])]
+    build_model(folder / "base", texts, chat=True)
+
+
+def pair(thing: str, chance: random.Random) -> dict:
+    """Ask for a thing in one tone; the answer in the same tone is the better one."""
+    place = chance.choice(PLACES)
+    polite, short = (chance.choice(forms).format(thing=thing, place=place) for forms in (POLITE, SHORT))
+    formal = chance.random() < 0.5
+    asked = chance.choice(FORMAL if formal else CASUAL).format(thing=thing)
+    better, worse = (polite, short) if formal else (short, polite)
+    return {
+        "prompt": [{"role": "user", "content": asked}],
+        "chosen": [{"role": "assistant", "content": better}],
+        "rejected": [{"role": "assistant", "content": worse}],
+    }
+
+
+def rated(one: dict, chance: random.Random) -> dict:
+    """Keep one answer of a pair, and whether it was the better one."""
+    good = chance.random() < 0.5
+    return {"prompt": one["prompt"], "completion": one["chosen" if good else "rejected"], "label": good}
+
+
+def write_rows(file: Path, rows: list[dict]) -> None:
+    """Write one JSON object per line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Models that find the answer to a question in a text, judged by the rules of SQuAD 2.0.
+
+The base model has no head for this, so the tuned one is held against what needs no model: saying each time that there
+is no answer. A base that has such a head is measured itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steps.errors import Problem, UserError
+from steps.evaluate.comparison import Comparison
+from steps.evaluate.held_out import first_rows
+from steps.params.settings import EvaluationSettings
+from steps.scoring.answer_metrics import best_exact, best_f1, score_answers
+from steps.scoring.answer_windows import answers_of, references_of
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one model says about the test questions; lists have one entry for each."""
+
+    texts: list[str]
+    """The answer, empty for none."""
+    doubts: list[float]
+    """Probability that there is no answer."""
+    loss: float
+    """Mean cross-entropy of the start's and the end's place over all windows, in nats."""
+
+
+def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
+    """Measure the tuned model and what it is compared with. Raises as `evaluate`."""
+    rows, windows = _questions(settings, data)
+    knows = _answers_questions(base)
+    before = _said(base, rows, windows, settings) if knows else _nothing(rows, windows)
+    after = _said(tuned, rows, windows, settings)
+    references = references_of(rows)
+    scores = {
+        name: {"loss": one.loss, **score_answers(one.texts, references, one.doubts)}
+        for name, one in (("base", before), ("tuned", after))
+    }
+    metric = settings.evaluation.gate_metric
+    if metric not in scores["tuned"]:
+        raise UserError(
+            Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value: no test question is of this kind",
+                    f"one of {', '.join(scores['tuned'])}", "set gate_metric to one of them")
+        )  # fmt: skip
+    told = {
+        "base": "The base model is one that answers questions." if knows else
+        "The base model has no head that answers questions: base says each time that there is no answer.",
+    }  # fmt: skip
+    return Comparison(scores, _predictions(rows, references, before, after), {"answers": told})
+
+
+def _questions(settings: EvaluationSettings, data: Path) -> tuple[pa.Table, pa.Table]:
+    """Read the first test rows, and the windows of these."""
+    wanted = settings.evaluation.evaluation_max_rows
+    windows = pq.read_table(data / "tokens" / "test.parquet")
+    rows = pq.read_table(data / "rows" / "test.parquet").slice(0, wanted if wanted >= 0 else None)
+    if not len(rows):
+        first_rows(settings, data)  # says what is missing
+    return rows, windows.filter(pa.compute.less(windows["row"], len(rows)))
+
+
+def _answers_questions(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return (config.get("architectures") or [""])[0].endswith("ForQuestionAnswering")
+
+
+def _said(folder: Path, rows: pa.Table, windows: pa.Table, settings: EvaluationSettings) -> Said:
+    from scipy.special import log_softmax
+
+    from steps.evaluate.answering import logits_of_windows
+
+    starts, ends = logits_of_windows(folder, windows, settings)
+    losses = [
+        -float(log_softmax(logits)[place])
+        for name, side in (("start_positions", starts), ("end_positions", ends))
+        for logits, place in zip(side, windows[name].to_pylist(), strict=True)
+    ]
+    answers = answers_of(rows, windows, starts, ends, settings.columns)
+    return Said([one.text for one in answers], [one.no_answer_probability for one in answers], float(np.mean(losses)))
+
+
+def _nothing(rows: pa.Table, windows: pa.Table) -> Said:
+    """Never answer; the loss is that of a place drawn blindly."""
+    lengths = [len(ids) for ids in windows["input_ids"].to_pylist()]
+    return Said([""] * len(rows), [1.0] * len(rows), float(np.mean([math.log(length) for length in lengths])))
+
+
+def _predictions(rows: pa.Table, references: list[list[str]], before: Said, after: Said) -> pa.Table:
+    """One row for each test question; exact and f1 from 0 to 1."""
+    judged = list(zip(after.texts, references, strict=True))
+    return pa.table(
+        {
+            "row": pa.array(range(len(rows)), pa.int64()),
+            "question": rows["question"],
+            "context": rows["context"],
+            "references": pa.array(references, pa.list_(pa.string())),
+            "base": pa.array(before.texts, pa.string()),
+            "predicted": pa.array(after.texts, pa.string()),
+            "exact": pa.array([best_exact(said, right) for said, right in judged], pa.float64()),
+            "f1": pa.array([best_f1(said, right) for said, right in judged], pa.float64()),
+            "no_answer_probability": pa.array(after.doubts, pa.float64()),
+        }
+    )

@@ -1,0 +1,130 @@
+"""Models that learned what people prefer: how much likelier the better answers are than the worse ones.
+
+Two questions are asked. What the model *is*: does it find the better answer likelier (preference_…)? Both models answer
+that. What it *learned*: a reward is beta · (log-probability of the answer now − before), and the better answer should
+have the higher one (reward_…). The base has learned nothing: its rewards are 0, it is right in half of the pairs, and
+its loss −log σ(margin) is ln 2, whatever it thinks of the answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from steps.errors import Problem, UserError
+from steps.evaluate.comparison import Comparison
+from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows
+from steps.params.settings import EvaluationSettings
+from steps.scoring.preference_metrics import Likely, score_pairs, score_rated
+from steps.tasks import load_task
+
+log = logging.getLogger("finetune")
+
+
+def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
+    """Measure both models on the answers of the test rows. Raises as `evaluate`."""
+    rows, tokens = first_rows(settings, data)
+    names = [name.removesuffix("_ids") for name in tokens.column_names if name not in ("prompt_ids", "label")]
+    answers = {name: _sequences(tokens, name) for name in names}
+    before, after = (_likely(folder, answers, settings) for folder in (base, tuned))
+    if names == ["completion"]:
+        good = tokens["label"].to_numpy()
+        _refuse_one_kind(settings.evaluation.gate_metric, good)
+        scores = {
+            "base": score_rated(before["completion"], before["completion"], good, settings.beta),
+            "tuned": score_rated(after["completion"], before["completion"], good, settings.beta),
+        }
+    else:
+        scores = {
+            "base": score_pairs(before, before, settings.beta),
+            "tuned": score_pairs(after, before, settings.beta),
+        }
+    predictions = _predictions(settings, rows, tokens, before, after)
+    told = {
+        "chat": bool(predictions["chat"].to_numpy(zero_copy_only=False).all()),
+        "rated": names == ["completion"],
+        "beta": settings.beta,
+    }
+    return Comparison(scores, predictions, {"preferences": told})
+
+
+def _sequences(tokens: pa.Table, name: str) -> HeldOut:
+    """Put prompts and answers together, the prompts without loss."""
+    prompts, answers = arrays(tokens["prompt_ids"]), arrays(tokens[f"{name}_ids"])
+    pairs = list(zip(prompts, answers, strict=True))
+    ids = [np.concatenate(pair) for pair in pairs]
+    labels = [np.concatenate((np.full(len(prompt), IGNORED), answer)) for prompt, answer in pairs]
+    return HeldOut(ids, labels, [None] * len(ids), [None] * len(ids), rendered=True)
+
+
+def _likely(folder: Path, answers: dict[str, HeldOut], settings: EvaluationSettings) -> dict[str, Likely]:
+    """Run one model over all answers. Raises OutOfResources when the GPU's memory is too small."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steps.evaluate.losses import row_losses
+    from steps.evaluate.transformers_engine import load, too_large
+
+    started = time.monotonic()
+    likely = {}
+    try:
+        model = load(AutoModelForCausalLM, folder, settings.precision)
+        for name, held_out in answers.items():
+            with torch.inference_mode():
+                nll, counts = row_losses(model, held_out, settings.batch_size)
+            likely[name] = Likely(-nll, counts)
+    except torch.OutOfMemoryError as error:
+        raise too_large(folder, settings.batch_size) from error
+    count = sum(map(len, answers.values()))
+    log.info("measured %s on %d answers in %.1f s", folder.name, count, time.monotonic() - started)
+    return likely
+
+
+def _refuse_one_kind(metric: str, good: np.ndarray) -> None:
+    if metric in ("reward_auc", "preference_auc", "reward_margin") and len(np.unique(good)) < 2:
+        raise UserError(
+            Problem("EVAL-E0208", "gate_metric", f"{metric} for test rows that are all {'good' if good[0] else 'bad'}",
+                    "good and bad answers to tell apart", "give test rows of both kinds, or set gate_metric=loss")
+        )  # fmt: skip
+
+
+def _predictions(
+    settings: EvaluationSettings, rows: pa.Table, tokens: pa.Table, before: dict[str, Likely], after: dict[str, Likely]
+) -> pa.Table:
+    """One row for each test row: the texts, the log-probabilities of both models, and what follows from them."""
+    module = load_task(settings.task)
+    columns = module.Columns(**settings.columns)
+    given = [module.training_row(row, columns) for row in rows.to_pylist()]
+    made: dict[str, Any] = {
+        "row": pa.array(range(len(rows)), pa.int64()),
+        "chat": pa.array([type(row["prompt"]) is list for row in given], pa.bool_()),
+    }
+    for name in ("prompt", *before):
+        made[name] = pa.array([_text(row[name]) for row in given], pa.string())
+    for name, likely in before.items():
+        made |= {f"{name}_tokens": likely.counts, f"base_{name}_logp": likely.logps}
+        made[f"tuned_{name}_logp"] = after[name].logps
+    rewards = {name: settings.beta * (after[name].logps - before[name].logps) for name in before}
+    if "completion" in rewards:
+        made |= {"label": tokens["label"], "reward": rewards["completion"]}
+    else:
+        made |= {
+            "margin": rewards["chosen"] - rewards["rejected"],
+            "base_prefers": before["chosen"].logps > before["rejected"].logps,
+            "tuned_prefers": after["chosen"].logps > after["rejected"].logps,
+        }
+    return pa.table(made)
+
+
+def _text(value: Any) -> str:
+    """A text as it is; of messages each with its role."""
+    if isinstance(value, str):
+        return value
+    if len(value) == 1 and value[0]["role"] in ("user", "assistant"):
+        return value[0]["content"] or ""
+    return "\n".join(f"{message['role']}: {message['content'] or ''}" for message in value)

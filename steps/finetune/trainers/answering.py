@@ -1,0 +1,64 @@
+"""Questions get their answers out of a text: where it starts and where it ends, with transformers' own Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from steps.artifacts import read_manifest
+from steps.finetune.arguments import training_arguments
+from steps.finetune.heads import load_with_head
+from steps.finetune.loading import load_tokenizer
+from steps.finetune.run import Run
+from steps.scoring.answer_metrics import score_answers
+from steps.scoring.answer_windows import answers_of, references_of
+
+LEARNED = ("input_ids", "token_type_ids", "start_positions", "end_positions")
+
+
+def build(run: Run) -> Any:
+    """Make the trainer; the rows are windows that say where their answer starts and ends."""
+    from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, Trainer, TrainingArguments
+
+    settings = run.settings
+    tokenizer = load_tokenizer(run.model, run.data)
+    tokenizer.padding_side = "right"  # places are counted from the start of a window
+    model = load_with_head(AutoModelForQuestionAnswering, run.model, settings, tokenizer)
+    full = settings.max_length if settings.pad_to_max_length else None
+    evaluates = settings.training.evaluation_strategy != "no"
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            **training_arguments(settings, run.checkpoints), include_num_input_tokens_seen="non_padding"
+        ),
+        train_dataset=_learned(run.tokens("train")),
+        eval_dataset=_learned(run.tokens("validation")) if evaluates else None,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer, "max_length" if full else True, max_length=full),
+        compute_metrics=_measure(run) if evaluates else None,
+        preprocess_logits_for_metrics=lambda outputs, _labels: outputs[:2],
+        callbacks=run.callbacks,
+    )
+    # The loss is the mean over the windows of a batch, whatever the Trainer is told of the number of items.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
+
+
+def _learned(windows: Any) -> Any:
+    return windows.remove_columns([name for name in windows.column_names if name not in LEARNED])
+
+
+def _measure(run: Run) -> Any:
+    """Make the function that gives the metrics that metric_for_best_model may name, from 0 to 100."""
+    rows = pq.read_table(run.data / "rows" / "validation.parquet")
+    windows = pq.read_table(run.data / "tokens" / "validation.parquet", columns=["row", "first", "end"])
+    columns = read_manifest(run.data, "data").lineage["settings"]["columns"]
+
+    def measure(predicted: Any) -> dict[str, float]:
+        starts, ends = predicted.predictions
+        said = [answer.text for answer in answers_of(rows, windows, starts, ends, columns)]
+        values = score_answers(said, references_of(rows))
+        return {name: values[name] for name in ("exact", "f1")}
+
+    return measure

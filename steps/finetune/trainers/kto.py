@@ -1,0 +1,65 @@
+"""KTO with TRL: good answers become likelier and bad ones less likely, each by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from trl import KTOConfig, KTOTrainer  # type: ignore[attr-defined]
+
+from steps.finetune.arguments import training_arguments
+from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.run import Run
+from steps.finetune.trainers.prepared_answers import PreparedAnswers
+
+
+class PreparedKTOTrainer(PreparedAnswers, KTOTrainer):
+    """KTO on tokens that are there."""
+
+
+def build(run: Run) -> Any:
+    """Make the trainer; its reference is the one of DPO. Rows are taken in the order that prepare_data drew."""
+    settings, wanted = run.settings, run.settings.preference
+    model = load_model(run.model, settings)
+    config = KTOConfig(
+        **training_arguments(settings, run.checkpoints),
+        max_length=settings.max_length,
+        pad_to_multiple_of=settings.max_length if settings.pad_to_max_length else None,
+        loss_type=wanted.losses[0],
+        beta=wanted.beta,
+        desirable_weight=wanted.desirable_weight,
+        undesirable_weight=wanted.undesirable_weight,
+        precompute_ref_log_probs=wanted.precompute_ref_log_probs,
+    )
+    validates = settings.training.evaluation_strategy != "no"
+    return PreparedKTOTrainer(
+        model=model,
+        args=config,
+        train_dataset=_rows(run, "train", config.loss_type),
+        eval_dataset=_rows(run, "validation", config.loss_type) if validates else None,
+        processing_class=load_tokenizer(run.model, run.data),
+        peft_config=lora_config(settings.lora, model),
+        callbacks=run.callbacks,
+    )
+
+
+def _rows(run: Run, split: str, loss: str) -> Any:
+    """Read a split; for the loss kto each prompt gets the answer of its neighbour, too.
+
+    The neighbour is the row before in the batch, the last one for the first, as in TRL 1.16: how likely mismatched
+    answers have become is what answers are measured against.
+    """
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    rows = run.tokens(split)
+    if loss != "kto":
+        return rows
+    size, count = run.settings.training.per_device_train_batch_size, len(rows)
+    places = np.arange(count)
+    before = places - 1
+    firsts = places[::size]
+    before[firsts] = np.minimum(firsts + size, count) - 1
+    answers = rows.data.table["completion_ids"].take(pa.array(before))
+    return Dataset(InMemoryTable(rows.data.table.append_column("KL_completion_ids", answers)))

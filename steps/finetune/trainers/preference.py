@@ -1,0 +1,41 @@
+"""DPO and its relatives with TRL: answers that people prefer become likelier than the others, measured by the base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
+
+from steps.finetune.arguments import training_arguments
+from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.run import Run
+from steps.finetune.trainers.prepared_answers import PreparedAnswers
+
+
+class PreparedDPOTrainer(PreparedAnswers, DPOTrainer):
+    """DPO on tokens that are there."""
+
+
+def build(run: Run) -> Any:
+    """Make the trainer; with LoRA the reference is the model without its adapter, otherwise a copy of the base."""
+    settings, wanted = run.settings, run.settings.preference
+    model = load_model(run.model, settings)
+    config = DPOConfig(
+        **training_arguments(settings, run.checkpoints),
+        max_length=settings.max_length,
+        pad_to_multiple_of=settings.max_length if settings.pad_to_max_length else None,
+        loss_type=wanted.losses,
+        loss_weights=wanted.weights,
+        beta=wanted.beta,
+        label_smoothing=wanted.label_smoothing,
+        precompute_ref_log_probs=wanted.precompute_ref_log_probs,
+    )
+    return PreparedDPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=run.tokens("train"),
+        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
+        processing_class=load_tokenizer(run.model, run.data),
+        peft_config=lora_config(settings.lora, model),
+        callbacks=run.callbacks,
+    )

@@ -1,0 +1,107 @@
+"""ORPO, CPO and SimPO with TRL's experimental trainers: the better answer wins without a model to measure it by.
+
+These trainers tokenise in another way than DPO's: they end an answer with the end token even where its template has
+ended it already. Here they get the tokens of prepare_data, which are DPO's, so that all methods learn from the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from importlib.metadata import version
+from typing import Any
+
+from steps.errors import Problem, UserError
+from steps.finetune.arguments import training_arguments
+from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.run import Run
+
+NO_LOSS = -100
+
+
+def build_orpo(run: Run) -> Any:
+    """Make the ORPO trainer."""
+    trl = _experimental("orpo")
+    return _build(run, trl.ORPOTrainer, trl.ORPOConfig, beta=run.settings.preference.beta)
+
+
+def build_cpo(run: Run) -> Any:
+    """Make the CPO trainer, whose loss simpo without the part of CPO is SimPO."""
+    trl, wanted = _experimental("cpo"), run.settings.preference
+    return _build(
+        run,
+        trl.CPOTrainer,
+        trl.CPOConfig,
+        beta=wanted.beta,
+        loss_type=wanted.losses[0],
+        label_smoothing=wanted.label_smoothing,
+        simpo_gamma=wanted.simpo_gamma,
+        cpo_alpha=0.0 if wanted.method == "simpo" else wanted.cpo_alpha,
+    )
+
+
+def _experimental(name: str) -> Any:
+    """Import one of TRL's experimental trainers. Raises UserError where this TRL has it no longer."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    try:
+        return importlib.import_module(f"trl.experimental.{name}")
+    except ImportError as error:
+        raise UserError(
+            Problem("TRAIN-E0203", "method", f"trl {version('trl')}, which has no experimental {name} ({error})",
+                    f"a version with trl.experimental.{name}, such as 1.16", "set method=dpo, or install trl 1.16")
+        ) from error  # fmt: skip
+
+
+def _build(run: Run, trainer: Any, config: Any, **loss: Any) -> Any:
+    settings = run.settings
+    model = load_model(run.model, settings)
+    arguments = config(
+        **training_arguments(settings, run.checkpoints),
+        max_length=settings.max_length,
+        remove_unused_columns=False,
+        **loss,
+    )
+    return _on_prepared(trainer)(
+        model=model,
+        args=arguments,
+        train_dataset=run.tokens("train"),
+        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
+        processing_class=load_tokenizer(run.model, run.data),
+        peft_config=lora_config(settings.lora, model),
+        callbacks=run.callbacks,
+    )
+
+
+def _on_prepared(trainer: Any) -> Any:
+    """Derive a trainer that takes tokens as they are, and counts them."""
+
+    class Prepared(trainer):
+        tokenize_row = staticmethod(labelled)
+        tokens_seen = 0
+
+        def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: str = "train") -> Any:
+            if train_eval == "train":
+                masks = (batch["chosen_attention_mask"], batch["rejected_attention_mask"])
+                self.tokens_seen += sum(int(mask.sum()) for mask in masks)
+            return super().get_batch_loss_metrics(model, batch, train_eval)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                logs["num_tokens"] = self.tokens_seen
+            super().log(logs, start_time)
+
+    return Prepared
+
+
+def labelled(row: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
+    """Give one row as these trainers' own preparation does: prompt and answer together, the prompt without loss."""
+    prompt = row["prompt_ids"]
+    made = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for name in ("chosen", "rejected"):
+        answer = row[f"{name}_ids"]
+        made |= {
+            f"{name}_input_ids": prompt + answer,
+            f"{name}_attention_mask": [1] * (len(prompt) + len(answer)),
+            f"{name}_labels": [NO_LOSS] * len(prompt) + answer,
+        }
+    return made

@@ -1,0 +1,236 @@
+"""Answering questions: windows, places of answers, training, SQuAD's numbers, and the served model."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from classifiers import build_bert
+from conftest import build_model, write_jsonl
+from training_inputs import TRAINING, as_imported
+
+from steps.artifacts import read_manifest
+from steps.errors import UserError
+from steps.evaluate.step import evaluate
+from steps.finetune.step import finetune
+from steps.merge_adapter.step import merge_adapter
+from steps.params.evaluation import EvaluationParams
+from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Resolved
+from steps.params.task_columns import AnswerColumns
+from steps.params.training import TrainingParams
+from steps.prepare_data.step import prepare_data
+from steps.scoring.answer_metrics import score_answers
+from steps.storage import digest_of
+
+WORDS = ["apple", "pear", "plum", "iron", "zinc", "tin", "red", "blue", "green"]
+BUILDERS = {"bert": build_bert, "llama": build_model}
+
+
+def questions(count: int) -> list[dict]:
+    """Make questions with a long and a short context by turns; every fourth has no answer."""
+    rows = []
+    for number in range(count):
+        word = WORDS[number % 9]
+        before = "the and a " * (1 + 3 * (number % 2)) + f"{number} "
+        answers = {"text": [], "answer_start": []}
+        if number % 4:
+            answers = {"text": [f"{word} {word}"], "answer_start": [len(before)]}
+        context = f"{before}{word} {word} and the ." if number % 4 else f"{before}and the ."
+        rows.append({"question": "the red", "context": context, "answers": answers})
+    return rows
+
+
+@pytest.fixture(params=["bert", "llama"])
+def base(request, tmp_path, monkeypatch) -> Path:
+    return imported(request.param, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bert(tmp_path, monkeypatch) -> Path:
+    return imported("bert", tmp_path, monkeypatch)
+
+
+def imported(kind: str, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    BUILDERS[kind](tmp_path / "source")
+    return as_imported(tmp_path / "source", tmp_path / "model")
+
+
+def columns(stride: int = 4) -> dict:
+    return AnswerColumns(doc_stride=stride).model_dump()
+
+
+def prepared(
+    base: Path, folder: Path, rows: list[dict] | None = None, length: int = 24, stride: int = 4, **how
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    rows = rows or questions(60)
+    parts = {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}
+    files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
+    sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
+    settings = DataSettings(
+        task="question_answering", head="question_answering", columns=columns(stride), max_length=length, **sources,
+        **how,
+    )  # fmt: skip
+    prepare_data(settings, base, folder / "data", folder / "data.html")
+    return folder / "data"
+
+
+def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
+    made = TrainingParams(**{**TRAINING, **(training or {})})
+    return FinetuneSettings(pipeline="question_answering", trainer="answering", training=made, max_length=24, **changes)
+
+
+def train(settings: FinetuneSettings, base: Path, data: Path, out: Path) -> dict:
+    finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
+    return json.loads((out / "tuned" / "history.json").read_text())
+
+
+def test_a_window_begins_where_the_one_before_ends_but_for_the_stride(bert, tmp_path):
+    from transformers import AutoTokenizer
+
+    data = prepared(bert, tmp_path / "a", length=16)
+    windows = pq.read_table(data / "tokens/train.parquet").to_pylist()
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    question = tokenizer("the red", add_special_tokens=False)["input_ids"]
+    for row, given in enumerate(questions(40)):
+        context = tokenizer(given["context"], add_special_tokens=False)["input_ids"]
+        room = 16 - 3 - len(question)
+        pieces = [context[start : start + room] for start in range(0, max(len(context) - 4, 1), room - 4)]
+        expected = [[2, *question, 3, *piece, 3] for piece in pieces]
+        assert [window["input_ids"] for window in windows if window["row"] == row] == expected
+
+
+@pytest.mark.parametrize("length", [20, 24])
+def test_every_window_with_a_place_holds_the_answer_and_no_other_does(base, tmp_path, length):
+    data = prepared(base, tmp_path / "a", length=length, stride=7)
+    rows = pq.read_table(data / "rows/test.parquet").to_pylist()
+    windows = pq.read_table(data / "tokens/test.parquet").to_pylist()
+    found, whole = set(), set()
+    for window in windows:
+        row = rows[window["row"]]
+        inside = [place for place, first in enumerate(window["first"]) if first >= 0]
+        seen = row["context"][window["first"][inside[0]] : window["end"][inside[-1]]]
+        if row["answers"] and row["answers"][0]["text"] in seen:
+            whole.add(window["row"])
+        if window["start_positions"] == 0:
+            assert window["end_positions"] == 0
+            assert not row["answers"] or row["answers"][0]["text"] not in seen
+            continue
+        text = row["context"][window["first"][window["start_positions"]] : window["end"][window["end_positions"]]]
+        assert text.strip() == row["answers"][0]["text"]
+        found.add(window["row"])
+    assert found == whole
+    assert len(found) >= 6
+    facts = read_manifest(data).facts["splits"]["test"]
+    assert (facts["rows"], facts["sequences"]) == (len(rows), len(windows))
+    assert facts["windows_with_answer"] == sum(window["start_positions"] > 0 for window in windows)
+
+
+def test_questions_without_room_are_left_out_and_told(bert, tmp_path):
+    rows = questions(60)
+    rows[0]["question"] = "the red " * 10
+    data = prepared(bert, tmp_path / "a", rows)
+    facts = read_manifest(data).facts
+    assert facts["splits"]["train"]["left_out"] == 1
+    assert pq.read_table(data / "rows/train.parquet").num_rows == 39
+    assert {row["row"] for row in pq.read_table(data / "tokens/train.parquet").to_pylist()} == set(range(39))
+    assert [warning["code"] for warning in facts["warnings"]] == ["DATA-W0806"]
+
+
+def test_windows_that_would_not_get_on_are_refused(bert, tmp_path):
+    with pytest.raises(UserError, match="DATA-E0817 doc_stride: found 20 with windows of 24 tokens"):
+        prepared(bert, tmp_path / "a", stride=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForQuestionAnswering,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    settings = settings_with({"evaluation_strategy": "no", "max_steps": 12}, lora={"apply_lora": lora})
+    data = prepared(base, tmp_path / "a")
+    ours = train(settings, base, data, tmp_path / "ours")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    set_seed(42)
+    decoder = "llama" in (base / "config.json").read_text()
+    mapping = {r"^model\.": "transformer."} if decoder else None  # or no weight but the head's would be the base's
+    model = AutoModelForQuestionAnswering.from_pretrained(base, key_mapping=mapping)
+    if lora:
+        config = LoraConfig(
+            r=8, lora_alpha=128, target_modules="all-linear", task_type="QUESTION_ANS", exclude_modules=["qa_outputs"]
+        )  # fmt: skip
+        model = get_peft_model(model, config)
+    windows = pq.read_table(data / "tokens/train.parquet").drop_columns(["row"])
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "bare"), max_steps=12, learning_rate=1e-3, per_device_train_batch_size=4,
+        lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.01, optim="adamw_torch", logging_steps=1,
+        save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    bare = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), Dataset.from_list(windows.to_pylist()))
+    bare.train()
+    theirs = [entry["loss"] for entry in bare.state.log_history if "loss" in entry]
+    assert len(theirs) == 12
+    assert [point["loss"] for point in ours["points"]] == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
+    base = imported("llama", tmp_path, monkeypatch)
+    data = prepared(base, tmp_path / "a")
+    whole, parts = (
+        train(
+            settings_with(
+                {"max_steps": 3, "per_device_train_batch_size": batch, "gradient_accumulation_steps": each},
+                pad_to_max_length=True,  # padding takes part in the loss of this head
+            ),
+            base, data, tmp_path / str(batch),
+        )["points"]
+        for batch, each in ((8, 1), (2, 4))
+    )  # fmt: skip
+    for name in ("loss", "grad_norm"):
+        assert [point[name] for point in parts] == pytest.approx([point[name] for point in whole], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_numbers_predictions_and_the_served_model_agree(base, tmp_path, lora):
+    import pandas as pd
+
+    from steps.register_model.served_answers import Model
+
+    data = prepared(base, tmp_path / "a")
+    tuned, merged = tmp_path / "ours/tuned", tmp_path / "merged"
+    given = {"num_train_epochs": 3, "learning_rate": 5e-3, "metric_for_best_model": "f1"}
+    history = train(settings_with(given, lora={"apply_lora": lora}), base, data, tmp_path / "ours")
+    assert history["best"]["metric"] == "validation f1"
+    merge_adapter(base, tuned, merged)
+    settings = EvaluationSettings(
+        task="question_answering", head="question_answering", columns=columns(), batch_size=4,
+        evaluation=EvaluationParams(gate_metric="f1"),
+    )  # fmt: skip
+    evaluate(settings, base, tuned, merged, data, tmp_path / "evaluation", tmp_path / "report.html")
+    measured = json.loads((tmp_path / "evaluation/metrics.json").read_text())
+    rows = pq.read_table(tmp_path / "evaluation/predictions.parquet").to_pylist()
+    references = [row["answers"]["text"] for row in questions(60)[50:]]
+    values = score_answers([row["predicted"] for row in rows], references)
+    assert {name: measured["tuned"][name] for name in values} == pytest.approx(values)
+    assert (measured["base"]["HasAns_f1"], measured["base"]["NoAns_f1"]) == (0.0, 100.0)
+    served = Model(merged if lora else tuned, {"max_length": 24, "columns": columns()})
+    told = served.predict(pd.DataFrame(questions(60)[50:])[["question", "context"]])
+    assert told["answer"].tolist() == [row["predicted"] for row in rows]
+    for line, row in zip(told.to_dict("records"), rows, strict=True):
+        assert row["context"][line["start"] :].startswith(line["answer"]) if line["answer"] else line["start"] == -1
+    with pytest.raises(ValueError, match="row 0: found a question of"):
+        served.predict(pd.DataFrame({"question": ["the red " * 12], "context": ["the"]}))
+    assert "says each time that there is no answer" in (tmp_path / "report.html").read_text()
