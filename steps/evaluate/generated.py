@@ -28,7 +28,7 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     """Measure loss and answers of both models. Raises as `evaluate`."""
     held_out = read_held_out(settings, data, base)
     refuse_unmeasurable(settings.evaluation, held_out.asked)
-    measure = _engine("transformers")
+    measure = _engine("seq2seq" if settings.head == "seq2seq_lm" else "transformers")
     vocabulary = vocabulary_of_new(base)
     before = guess(held_out, vocabulary) if vocabulary else measure(base, held_out, settings)
     measured = {"base": before, "tuned": measure(tuned, held_out, settings)}

@@ -80,7 +80,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     function = trouble.gather(lambda: function_digest(parameters))
     options = trouble.gather(lambda: evaluation_options(parameters, head))
     if model is not None:
-        trouble.problems += [*_length_problems(parameters, model), *_architecture_problems(parameters, model)]
+        trouble.problems += _length_problems(parameters, head, model)
         trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
     trouble.raise_if_any()
     assert model is not None
@@ -169,15 +169,19 @@ def _package_problems(p: SupervisedParameters) -> list[Problem]:
     ]  # fmt: skip
 
 
-def _length_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:
+def _length_problems(p: SupervisedParameters, head: Head, model: ModelFound) -> list[Problem]:
     limit = model.layout.max_positions
     if p.max_seq_length == 0:
         return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
-    if limit and p.max_seq_length > limit:
-        return [
-            Problem("PLAN-E0305", "max_seq_length", str(p.max_seq_length), f"at most {limit}, the model's positions",
-                    f"set max_seq_length={limit}")
-        ]  # fmt: skip
+    names = ["max_seq_length", *(["max_target_length"] if head == "seq2seq_lm" else [])]
+    long = [
+        Problem("PLAN-E0305", name, str(getattr(p, name)), f"at most {limit}, the model's positions",
+                f"set {name}={limit}")
+        for name in names
+        if limit and getattr(p, name) > limit
+    ]  # fmt: skip
+    if long:
+        return long
     return list(_prompt_problems(p, p.max_seq_length if p.max_seq_length > 0 else model.layout.max_length))
 
 
@@ -189,18 +193,6 @@ def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
         yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
                       f"less than {limit}, the longest row: the answer stands behind the prompt",
                       "lower it, or raise max_seq_length")  # fmt: skip
-
-
-def _architecture_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:
-    config = model.layout.config
-    if config.get("is_encoder_decoder"):
-        name = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
-        return [
-            Problem("PLAN-E0307", SOURCE_PARAMETER[model.settings.kind], f"{name}, an encoder with a decoder",
-                    "a model that goes on from its prompt, such as Llama or Qwen: nothing else is implemented for "
-                    f"{p.task} in this version", "name another model")
-        ]  # fmt: skip
-    return []
 
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
