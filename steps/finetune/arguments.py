@@ -35,6 +35,8 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         # The plan has translated old names already; a step that runs alone has seen no plan.
         "optim": RENAMED_VALUES.get(("optim", training.optim), training.optim),
         "optim_target_modules": "all-linear" if training.optim == "galore_adamw" else None,
+        "neftune_noise_alpha": training.neftune_noise_alpha or None,
+        "full_determinism": training.determinism == "full",
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
         "bf16": bf16,

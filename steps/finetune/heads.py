@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
-from steps.finetune.loading import lora_config
+from steps.finetune.loading import lora_config, model_options
 from steps.params.settings import FinetuneSettings
 
 
@@ -28,6 +28,7 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
         "local_files_only": True,
         "ignore_mismatched_sizes": True,  # a head for another number of classes is replaced
         "output_loading_info": True,
+        **model_options(settings),
         **head,
     }
     set_seed(settings.training.seed)

@@ -30,9 +30,18 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     if not settings.new_weights:
-        return auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        return auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **model_options(settings))
     set_seed(settings.training.seed)
-    return auto_class.from_config(AutoConfig.from_pretrained(folder, local_files_only=True), dtype=dtype)
+    options = model_options(settings)
+    attention = {key: options.pop(key) for key in ("attn_implementation",) if key in options}
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
+    return auto_class.from_config(config, dtype=dtype, **attention)
+
+
+def model_options(settings: FinetuneSettings) -> dict[str, Any]:
+    """What the user changes of the model's configuration, and how attention is computed."""
+    chosen = settings.training.attn_implementation
+    return {**settings.training.model_args, **({} if chosen == "auto" else {"attn_implementation": chosen})}
 
 
 def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> Any:

@@ -73,6 +73,7 @@ def _train(
 
             patience = settings.training.early_stopping_patience
             watchers.append(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
+        _be_deterministic(settings)
         module, _, function = TRAINERS[settings.trainer].partition(":")
         trainer = getattr(importlib.import_module(module), function)(Run(settings, model, data, folder.path, watchers))
         trainer.remove_callback(PrinterCallback)  # Progress prints the same numbers, for people
@@ -103,6 +104,14 @@ def _train(
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
     }
     return trainer, history
+
+
+def _be_deterministic(settings: FinetuneSettings) -> None:
+    """Take operations whose result does not change from run to run; the Trainer does so itself for `full`."""
+    import torch
+
+    if settings.training.determinism == "half":
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _write_tuned(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from steps.errors import Problem
+from steps.params.batch import BatchParams
 from steps.params.chat_columns import ChatColumns, KtoColumns, PreferenceColumns
 from steps.params.compute import ComputeParams
 from steps.params.data import DataSource, Preprocessing, TextColumns
@@ -64,6 +65,7 @@ class SupervisedParameters(
     ComputeParams,
     CheckpointParams,
     TrainingParams,
+    BatchParams,
     DeepSpeedParams,
     LoraParams,
     Preprocessing,
@@ -197,7 +199,7 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
 
     def conflicts(self) -> Iterator[Problem]:
         """Some losses compare the rows of a batch, and rated answers have no other beside them."""
-        alone = self.per_device_train_batch_size < 2
+        alone = self.per_device_train_batch_size < 2 and not self.total_train_batch_size
         for loss in ("kto", *SORTED_WITHIN_BATCH):
             if alone and loss in self.losses:
                 yield Problem("PARAM-E0256", "per_device_train_batch_size", f"1 with the loss {loss}",

@@ -1,7 +1,7 @@
 """Optimizer, schedule, evaluation during training, checkpoints."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,20 @@ BestMetric = Literal[
     "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
 ]  # fmt: skip
 
+
+# What other systems put into model_args and has a place of its own here → what to do instead.
+NO_MODEL_ARGS = {
+    "dtype": "set precision",
+    "torch_dtype": "set precision",
+    "attn_implementation": "set attn_implementation",
+    "revision": "set huggingface_revision",
+    "trust_remote_code": "leave it out: no code from model folders is run",
+    "device_map": "leave it out: the model lies on the GPU that the task has",
+    "quantization_config": "leave it out: quantisation is not implemented in this version",
+    "load_in_8bit": "leave it out: quantisation is not implemented in this version",
+    "load_in_4bit": "leave it out: quantisation is not implemented in this version",
+    "use_cache": "leave it out: training never caches",
+}
 
 # Optimizer → the package that has it, where that is not torch or transformers.
 OPTIMIZER_PACKAGES = {
@@ -70,6 +84,9 @@ class TrainingParams(Group):
     weight_decay: float = Field(0.0, ge=0)
     """Decay of all weights but biases and normalisation layers."""
 
+    neftune_noise_alpha: float = Field(0.0, ge=0)
+    """Noise on the embeddings of training rows (NEFTune); 5 is usual, 0 adds none."""
+
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 leaves them alone."""
 
@@ -81,6 +98,15 @@ class TrainingParams(Group):
 
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of the split, the row order, dropout and the adapter's first weights."""
+
+    determinism: Literal["no", "half", "full"] = "no"
+    """Refuse operations whose result changes from run to run: half warns where there is no other, full fails."""
+
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """How attention is computed while training; auto takes the library's choice, flash_attention_2 needs a GPU."""
+
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    """Values of the model's configuration that the training changes, as JSON, such as {"attention_dropout": 0.1}."""
 
     evaluation_strategy: Literal["epoch", "steps", "no"] = "epoch"
     """When the model is evaluated and a checkpoint is written."""
@@ -111,6 +137,13 @@ class TrainingParams(Group):
         if self.apply_early_stopping and self.evaluation_strategy == "no":
             yield Problem("PARAM-E0204", "apply_early_stopping", "true with evaluation_strategy=no",
                           "an evaluation to judge by", "set evaluation_strategy to epoch or steps")  # fmt: skip
+        if self.attn_implementation == "flash_attention_2" and self.precision == "32":
+            yield Problem("PARAM-E0215", "attn_implementation", "flash_attention_2 with precision=32", "16 bits, which "
+                          "is all that it can compute", "set precision=16, or attn_implementation=sdpa")  # fmt: skip
+        for name, instead in NO_MODEL_ARGS.items():
+            if name in self.model_args:
+                yield Problem("PARAM-E0218", f"model_args.{name}", str(self.model_args[name]), "a value of the model's "
+                              "configuration", instead)  # fmt: skip
         if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.evaluation_strategy == "no":
             yield Problem("PARAM-E0212", "lr_scheduler_type", "reduce_lr_on_plateau with evaluation_strategy=no",
                           "an evaluation that it can look at", "set evaluation_strategy to epoch or steps")  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from steps.errors import Problem, StepError, UserError
+from steps.errors import Problem, StepError, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.evaluation_config import EvaluationOptions
 from steps.params.model_source import SOURCE_PARAMETER
@@ -16,7 +16,8 @@ from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
-from steps.params.training import OPTIMIZER_PACKAGES
+from steps.params.training import NO_MODEL_ARGS, OPTIMIZER_PACKAGES
+from steps.plan.batch_rule import resolved
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
@@ -70,6 +71,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     reading = read_parameters(pipeline, _given(pipeline, arguments))
     parameters = reading.parameters
     trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
+    parameters = trouble.gather(lambda: resolved(reading.parameters)) or parameters
+    if parameters is not reading.parameters:
+        trouble.problems += parameters.all_conflicts()  # a method may not learn from the batch that came out
+        reading = replace(reading, parameters=parameters)
     model = trouble.gather(lambda: look_at_model(parameters))
     head = head_of(parameters, model.layout.config if model else {})
     trouble.problems += unfit(parameters, head)
@@ -81,6 +86,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     options = trouble.gather(lambda: evaluation_options(parameters, head))
     if model is not None:
         trouble.problems += _length_problems(parameters, head, model)
+        trouble.problems += _model_args_problems(parameters, model.layout.config)
         trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
     trouble.raise_if_any()
     assert model is not None
@@ -155,6 +161,22 @@ def _runtime_conflicts(p: SupervisedParameters) -> list[Problem]:
             Problem("PLAN-E0303", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI in the environment",
                     "the MLflow server that gets the version", "set it, or register_tuned_model=false")
         )  # fmt: skip
+    return problems
+
+
+def _model_args_problems(p: SupervisedParameters, config: dict[str, Any]) -> list[Problem]:
+    """What model_args names must be there: the library would hand it to the model's class, which fails on a GPU."""
+    problems = []
+    if p.attn_implementation == "flash_attention_2" and not p.number_of_gpu_to_use_finetuning:
+        problems.append(
+            Problem("PLAN-E0316", "attn_implementation", "flash_attention_2 without a GPU", "auto, eager or sdpa",
+                    "leave it out")
+        )  # fmt: skip
+    for name in p.model_args:
+        if name not in config and name not in NO_MODEL_ARGS:
+            fix = nearest(name, config) or "see the model's config.json"
+            problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(p.model_args[name]),
+                                    "a value that the model's configuration has", fix))  # fmt: skip
     return problems
 
 
