@@ -82,6 +82,40 @@ def build_masked_model(folder: Path, words: Iterable[str], seed: int = 0) -> Non
     ModernBertForMaskedLM(config).save_pretrained(folder)
 
 
+def build_translator(folder: Path, words: Iterable[str], seed: int = 0) -> None:
+    """Write a random BART and its tokenizer, which knows each of `words`; equal inputs give equal bytes."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*special, *words]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        model_max_length=LONGEST, clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)  # fmt: skip
+    config = BartConfig(
+        vocab_size=len(vocabulary),
+        d_model=128,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=256,
+        decoder_ffn_dim=256,
+        max_position_embeddings=LONGEST,
+        dropout=0.0,
+        init_std=128**-0.5,
+        scale_embedding=True,
+        forced_eos_token_id=None,
+    )
+    torch.manual_seed(seed)
+    BartForConditionalGeneration(config).save_pretrained(folder)
+
+
 def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts` and save it.
 

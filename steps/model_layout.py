@@ -17,7 +17,8 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_NAMES = {
     "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
-    "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "source.spm", "spiece.model", "target.spm", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "vocab.json", "vocab.txt",
 }  # fmt: skip
 VOCABULARIES = {"tokenizer.json", *(name for name in TOKENIZER_NAMES if name.endswith(".model") or name[:5] == "vocab")}
 MODEL_NAMES = {CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"}
@@ -31,6 +32,8 @@ MLFLOW_FLAVOURS = {
 }
 # Kinds whose first position is numbered after the padding token, so that fewer are left than the file says.
 COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer"}
+# Kinds that see distances, not positions: what their configuration names is the length that they were trained with.
+WITHOUT_POSITIONS = {"longt5", "mt5", "t5", "umt5"}
 UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 
 
@@ -70,6 +73,8 @@ class ModelLayout:
     @property
     def max_positions(self) -> int | None:
         """Positions that the model was built for, when it has such a limit."""
+        if self.config.get("model_type") in WITHOUT_POSITIONS:
+            return None
         limit = self.config.get("max_position_embeddings") or self.config.get("n_positions")
         if limit and self.config.get("model_type") in COUNT_FROM_PADDING:
             return int(limit) - int(self.config.get("pad_token_id") or 0) - 1

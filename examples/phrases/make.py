@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from examples.made_once import make_once  # noqa: E402
-from examples.tiny_model import build_model  # noqa: E402
+from examples.tiny_model import build_model, build_translator  # noqa: E402
 
 SEED = 7
 ROWS = {"train": 6000, "validation": 300, "test": 300}
@@ -30,14 +30,14 @@ SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "a
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Make base/, base_encoder/ and data/ beside this file, unless they are there."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
-    made = make_once(HERE, sources, make)
-    print("made base/ and data/" if made else "base/ and data/ are current")
+    made = make_once(HERE, sources, make, more=("base_encoder",))
+    print("made base/, base_encoder/ and data/" if made else "base/, base_encoder/ and data/ are current")
 
 
 def make(folder: Path) -> None:
-    """Write base/ and one data/<split>.jsonl per split below `folder`."""
+    """Write base/, base_encoder/ and one data/<split>.jsonl per split below `folder`."""
     chance = random.Random(SEED)
     lexicon = dictionary(chance)
     pairs = dict(phrase(chance, lexicon) for _ in range(2 * sum(ROWS.values())))
@@ -50,6 +50,8 @@ def make(folder: Path) -> None:
     texts = [f"translate English to qaa: {row['en']}\n{row['qaa']}" for row in
              (row["translation"] for row in rows[: ROWS["train"]])]  # fmt: skip
     build_model(folder / "base", texts, chat=False)
+    words = sorted({word for english, other in pairs.items() for word in f"{english} {other}".split()})
+    build_translator(folder / "base_encoder", words)
 
 
 def dictionary(chance: random.Random) -> dict[str, str]:

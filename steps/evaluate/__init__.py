@@ -10,19 +10,21 @@
     guessing.py              what stands for a base without weights
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
+    seq2seq_engine.py        the same for one with an encoder and a decoder
     losses.py, generating.py, batching.py   how it does so
     metrics.py               all numbers of generated text; the arithmetic of every metric is in steps/scoring/
     gate.py                  the verdict; pure arithmetic
 
-The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate) and predictions.parquet (one row for each
-test row). EVALUATORS says who measures which kind of model (`head` of the settings); to add one: a file with
-`compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine for generated text (vLLM, …): a file
-with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To add a metric: see
-`steps/scoring/`.
+The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate), predictions.parquet (one row for each
+test row) and, for labels, plots/ with the charts as files. EVALUATORS says who measures which kind of model (`head` of
+the settings); to add one: a file with `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an
+engine for generated text (vLLM, …): a file with `measure(folder, held_out, settings) -> Measured`, and a row in
+ENGINES. To add a metric: see `steps/scoring/`.
 """
 
 ENGINES = {
     "transformers": "steps.evaluate.transformers_engine:measure",
+    "seq2seq": "steps.evaluate.seq2seq_engine:measure",
 }
 
 EVALUATORS = {
@@ -30,6 +32,7 @@ EVALUATORS = {
     "masked_lm": "steps.evaluate.unmasked:compare",
     "sequence_classification": "steps.evaluate.classified:compare",
     "token_classification": "steps.evaluate.tagged:compare",
+    "seq2seq_lm": "steps.evaluate.generated:compare",
     "question_answering": "steps.evaluate.answered:compare",
     "preference_lm": "steps.evaluate.preferred:compare",
 }

@@ -21,6 +21,7 @@ from steps.evaluate.held_out import first_rows
 from steps.params.settings import EvaluationSettings
 from steps.scoring.answer_metrics import best_exact, best_f1, score_answers
 from steps.scoring.answer_windows import answers_of, references_of
+from steps.scoring.text_metrics import without
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,22 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     before = _said(base, rows, windows, settings) if knows else _nothing(rows, windows)
     after = _said(tuned, rows, windows, settings)
     references = references_of(rows)
-    scores = {
-        name: {"loss": one.loss, **score_answers(one.texts, references, one.doubts)}
-        for name, one in (("base", before), ("tuned", after))
-    }
+    compared = [[without(text, settings.options) for text in texts] for texts in references]
+    scores = {}
+    for name, one in (("base", before), ("tuned", after)):
+        said = [without(text, settings.options) for text in one.texts]
+        scores[name] = {"loss": one.loss, **score_answers(said, compared, one.doubts)}
     metric = settings.evaluation.gate_metric
     if metric not in scores["tuned"]:
         raise UserError(
             Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value: no test question is of this kind",
                     f"one of {', '.join(scores['tuned'])}", "set gate_metric to one of them")
         )  # fmt: skip
-    told = {
+    explained = {
         "base": "The base model is one that answers questions." if knows else
         "The base model has no head that answers questions: base says each time that there is no answer.",
     }  # fmt: skip
-    return Comparison(scores, _predictions(rows, references, before, after), {"answers": told})
+    return Comparison(scores, _predictions(rows, references, before, after), {"answers": explained})
 
 
 def _questions(settings: EvaluationSettings, data: Path) -> tuple[pa.Table, pa.Table]:

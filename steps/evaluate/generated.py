@@ -15,6 +15,7 @@ from steps.evaluate.gate import refuse_unmeasurable
 from steps.evaluate.guessing import guess, vocabulary_of_new
 from steps.evaluate.held_out import HeldOut, Measured, read_held_out
 from steps.evaluate.metrics import score
+from steps.params.evaluation_config import EvaluationOptions
 from steps.params.settings import EvaluationSettings
 from steps.scoring.text_metrics import exact
 
@@ -27,14 +28,14 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     """Measure loss and answers of both models. Raises as `evaluate`."""
     held_out = read_held_out(settings, data, base)
     refuse_unmeasurable(settings.evaluation, held_out.asked)
-    measure = _engine("transformers")
+    measure = _engine("seq2seq" if settings.head == "seq2seq_lm" else "transformers")
     vocabulary = vocabulary_of_new(base)
     before = guess(held_out, vocabulary) if vocabulary else measure(base, held_out, settings)
     measured = {"base": before, "tuned": measure(tuned, held_out, settings)}
-    scores = {name: score(one, held_out.references) for name, one in measured.items()}
+    scores = {name: score(one, held_out.references, settings.options) for name, one in measured.items()}
     if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
         log.warning("WARNING every answer of the tuned model is empty")
-    return Comparison(scores, _predictions(held_out, measured))
+    return Comparison(scores, _predictions(held_out, measured, settings.options))
 
 
 def _engine(name: str) -> Engine:
@@ -42,7 +43,7 @@ def _engine(name: str) -> Engine:
     return getattr(importlib.import_module(module), function)
 
 
-def _predictions(held_out: HeldOut, measured: dict[str, Measured]) -> pa.Table:
+def _predictions(held_out: HeldOut, measured: dict[str, Measured], options: EvaluationOptions) -> pa.Table:
     base, tuned = measured["base"], measured["tuned"]
     columns = {
         "row": pa.array(range(len(held_out)), pa.int64()),
@@ -50,16 +51,16 @@ def _predictions(held_out: HeldOut, measured: dict[str, Measured]) -> pa.Table:
         "reference": pa.array(held_out.references, pa.string()),
         "base": pa.array(base.answers, pa.string()),
         "tuned": pa.array(tuned.answers, pa.string()),
-        "base_exact": pa.array(_right(base.answers, held_out.references), pa.bool_()),
-        "tuned_exact": pa.array(_right(tuned.answers, held_out.references), pa.bool_()),
+        "base_exact": pa.array(_right(base.answers, held_out.references, options), pa.bool_()),
+        "tuned_exact": pa.array(_right(tuned.answers, held_out.references, options), pa.bool_()),
         "base_loss": pa.array(base.row_losses, pa.float64()),
         "tuned_loss": pa.array(tuned.row_losses, pa.float64()),
     }
     return pa.table(columns)
 
 
-def _right(answers: list[str | None], references: list[str | None]) -> list[bool | None]:
+def _right(answers: list[str | None], references: list[str | None], options: EvaluationOptions) -> list[bool | None]:
     return [
-        None if answer is None or reference is None else exact(answer, reference)
+        None if answer is None or reference is None else exact(answer, reference, options)
         for answer, reference in zip(answers, references, strict=True)
     ]

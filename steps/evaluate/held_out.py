@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
 from steps.params.settings import EvaluationSettings
 from steps.tasks import load_task
@@ -22,15 +23,17 @@ class HeldOut:
     """The first rows of the test split; every list has one entry for each row."""
 
     input_ids: list[np.ndarray]
-    """Token ids of the whole row, prompt and answer."""
+    """Token ids of the whole row, prompt and answer; of the prompt alone where an encoder reads it."""
     labels: list[np.ndarray]
-    """The same ids, IGNORED where there is no loss."""
+    """The same ids, IGNORED where there is no loss; of the answer where a decoder writes it by itself."""
     prompts: list[str | None]
     """What is asked, as the model reads it; None for a row without a question."""
     references: list[str | None]
     """The right answer."""
     rendered: bool
     """Whether the prompts come from a chat template, which writes the special tokens itself."""
+    opening: dict[str, int] = field(default_factory=dict)
+    """Generation settings by which an answer begins, where a model with an encoder is told its language."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -66,7 +69,8 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
     """
     rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
     labels = arrays(tokens["labels"])
-    if not any((row[1:] != IGNORED).any() for row in labels):
+    apart = settings.head == "seq2seq_lm"
+    if not any((row[0 if apart else 1 :] != IGNORED).any() for row in labels):
         raise UserError(
             Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a token that carries loss",
                     "an answer in each row", "raise max_seq_length: the answers were cut off")
@@ -74,7 +78,8 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
     questions = _questions(settings, rows)
     prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
     references = [question[1] if question else None for question in questions]
-    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered)
+    opening = read_manifest(data, "data").facts["opening"] if apart else {}
+    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, opening)
 
 
 def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | None = None) -> tuple[pa.Table, pa.Table]:

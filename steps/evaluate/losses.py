@@ -27,7 +27,7 @@ def row_losses(model: Any, held_out: HeldOut, batch_size: int) -> tuple[np.ndarr
         inputs = {name: value.to(model.device) for name, value in _padded(held_out, group).items()}
         labels = inputs.pop("labels")[:, 1:]
         logits = model(**inputs, use_cache=False).logits[:, :-1]
-        losses = _cross_entropy(logits, labels)
+        losses = cross_entropy(logits, labels)
         nll[group] = losses.sum(dim=1, dtype=torch.float64).cpu().numpy()
         supervised[group] = (labels != IGNORED).sum(dim=1).cpu().numpy()
     return nll, supervised
@@ -46,7 +46,7 @@ def _padded(held_out: HeldOut, group: list[int]) -> dict[str, torch.Tensor]:
             "labels": torch.from_numpy(labels)}  # fmt: skip
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of each label in float32, 0 where it is IGNORED; (rows, positions) like `labels`."""
     losses = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
     places = (labels != IGNORED).nonzero(as_tuple=True)

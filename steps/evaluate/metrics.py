@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from steps.errors import NumericError, Problem
 from steps.evaluate.held_out import Measured
+from steps.params.evaluation_config import EvaluationOptions
 from steps.scoring.text_metrics import score_texts
 
 
-def score(measured: Measured, references: Sequence[str | None]) -> dict[str, float]:
+def score(
+    measured: Measured, references: Sequence[str | None], options: EvaluationOptions | None = None
+) -> dict[str, float]:
     """Compute every metric of one model; those of text only when there are answers.
 
     loss is the mean over all supervised tokens (not over rows), in nats; perplexity is its exponential.
@@ -22,7 +25,10 @@ def score(measured: Measured, references: Sequence[str | None]) -> dict[str, flo
         for answer, reference in zip(measured.answers, references, strict=True)
         if answer is not None and reference is not None
     ]
-    return {**scores, **(score_texts(*map(list, zip(*pairs, strict=True))) if pairs else {})}
+    if not pairs:
+        return scores
+    answers, right = (list(texts) for texts in zip(*pairs, strict=True))
+    return {**scores, **score_texts(answers, right, options)}
 
 
 def refuse_non_finite(scores: dict[str, dict[str, float]]) -> None:

@@ -28,6 +28,8 @@ from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
+from steps.reports.plots import write_plots
+from steps.scoring.scored import choose_metrics
 
 log = logging.getLogger("finetune")
 
@@ -49,11 +51,13 @@ def evaluate(
         "settings": settings.model_dump(),
     }
     compared = _evaluator(settings.head)(settings, folders["base"], folders["tuned"], data)
-    refuse_non_finite(compared.scores)
-    verdict = judge(settings.evaluation, compared.scores["base"], compared.scores["tuned"])
+    chosen = _chosen(settings, compared.scores)
+    refuse_non_finite(chosen)
+    verdict = judge(settings.evaluation, chosen["base"], chosen["tuned"])
     with new_artifact(evaluation, "evaluation", lineage) as draft:
         draft.facts = {"versions": {name: version(name) for name in ("torch", "transformers")}}
-        _write_metrics(draft, compared, verdict)
+        _write_metrics(draft, compared, chosen, verdict)
+        write_plots(draft / "plots", compared.more)
         pq.write_table(compared.predictions, draft / "predictions.parquet")
     write_evaluation_report(evaluation, report)
     log.info(verdict.reason)
@@ -72,6 +76,12 @@ def _checked(folder: Path) -> str:
     return verified(folder, "model").digest
 
 
-def _write_metrics(draft: Draft, compared: Comparison, verdict: Verdict) -> None:
-    told = {**compared.scores, "rows": len(compared.predictions), "gate": asdict(verdict), **compared.more}
+def _chosen(settings: EvaluationSettings, scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Keep what is to be reported: the metrics that evaluation_config names, the loss and the gate's metric."""
+    kept = {"loss", settings.evaluation.gate_metric, *choose_metrics(scores["tuned"], settings.options.metrics)}
+    return {which: {name: value for name, value in all_.items() if name in kept} for which, all_ in scores.items()}
+
+
+def _write_metrics(draft: Draft, compared: Comparison, chosen: dict[str, dict[str, float]], verdict: Verdict) -> None:
+    told = {**chosen, "rows": len(compared.predictions), "gate": asdict(verdict), **compared.more}
     (draft / "metrics.json").write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")

@@ -19,6 +19,7 @@ TRAINERS = {
     "masked": "steps.finetune.trainers.masked:build",
     "classification": "steps.finetune.trainers.classification:build",
     "tagging": "steps.finetune.trainers.tagging:build",
+    "seq2seq": "steps.finetune.trainers.seq2seq:build",
     "answering": "steps.finetune.trainers.answering:build",
     "dpo": "steps.finetune.trainers.preference:build",
     "kto": "steps.finetune.trainers.kto:build",

@@ -35,6 +35,25 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     return auto_class.from_config(AutoConfig.from_pretrained(folder, local_files_only=True), dtype=dtype)
 
 
+def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> Any:
+    """Load a model whose head its files hold; with LoRA as a PEFT model. Types as in `load_model`."""
+    from transformers import set_seed
+
+    set_seed(settings.training.seed)  # an adapter's first weights are drawn
+    model = new_or_stored(auto_class, folder, settings)
+    if not settings.lora.apply_lora:
+        return model
+    from peft import get_peft_model
+
+    tuned = get_peft_model(model, lora_config(settings.lora, model, type(model).__name__))
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if settings.training.gradient_checkpointing == "true":
+        tuned.enable_input_require_grads()
+    return tuned
+
+
 def load_tokenizer(folder: Path, data: Path) -> Any:
     """Load the tokenizer with the chat template that the data was made with; pads with the end token if it has none."""
     from transformers import AutoTokenizer
@@ -52,6 +71,8 @@ def load_tokenizer(folder: Path, data: Path) -> Any:
 PEFT_TASKS = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "MTModel": "SEQ_2_SEQ_LM",
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForMaskedLM": None,
 }

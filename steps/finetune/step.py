@@ -116,6 +116,9 @@ def _write_tuned(
         if kind == "adapter":
             trainer.model.peft_config["default"].base_model_name_or_path = base.lineage.get("source", "")
             trainer.model.save_pretrained(draft.path, save_embedding_layers=False)
+            if settings.trainer == "seq2seq":
+                # How an answer begins was settled with the languages.
+                trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
             if trainer.model.peft_config["default"].modules_to_save:
                 # The merged model has a head that the base does not, and its classes.
                 whole = trainer.model.get_base_model()

@@ -15,6 +15,7 @@ from steps.weights import Stored, stored_tensors
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
 # The base's model card speaks of the base; the merged model gets its own when it is registered.
 TAKEN_ALONG = MODEL_NAMES - {"README.md"}
 
@@ -110,6 +111,8 @@ def origin(folder: Folder) -> str:
 def small_files(base: Folder, adapter: Folder) -> dict[str, Path]:
     """Choose the files that stand beside the merged weights: the adapter's tokenizer wins, the rest is the base's."""
     chosen = {name: base.path / name for name in base.others & (TAKEN_ALONG | {INDEX})}
+    if GENERATION in adapter.others:  # how the tuned model begins its answers
+        chosen[GENERATION] = adapter.path / GENERATION
     tokenizer = {name: adapter.path / name for name in adapter.tokenizer_names}
     # Half of one tokenizer and half of another would be a third one, so a whole one replaces the base's.
     if not VOCABULARIES & set(tokenizer):

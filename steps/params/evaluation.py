@@ -91,6 +91,12 @@ class EvaluationParams(Group):
     evaluation_max_new_tokens: int = Field(128, ge=1)
     """Longest generated answer in tokens."""
 
+    evaluation_config: str = ""
+    """JSON file with the metrics that are reported and how texts are compared: {"metrics": ["rougeL"], …}."""
+
+    evaluation_config_params: str = ""
+    """The same as JSON text, in place of a file."""
+
     gate_metric: GateMetric = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
@@ -104,7 +110,10 @@ class EvaluationParams(Group):
     """Register only a model whose gate_metric is strictly better than the base model's."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """A bound on the wrong side would let every model pass."""
+        """A bound on the wrong side would let every model pass; one configuration is enough."""
+        if self.evaluation_config and self.evaluation_config_params:
+            yield Problem("PARAM-E0214", "evaluation_config_params", "set beside evaluation_config", "one of them",
+                          "leave one of the two out")  # fmt: skip
         wrong, right = (
             ("gate_max_value", "gate_min_value")
             if direction_of(self.gate_metric)

@@ -36,8 +36,10 @@ from steps.params.task_metrics import (
     LabelMetrics,
     LossMetrics,
     PreferenceMetrics,
+    SummaryMetrics,
     TagMetrics,
     TextMetrics,
+    TranslationMetrics,
 )
 from steps.params.training import CheckpointParams, TrainingParams
 
@@ -137,14 +139,20 @@ class AnswerOnly(Group):
     train_on_completions_only: bool = True
     """Learn only the answers; false learns to write the given texts as well."""
 
+    max_target_length: int = Field(128, ge=1)
+    """Longest answer in tokens for a model with an encoder, whose max_seq_length is that of the given texts."""
 
-class SummarizationParameters(SummarizationColumns, AnswerOnly, TextMetrics, SupervisedParameters):
+    num_beams: int = Field(1, ge=1)
+    """Answers that a model with an encoder weighs against each other while writing; 1 takes the likeliest token."""
+
+
+class SummarizationParameters(SummarizationColumns, AnswerOnly, SummaryMetrics, SupervisedParameters):
     """Tune a language model to sum up documents."""
 
     task: ClassVar[Task] = "summarization"
 
 
-class TranslationParameters(TranslationColumns, AnswerOnly, TextMetrics, SupervisedParameters):
+class TranslationParameters(TranslationColumns, AnswerOnly, TranslationMetrics, SupervisedParameters):
     """Tune a language model to translate texts from one language to another."""
 
     task: ClassVar[Task] = "translation"

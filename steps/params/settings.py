@@ -10,6 +10,7 @@ from pydantic import Field
 
 from steps.params.data import DataSource, Preprocessing
 from steps.params.evaluation import EvaluationParams
+from steps.params.evaluation_config import EvaluationOptions
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.pipelines import Task
@@ -88,6 +89,8 @@ class DataSettings(Group):
     max_length: int = Field(512, ge=1)
     """Longest row in tokens, as decided by the plan."""
 
+    max_target_length: int = Field(128, ge=1)
+    """Longest answer in tokens of a model with an encoder."""
     max_prompt_length: int = Field(1536, ge=1)
     """Longest prompt in tokens where answers are preferred."""
 
@@ -112,7 +115,9 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal["sft", "masked", "classification", "tagging", "answering", "dpo", "kto", "orpo", "cpo"] = "sft"
+    trainer: Literal[
+        "sft", "masked", "classification", "tagging", "answering", "dpo", "kto", "orpo", "cpo", "seq2seq"
+    ] = "sft"  # fmt: skip
     """Row of the table in steps/finetune/trainers."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
@@ -136,6 +141,11 @@ class FinetuneSettings(Group):
     new_weights: bool = False
     """Begin with random weights instead of the model's."""
 
+    max_new_tokens: int = Field(0, ge=0)
+    """Longest answer that is written at an evaluation while training; 0 writes none."""
+
+    num_beams: int = Field(1, ge=1)
+    """Answers that are followed up at a time when one is written."""
     preference: PreferenceMethod = Field(default_factory=PreferenceMethod)
     """How preferences are learned, for the trainers that learn them."""
 
@@ -161,9 +171,14 @@ class EvaluationSettings(Group):
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """What is measured, and the gate."""
 
+    options: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    """What evaluation_config says, as the plan read it."""
+
     batch_size: int = Field(1, ge=1)
     """Rows generated at a time."""
 
+    num_beams: int = Field(1, ge=1)
+    """Answers that a model with an encoder follows up at a time when it writes one."""
     beta: float = Field(0.1, gt=0)
     """Scale of the rewards where answers are preferred."""
 
@@ -195,10 +210,13 @@ class RegistrationSettings(Group):
     max_new_tokens: int = 128
     """Default length of an answer of the registered model."""
 
+    num_beams: int = Field(1, ge=1)
+    """Answers that a model with an encoder follows up at a time when it writes one."""
+
     prompt_form: tuple[str, str] = ("", "")
     """What the registered model puts before and after a text, as it was trained."""
     max_length: int | None = Field(None, ge=1)
-    """Longest input in tokens of a model that generates nothing, as in training."""
+    """Longest input in tokens of a model that does not go on from it, as in training."""
 
     pairs: bool = False
     """Whether the model reads pairs of texts."""

@@ -15,17 +15,35 @@ OF_RATED = ("reward_auc", "preference_auc")
 OF_PAIRS = ("preference_accuracy", "preference_accuracy_per_token")
 
 
-class TextMetrics(Group):
-    """For models that write text."""
-
-    metric_for_best_model: Literal["loss"] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result."""
+class WrittenMetrics(Group):
+    """For the comparison of models that write text."""
 
     gate_metric: Literal[
         "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
         "rouge1", "rouge2", "rougeL", "rougeLsum",
     ] = "loss"  # fmt: skip
     """Metric of the tuned model that decides whether it is registered."""
+
+
+class TextMetrics(WrittenMetrics):
+    """For models that go on from a text."""
+
+    metric_for_best_model: Literal["loss"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+
+class SummaryMetrics(WrittenMetrics):
+    """For models that sum up texts; only those with an encoder write summaries while they train."""
+
+    metric_for_best_model: Literal["loss", "rouge1", "rouge2", "rougeL", "rougeLsum"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; rouge needs an encoder-decoder."""
+
+
+class TranslationMetrics(WrittenMetrics):
+    """For models that translate texts; only those with an encoder write translations while they train."""
+
+    metric_for_best_model: Literal["loss", "bleu"] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; bleu needs an encoder-decoder."""
 
 
 class LossMetrics(Group):

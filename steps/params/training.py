@@ -12,6 +12,7 @@ from steps.params.group import Group
 BestMetric = Literal[
     "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall", "exact",
     "rewards/accuracies", "rewards/margins",
+    "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
 ]  # fmt: skip
 
 

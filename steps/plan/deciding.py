@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
 from steps.params.data import DataSource
+from steps.params.evaluation_config import EvaluationOptions
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
 from steps.params.training import OPTIMIZER_PACKAGES
+from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
 from steps.plan.memory import GIB, MemoryEstimate, estimate
@@ -48,6 +50,7 @@ class Decisions:
     source: DataSource
     template_digest: str
     function_digest: str
+    options: EvaluationOptions
     hardware: dict[str, Hardware]
     memory: MemoryEstimate
     max_length: int
@@ -75,21 +78,22 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     source = trouble.gather(lambda: pinned_source(parameters))
     template = trouble.gather(lambda: template_digest(parameters))
     function = trouble.gather(lambda: function_digest(parameters))
+    options = trouble.gather(lambda: evaluation_options(parameters, head))
     if model is not None:
-        trouble.problems += [*_length_problems(parameters, model), *_architecture_problems(parameters, model)]
+        trouble.problems += _length_problems(parameters, head, model)
         trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
     trouble.raise_if_any()
     assert model is not None
     assert data is not None
     assert source is not None
     assert hardware is not None
+    assert options is not None
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
-    return Decisions(
-        reading, head, model, data, source, template or "", function or "", hardware, memory, max_length, warnings
-    )
+    digests = (template or "", function or "")
+    return Decisions(reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings)
 
 
 def usual_length(head: Head, model: ModelFound) -> int:
@@ -165,15 +169,19 @@ def _package_problems(p: SupervisedParameters) -> list[Problem]:
     ]  # fmt: skip
 
 
-def _length_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:
+def _length_problems(p: SupervisedParameters, head: Head, model: ModelFound) -> list[Problem]:
     limit = model.layout.max_positions
     if p.max_seq_length == 0:
         return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
-    if limit and p.max_seq_length > limit:
-        return [
-            Problem("PLAN-E0305", "max_seq_length", str(p.max_seq_length), f"at most {limit}, the model's positions",
-                    f"set max_seq_length={limit}")
-        ]  # fmt: skip
+    names = ["max_seq_length", *(["max_target_length"] if head == "seq2seq_lm" else [])]
+    long = [
+        Problem("PLAN-E0305", name, str(getattr(p, name)), f"at most {limit}, the model's positions",
+                f"set {name}={limit}")
+        for name in names
+        if limit and getattr(p, name) > limit
+    ]  # fmt: skip
+    if long:
+        return long
     return list(_prompt_problems(p, p.max_seq_length if p.max_seq_length > 0 else model.layout.max_length))
 
 
@@ -185,18 +193,6 @@ def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
         yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
                       f"less than {limit}, the longest row: the answer stands behind the prompt",
                       "lower it, or raise max_seq_length")  # fmt: skip
-
-
-def _architecture_problems(p: SupervisedParameters, model: ModelFound) -> list[Problem]:
-    config = model.layout.config
-    if config.get("is_encoder_decoder"):
-        name = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
-        return [
-            Problem("PLAN-E0307", SOURCE_PARAMETER[model.settings.kind], f"{name}, an encoder with a decoder",
-                    "a model that goes on from its prompt, such as Llama or Qwen: nothing else is implemented for "
-                    f"{p.task} in this version", "name another model")
-        ]  # fmt: skip
-    return []
 
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:

@@ -68,22 +68,34 @@ def _parts(
     recompute: bool,
 ) -> dict[str, int]:
     half = parameters.precision == "16"
-    hidden = config.get("hidden_size") or config.get("n_embd") or 0
+    hidden = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     preference = parameters if isinstance(parameters, PreferenceMethod) else None
     # Both answers of a pair stand in one batch; rated answers stand alone.
     both = 2 if preference and preference.method != "kto" else 1
-    tokens = parameters.per_device_train_batch_size * max_length * both
-    trained = _adapter_size(parameters, config, hidden, layers) if parameters.apply_lora else weights
+    written = tokens = parameters.per_device_train_batch_size * max_length * both
+    blocks = layers
+    if head == "seq2seq_lm":
+        written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)
+        encoding, decoding = encoder_and_decoder(config)
+        # A layer of the decoder attends twice. Counted as layers of the encoder, which reads more tokens.
+        blocks, layers = encoding + decoding * 4 / 3, encoding + decoding * 4 / 3 * written / tokens
+    trained = _adapter_size(parameters, config, hidden, blocks) if parameters.apply_lora else weights
     weight_bytes = 2 if half and parameters.apply_lora else 4
     per_layer = tokens * hidden * (34 if half else 68)
-    kept = layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer
+    kept = int(layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer)
     return {
         "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
-        "logits": _logits(head, config, tokens, whole=bool(preference and not preference.compares)),
+        "logits": _logits(head, config, written, whole=bool(preference and not preference.compares)),
     } | _reference(parameters, preference, weights)
+
+
+def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
+    """Give the layers of encoder and decoder, which T5 and BART call by different names."""
+    encoding = config.get("encoder_layers") or config.get("num_layers") or config.get("num_hidden_layers") or 0
+    return encoding, config.get("decoder_layers") or config.get("num_decoder_layers") or encoding
 
 
 def _reference(parameters: SupervisedParameters, preference: PreferenceMethod | None, weights: int) -> dict[str, int]:
@@ -103,7 +115,7 @@ def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False
     return (tokens if whole else min(tokens, LOGIT_TOKENS)) * (config.get("vocab_size") or 0) * 4 * 2
 
 
-def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: int) -> int:
+def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
     """Parameters of a LoRA on all linear layers of a Llama-like block: r·(in + out) for each of its 7 matrices."""
-    wide = config.get("intermediate_size") or 4 * hidden
-    return layers * parameters.lora_r * (4 * 2 * hidden + 3 * (hidden + wide))
+    wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
+    return int(layers * parameters.lora_r * (4 * 2 * hidden + 3 * (hidden + wide)))

@@ -14,20 +14,23 @@ from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSett
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
+from steps.plan.heads import asked_form
 from steps.tasks import load_task
 
 # What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering", "dpo"]] = {
+TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering", "dpo", "seq2seq"]] = {
     "causal_lm": "sft",
     "masked_lm": "masked",
     "sequence_classification": "classification",
     "token_classification": "tagging",
+    "seq2seq_lm": "seq2seq",
     "question_answering": "answering",
     "preference_lm": "dpo",
 }
 # The same for the methods of learning preferences.
 METHODS = {"kto": "kto", "orpo": "orpo", "cpo": "cpo", "simpo": "cpo"}
-WRITE_TEXT: tuple[Head, ...] = ("causal_lm", "seq2seq_lm", "preference_lm")
+# Their input may be as long as the positions that the answer leaves.
+GO_ON: tuple[Head, ...] = ("causal_lm", "preference_lm")
 
 
 def trainer_of(decisions: Decisions) -> str:
@@ -60,6 +63,7 @@ def _data(decisions: Decisions) -> DataSettings:
         preprocessing=Preprocessing.of(p),
         chat_template_digest=decisions.template_digest,
         max_length=decisions.max_length,
+        max_target_length=getattr(p, "max_target_length", 128),
         max_prompt_length=getattr(p, "max_prompt_length", 1536),
         unpairs=_preference(decisions).unpairs,
         rows_per_step=sequences_per_step(p),
@@ -71,6 +75,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
     training = TrainingParams.of(p).model_copy(
         update={"gradient_checkpointing": "true" if decisions.memory.checkpointing else "false"}
     )
+    writes = decisions.head == "seq2seq_lm" and training.metric_for_best_model != "loss"
     return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
         trainer=trainer_of(decisions),
@@ -81,6 +86,8 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         pad_to_max_length=p.pad_to_max_length,
         mlm_probability=getattr(p, "mlm_probability", 0.15),
         new_weights=decisions.model.settings.new_weights,
+        max_new_tokens=p.evaluation_max_new_tokens if writes else 0,
+        num_beams=_beams(decisions) if writes else 1,
         preference=_preference(decisions),
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
@@ -94,7 +101,9 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         head=decisions.head,
         columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
+        options=decisions.options,
         batch_size=p.per_device_eval_batch_size,
+        num_beams=_beams(decisions),
         beta=_preference(decisions).beta,
         precision=p.precision,
         register_tuned_model=p.register_tuned_model,
@@ -117,8 +126,9 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         registration=RegistrationParams.of(p).model_copy(update={"registered_model_name": name}),
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
+        num_beams=_beams(decisions),
         prompt_form=_prompt_form(p.rows_task, columns),
-        max_length=None if decisions.head in WRITE_TEXT else decisions.max_length,
+        max_length=None if decisions.head in GO_ON else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
         columns=columns if decisions.head == "question_answering" else {},
         lineage=lineage,
@@ -127,7 +137,12 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
 
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
-    return {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
+    columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
+    return columns | asked_form(p, decisions.head, decisions.model.layout.config)
+
+
+def _beams(decisions: Decisions) -> int:
+    return int(getattr(decisions.parameters, "num_beams", 1))
 
 
 def _preference(decisions: Decisions) -> PreferenceMethod:

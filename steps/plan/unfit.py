@@ -9,6 +9,8 @@ from steps.params.settings import Head
 _NO_CHAT = "the rows are no conversations"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
+_ENCODER_ONLY = "the model has no encoder"
+_DECODED = "text and answer are read apart, and all of the answer is learned"
 _ANSWERS_COMPARED = "what is learned is which answer is better; the prompt never carries loss"
 
 
@@ -28,6 +30,15 @@ def _unfit_for_reading(learned: str) -> dict[str, str]:
 # What the model puts out → parameter → why it cannot have it.
 UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
+    "seq2seq_lm": {
+        "packing": "each text is read by itself",
+        "pad_to_max_length": "text and answer are padded to the longest of their batch",
+        "text_separator": "text and answer are read apart, nothing stands between them",
+        "train_on_completions_only": _DECODED,
+        "response_template": _DECODED,
+        "instruction_template": _DECODED,
+        "comma_separated_template": _DECODED,
+    },
     "masked_lm": {},
     "preference_lm": {
         "packing": "each answer is measured by itself",
@@ -57,16 +68,25 @@ UNFIT_TASK: dict[str, dict[str, str]] = {
     },
     "summarization": {
         "chat_template": _NO_CHAT,
-        "summarization_lang": "only encoder-decoder models are told the language, and none is supported yet",
     },
     "translation": {"chat_template": _NO_CHAT},
+}
+
+# And for tasks that several kinds of models can do.
+UNFIT_TASK_AND_HEAD: dict[tuple[str, Head], dict[str, str]] = {
+    (task, "causal_lm"): {"max_target_length": _ENCODER_ONLY, "num_beams": _ENCODER_ONLY}
+    for task in ("summarization", "translation")
 }
 
 
 def unfit(parameters: SupervisedParameters, head: Head) -> Iterator[Problem]:
     """Refuse what would otherwise be ignored."""
     task = parameters.task
-    for name, reason in {**UNFIT[head], **UNFIT_TASK.get(task, {})}.items():
+    for name, reason in {
+        **UNFIT[head],
+        **UNFIT_TASK.get(task, {}),
+        **UNFIT_TASK_AND_HEAD.get((task, head), {}),
+    }.items():
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:

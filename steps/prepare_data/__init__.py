@@ -6,7 +6,9 @@ The artifact (kind `data`) holds, for each of train, validation and test:
     tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, when packed, seq_lengths;
                              test is never packed and has one row for each canonical row;
                              for preferences prompt_ids and chosen_ids, rejected_ids or completion_ids, label;
-                             for a classifier input_ids, token_type_ids where the model has them, and labels
+                             for an encoder with a decoder input_ids are the text, labels the answer;
+                             for a classifier input_ids, token_type_ids where the model has them, and labels;
+                             for a tagger labels and words, for answers start_positions, end_positions and row
     chat_template.jinja      the template, when another one than the model's own was asked for
     manifest.json            facts: counts, lengths, tokens, what was truncated, left out or repaired
 
@@ -32,12 +34,13 @@ From rows to tokens:
     classification.py  texts with the number of their class
     spans.py       windows of a text with the place of an answer
     tagged.py      words with the number of their tag    lengths.py  rows that are too long
+    seq2seq.py     texts and their answers apart
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
     templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
     preferences.py prompts with their answers: answer_tokens.py (as TRL makes them), answer_tables.py (files)
     offsets.py     which token holds a character   markers.py     answers told apart by the tokens before them
-    prompts.py     prompts that are too long
+    prompts.py     prompts that are too long        shortening.py  long texts whose answers stay
 
 Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and encoding, 02 JSON, 03 csv, 04 conversations,
 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
@@ -56,6 +59,7 @@ WRITERS = {
     "masked_lm": "steps.prepare_data.masked",
     "sequence_classification": "steps.prepare_data.classification",
     "token_classification": "steps.prepare_data.tagged",
+    "seq2seq_lm": "steps.prepare_data.seq2seq",
     "question_answering": "steps.prepare_data.spans",
     "preference_lm": "steps.prepare_data.preferences",
 }

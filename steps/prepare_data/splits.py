@@ -15,6 +15,7 @@ from steps.params.settings import DataSettings
 from steps.prepare_data.findings import ROWS_SHOWN
 from steps.prepare_data.markers import Markers
 from steps.prepare_data.rows import Rows
+from steps.prepare_data.shortening import fit_texts
 from steps.prepare_data.tokenising import RefusedRows, Tokens, tokenise
 from steps.prepare_data.writing import TokenWriter, length_facts, read_back, sample, write_rows
 
@@ -120,7 +121,7 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
         if tokens is None:
             continue
         lengths[span] = tokens.lengths
-        cut = tokens.cut(limit)
+        cut = _with_short_texts(tokens, rows, start, preparation).cut(limit)
         if preparation.markers:
             cut = preparation.markers.learn(cut)
         silent[span] = cut.supervised() == 0
@@ -173,6 +174,29 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
         return None
 
 
+def _keeps_answers(preparation: Preparation) -> bool:
+    """Whether a long row loses the end of its text, and not its answer: where the task says what is the text."""
+    truncates = preparation.settings.preprocessing.length_handling == "truncate"
+    return truncates and hasattr(preparation.task, "prompt_form") and preparation.tokenizer.is_fast
+
+
+def _with_short_texts(tokens: Tokens, rows: Rows, start: int, preparation: Preparation) -> Tokens:
+    """Put rows with a cut text in the place of those that are too long; `start` is the number of the first row."""
+    settings, task = preparation.settings, preparation.task
+    long = np.flatnonzero(tokens.lengths > settings.max_length)
+    if not len(long) or not _keeps_answers(preparation):
+        return tokens
+    columns = task.Columns(**settings.columns)
+    batch = read_back(rows.table(start, start + len(tokens)))
+    training = [task.training_row(batch[row], columns) for row in long.tolist()]
+    completions_only = settings.preprocessing.train_on_completions_only
+    form = task.prompt_form(columns)
+    short = fit_texts(preparation.tokenizer, training, form, settings.max_length, completions_only)
+    order = np.arange(len(tokens))
+    order[long] = len(tokens) + np.arange(len(long))
+    return Tokens.joined([tokens, short]).take(order)
+
+
 def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation) -> None:
     """Note messages that hold the template's own control tokens: they would pass for turns of their own."""
     if "messages" not in training[0] or not preparation.control_tokens:
@@ -197,7 +221,8 @@ def _judge_lengths(name: str, rows: Rows, lengths: np.ndarray, preparation: Prep
         return
     done = "left out" if preparation.settings.preprocessing.length_handling == "filter" else "cut"
     records = [int(rows.records[row]) for row in long]
-    if len(long) == len(rows) and (name == "train" or done == "left out"):
+    cut_away = name == "train" and not _keeps_answers(preparation)
+    if len(long) == len(rows) and (cut_away or done == "left out"):
         preparation.problems.append(
             Problem("DATA-E0804", rows.where(0), f"every row of {name} longer than {limit} tokens "
                     f"(the shortest has {lengths.min()})", f"rows of at most {limit} tokens",

@@ -19,6 +19,7 @@ SERVED = {
     "masked_lm": "served_words.py",
     "sequence_classification": "served_labels.py",
     "token_classification": "served_tags.py",
+    "seq2seq_lm": "served_texts.py",
     "question_answering": "served_answers.py",
 }
 # What opens a URI of this scheme, wherever the model is loaded.
@@ -42,6 +43,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "files": weights.manifest.files,
         "task": settings.task,
         "max_new_tokens": settings.max_new_tokens,
+        "num_beams": settings.num_beams,
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
         "columns": settings.columns,

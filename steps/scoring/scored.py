@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
-
-# Names that other systems give to our metrics → our names; their own name wins where it was measured.
-OTHER_NAMES = {
-    "matthews_correlation": "mcc",
-    "exact_match": "exact",
-    "f1_score": "f1",
-    **{
-        f"{measure}_score_{average}": f"{measure}_{average}"
-        for measure in ("f1", "precision", "recall", "average_precision")
-        for average in ("binary", "macro", "micro", "weighted")
-    },
-}
+from steps.params.evaluation_config import our_name
 
 
 @dataclass(frozen=True)
@@ -35,21 +22,14 @@ class Scored:
     """Sentences about classes that an average leaves out or counts as 0."""
 
 
-def choose_metrics(available: Mapping[str, float], config: Mapping[str, Any]) -> dict[str, float]:
-    """Keep the metrics that config["metrics"] names, in its order; all of them when it names none.
+def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dict[str, float]:
+    """Keep the metrics that are wanted, in the order in which they were measured; all of them when none is named.
 
-    Other keys of `config` are options of the task and are read by the task. Raises UserError for every name that was
-    not measured, with the nearest that was.
+    Raises UserError for every name that was not measured, with the nearest that was.
     """
-    wanted = config.get("metrics")
-    if wanted is None or wanted == []:
+    if not wanted:
         return dict(available)
-    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
-        raise UserError(
-            Problem("EVAL-E0204", "evaluation_config: metrics", shown(wanted), "a list of names of metrics",
-                    'write it as {"metrics": [' + ", ".join(json.dumps(name) for name in list(available)[:2]) + "]}")
-        )  # fmt: skip
-    ours = {name: _our_name(name, available) for name in wanted}
+    ours = {name: our_name(name, available) for name in wanted}
     unknown = [name for name in ours if ours[name] not in available]
     if unknown:
         raise UserError([
@@ -57,8 +37,5 @@ def choose_metrics(available: Mapping[str, float], config: Mapping[str, Any]) ->
                     nearest(ours[name], available) or "take a name from that list, or leave it out")
             for name in unknown
         ])  # fmt: skip
-    return {ours[name]: available[ours[name]] for name in ours}
-
-
-def _our_name(name: str, available: Mapping[str, float]) -> str:
-    return name if name in available else OTHER_NAMES.get(name, name)
+    chosen = set(ours.values())
+    return {name: value for name, value in available.items() if name in chosen}

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
@@ -315,13 +314,3 @@ def test_pretraining_refuses_what_needs_answers(given, tmp_path):
     assert [(p.code, p.where) for p in caught.value.problems] == [
         ("PLAN-E0102", "response_template"), ("PLAN-E0102", "evaluation_max_new_tokens"),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "BartForConditionalGeneration"])
-def test_an_encoder_with_a_decoder_is_refused_by_name(given, pairs, tmp_path, architecture):
-    folder = Path(shutil.copytree(given["pytorch_model_path"], tmp_path / "other"))
-    config = {"architectures": [architecture], "is_encoder_decoder": True, "model_type": "t5"}
-    (folder / "config.json").write_text(json.dumps(config))
-    asked = {**given, "pytorch_model_path": str(folder), "train_file_path": str(pairs), "target_lang": "qaa"}
-    with pytest.raises(UserError, match=f"PLAN-E0307 pytorch_model_path.*{architecture}"):
-        plan("translation", asked, tmp_path / "plan", tmp_path / "plan.html")

@@ -1,0 +1,82 @@
+"""An encoder reads a text and a decoder learns to write the answer: transformers' own Seq2SeqTrainer."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from steps.artifacts import read_manifest
+from steps.finetune.arguments import training_arguments
+from steps.finetune.loading import load_adapted
+from steps.finetune.run import Run
+from steps.scoring.text_metrics import generated_length, score_texts
+from steps.seq2seq import Languages, answering, load_tokenizer
+
+NO_LOSS = -100
+
+
+def build(run: Run) -> Any:
+    """Make the trainer; with `max_new_tokens` it writes answers at every evaluation and measures them."""
+    from transformers import (
+        AutoModelForSeq2SeqLM,
+        DataCollatorForSeq2Seq,
+        Seq2SeqTrainer,
+        Seq2SeqTrainingArguments,
+    )
+
+    settings = run.settings
+    facts = read_manifest(run.data, "data").facts
+    tokenizer = load_tokenizer(run.model, Languages(**facts["languages"]) if facts["languages"] else None)
+    model = load_adapted(AutoModelForSeq2SeqLM, run.model, settings)
+    for name, token in facts["opening"].items():  # saved with the model, which then needs not be told
+        setattr(model.generation_config, name, token)
+    writes = settings.max_new_tokens > 0
+    trainer = Seq2SeqTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(
+            **training_arguments(settings, run.checkpoints),
+            include_num_input_tokens_seen="non_padding",
+            predict_with_generate=writes,
+        ),
+        train_dataset=run.tokens("train"),
+        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=NO_LOSS),
+        compute_metrics=(lambda predicted: measure_answers(predicted, tokenizer)) if writes else None,
+        callbacks=run.callbacks,
+    )
+    # Most of these models take the mean over their batch's tokens whatever they are told, and would make the gradient
+    # gradient_accumulation_steps times too long if the Trainer relied on them to do otherwise.
+    trainer.model_accepts_loss_kwargs = False
+    if writes:
+        how = answering(model, tokenizer, settings.max_new_tokens, settings.num_beams, facts["opening"])
+        _write_as_told(trainer, how)
+    return trainer
+
+
+def measure_answers(predicted: Any, tokenizer: Any) -> dict[str, float]:
+    """Give the metrics that metric_for_best_model may name, and the mean length of an answer in tokens as gen_len."""
+    written = np.where(predicted.predictions == NO_LOSS, tokenizer.pad_token_id, predicted.predictions)
+    right = np.where(predicted.label_ids == NO_LOSS, tokenizer.pad_token_id, predicted.label_ids)
+    answers, references = (tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (written, right))
+    special = list(tokenizer.all_special_ids)
+    return {**score_texts(answers, references), **generated_length((~np.isin(written, special)).sum(axis=1).tolist())}
+
+
+def _write_as_told(trainer: Any, how: Any) -> None:
+    """Let every evaluation write answers as `how` says, and leave the model's own generation settings as they are.
+
+    The Trainer would fill the latter up with defaults and save them with the model (transformers 5.17).
+    """
+    evaluate, model = trainer.evaluate, trainer.model
+
+    def evaluate_as_told(*given: Any, **named: Any) -> Any:
+        kept = deepcopy(model.generation_config)
+        try:
+            return evaluate(*given, **named, generation_config=how)
+        finally:
+            model.generation_config = kept
+
+    trainer.evaluate = evaluate_as_told

@@ -1,0 +1,83 @@
+"""A registered model with an encoder and a decoder: texts become summaries or translations.
+
+Stored with the model beside pyfunc_model.py, which loads it, so it imports nothing of the project that made it.
+"""
+
+from typing import Any
+
+TEXTS_AT_ONCE = 16
+
+
+class Model:
+    """A model that writes an answer to a text; its tokenizer and generation settings name its languages."""
+
+    def __init__(self, folder: Any, reference: dict[str, Any]):
+        import torch
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        self.reference = reference
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer.truncation_side = "right"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        self.model = model.to(device).eval()
+
+    def predict(self, model_input: Any, params: Any = None) -> list[str]:
+        """Answer every text; one that is longer than in training loses its end."""
+        before, after = self.reference["prompt_form"]
+        texts = [f"{before}{text}{after}" for text in read_texts(model_input)]
+        most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
+        answers: list[str] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            answers += self._answer(texts[start : start + TEXTS_AT_ONCE], most)
+        return answers
+
+    def _answer(self, texts: list[str], most: int) -> list[str]:
+        import torch
+        from transformers import GenerationConfig
+
+        encoded = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.reference["max_length"],
+            padding=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        named = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+        # What is left out is taken from the model's own generation settings: how an answer begins.
+        how = GenerationConfig(
+            do_sample=False,
+            num_beams=self.reference["num_beams"],
+            early_stopping=False,
+            length_penalty=1.0,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            encoder_no_repeat_ngram_size=0,
+            min_length=0,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            max_new_tokens=min(most, positions - 1) if positions else most,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        with torch.inference_mode():
+            output = self.model.generate(**encoded.to(self.model.device), generation_config=how)
+        return list(self.tokenizer.batch_decode(output, skip_special_tokens=True))
+
+
+def read_texts(model_input: Any) -> list[str]:
+    """Turn what MLflow hands over into texts; raises ValueError when a row is none."""
+    if isinstance(model_input, str):
+        return [model_input]
+    columns = getattr(model_input, "columns", None)
+    rows = list(model_input) if columns is None else list(model_input[columns[0]])
+    for number, row in enumerate(rows):
+        if not isinstance(row, str):
+            raise ValueError(f"row {number}: found {row!r}, not a text")
+    return rows
