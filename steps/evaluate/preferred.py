@@ -18,23 +18,27 @@ import pyarrow as pa
 
 from steps.errors import Problem, UserError
 from steps.evaluate.comparison import Comparison
-from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows
+from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows, load_tokenizer
 from steps.params.settings import EvaluationSettings
 from steps.scoring.preference_metrics import Likely, score_pairs, score_rated
 from steps.tasks import load_task
 
 log = logging.getLogger("finetune")
 
+ROWS_ANSWERED = 5  # prompts that both models answer, for the report: a model may prefer rightly and say nothing
+
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
     """Measure both models on the answers of the test rows. Raises as `evaluate`."""
     rows, tokens = first_rows(settings, data)
     names = [name.removesuffix("_ids") for name in tokens.column_names if name not in ("prompt_ids", "label")]
-    answers = {name: _sequences(tokens, name) for name in names}
-    before, after = (_likely(folder, answers, settings) for folder in (base, tuned))
-    if names == ["completion"]:
+    if rated := names == ["completion"]:
         good = tokens["label"].to_numpy()
         _refuse_one_kind(settings.evaluation.gate_metric, good)
+    answers = {name: _sequences(tokens, name) for name in names}
+    asked = arrays(tokens["prompt_ids"].slice(0, ROWS_ANSWERED))
+    (before, was), (after, now) = (_measured(folder, answers, asked, settings) for folder in (base, tuned))
+    if rated:
         scores = {
             "base": score_rated(before["completion"], before["completion"], good, settings.beta),
             "tuned": score_rated(after["completion"], before["completion"], good, settings.beta),
@@ -45,9 +49,12 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
             "tuned": score_pairs(after, before, settings.beta),
         }
     predictions = _predictions(settings, rows, tokens, before, after)
+    for name, texts in (("base_answer", was), ("tuned_answer", now)):
+        column = pa.array([*texts, *[None] * (len(rows) - len(texts))], pa.string())
+        predictions = predictions.append_column(name, column)
     told = {
         "chat": bool(predictions["chat"].to_numpy(zero_copy_only=False).all()),
-        "rated": names == ["completion"],
+        "rated": rated,
         "beta": settings.beta,
     }
     return Comparison(scores, predictions, {"preferences": told})
@@ -62,11 +69,17 @@ def _sequences(tokens: pa.Table, name: str) -> HeldOut:
     return HeldOut(ids, labels, [None] * len(ids), [None] * len(ids), rendered=True)
 
 
-def _likely(folder: Path, answers: dict[str, HeldOut], settings: EvaluationSettings) -> dict[str, Likely]:
-    """Run one model over all answers. Raises OutOfResources when the GPU's memory is too small."""
+def _measured(
+    folder: Path, answers: dict[str, HeldOut], asked: list[np.ndarray], settings: EvaluationSettings
+) -> tuple[dict[str, Likely], list[str]]:
+    """Run one model over all answers, and let it answer a few prompts itself.
+
+    Raises OutOfResources when the GPU's memory is too small.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from steps.evaluate import generating
     from steps.evaluate.losses import row_losses
     from steps.evaluate.transformers_engine import load, too_large
 
@@ -74,15 +87,24 @@ def _likely(folder: Path, answers: dict[str, HeldOut], settings: EvaluationSetti
     likely = {}
     try:
         model = load(AutoModelForCausalLM, folder, settings.precision)
-        for name, held_out in answers.items():
-            with torch.inference_mode():
+        with torch.inference_mode():
+            for name, held_out in answers.items():
                 nll, counts = row_losses(model, held_out, settings.batch_size)
-            likely[name] = Likely(-nll, counts)
+                likely[name] = Likely(-nll, counts)
+            tokenizer = load_tokenizer(folder)
+            said = generating.answers(
+                model,
+                tokenizer,
+                [tokenizer.decode(prompt) for prompt in asked],
+                rendered=True,
+                max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
+                batch_size=settings.batch_size,
+            )
     except torch.OutOfMemoryError as error:
         raise too_large(folder, settings.batch_size) from error
     count = sum(map(len, answers.values()))
     log.info("measured %s on %d answers in %.1f s", folder.name, count, time.monotonic() - started)
-    return likely
+    return likely, said
 
 
 def _refuse_one_kind(metric: str, good: np.ndarray) -> None:

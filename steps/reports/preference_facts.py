@@ -15,6 +15,7 @@ def preference_facts(preferences: dict[str, Any], predictions: Path) -> dict[str
     told: dict[str, Any] = {"preferences": preferences, "preference_rows": [], "reward_chart": None}
     if not predictions.is_file():
         return told
+    told["said"] = _said(predictions)
     return told | (_rated(predictions) if preferences["rated"] else _pairs(predictions))
 
 
@@ -41,6 +42,15 @@ def _rated(file: Path) -> dict[str, Any]:
     ]
     of_kind = {kind: [reward for reward, good in pairs if good is (kind == "good")] for kind in ("good", "bad")}
     return {"reward_chart": reward_histogram(of_kind), "preference_rows": shown}
+
+
+def _said(file: Path) -> list[dict[str, Any]]:
+    """Read the prompts that both models answered."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file, columns=["row", "prompt", "base_answer", "tuned_answer"])
+    rows = table.filter(table["tuned_answer"].is_valid()).to_pylist()
+    return [{key: value if key == "row" else cut(value) for key, value in row.items()} for row in rows]
 
 
 def _worst(file: Path, for_it: list[float]) -> list[dict[str, Any]]:

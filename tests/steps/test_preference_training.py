@@ -184,11 +184,12 @@ def test_what_the_reference_says_is_asked_once(base, tmp_path, monkeypatch):
 
 def test_the_numbers_are_those_of_plain_transformers(base, tmp_path):
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     data = prepared(base, tmp_path / "a", pair_rows(84))
     train(settings_with({}), base, data, tmp_path / "ours")
-    settings = EvaluationSettings(task="preference", head="preference_lm", batch_size=4, beta=0.3)
+    settings = EvaluationSettings(task="preference", head="preference_lm", batch_size=4, beta=0.3,
+                                  evaluation=EvaluationParams(evaluation_max_new_tokens=20))  # fmt: skip
     merge_adapter(base, tmp_path / "ours/tuned", tmp_path / "merged")
     evaluate(settings, base, tmp_path / "ours/tuned", tmp_path / "merged", data, tmp_path / "e", tmp_path / "r.html")
     rows = pq.read_table(data / "tokens/test.parquet").to_pylist()
@@ -211,6 +212,24 @@ def test_the_numbers_are_those_of_plain_transformers(base, tmp_path):
     scores = json.loads((tmp_path / "e/metrics.json").read_text())["tuned"]
     assert scores["reward_margin"] == pytest.approx(sum(margins) / 12, abs=1e-4)
     assert scores["reward_accuracy"] == sum(margin > 0 for margin in margins) / 12
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    said = pq.read_table(tmp_path / "e/predictions.parquet")["tuned_answer"].to_pylist()
+    for row, text in zip(rows[:5], said, strict=False):
+        prompt = torch.tensor([row["prompt_ids"]])
+        output = models[0].generate(prompt, do_sample=False, max_new_tokens=20, attention_mask=torch.ones_like(prompt))
+        assert text == tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
+    assert said[5:] == [None] * 7
+    assert "What they answer" in (tmp_path / "r.html").read_text()
+
+
+def test_a_model_tuned_on_conversations_is_served_as_a_chat():
+    from types import SimpleNamespace
+
+    from steps.register_model.packaging import is_chat
+
+    for chat in (True, False):
+        metrics = {"preferences": {"chat": chat}}
+        assert is_chat(SimpleNamespace(settings=SimpleNamespace(task="preference"), metrics=metrics)) is chat
 
 
 @pytest.mark.parametrize(
