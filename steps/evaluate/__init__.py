@@ -17,9 +17,9 @@
 
 The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate), predictions.parquet (one row for each
 test row) and, for labels, plots/ with the charts as files. EVALUATORS says who measures which kind of model (`head` of
-the settings); to add one: a file with `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an
-engine for generated text (vLLM, …): a file with `measure(folder, held_out, settings) -> Measured`, and a row in
-ENGINES. To add a metric: see `steps/scoring/`.
+the settings); to add one: a file with `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine
+for generated text (vLLM, …): a file with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To
+add a metric: see `steps/scoring/`.
 """
 
 ENGINES = {

@@ -8,12 +8,20 @@ from steps.evaluate.batching import batches
 
 
 def answers(
-    model: Any, tokenizer: Any, prompts: list[str], *, rendered: bool, max_new_tokens: int, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    *,
+    rendered: bool,
+    max_new_tokens: int,
+    batch_size: int,
+    ending: str | None = None,
 ) -> list[str]:
     """Continue every prompt with the likeliest tokens until an end token or `max_new_tokens`; in the given order.
 
     `rendered` prompts already hold their special tokens. Where prompt and answer do not fit into the model's positions,
-    the answer gets at most half of them and the prompt loses its start.
+    the answer gets at most half of them and the prompt loses its start; or, where it is known what stands behind the
+    text of a prompt (`ending`), the text loses its end, as in training.
     """
     from transformers import GenerationConfig
 
@@ -22,7 +30,8 @@ def answers(
     encoded = tokenizer(prompts, add_special_tokens=not rendered)["input_ids"]
     if limit := getattr(model.config.get_text_config(), "max_position_embeddings", None):
         max_new_tokens = min(max_new_tokens, limit // 2)
-        encoded = [ids[max_new_tokens - limit :] for ids in encoded]
+        kept = None if ending is None else len(tokenizer(ending, add_special_tokens=False)["input_ids"])
+        encoded = [_fitted(ids, limit - max_new_tokens, kept) for ids in encoded]
     # Said in full, because what is left out is taken from the model's generation_config.json: some chat models punish
     # repeated tokens there, which hurts every answer that has to copy.
     greedy = GenerationConfig(
@@ -46,6 +55,13 @@ def answers(
         for row, text in zip(group, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             texts[row] = text
     return texts
+
+
+def _fitted(ids: list[int], room: int, kept: int | None) -> list[int]:
+    """Cut a prompt that is too long: before its last `kept` tokens, or at its start."""
+    if len(ids) <= room:
+        return ids
+    return ids[-room:] if kept is None else ids[: room - kept] + ids[len(ids) - kept :]
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int] | None:

@@ -32,6 +32,8 @@ class HeldOut:
     """The right answer."""
     rendered: bool
     """Whether the prompts come from a chat template, which writes the special tokens itself."""
+    ending: str | None = None
+    """What stands behind the text of every prompt; None where prompts have no such form."""
     opening: dict[str, int] = field(default_factory=dict)
     """Generation settings by which an answer begins, where a model with an encoder is told its language."""
 
@@ -79,7 +81,7 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
     prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
     references = [question[1] if question else None for question in questions]
     opening = read_manifest(data, "data").facts["opening"] if apart else {}
-    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, opening)
+    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, _ending(settings), opening)
 
 
 def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | None = None) -> tuple[pa.Table, pa.Table]:
@@ -106,6 +108,11 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _ending(settings: EvaluationSettings) -> str | None:
+    module = load_task(settings.task)
+    return module.prompt_form(module.Columns(**settings.columns))[1] if hasattr(module, "prompt_form") else None
 
 
 def _questions(settings: EvaluationSettings, rows: pa.Table) -> list[tuple[Any, str] | None]:

@@ -36,6 +36,7 @@ def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Me
             rendered=held_out.rendered,
             max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
             batch_size=settings.batch_size,
+            ending=held_out.ending,
         )
     except torch.OutOfMemoryError as error:
         raise too_large(folder, settings.batch_size) from error

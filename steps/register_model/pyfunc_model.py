@@ -66,7 +66,7 @@ class CausalModel:
         encoded = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
         if limit := getattr(self.model.config.get_text_config(), "max_position_embeddings", None):
             most = min(most, limit // 2)
-            encoded = [ids[most - limit :] for ids in encoded]
+            encoded = [self._fitted(ids, limit - most) for ids in encoded]
         named = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
         greedy = GenerationConfig(
@@ -84,6 +84,16 @@ class CausalModel:
         with torch.inference_mode():
             output = self.model.generate(**inputs, generation_config=greedy)
         return self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    def _fitted(self, ids: list[int], room: int) -> list[int]:
+        """Cut a prompt that is too long: at its start, or where it has a form, before what stands behind the text."""
+        if len(ids) <= room:
+            return ids
+        before, after = self.reference["prompt_form"]
+        if not (before or after):
+            return ids[-room:]
+        kept = len(self.tokenizer(after, add_special_tokens=False)["input_ids"])
+        return ids[: room - kept] + ids[len(ids) - kept :]
 
 
 class AnyModel(CausalModel):

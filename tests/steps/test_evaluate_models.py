@@ -345,3 +345,23 @@ def test_no_test_rows_are_said_so(world, tmp_path):
     data = write_data(tmp_path / "data", "chat_completion", chat_rows(1), [([1, 2], [-100, -100])])
     with pytest.raises(UserError, match="without a token that carries loss"):
         run({**world, "data": data}, tmp_path, settings())
+
+
+def test_a_long_text_of_a_known_form_loses_its_end_and_keeps_what_stands_around_it(tmp_path):
+    from steps.evaluate.generating import answers
+    from steps.register_model.pyfunc_model import CausalModel
+
+    build_model(tmp_path, max_position_embeddings=64)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    long = "The quick brown fox jumps over the lazy dog. " * 20
+    whole = tokenizer(f"summarize: {long}\n")["input_ids"]
+    cut = torch.tensor([whole[:53] + whole[-1:]])
+    said = model.generate(cut, max_new_tokens=10, do_sample=False)[0, 54:]
+    wanted = tokenizer.decode(said, skip_special_tokens=True)
+    how = {"rendered": False, "max_new_tokens": 10, "batch_size": 1}
+    assert answers(model, tokenizer, [f"summarize: {long}\n"], ending="\n", **how) == [wanted]
+    served = CausalModel()
+    served.model, served.tokenizer = model, tokenizer
+    form = ["summarize: ", "\n"]
+    served.reference = {"task": "summarization", "chat": False, "prompt_form": form, "max_new_tokens": 10}
+    assert served.predict(None, [long]) == [wanted]
