@@ -100,3 +100,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chat_file(tmp_path: Path) -> Path:
     """A jsonl file with 60 good conversations."""
     return write_jsonl(tmp_path / "chat.jsonl", chat_rows(60))
+
+
+@pytest.fixture
+def chat_inputs(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A model artifact and 40 + 16 tokenised conversations for a training that keeps its checkpoints below tmp_path."""
+    from training_inputs import as_imported, write_tokens
+    from transformers import AutoTokenizer
+
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    model = as_imported(tiny_model, tmp_path / "model")
+    return model, write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(tiny_model), chat_rows(56))

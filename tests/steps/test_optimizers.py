@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 from conftest import chat_rows, write_jsonl
-from training_inputs import as_imported, settings_with, write_tokens
+from training_inputs import settings_with
 
 from steps.errors import UserError
 from steps.finetune.packages import refuse_missing
@@ -26,16 +26,6 @@ CLASSES = {
 ENOUGH = {"pytorch_model_path": "m", "train_file_path": "t.jsonl"}
 
 
-@pytest.fixture
-def inputs(tiny_model, tmp_path, monkeypatch) -> tuple[Path, Path]:
-    from transformers import AutoTokenizer
-
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    model = as_imported(tiny_model, tmp_path / "model")
-    return model, write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(tiny_model), chat_rows(56))
-
-
 def train(out: Path, inputs: tuple[Path, Path], **training) -> dict:
     training = {"evaluation_strategy": "no", "learning_rate": 1e-2, "warmup_steps": 0, **training}
     model, data = inputs
@@ -45,7 +35,7 @@ def train(out: Path, inputs: tuple[Path, Path], **training) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_trains_and_is_the_one_that_was_asked_for(inputs, tmp_path, monkeypatch, optimizer):
+def test_every_optimizer_trains_and_is_the_one_that_was_asked_for(chat_inputs, tmp_path, monkeypatch, optimizer):
     from transformers import Trainer
 
     used = []
@@ -56,7 +46,7 @@ def test_every_optimizer_trains_and_is_the_one_that_was_asked_for(inputs, tmp_pa
         return plain(self, *rest, **more)
 
     monkeypatch.setattr(Trainer, "training_step", step)
-    points = train(tmp_path, inputs, optim=optimizer, max_steps=3)["points"]
+    points = train(tmp_path, chat_inputs, optim=optimizer, max_steps=3)["points"]
     assert {kind.__name__ for kind in used} == {CLASSES[optimizer]}
     assert ("galore" in used[0].__module__) == (optimizer == "galore_adamw")
     assert points[-1]["loss"] < points[0]["loss"]
@@ -64,11 +54,11 @@ def test_every_optimizer_trains_and_is_the_one_that_was_asked_for(inputs, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "reduce_lr_on_plateau"])
-def test_every_schedule_gives_the_rates_of_transformers_own(inputs, tmp_path, schedule):
+def test_every_schedule_gives_the_rates_of_transformers_own(chat_inputs, tmp_path, schedule):
     import torch
     from transformers import get_scheduler
 
-    points = train(tmp_path, inputs, lr_scheduler_type=schedule, max_steps=8, warmup_steps=3)["points"]
+    points = train(tmp_path, chat_inputs, lr_scheduler_type=schedule, max_steps=8, warmup_steps=3)["points"]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
     scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=8)
     rates = []
@@ -80,19 +70,19 @@ def test_every_schedule_gives_the_rates_of_transformers_own(inputs, tmp_path, sc
 
 
 @pytest.mark.slow
-def test_the_rate_falls_when_the_evaluations_stop_getting_better(inputs, tmp_path):
+def test_the_rate_falls_when_the_evaluations_stop_getting_better(chat_inputs, tmp_path):
     given = {"evaluation_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-6, "max_steps": 16}
-    history = train(tmp_path, inputs, lr_scheduler_type="reduce_lr_on_plateau", optim="sgd", **given)
+    history = train(tmp_path, chat_inputs, lr_scheduler_type="reduce_lr_on_plateau", optim="sgd", **given)
     rates = [point["learning_rate"] for point in history["points"]]
     assert rates[0] == pytest.approx(1e-6)
     assert min(rates) < 0.5e-6
 
 
 @pytest.mark.slow
-def test_a_share_of_the_steps_warms_up_unless_steps_are_given(inputs, tmp_path):
-    share = train(tmp_path / "a", inputs, max_steps=10, warmup_ratio=0.3)["points"]
-    steps = train(tmp_path / "b", inputs, max_steps=10, warmup_steps=3)["points"]
-    both = train(tmp_path / "c", inputs, max_steps=10, warmup_steps=3, warmup_ratio=0.9)["points"]
+def test_a_share_of_the_steps_warms_up_unless_steps_are_given(chat_inputs, tmp_path):
+    share = train(tmp_path / "a", chat_inputs, max_steps=10, warmup_ratio=0.3)["points"]
+    steps = train(tmp_path / "b", chat_inputs, max_steps=10, warmup_steps=3)["points"]
+    both = train(tmp_path / "c", chat_inputs, max_steps=10, warmup_steps=3, warmup_ratio=0.9)["points"]
     rates = [[point["learning_rate"] for point in points] for points in (share, steps, both)]
     assert rates[0] == rates[1] == rates[2]
     assert rates[0].index(max(rates[0])) == 3

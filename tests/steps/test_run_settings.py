@@ -6,21 +6,11 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
-from training_inputs import as_imported, settings_with, write_tokens
+from training_inputs import settings_with
 
 from steps.errors import UserError
 from steps.finetune.step import finetune
 from steps.plan.step import plan
-
-
-@pytest.fixture
-def inputs(tiny_model, tmp_path, monkeypatch) -> tuple[Path, Path]:
-    from transformers import AutoTokenizer
-
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    model = as_imported(tiny_model, tmp_path / "model")
-    return model, write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(tiny_model), chat_rows(56))
 
 
 def train(out: Path, inputs: tuple[Path, Path], **training) -> list[float]:
@@ -31,9 +21,9 @@ def train(out: Path, inputs: tuple[Path, Path], **training) -> list[float]:
 
 
 @pytest.mark.slow
-def test_noise_on_the_embeddings_changes_the_losses_and_only_while_training(inputs, tmp_path):
+def test_noise_on_the_embeddings_changes_the_losses_and_only_while_training(chat_inputs, tmp_path):
     plain, noisy, again = (
-        train(tmp_path / name, inputs, neftune_noise_alpha=alpha)
+        train(tmp_path / name, chat_inputs, neftune_noise_alpha=alpha)
         for name, alpha in (("a", 0.0), ("b", 5.0), ("c", 5.0))
     )
     assert noisy == again
@@ -42,12 +32,12 @@ def test_noise_on_the_embeddings_changes_the_losses_and_only_while_training(inpu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["half", "full"])
-def test_a_deterministic_training_gives_equal_bytes_and_says_so_to_torch(inputs, tmp_path, level):
+def test_a_deterministic_training_gives_equal_bytes_and_says_so_to_torch(chat_inputs, tmp_path, level):
     import torch
 
     try:
         for name in ("a", "b"):
-            train(tmp_path / name, inputs, determinism=level)
+            train(tmp_path / name, chat_inputs, determinism=level)
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled() == (level == "half")
     finally:
@@ -58,13 +48,13 @@ def test_a_deterministic_training_gives_equal_bytes_and_says_so_to_torch(inputs,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["sft", "classification"])
-def test_attention_and_configuration_are_those_that_were_asked_for(inputs, trainer):
+def test_attention_and_configuration_are_those_that_were_asked_for(chat_inputs, trainer):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from steps.finetune.heads import load_with_head
     from steps.finetune.loading import load_model
 
-    model, _ = inputs
+    model, _ = chat_inputs
     settings = settings_with({"attn_implementation": "eager", "model_args": {"attention_dropout": 0.25}})
     if trainer == "sft":
         loaded = load_model(model, settings)
