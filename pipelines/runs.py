@@ -76,8 +76,8 @@ def _result(
     folder = done.folder
     outputs = done.outputs
     metrics: dict[str, Any] = {}
-    if "evaluation" in outputs:
-        metrics = json.loads(Path(outputs["evaluation"], "metrics.json").read_text("utf-8"))
+    if "evaluation_result" in outputs:
+        metrics = json.loads(Path(outputs["evaluation_result"], "metrics.json").read_text("utf-8"))
     artifacts = {key: value for key, value in outputs.items() if isinstance(value, str)}
     if "report" in artifacts:
         artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))

@@ -37,7 +37,7 @@ class Outputs(NamedTuple):
     data: Dataset
     tuned: Model
     merged: Model
-    evaluation: Artifact
+    evaluation_result: Artifact
     report: HTML
     passed: bool
     score: float
@@ -84,7 +84,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
         data=data.outputs["data"],
         tuned=tuned.outputs["tuned"],
         merged=merged.outputs["merged"],
-        evaluation=verdict.outputs["evaluation"],
+        evaluation_result=verdict.outputs["evaluation"],
         report=page.outputs["report"],
         passed=verdict.outputs["Output"],
         score=verdict.outputs["score"],
@@ -125,7 +125,7 @@ def translation(p: Any, plan: dsl.PipelineTask) -> Outputs:
 def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
     """Tune a model to give texts their class and register it when it beats the most frequent class."""
     outputs = supervised(p, plan)
-    small(chart_labels(evaluation=outputs.evaluation))
+    small(chart_labels(evaluation=outputs.evaluation_result))
     return outputs
 
 
