@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ def register_model(
 ) -> str:
     """Register the tuned model where it lies and return its MLflow URI, such as models:/name@alias.
 
+    `registration` gets registration.json, the model card, and the folder mlflow_model: the version as a plain MLflow
+    model, for those who take it from the run and not from the registry.
     `tuned_uri` and `merged_uri` say where the two folders live after the run; empty means where they are now.
     Raises UserError when something cannot be registered (no tracking server, a name MLflow refuses, weights that are
     not there, a gate that did not pass), Outage when MLflow does not answer; a repetition then goes on where it ended.
@@ -44,13 +47,18 @@ def register_model(
     target = candidate.target
     card = write_card(candidate, base)
     folders = {"base": base, "tuned": tuned, "merged": merged, "evaluation": evaluation, "registration": registration}
-    with _reachable(target, _command(settings, {**folders, "tuned-uri": tuned_uri, "merged-uri": merged_uri})):
-        client = registry.connect(target)
-        version = _known_version(client, candidate) or _new_version(client, candidate, card)
-        moved = registry.move_alias(client, target, version)
-    model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
+    again = _command(settings, {**folders, "tuned-uri": tuned_uri, "merged-uri": merged_uri})
     with new_artifact(registration, "registration", {"inputs": candidate.digests}) as draft:
         (draft / "model_card.md").write_text(card, encoding="utf-8")
+        with TemporaryDirectory() as scratch:
+            write_package(Path(scratch) / "package", candidate, card)
+            shutil.copytree(Path(scratch) / "package", draft / "mlflow_model")
+        with _reachable(target, again):
+            client = registry.connect(target)
+            version = _known_version(client, candidate)
+            version = version or _new_version(client, candidate, card, draft / "mlflow_model")
+            moved = registry.move_alias(client, target, version)
+        model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
         registered = {
             "name": target.name,
             "version": str(version.version),
@@ -75,12 +83,10 @@ def _known_version(client: Any, candidate: Candidate) -> Any | None:
     return None
 
 
-def _new_version(client: Any, candidate: Candidate, card: str) -> Any:
+def _new_version(client: Any, candidate: Candidate, card: str, package: Path) -> Any:
     run, ours = registry.open_run(client, candidate)
     place = f"model-{candidate.key[:12]}"  # a repetition writes the same files to the same place
-    with TemporaryDirectory() as scratch:
-        write_package(Path(scratch) / "package", candidate, card)
-        registry.upload(client, run.info.run_id, Path(scratch) / "package", place)
+    registry.upload(client, run.info.run_id, package, place)
     about = card.partition("\n## Parameters")[0][:4900]  # MLflow keeps 5,000 characters
     version = registry.create_version(client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about)
     registry.describe_run(client, run.info.run_id, candidate, version)

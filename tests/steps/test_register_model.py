@@ -444,9 +444,10 @@ def test_a_fresh_process_loads_the_chat_model_and_answers_as_transformers_does(w
 
 
 @pytest.mark.slow
-def test_a_fresh_process_loads_the_text_model_and_answers_as_transformers_does(world, tmp_path):
-    uri = register_model(settings(task="text_generation"), **world)
-    one, two = answers_elsewhere(tmp_path, uri, ("The quick", {}), (["The quick", "Count to"], {}))
+def test_a_fresh_process_loads_the_text_model_from_the_runs_folder_and_answers_as_transformers_does(world, tmp_path):
+    register_model(settings(task="text_generation"), **world)
+    folder = str(world["registration"] / "mlflow_model")
+    one, two = answers_elsewhere(tmp_path, folder, ("The quick", {}), (["The quick", "Count to"], {}))
     assert two == plain_answers(world["tuned"], ["The quick", "Count to"], 8)
     assert one == two[:1]
 
