@@ -48,8 +48,9 @@ format: setup    ## Put the code into its form.
 compile: setup   ## Write the pipelines into compiled/.
 	$(BIN)/finetune compile
 
-docs: setup      ## Write docs/parameters.md from the parameter models.
+docs: setup      ## Write the pages in docs/ that are made from the code.
 	$(BIN)/python -m pipelines.reference > docs/parameters.md
+	$(BIN)/python -m pipelines.experiment_page > docs/experiments.md
 
 bench: setup     ## Measure against named peers; minutes, on a quiet machine.
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

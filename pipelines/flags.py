@@ -53,7 +53,7 @@ CONFIGURATION: list[click.Parameter] = [
     click.Option(
         ["-f", "--config", "config"],
         type=click.Path(path_type=Path),
-        help="YAML file with parameters by name; -p and flags win over it.",
+        help="YAML file with parameters by name, or an experiment in sections; -p and flags win over it.",
     ),
     click.Option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE", help="One parameter; repeatable."),
 ]
@@ -79,10 +79,23 @@ def _split(values: dict[str, Any]) -> dict[str, Any]:
     """Gather the parameters that were given: configuration file, then -p, then flags; the later wins."""
     flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
     return {
-        **(read_config(values["config"]) if values.get("config") else {}),
+        **(parameters_in(values["config"]) if values.get("config") else {}),
         **read_pairs(values.get("param") or ()),
         **{name: value for name, value in flags.items() if value is not None},
     }
+
+
+def parameters_in(file: Path) -> dict[str, Any]:
+    """Read a configuration file: parameters by name, or an experiment in sections. Raises as `read_config`."""
+    from pipelines.experiment_yaml import from_experiment, is_experiment
+
+    values = read_config(file)
+    if not is_experiment(values):
+        return values
+    parameters, notes = from_experiment(values)
+    for note in notes:
+        click.echo(f"WARNING {note}", err=True)
+    return parameters
 
 
 def _others(values: dict[str, Any]) -> dict[str, Any]:

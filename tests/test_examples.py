@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
+from pipelines.flags import parameters_in
 from steps.artifacts import describe_files
 from steps.params.reading import read_parameters
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "examples").glob("*/config*.yaml"))
+CONFIGS = sorted((ROOT / "examples").glob("*/*.yaml"))
 MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
 MADE = ("base", "base_encoder", "base_masked", "data")
 
@@ -25,7 +25,7 @@ def named(path: Path) -> str:
 
 
 def read(config: Path) -> tuple[str, dict]:
-    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    given = parameters_in(config)
     return given.pop("pipeline"), given
 
 

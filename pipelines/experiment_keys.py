@@ -1,0 +1,86 @@
+"""Which key of an experiment file is which parameter here, and which of them change nothing.
+
+To accept another key: a row in DIRECT, IGNORED or FIXED, or a function in `experiment_yaml.py` where it takes one.
+docs/experiments.md is written from these tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SECTIONS = (
+    "method", "data_conf", "training_args", "overrides", "batchsize_conf", "peft_conf", "run_conf", "tracking",
+    "quant_conf", "sft_args",
+)  # fmt: skip
+PIPELINES = {"sft": "chat_completion", "dpo": "preference"}
+RATIO = 0.2  # of the rows that AUTO_SPLIT takes from the training rows, as we do
+
+# Keys that are a parameter here, by section.
+DIRECT: dict[str, dict[str, str]] = {
+    "data_conf": {"chat_template_name": "chat_template"},
+    "training_args": {
+        **{
+            name: name
+            for name in (
+                "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_ratio", "warmup_steps",
+                "weight_decay", "max_grad_norm", "optim", "seed", "logging_steps", "logging_strategy", "eval_steps",
+                "save_steps", "save_total_limit", "neftune_noise_alpha", "metric_for_best_model", "packing", "beta",
+                "loss_type", "label_smoothing", "max_prompt_length", "auto_find_batch_size",
+            )
+        },
+        "eval_strategy": "evaluation_strategy",
+        "evaluation_strategy": "evaluation_strategy",
+        "max_length": "max_seq_length",
+        "max_seq_length": "max_seq_length",
+    },
+    "overrides": {"lr_multiplier": "lr_multiplier", "lr_batch_size_scaling": "lr_batch_size_scaling"},
+    "batchsize_conf": {
+        "total_train_batch_size": "total_train_batch_size",
+        "max_per_device_train_batch_size": "max_per_device_train_batch_size",
+        "per_device_eval_batch_size": "per_device_eval_batch_size",
+    },
+    "run_conf": {"determinism": "determinism", "resume_from_checkpoint": "resume_from_checkpoint"},
+    "tracking": {"mlflow_server_uri": "mlflow_server_uri", "experiment_name": "experiment_name"},
+    "sft_args": {
+        "max_seq_length": "max_seq_length",
+        "length_handling": "length_handling",
+        "train_on_completions_only": "train_on_completions_only",
+    },
+}  # fmt: skip
+PEFT_KWARGS = {
+    "r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "target_modules": "lora_target_modules",
+}  # fmt: skip
+
+# Keys that change nothing here → why.
+_OWN_PLACE = "checkpoints and results have a place of their own"
+_ALWAYS = "the best checkpoint is always the result when there are evaluations"
+_TRACKED = "metrics go to mlflow_server_uri"
+IGNORED: dict[str, dict[str, str]] = {
+    "data_conf": {},
+    "training_args": {
+        "output_dir": _OWN_PLACE, "overwrite_output_dir": _OWN_PLACE, "logging_dir": _OWN_PLACE,
+        "save_strategy": "a checkpoint is written at every evaluation", "load_best_model_at_end": _ALWAYS,
+        "greater_is_better": "it follows from metric_for_best_model", "report_to": _TRACKED, "run_name": _TRACKED,
+        "disable_tqdm": "progress is printed line by line", "remove_unused_columns": "the rows hold tokens only",
+        "gradient_checkpointing_kwargs": "activations are recomputed without re-entry",
+        "ddp_find_unused_parameters": "one process trains", "dataloader_num_workers": "the rows are in memory",
+        "log_level": "see the log of the run", "data_seed": "seed is that of the rows too",
+    },
+    "run_conf": {"final_checkpoint_name": _OWN_PLACE},
+    "sft_args": {"save_name_if_new_basemodel": "the vocabulary is not expanded"},
+}  # fmt: skip
+# Keys whose value must be the one that we have anyway: (section, key) → (values, what else).
+FIXED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
+    ("data_conf", "padding_side"): (("right",), "rows are padded on the right"),
+    ("data_conf", "missing_pad_token_strategy"): (
+        ("bos-repurpose", None), "a tokenizer without a padding token pads with its end token"),
+    ("run_conf", "use_fast_tokenizer"): ((True,), "fast tokenizers only"),
+    ("tracking", "hf_mlflow_log_artifacts"): (
+        (False, "False", "false", "0", 0, None), "checkpoints are not copied to MLflow"),
+    ("quant_conf", "quantization_type"): (("no-quantization", None), "quantisation is not implemented in this version"),
+    ("peft_conf", "task_type"): (("CAUSAL_LM",), "models that go on from a prompt"),
+    ("training_args", "push_to_hub"): ((False,), "results stay in the run"),
+    ("training_args", "deepspeed"): ((None,), "DeepSpeed is not implemented in this version"),
+    ("training_args", "fsdp"): ((None, "", []), "one process trains"),
+    ("training_args", "group_by_length"): ((False,), "rows come in random order"),
+}  # fmt: skip

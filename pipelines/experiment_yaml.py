@@ -1,0 +1,230 @@
+"""Experiment files in sections (data_conf, training_args, batchsize_conf, peft_conf, …), read as our parameters.
+
+    training_args: {learning_rate: 1.0e-4}      →  learning_rate=0.0001
+    peft_conf: {peft_type: LORA, peft_kwargs: {r: 64}}  →  apply_lora=true, lora_r=64
+
+A key that means nothing here is told in a warning, an unknown one is refused with the nearest. Our own parameters may
+stand beside the sections. Which key is which parameter: `experiment_keys.py`; here is what takes more than a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PIPELINES, RATIO, SECTIONS
+from steps.errors import Problem, UserError, nearest, shown
+
+
+def is_experiment(values: dict[str, Any]) -> bool:
+    """Whether a configuration is one in sections; `overrides` alone is a parameter of ours, too."""
+    return any(isinstance(values.get(section), dict) for section in SECTIONS if section != "overrides")
+
+
+def from_experiment(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give the parameters that an experiment means, and a sentence for everything that has no effect.
+
+    Raises UserError with every unknown key (and the nearest), and every value that has no counterpart here.
+    """
+    reading = _Reading()
+    ours = _our_parameters()
+    for section, content in values.items():
+        if section == "method":
+            reading.method(content)
+        elif section in ours and section not in SECTIONS:
+            reading.parameters[section] = content
+        elif section not in SECTIONS:
+            reading.unknown(section, content, (*SECTIONS, *ours))
+        elif content is not None and not isinstance(content, dict):
+            reading.refuse(section, content, "keys with values", "write it as a mapping")
+        else:
+            reading.section(section, content or {})
+    if reading.problems:
+        raise UserError(reading.problems)
+    return reading.parameters, reading.notes
+
+
+def _our_parameters() -> set[str]:
+    from steps.params.pipelines import PARAMETER_MODELS
+
+    return {"pipeline"}.union(*(PARAMETER_MODELS[name].model_fields for name in PIPELINES.values()))
+
+
+class _Reading:
+    """What was understood so far."""
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.problems: list[Problem] = []
+
+    def method(self, value: Any) -> None:
+        if value in PIPELINES:
+            self.parameters["pipeline"] = PIPELINES[value]
+        else:
+            self.refuse(
+                "method", value, f"one of {', '.join(PIPELINES)}", nearest(str(value), PIPELINES) or "correct it"
+            )
+
+    def section(self, section: str, content: dict[str, Any]) -> None:
+        for key, value in content.items():
+            where = f"{section}.{key}"
+            if key in DIRECT.get(section, {}):
+                self.parameters[DIRECT[section][key]] = value
+            elif special := SPECIAL.get((section, key)):
+                special(self, where, value)
+            elif why := IGNORED.get(section, {}).get(key):
+                self.notes.append(f"{where} has no effect: {why}")
+            elif fixed := FIXED.get((section, key)):
+                allowed, what = fixed
+                if value not in allowed:
+                    self.refuse(where, value, f"{shown(allowed[0])}: {what}", "leave it out")
+            else:
+                self.unknown(where, value, keys_of(section))
+
+    def unknown(self, where: str, value: Any, known: tuple[str, ...]) -> None:
+        near = nearest(where.rpartition(".")[2], known) or f"known are {', '.join(sorted(known)[:40])}"
+        self.problems.append(Problem("CONFIG-E0104", where, shown(value), "a key that is known here", near))
+
+    def refuse(self, where: str, value: Any, expected: str, fix: str) -> None:
+        self.problems.append(Problem("CONFIG-E0105", where, shown(value), expected, fix))
+
+
+def keys_of(section: str) -> tuple[str, ...]:
+    """List the keys that a section may have."""
+    named = [key for part, key in (*SPECIAL, *FIXED) if part == section]
+    return (*DIRECT.get(section, {}), *named, *IGNORED.get(section, {}))
+
+
+def _training_data(reading: _Reading, where: str, value: Any) -> None:
+    """Becomes train_file_path; with sampling weights or names, training_data."""
+    kind, datasets = _datasets(reading, where, value)
+    if kind == "CONCATENATION" and all(set(one) <= {"path", "name"} for one in datasets):
+        reading.parameters["train_file_path"] = ",".join(str(one.get("path", "")) for one in datasets)
+    elif datasets:
+        reading.parameters["training_data"] = json.dumps({"type": kind, "datasets": datasets})
+
+
+def _validation_data(reading: _Reading, where: str, value: Any) -> None:
+    """Becomes validation_file_path; AUTO_SPLIT draws it from the training rows, NONE evaluates nothing in training."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "AUTO_SPLIT":
+        if value.get("ratio", RATIO) != RATIO:
+            reading.refuse(f"{where}.ratio", value["ratio"], f"{RATIO}", "name validation rows of your own")
+        reading.notes.append(f"{where}: rows for validation and test are drawn from the training rows with seed")
+    elif kind == "NONE":
+        reading.parameters["evaluation_strategy"] = "no"
+    else:
+        _, datasets = _datasets(reading, where, value)
+        reading.parameters["validation_file_path"] = ",".join(str(one.get("path", "")) for one in datasets)
+
+
+def _datasets(reading: _Reading, where: str, value: Any) -> tuple[str, list[dict[str, Any]]]:
+    kinds = ("CONCATENATION", "PRECOMPUTE_WEIGHTED_MIX", *(("AUTO_SPLIT", "NONE") if "validation" in where else ()))
+    kind = value.get("type", "CONCATENATION") if isinstance(value, dict) else None
+    datasets = value.get("datasets") if isinstance(value, dict) else None
+    if kind not in kinds:
+        reading.refuse(f"{where}.type", kind, f"one of {', '.join(kinds)}", nearest(str(kind), kinds) or "correct it")
+    elif not isinstance(datasets, list) or not datasets or not all(isinstance(one, dict) for one in datasets):
+        reading.refuse(f"{where}.datasets", datasets, "a list of {path: …}", "name at least one file")
+    else:
+        return str(kind), datasets
+    return "CONCATENATION", []
+
+
+def _model(reading: _Reading, where: str, value: Any) -> None:
+    """Becomes pytorch_model_path where it is a path or URI, else huggingface_id."""
+    text = str(value)
+    # An id on the Hub has one slash at most.
+    local = "://" in text or text.startswith(("/", ".")) or text.count("/") > 1 or Path(text).is_dir()
+    reading.parameters["pytorch_model_path" if local else "huggingface_id"] = text
+
+
+def _tokenizer(reading: _Reading, where: str, value: Any) -> None:
+    """Must be the model's own."""
+    if value and value not in (reading.parameters.get("pytorch_model_path"), reading.parameters.get("huggingface_id")):
+        reading.refuse(where, value, "the model's own tokenizer", "save the tokenizer into the model's folder")
+
+
+def _model_args(reading: _Reading, where: str, value: Any) -> None:
+    """dtype becomes precision, attn_implementation and revision their parameters, the rest model_args."""
+    rest = dict(value or {})
+    for key in ("dtype", "torch_dtype"):
+        if (dtype := rest.pop(key, "auto")) in ("bfloat16", "float16"):
+            reading.parameters["precision"] = "16"
+        elif dtype not in ("auto", "float32"):
+            reading.refuse(f"{where}.{key}", dtype, "auto, float32, bfloat16 or float16", "correct it")
+    for key, parameter in (("attn_implementation", "attn_implementation"), ("revision", "huggingface_revision")):
+        if key in rest:
+            reading.parameters[parameter] = rest.pop(key)
+    for key in ("use_cache", "device_map"):
+        if key in rest:
+            rest.pop(key)
+            reading.notes.append(
+                f"{where}.{key} has no effect: training never caches, and the model lies on one device"
+            )
+    if rest:
+        reading.parameters["model_args"] = rest
+
+
+def _half(reading: _Reading, where: str, value: Any) -> None:
+    """Becomes precision=16: bfloat16 where the device has it, else float16."""
+    if value:
+        reading.parameters["precision"] = "16"
+
+
+def _recompute(reading: _Reading, where: str, value: Any) -> None:
+    """Becomes gradient_checkpointing."""
+    reading.parameters["gradient_checkpointing"] = str(bool(value)).lower()
+
+
+def _by_hand(reading: _Reading, where: str, value: Any) -> None:
+    """Is refused: batchsize_conf says how large a batch is."""
+    reading.refuse(where, value, "nothing: batchsize_conf says how large a batch is",
+                   "set batchsize_conf.total_train_batch_size and max_per_device_train_batch_size")  # fmt: skip
+
+
+def _peft_type(reading: _Reading, where: str, value: Any) -> None:
+    """LORA becomes apply_lora=true, NO_PEFT apply_lora=false."""
+    if value in ("LORA", "NO_PEFT"):
+        reading.parameters["apply_lora"] = value == "LORA"
+    else:
+        reading.refuse(where, value, "LORA or NO_PEFT: no other adapter is implemented in this version", "take LORA")
+
+
+def _peft_kwargs(reading: _Reading, where: str, value: Any) -> None:
+    """Their parameters stand in the table."""
+    for key, one in (value or {}).items():
+        if key in PEFT_KWARGS:
+            reading.parameters[PEFT_KWARGS[key]] = ",".join(one) if isinstance(one, list) else one
+        elif key == "bias" and one == "none":
+            continue
+        else:
+            reading.unknown(f"{where}.{key}", one, tuple(PEFT_KWARGS))
+
+
+def _quantised(reading: _Reading, where: str, value: Any) -> None:
+    """Is refused: quantisation is not implemented in this version."""
+    if value:
+        reading.refuse(where, value, "nothing: quantisation is not implemented in this version", "leave quant_conf out")
+
+
+SPECIAL: dict[tuple[str, str], Callable[[_Reading, str, Any], None]] = {
+    ("data_conf", "training_data"): _training_data,
+    ("data_conf", "validation_data"): _validation_data,
+    ("run_conf", "model"): _model,
+    ("run_conf", "tokenizer"): _tokenizer,
+    ("run_conf", "model_args"): _model_args,
+    ("training_args", "bf16"): _half,
+    ("training_args", "fp16"): _half,
+    ("training_args", "gradient_checkpointing"): _recompute,
+    ("training_args", "per_device_train_batch_size"): _by_hand,
+    ("training_args", "per_device_eval_batch_size"): _by_hand,
+    ("training_args", "gradient_accumulation_steps"): _by_hand,
+    ("peft_conf", "peft_type"): _peft_type,
+    ("peft_conf", "peft_kwargs"): _peft_kwargs,
+    ("quant_conf", "load_in_8bit"): _quantised,
+    ("quant_conf", "load_in_4bit"): _quantised,
+}
