@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE ?= 1
 # Models as small as the tests' and the examples' are much faster on one thread.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup run test test-fast test-gpu test-containers lint format compile docs bench clean
+.PHONY: help setup run test test-fast test-examples test-gpu test-containers lint format compile docs bench clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -25,10 +25,13 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 	$(BIN)/finetune run chat_completion -f examples/dates/config.yaml
 
 test: setup      ## Every test that needs neither GPU nor container engine.
-	$(BIN)/pytest -m "not gpu and not containers"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not examples and not gpu and not containers"
 
 test-fast: setup ## Tests without training or measuring a model, in under 90 seconds.
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu and not containers"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not examples and not gpu and not containers"
+
+test-examples: setup  ## Train every example in full; each must reach the goal that its gate names.
+	$(BIN)/pytest -m examples -rP
 
 test-gpu: setup  ## Tests that need a GPU.
 	$(BIN)/pytest -m gpu

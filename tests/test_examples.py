@@ -2,47 +2,19 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from example_files import CONFIGS, MADE, MAKERS, ROOT, make, make_all, named, read
 
-from pipelines.flags import parameters_in
 from steps.artifacts import describe_files
 from steps.params.reading import read_parameters
-
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "examples").glob("*/*.yaml"))
-MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
-MADE = ("base", "base_encoder", "base_masked", "data")
-
-
-def named(path: Path) -> str:
-    return str(path.relative_to(ROOT / "examples"))
-
-
-def read(config: Path) -> tuple[str, dict]:
-    given = parameters_in(config)
-    return given.pop("pipeline"), given
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A copy of examples/ in an empty checkout, with everything that its make.py files make."""
-    checkout = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns(*MADE, "*.tmp"))
-    for maker in MAKERS:
-        make(checkout, maker)
-    return checkout
-
-
-def make(checkout: Path, maker: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(checkout / maker.relative_to(ROOT))]
-    return subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=True).stdout
+    return make_all(tmp_path_factory.mktemp("checkout"))
 
 
 def test_there_are_examples_of_every_kind():

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import FINETUNE
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, re.S)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith(".venv/bin/")]
-FINETUNE = [sys.executable, "-W", "ignore", "-c", "from pipelines.cli import main; main()"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-FINETUNE = [sys.executable, "-W", "ignore", "-c", "from pipelines.cli import main; main()"]
+from command_line import FINETUNE
 
 
 def finetune(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:

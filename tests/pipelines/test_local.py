@@ -4,16 +4,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from command_line import FINETUNE
 from conftest import chat_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
 
-FINETUNE = [sys.executable, "-W", "ignore", "-c", "from pipelines.cli import main; main()"]
 SETTINGS = {
     "number_of_gpu_to_use_finetuning": 0,
     "num_train_epochs": 2,
