@@ -9,6 +9,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.loading import lora_config, model_options
+from steps.finetune.quantising import train_in_float32
 from steps.params.settings import FinetuneSettings
 
 
@@ -95,9 +96,7 @@ def _with_adapter(model: Any, settings: FinetuneSettings, new: list[str]) -> Any
 
     config = lora_config(settings.lora, model, type(model).__name__, new)
     tuned = get_peft_model(model, config)
-    for parameter in tuned.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # PEFT does so for the adapter, not for modules_to_save
+    train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":
         tuned.enable_input_require_grads()
     return tuned
