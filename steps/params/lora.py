@@ -21,7 +21,7 @@ class LoraParams(Group):
     """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
 
     peft_type: Literal["lora", "ia3", "loha", "lokr"] = "lora"
-    """Kind of adapter: a product of two matrices (lora), two such (loha), a Kronecker product (lokr), or factors (ia3)."""
+    """Kind of adapter: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), or factors (ia3)."""
 
     lora_r: int = Field(8, ge=1)
     """Rank of the adapter matrices; memory and capacity grow with it."""

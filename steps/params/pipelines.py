@@ -155,6 +155,9 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
         if self.new_weights and self.apply_lora:
             yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
                           "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
+        if self.new_weights and self.bits:
+            yield Problem("PARAM-E0273", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
+                          "adapter leaves as they are: new ones are trained", "leave one of the two out")  # fmt: skip
 
 
 class AnswerOnly(Group):
