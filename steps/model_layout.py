@@ -34,6 +34,8 @@ MLFLOW_FLAVOURS = {
 COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer"}
 # Kinds that see distances, not positions: what their configuration names is the length that they were trained with.
 WITHOUT_POSITIONS = {"longt5", "mt5", "t5", "umt5"}
+# Models whose layers are transformers' Conv1D, which stores (in, out) where all others store (out, in).
+CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
 UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.loading import lora_config, model_options
+from steps.finetune.quantising import quantisation, train_in_float32
 from steps.params.settings import FinetuneSettings
+
+# What PEFT trains whole beside an adapter whether it is new or not, by the kind of task.
+HEADS = ("classifier", "score", "qa_outputs")
 
 
 def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, tokenizer: Any, **head: Any) -> Any:
@@ -20,7 +24,6 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     Raises UserError when transformers has no such head for this kind of model.
     """
     import torch
-    from transformers import set_seed
 
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
     how = {
@@ -31,14 +34,12 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
         **model_options(settings),
         **head,
     }
-    set_seed(settings.training.seed)
     try:
-        model, found = auto_class.from_pretrained(folder, **how)
-        if renamed := _renamed_body(model, found):
-            set_seed(settings.training.seed)
-            model, found = auto_class.from_pretrained(folder, key_mapping=renamed, **how)
-            # transformers 5.17 would save the weights under their old names, from which nothing could load them.
-            model._weight_conversions = [one for one in model._weight_conversions if not _renames(one, renamed)]
+        if settings.quantisation.bits:
+            # transformers 5.17 would quantise heads with a bias, which are trained: it must know what is new first.
+            empty = _load(auto_class, folder, settings, how | {"device_map": "meta"})
+            how |= quantisation(settings, [*_new_modules(*empty), *HEADS])
+        model, found = _load(auto_class, folder, settings, how)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -51,8 +52,25 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     model.config.pad_token_id = tokenizer.pad_token_id
     if not settings.lora.apply_lora:
         return model
-    new = modules_of(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    return _with_adapter(model, settings, new)
+    return _with_adapter(model, settings, _new_modules(model, found))
+
+
+def _load(auto_class: Any, folder: Path, settings: FinetuneSettings, how: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Load a model and what transformers says of its weights, under the names that the model has."""
+    from transformers import set_seed
+
+    set_seed(settings.training.seed)
+    model, found = auto_class.from_pretrained(folder, **how)
+    if renamed := _renamed_body(model, found):
+        set_seed(settings.training.seed)
+        model, found = auto_class.from_pretrained(folder, key_mapping=renamed, **how)
+        # transformers 5.17 would save the weights under their old names, from which nothing could load them.
+        model._weight_conversions = [one for one in model._weight_conversions if not _renames(one, renamed)]
+    return model, found
+
+
+def _new_modules(model: Any, found: dict[str, Any]) -> list[str]:
+    return modules_of(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
 
 
 def _renamed_body(model: Any, found: dict[str, Any]) -> dict[str, str]:
@@ -95,9 +113,7 @@ def _with_adapter(model: Any, settings: FinetuneSettings, new: list[str]) -> Any
 
     config = lora_config(settings.lora, model, type(model).__name__, new)
     tuned = get_peft_model(model, config)
-    for parameter in tuned.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # PEFT does so for the adapter, not for modules_to_save
+    train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":
         tuned.enable_input_require_grads()
     return tuned

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Problem, UserError
+from steps.finetune.adapters import adapter_config
+from steps.finetune.quantising import quantisation, train_in_float32
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 
@@ -15,7 +16,8 @@ def load_model(folder: Path, settings: FinetuneSettings) -> Any:
     """Load a causal language model for training.
 
     Trained weights stay in float32 (bfloat16 loses small updates); with an adapter at precision 16 the frozen base is
-    loaded in bfloat16, which halves its memory and changes no trained weight.
+    loaded in bfloat16, which halves its memory and changes no trained weight; load_in_4bit and load_in_8bit store it in
+    fewer bits.
     """
     from transformers import AutoModelForCausalLM
 
@@ -30,7 +32,8 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     if not settings.new_weights:
-        return auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **model_options(settings))
+        how = {**model_options(settings), **quantisation(settings)}
+        return auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how)
     set_seed(settings.training.seed)
     options = model_options(settings)
     attention = {key: options.pop(key) for key in ("attn_implementation",) if key in options}
@@ -55,9 +58,7 @@ def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> A
     from peft import get_peft_model
 
     tuned = get_peft_model(model, lora_config(settings.lora, model, type(model).__name__))
-    for parameter in tuned.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":
         tuned.enable_input_require_grads()
     return tuned
@@ -96,46 +97,5 @@ def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Seque
     """
     if not lora.apply_lora:
         return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.lora_r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=_targets(lora.lora_target_modules, model),
-        task_type=next((task for end, task in PEFT_TASKS.items() if kind.endswith(end)), "CAUSAL_LM"),
-        modules_to_save=list(new_modules) or None,
-        # What is trained whole gets no adapter as well, nor do the layers inside it.
-        exclude_modules=_linear_inside(model, new_modules) or None,
-    )
-
-
-def _linear_inside(model: Any, modules: Sequence[str]) -> list[str]:
-    import torch
-
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and any(f"{name}.".startswith(f"{new}.") for new in modules)
-    ]
-
-
-def _targets(wanted: str, model: Any) -> str | list[str]:
-    import logging
-
-    import torch
-
-    if wanted == "all-linear":
-        return wanted
-    names = [name.strip() for name in wanted.split(",") if name.strip()]
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    there = [name for name in names if any(path == name or path.endswith("." + name) for path in linear)]
-    if not there:
-        layers = ", ".join(sorted({path.rsplit(".", 1)[-1] for path in linear}))
-        raise UserError(
-            Problem("TRAIN-E0201", "lora_target_modules", wanted, f"names of linear layers: {layers}",
-                    "set lora_target_modules=all-linear")
-        )  # fmt: skip
-    for name in sorted(set(names) - set(there)):
-        logging.getLogger("finetune").warning("WARNING lora_target_modules: the model has no layer %s", name)
-    return there
+    task = next((task for end, task in PEFT_TASKS.items() if kind.endswith(end)), "CAUSAL_LM")
+    return adapter_config(lora, model, task, new_modules)

@@ -16,6 +16,7 @@ from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
 from steps.finetune.packages import refuse_missing
+from steps.finetune.quantising import count
 from steps.finetune.run import Run
 from steps.params.settings import FinetuneSettings
 from steps.tracking import Tracker
@@ -88,7 +89,7 @@ def _train(
         seconds = time.monotonic() - started
         if preemption.asked and (interrupted or trainer.state.global_step < trainer.state.max_steps):
             raise _preempted(folder, trainer)
-    trainable = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
+    counts = [(count(p), p.requires_grad) for p in trainer.model.parameters()]
     history = {
         **history_of(trainer.state, settings.training.metric_for_best_model),
         "steps": trainer.state.global_step,
@@ -100,7 +101,7 @@ def _train(
             "per_device": settings.training.per_device_train_batch_size,
             "accumulated": settings.training.gradient_accumulation_steps,
         },
-        "parameters": {"total": sum(p.numel() for p in trainer.model.parameters()), "trainable": sum(trainable)},
+        "parameters": {"total": sum(n for n, _ in counts), "trainable": sum(n for n, learns in counts if learns)},
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
     }
     return trainer, history

@@ -20,6 +20,8 @@ from functools import partial
 import torch
 
 from steps.errors import NumericError, Problem
+from steps.merge_adapter.arithmetic_of_kinds import does_nothing, factors_of, put_added, put_scaled, whole_change
+from steps.merge_adapter.kinds import Combined, Scaling
 from steps.merge_adapter.planning import Change, LowRank
 from steps.merge_adapter.streaming import BLOCK, HashedFile, read_into
 from steps.weights import FLOATS, Stored
@@ -45,6 +47,8 @@ class Merger:
         update = self._update(low) if low else None
         if low and low.magnitude and update is not None:
             apply = partial(_put_rows, _dora(change, low, update))
+        elif change.other:
+            apply = partial(_put_other, change, _of_other_kind(change.other))
         else:
             apply = partial(_put_sum, change, update)
         size = target.row_size * FLOATS[target.dtype]
@@ -83,9 +87,18 @@ def read_rows(stored: Stored, start: int = 0, stop: int | None = None) -> torch.
     return tensor
 
 
-def is_zero(low: LowRank) -> bool:
-    """Say whether B @ A is zero whatever the base."""
-    return not (low.magnitude or (read_rows(low.b).any() and read_rows(low.a).any()))
+def is_zero(change: Change) -> bool:
+    """Say whether the adapter leaves the weight as it is, whatever the base."""
+    low, other = change.low_rank, change.other
+    if other:
+        return does_nothing(other, read_rows)
+    return low is not None and not (low.magnitude or (read_rows(low.b).any() and read_rows(low.a).any()))
+
+
+def _of_other_kind(change: Scaling | Combined) -> Apply:
+    if isinstance(change, Scaling):
+        return partial(put_scaled, factors_of(change, read_rows), change.by_column)
+    return partial(put_added, whole_change(change, read_rows))
 
 
 @contextmanager
@@ -107,6 +120,12 @@ def _put_sum(change: Change, update: torch.Tensor | None, start: int, stop: int,
         block.copy_(read_rows(change.replacement, start, stop).view(block.shape))
     if change.low_rank and update is not None:
         _add(block, update[start:stop], change.low_rank)
+
+
+def _put_other(change: Change, apply: Apply, start: int, stop: int, block: torch.Tensor) -> None:
+    if change.replacement:
+        block.copy_(read_rows(change.replacement, start, stop).view(block.shape))
+    apply(start, stop, block)
 
 
 def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:

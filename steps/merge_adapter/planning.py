@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 
 from steps.errors import Problem, UserError, nearest
 from steps.merge_adapter.folders import Folder, tensors_in
+from steps.merge_adapter.kinds import PARTS, STARTS, Combined, Scaling, change_of, misfits, scales_inputs, wanted_parts
 from steps.merge_adapter.new_head import BODIES, NewHead, head_problems, header_of, is_new, with_prefix
 from steps.merge_adapter.settings import LoraSettings, read_settings
 from steps.merge_adapter.tying import is_tied, tying_problems, without_twins
+from steps.model_layout import CONV1D_MODELS
 from steps.weights import FLOATS, Stored, find
 
 PREFIX = "base_model.model."  # what PEFT puts before the name of every module
-FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?")
-# Models whose layers are transformers' Conv1D, which stores (in, out): needed where a matrix is square.
-CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
+FACTOR = re.compile(rf"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector|{PARTS})(?:\.weight)?")
+# Needed where a matrix is square.
 CONV1D_LAYERS = {"c_attn", "c_fc", "c_proj", "q_attn"}
 
 
@@ -49,6 +50,13 @@ class Change:
     replacement: Stored | None = None
     """Comes whole from the adapter: modules_to_save, biases, embeddings that were saved along."""
     low_rank: LowRank | None = None
+    other: Scaling | Combined | None = None
+    """What an adapter of another kind than LoRA does."""
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter changes it, beside what comes whole."""
+        return bool(self.low_rank or self.other)
 
     def __str__(self) -> str:
         parts = [self.target.name, f"{self.target.dtype}{list(self.target.shape)}"]
@@ -58,6 +66,8 @@ class Change:
             turned = ".T" if low.transposed else ""
             parts.append(f"+= {low.scaling:g} · (B{list(low.b.shape)} @ A{list(low.a.shape)}){turned}")
             parts.append("with DoRA magnitudes" if low.magnitude else "")
+        if self.other:
+            parts.append(str(self.other))
         return " ".join(part for part in parts if part)
 
 
@@ -93,8 +103,9 @@ class MergePlan:
 
     @property
     def merged_modules(self) -> dict[str, int]:
-        """How many modules get a low-rank change, by the last part of their name."""
-        names = [change.target.name.split(".")[-2] for change in self.changes if change.low_rank]
+        """How many modules an adapter changes, by the last part of their name."""
+        weights = [change.target for change in self.changes if change.adapted and len(change.target.shape) > 1]
+        names = [target.name.split(".")[-2] for target in weights]
         return dict(sorted(Counter(names).items()))
 
     @property
@@ -187,8 +198,10 @@ def _changes(
             problems += found
         else:
             found_as[f"{module}.weight"] = target.name
-            low_rank = _low_rank(base, module, parts, target, settings)
-            changes[target.name] = replace(changes.get(target.name, Change(target)), low_rank=low_rank)
+            for tensor, change in _changes_of(base, module, parts, target, settings, tensors):
+                known = changes.get(tensor.name, Change(tensor))
+                what = {"low_rank": change} if isinstance(change, LowRank) else {"other": change}
+                changes[tensor.name] = replace(known, **what)
     if new:
         problems += head_problems(adapter)
     gone = frozenset(target.name for name in new if (target := find(tensors, name)))
@@ -213,7 +226,7 @@ def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str
     for key, stored in tensors_in(adapter, adapter.weights[0]).items():
         name = key.removeprefix(PREFIX)
         factor = FACTOR.fullmatch(name)
-        if key == name or ("lora_" in name and not factor):
+        if key == name or (any(start in name for start in STARTS) and not factor):
             problems.append(
                 Problem("MERGE-E0202", adapter.where, f"the tensor {key}", f"names such as {PREFIX}….lora_A.weight",
                         "save the adapter with PEFT's save_pretrained")
@@ -233,6 +246,8 @@ def _factor_problems(
     adapter: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings
 ) -> Iterator[Problem]:
     wanted = {"lora_A", "lora_B", "lora_magnitude_vector"} if settings.dora else {"lora_A", "lora_B"}
+    if settings.kind != "LORA":
+        wanted = wanted_parts(settings.kind, set(parts))
     if set(parts) != wanted:
         yield Problem("MERGE-E0204", adapter.where, f"{module} with {', '.join(sorted(parts))}",
                       ", ".join(sorted(wanted)), "save the adapter again; this file is not whole")  # fmt: skip
@@ -241,6 +256,12 @@ def _factor_problems(
         yield Problem("MERGE-E0206", adapter.where, f"weights for {module}",
                       f"modules that target_modules names ({str(settings.targets)[:80]})",
                       "bring adapter_config.json and adapter_model.safetensors from the same folder")  # fmt: skip
+    if settings.kind != "LORA":
+        for stored, expected in misfits(settings.kind, parts, target, settings.rank_of(module)):
+            yield from _misfit(adapter, stored, expected, False)
+        for stored in parts.values():
+            yield from _not_float(adapter, stored, target)
+        return
     a, b, rank = parts["lora_A"], parts["lora_B"], settings.rank_of(module)
     if len(a.shape) != 2 or len(b.shape) != 2 or len(target.shape) != 2:
         yield from _misfit(adapter, a, "matrices: LoRA on convolutions is not merged here", False)
@@ -253,11 +274,44 @@ def _factor_problems(
         yield from _not_float(adapter, stored, target)
 
 
+def _changes_of(
+    base: Folder,
+    module: str,
+    parts: dict[str, Stored],
+    target: Stored,
+    settings: LoraSettings,
+    tensors: dict[str, Stored],
+) -> Iterator[tuple[Stored, LowRank | Scaling | Combined]]:
+    """Yield what the adapter of one module changes: its weight, and with IA3 the bias that belongs to it."""
+    if settings.kind == "LORA":
+        yield target, _low_rank(base, module, parts, target, settings)
+        return
+    by_column = settings.kind == "IA3" and _along_columns(base, module, parts["ia3_l"], target)
+    change = change_of(settings.kind, parts, settings.scaling_of(module), by_column)
+    yield target, change
+    bias = _place(tensors, f"{module}.bias")
+    if isinstance(change, Scaling) and bias and not scales_inputs(change.vector):
+        yield bias, replace(change, by_column=False)
+
+
+def _along_columns(base: Folder, module: str, vector: Stored, target: Stored) -> bool:
+    """Say along which side of a stored weight IA3's vector lies: GPT-2 stores (in, out), others (out, in)."""
+    inputs = scales_inputs(vector)
+    conv1d = _is_conv1d(base, module)
+    square = target.shape[0] == target.shape[1]
+    fits = target.shape[1 if inputs else 0] == vector.rows * vector.row_size
+    return inputs != (conv1d if square else not fits)
+
+
+def _is_conv1d(base: Folder, module: str) -> bool:
+    return base.config.get("model_type") in CONV1D_MODELS and module.split(".")[-1] in CONV1D_LAYERS
+
+
 def _low_rank(base: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings) -> LowRank:
     a, b = parts["lora_A"], parts["lora_B"]
     embedding = ".lora_embedding_A" in a.name
     square = target.shape[0] == target.shape[1]
-    conv1d = base.config.get("model_type") in CONV1D_MODELS and module.split(".")[-1] in CONV1D_LAYERS
+    conv1d = _is_conv1d(base, module)
     # PEFT goes by the class of the layer, whatever fan_in_fan_out says; shapes tell the class unless it is square.
     transposed = embedding or (conv1d if square else (b.rows, a.row_size) != target.shape)
     return LowRank(a, b, settings.scaling_of(module), transposed, embedding, parts.get("lora_magnitude_vector"))

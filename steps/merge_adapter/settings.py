@@ -23,6 +23,21 @@ UNDERSTOOD = {
     "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
     "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
 }  # fmt: skip
+# The same for the other kinds; ranks, alphas and patterns mean what they mean for LoRA.
+UNDERSTOOD_OF_ALL = {
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "modules_to_save", "peft_type",
+    "peft_version", "revision", "target_modules", "task_type",
+}  # fmt: skip
+LYCORIS = {
+    "alpha", "alpha_pattern", "init_weights", "layers_pattern", "layers_to_transform", "module_dropout", "r",
+    "rank_dropout", "rank_pattern",
+}  # fmt: skip
+UNDERSTOOD_BY_KIND = {
+    "LORA": UNDERSTOOD,
+    "IA3": UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},
+    "LOHA": UNDERSTOOD_OF_ALL | LYCORIS,
+    "LOKR": UNDERSTOOD_OF_ALL | LYCORIS | {"decompose_both", "decompose_factor", "rank_dropout_scale"},
+}
 REFUSED = {
     "alora_invocation_tokens": "works on some tokens only, which one weight cannot do",
     "arrow_config": "chooses among adapters for every token, which one weight cannot do",
@@ -34,6 +49,7 @@ REFUSED = {
     "target_parameters": "changes parameters that are no layers, such as experts",
     "trainable_token_indices": "replaces single rows of the embedding",
     "use_bdlora": "stores its matrices as blocks",
+    "use_effective_conv2d": "stores the matrices of convolutions in another form",
     "use_qalora": "pools the inputs of a quantised base",
     "velora_config": "is a variant that was never compared with PEFT's merge",
 }
@@ -58,6 +74,8 @@ class LoraSettings:
     keeps_tying: bool
     has_head: bool
     """Whether the model has a head for a task of its own, which a language model does not have."""
+    kind: str = "LORA"
+    """PEFT's name of the kind of adapter."""
 
     def rank_of(self, module: str) -> int:
         """Rank that the configuration gives to a module."""
@@ -87,10 +105,12 @@ def read_settings(adapter: Folder) -> LoraSettings:
     where = f"adapter ({adapter.path / ADAPTER_CONFIG})"
     if problems := list(_refusals(where, config)):
         raise UserError(problems)
+    kind = config["peft_type"]
+    ranked = kind != "IA3"
     try:
         settings = LoraSettings(
-            rank=int(config["r"]),
-            alpha=config["lora_alpha"] + 0,
+            rank=int(config["r"]) if ranked else 1,
+            alpha=config["lora_alpha" if kind == "LORA" else "alpha"] + 0 if ranked else 1,
             rank_pattern={name: int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
             alpha_pattern={name: alpha + 0 for name, alpha in (config.get("alpha_pattern") or {}).items()},
             rank_stabilised=bool(config.get("use_rslora")),
@@ -99,11 +119,12 @@ def read_settings(adapter: Folder) -> LoraSettings:
             saved_modules=list(config.get("modules_to_save") or []),
             keeps_tying=bool(config.get("ensure_weight_tying")),
             has_head=config.get("task_type") in TASKS_WITH_HEAD,
+            kind=kind,
         )
         _compile_patterns(settings)
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
         raise UserError(
-            Problem("MERGE-E0106", where, f"{type(error).__name__}: {error}", "the settings of a LoRA adapter",
+            Problem("MERGE-E0106", where, f"{type(error).__name__}: {error}", "the settings of an adapter",
                     "save the adapter again with PEFT")
         ) from None  # fmt: skip
     return settings
@@ -111,17 +132,18 @@ def read_settings(adapter: Folder) -> LoraSettings:
 
 def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     kind = config.get("peft_type")
-    if kind != "LORA":
-        yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), "LORA, the only kind that is merged here",
-                      "train a LoRA adapter, or merge with PEFT itself (merge_and_unload)")  # fmt: skip
+    if kind not in UNDERSTOOD_BY_KIND:
+        yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), f"one of {', '.join(UNDERSTOOD_BY_KIND)}, the "
+                      "kinds that are merged here", "train another kind, or merge with PEFT itself (merge_and_unload) "
+                      "where it can be merged at all")  # fmt: skip
         return
     for name, value in sorted(config.items()):
-        if name not in UNDERSTOOD and value not in (None, False, [], {}, ""):
+        if name not in UNDERSTOOD_BY_KIND[kind] and value not in (None, False, [], {}, ""):
             reason = REFUSED.get(name, "is not known to this version, and may change what the adapter computes")
-            yield Problem("MERGE-E0108", f"{where} {name}", f"{shown(value)}: it {reason}", "a LoRA adapter without it",
+            yield Problem("MERGE-E0108", f"{where} {name}", f"{shown(value)}: it {reason}", "an adapter without it",
                           f"train without {name}, or merge with the PEFT that made it")  # fmt: skip
     start = config.get("init_lora_weights")
-    if start not in HARMLESS_STARTS:
+    if kind == "LORA" and start not in HARMLESS_STARTS:
         yield Problem("MERGE-E0109", f"{where} init_lora_weights",
                       f"{shown(start)}: training began by changing the base weights",
                       f"one of {', '.join(str(harmless) for harmless in HARMLESS_STARTS if harmless is not None)}",

@@ -16,7 +16,7 @@ from steps.artifacts import Draft, Manifest, new_artifact, read_manifest
 from steps.errors import NumericError, Problem, UserError
 from steps.merge_adapter.folders import Folder, open_adapter, open_base, origin, small_files
 from steps.merge_adapter.new_head import merged_config, merged_index
-from steps.merge_adapter.planning import LowRank, MergePlan, Shard, plan_merge
+from steps.merge_adapter.planning import Change, MergePlan, Shard, plan_merge
 from steps.merge_adapter.streaming import write_shard
 from steps.model_layout import CONFIG, INDEX
 
@@ -81,17 +81,15 @@ def _prepare(plan: MergePlan, base: Folder, adapter: Folder) -> tuple[Merger, di
         origins = [pool.submit(origin, folder) for folder in (base, adapter)]
         Merger, is_zero = _load_arithmetic()
         lineage = {"inputs": {"base": origins[0].result(), "adapter": origins[1].result()}}
-    if not plan.head and all(
-        not change.replacement and change.low_rank and is_zero(change.low_rank) for change in plan.changes
-    ):
+    if not plan.head and all(not change.replacement and change.adapted and is_zero(change) for change in plan.changes):
         raise UserError(
             Problem("MERGE-E0301", adapter.where, "an adapter of zeros: merged, it would be the base model",
-                    "weights that training changed", "train it; lora_B starts at zero and stays there without a step")
+                    "weights that training changed", "train it; without a step it stays what it was")
         )  # fmt: skip
     return Merger(plan.work_size), lineage
 
 
-def _load_arithmetic() -> tuple[type[Merger], Callable[[LowRank], bool]]:
+def _load_arithmetic() -> tuple[type[Merger], Callable[[Change], bool]]:
     first = "torch" not in sys.modules and gc.isenabled()
     if first:
         # Nothing of torch is garbage, neither while it loads nor when the process ends; looking costs 0.3 s of 2.

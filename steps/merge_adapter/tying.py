@@ -31,7 +31,7 @@ def tying_problems(
     """
     for module in low_rank:
         if module.split(".")[-1] in EMBEDDINGS:
-            yield _problem(adapter, f"LoRA on {module}, which the base shares between input and output",
+            yield _problem(adapter, f"an adapter on {module}, which the base shares between input and output",
                            "train without it, or untie the base's embeddings before training")  # fmt: skip
     for name in replaced:
         if _last(name) in EMBEDDINGS and settings.saves_module(_module(name)) and not settings.keeps_tying:

@@ -1,15 +1,27 @@
-"""Low-rank adapters."""
+"""Adapters: LoRA and its relatives."""
 
-from pydantic import Field
+from collections.abc import Iterator
+from typing import Any, Literal
 
+from pydantic import Field, field_validator
+
+from steps.errors import Problem, shown
+from steps.params.adapter_kinds import KINDS, kwargs_problems, whole_numbers
 from steps.params.group import Group
+
+# Layers that no adapter is put on: TRL multiplies by the head's weights without looking at an adapter, and what is
+# tied to them could not be merged.
+EMBEDDINGS = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
 
 
 class LoraParams(Group):
     """How the adapter is shaped."""
 
     apply_lora: bool = False
-    """Train a small adapter instead of every weight; merge_adapter folds it into the base afterwards."""
+    """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
+
+    peft_type: Literal["lora", "ia3", "loha", "lokr"] = "lora"
+    """Kind of adapter: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), or factors (ia3)."""
 
     lora_r: int = Field(8, ge=1)
     """Rank of the adapter matrices; memory and capacity grow with it."""
@@ -22,3 +34,79 @@ class LoraParams(Group):
 
     lora_target_modules: str = Field("all-linear", min_length=1)
     """Layers that get an adapter: all-linear, or module names separated by commas (q_proj,v_proj)."""
+
+    use_dora: bool = False
+    """Learn lengths and directions of the weights' rows apart (DoRA): closer to full training, a third slower."""
+
+    use_rslora: bool = False
+    """Multiply the update by lora_alpha / √lora_r (rank-stabilised), so that a high rank does not learn too slowly."""
+
+    init_lora_weights: Literal["true", "gaussian", "orthogonal"] = "true"
+    """First weights of a LoRA: true draws uniform ones as its authors did; all of them leave the model as it is."""
+
+    peft_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """More of PEFT's settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
+
+    @field_validator("peft_kwargs", mode="before")
+    @classmethod
+    def _whole_numbers(cls, value: Any) -> Any:
+        return whole_numbers(value)
+
+    @property
+    def targets(self) -> list[str]:
+        """The named layers; none where every linear layer gets an adapter."""
+        if self.lora_target_modules == "all-linear":
+            return []
+        return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Every kind has settings of its own, and none is set where nothing would read it."""
+        if not self.apply_lora:
+            yield from self._without_adapter()
+            return
+        yield from self._ignored()
+        yield from kwargs_problems(self.peft_type, self.peft_kwargs)
+        yield from self._layer_problems()
+        if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
+            yield Problem("PARAM-E0264", "init_lora_weights", f"orthogonal with lora_r={self.lora_r}",
+                          "an even rank: half of it serves each matrix", f"set lora_r={self.lora_r + 1}")  # fmt: skip
+
+    def _without_adapter(self) -> Iterator[Problem]:
+        """Asking for a kind of adapter and not for an adapter is a mistake; ranks have defaults that others copy."""
+        fields = LoraParams.model_fields
+        for name in ("peft_type", "use_dora", "use_rslora", "init_lora_weights", "peft_kwargs"):
+            value = getattr(self, name)
+            if value != fields[name].get_default(call_default_factory=True):
+                yield Problem("PARAM-E0261", name, f"{shown(value)} with apply_lora=false", "an adapter to shape",
+                              "set apply_lora=true, or leave it out")  # fmt: skip
+
+    def _ignored(self) -> Iterator[Problem]:
+        takes = KINDS[self.peft_type].takes
+        for name in sorted(KINDS["lora"].takes - takes):
+            value, default = getattr(self, name), LoraParams.model_fields[name].default
+            if value == default:
+                continue
+            instead = "leave it out, or set peft_type=lora"
+            if name == "lora_dropout" and "rank_dropout" in KINDS[self.peft_type].kwargs:
+                instead = 'leave it out, or set peft_kwargs={"rank_dropout": …} for rows of the update'
+            yield Problem("PARAM-E0261", name, f"{shown(value)} with peft_type={self.peft_type}",
+                          f"{shown(default)}: {self.peft_type} has no such setting", instead)  # fmt: skip
+
+    def _layer_problems(self) -> Iterator[Problem]:
+        for name in self.targets:
+            if name.rsplit(".", 1)[-1] in EMBEDDINGS:
+                yield Problem("PARAM-E0265", "lora_target_modules", name, "layers between the embeddings and the "
+                              "head, such as q_proj", f"leave {name} out")  # fmt: skip
+        kwargs = self.peft_kwargs
+        if "layers_to_transform" in kwargs and not self.targets:
+            yield Problem("PARAM-E0263", "peft_kwargs.layers_to_transform", "a choice of layers with "
+                          "lora_target_modules=all-linear", "names of modules beside it: PEFT takes no other",
+                          "set lora_target_modules to names such as q_proj,v_proj")  # fmt: skip
+        if "layers_pattern" in kwargs and "layers_to_transform" not in kwargs:
+            yield Problem("PARAM-E0263", "peft_kwargs.layers_pattern", shown(kwargs["layers_pattern"]),
+                          "layers_to_transform beside it", "say which layers, or leave it out")  # fmt: skip
+        scaled = kwargs.get("feedforward_modules") or []
+        for name in scaled if self.targets and isinstance(scaled, list) else []:
+            if name not in self.targets:
+                yield Problem("PARAM-E0263", "peft_kwargs.feedforward_modules", shown(name),
+                              "names that lora_target_modules has as well", f"add {name} to it")  # fmt: skip

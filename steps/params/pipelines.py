@@ -19,6 +19,7 @@ from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.preference import SORTED_WITHIN_BATCH, PreferenceMethod
+from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.task_columns import (
     AnswerColumns,
@@ -67,6 +68,7 @@ class SupervisedParameters(
     TrainingParams,
     BatchParams,
     DeepSpeedParams,
+    QuantisationParams,
     LoraParams,
     Preprocessing,
     DataSource,
@@ -78,10 +80,30 @@ class SupervisedParameters(
     """What its data means (`steps/tasks`)."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """An optimizer that projects the gradients of whole matrices has nothing to do beside an adapter."""
+        """What trains whole matrices, or stores them, has something to say about adapters and their base."""
         if self.optim == "galore_adamw" and self.apply_lora:
             yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory: an "
                           "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
+        if self.bits:
+            yield from self._quantised_base()
+
+    def _quantised_base(self) -> Iterator[Problem]:
+        asked = f"load_in_{self.bits}bit"
+        if not self.apply_lora:
+            yield Problem("PARAM-E0273", asked, "true with apply_lora=false", "an adapter: quantised weights cannot be "
+                          "trained themselves", f"set apply_lora=true, or leave {asked} out")  # fmt: skip
+        if self.apply_deepspeed and self.deepspeed_stage == "3":
+            yield Problem("PARAM-E0273", asked, "true with deepspeed_stage=3", "stage 2: stage 3 would cut quantised "
+                          "weights into pieces that cannot be read", "set deepspeed_stage=2")  # fmt: skip
+        if self.apply_lora and self.peft_type in ("loha", "lokr"):
+            yield Problem("PARAM-E0273", "peft_type", f"{self.peft_type} with {asked}=true", "lora or ia3: PEFT has no "
+                          "other layer for quantised weights", f"set peft_type=lora, or leave {asked} out")  # fmt: skip
+        if self.use_dora and self.load_in_8bit:
+            yield Problem("PARAM-E0273", "use_dora", "true with load_in_8bit=true", "false: DoRA measures the rows of "
+                          "the base, which PEFT cannot read in 8 bits", "set load_in_4bit=true instead")  # fmt: skip
+        if self.init_lora_weights == "orthogonal":
+            yield Problem("PARAM-E0273", "init_lora_weights", f"orthogonal with {asked}=true", "true or gaussian: PEFT "
+                          "gives the adapter the base's type, whole numbers here", "leave it out")  # fmt: skip
 
     @property
     def rows_task(self) -> Task:
@@ -133,6 +155,9 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
         if self.new_weights and self.apply_lora:
             yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
                           "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
+        if self.new_weights and self.bits:
+            yield Problem("PARAM-E0273", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
+                          "adapter leaves as they are: new ones are trained", "leave one of the two out")  # fmt: skip
 
 
 class AnswerOnly(Group):

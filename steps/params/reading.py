@@ -32,6 +32,10 @@ RENAMED_VALUES = {
     ("optim", ""): "adamw_torch",
     ("lr_scheduler_type", ""): "linear",
     ("chat_template", "keep-original"): "keep",
+    ("peft_type", "LORA"): "lora",  # as PEFT writes them
+    ("peft_type", "IA3"): "ia3",
+    ("peft_type", "LOHA"): "loha",
+    ("peft_type", "LOKR"): "lokr",
     ("evaluation_strategy", "disable"): "no",
     ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
 }

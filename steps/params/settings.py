@@ -15,6 +15,7 @@ from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.pipelines import Task
 from steps.params.preference import PreferenceMethod
+from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 
@@ -125,6 +126,9 @@ class FinetuneSettings(Group):
 
     lora: LoraParams = Field(default_factory=LoraParams)
     """The adapter."""
+
+    quantisation: QuantisationParams = Field(default_factory=QuantisationParams)
+    """How the base below an adapter is stored."""
 
     packing: bool = False
     """Whether the token rows are packed sequences."""

@@ -24,9 +24,9 @@ NO_MODEL_ARGS = {
     "revision": "set huggingface_revision",
     "trust_remote_code": "leave it out: no code from model folders is run",
     "device_map": "leave it out: the model lies on the GPU that the task has",
-    "quantization_config": "leave it out: quantisation is not implemented in this version",
-    "load_in_8bit": "leave it out: quantisation is not implemented in this version",
-    "load_in_4bit": "leave it out: quantisation is not implemented in this version",
+    "quantization_config": "set load_in_4bit or load_in_8bit, with apply_lora=true",
+    "load_in_8bit": "set the parameter load_in_8bit, with apply_lora=true",
+    "load_in_4bit": "set the parameter load_in_4bit, with apply_lora=true",
     "use_cache": "leave it out: training never caches",
 }
 

@@ -12,11 +12,13 @@ from steps.errors import Problem, StepError, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.evaluation_config import EvaluationOptions
 from steps.params.model_source import SOURCE_PARAMETER
+from steps.params.packages import packages_of
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.params.settings import Head
-from steps.params.training import NO_MODEL_ARGS, OPTIMIZER_PACKAGES
+from steps.params.training import NO_MODEL_ARGS
+from steps.plan.adapters import adapter_problems
 from steps.plan.batch_rule import resolved
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
@@ -87,7 +89,9 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     if model is not None:
         trouble.problems += _length_problems(parameters, head, model)
         trouble.problems += _model_args_problems(parameters, model.layout.config)
-        trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
+        source_name = SOURCE_PARAMETER[model.settings.kind]
+        trouble.problems += head_problems(parameters, head, model.layout.config, source_name)
+        trouble.problems += adapter_problems(parameters, model.layout.config, source_name)
     trouble.raise_if_any()
     assert model is not None
     assert data is not None
@@ -182,12 +186,13 @@ def _model_args_problems(p: SupervisedParameters, config: dict[str, Any]) -> lis
 
 def _package_problems(p: SupervisedParameters) -> list[Problem]:
     """What is not installed where training would run: the image has everything, this machine may not."""
-    package = OPTIMIZER_PACKAGES.get(p.optim)
-    if not package or not find_spec("torch") or find_spec(package.replace("-", "_")):
+    if not find_spec("torch"):
         return []
     return [
-        Problem("PLAN-E0311", "optim", f"{p.optim}, but the package {package} is missing", f"{package} installed",
-                f"install it (pip install {package}), or set optim=adamw_torch")
+        Problem("PLAN-E0311", where, f"{value}, but the package {package} is missing", f"{package} installed",
+                f"install it (pip install {package}), or {otherwise}")
+        for where, value, package, otherwise in packages_of(p, p)
+        if not find_spec(package.replace("-", "_"))
     ]  # fmt: skip
 
 

@@ -85,7 +85,8 @@ def _parts(
     per_layer = tokens * hidden * (34 if half else 68)
     kept = int(layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer)
     return {
-        "weights": weights * weight_bytes + (trained * 4 if parameters.apply_lora else 0),
+        "weights": _stored(parameters, config, hidden, weights, weight_bytes)
+        + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
         "logits": _logits(head, config, written, whole=bool(preference and not preference.compares)),
@@ -115,7 +116,32 @@ def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False
     return (tokens if whole else min(tokens, LOGIT_TOKENS)) * (config.get("vocab_size") or 0) * 4 * 2
 
 
+def _stored(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, weights: int, usual: int) -> int:
+    """Bytes of the base's weights: `usual` for each, fewer where they are quantised, which embeddings never are."""
+    matrices = 1 if config.get("tie_word_embeddings", True) else 2
+    kept = min(weights, matrices * hidden * (config.get("vocab_size") or 0))
+    if not parameters.bits:
+        return weights * usual
+    # A block of 64 weights of 4 bits has a scale of 32 bits; quantised itself, one of 8 bits and a 256th of 32 more.
+    scale = 0.0 if parameters.bits == 8 else (1 + 4 / 256) / 64 if parameters.bnb_4bit_use_double_quant else 4 / 64
+    return int(kept * usual + (weights - kept) * (parameters.bits / 8 + scale))
+
+
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
-    """Parameters of a LoRA on all linear layers of a Llama-like block: r·(in + out) for each of its 7 matrices."""
+    """Parameters of an adapter on every linear layer of Llama-like blocks: four of attention, three wide ones."""
     wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
-    return int(layers * parameters.lora_r * (4 * 2 * hidden + 3 * (hidden + wide)))
+    shapes = [*[(hidden, hidden)] * 4, *[(hidden, wide)] * 2, (wide, hidden)]
+    return int(layers * sum(_adapter_of(parameters, *shape) for shape in shapes))
+
+
+def _adapter_of(parameters: SupervisedParameters, inputs: int, outputs: int) -> float:
+    """Parameters of the adapter of one matrix."""
+    rank = parameters.lora_r
+    match parameters.peft_type:
+        case "ia3":
+            return max(inputs, outputs)  # the last layer of a block is the one whose inputs are scaled
+        case "loha":
+            return 2 * rank * (inputs + outputs)
+        case "lokr":  # both sides are cut near their roots
+            return (inputs * outputs) ** 0.5 + rank * (inputs**0.5 + outputs**0.5)
+    return rank * (inputs + outputs) + (outputs if parameters.use_dora else 0)

@@ -9,6 +9,7 @@ from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
 from steps.params.preference import PreferenceMethod
+from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Head, RegistrationSettings
 from steps.params.training import CheckpointParams, TrainingParams
@@ -81,6 +82,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         trainer=trainer_of(decisions),
         training=training,
         lora=LoraParams.of(p),
+        quantisation=QuantisationParams.of(p),
         packing=p.packing,
         max_length=decisions.max_length,
         pad_to_max_length=p.pad_to_max_length,

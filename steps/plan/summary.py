@@ -6,6 +6,7 @@ from typing import Any
 
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
+from steps.params.pipelines import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
@@ -76,10 +77,20 @@ def _reading(given: DataSource) -> dict[str, str]:
     return told
 
 
+NAMES = {"lora": "LoRA", "ia3": "IA3", "loha": "LoHa", "lokr": "LoKr"}
+
+
+def _adapter(p: SupervisedParameters) -> str:
+    """Say in a few words what is trained, and on what."""
+    name = "DoRA" if p.use_dora else NAMES[p.peft_type]
+    rank = "" if p.peft_type == "ia3" else f" rank {p.lora_r}"
+    return f"{name}{rank}" + (f" on a base in {p.bits} bits" if p.bits else "")
+
+
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
     trainer = p.method if isinstance(p, PreferenceMethod) else trainer_of(decisions)
-    method = f"LoRA rank {p.lora_r}" if p.apply_lora else "all weights"
+    method = _adapter(p) if p.apply_lora else "all weights"
     what = {
         "import_model": ("import", "check and copy the model"),
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),

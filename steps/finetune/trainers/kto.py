@@ -10,6 +10,7 @@ from trl import KTOConfig, KTOTrainer  # type: ignore[attr-defined]
 
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
 
@@ -33,7 +34,7 @@ def build(run: Run) -> Any:
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
     validates = settings.training.evaluation_strategy != "no"
-    return PreparedKTOTrainer(
+    made = PreparedKTOTrainer(
         model=model,
         args=config,
         train_dataset=_rows(run, "train", config.loss_type),
@@ -42,6 +43,7 @@ def build(run: Run) -> Any:
         peft_config=lora_config(settings.lora, model),
         callbacks=run.callbacks,
     )
+    return with_exact_adapter(made, settings)
 
 
 def _rows(run: Run, split: str, loss: str) -> Any:

@@ -8,6 +8,7 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
 
@@ -30,7 +31,7 @@ def build(run: Run) -> Any:
         label_smoothing=wanted.label_smoothing,
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
-    return PreparedDPOTrainer(
+    made = PreparedDPOTrainer(
         model=model,
         args=config,
         train_dataset=run.tokens("train"),
@@ -39,3 +40,4 @@ def build(run: Run) -> Any:
         peft_config=lora_config(settings.lora, model),
         callbacks=run.callbacks,
     )
+    return with_exact_adapter(made, settings)

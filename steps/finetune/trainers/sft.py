@@ -6,6 +6,7 @@ from typing import Any
 
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 
 
@@ -26,7 +27,7 @@ def build(run: Run) -> Any:
         pad_to_multiple_of=settings.max_length if settings.pad_to_max_length else None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    return SFTTrainer(
+    made = SFTTrainer(
         model=model,
         args=config,
         train_dataset=run.tokens("train"),
@@ -35,3 +36,4 @@ def build(run: Run) -> Any:
         peft_config=lora_config(settings.lora, model),
         callbacks=run.callbacks,
     )
+    return with_exact_adapter(made, settings)

@@ -14,6 +14,7 @@ from typing import Any
 from steps.errors import Problem, UserError
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 
 NO_LOSS = -100
@@ -61,7 +62,7 @@ def _build(run: Run, trainer: Any, config: Any, **loss: Any) -> Any:
         remove_unused_columns=False,
         **loss,
     )
-    return _on_prepared(trainer)(
+    made = _on_prepared(trainer)(
         model=model,
         args=arguments,
         train_dataset=run.tokens("train"),
@@ -70,6 +71,7 @@ def _build(run: Run, trainer: Any, config: Any, **loss: Any) -> Any:
         peft_config=lora_config(settings.lora, model),
         callbacks=run.callbacks,
     )
+    return with_exact_adapter(made, settings)
 
 
 def _on_prepared(trainer: Any) -> Any:

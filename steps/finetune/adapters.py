@@ -1,0 +1,128 @@
+"""Our parameters as PEFT's settings, for every kind of adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from steps.errors import Problem, UserError
+from steps.params.lora import LoraParams
+
+log = logging.getLogger("finetune")
+
+# peft_type → PEFT's class.
+CONFIGS = {"lora": "LoraConfig", "ia3": "IA3Config", "loha": "LoHaConfig", "lokr": "LoKrConfig"}
+
+
+def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: Sequence[str], **more: Any) -> Any:
+    """Make the configuration of the kind that peft_type names; `more` goes to it as it is.
+
+    `new_modules` are trained and saved whole. Raises UserError when none of the named layers exists in the model;
+    names that match nothing are logged.
+    """
+    import peft
+
+    targets = _targets(lora, model)
+    given = dict(lora.peft_kwargs)
+    # What is trained whole gets no adapter as well, nor do the layers inside it.
+    excluded = [*given.pop("exclude_modules", []), *_linear_inside(model, new_modules)]
+    given = {**_of_kind(lora), **given, **more}
+    if lora.peft_type == "ia3":
+        given["feedforward_modules"] = given.get("feedforward_modules", _feedforward(model, targets))
+        targets = _by_name(model, targets, given["feedforward_modules"])
+    made = getattr(peft, CONFIGS[lora.peft_type])(
+        target_modules=targets,
+        task_type=task,
+        modules_to_save=list(new_modules) or None,
+        exclude_modules=excluded or None,
+        **given,
+    )
+    _warn_of_patterns(made, model)
+    return made
+
+
+def _of_kind(lora: LoraParams) -> dict[str, Any]:
+    """Give what the parameters say in the words of this kind."""
+    if lora.peft_type == "ia3":
+        return {}
+    if lora.peft_type != "lora":
+        return {"r": lora.lora_r, "alpha": lora.lora_alpha}
+    return {
+        "r": lora.lora_r,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "use_dora": lora.use_dora,
+        "use_rslora": lora.use_rslora,
+        "init_lora_weights": True if lora.init_lora_weights == "true" else lora.init_lora_weights,
+    }
+
+
+def _feedforward(model: Any, targets: str | list[str]) -> list[str]:
+    """Name the layers whose inputs IA3 scales, as PEFT's own table does; for models without a row there are none."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+
+    usual = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(model.config.model_type, [])
+    return [name for name in usual if isinstance(targets, str) or name in targets]
+
+
+def _by_name(model: Any, targets: str | list[str], feedforward: list[str]) -> list[str]:
+    """Name every kind of linear layer where all are wanted, and those of `feedforward` in the same words.
+
+    PEFT 0.21 writes all-linear down as paths, and then refuses to load an adapter whose feedforward_modules are names.
+    """
+    if not isinstance(targets, str):
+        return targets
+    head = model.get_output_embeddings()
+    paths = [path for path in _linear(model) if model.get_submodule(path) is not head]
+    return sorted({_name(path) for path in paths} | set(feedforward))
+
+
+def _name(path: str) -> str:
+    """Give the last part of a path that is no number."""
+    whole = path.split(".")
+    return whole[-1] if not whole[-1].isdigit() else ".".join(whole[-2:])
+
+
+def _linear_inside(model: Any, modules: Sequence[str]) -> list[str]:
+    return [name for name in _linear(model) if any(f"{name}.".startswith(f"{new}.") for new in modules)]
+
+
+def _linear(model: Any) -> list[str]:
+    """Name the layers that can get an adapter; those of bitsandbytes are torch's, too."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+
+
+def _targets(lora: LoraParams, model: Any) -> str | list[str]:
+    names = lora.targets
+    if not names:
+        return lora.lora_target_modules
+    linear = _linear(model)
+    there = [name for name in names if any(path == name or path.endswith("." + name) for path in linear)]
+    if not there:
+        layers = ", ".join(sorted({path.rsplit(".", 1)[-1] for path in linear}))
+        raise UserError(
+            Problem("TRAIN-E0201", "lora_target_modules", lora.lora_target_modules, f"names of linear layers: {layers}",
+                    "set lora_target_modules=all-linear")
+        )  # fmt: skip
+    for name in sorted(set(names) - set(there)):
+        log.warning("WARNING lora_target_modules: the model has no layer %s", name)
+    return there
+
+
+def _warn_of_patterns(config: Any, model: Any) -> None:
+    """Tell of names in peft_kwargs that match no layer: PEFT passes over them in silence."""
+    import re
+
+    linear = _linear(model)
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, key, None) or {}:
+            if not any(re.match(rf"(.*\.)?({pattern})$", path) for path in linear):
+                log.warning("WARNING peft_kwargs.%s: the model has no layer %s", key, pattern)
+    for key in ("exclude_modules", "feedforward_modules"):
+        for name in (getattr(config, key, None) or ()) if not isinstance(getattr(config, key, None), str) else ():
+            if not any(path == name or path.endswith("." + name) for path in linear):
+                log.warning("WARNING peft_kwargs.%s: the model has no layer %s", key, name)
