@@ -16,6 +16,7 @@ from steps.params.data import DataSource, Preprocessing, TextColumns
 from steps.params.deepspeed import DeepSpeedParams
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
+from steps.params.input_adapter import InputAdapter
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.preference import SORTED_WITHIN_BATCH, PreferenceMethod
@@ -70,6 +71,7 @@ class SupervisedParameters(
     LoraParams,
     Preprocessing,
     DataSource,
+    InputAdapter,
     ModelSource,
 ):
     """What every supervised pipeline has: it learns from rows that hold the right answer."""
@@ -133,6 +135,10 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
         if self.new_weights and self.apply_lora:
             yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
                           "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
+        if self.new_weights and self.adapter_path:
+            yield Problem("PARAM-E0261", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "
+                          "weights: an adapter changes those that it was trained on",
+                          "leave one of the two out")  # fmt: skip
 
 
 class AnswerOnly(Group):
