@@ -34,6 +34,7 @@ def build(run: Run) -> Any:
     )
     validates = settings.training.evaluation_strategy != "no"
     return PreparedKTOTrainer(
+        run,
         model=model,
         args=config,
         train_dataset=_rows(run, "train", config.loss_type),
