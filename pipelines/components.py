@@ -14,7 +14,8 @@ from pipelines.images import CORE, TRAIN
 component = partial(dsl.component, install_kfp_package=False)
 
 
-@component(base_image=CORE)
+# In the large image: an adapter that comes with a model is merged here. Its node pulls it for merge_adapter anyway.
+@component(base_image=TRAIN)
 def import_model(settings: str, model: Output[Model], tokenizer: Output[Artifact]):
     from steps.running import run_step
 

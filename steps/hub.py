@@ -29,6 +29,13 @@ class HubModel:
         with explained(self.repo_id):
             return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
 
+    def cached(self, name: str) -> Path | None:
+        """Give the path of a file that is in the local cache already."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo_id, name, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
     def download(self, names: list[str]) -> Path:
         """Fetch files into the Hub cache and return their folder. Raises as `resolve`."""
         from huggingface_hub import constants, snapshot_download

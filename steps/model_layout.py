@@ -14,6 +14,7 @@ from typing import Any
 from steps.errors import Problem, SecurityRefusal, UserError
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_NAMES = {
     "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
@@ -93,14 +94,14 @@ def read_layout(
     Without `with_weights` none are looked for.
     """
     weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
-    config = _read_json(parameter, read, weight_folder + CONFIG)
-    _refuse_code(parameter, config)
-    inside = {name.removeprefix(weight_folder): name for name in names if _directly_in(name, weight_folder)}
+    config = read_json(parameter, read, weight_folder + CONFIG)
+    refuse_code(parameter, config)
+    inside = {name.removeprefix(weight_folder): name for name in names if directly_in(name, weight_folder)}
     weights = _weights(parameter, inside, read) if with_weights else {}
     tokenizer_files = {
         name.removeprefix(tokenizer_folder): name
         for name in names
-        if _directly_in(name, tokenizer_folder) and name.removeprefix(tokenizer_folder) in TOKENIZER_NAMES
+        if directly_in(name, tokenizer_folder) and name.removeprefix(tokenizer_folder) in TOKENIZER_NAMES
     }
     if not VOCABULARIES & set(tokenizer_files):
         raise UserError(
@@ -109,8 +110,8 @@ def read_layout(
         )  # fmt: skip
     tokenizer_config = {}
     if "tokenizer_config.json" in tokenizer_files:
-        tokenizer_config = _read_json(parameter, read, tokenizer_files["tokenizer_config.json"])
-        _refuse_code(parameter, tokenizer_config)
+        tokenizer_config = read_json(parameter, read, tokenizer_files["tokenizer_config.json"])
+        refuse_code(parameter, tokenizer_config)
     model_files = {name: path for name, path in inside.items() if name in MODEL_NAMES}
     taken = {*weights.values(), *model_files.values(), *tokenizer_files.values()}
     left_out = tuple(sorted(set(names) - taken))
@@ -131,13 +132,14 @@ def _folders(parameter: str, kind: str, names: Mapping[str, int], read: Callable
             Problem("MODEL-E0102", parameter, f"an MLflow model folder (it holds {mlmodel})",
                     "a plain model folder", "pass this folder as mlflow_model_path")
         )  # fmt: skip
-    folder = _shallowest_with_config(names)
-    if folder is None:
+    folder = shallowest_with(CONFIG, names)
+    if folder is None or adapter_in(names) is not None:
         some = ", ".join(sorted(names)[:5]) or "nothing"
-        fix = "save the model with save_pretrained, and name its folder"
-        if any(name.endswith("adapter_config.json") for name in names):
-            fix = "merge the adapter into its base first: python -m steps merge-adapter"
-        raise UserError(Problem("MODEL-E0103", parameter, f"no {CONFIG} (there is: {some})", "a model folder", fix))
+        found, fix = f"no {CONFIG} (there is: {some})", "save the model with save_pretrained, and name its folder"
+        if adapter_in(names) is not None:
+            found = f"an adapter, not a model (there is: {some})"
+            fix = "name this folder as adapter_path, or merge it into its base first: python -m steps merge-adapter"
+        raise UserError(Problem("MODEL-E0103", parameter, found, "a model folder", fix))
     return folder, folder
 
 
@@ -163,18 +165,33 @@ def _mlflow_folders(
     )  # fmt: skip
 
 
-def _shallowest_with_config(names: Mapping[str, int]) -> str | None:
-    folders = [name.removesuffix(CONFIG) for name in names if name == CONFIG or name.endswith("/" + CONFIG)]
+def adapter_in(names: Mapping[str, int]) -> str | None:
+    """Find the folder of an adapter in a source that holds no whole model; "" is its top level, None says no."""
+    model = shallowest_with(CONFIG, names)
+    whole = model is not None and any(directly_in(name, model) and _are_weights(name.rsplit("/")[-1]) for name in names)
+    return None if whole else shallowest_with(ADAPTER_CONFIG, names)
+
+
+def _are_weights(name: str) -> bool:
+    """Whether a file holds weights of a model; an adapter's and an optimizer's are none."""
+    safe = name.endswith((".safetensors", INDEX)) and not name.startswith("adapter_")
+    return safe or (name.startswith("pytorch_model") and name.endswith(".bin"))
+
+
+def shallowest_with(wanted: str, names: Mapping[str, int]) -> str | None:
+    """Find the folder nearest to the top that holds a file of that name: its path with a slash, "" for the top."""
+    folders = [name.removesuffix(wanted) for name in names if name == wanted or name.endswith("/" + wanted)]
     return min(folders, key=lambda folder: (folder.count("/"), folder), default=None)
 
 
-def _directly_in(name: str, folder: str) -> bool:
+def directly_in(name: str, folder: str) -> bool:
+    """Whether a file lies in just this folder, whose path ends with a slash."""
     return name.startswith(folder) and "/" not in name.removeprefix(folder)
 
 
 def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], bytes]) -> dict[str, str]:
     if INDEX in inside:
-        wanted = set(_read_json(parameter, read, inside[INDEX])["weight_map"].values())
+        wanted = set(read_json(parameter, read, inside[INDEX])["weight_map"].values())
         if missing := sorted(wanted - set(inside)):
             raise UserError(
                 Problem("MODEL-E0106", parameter, f"{INDEX} without {', '.join(missing)}", "every shard it names",
@@ -199,7 +216,8 @@ def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], by
     )
 
 
-def _refuse_code(parameter: str, config: dict[str, Any]) -> None:
+def refuse_code(parameter: str, config: dict[str, Any]) -> None:
+    """Raise SecurityRefusal when a configuration names code that comes with the model."""
     if code := config.get("auto_map"):
         files = sorted({str(value).split(".")[0].split("--")[-1] + ".py" for value in _flat(code)})
         raise SecurityRefusal(
@@ -212,7 +230,8 @@ def _flat(code: dict[str, Any]) -> list[str]:
     return [item for value in code.values() for item in (value if isinstance(value, list | tuple) else [value]) if item]
 
 
-def _read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
+def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError when the file holds none."""
     try:
         value = json.loads(read(name))
     except ValueError as error:

@@ -27,7 +27,8 @@ from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
 
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor reused tasks
 SHOWN = "\x1e"
-# Run in the image without torch. Where torch is installed, transformers would load it all the same: three seconds.
+# Need no torch, unless their settings say so (needs_torch). Where it is installed, transformers would load it all the
+# same: three seconds.
 WITHOUT_TORCH = {"plan", "import-model", "check-data", "prepare-data", "report", "register-model"}
 PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
 TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
@@ -47,7 +48,8 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         if settings is not None:
             typed["settings"] = hints["settings"].model_validate(wire.load(settings))
         started = time.monotonic()
-        with _without_torch() if name in WITHOUT_TORCH else nullcontext():
+        computes = getattr(typed.get("settings"), "needs_torch", False)
+        with _without_torch() if name in WITHOUT_TORCH and not computes else nullcontext():
             result = step(**typed)
         seconds = time.monotonic() - started
         if RECORDS in os.environ:

@@ -1,6 +1,7 @@
 """Base and tuned model answer the same held-out rows; the numbers decide whether the tuned one may be registered.
 
     step.py                  the story; comparison.py what an evaluator gives it
+    before.py                the model that training began with
     generated.py             for models that write text: loss and answers
     unmasked.py              for models that put back hidden tokens
     classified.py, classifying.py   for models that give a text its label

@@ -3,7 +3,8 @@
 Two questions are asked. What the model *is*: does it find the better answer likelier (preference_…)? Both models answer
 that. What it *learned*: a reward is beta · (log-probability of the answer now − before), and the better answer should
 have the higher one (reward_…). The base has learned nothing: its rewards are 0, it is right in half of the pairs, and
-its loss −log σ(margin) is ln 2, whatever it thinks of the answers.
+its loss −log σ(margin) is ln 2, whatever it thinks of the answers. Where the training had a reference of its own, both
+models' rewards are measured against that one, and the base's are what it was ahead by already.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ log = logging.getLogger("finetune")
 ROWS_ANSWERED = 5  # prompts that both models answer, for the report: a model may prefer rightly and say nothing
 
 
-def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Measure both models on the answers of the test rows. Raises as `evaluate`."""
+def compare(
+    settings: EvaluationSettings, base: Path, tuned: Path, data: Path, reference: Path | None = None
+) -> Comparison:
+    """Measure both models on the answers of the test rows, against `reference` or the base. Raises as `evaluate`."""
     rows, tokens = first_rows(settings, data)
     names = [name.removesuffix("_ids") for name in tokens.column_names if name not in ("prompt_ids", "label")]
     if rated := names == ["completion"]:
@@ -38,17 +41,16 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     answers = {name: _sequences(tokens, name) for name in names}
     asked = arrays(tokens["prompt_ids"].slice(0, ROWS_ANSWERED))
     (before, was), (after, now) = (_measured(folder, answers, asked, settings) for folder in (base, tuned))
+    against = _measured(reference, answers, [], settings)[0] if reference else before
+    models = {"base": before, "tuned": after}
     if rated:
         scores = {
-            "base": score_rated(before["completion"], before["completion"], good, settings.beta),
-            "tuned": score_rated(after["completion"], before["completion"], good, settings.beta),
+            name: score_rated(one["completion"], against["completion"], good, settings.beta)
+            for name, one in models.items()
         }
     else:
-        scores = {
-            "base": score_pairs(before, before, settings.beta),
-            "tuned": score_pairs(after, before, settings.beta),
-        }
-    predictions = _predictions(settings, rows, tokens, before, after)
+        scores = {name: score_pairs(one, against, settings.beta) for name, one in models.items()}
+    predictions = _predictions(settings, rows, tokens, before, after, against)
     for name, texts in (("base_answer", was), ("tuned_answer", now)):
         column = pa.array([*texts, *[None] * (len(rows) - len(texts))], pa.string())
         predictions = predictions.append_column(name, column)
@@ -56,6 +58,7 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
         "chat": bool(predictions["chat"].to_numpy(zero_copy_only=False).all()),
         "rated": rated,
         "beta": settings.beta,
+        "own_reference": reference is not None,
     }
     return Comparison(scores, predictions, {"preferences": told})
 
@@ -79,7 +82,6 @@ def _measured(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from steps.evaluate import generating
     from steps.evaluate.losses import row_losses
     from steps.evaluate.transformers_engine import load, too_large
 
@@ -91,20 +93,26 @@ def _measured(
             for name, held_out in answers.items():
                 nll, counts = row_losses(model, held_out, settings.batch_size)
                 likely[name] = Likely(-nll, counts)
-            tokenizer = load_tokenizer(folder)
-            said = generating.answers(
-                model,
-                tokenizer,
-                [tokenizer.decode(prompt) for prompt in asked],
-                rendered=True,
-                max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
-                batch_size=settings.batch_size,
-            )
+            said = _answers(model, folder, asked, settings) if asked else []
     except torch.OutOfMemoryError as error:
         raise too_large(folder, settings.batch_size) from error
     count = sum(map(len, answers.values()))
     log.info("measured %s on %d answers in %.1f s", folder.name, count, time.monotonic() - started)
     return likely, said
+
+
+def _answers(model: Any, folder: Path, asked: list[np.ndarray], settings: EvaluationSettings) -> list[str]:
+    from steps.evaluate import generating
+
+    tokenizer = load_tokenizer(folder)
+    return generating.answers(
+        model,
+        tokenizer,
+        [tokenizer.decode(prompt) for prompt in asked],
+        rendered=True,
+        max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
+        batch_size=settings.batch_size,
+    )
 
 
 def _refuse_one_kind(metric: str, good: np.ndarray) -> None:
@@ -116,9 +124,14 @@ def _refuse_one_kind(metric: str, good: np.ndarray) -> None:
 
 
 def _predictions(
-    settings: EvaluationSettings, rows: pa.Table, tokens: pa.Table, before: dict[str, Likely], after: dict[str, Likely]
+    settings: EvaluationSettings,
+    rows: pa.Table,
+    tokens: pa.Table,
+    before: dict[str, Likely],
+    after: dict[str, Likely],
+    against: dict[str, Likely],
 ) -> pa.Table:
-    """One row for each test row: the texts, the log-probabilities of both models, and what follows from them."""
+    """One row for each test row: the texts, the log-probabilities of the models, and what follows from them."""
     module = load_task(settings.task)
     columns = module.Columns(**settings.columns)
     given = [module.training_row(row, columns) for row in rows.to_pylist()]
@@ -131,7 +144,9 @@ def _predictions(
     for name, likely in before.items():
         made |= {f"{name}_tokens": likely.counts, f"base_{name}_logp": likely.logps}
         made[f"tuned_{name}_logp"] = after[name].logps
-    rewards = {name: settings.beta * (after[name].logps - before[name].logps) for name in before}
+        if against is not before:
+            made[f"reference_{name}_logp"] = against[name].logps
+    rewards = {name: settings.beta * (after[name].logps - against[name].logps) for name in before}
     if "completion" in rewards:
         made |= {"label": tokens["label"], "reward": rewards["completion"]}
     else:

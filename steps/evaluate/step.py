@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from steps.adapter_layout import reference_of
 from steps.artifacts import (
     MANIFEST,
     Draft,
@@ -23,6 +24,7 @@ from steps.artifacts import (
     verified,
 )
 from steps.evaluate import EVALUATORS
+from steps.evaluate.before import model_before, told_before
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
@@ -33,7 +35,7 @@ from steps.scoring.scored import choose_metrics
 
 log = logging.getLogger("finetune")
 
-Evaluator = Callable[[EvaluationSettings, Path, Path, Path], Comparison]
+Evaluator = Callable[..., Comparison]
 
 
 def evaluate(
@@ -50,13 +52,16 @@ def evaluate(
         | {"data": read_manifest(data, "data").digest},
         "settings": settings.model_dump(),
     }
-    compared = _evaluator(settings.head)(settings, folders["base"], folders["tuned"], data)
+    own = reference_of(base)
+    more = {"reference": own} if own else {}  # only preferences have one
+    with model_before(base, evaluation.parent) as before:
+        compared = _evaluator(settings.head)(settings, before, folders["tuned"], data, **more)
     chosen = _chosen(settings, compared.scores)
     refuse_non_finite(chosen)
     verdict = judge(settings.evaluation, chosen["base"], chosen["tuned"])
     with new_artifact(evaluation, "evaluation", lineage) as draft:
         draft.facts = {"versions": {name: version(name) for name in ("torch", "transformers")}}
-        _write_metrics(draft, compared, chosen, verdict)
+        _write_metrics(draft, compared, chosen, verdict, told_before(base))
         write_plots(draft / "plots", compared.more)
         pq.write_table(compared.predictions, draft / "predictions.parquet")
     write_evaluation_report(evaluation, report)
@@ -82,6 +87,10 @@ def _chosen(settings: EvaluationSettings, scores: dict[str, dict[str, float]]) -
     return {which: {name: value for name, value in all_.items() if name in kept} for which, all_ in scores.items()}
 
 
-def _write_metrics(draft: Draft, compared: Comparison, chosen: dict[str, dict[str, float]], verdict: Verdict) -> None:
+def _write_metrics(
+    draft: Draft, compared: Comparison, chosen: dict[str, dict[str, float]], verdict: Verdict, before: str
+) -> None:
     told = {**chosen, "rows": len(compared.predictions), "gate": asdict(verdict), **compared.more}
+    if before:
+        told["base_is"] = before
     (draft / "metrics.json").write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")

@@ -25,6 +25,7 @@ from steps.tracking import flat
 log = logging.getLogger("finetune")
 
 SETTINGS_FILE = "training.json"
+SHARED = "shared"  # beside the pipelines' folders
 LOCK_SECONDS = 60  # a killed run needs a moment to end its training
 LOCAL_ROOT = "FINETUNE_ROOT"  # set by the local runner
 
@@ -36,6 +37,8 @@ class CheckpointFolder:
     path: Path
     identity: dict[str, Any]
     """What shapes the result: settings and input digests."""
+    shared: Path
+    """Folder for what other trainings can use as well."""
 
     def newest(self) -> Path | None:
         """Find the newest whole checkpoint; broken ones are named and passed over.
@@ -93,8 +96,8 @@ def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Pat
     elif LOCAL_ROOT in os.environ:
         root = Path(os.environ[LOCAL_ROOT], "checkpoints")
     else:
-        return CheckpointFolder(fallback, identity)
-    return CheckpointFolder(root / settings.pipeline / key, identity)
+        return CheckpointFolder(fallback, identity, fallback)
+    return CheckpointFolder(root / settings.pipeline / key, identity, root / SHARED)
 
 
 def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
+from steps.finetune.continuing import continued
 from steps.finetune.loading import lora_config, model_options
 from steps.finetune.quantising import quantisation, train_in_float32
 from steps.params.settings import FinetuneSettings
@@ -50,6 +51,8 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
         ) from None  # fmt: skip
     # Decoders read the class off the last token that is no padding, so they must know which that is.
     model.config.pad_token_id = tokenizer.pad_token_id
+    if tuned := continued(model, folder, settings):
+        return tuned
     if not settings.lora.apply_lora:
         return model
     return _with_adapter(model, settings, _new_modules(model, found))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.finetune.adapters import adapter_config
+from steps.finetune.continuing import continued
 from steps.finetune.quantising import quantisation, train_in_float32
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
@@ -17,11 +18,12 @@ def load_model(folder: Path, settings: FinetuneSettings) -> Any:
 
     Trained weights stay in float32 (bfloat16 loses small updates); with an adapter at precision 16 the frozen base is
     loaded in bfloat16, which halves its memory and changes no trained weight; load_in_4bit and load_in_8bit store it in
-    fewer bits.
+    fewer bits. An adapter that the model came with is on it.
     """
     from transformers import AutoModelForCausalLM
 
-    return new_or_stored(AutoModelForCausalLM, folder, settings)
+    model = new_or_stored(AutoModelForCausalLM, folder, settings)
+    return continued(model, folder, settings) or model
 
 
 def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> Any:
@@ -53,6 +55,8 @@ def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> A
 
     set_seed(settings.training.seed)  # an adapter's first weights are drawn
     model = new_or_stored(auto_class, folder, settings)
+    if tuned := continued(model, folder, settings):
+        return tuned
     if not settings.lora.apply_lora:
         return model
     from peft import get_peft_model
@@ -89,13 +93,13 @@ PEFT_TASKS = {
 
 
 def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Sequence[str] = ()) -> Any:
-    """Describe the adapter to PEFT; None when every weight is trained.
+    """Describe the adapter to PEFT; None when every weight is trained, or when the model has its adapter already.
 
     `kind` is the model's class where it is no language model; `new_modules`, which the base does not have, are trained
     and saved whole.
     Raises UserError when none of the named modules exists in the model; names that match nothing are logged.
     """
-    if not lora.apply_lora:
+    if not lora.apply_lora or hasattr(model, "peft_config"):
         return None
     task = next((task for end, task in PEFT_TASKS.items() if kind.endswith(end)), "CAUSAL_LM")
     return adapter_config(lora, model, task, new_modules)

@@ -18,6 +18,8 @@ class Run:
     data: Path
     checkpoints: Path
     callbacks: list[Any] = field(default_factory=list)
+    shared: Path | None = None
+    """Folder for what trainings of the same model and rows can use of each other; None: `checkpoints`."""
 
     def tokens(self, split: str) -> Any:
         """Read the token rows of a split as a `datasets.Dataset` with input_ids, labels and, packed, seq_lengths."""

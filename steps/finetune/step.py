@@ -76,7 +76,8 @@ def _train(
             watchers.append(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
         _be_deterministic(settings)
         module, _, function = TRAINERS[settings.trainer].partition(":")
-        trainer = getattr(importlib.import_module(module), function)(Run(settings, model, data, folder.path, watchers))
+        run = Run(settings, model, data, folder.path, watchers, folder.shared)
+        trainer = getattr(importlib.import_module(module), function)(run)
         trainer.remove_callback(PrinterCallback)  # Progress prints the same numbers, for people
         started = time.monotonic()
         interrupted = False
@@ -124,7 +125,10 @@ def _write_tuned(
     base = read_manifest(model)
     with new_artifact(tuned, kind, lineage) as draft:
         if kind == "adapter":
-            trainer.model.peft_config["default"].base_model_name_or_path = base.lineage.get("source", "")
+            # The source of a model with an adapter in it is not what this adapter belongs to.
+            merged = base.lineage.get("adapter", {}).get("use") == "merge"
+            source = "" if merged else base.lineage.get("source", "")
+            trainer.model.peft_config["default"].base_model_name_or_path = source
             trainer.model.save_pretrained(draft.path, save_embedding_layers=False)
             if settings.trainer == "seq2seq":
                 # How an answer begins was settled with the languages.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steps import hub, storage
+from steps.adapter_layout import REFERENCE_FOLDER
 from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest
-from steps.errors import Problem, SecurityRefusal, UserError
+from steps.errors import Problem, UserError
+from steps.import_model.adapter import with_adapter
+from steps.import_model.bringing import bring
 from steps.model_layout import CONFIG, ModelLayout, read_layout
 from steps.params.model_source import SOURCE_PARAMETER
-from steps.params.settings import ImportSettings
+from steps.params.settings import ImportSettings, ModelSourceFound
 from steps.weights import stored_tensors
 
 log = logging.getLogger("finetune")
@@ -22,13 +26,17 @@ log = logging.getLogger("finetune")
 def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Manifest:
     """Copy a checked model to `model` and its tokenizer to `tokenizer`.
 
-    Raises UserError when the source is no usable model or changed since the plan, SecurityRefusal for pickles and
-    remote code, Outage when the source does not answer.
+    An adapter that it comes with is merged, or stands in the folder adapter/ of the model; an own reference of
+    preferences in the folder reference/. Raises UserError when a source is not usable or changed since the plan,
+    SecurityRefusal for pickles and remote code, Outage when it does not answer, NumericError as `with_adapter`.
     """
     parameter = SOURCE_PARAMETER[settings.kind]
-    with TemporaryDirectory() as scratch:
-        folder, layout = _bring(parameter, settings, Path(scratch))
-        lineage = {"source": settings.source.uri, "source_digest": settings.source.digest, "kind": settings.kind}
+    with TemporaryDirectory() as place, ExitStack() as stack:
+        scratch = Path(place)
+        judge = partial(read_layout, parameter, settings.kind, with_weights=not settings.new_weights)
+        found = bring(parameter, settings.kind, settings.source, scratch / "source", judge)
+        folder, layout = stack.enter_context(with_adapter(settings, *found, scratch, model.parent))
+        lineage = _lineage(settings)
         facts = {**_facts(layout.config), "parameters": _check_weights(parameter, folder, layout)}
         if settings.new_weights:
             facts |= {"parameters": layout.size, "weights": "new"}
@@ -37,46 +45,32 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
         with new_artifact(model, "model", lineage) as draft:
             draft.facts = {**facts, "left_out": list(layout.left_out)}
             _copy_all(folder, layout.files, draft)
+            if settings.reference:
+                _bring_reference(settings.reference, scratch / "reference", draft)
     log.info(
         "imported %s: %s, %.2f M parameters", settings.source.uri, facts["architecture"], facts["parameters"] / 1e6
     )
     return read_manifest(model)
 
 
-def _bring(parameter: str, settings: ImportSettings, scratch: Path) -> tuple[Path, ModelLayout]:
-    """Fetch the files that matter; local folders stay where they are."""
-    source = settings.source
-    if settings.kind == "huggingface":
-        repository = hub.resolve(source.uri, source.digest)
-        layout = read_layout(
-            parameter, settings.kind, repository.files, repository.read, with_weights=not settings.new_weights
-        )
-        return repository.download(sorted(set(layout.files.values()))), layout
-    now = storage.digest_of(parameter, source.uri)
-    if now != source.digest:
-        raise UserError(
-            Problem("MODEL-E0110", parameter, f"content {now[:12]} at {source.uri}",
-                    f"{source.digest[:12]}, as planned", "run again: the model changed after the plan looked at it")
-        )  # fmt: skip
-    folder = storage.fetch(parameter, source.uri, scratch / "source")
-    names = {name: info["size"] for name, info in storage.find_files(parameter, str(folder)).items()}
-    _refuse_escaping_links(parameter, folder, names)
-    layout = read_layout(
-        parameter, settings.kind, names, lambda name: (folder / name).read_bytes(), not settings.new_weights
-    )
-    return folder, layout
+def _lineage(settings: ImportSettings) -> dict[str, Any]:
+    """Where the model came from, and with what."""
+    more = {"adapter": settings.adapter, "reference": settings.reference}
+    return {
+        "source": settings.source.uri,
+        "source_digest": settings.source.digest,
+        "kind": settings.kind,
+        **{name: found.model_dump() for name, found in more.items() if found},
+    }
 
 
-def _refuse_escaping_links(parameter: str, folder: Path, names: dict[str, Any]) -> None:
-    root = folder.resolve()
-    # A Hub cache links its snapshots to blobs two levels up; nothing else may leave the folder.
-    allowed = root.parent.parent if root.parent.name == "snapshots" else root
-    for name in names:
-        if not (folder / name).resolve().is_relative_to(allowed):
-            raise SecurityRefusal(
-                Problem("MODEL-E0303", parameter, f"{name}, a link out of the folder", "files inside the folder",
-                        "copy the file into the folder")
-            )  # fmt: skip
+def _bring_reference(found: ModelSourceFound, scratch: Path, draft: Draft) -> None:
+    """Copy the model that preferences are measured against into a folder of its own."""
+    parameter = "reference_model_path"
+    folder, layout = bring(parameter, found.kind, found.source, scratch, partial(read_layout, parameter, found.kind))
+    _check_weights(parameter, folder, layout)
+    files = {**layout.weights, **layout.model_files}  # it reads the tokens of the other one
+    _copy_all(folder, {f"{REFERENCE_FOLDER}/{name}": path for name, path in files.items()}, draft)
 
 
 def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
@@ -110,6 +104,7 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
 
 def _copy_all(folder: Path, files: dict[str, str], draft: Draft) -> None:
     for name, source in files.items():
+        (draft / name).parent.mkdir(exist_ok=True)
         draft.known_digests[name] = _copy(folder / source, draft / name)
 
 

@@ -16,6 +16,7 @@ from steps.params.data import DataSource, Preprocessing, TextColumns
 from steps.params.deepspeed import DeepSpeedParams
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
+from steps.params.input_adapter import InputAdapter
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
 from steps.params.preference import SORTED_WITHIN_BATCH, PreferenceMethod
@@ -72,6 +73,7 @@ class SupervisedParameters(
     LoraParams,
     Preprocessing,
     DataSource,
+    InputAdapter,
     ModelSource,
 ):
     """What every supervised pipeline has: it learns from rows that hold the right answer."""
@@ -158,6 +160,10 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
         if self.new_weights and self.bits:
             yield Problem("PARAM-E0273", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
                           "adapter leaves as they are: new ones are trained", "leave one of the two out")  # fmt: skip
+        if self.new_weights and self.adapter_path:
+            yield Problem("PARAM-E0266", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "
+                          "weights: an adapter changes those that it was trained on",
+                          "leave one of the two out")  # fmt: skip
 
 
 class AnswerOnly(Group):

@@ -48,6 +48,9 @@ class PreferenceMethod(Group):
     max_prompt_length: int = Field(1536, ge=1)
     """Longest prompt in tokens; a longer one loses its start, or its whole row with length_handling=filter."""
 
+    reference_model_path: str = ""
+    """Folder or URI of another model to measure against, with the same tokenizer; empty for the model as it came."""
+
     precompute_ref_log_probs: bool = False
     """Ask the reference once before training instead of at each step: less memory, and less time from two epochs on."""
 
@@ -142,6 +145,7 @@ class PreferenceMethod(Group):
         """Refuse what the method would ignore."""
         simpo = self.losses == ["simpo"]
         needed = {
+            "reference_model_path": (self.compares, "a method with a reference: dpo, ipo or kto"),
             "precompute_ref_log_probs": (self.compares, "a method with a reference: dpo, ipo or kto"),
             "desirable_weight": (self.method == "kto", "method=kto"),
             "undesirable_weight": (self.method == "kto", "method=kto"),

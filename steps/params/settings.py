@@ -38,6 +38,23 @@ class Resolved(Group):
     """Content digest (files), commit (Hub) or etags (object stores); a later step refuses other bytes."""
 
 
+class ModelSourceFound(Group):
+    """A model or an adapter, as the plan found it."""
+
+    kind: SourceKind
+    """Which kind of source it is."""
+
+    source: Resolved
+    """Folder, URI or Hub id."""
+
+
+class AdapterFound(ModelSourceFound):
+    """An adapter that the model comes with."""
+
+    use: Literal["merge", "continue"] = "merge"
+    """Fold it into the model, or keep it beside the weights for training to go on with."""
+
+
 class ImportSettings(Group):
     """For import_model."""
 
@@ -49,6 +66,17 @@ class ImportSettings(Group):
 
     new_weights: bool = False
     """Leave the weights where they are: the run begins with random ones."""
+
+    adapter: AdapterFound | None = None
+    """The adapter that the model comes with."""
+
+    reference: ModelSourceFound | None = None
+    """The model that preferences are measured against, where it is not the one that is tuned."""
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether weights are computed; otherwise files are only copied."""
+        return self.adapter is not None and self.adapter.use == "merge"
 
 
 class DataSettings(Group):

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from steps.errors import Problem, StepError, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.evaluation_config import EvaluationOptions
-from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.packages import packages_of
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.preference import PreferenceMethod
@@ -23,6 +22,7 @@ from steps.plan.batch_rule import resolved
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
+from steps.plan.input_adapter import continued
 from steps.plan.memory import GIB, MemoryEstimate, estimate
 from steps.plan.sources import (
     DataFound,
@@ -30,8 +30,10 @@ from steps.plan.sources import (
     function_digest,
     look_at_data,
     look_at_model,
+    look_at_reference,
     pinned_source,
     template_digest,
+    with_reference,
 )
 from steps.plan.unbuilt import unbuilt
 from steps.plan.unfit import unfit
@@ -58,6 +60,8 @@ class Decisions:
     memory: MemoryEstimate
     max_length: int
     warnings: list[str]
+    reference: ModelFound | None = None
+    """What preferences are measured against, where it is not the model itself."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -80,18 +84,28 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     model = trouble.gather(lambda: look_at_model(parameters))
     head = head_of(parameters, model.layout.config if model else {})
     trouble.problems += unfit(parameters, head)
+    if model and model.adapter and parameters.adapter_use == "continue":
+        adapter = model.adapter
+        parameters = trouble.gather(lambda: continued(reading.parameters, adapter)) or parameters
+        trouble.problems += [one for one in parameters.all_conflicts() if one not in trouble.problems]
+        reading = replace(reading, parameters=parameters)
     data = trouble.gather(lambda: look_at_data(parameters))
     hardware = trouble.gather(lambda: hardware_of(parameters))
     source = trouble.gather(lambda: pinned_source(parameters))
     template = trouble.gather(lambda: template_digest(parameters))
     function = trouble.gather(lambda: function_digest(parameters))
     options = trouble.gather(lambda: evaluation_options(parameters, head))
+    reference = None
     if model is not None:
         trouble.problems += _length_problems(parameters, head, model)
         trouble.problems += _model_args_problems(parameters, model.layout.config)
-        source_name = SOURCE_PARAMETER[model.settings.kind]
-        trouble.problems += head_problems(parameters, head, model.layout.config, source_name)
-        trouble.problems += adapter_problems(parameters, model.layout.config, source_name)
+        trouble.problems += head_problems(parameters, head, model.layout.config, model.files.parameter)
+        trouble.problems += adapter_problems(parameters, model.layout.config, model.files.parameter)
+        found = model
+        reference = trouble.gather(lambda: look_at_reference(parameters, found))
+        model = with_reference(model, reference)
+        if reference:
+            trouble.problems += head_problems(parameters, head, reference.layout.config, reference.files.parameter)
     trouble.raise_if_any()
     assert model is not None
     assert data is not None
@@ -100,10 +114,14 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert options is not None
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
-    memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
+    other = reference.parameters if reference else 0
+    memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory, other)
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
+    warnings += model.adapter.warnings if model.adapter else ()
     digests = (template or "", function or "")
-    return Decisions(reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings)
+    return Decisions(
+        reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings, reference
+    )
 
 
 def usual_length(head: Head, model: ModelFound) -> int:

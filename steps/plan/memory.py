@@ -45,15 +45,20 @@ def estimate(
     weights: int,
     max_length: int,
     gpu_memory: int,
+    reference: int = 0,
 ) -> MemoryEstimate:
     """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
+
+    `reference` is the number of weights of an own reference of preferences.
 
     With gradient_checkpointing=auto it is chosen exactly when the estimate without it does not fit.
     """
     available = int(gpu_memory * GIB * HEADROOM) or None
     asked = parameters.gradient_checkpointing
-    plain = MemoryEstimate(_parts(parameters, head, config, weights, max_length, recompute=False), available, False)
-    saving = MemoryEstimate(_parts(parameters, head, config, weights, max_length, recompute=True), available, True)
+    beside = _reference(parameters, weights, reference)
+    given = (parameters, head, config, weights, max_length)
+    plain = MemoryEstimate(_parts(*given, recompute=False) | beside, available, False)
+    saving = MemoryEstimate(_parts(*given, recompute=True) | beside, available, True)
     if asked != "auto":
         return saving if asked == "true" else plain
     return saving if available is not None and plain.needed > available else plain
@@ -90,7 +95,7 @@ def _parts(
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
         "logits": _logits(head, config, written, whole=bool(preference and not preference.compares)),
-    } | _reference(parameters, preference, weights)
+    }
 
 
 def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
@@ -99,11 +104,15 @@ def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
     return encoding, config.get("decoder_layers") or config.get("num_decoder_layers") or encoding
 
 
-def _reference(parameters: SupervisedParameters, preference: PreferenceMethod | None, weights: int) -> dict[str, int]:
-    """A second model beside the one that is trained, where preferences are measured against the first weights."""
-    if preference is None or not preference.compares or preference.precompute_ref_log_probs or parameters.apply_lora:
+def _reference(parameters: SupervisedParameters, weights: int, own: int) -> dict[str, int]:
+    """A second model beside the one that is trained: the first weights, or `own` weights of another model."""
+    preference = parameters if isinstance(parameters, PreferenceMethod) else None
+    if preference is None or not preference.compares or preference.precompute_ref_log_probs:
         return {}
-    return {"reference model": weights * 4}
+    if own:
+        half = parameters.precision == "16" and parameters.apply_lora
+        return {"reference model": own * (2 if half else 4)}
+    return {} if parameters.apply_lora else {"reference model": weights * 4}
 
 
 def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False) -> int:

@@ -118,6 +118,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
     name = p.registered_model_name or decisions.reading.pipeline
     lineage = {
         "model": decisions.model.settings.source.model_dump(),
+        **_came_with(decisions),
         "data": {split: found.resolved.model_dump() for split, found in decisions.data.items()},
         "parameters": decisions.reading.requested,
     }
@@ -137,6 +138,15 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
     )
 
 
+def _came_with(decisions: Decisions) -> dict[str, Any]:
+    """Name the adapter and the reference, where there are any."""
+    settings = decisions.model.settings
+    return {
+        what: found.model_dump() for what, found in (("adapter", settings.adapter), ("reference", settings.reference))
+        if found
+    }  # fmt: skip
+
+
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
@@ -148,8 +158,13 @@ def _beams(decisions: Decisions) -> int:
 
 
 def _preference(decisions: Decisions) -> PreferenceMethod:
+    """Give how preferences are learned; where the reference came from does not matter, for import_model brings it."""
     p = decisions.parameters
-    return PreferenceMethod.of(p) if isinstance(p, PreferenceMethod) else PreferenceMethod()
+    return (
+        PreferenceMethod.of(p).model_copy(update={"reference_model_path": ""})
+        if isinstance(p, PreferenceMethod)
+        else PreferenceMethod()
+    )
 
 
 def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:

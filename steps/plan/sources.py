@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import cast
 
-from steps import data_sources, hub, storage, user_code
+from steps import data_sources, storage, user_code
 from steps.errors import Problem, StepError, UserError, nearest
+from steps.model_files import ModelFiles, open_files
 from steps.model_layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipelines import SupervisedParameters
-from steps.params.settings import ImportSettings, Resolved, SourceKind
+from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
+from steps.plan.heads import head_of
+from steps.plan.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
+from steps.plan.reference import tokenizer_problems
 
 SPLITS = ("train", "validation", "test")
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
@@ -26,6 +30,9 @@ class ModelFound:
     layout: ModelLayout
     bytes: int
     """Size of the weights."""
+    files: ModelFiles
+    adapter: ComesWith | None = None
+    """What the model comes with."""
 
     @property
     def parameters(self) -> int:
@@ -49,30 +56,52 @@ class DataFound:
 
 
 def look_at_model(parameters: SupervisedParameters) -> ModelFound:
-    """Resolve the model source and judge it. Raises as `read_layout`, `hub.resolve` and `storage.find_files`."""
+    """Resolve the model source and the adapter that it comes with, and judge both.
+
+    Raises as `read_layout`, `hub.resolve`, `storage.find_files` and `look_at_adapter`.
+    """
     kind = next(kind for kind, name in SOURCE_PARAMETER.items() if getattr(parameters, name))
     parameter = SOURCE_PARAMETER[kind]
     uri = getattr(parameters, parameter).strip()
-    names: dict[str, int]
-    read: Callable[[str], bytes]
-    if kind == "huggingface":
-        repository = hub.resolve(uri, parameters.huggingface_revision)
-        digest, names, read = repository.commit, repository.files, repository.read
-    else:
-        _refuse_bad_uri(parameter, uri)
-        names = {name: info["size"] for name, info in storage.find_files(parameter, uri).items()}
-        if "" in names:
-            raise UserError(
-                Problem("MODEL-E0112", parameter, f"the file {uri}", "a folder", "name the folder that holds it")
-            )
-        read = lambda name: storage.read_bytes(parameter, storage.join(uri, name))  # noqa: E731
-        digest = ""
+    named = open_files(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
+    files, own = source_of(parameters, named)
     new = getattr(parameters, "new_weights", False)
-    layout = read_layout(parameter, kind, names, read, with_weights=not new)
-    digest = digest or storage.digest_of(parameter, uri)
-    settings = ImportSettings(kind=cast(SourceKind, kind), source=Resolved(uri=uri, digest=digest), new_weights=new)
-    weights = sum(names[path] for name, path in layout.weights.items() if name.endswith(".safetensors"))
-    return ModelFound(settings, layout, weights)
+    layout = read_layout(files.parameter, files.kind, files.names, files.read, with_weights=not new)
+    adapter = look_at_adapter(parameters, head_of(parameters, layout.config), files, layout, own) if own else None
+    settings = ImportSettings(kind=files.kind, source=files.resolved, new_weights=new)
+    if adapter:
+        found = AdapterFound(kind=adapter.files.kind, source=adapter.files.resolved, use=parameters.adapter_use)
+        settings = settings.model_copy(update={"adapter": found})
+        layout = with_tokenizer(layout, adapter.layout)
+    return ModelFound(settings, layout, _weights(files, layout), files, adapter)
+
+
+def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> ModelFound | None:
+    """Resolve an own reference of preferences; None where there is none. Raises as `look_at_model`."""
+    uri = getattr(parameters, "reference_model_path", "").strip()
+    if not uri:
+        return None
+    files = open_files("reference_model_path", "pytorch", uri)
+    layout = read_layout(files.parameter, files.kind, files.names, files.read)
+    adapter = model.adapter if model.adapter and model.adapter.layout.has_tokenizer else None
+    ours = (adapter.files, adapter.layout.tokenizer_files) if adapter else (model.files, model.layout.tokenizer_files)
+    problems = list(tokenizer_problems(files, layout, *ours))
+    if problems:
+        raise UserError(problems)
+    settings = ImportSettings(kind=files.kind, source=files.resolved)
+    return ModelFound(settings, layout, _weights(files, layout), files)
+
+
+def with_reference(model: ModelFound, reference: ModelFound | None) -> ModelFound:
+    """Let import_model bring the reference along."""
+    if reference is None:
+        return model
+    found = ModelSourceFound(kind=reference.settings.kind, source=reference.settings.source)
+    return replace(model, settings=model.settings.model_copy(update={"reference": found}))
+
+
+def _weights(files: ModelFiles, layout: ModelLayout) -> int:
+    return sum(files.names[path] for name, path in layout.weights.items() if name.endswith(".safetensors"))
 
 
 def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:

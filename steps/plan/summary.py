@@ -20,6 +20,9 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
     source = decisions.model.settings.source
     rows = decisions.data["train"].rows if "train" in decisions.data else None
     sources = [{"what": "model", "uri": source.uri, "digest": source.digest, "bytes": decisions.model.bytes}]
+    for what, other in (("adapter", decisions.model.adapter), ("reference", decisions.reference)):
+        if other:
+            sources.append({"what": what, "uri": other.files.uri, "digest": other.files.digest, "bytes": other.bytes})
     for split, found in decisions.data.items():
         sources.append(
             {"what": split, "uri": found.resolved.uri, "digest": found.resolved.digest, "bytes": found.bytes}
@@ -90,13 +93,15 @@ def _adapter(p: SupervisedParameters) -> str:
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
     trainer = p.method if isinstance(p, PreferenceMethod) else trainer_of(decisions)
-    method = _adapter(p) if p.apply_lora else "all weights"
+    adapter = decisions.model.settings.adapter
+    merged, kept = (adapter is not None and adapter.use == use for use in ("merge", "continue"))
+    method = f"{_adapter(p)}{', continued' if kept else ''}" if p.apply_lora else "all weights"
     what = {
-        "import_model": ("import", "check and copy the model"),
+        "import_model": ("import", f"check and copy the model{', merge its adapter' if merged else ''}"),
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
         "finetune": ("finetune", f"{trainer}, {method}, {'bfloat16' if p.precision == '16' else 'float32'}"),
         "merge_adapter": ("import", "fold the adapter into the base" if p.apply_lora else "nothing to merge"),
-        "evaluate": ("evaluate", "base and tuned on the test rows"),
+        "evaluate": ("evaluate", f"base{' with its adapter' if adapter else ''} and tuned on the test rows"),
         "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),
     }
     rows = []

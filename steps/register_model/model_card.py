@@ -42,6 +42,11 @@ def write_card(candidate: Candidate, base: Path) -> str:
     described = read_manifest(base, "model") if (base / MANIFEST).is_file() else Manifest("model")
     lineage = masked(candidate.settings.lineage)
     source = lineage.get("model", {})
+    came_with = {
+        name: f"{lineage[name]['source']['uri']} (digest {lineage[name]['source']['digest']})"
+        for name in ("adapter", "reference")
+        if name in lineage
+    }
     about_base = {
         "base model": source.get("uri") or described.lineage.get("source", str(base)),
         "digest of its source": source.get("digest") or described.lineage.get("source_digest", ""),
@@ -64,7 +69,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         f"# {candidate.target.name}",
         f"A tuned model that {TASKS[task]}: {about_base['base model']}, tuned with the pipeline "
         f"{candidate.settings.pipeline}.",
-        "## Where it comes from\n\n" + _table(("what", "value"), {**about_base, **about_data}.items()),
+        "## Where it comes from\n\n" + _table(("what", "value"), {**about_base, **came_with, **about_data}.items()),
         "## How good it is\n\n" + _numbers(candidate.metrics),
         "## How it was trained\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),

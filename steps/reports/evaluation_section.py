@@ -38,6 +38,7 @@ def section(evaluation: Path) -> Section:
         "gate": measured.get("gate") or {},
         "reason": reason(measured.get("gate") or {}),
         "metrics": metric_rows(measured.get("base") or {}, measured.get("tuned") or {}),
+        "base_is": measured.get("base_is", ""),
     }
     if labels := measured.get("labels"):
         facts |= label_facts(labels, evaluation / PREDICTIONS)

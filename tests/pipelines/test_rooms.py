@@ -10,6 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STEP_ROOMS = ("plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model")
+# A room that another one may enter, and why.
+DOORS = {
+    "plan": {"steps.merge_adapter.folders", "steps.merge_adapter.planning"},  # does the adapter fit? On headers alone
+    "import_model": {f"steps.merge_adapter.{file}" for file in ("folders", "planning", "step")},  # merges what comes in
+    "evaluate": {"steps.merge_adapter.step"},  # the base is the model with the adapter that training went on with
+}
 STANDARD = sys.stdlib_module_names
 HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}
 
@@ -58,7 +64,9 @@ def test_no_step_knows_kubeflow_or_the_pipelines():
 @pytest.mark.parametrize("room", STEP_ROOMS)
 def test_no_step_reaches_into_another(room):
     others = [f"steps.{other}" for other in STEP_ROOMS if other != room]
-    assert offenders(files(f"steps/{room}/**/*.py"), lambda name: not within(name, *others)) == []
+    doors = DOORS.get(room, set())
+    allowed = lambda name: not within(name, *others) or within(name, *doors)  # noqa: E731
+    assert offenders(files(f"steps/{room}/**/*.py"), allowed) == []
 
 
 def test_what_all_steps_share_knows_no_step():

@@ -8,6 +8,7 @@ import numpy as np
 
 from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
+from steps.finetune.continuing import refuse_other_classes
 from steps.finetune.heads import load_with_head
 from steps.finetune.loading import load_tokenizer
 from steps.finetune.run import Run
@@ -21,6 +22,7 @@ def build(run: Run) -> Any:
     facts = read_manifest(run.data, "data").facts
     tokenizer = load_tokenizer(run.model, run.data)
     names, multilabel = facts["class_names"], facts["multilabel"]
+    refuse_other_classes(run.model, names)
     model = load_with_head(
         AutoModelForSequenceClassification,
         run.model,

@@ -35,6 +35,7 @@ def build(run: Run) -> Any:
     )
     validates = settings.training.evaluation_strategy != "no"
     made = PreparedKTOTrainer(
+        run,
         model=model,
         args=config,
         train_dataset=_rows(run, "train", config.loss_type),

@@ -18,7 +18,11 @@ class PreparedDPOTrainer(PreparedAnswers, DPOTrainer):
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; with LoRA the reference is the model without its adapter, otherwise a copy of the base."""
+    """Make the trainer; the reference is the model as it came, unless another one was imported beside it.
+
+    With a new adapter that is the model without it; with one that training goes on with TRL keeps a frozen copy of it;
+    without adapter a copy of the base.
+    """
     settings, wanted = run.settings, run.settings.preference
     model = load_model(run.model, settings)
     config = DPOConfig(
@@ -32,6 +36,7 @@ def build(run: Run) -> Any:
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
     made = PreparedDPOTrainer(
+        run,
         model=model,
         args=config,
         train_dataset=run.tokens("train"),

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from datasets.table import InMemoryTable
+
+from steps.finetune.run import Run
+from steps.finetune.trainers.reference import Said, identity_of, own_reference
 
 
 class PreparedAnswers:
     """Stands before a TRL trainer among the bases.
 
     prepare_data made the tokens exactly as TRL does, so its own preparation is skipped. What the reference says of them
-    is kept beside the checkpoints, whose folder belongs to just these weights, rows and settings: a training that goes
-    on does not ask it again.
+    is kept for every training that would ask the same: one that goes on, or another trial of a sweep.
     """
+
+    def __init__(self, run: Run, model: Any, args: Any, **given: Any):
+        precomputes = args.precompute_ref_log_probs
+        self._shared: Path = run.shared or run.checkpoints
+        self._identity = identity_of(run) if precomputes else {}
+        super().__init__(model=model, args=args, ref_model=own_reference(run, model), **given)  # type: ignore[call-arg]
+        if precomputes:
+            self.ref_model: Any = None  # it has said everything, and needs its memory no longer
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        file = Path(self.args.output_dir, f"reference-{name}.parquet")  # type: ignore[attr-defined]
         table = dataset.data.table
-        if not file.is_file():
-            answered = super()._precompute_ref_logps(dataset, name, batch_size)  # type: ignore[misc]
-            new = [column for column in answered.column_names if column not in table.column_names]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(".unfinished")
-            pq.write_table(pa.table({column: answered.data.table[column] for column in new}), unfinished)
-            os.replace(unfinished, file)
-        for column, values in zip((told := pq.read_table(file)).column_names, told.columns, strict=True):
+        said = Said(self._shared, self._identity, name, table)
+        main = self.accelerator.is_main_process  # type: ignore[attr-defined]
+        with ExitStack() as stack:
+            if main:
+                stack.enter_context(said.locked())
+            known = [said.read() is not None if main else None]
+            broadcast_object_list(known)  # all processes ask, or none: they ask together
+            if not known[0]:
+                answered = super()._precompute_ref_logps(dataset, name, batch_size)  # type: ignore[misc]
+                new = [column for column in answered.column_names if column not in table.column_names]
+                if main:
+                    said.write(pa.table({column: answered.data.table[column] for column in new}))
+            self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
+        told = said.read()
+        assert told is not None
+        for column, values in zip(told.column_names, told.columns, strict=True):
             table = table.append_column(column, values)
         return Dataset(InMemoryTable(table))

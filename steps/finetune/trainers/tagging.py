@@ -6,6 +6,7 @@ from typing import Any
 
 from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
+from steps.finetune.continuing import refuse_other_classes
 from steps.finetune.heads import load_with_head
 from steps.finetune.run import Run
 from steps.scoring.tag_metrics import score_tags
@@ -26,6 +27,7 @@ def build(run: Run) -> Any:
     settings = run.settings
     names = read_manifest(run.data, "data").facts["class_names"]
     tokenizer = load_word_tokenizer(run.model)
+    refuse_other_classes(run.model, names)
     model = load_with_head(
         AutoModelForTokenClassification,
         run.model,

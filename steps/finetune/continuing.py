@@ -1,0 +1,53 @@
+"""An adapter that the model came with and that training goes on with."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from steps.adapter_layout import adapter_of
+from steps.errors import Problem, UserError
+from steps.finetune.quantising import train_in_float32
+from steps.params.settings import FinetuneSettings
+
+
+def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | None:
+    """Put the adapter of the imported model `folder` on `model`, ready for training; None where it came with none.
+
+    Raises UserError when the settings would train every weight instead.
+    """
+    own = adapter_of(folder)
+    if own is None:
+        return None
+    if not settings.lora.apply_lora:
+        raise UserError(
+            Problem("TRAIN-E0211", "apply_lora", f"false with {own}, an adapter to go on with", "true",
+                    "set apply_lora=true, or import the model with adapter_use=merge")
+        )  # fmt: skip
+    from peft import PeftModel
+
+    tuned = PeftModel.from_pretrained(model, str(own), is_trainable=True)
+    train_in_float32(tuned)
+    if settings.training.gradient_checkpointing == "true":
+        tuned.enable_input_require_grads()
+    # Trainers of preferences add a frozen copy as reference. Saved beside the adapter it would be taken for what
+    # training goes on with (transformers 5.17 then loads nothing else from a checkpoint).
+    tuned.save_pretrained = partial(tuned.save_pretrained, selected_adapters=["default"])  # type: ignore[method-assign]
+    return tuned
+
+
+def refuse_other_classes(folder: Path, names: list[str]) -> None:
+    """Raise UserError when the adapter's last layer has other classes than the rows, or in another order."""
+    own = adapter_of(folder)
+    if own is None or not (own / "config.json").is_file():
+        return
+    known = json.loads((own / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+    classes = [known[number] for number in sorted(known, key=int)]
+    if classes != names:
+        raise UserError(
+            Problem("TRAIN-E0212", "adapter_path", f"an adapter for the classes {', '.join(classes)}",
+                    f"the classes of the rows: {', '.join(names)}",
+                    "give rows of the same classes, or set adapter_use=merge to learn a new last layer")
+        )  # fmt: skip

@@ -1,0 +1,121 @@
+"""What preferences are measured against: another model, and what was said by a reference before."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steps.adapter_layout import REFERENCE_FOLDER, reference_of
+from steps.artifacts import new_artifact, read_manifest, verified
+from steps.errors import StepError
+from steps.finetune.run import Run
+from steps.params.settings import FinetuneSettings
+
+log = logging.getLogger("finetune")
+
+ANSWERS = "answers.parquet"
+# How the tuned model is changed says nothing of the reference. The size of a batch does: its width changes last digits.
+NO_MATTER = {
+    "training": {
+        "num_train_epochs", "max_steps", "auto_find_batch_size", "gradient_accumulation_steps", "learning_rate",
+        "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay", "neftune_noise_alpha",
+        "max_grad_norm", "gradient_checkpointing", "seed", "evaluation_strategy", "eval_steps", "metric_for_best_model",
+        "logging_strategy", "logging_steps", "apply_early_stopping", "early_stopping_patience",
+        "early_stopping_threshold",
+    },
+    "lora": {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"},
+}  # fmt: skip
+
+
+def own_reference(run: Run, model: Any) -> Any | None:
+    """Load the reference that was imported beside the model, as TRL loads its copy of the base; None without one."""
+    folder = reference_of(run.model)
+    if folder is None:
+        return None
+    from transformers import AutoModelForCausalLM
+
+    # With an adapter at precision 16 in bfloat16 as the base, else in float32.
+    how = {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **how)
+
+
+def identity_of(run: Run) -> dict[str, Any]:
+    """Give all that shapes what the reference says of a row: its files, and how it is asked.
+
+    Other trainings that share these share the answers, whatever their learning rate.
+    """
+    import torch
+
+    files = read_manifest(run.model).files
+    inside = f"{REFERENCE_FOLDER}/"
+    own = {name: entry["sha256"] for name, entry in files.items() if name.startswith(inside)}
+    return {
+        "files": own or {name: entry["sha256"] for name, entry in files.items()},
+        "settings": _asked(run.settings),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _asked(settings: FinetuneSettings) -> dict[str, Any]:
+    """Leave out the settings that change no number of a reference; what is new counts until it stands there."""
+    told = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "preference"})
+    for group, names in NO_MATTER.items():
+        told[group] = {name: value for name, value in told[group].items() if name not in names}
+    return told
+
+
+class Said:
+    """The numbers that a reference gave to the rows of one split, in a folder named by all that shapes them."""
+
+    def __init__(self, shared: Path, identity: dict[str, Any], split: str, rows: pa.Table):
+        self.identity = {**identity, "rows": _digest(rows), "split": split}
+        key = sha256(json.dumps(self.identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.folder = shared / "references" / f"{key}-{split}"
+        self.count = len(rows)
+
+    def read(self) -> pa.Table | None:
+        """Give the columns; None where nothing whole is there."""
+        if not self.folder.is_dir():
+            return None
+        try:
+            verified(self.folder, "reference")
+            told = pq.read_table(self.folder / ANSWERS)
+        except (StepError, OSError, ValueError) as error:
+            log.warning("WARNING asking the reference again: %s", error)
+            return None
+        return told if len(told) == self.count else None
+
+    def write(self, columns: pa.Table) -> None:
+        """Keep the columns, whole or not at all."""
+        with new_artifact(self.folder, "reference", {"identity": self.identity}) as draft:
+            draft.facts = {"rows": self.count}
+            pq.write_table(columns, draft / ANSWERS)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process ask at a time: a second one that wants the same waits for its answer."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.with_suffix(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _digest(rows: pa.Table) -> str:
+    digest = sha256(str(rows.schema).encode())
+    for batch in rows.combine_chunks().to_batches():
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""The adapter that a model comes with: folded into it, or kept beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from steps.adapter_layout import ADAPTER_FOLDER, AdapterLayout, read_adapter
+from steps.import_model.bringing import bring
+from steps.merge_adapter.folders import open_adapter, open_base
+from steps.merge_adapter.planning import plan_merge
+from steps.merge_adapter.step import merge_adapter
+from steps.model_layout import ModelLayout, read_layout
+from steps.params.settings import AdapterFound, ImportSettings
+
+PARAMETER = "adapter_path"
+
+
+@contextmanager
+def with_adapter(
+    settings: ImportSettings, folder: Path, layout: ModelLayout, scratch: Path, near: Path
+) -> Iterator[tuple[Path, ModelLayout]]:
+    """Give the model with its adapter as a folder and its layout; without one just as it is.
+
+    Files that are made are made in the folder `near`, which has room for a model. Raises UserError when the adapter
+    does not fit, NumericError when the merged weights are not finite or equal the base's.
+    """
+    if settings.adapter is None:
+        yield folder, layout
+        return
+    adapter, found = _adapter(settings.adapter, scratch / "adapter-source")
+    if settings.adapter.use == "continue":
+        yield _beside(layout, folder, adapter, found, scratch)
+        return
+    base = _linked(folder, layout.files, scratch / "base")
+    own = _linked(adapter, found.files, scratch / "adapter")
+    near.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=near, prefix=".merged-") as room:
+        merged = Path(room, "model")
+        manifest = merge_adapter(base, own, merged)
+        names = {name: entry["size"] for name, entry in manifest.files.items()}
+        made = read_layout(PARAMETER, "pytorch", names, lambda name: (merged / name).read_bytes())
+        yield merged, replace(made, left_out=layout.left_out)
+
+
+def _adapter(found: AdapterFound, scratch: Path) -> tuple[Path, AdapterLayout]:
+    return bring(PARAMETER, found.kind, found.source, scratch, partial(read_adapter, PARAMETER))
+
+
+def _beside(
+    layout: ModelLayout, folder: Path, adapter: Path, found: AdapterLayout, scratch: Path
+) -> tuple[Path, ModelLayout]:
+    """Put the adapter into a folder of its own inside the model, whose tokenizer is the one it was trained with."""
+    model = _linked(folder, {**layout.weights, **layout.model_files}, scratch / "model")
+    own = _linked(adapter, found.adapter_files, model / ADAPTER_FOLDER)
+    plan_merge(open_base(model), open_adapter(own))  # type: ignore[arg-type]
+    # Half of one tokenizer and half of another would be a third one, so a whole one replaces the base's.
+    kept = {name: path for name, path in layout.tokenizer_files.items() if name not in found.tokenizer_files}
+    kept = {} if found.has_tokenizer else kept
+    _linked(folder, kept, model)
+    _linked(adapter, found.tokenizer_files, model)
+    inside = {f"{ADAPTER_FOLDER}/{name}": f"{ADAPTER_FOLDER}/{name}" for name in found.adapter_files}
+    return model, replace(
+        layout,
+        weights={name: name for name in layout.weights},
+        model_files={name: name for name in layout.model_files} | inside,
+        tokenizer_files={name: name for name in (*kept, *found.tokenizer_files)},
+        tokenizer_config=found.tokenizer_config if found.has_tokenizer else layout.tokenizer_config,
+    )
+
+
+def _linked(source: Path, files: Mapping[str, str], folder: Path) -> Path:
+    """Make a folder of links to files, each under its name in the artifact."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in files.items():
+        (folder / name).symlink_to((source / path).resolve())
+    return folder

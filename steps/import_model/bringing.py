@@ -1,0 +1,58 @@
+"""Fetch a source as the plan saw it: the files that matter, checked against its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from steps import hub, storage
+from steps.errors import Problem, SecurityRefusal, UserError
+from steps.params.settings import Resolved, SourceKind
+
+
+class Layout(Protocol):
+    """What is known of a source before it is fetched."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name in the artifact → path inside the source."""
+        ...
+
+
+L = TypeVar("L", bound=Layout)
+Judge = Callable[[Mapping[str, int], Callable[[str], bytes]], L]
+
+
+def bring(parameter: str, kind: SourceKind, source: Resolved, scratch: Path, judge: Judge[L]) -> tuple[Path, L]:
+    """Fetch the files that `judge` finds by name (→ bytes) and reading; local folders stay where they are.
+
+    Raises UserError when the source changed since the plan, SecurityRefusal for links out of it, Outage when it does
+    not answer; and what `judge` raises.
+    """
+    if kind == "huggingface":
+        repository = hub.resolve(source.uri, source.digest)
+        layout = judge(repository.files, repository.read)
+        return repository.download(sorted(set(layout.files.values()))), layout
+    now = storage.digest_of(parameter, source.uri)
+    if now != source.digest:
+        raise UserError(
+            Problem("MODEL-E0110", parameter, f"content {now[:12]} at {source.uri}",
+                    f"{source.digest[:12]}, as planned", "run again: the model changed after the plan looked at it")
+        )  # fmt: skip
+    folder = storage.fetch(parameter, source.uri, scratch)
+    names = {name: info["size"] for name, info in storage.find_files(parameter, str(folder)).items()}
+    _refuse_escaping_links(parameter, folder, names)
+    return folder, judge(names, lambda name: (folder / name).read_bytes())
+
+
+def _refuse_escaping_links(parameter: str, folder: Path, names: Mapping[str, int]) -> None:
+    root = folder.resolve()
+    # A Hub cache links its snapshots to blobs two levels up; nothing else may leave the folder.
+    allowed = root.parent.parent if root.parent.name == "snapshots" else root
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(allowed):
+            raise SecurityRefusal(
+                Problem("MODEL-E0303", parameter, f"{name}, a link out of the folder", "files inside the folder",
+                        "copy the file into the folder")
+            )  # fmt: skip

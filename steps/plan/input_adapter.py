@@ -1,0 +1,246 @@
+"""An adapter that the model comes with: which base it belongs to, whether it fits, and what it decides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from steps.adapter_layout import AdapterLayout, largest_token, read_adapter
+from steps.errors import Problem, UserError
+from steps.merge_adapter.folders import open_adapter, open_base
+from steps.merge_adapter.planning import plan_merge
+from steps.model_files import ModelFiles, open_files
+from steps.model_layout import CONFIG, ModelLayout, adapter_in
+from steps.params.lora import LoraParams
+from steps.params.pipelines import SupervisedParameters
+from steps.params.settings import Head
+from steps.storage import local_path
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+# What the tuned model puts out → PEFT's names for it. An adapter without one fits wherever its layers are.
+PEFT_TASKS: dict[Head, str] = {
+    "causal_lm": "CAUSAL_LM",
+    "preference_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+    "sequence_classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
+    "question_answering": "QUESTION_ANS",
+}
+WITHOUT_HEAD = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
+# Parameter → what adapter_config.json calls it, for an adapter that training goes on with.
+SETTLED = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+}
+
+
+@dataclass(frozen=True)
+class ComesWith:
+    """An adapter as the plan saw it."""
+
+    files: ModelFiles
+    layout: AdapterLayout
+    bytes: int
+    """Size of its weights."""
+    warnings: tuple[str, ...] = ()
+
+
+def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[ModelFiles, ModelFiles | None]:
+    """Tell the base's files from the adapter's; `files` are what the model's parameter names, which may be an adapter.
+
+    Raises UserError when two adapters are given, or none where training shall go on with one, or when the base of an
+    adapter is nowhere to be found.
+    """
+    given = parameters.adapter_path.strip()
+    is_adapter = files.kind != "mlflow" and adapter_in(files.names) is not None
+    if is_adapter and given:
+        raise UserError(
+            Problem("MODEL-E0123", f"adapter_path, {files.parameter}", "two adapters, one on the other", "one adapter",
+                    "merge one of them first (python -m steps merge-adapter), and name the result as the model")
+        )  # fmt: skip
+    if is_adapter:
+        return _base_of(files), files
+    if given:
+        return files, open_files("adapter_path", "pytorch", given)
+    if parameters.adapter_use == "continue":
+        raise UserError(
+            Problem("PLAN-E0331", "adapter_use", "continue without an adapter", "an adapter to go on with",
+                    "set adapter_path to its folder, or leave adapter_use out")
+        )  # fmt: skip
+    return files, None
+
+
+def look_at_adapter(
+    parameters: SupervisedParameters, head: Head, base: ModelFiles, model: ModelLayout, files: ModelFiles
+) -> ComesWith:
+    """Judge an adapter by its settings and the headers of both. Raises UserError with what does not fit."""
+    layout = read_adapter(files.parameter, files.names, files.read)
+    problems = [
+        *_task_problems(parameters, head, files, layout),
+        *_vocabulary_problems(files, layout, model.config),
+    ]
+    try:
+        problems += _fit_problems(parameters, base, model, files, layout)
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(problems)
+    size = files.names[layout.adapter_files["adapter_model.safetensors"]]
+    return ComesWith(files, layout, size, tuple(_warnings(base, files, layout)))
+
+
+def with_tokenizer(model: ModelLayout, layout: AdapterLayout) -> ModelLayout:
+    """Describe the model with the tokenizer that the adapter was trained with."""
+    return replace(model, tokenizer_config=layout.tokenizer_config) if layout.has_tokenizer else model
+
+
+def continued(parameters: SupervisedParameters, adapter: ComesWith) -> SupervisedParameters:
+    """Give the parameters with the shape of the adapter that training goes on with.
+
+    Raises UserError when a parameter asks for another shape.
+    """
+    settled: dict[str, Any] = {"apply_lora": True}
+    problems = []
+    for name, field in LoraParams.model_fields.items():
+        wanted, default = getattr(parameters, name), field.default
+        if name == "apply_lora":
+            continue
+        has = _said(adapter.layout.config, SETTLED[name]) if name in SETTLED else None
+        if wanted != default and (has is None or _as_set(wanted) != _as_set(has)):
+            found = (
+                f"{wanted} where the adapter has {has}" if has is not None else f"{wanted} with adapter_use=continue"
+            )
+            problems.append(
+                Problem("PLAN-E0332", name, found, "what the adapter was made with: training goes on with it",
+                        "leave it out, or set adapter_use=merge to train a new adapter")
+            )  # fmt: skip
+        if has is not None:
+            settled[name] = has
+    if problems:
+        raise UserError(problems)
+    return parameters.model_copy(update=settled)
+
+
+def _base_of(files: ModelFiles) -> ModelFiles:
+    """Find the model that an adapter in place of the model was trained on."""
+    layout = read_adapter(files.parameter, files.names, files.read)
+    where = f"{files.parameter}: base_model_name_or_path"
+    instead = f"name the base with huggingface_id or pytorch_model_path, and {files.uri} with adapter_path"
+    if not layout.base:
+        raise UserError(
+            Problem("MODEL-E0124", where, "no base that the adapter names", "the model it belongs to", instead)
+        )
+    local = local_path(layout.base)
+    on_hub = "://" not in layout.base and not (local and local.exists()) and HUB_ID.fullmatch(layout.base)
+    revision = str(layout.config.get("revision") or "main")
+    try:
+        base = open_files(where, "huggingface" if on_hub else "pytorch", layout.base, revision)
+    except UserError as error:
+        found = f"{layout.base!r}, which cannot be opened ({error.problems[0].found})"
+        raise UserError(
+            Problem("MODEL-E0124", where, found, "the model that the adapter belongs to", instead)
+        ) from error
+    if adapter_in(base.names) is not None:
+        raise UserError(
+            Problem("MODEL-E0123", where, f"{layout.base}, an adapter itself", "one adapter on a model",
+                    "merge one of them first (python -m steps merge-adapter), and name the result as the model")
+        )  # fmt: skip
+    if any(os.path.basename(name) == "MLmodel" for name in base.names):
+        return replace(base, kind="mlflow")
+    return base
+
+
+def _task_problems(p: SupervisedParameters, head: Head, files: ModelFiles, layout: AdapterLayout) -> Iterator[Problem]:
+    task, own = layout.config.get("task_type") or None, PEFT_TASKS.get(head)
+    if p.adapter_use == "merge":
+        fits = task in WITHOUT_HEAD or task == own
+    else:  # a last layer for the task is learned too, and must be among what the adapter keeps
+        fits = task == own or (task is None and own in WITHOUT_HEAD)
+    if not fits:
+        yield Problem("PLAN-E0333", files.parameter, f"an adapter for {task or 'no task of its own'}",
+                      f"one for {own or 'no task of its own'}, as {p.task} needs",
+                      "set adapter_use=merge" if task in WITHOUT_HEAD else "name another adapter")  # fmt: skip
+
+
+def _vocabulary_problems(files: ModelFiles, layout: AdapterLayout, config: Mapping[str, Any]) -> Iterator[Problem]:
+    size = config.get("vocab_size")
+    if "tokenizer.json" not in layout.tokenizer_files or not size:
+        return
+    highest = largest_token(files.read(layout.tokenizer_files["tokenizer.json"]))
+    if highest >= size:
+        yield Problem("PLAN-E0334", files.parameter, f"a tokenizer with {highest + 1} tokens", f"at most {size}, which "
+                      "the base has embeddings for", "name the base that the adapter was trained on")  # fmt: skip
+
+
+def _fit_problems(
+    p: SupervisedParameters, base: ModelFiles, model: ModelLayout, files: ModelFiles, layout: AdapterLayout
+) -> list[Problem]:
+    """Plan the merge on headers alone, in files that have their sizes and no content."""
+    with TemporaryDirectory() as scratch:
+        folders = {files.uri: Path(scratch, "adapter"), base.uri: Path(scratch, "base")}
+        _lay_out(base, {**model.weights, CONFIG: model.model_files[CONFIG]}, folders[base.uri])
+        _lay_out(files, layout.adapter_files, folders[files.uri])
+        try:
+            opened = open_adapter(folders[files.uri])
+            planned = plan_merge(open_base(folders[base.uri]), opened)  # type: ignore[arg-type]
+        except UserError as error:
+            return [_in_their_words(problem, folders) for problem in error.problems]
+    saved = set(layout.config.get("modules_to_save") or [])
+    whole = [change.target.name for change in planned.changes if change.replacement]
+    lost = [name for name in whole if name.endswith(".weight") and name.split(".")[-2] not in saved]
+    if p.adapter_use == "continue" and lost:
+        return [
+            Problem("PLAN-E0335", files.parameter, f"an adapter that holds {lost[0]} besides what it trains",
+                    "one whose every tensor training can go on with", "set adapter_use=merge", count=len(lost))
+        ]  # fmt: skip
+    return []
+
+
+def _lay_out(files: ModelFiles, names: Mapping[str, str], folder: Path) -> None:
+    """Make a folder of an adapter or a base: links to what is here, of other weights only the headers."""
+    folder.mkdir()
+    for name, path in names.items():
+        place = folder / name
+        if here := files.local(path):
+            place.symlink_to(here.absolute())
+        elif name.endswith(".safetensors"):
+            length = int.from_bytes(files.read_start(path, 8), "little")
+            place.write_bytes(files.read_start(path, min(8 + length, files.names[path])))
+            os.truncate(place, files.names[path])  # a hole takes no room
+        else:
+            place.write_bytes(files.read(path))
+
+
+def _in_their_words(problem: Problem, folders: Mapping[str, Path]) -> Problem:
+    """Name the sources where the problem names the folders that were made of them."""
+    told = {field: getattr(problem, field) for field in ("where", "found", "expected", "fix")}
+    for uri, folder in folders.items():
+        told = {field: text.replace(str(folder), uri) for field, text in told.items()}
+    return replace(problem, **told)
+
+
+def _warnings(base: ModelFiles, files: ModelFiles, layout: AdapterLayout) -> Iterator[str]:
+    named = layout.base.rstrip("/")
+    if named and base.parameter in ("huggingface_id", "pytorch_model_path", "mlflow_model_path"):
+        theirs, ours = (os.path.basename(name.rstrip("/")) for name in (named, base.uri))
+        if theirs != ours:
+            yield (f"{files.parameter}: the adapter says that it was trained on {named}, and is put on {base.uri}; "
+                   "on other weights of the same shape it does not do what it learned")  # fmt: skip
+
+
+def _said(config: Mapping[str, Any], key: str) -> Any:
+    value = config.get(key)
+    if isinstance(value, list | set | tuple):
+        return ",".join(sorted(map(str, value)))
+    return value
+
+
+def _as_set(value: Any) -> Any:
+    return {part.strip() for part in value.split(",")} if isinstance(value, str) else value

@@ -1,0 +1,48 @@
+"""Another model that preferences are measured against: it must read the same tokens as the one that is tuned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steps.adapter_layout import largest_token
+from steps.errors import Problem
+from steps.model_files import ModelFiles
+from steps.model_layout import VOCABULARIES, ModelLayout
+
+TOKENIZER = "tokenizer.json"
+
+
+def tokenizer_problems(
+    files: ModelFiles, layout: ModelLayout, ours: ModelFiles, our_files: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Yield why a reference cannot judge tokens of the model; `our_files` are the tokenizer's, by name → path."""
+    if TOKENIZER in layout.tokenizer_files and TOKENIZER in our_files:
+        theirs, mine = files.read(layout.tokenizer_files[TOKENIZER]), ours.read(our_files[TOKENIZER])
+        same = _tokens(theirs) == _tokens(mine)
+        size = layout.config.get("vocab_size")
+        if same and size and largest_token(theirs) >= size:
+            yield Problem("PLAN-E0336", files.parameter, f"{size} embeddings for {largest_token(theirs) + 1} tokens",
+                          "an embedding for every token", "name a whole model")  # fmt: skip
+    else:
+        vocabularies = sorted(VOCABULARIES & {*layout.tokenizer_files, *our_files})
+        same = all(
+            name in layout.tokenizer_files
+            and name in our_files
+            and files.read(layout.tokenizer_files[name]) == ours.read(our_files[name])
+            for name in vocabularies
+        )
+    if not same:
+        yield Problem("PLAN-E0336", files.parameter, f"{files.uri}, whose tokenizer has other tokens",
+                      "the tokenizer of the model that is tuned: both are asked about the same tokens",
+                      "name a model of the same family, or leave it out")  # fmt: skip
+
+
+def _tokens(tokenizer: bytes) -> dict[str, Any]:
+    """Give what makes tokens of a text: the vocabulary, its merges and the added tokens."""
+    told = json.loads(tokenizer)
+    model = told.get("model") or {}
+    added = [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
+    kept = {key: model.get(key) for key in ("type", "vocab", "merges")}
+    return {**kept, "added": sorted(added), "split": told.get("pre_tokenizer"), "changed": told.get("normalizer")}
