@@ -10,7 +10,12 @@ from steps.params.training import OPTIMIZER_PACKAGES
 
 
 def refuse_missing(settings: FinetuneSettings) -> None:
-    """Raise UserError when the optimizer's package is not installed: before the model is loaded, not after."""
+    """Raise UserError when DeepSpeed or the optimizer's package is needed and not installed: before any loading."""
+    if settings.deepspeed and find_spec("deepspeed") is None:
+        raise UserError(
+            Problem("TRAIN-E0203", "apply_deepspeed", "true, but the package deepspeed is missing", "deepspeed where "
+                    "finetune runs", "install it (pip install deepspeed), or set apply_deepspeed=false")
+        )  # fmt: skip
     optimizer = settings.training.optim
     package = OPTIMIZER_PACKAGES.get(optimizer)
     if package and find_spec(package.replace("-", "_")) is None:

@@ -31,6 +31,8 @@ class MemoryEstimate:
     available: int | None = None
     checkpointing: bool = False
     """Whether activations are recomputed."""
+    on_cpu: int = 0
+    """Bytes of the CPU's memory that DeepSpeed puts optimizer and weights into instead."""
 
     @property
     def needed(self) -> int:
@@ -45,15 +47,21 @@ def estimate(
     weights: int,
     max_length: int,
     gpu_memory: int,
+    zero: dict[str, Any] | None = None,
 ) -> MemoryEstimate:
     """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
 
-    With gradient_checkpointing=auto it is chosen exactly when the estimate without it does not fit.
+    With gradient_checkpointing=auto it is chosen exactly when the estimate without it does not fit. `zero` is the
+    zero_optimization block of a DeepSpeed configuration.
     """
     available = int(gpu_memory * GIB * HEADROOM) or None
     asked = parameters.gradient_checkpointing
-    plain = MemoryEstimate(_parts(parameters, head, config, weights, max_length, recompute=False), available, False)
-    saving = MemoryEstimate(_parts(parameters, head, config, weights, max_length, recompute=True), available, True)
+    kept, recomputed = (
+        _parts(parameters, head, config, weights, max_length, recompute) for recompute in (False, True)
+    )
+    changes, on_cpu = _zero_parts(parameters, config, weights, zero) if zero else ({}, 0)
+    plain = MemoryEstimate(kept | changes, available, False, on_cpu)
+    saving = MemoryEstimate(recomputed | changes, available, True, on_cpu)
     if asked != "auto":
         return saving if asked == "true" else plain
     return saving if available is not None and plain.needed > available else plain
@@ -68,7 +76,7 @@ def _parts(
     recompute: bool,
 ) -> dict[str, int]:
     half = parameters.precision == "16"
-    hidden = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0
+    hidden = _hidden(config)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     preference = parameters if isinstance(parameters, PreferenceMethod) else None
     # Both answers of a pair stand in one batch; rated answers stand alone.
@@ -113,6 +121,38 @@ def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False
     if head not in ("causal_lm", "seq2seq_lm", "preference_lm"):
         return 0
     return (tokens if whole else min(tokens, LOGIT_TOKENS)) * (config.get("vocab_size") or 0) * 4 * 2
+
+
+def _zero_parts(
+    parameters: SupervisedParameters, config: dict[str, Any], weights: int, zero: dict[str, Any]
+) -> tuple[dict[str, int], int]:
+    """What ZeRO leaves on the one GPU there is, for the parts that it changes, and the bytes it puts on the CPU.
+
+    Without offloading, one GPU holds as much as without ZeRO. The optimizer's CPU part is a copy of the trained
+    weights, their gradients and its states, all in 32 bit; gradients pass the GPU in buckets.
+    """
+    moved = {name for name in ("offload_optimizer", "offload_param") if (zero.get(name) or {}).get("device") == "cpu"}
+    lora, width = parameters.apply_lora, 2 if parameters.precision == "16" else 4
+    adapter = _adapter_size(parameters, config, _hidden(config), config.get("num_hidden_layers") or 0) if lora else 0
+    trained = adapter if lora else weights
+    changes: dict[str, int] = {}
+    on_cpu = 0
+    if "offload_optimizer" in moved:
+        hidden, bucket = _hidden(config), zero.get("reduce_bucket_size", 500_000_000)
+        bucket = hidden * hidden if bucket == "auto" else int(bucket)
+        kept = trained if zero["stage"] < 2 else min(trained, bucket)
+        changes["gradients and optimizer"] = kept * width
+        changes["weights"] = (weights + adapter) * width
+        on_cpu += trained * (4 + STATE_BYTES.get(parameters.optim, 12))
+    if "offload_param" in moved:
+        live = zero.get("stage3_max_live_parameters", 1_000_000_000)
+        changes["weights"] = min(weights + adapter, int(live)) * width
+        on_cpu += (weights + adapter) * width
+    return changes, on_cpu
+
+
+def _hidden(config: dict[str, Any]) -> int:
+    return int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0)
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
