@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
     cuda = torch.cuda.is_available()
     half = training.precision == "16"
     bf16 = half and (not cuda or torch.cuda.is_bf16_supported())
+    if half and settings.deepspeed and isinstance(asked := settings.deepspeed["bf16"]["enabled"], bool):
+        bf16 = asked  # the user's configuration says which of the two it is
     evaluates = training.evaluation_strategy != "no"
     return {
         "output_dir": str(output),
@@ -39,6 +42,7 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "full_determinism": training.determinism == "full",
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
+        "deepspeed": deepcopy(settings.deepspeed) or None,
         "bf16": bf16,
         "fp16": half and not bf16,
         "gradient_checkpointing": training.gradient_checkpointing == "true",

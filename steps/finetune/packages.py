@@ -14,7 +14,7 @@ def refuse_missing(settings: FinetuneSettings) -> None:
     problems = [
         Problem("TRAIN-E0203", where, f"{value}, but the package {package} is missing", f"{package} where finetune "
                 "runs", f"install it (pip install {package}), or {otherwise}")
-        for where, value, package, otherwise in packages_of(settings.training, settings.quantisation)
+        for where, value, package, otherwise in packages_of(settings.training, settings.quantisation, bool(settings.deepspeed))
         if find_spec(package.replace("-", "_")) is None
     ]  # fmt: skip
     if problems:

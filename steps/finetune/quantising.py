@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.finetune.deepspeed import size_of
 from steps.params.settings import FinetuneSettings
 
 
@@ -54,4 +55,4 @@ def with_exact_adapter(trainer: Any, settings: FinetuneSettings) -> Any:
 def count(parameter: Any) -> int:
     """Count the weights of a parameter: two of 4 bits lie in one byte."""
     state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else int(parameter.numel())
+    return int(state.shape.numel()) if state is not None else size_of(parameter)

@@ -15,6 +15,7 @@ from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.deepspeed import distributed, whole_weights
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
@@ -38,7 +39,11 @@ def finetune(
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)
-    with folder.lock(), Tracker(settings.tracking, f"{settings.pipeline} finetune") as tracker:
+    with (
+        folder.lock(),
+        Tracker(settings.tracking, f"{settings.pipeline} finetune") as tracker,
+        distributed(settings, folder.path),
+    ):
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
         tracker.parameters(settings.model_dump(mode="json"))
 
@@ -119,7 +124,8 @@ def _be_deterministic(settings: FinetuneSettings) -> None:
 def _write_tuned(
     trainer: Any, settings: FinetuneSettings, inputs: dict[str, str], history: dict[str, Any], model: Path, tuned: Path
 ) -> None:
-    _refuse_non_finite(trainer.model)
+    weights = whole_weights(trainer)
+    _refuse_non_finite(weights if weights is not None else dict(trainer.model.named_parameters()))
     kind = "adapter" if settings.lora.apply_lora else "model"
     lineage = {"inputs": inputs, "settings": settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})}
     base = read_manifest(model)
@@ -129,7 +135,7 @@ def _write_tuned(
             merged = base.lineage.get("adapter", {}).get("use") == "merge"
             source = "" if merged else base.lineage.get("source", "")
             trainer.model.peft_config["default"].base_model_name_or_path = source
-            trainer.model.save_pretrained(draft.path, save_embedding_layers=False)
+            trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
             if settings.trainer == "seq2seq":
                 # How an answer begins was settled with the languages.
                 trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
@@ -140,8 +146,12 @@ def _write_tuned(
                 whole.config.save_pretrained(draft.path)
         else:
             if settings.training.precision == "16":
-                trainer.model.to(_dtype_of(model))
-            trainer.model.save_pretrained(draft.path)
+                dtype = _dtype_of(model)
+                if weights is None:
+                    trainer.model.to(dtype)
+                else:
+                    weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+            trainer.model.save_pretrained(draft.path, state_dict=weights)
         trainer.processing_class.save_pretrained(draft.path)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
         draft.facts = {"parameters": history["parameters"], "steps": history["steps"]}
@@ -155,8 +165,8 @@ def _dtype_of(model: Path) -> Any:
     return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
 
 
-def _refuse_non_finite(model: Any) -> None:
-    bad = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+def _refuse_non_finite(weights: dict[str, Any]) -> None:
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if bad:
         raise NumericError(
             Problem("TRAIN-E0602", f"{len(bad)} tensors, such as {bad[0]}", "NaN or infinity", "finite weights",

@@ -181,6 +181,9 @@ class FinetuneSettings(Group):
     preference: PreferenceMethod = Field(default_factory=PreferenceMethod)
     """How preferences are learned, for the trainers that learn them."""
 
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """DeepSpeed's configuration as the plan made it; "auto" stands for the parameters' value. Empty: no DeepSpeed."""
+
     checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
     """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""
 

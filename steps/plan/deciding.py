@@ -19,6 +19,7 @@ from steps.params.settings import Head
 from steps.params.training import NO_MODEL_ARGS
 from steps.plan.adapters import adapter_problems
 from steps.plan.batch_rule import resolved
+from steps.plan.deepspeed import DeepSpeedPlan, deepspeed_plan, ignored
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
@@ -62,6 +63,8 @@ class Decisions:
     warnings: list[str]
     reference: ModelFound | None = None
     """What preferences are measured against, where it is not the model itself."""
+    zero: DeepSpeedPlan | None = None
+    """How DeepSpeed trains, where it does."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -77,7 +80,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     reading = read_parameters(pipeline, _given(pipeline, arguments))
     parameters = reading.parameters
     trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
-    parameters = trouble.gather(lambda: resolved(reading.parameters)) or parameters
+    zero = trouble.gather(lambda: deepspeed_plan(parameters))
+    if zero and zero.changes:
+        parameters = parameters.model_copy(update=zero.changes)
+    parameters = trouble.gather(lambda asked=parameters: resolved(asked)) or parameters
     if parameters is not reading.parameters:
         trouble.problems += parameters.all_conflicts()  # a method may not learn from the batch that came out
         reading = replace(reading, parameters=parameters)
@@ -114,13 +120,23 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert options is not None
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
-    other = reference.parameters if reference else 0
-    memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory, other)
+    memory = estimate(
+        parameters,
+        head,
+        model.layout.config,
+        model.parameters,
+        max_length,
+        gpu_memory,
+        reference=reference.parameters if reference else 0,
+        zero=zero.config["zero_optimization"] if zero else None,
+    )
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
     warnings += model.adapter.warnings if model.adapter else ()
+    warnings += zero.warnings if zero else ignored(parameters)
+    warnings += _cpu_memory_warnings(memory, hardware["finetune"])
     digests = (template or "", function or "")
     return Decisions(
-        reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings, reference
+        reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings, reference, zero
     )
 
 
@@ -209,7 +225,7 @@ def _package_problems(p: SupervisedParameters) -> list[Problem]:
     return [
         Problem("PLAN-E0311", where, f"{value}, but the package {package} is missing", f"{package} installed",
                 f"install it (pip install {package}), or {otherwise}")
-        for where, value, package, otherwise in packages_of(p, p)
+        for where, value, package, otherwise in packages_of(p, p, p.apply_deepspeed)
         if not find_spec(package.replace("-", "_"))
     ]  # fmt: skip
 
@@ -238,6 +254,15 @@ def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
         yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
                       f"less than {limit}, the longest row: the answer stands behind the prompt",
                       "lower it, or raise max_seq_length")  # fmt: skip
+
+
+def _cpu_memory_warnings(memory: MemoryEstimate, hardware: Hardware) -> list[str]:
+    """What DeepSpeed moves off the GPU must fit beside it."""
+    there = int(hardware.memory.removesuffix("Gi"))
+    if runs_here() or memory.on_cpu < there * GIB:
+        return []
+    return [f"DeepSpeed puts {memory.on_cpu / GIB:.0f} GiB into the CPU's memory, where finetune has {there} GiB: "
+            "choose a larger instance_type_finetune"]  # fmt: skip
 
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:

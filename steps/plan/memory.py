@@ -31,6 +31,8 @@ class MemoryEstimate:
     available: int | None = None
     checkpointing: bool = False
     """Whether activations are recomputed."""
+    on_cpu: int = 0
+    """Bytes of the CPU's memory that DeepSpeed puts optimizer and weights into instead."""
 
     @property
     def needed(self) -> int:
@@ -46,19 +48,22 @@ def estimate(
     max_length: int,
     gpu_memory: int,
     reference: int = 0,
+    zero: dict[str, Any] | None = None,
 ) -> MemoryEstimate:
     """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
 
-    `reference` is the number of weights of an own reference of preferences.
-
-    With gradient_checkpointing=auto it is chosen exactly when the estimate without it does not fit.
+    With gradient_checkpointing=auto it is chosen exactly when the estimate without it does not fit. `zero` is the
+    zero_optimization block of a DeepSpeed configuration, `reference` the number of weights of an own reference of
+    preferences.
     """
     available = int(gpu_memory * GIB * HEADROOM) or None
     asked = parameters.gradient_checkpointing
-    beside = _reference(parameters, weights, reference)
     given = (parameters, head, config, weights, max_length)
-    plain = MemoryEstimate(_parts(*given, recompute=False) | beside, available, False)
-    saving = MemoryEstimate(_parts(*given, recompute=True) | beside, available, True)
+    kept, recomputed = (_parts(*given, recompute=recompute) for recompute in (False, True))
+    changes, on_cpu = _zero_parts(parameters, config, weights, zero) if zero else ({}, 0)
+    changes |= _reference(parameters, weights, reference)
+    plain = MemoryEstimate(kept | changes, available, False, on_cpu)
+    saving = MemoryEstimate(recomputed | changes, available, True, on_cpu)
     if asked != "auto":
         return saving if asked == "true" else plain
     return saving if available is not None and plain.needed > available else plain
@@ -73,7 +78,7 @@ def _parts(
     recompute: bool,
 ) -> dict[str, int]:
     half = parameters.precision == "16"
-    hidden = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0
+    hidden = _hidden(config)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     preference = parameters if isinstance(parameters, PreferenceMethod) else None
     # Both answers of a pair stand in one batch; rated answers stand alone.
@@ -134,6 +139,38 @@ def _stored(parameters: SupervisedParameters, config: dict[str, Any], hidden: in
     # A block of 64 weights of 4 bits has a scale of 32 bits; quantised itself, one of 8 bits and a 256th of 32 more.
     scale = 0.0 if parameters.bits == 8 else (1 + 4 / 256) / 64 if parameters.bnb_4bit_use_double_quant else 4 / 64
     return int(kept * usual + (weights - kept) * (parameters.bits / 8 + scale))
+
+
+def _zero_parts(
+    parameters: SupervisedParameters, config: dict[str, Any], weights: int, zero: dict[str, Any]
+) -> tuple[dict[str, int], int]:
+    """What ZeRO leaves on the one GPU there is, for the parts that it changes, and the bytes it puts on the CPU.
+
+    Without offloading, one GPU holds as much as without ZeRO. The optimizer's CPU part is a copy of the trained
+    weights, their gradients and its states, all in 32 bit; gradients pass the GPU in buckets.
+    """
+    moved = {name for name in ("offload_optimizer", "offload_param") if (zero.get(name) or {}).get("device") == "cpu"}
+    lora, width = parameters.apply_lora, 2 if parameters.precision == "16" else 4
+    adapter = _adapter_size(parameters, config, _hidden(config), config.get("num_hidden_layers") or 0) if lora else 0
+    trained = adapter if lora else weights
+    changes: dict[str, int] = {}
+    on_cpu = 0
+    if "offload_optimizer" in moved:
+        hidden, bucket = _hidden(config), zero.get("reduce_bucket_size", 500_000_000)
+        bucket = hidden * hidden if bucket == "auto" else int(bucket)
+        kept = trained if zero["stage"] < 2 else min(trained, bucket)
+        changes["gradients and optimizer"] = kept * width
+        changes["weights"] = _stored(parameters, config, _hidden(config), weights, width) + adapter * width
+        on_cpu += trained * (4 + STATE_BYTES.get(parameters.optim, 12))
+    if "offload_param" in moved:
+        live = zero.get("stage3_max_live_parameters", 1_000_000_000)
+        changes["weights"] = min(weights + adapter, int(live)) * width
+        on_cpu += (weights + adapter) * width
+    return changes, on_cpu
+
+
+def _hidden(config: dict[str, Any]) -> int:
+    return int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0)
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:

@@ -91,6 +91,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         max_new_tokens=p.evaluation_max_new_tokens if writes else 0,
         num_beams=_beams(decisions) if writes else 1,
         preference=_preference(decisions),
+        deepspeed=decisions.zero.config if decisions.zero else {},
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
     )

@@ -27,6 +27,8 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         sources.append(
             {"what": split, "uri": found.resolved.uri, "digest": found.resolved.digest, "bytes": found.bytes}
         )
+    if decisions.zero and (file := decisions.zero.file):
+        sources.append({"what": "deepspeed", "uri": file.uri, "digest": file.digest, "bytes": file.size})
     return {
         "pipeline": decisions.reading.pipeline,
         "task": p.task,
@@ -43,7 +45,9 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
             "parts": decisions.memory.parts,
             "available_bytes": decisions.memory.available,
             "note": "activations are recomputed" if decisions.memory.checkpointing else "activations are kept",
+            "on_cpu_bytes": decisions.memory.on_cpu,
         },
+        "deepspeed": decisions.zero.config if decisions.zero else {},
     }
 
 
@@ -58,7 +62,8 @@ def as_text(summary: dict[str, Any]) -> str:
     memory = summary["memory"]
     available = memory["available_bytes"]
     of = f" of {available / GIB:.1f}" if available else ""
-    lines.append(f"  {'training memory':<29} {memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}")
+    on_cpu = f", {memory['on_cpu_bytes'] / GIB:.2f} GiB more on the CPU" if memory["on_cpu_bytes"] else ""
+    lines.append(f"  {'training memory':<29} {memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}{on_cpu}")
     lines.append("")
     lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
     lines += [f"  {'read with':<11} {name}={value}" for name, value in summary["reading"].items()]
@@ -96,10 +101,12 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     adapter = decisions.model.settings.adapter
     merged, kept = (adapter is not None and adapter.use == use for use in ("merge", "continue"))
     method = f"{_adapter(p)}{', continued' if kept else ''}" if p.apply_lora else "all weights"
+    bits = "bfloat16" if p.precision == "16" else "float32"
+    zero = f", {decisions.zero.told}" if decisions.zero else ""
     what = {
         "import_model": ("import", f"check and copy the model{', merge its adapter' if merged else ''}"),
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
-        "finetune": ("finetune", f"{trainer}, {method}, {'bfloat16' if p.precision == '16' else 'float32'}"),
+        "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}"),
         "merge_adapter": ("import", "fold the adapter into the base" if p.apply_lora else "nothing to merge"),
         "evaluate": ("evaluate", f"base{' with its adapter' if adapter else ''} and tuned on the test rows"),
         "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),

@@ -7,9 +7,6 @@ from steps.params.pipelines import SupervisedParameters
 
 # Parameter → what to do instead. A row goes when its engine is built.
 UNBUILT = {
-    "apply_deepspeed": "train on one GPU, with apply_lora=true or gradient_checkpointing=true if memory is short",
-    "deepspeed": "leave it out",
-    "deepspeed_stage": "leave it out",
     "num_nodes_finetune": "use one node",
 }
 
