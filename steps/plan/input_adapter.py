@@ -18,6 +18,7 @@ from steps.model_files import ModelFiles, open_files
 from steps.model_layout import CONFIG, ModelLayout, adapter_in
 from steps.params.lora import LoraParams
 from steps.params.pipelines import SupervisedParameters
+from steps.params.reading import default_of
 from steps.params.settings import Head
 from steps.storage import local_path
 
@@ -34,10 +35,13 @@ PEFT_TASKS: dict[Head, str] = {
 WITHOUT_HEAD = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
 # Parameter → what adapter_config.json calls it, for an adapter that training goes on with.
 SETTLED = {
+    "peft_type": "peft_type",
     "lora_r": "r",
     "lora_alpha": "lora_alpha",
     "lora_dropout": "lora_dropout",
     "lora_target_modules": "target_modules",
+    "use_dora": "use_dora",
+    "use_rslora": "use_rslora",
 }
 
 
@@ -109,7 +113,7 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
     settled: dict[str, Any] = {"apply_lora": True}
     problems = []
     for name, field in LoraParams.model_fields.items():
-        wanted, default = getattr(parameters, name), field.default
+        wanted, default = getattr(parameters, name), default_of(field)
         if name == "apply_lora":
             continue
         has = _said(adapter.layout.config, SETTLED[name]) if name in SETTLED else None
@@ -239,7 +243,7 @@ def _said(config: Mapping[str, Any], key: str) -> Any:
     value = config.get(key)
     if isinstance(value, list | set | tuple):
         return ",".join(sorted(map(str, value)))
-    return value
+    return value.lower() if key == "peft_type" and isinstance(value, str) else value
 
 
 def _as_set(value: Any) -> Any:
