@@ -39,17 +39,29 @@ DIRECT: dict[str, dict[str, str]] = {
         "max_per_device_train_batch_size": "max_per_device_train_batch_size",
         "per_device_eval_batch_size": "per_device_eval_batch_size",
     },
+    "peft_conf": {"name_or_path": "adapter_path"},
     "run_conf": {"determinism": "determinism", "resume_from_checkpoint": "resume_from_checkpoint"},
     "tracking": {"mlflow_server_uri": "mlflow_server_uri", "experiment_name": "experiment_name"},
+    "quant_conf": {
+        name: name
+        for name in (
+            "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
+            "bnb_4bit_compute_dtype", "llm_int8_threshold",
+        )
+    },
     "sft_args": {
         "max_seq_length": "max_seq_length",
         "length_handling": "length_handling",
         "train_on_completions_only": "train_on_completions_only",
     },
 }  # fmt: skip
+# Those of peft_kwargs; all others go into the parameter peft_kwargs.
 PEFT_KWARGS = {
-    "r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "target_modules": "lora_target_modules",
+    "r": "lora_r", "lora_alpha": "lora_alpha", "alpha": "lora_alpha", "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target_modules", "use_dora": "use_dora", "use_rslora": "use_rslora",
+    "init_lora_weights": "init_lora_weights",
 }  # fmt: skip
+PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "LOHA": "loha", "LOKR": "lokr"}
 
 # Keys that change nothing here → why.
 _OWN_PLACE = "checkpoints and results have a place of their own"
@@ -77,10 +89,14 @@ FIXED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("run_conf", "use_fast_tokenizer"): ((True,), "fast tokenizers only"),
     ("tracking", "hf_mlflow_log_artifacts"): (
         (False, "False", "false", "0", 0, None), "checkpoints are not copied to MLflow"),
-    ("quant_conf", "quantization_type"): (("no-quantization", None), "quantisation is not implemented in this version"),
+    ("quant_conf", "quantization_type"): (
+        ("bits-and-bytes", "no-quantization", None), "load_in_4bit and load_in_8bit say what is quantised"),
+    ("quant_conf", "llm_int8_skip_modules"): ((None, []), "a new head and the embeddings are never quantised"),
+    ("quant_conf", "llm_int8_enable_fp32_cpu_offload"): ((False,), "the model lies on one device"),
+    ("quant_conf", "llm_int8_has_fp16_weight"): ((False,), "the frozen weights are kept in 8 bits only"),
+    ("quant_conf", "bnb_4bit_quant_storage"): ((None, "uint8", "auto"), "one process trains"),
     ("peft_conf", "task_type"): (("CAUSAL_LM",), "models that go on from a prompt"),
     ("training_args", "push_to_hub"): ((False,), "results stay in the run"),
-    ("training_args", "deepspeed"): ((None,), "DeepSpeed is not implemented in this version"),
     ("training_args", "fsdp"): ((None, "", []), "one process trains"),
     ("training_args", "group_by_length"): ((False,), "rows come in random order"),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PIPELINES, RATIO, SECTIONS
+from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PEFT_TYPES, PIPELINES, RATIO, SECTIONS
 from steps.errors import Problem, UserError, nearest, shown
 
 
@@ -186,29 +186,38 @@ def _by_hand(reading: _Reading, where: str, value: Any) -> None:
                    "set batchsize_conf.total_train_batch_size and max_per_device_train_batch_size")  # fmt: skip
 
 
+def _deepspeed(reading: _Reading, where: str, value: Any) -> None:
+    """Becomes deepspeed with apply_deepspeed=true."""
+    if value:
+        reading.parameters |= {"apply_deepspeed": True, "deepspeed": str(value)}
+
+
 def _peft_type(reading: _Reading, where: str, value: Any) -> None:
-    """LORA becomes apply_lora=true, NO_PEFT apply_lora=false."""
-    if value in ("LORA", "NO_PEFT"):
-        reading.parameters["apply_lora"] = value == "LORA"
+    """Becomes peft_type with apply_lora=true; NO_PEFT apply_lora=false, PRETRAINED_PEFT adapter_use=continue."""
+    if value in PEFT_TYPES:
+        reading.parameters["apply_lora"] = True
+        if value != "LORA":
+            reading.parameters["peft_type"] = PEFT_TYPES[value]
+    elif value == "NO_PEFT":
+        reading.parameters["apply_lora"] = False
+    elif value == "PRETRAINED_PEFT":
+        reading.parameters["adapter_use"] = "continue"
     else:
-        reading.refuse(where, value, "LORA or NO_PEFT: no other adapter is implemented in this version", "take LORA")
+        kinds = (*PEFT_TYPES, "NO_PEFT", "PRETRAINED_PEFT")
+        near = nearest(str(value), kinds) or "take LORA"
+        reading.refuse(where, value, f"one of {', '.join(kinds)}", near)
 
 
 def _peft_kwargs(reading: _Reading, where: str, value: Any) -> None:
-    """Their parameters stand in the table."""
+    """Those with a parameter of their own stand in the table; the others become peft_kwargs."""
+    others = {}
     for key, one in (value or {}).items():
         if key in PEFT_KWARGS:
             reading.parameters[PEFT_KWARGS[key]] = ",".join(one) if isinstance(one, list) else one
-        elif key == "bias" and one == "none":
-            continue
-        else:
-            reading.unknown(f"{where}.{key}", one, tuple(PEFT_KWARGS))
-
-
-def _quantised(reading: _Reading, where: str, value: Any) -> None:
-    """Is refused: quantisation is not implemented in this version."""
-    if value:
-        reading.refuse(where, value, "nothing: quantisation is not implemented in this version", "leave quant_conf out")
+        elif not (key == "bias" and one == "none"):
+            others[key] = one
+    if others:
+        reading.parameters["peft_kwargs"] = others
 
 
 SPECIAL: dict[tuple[str, str], Callable[[_Reading, str, Any], None]] = {
@@ -220,11 +229,10 @@ SPECIAL: dict[tuple[str, str], Callable[[_Reading, str, Any], None]] = {
     ("training_args", "bf16"): _half,
     ("training_args", "fp16"): _half,
     ("training_args", "gradient_checkpointing"): _recompute,
+    ("training_args", "deepspeed"): _deepspeed,
     ("training_args", "per_device_train_batch_size"): _by_hand,
     ("training_args", "per_device_eval_batch_size"): _by_hand,
     ("training_args", "gradient_accumulation_steps"): _by_hand,
     ("peft_conf", "peft_type"): _peft_type,
     ("peft_conf", "peft_kwargs"): _peft_kwargs,
-    ("quant_conf", "load_in_8bit"): _quantised,
-    ("quant_conf", "load_in_4bit"): _quantised,
 }

@@ -46,6 +46,17 @@ def problems(text: str) -> str:
         ("peft_conf: {peft_type: LORA, task_type: CAUSAL_LM, peft_kwargs: {r: 64, lora_alpha: 16, target_modules: "
          "[q_proj, v_proj], bias: none}}",
          {"apply_lora": True, "lora_r": 64, "lora_alpha": 16, "lora_target_modules": "q_proj,v_proj"}),
+        ("peft_conf: {peft_type: IA3, peft_kwargs: {feedforward_modules: [down_proj], target_modules: [down_proj]}}",
+         {"apply_lora": True, "peft_type": "ia3", "lora_target_modules": "down_proj",
+          "peft_kwargs": {"feedforward_modules": ["down_proj"]}}),
+        ("peft_conf: {peft_type: LORA, peft_kwargs: {use_dora: true, rank_pattern: {q_proj: 4}}}",
+         {"apply_lora": True, "use_dora": True, "peft_kwargs": {"rank_pattern": {"q_proj": 4}}}),
+        ("peft_conf: {peft_type: PRETRAINED_PEFT, name_or_path: s3://bucket/adapter}",
+         {"adapter_use": "continue", "adapter_path": "s3://bucket/adapter"}),
+        ("quant_conf: {quantization_type: bits-and-bytes, load_in_4bit: true, bnb_4bit_compute_dtype: bfloat16, "
+         "bnb_4bit_quant_type: nf4}",
+         {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_type": "nf4"}),
+        ("training_args: {deepspeed: zero2.json}", {"apply_deepspeed": True, "deepspeed": "zero2.json"}),
         ("run_conf: {model: org/name, tokenizer: org/name, determinism: half, resume_from_checkpoint: auto}",
          {"huggingface_id": "org/name", "determinism": "half", "resume_from_checkpoint": "auto"}),
         ("run_conf: {model: s3://bucket/model}", {"pytorch_model_path": "s3://bucket/model"}),
@@ -84,7 +95,9 @@ def test_a_weighted_mixture_keeps_its_weights():
     [
         ("training_arg: {seed: 1}\ndata_conf: {}", "CONFIG-E0104 training_arg: .*did you mean training_args"),
         ("training_args: {learning_rat: 1.0}", "CONFIG-E0104 training_args.learning_rat: .*did you mean learning_rate"),
-        ("peft_conf: {peft_kwargs: {lora_alfa: 8}}", "peft_conf.peft_kwargs.lora_alfa: .*did you mean lora_alpha"),
+        ("peft_conf: {peft_type: LORE}", "peft_conf.peft_type: .*did you mean LORA"),
+        ("quant_conf: {load_in_4bits: true}", "quant_conf.load_in_4bits: .*did you mean load_in_4bit"),
+        ("quant_conf: {llm_int8_has_fp16_weight: true}", "llm_int8_has_fp16_weight: .*8 bits only"),
         ("data_conf: {chat_template: x}", "data_conf.chat_template: .*did you mean chat_template_name"),
         ("method: stf\ndata_conf: {}", "CONFIG-E0105 method: .*sft, dpo.*did you mean sft"),
         ("training_args: [1]\ndata_conf: {}", "CONFIG-E0105 training_args: .*write it as a mapping"),
@@ -103,6 +116,12 @@ def test_what_is_unknown_or_has_no_counterpart_is_refused_with_the_way_out(text,
     import re
 
     assert re.search(words, problems(text), re.DOTALL), problems(text)
+
+
+def test_an_unknown_setting_of_the_adapter_is_refused_with_the_parameters():
+    parameters, _ = read("peft_conf: {peft_type: LORA, peft_kwargs: {rank_patern: {q_proj: 4}}}")
+    with pytest.raises(UserError, match=r"peft_kwargs.rank_patern.*did you mean rank_pattern"):
+        read_parameters("chat_completion", {**parameters, "pytorch_model_path": "m", "train_file_path": "t.jsonl"})
 
 
 def test_all_problems_are_told_at_once():
