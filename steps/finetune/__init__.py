@@ -5,6 +5,8 @@ Trainers share a shape, not a parent class; what several of them need stands her
     step.py         the step: find checkpoints, train, check the result, write the artifact
     loading.py      model, tokenizer and adapter configuration
     continuing.py   an adapter that the model came with
+    adapters.py     our parameters as PEFT's settings, for every kind of adapter
+    quantising.py   a frozen base in 8 or 4 bits
     heads.py        models with a last layer made for the task
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed

@@ -46,8 +46,11 @@ def train_in_float32(model: Any) -> None:
 
 
 def with_exact_adapter(trainer: Any, settings: FinetuneSettings) -> Any:
-    """Give the trainer back, its adapter in float32 where TRL made it shorter because of a quantised base."""
-    if settings.quantisation.bits:
+    """Give the trainer back, all that it trains in float32.
+
+    TRL makes adapters shorter because of a quantised base, and the base's biases, if they are trained, have its type.
+    """
+    if settings.quantisation.bits or settings.lora.peft_kwargs.get("bias", "none") != "none":
         train_in_float32(trainer.model)
     return trainer
 

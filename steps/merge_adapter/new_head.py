@@ -19,6 +19,7 @@ from steps.model_layout import CONFIG, INDEX
 from steps.weights import Stored
 
 DTYPES = ("dtype", "torch_dtype")
+QUANTISED = "quantization_config"  # how the base was stored while it was tuned; merged weights are stored as ever
 # What a decoder that answers questions calls its body in transformers, against all other models with that body.
 BODIES = {"model.": "transformer."}
 
@@ -77,7 +78,7 @@ def header_of(tensors: list[tuple[str, Stored]]) -> bytes:
 def merged_config(base: Folder, adapter: Folder) -> dict[str, Any]:
     """The tuned model's configuration, with the type of the base's weights."""
     tuned = json.loads((adapter.path / CONFIG).read_text(encoding="utf-8"))
-    kept = {key: value for key, value in tuned.items() if key not in DTYPES}
+    kept = {key: value for key, value in tuned.items() if key not in (*DTYPES, QUANTISED)}
     return {**kept, **{key: base.config[key] for key in DTYPES if key in base.config}}
 
 

@@ -87,6 +87,17 @@ KINDS = {
     ),
 }
 
+# Kinds that PEFT knows and that are not offered → what to do instead.
+NOT_OFFERED = {
+    "prompt_tuning": "set peft_type=ia3, as small: tokens that exist only as vectors cannot be merged into weights",
+    "p_tuning": "set peft_type=ia3, as small: tokens that exist only as vectors cannot be merged into weights",
+    "prefix_tuning": "set peft_type=ia3, as small: keys and values before the text cannot be merged into weights",
+    "adalora": "set peft_type=lora with rank_pattern: its ranks change only under a loop of its own",
+    "vera": "set peft_type=lora with lora_r=1: random matrices that all layers share are not merged here",
+    "oft": "set peft_type=lora: turned weights are not merged here",
+    "no_peft": "set apply_lora=false",
+}
+
 # Keys that PEFT knows and that are not given here → where to go instead.
 ELSEWHERE = {
     "r": "set lora_r",

@@ -238,6 +238,11 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
             if self.auto_find_batch_size and loss in self.losses:
                 yield Problem("PARAM-E0256", "auto_find_batch_size", f"true with the loss {loss}", "a batch size that "
                               "stays: it compares the rows of a batch", "leave it out")  # fmt: skip
+        for name in ("rank_dropout", "module_dropout"):
+            if self.peft_kwargs.get(name):
+                yield Problem("PARAM-E0259", f"peft_kwargs.{name}", str(self.peft_kwargs[name]), "nothing: dropout is "
+                              "switched off, for rewards are small differences of probabilities",
+                              "leave it out")  # fmt: skip
         if self.method == "kto" and self.metric_for_best_model != "loss":
             yield Problem("PARAM-E0257", "metric_for_best_model", f"{self.metric_for_best_model} with method=kto",
                           "loss: a batch may hold good answers only", "leave it out")  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
+from steps.params.adapter_kinds import NOT_OFFERED
 from steps.params.group import Group
 from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
 from steps.params.secrets import secret_in
@@ -39,6 +40,9 @@ RENAMED_VALUES = {
     ("evaluation_strategy", "disable"): "no",
     ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
 }
+
+# Parameter → values that other systems have and we have not → what to do instead.
+INSTEAD = {"peft_type": NOT_OFFERED}
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ def refused(model: type[Group], detail: Any) -> Problem:
     name = str(detail["loc"][0])
     field = model.model_fields[name]
     if choices := choices_of(field):
-        fix = nearest(str(detail["input"]), choices) or f"set {name} to one of them"
+        instead = INSTEAD.get(name, {}).get(str(detail["input"]).lower())
+        fix = instead or nearest(str(detail["input"]), choices) or f"set {name} to one of them"
         return Problem("PARAM-E0102", name, shown(detail["input"]), f"one of {', '.join(choices)}", fix)
     expected = {
         "greater_than": "a number above {gt}",

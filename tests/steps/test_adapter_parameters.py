@@ -36,7 +36,11 @@ def with_kwargs(name: str, kwargs: dict, **more) -> dict:
 
 
 REFUSED = {
-    "unknown kind": (kind("prompt_tuning"), "one of lora, ia3, loha, lokr"),
+    "unknown kind": (kind("lorra"), "one of lora, ia3, loha, lokr. Fix: did you mean lora?"),
+    "prompt tuning": (kind("prompt_tuning"), "cannot be merged into weights"),
+    "prompt tuning as PEFT says it": (kind("PROMPT_TUNING"), "cannot be merged into weights"),
+    "prefix tuning": (kind("prefix_tuning"), "cannot be merged into weights"),
+    "no PEFT": (kind("NO_PEFT"), "set apply_lora=false"),
     "kind without adapter": ({"peft_type": "ia3"}, "'ia3' with apply_lora=false.*set apply_lora=true"),
     "DoRA without adapter": ({"use_dora": True}, "use_dora: found True with apply_lora=false"),
     "rsLoRA without adapter": ({"use_rslora": True}, "use_rslora: found True with apply_lora=false"),
@@ -107,6 +111,11 @@ def test_what_cannot_work_is_refused_with_the_next_move(case):
 def test_new_weights_are_not_quantised():
     told = refused("pretraining", new_weights=True, apply_lora=True, load_in_4bit=True)
     assert "load_in_4bit: found true with new_weights=true" in told
+
+
+def test_preferences_are_learned_without_dropout():
+    told = refused("preference", apply_lora=True, peft_type="loha", peft_kwargs={"rank_dropout": 0.1})
+    assert "PARAM-E0259 peft_kwargs.rank_dropout: found 0.1" in told
 
 
 ACCEPTED = {

@@ -204,3 +204,32 @@ def test_on_a_quantised_base_the_losses_are_those_of_trl_and_the_adapter_fits_th
     merged, adapted, base = merged_and_adapted(model, tmp_path / "ours")
     assert (merged - adapted).abs().max() < 1e-4
     assert (merged - base).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lora", "stored"),
+    [
+        ({}, {"load_in_4bit": True}),
+        ({"peft_type": "ia3"}, {"load_in_8bit": True}),
+        ({"peft_kwargs": {"bias": "all"}}, {}),
+    ],
+    ids=["4 bits", "8 bits", "biases"],
+)
+def test_in_sixteen_bits_too_what_is_trained_is_kept_in_float32(lora, stored, tmp_path):
+    from conftest import build_model
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    build_model(tmp_path / "source", attention_bias=True, tie_word_embeddings=False)
+    model = as_imported(tmp_path / "source", tmp_path / "model")
+    rows = write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
+    training = {"max_steps": 3, "evaluation_strategy": "no", "precision": "16", "learning_rate": 1e-6}
+    settings = settings_with(
+        training, lora=LoraParams(apply_lora=True, **lora), quantisation=QuantisationParams(**stored)
+    )
+    train(settings, model, rows, tmp_path / "out")
+    saved = load_file(tmp_path / "out/tuned/adapter_model.safetensors")
+    # A number that bfloat16 could not hold shows that the updates, a thousandth of the weights, are not lost.
+    assert all((tensor != tensor.bfloat16().float()).any() for tensor in saved.values())
+    assert any(name.endswith("bias") for name in saved) == ("peft_kwargs" in lora)

@@ -1,0 +1,120 @@
+"""Every trainer takes every kind of adapter that it may have, resumes it bit for bit, and hands on what merges."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import test_classification_training
+import test_masked
+import test_seq2seq
+from classifiers import BUILDERS, build_bert, label_rows
+from conftest import chat_rows
+from encoder_decoders import BUILDERS as TRANSLATORS
+from preferences import pair_rows, prepared, rated_rows
+from training_inputs import TRAINING, as_imported, write_tokens
+
+from steps.artifacts import read_manifest
+from steps.finetune.step import finetune
+from steps.merge_adapter.step import merge_adapter
+from steps.params.lora import LoraParams
+from steps.params.settings import FinetuneSettings
+from steps.params.training import CheckpointParams, TrainingParams
+
+pytestmark = pytest.mark.slow
+
+NF4 = {"quantisation": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
+INT8 = {"quantisation": {"load_in_8bit": True}}
+# Base, trainer, the method of learning preferences.
+TRAINED: dict[str, tuple[str, str, str]] = {
+    "sft": ("llama", "sft", ""),
+    "dpo": ("llama", "dpo", "dpo"),
+    "kto": ("llama", "kto", "kto"),
+    "orpo": ("llama", "orpo", "orpo"),
+    "simpo": ("llama", "cpo", "simpo"),
+    "classes": ("bert", "classification", ""),
+    "classes of GPT-2": ("gpt2 backbone", "classification", ""),
+    "hidden words": ("bert", "masked", ""),
+    "T5": ("t5", "seq2seq", ""),
+    "BART": ("bart", "seq2seq", ""),
+}
+ADAPTERS: dict[str, tuple[dict, dict]] = {
+    "QLoRA": ({"lora_alpha": 16}, NF4),
+    "8 bits": ({"lora_alpha": 16}, INT8),
+    "IA3": ({"peft_type": "ia3"}, {}),
+    "QIA3": ({"peft_type": "ia3"}, NF4),
+    "LoHa": ({"peft_type": "loha", "lora_r": 4, "lora_alpha": 8}, {}),
+    "LoKr": ({"peft_type": "lokr", "lora_r": 4, "lora_alpha": 8}, {}),
+    "DoRA": ({"use_dora": True, "lora_alpha": 16}, {}),
+}
+# Each trainer with some, each adapter with several: all pairs would take ten minutes.
+PAIRS = [
+    ("sft", "QLoRA"), ("sft", "LoKr"), ("dpo", "QLoRA"), ("dpo", "IA3"), ("kto", "8 bits"), ("kto", "LoHa"),
+    ("orpo", "QLoRA"), ("simpo", "QIA3"), ("simpo", "8 bits"), ("classes", "IA3"), ("classes", "LoHa"),
+    ("classes", "QLoRA"), ("classes", "DoRA"), ("classes of GPT-2", "IA3"), ("classes of GPT-2", "QLoRA"),
+    ("hidden words", "QLoRA"), ("hidden words", "LoKr"), ("T5", "IA3"), ("T5", "QLoRA"), ("T5", "8 bits"),
+    ("BART", "LoHa"), ("BART", "QLoRA"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def inputs(name: str, folder: Path) -> tuple[Path, Path]:
+    """Make a base and the data of a trainer."""
+    base, trainer, method = TRAINED[name]
+    if trainer == "classification":
+        return test_classification_training.made(folder, base, label_rows(90))
+    build: Callable[[Path], None] = {**BUILDERS, **TRANSLATORS, "bert": build_bert}[base]
+    (folder / "source").mkdir()
+    build(folder / "source")
+    model = as_imported(folder / "source", folder / "model")
+    if trainer == "masked":
+        return model, test_masked.prepared(model, folder / "rows")
+    if trainer == "seq2seq":
+        return model, test_seq2seq.prepared(model, folder / "rows", base)
+    if method:
+        rows = rated_rows(72) if method == "kto" else pair_rows(72)
+        return model, prepared(model, folder / "rows", rows)
+    from transformers import AutoTokenizer
+
+    return model, write_tokens(folder / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
+
+
+def settings_of(name: str, adapter: str, resume: str = "false") -> FinetuneSettings:
+    _, trainer, method = TRAINED[name]
+    lora, stored = ADAPTERS[adapter]
+    return FinetuneSettings(
+        pipeline=name.replace(" ", "-"),
+        trainer=trainer,
+        training=TrainingParams(**{**TRAINING, "max_steps": 6, "evaluation_strategy": "no"}),
+        lora=LoraParams(apply_lora=True, **lora),
+        max_length=32 if trainer in ("classification", "seq2seq", "masked") else 64,
+        preference={"method": method} if method else {},
+        checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint=resume),
+        **stored,
+    )
+
+
+@pytest.mark.parametrize(("name", "adapter"), PAIRS)
+def test_it_trains_resumes_bit_for_bit_and_merges(name, adapter, tmp_path):
+    model, data = inputs(name, tmp_path)
+    unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+    for out, resume in ((unbroken, "false"), (resumed, "true")):
+        if resume == "true":  # as if it had been killed behind its third step
+            for checkpoint in (tmp_path / "root").glob("checkpoints/*/*/checkpoint-6"):
+                shutil.rmtree(checkpoint)
+        settings = settings_of(name, adapter, resume)
+        finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
+    histories = [json.loads((out / "tuned/history.json").read_text()) for out in (unbroken, resumed)]
+    assert [history["resumed_from"] for history in histories] == [None, 3]
+    weights = [(out / "tuned/adapter_model.safetensors").read_bytes() for out in (unbroken, resumed)]
+    assert weights[0] == weights[1]
+    manifest = merge_adapter(model, unbroken / "tuned", tmp_path / "merged")
+    assert manifest.facts["changed_tensors"] > 0
+    assert "quantization_config" not in json.loads((tmp_path / "merged/config.json").read_text())
+    assert histories[0]["parameters"]["total"] > read_manifest(model).facts.get("parameters", 0)
