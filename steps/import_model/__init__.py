@@ -4,8 +4,4 @@ Writes two artifacts: `model` (weights, config, tokenizer) and `tokenizer` (toke
 can be prepared without moving weights). An adapter that the model comes with is merged, or travels in the model's
 folder adapter/ for training to go on with; an own reference of preferences in reference/. What makes a folder usable is
 in `steps/model_layout.py`.
-
-    step.py        the step: bring, check, copy
-    bringing.py    fetch a source as the plan saw it
-    adapter.py     merge the adapter, or put it beside the weights
 """

@@ -136,7 +136,7 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
             yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
                           "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
         if self.new_weights and self.adapter_path:
-            yield Problem("PARAM-E0297", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "
+            yield Problem("PARAM-E0266", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "
                           "weights: an adapter changes those that it was trained on",
                           "leave one of the two out")  # fmt: skip
 

@@ -33,15 +33,15 @@ PEFT_TASKS: dict[Head, str] = {
     "question_answering": "QUESTION_ANS",
 }
 WITHOUT_HEAD = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
-# Parameter → what adapter_config.json calls it, which depends on its kind, for an adapter that training goes on with.
+# Parameter → what adapter_config.json calls it, for an adapter that training goes on with.
 SETTLED = {
-    "peft_type": ("peft_type",),
-    "lora_r": ("r",),
-    "lora_alpha": ("lora_alpha", "alpha"),
-    "lora_dropout": ("lora_dropout",),
-    "lora_target_modules": ("target_modules",),
-    "use_dora": ("use_dora",),
-    "use_rslora": ("use_rslora",),
+    "peft_type": "peft_type",
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "use_dora": "use_dora",
+    "use_rslora": "use_rslora",
 }
 
 
@@ -116,7 +116,9 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
         wanted, default = getattr(parameters, name), default_of(field)
         if name == "apply_lora":
             continue
-        has = _said(adapter.layout.config, name)
+        has = _said(adapter.layout.config, SETTLED[name]) if name in SETTLED else None
+        if name == "lora_alpha" and has is None:
+            has = adapter.layout.config.get("alpha")  # LoHa and LoKr call it so
         if wanted != default and (has is None or _as_set(wanted) != _as_set(has)):
             found = (
                 f"{wanted} where the adapter has {has}" if has is not None else f"{wanted} with adapter_use=continue"
@@ -239,12 +241,11 @@ def _warnings(base: ModelFiles, files: ModelFiles, layout: AdapterLayout) -> Ite
                    "on other weights of the same shape it does not do what it learned")  # fmt: skip
 
 
-def _said(config: Mapping[str, Any], name: str) -> Any:
-    """Give what an adapter's settings say of one of our parameters, as we write it; None where they say nothing."""
-    value = next((config[key] for key in SETTLED.get(name, ()) if config.get(key) is not None), None)
-    if isinstance(value, list):
+def _said(config: Mapping[str, Any], key: str) -> Any:
+    value = config.get(key)
+    if isinstance(value, list | set | tuple):
         return ",".join(sorted(map(str, value)))
-    return value.lower() if name == "peft_type" and value else value
+    return value.lower() if key == "peft_type" and isinstance(value, str) else value
 
 
 def _as_set(value: Any) -> Any:

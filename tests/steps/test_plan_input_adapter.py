@@ -169,7 +169,7 @@ def test_a_base_that_cannot_be_found_is_asked_for(given, tmp_path, adapter):
 def test_going_on_needs_an_adapter_and_weights(given, tmp_path, adapter):
     assert "PLAN-E0331" in refused(given, tmp_path, adapter_use="continue")
     said = refused(given, tmp_path, "pretraining", adapter_path=str(adapter), new_weights=True)
-    assert "PARAM-E0297" in said
+    assert "PARAM-E0266" in said
 
 
 def test_an_adapter_on_other_weights_is_warned_of(given, tmp_path, adapter, tiny_model):
