@@ -8,6 +8,9 @@
 
 Both answers are good somewhere, so that only a model that reads the question can tell which one is wanted: one that
 likes a tone for itself is right in half of the pairs. No thing of the test pairs is in the training pairs.
+
+data/adapter/ is what somebody trained before: a LoRA adapter on the same model that has seen answers of both tones, and
+writes either, whatever the question.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from examples.made_once import make_once  # noqa: E402
 from examples.tiny_model import build_model  # noqa: E402
 
 SEED = 13
+ADAPTER_STEPS, ADAPTER_BATCH = 100, 16
 ROWS = {"train": 2000, "validation": 150, "test": 300}
 FORMAL = (
     "Good morning, could you please tell me where the {thing} is?",
@@ -56,7 +60,7 @@ def main() -> None:
 
 
 def make(folder: Path) -> None:
-    """Write base/, and below data/ each split as pairs and as rated answers, one of each pair."""
+    """Write base/, and below data/ each split as pairs and as rated answers, one of each pair, and an adapter."""
     chance = random.Random(SEED)
     things = [f"{colour} {thing} {number}" for colour in COLOURS for thing in THINGS for number in NUMBERS]
     chance.shuffle(things)
@@ -66,8 +70,10 @@ def make(folder: Path) -> None:
         write_rows(folder / "data" / f"{name}.jsonl", pairs)
         write_rows(folder / "data" / f"rated_{name}.jsonl", [rated(one, chance) for one in pairs])
         if name == "train":
+            training = pairs
             texts += [str(text) for one in pairs for text in (one["prompt"], one["chosen"], one["rejected"])]
     build_model(folder / "base", texts, chat=True)
+    train_adapter(folder / "base", folder / "data" / "adapter", training, random.Random(SEED + 1))
 
 
 def pair(thing: str, chance: random.Random) -> dict:
@@ -88,6 +94,36 @@ def rated(one: dict, chance: random.Random) -> dict:
     """Keep one answer of a pair, and whether it was the better one."""
     good = chance.random() < 0.5
     return {"prompt": one["prompt"], "completion": one["chosen" if good else "rejected"], "label": good}
+
+
+def train_adapter(base: Path, folder: Path, pairs: list[dict], chance: random.Random) -> None:
+    """Teach the model to answer at all, with PEFT alone: it learns one answer of each pair, better or worse."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)  # equal bytes whatever the machine
+    torch.manual_seed(SEED)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    shape = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), shape)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=5e-3)
+    for start in range(0, ADAPTER_STEPS * ADAPTER_BATCH, ADAPTER_BATCH):
+        rows = [one["prompt"] + one[chance.choice(("chosen", "rejected"))] for one in pairs[start:][:ADAPTER_BATCH]]
+        batch = tokenizer([tokenizer.apply_chat_template(row, tokenize=False) for row in rows], padding=True,
+                          add_special_tokens=False, return_tensors="pt")  # fmt: skip
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink()
+    described = folder / "adapter_config.json"
+    told = json.loads(described.read_text())
+    # PEFT writes where the base was, and names its layers in the order of a set.
+    told |= {"base_model_name_or_path": "examples/manners/base", "target_modules": sorted(told["target_modules"])}
+    described.write_text(json.dumps(told, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def write_rows(file: Path, rows: list[dict]) -> None:

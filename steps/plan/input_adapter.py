@@ -117,6 +117,8 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
         if name == "apply_lora":
             continue
         has = _said(adapter.layout.config, SETTLED[name]) if name in SETTLED else None
+        if name == "lora_alpha" and has is None:
+            has = adapter.layout.config.get("alpha")  # LoHa and LoKr call it so
         if wanted != default and (has is None or _as_set(wanted) != _as_set(has)):
             found = (
                 f"{wanted} where the adapter has {has}" if has is not None else f"{wanted} with adapter_use=continue"
