@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
+from steps.finetune.deepspeed import left_out
 from steps.finetune.loading import lora_config, model_options
 from steps.params.settings import FinetuneSettings
 
@@ -34,11 +35,20 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     set_seed(settings.training.seed)
     try:
         model, found = auto_class.from_pretrained(folder, **how)
+        if settings.deepspeed:  # with ZeRO-3 transformers does not say what it left out
+            found["unexpected_keys"] = found["unexpected_keys"] or left_out(model, folder)
         if renamed := _renamed_body(model, found):
             set_seed(settings.training.seed)
             model, found = auto_class.from_pretrained(folder, key_mapping=renamed, **how)
             # transformers 5.17 would save the weights under their old names, from which nothing could load them.
             model._weight_conversions = [one for one in model._weight_conversions if not _renames(one, renamed)]
+    except RuntimeError as error:
+        if not settings.deepspeed or "size mismatch" not in str(error):
+            raise
+        raise UserError(
+            Problem("TRAIN-E0213", "model", "a last layer for another number of classes, with ZeRO-3", "one that fits: "
+                    "transformers cannot replace it in weights that are taken apart", "set deepspeed_stage=2")
+        ) from None  # fmt: skip
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise

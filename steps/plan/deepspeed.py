@@ -23,8 +23,9 @@ BATCH = {
     "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
 }
-# DeepSpeed trains one long row of numbers instead of matrices, which changes nothing for these.
-ELEMENTWISE = ("adamw_hf", "adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+# DeepSpeed trains one long row of numbers instead of matrices, which changes nothing for these. adafactor and
+# grokadamw learn something else then, schedule_free_sgd is not told when it is evaluated, adagrad does not start.
+FIT_OPTIMIZERS = ("adamw_hf", "adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 # Blocks that are left out or switched off, and why they may not be switched on.
 SWITCHED_OFF = {
     "amp": "it needs apex; set precision=16 instead",
@@ -227,17 +228,20 @@ def _problems(p: SupervisedParameters, config: Config, where: str) -> Iterator[P
         if block is True or (isinstance(block, dict) and block.get("enabled") is True):
             yield Problem("PLAN-E0337", f"{where}: {name}", "switched on", f"nothing, or false: {reason}",
                           "leave it out")  # fmt: skip
-    if p.optim not in ELEMENTWISE:
-        yield Problem("PLAN-E0338", "optim", f"{p.optim} with apply_deepspeed=true", f"{', '.join(ELEMENTWISE[1:])}: "
-                      "DeepSpeed takes the weights apart, and this one needs them whole", "set optim=adamw_torch")  # fmt: skip
+    if p.optim not in FIT_OPTIMIZERS:
+        yield Problem("PLAN-E0338", "optim", f"{p.optim} with apply_deepspeed=true",
+                      f"{', '.join(FIT_OPTIMIZERS[1:])}, which learn the same from weights that are taken apart",
+                      "set optim=adamw_torch, or apply_deepspeed=false")  # fmt: skip
     if config["zero_optimization"]["stage"] == 3:
         for name, expected in NOT_WITH_STAGE_3.items():
             if getattr(p, name, False):
-                yield Problem("PLAN-E0339", name, "true with ZeRO-3", expected, "set deepspeed_stage=2, or leave it out")
+                yield Problem(
+                    "PLAN-E0339", name, "true with ZeRO-3", expected, "set deepspeed_stage=2, or leave it out"
+                )
 
 
 def _package_problems() -> Iterator[Problem]:
     """What is not installed where training would run: the image has everything, this machine may not."""
     if find_spec("torch") and not find_spec("deepspeed"):
-        yield Problem("PLAN-E0311", "apply_deepspeed", "true, but the package deepspeed is missing",
-                      "deepspeed installed", "install it (pip install deepspeed), or set apply_deepspeed=false")  # fmt: skip
+        yield Problem("PLAN-E0311", "apply_deepspeed", "true, but the package deepspeed is missing", "deepspeed "
+                      "installed", "install it (pip install deepspeed), or set apply_deepspeed=false")  # fmt: skip

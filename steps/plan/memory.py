@@ -56,9 +56,7 @@ def estimate(
     """
     available = int(gpu_memory * GIB * HEADROOM) or None
     asked = parameters.gradient_checkpointing
-    kept, recomputed = (
-        _parts(parameters, head, config, weights, max_length, recompute) for recompute in (False, True)
-    )
+    kept, recomputed = (_parts(parameters, head, config, weights, max_length, recompute) for recompute in (False, True))
     changes, on_cpu = _zero_parts(parameters, config, weights, zero) if zero else ({}, 0)
     plain = MemoryEstimate(kept | changes, available, False, on_cpu)
     saving = MemoryEstimate(recomputed | changes, available, True, on_cpu)
