@@ -11,6 +11,7 @@ Trainers share a shape, not a parent class; what several of them need stands her
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed
     packages.py     what only some trainings need
+    deepspeed.py    what DeepSpeed needs before the model is loaded, and the weights that it took apart
     batch_size.py   halved until it fits into memory
     watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
 

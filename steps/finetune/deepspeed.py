@@ -12,10 +12,10 @@ from typing import Any
 from steps.errors import Problem, UserError
 from steps.finetune.arguments import training_arguments
 from steps.params.settings import FinetuneSettings
+from steps.weights import stored_tensors
 
 # What a launcher would set: this process is all there is.
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-CPU_OPERATOR = "deepspeed_shm_comm"  # compiled in two minutes, for several processes on one machine
 
 
 @contextmanager
@@ -71,9 +71,11 @@ def _join_group(backend: str) -> None:
 
     if not torch.distributed.is_initialized() and os.environ["WORLD_SIZE"] == "1":
         # A group of one needs no port to meet at.
-        store = torch.distributed.HashStore()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-        deepspeed.ops.__compatible_ops__[CPU_OPERATOR] = False
+        if backend == "gloo":
+            # Otherwise DeepSpeed compiles an operator for several processes on one machine, which takes two minutes.
+            deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend=backend)
 
 
@@ -122,6 +124,29 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
         return None
     adapted = hasattr(trainer.model, "peft_config")
     return engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=adapted)
+
+
+def change_dtype(weights: dict[str, Any], dtype: Any) -> None:
+    """Convert gathered weights; what is one tensor under two names stays one."""
+    changed: dict[int, Any] = {}
+    for name, tensor in list(weights.items()):
+        weights[name] = changed.setdefault(id(tensor), tensor.to(dtype))
+
+
+def left_out(model: Any, folder: Path) -> set[str]:
+    """Name the tensors of a model folder that a model has no place for under their name."""
+    stored = {name for file in folder.glob("*.safetensors") for name in stored_tensors(file)}
+    return stored - set(model.state_dict())
+
+
+def keep_names(model: Any) -> None:
+    """Have weights saved under the names they were loaded from.
+
+    transformers 5.17 notes every old name that it knows when ZeRO-3 loads, not only those that it met.
+    """
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    if (known := getattr(plain, "_weight_conversions", None)) is not None:
+        plain._weight_conversions = [one for one in known if one.was_used()]
 
 
 def size_of(parameter: Any) -> int:

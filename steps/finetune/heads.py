@@ -9,6 +9,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.continuing import continued
+from steps.finetune.deepspeed import left_out
 from steps.finetune.loading import lora_config, model_options
 from steps.finetune.quantising import quantisation, train_in_float32
 from steps.params.settings import FinetuneSettings
@@ -41,6 +42,13 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
             empty = _load(auto_class, folder, settings, how | {"device_map": "meta"})
             how |= quantisation(settings, [*_new_modules(*empty), *HEADS])
         model, found = _load(auto_class, folder, settings, how)
+    except RuntimeError as error:
+        if not settings.deepspeed or "size mismatch" not in str(error):
+            raise
+        raise UserError(
+            Problem("TRAIN-E0213", "model", "a last layer for another number of classes, with ZeRO-3", "one that fits: "
+                    "transformers cannot replace it in weights that are taken apart", "set deepspeed_stage=2")
+        ) from None  # fmt: skip
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -64,6 +72,8 @@ def _load(auto_class: Any, folder: Path, settings: FinetuneSettings, how: dict[s
 
     set_seed(settings.training.seed)
     model, found = auto_class.from_pretrained(folder, **how)
+    if settings.deepspeed:  # with ZeRO-3 transformers does not say what it left out
+        found["unexpected_keys"] = found["unexpected_keys"] or left_out(model, folder)
     if renamed := _renamed_body(model, found):
         set_seed(settings.training.seed)
         model, found = auto_class.from_pretrained(folder, key_mapping=renamed, **how)

@@ -15,7 +15,7 @@ from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
-from steps.finetune.deepspeed import distributed, whole_weights
+from steps.finetune.deepspeed import change_dtype, distributed, keep_names, whole_weights
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
@@ -83,6 +83,8 @@ def _train(
         module, _, function = TRAINERS[settings.trainer].partition(":")
         run = Run(settings, model, data, folder.path, watchers, folder.shared)
         trainer = getattr(importlib.import_module(module), function)(run)
+        if settings.deepspeed:
+            keep_names(trainer.model)
         trainer.remove_callback(PrinterCallback)  # Progress prints the same numbers, for people
         started = time.monotonic()
         interrupted = False
@@ -147,10 +149,7 @@ def _write_tuned(
         else:
             if settings.training.precision == "16":
                 dtype = _dtype_of(model)
-                if weights is None:
-                    trainer.model.to(dtype)
-                else:
-                    weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+                trainer.model.to(dtype) if weights is None else change_dtype(weights, dtype)
             trainer.model.save_pretrained(draft.path, state_dict=weights)
         trainer.processing_class.save_pretrained(draft.path)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")

@@ -83,7 +83,8 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     zero = trouble.gather(lambda: deepspeed_plan(parameters))
     if zero and zero.changes:
         parameters = parameters.model_copy(update=zero.changes)
-    parameters = trouble.gather(lambda asked=parameters: resolved(asked)) or parameters
+    asked = parameters
+    parameters = trouble.gather(lambda: resolved(asked)) or parameters
     if parameters is not reading.parameters:
         trouble.problems += parameters.all_conflicts()  # a method may not learn from the batch that came out
         reading = replace(reading, parameters=parameters)

@@ -22,8 +22,9 @@ BATCH = {
     "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
 }
-# DeepSpeed trains one long row of numbers instead of matrices, which changes nothing for these.
-ELEMENTWISE = ("adamw_hf", "adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+# DeepSpeed trains one long row of numbers instead of matrices, which changes nothing for these. adafactor and
+# grokadamw learn something else then, schedule_free_sgd is not told when it is evaluated, adagrad does not start.
+FIT_OPTIMIZERS = ("adamw_hf", "adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 # Blocks that are left out or switched off, and why they may not be switched on.
 SWITCHED_OFF = {
     "amp": "it needs apex; set precision=16 instead",
@@ -226,9 +227,10 @@ def _problems(p: SupervisedParameters, config: Config, where: str) -> Iterator[P
         if block is True or (isinstance(block, dict) and block.get("enabled") is True):
             yield Problem("PLAN-E0337", f"{where}: {name}", "switched on", f"nothing, or false: {reason}",
                           "leave it out")  # fmt: skip
-    if p.optim not in ELEMENTWISE:
-        yield Problem("PLAN-E0338", "optim", f"{p.optim} with apply_deepspeed=true", f"{', '.join(ELEMENTWISE[1:])}: "
-                      "DeepSpeed takes the weights apart, and this one needs them whole", "set optim=adamw_torch")  # fmt: skip
+    if p.optim not in FIT_OPTIMIZERS:
+        yield Problem("PLAN-E0338", "optim", f"{p.optim} with apply_deepspeed=true",
+                      f"{', '.join(FIT_OPTIMIZERS[1:])}, which learn the same from weights that are taken apart",
+                      "set optim=adamw_torch, or apply_deepspeed=false")  # fmt: skip
     if config["zero_optimization"]["stage"] == 3:
         for name, expected in NOT_WITH_STAGE_3.items():
             if getattr(p, name, False):

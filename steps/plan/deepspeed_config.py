@@ -102,6 +102,9 @@ OFFLOAD_KEYS = {
     },
 }  # fmt: skip
 
+# What DeepSpeed compiles before the first step, where the image has no compiler.
+COMPILED = ("zenflow", "zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients")
+
 # accelerate's way of writing the same: its key → where DeepSpeed has it.
 OF_ACCELERATE = {
     "zero_stage": "stage",
@@ -232,6 +235,9 @@ def zero_problems(config: Config, where: str) -> Iterator[Problem]:
         yield Problem("PLAN-E0333", f"{where}: zero_optimization.stage3_gather_16bit_weights_on_model_save",
                       shown(zero.get("stage3_gather_16bit_weights_on_model_save")),
                       "true with stage 3: nothing else saves the model whole", "set it to true")  # fmt: skip
+    for key in (key for key in COMPILED if zero.get(key)):
+        yield Problem("PLAN-E0334", f"{where}: zero_optimization.{key}", shown(zero[key]), "nothing, or false: it "
+                      "needs an operator that DeepSpeed compiles first", "leave it out")  # fmt: skip
     for name, keys in OFFLOAD_KEYS.items():
         yield from _offload_problems(zero, name, keys, where, stage)
 

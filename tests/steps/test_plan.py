@@ -83,12 +83,12 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         tmp_path,
         pytorch_model_path=str(tmp_path / "no-model"),
         train_file_path=str(tmp_path / "no-rows.jsonl"),
-        apply_deepspeed=True,
+        num_nodes_finetune=2,
         instance_type_finetune="Standard_nc24rs_v33",
     )
     assert isinstance(error, UserError)
     assert {problem.where for problem in error.problems} == {
-        "pytorch_model_path", "train_file_path", "apply_deepspeed", "instance_type_finetune",
+        "pytorch_model_path", "train_file_path", "num_nodes_finetune", "instance_type_finetune",
     }  # fmt: skip
 
 
