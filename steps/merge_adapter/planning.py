@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 from steps.errors import Problem, UserError, nearest
 from steps.merge_adapter.folders import Folder, tensors_in
-from steps.merge_adapter.new_head import BODIES, NewHead, head_problems, header_of, is_new, with_prefix
+from steps.merge_adapter.new_head import BODIES, NewHead, head_problems, is_new, with_prefix
 from steps.merge_adapter.settings import LoraSettings, read_settings
 from steps.merge_adapter.tying import is_tied, tying_problems, without_twins
-from steps.weights import FLOATS, Stored, find
+from steps.weights import FLOATS, Stored, find, header_of
 
 PREFIX = "base_model.model."  # what PEFT puts before the name of every module
 FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?")
+ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of a module of which single rows were trained
 # Models whose layers are transformers' Conv1D, which stores (in, out): needed where a matrix is square.
 CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
 CONV1D_LAYERS = {"c_attn", "c_fc", "c_proj", "q_attn"}
@@ -42,6 +43,14 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Single rows that come whole from the adapter: those of new tokens."""
+
+    stored: Stored
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Change:
     """What happens to one tensor of the base."""
 
@@ -49,6 +58,7 @@ class Change:
     replacement: Stored | None = None
     """Comes whole from the adapter: modules_to_save, biases, embeddings that were saved along."""
     low_rank: LowRank | None = None
+    rows: Rows | None = None
 
     def __str__(self) -> str:
         parts = [self.target.name, f"{self.target.dtype}{list(self.target.shape)}"]
@@ -58,6 +68,8 @@ class Change:
             turned = ".T" if low.transposed else ""
             parts.append(f"+= {low.scaling:g} · (B{list(low.b.shape)} @ A{list(low.a.shape)}){turned}")
             parts.append("with DoRA magnitudes" if low.magnitude else "")
+        if self.rows:
+            parts.append(f"rows {', '.join(map(str, self.rows.numbers))} = {self.rows.stored.name}")
         return " ".join(part for part in parts if part)
 
 
@@ -162,6 +174,7 @@ def _changes(
     base: Folder, adapter: Folder, tensors: dict[str, Stored], settings: LoraSettings
 ) -> tuple[dict[str, Change], NewHead, list[Problem]]:
     factors, replacements, problems = _sorted_out(adapter)
+    rows = {name.removesuffix(ROWS): replacements.pop(name) for name in list(replacements) if name.endswith(ROWS)}
     if is_tied(base, tensors):
         problems += tying_problems(adapter, settings, factors, replacements)
         replacements = without_twins(tensors, replacements)
@@ -189,10 +202,29 @@ def _changes(
             found_as[f"{module}.weight"] = target.name
             low_rank = _low_rank(base, module, parts, target, settings)
             changes[target.name] = replace(changes.get(target.name, Change(target)), low_rank=low_rank)
+    problems += _change_rows(adapter, rows, tensors, settings, changes)
     if new:
         problems += head_problems(adapter)
     gone = frozenset(target.name for name in new if (target := find(tensors, name)))
     return changes, with_prefix(NewHead(new, gone), found_as), _together(problems)
+
+
+def _change_rows(
+    adapter: Folder,
+    rows: dict[str, Stored],
+    tensors: dict[str, Stored],
+    settings: LoraSettings,
+    changes: dict[str, Change],
+) -> Iterator[Problem]:
+    """Add the changes of single rows; what is tied to an embedding is not in the files, or a second time."""
+    for module, stored in rows.items():
+        target = _place(tensors, f"{module}.weight")
+        if target is None:
+            yield _homeless(adapter, stored, module, tensors)
+        elif found := list(_row_problems(adapter, stored, target, settings.rows_of(module), target.name in changes)):
+            yield from found
+        else:
+            changes[target.name] = Change(target, rows=Rows(stored, tuple(settings.rows_of(module))))
 
 
 def _place(tensors: dict[str, Stored], name: str) -> Stored | None:
@@ -251,6 +283,19 @@ def _factor_problems(
                        (b.rows, a.row_size) in either_way)  # fmt: skip
     for stored in parts.values():
         yield from _not_float(adapter, stored, target)
+
+
+def _row_problems(
+    adapter: Folder, stored: Stored, target: Stored, numbers: list[int], changed: bool
+) -> Iterator[Problem]:
+    fits = stored.shape == (len(numbers), *target.shape[1:]) and all(0 <= row < target.rows for row in numbers)
+    yield from _misfit(adapter, stored, f"{len(numbers)} of the {target.rows} rows of {target.name}, as in the "
+                       "settings", fits)  # fmt: skip
+    yield from _not_float(adapter, stored, target)
+    if changed:
+        yield Problem("MERGE-E0209", adapter.where, f"single rows of {target.name}, which is changed otherwise too",
+                      "one change of a tensor", "train without the embedding in target_modules and modules_to_save"
+                      )  # fmt: skip
 
 
 def _low_rank(base: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings) -> LowRank:
