@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from steps import hub, storage
 from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, SecurityRefusal, UserError
-from steps.model_layout import CONFIG, ModelLayout, read_layout
+from steps.import_model.new_tokens import Write, extension_of
+from steps.model_layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ImportSettings
 from steps.weights import stored_tensors
@@ -29,14 +31,16 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
     with TemporaryDirectory() as scratch:
         folder, layout = _bring(parameter, settings, Path(scratch))
         lineage = {"source": settings.source.uri, "source_digest": settings.source.digest, "kind": settings.kind}
-        facts = {**_facts(layout.config), "parameters": _check_weights(parameter, folder, layout)}
+        parameters = _check_weights(parameter, folder, layout)
+        extension = extension_of(parameter, settings, folder, layout)
+        facts = {**_facts(extension.config), "parameters": parameters + extension.added, **extension.facts}
         if settings.new_weights:
-            facts |= {"parameters": layout.size, "weights": "new"}
+            facts |= {"parameters": replace(layout, config=extension.config).size, "weights": "new"}
         with new_artifact(tokenizer, "tokenizer", lineage) as draft:
-            _copy_all(folder, {**layout.tokenizer_files, CONFIG: layout.model_files[CONFIG]}, draft)
+            _copy_all(folder, {**layout.tokenizer_files, CONFIG: layout.model_files[CONFIG]}, draft, extension.writes)
         with new_artifact(model, "model", lineage) as draft:
             draft.facts = {**facts, "left_out": list(layout.left_out)}
-            _copy_all(folder, layout.files, draft)
+            _copy_all(folder, layout.files, draft, extension.writes)
     log.info(
         "imported %s: %s, %.2f M parameters", settings.source.uri, facts["architecture"], facts["parameters"] / 1e6
     )
@@ -108,9 +112,10 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _copy_all(folder: Path, files: dict[str, str], draft: Draft) -> None:
-    for name, source in files.items():
-        draft.known_digests[name] = _copy(folder / source, draft / name)
+def _copy_all(folder: Path, files: dict[str, str], draft: Draft, writes: dict[str, Write]) -> None:
+    for name in [*files, *(name for name in writes if name in TOKENIZER_NAMES and name not in files)]:
+        target = draft / name
+        draft.known_digests[name] = writes[name](target) if name in writes else _copy(folder / files[name], target)
 
 
 def _copy(source: Path, target: Path) -> str:

@@ -43,6 +43,7 @@ from steps.params.task_metrics import (
     TranslationMetrics,
 )
 from steps.params.training import CheckpointParams, TrainingParams
+from steps.params.vocabulary import VocabularyParams
 
 Task = Literal[
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
@@ -70,6 +71,7 @@ class SupervisedParameters(
     LoraParams,
     Preprocessing,
     DataSource,
+    VocabularyParams,
     ModelSource,
 ):
     """What every supervised pipeline has: it learns from rows that hold the right answer."""

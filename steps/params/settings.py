@@ -49,6 +49,12 @@ class ImportSettings(Group):
     new_weights: bool = False
     """Leave the weights where they are: the run begins with random ones."""
 
+    new_tokens: tuple[str, ...] = ()
+    """Tokens that the tokenizer lacks and gets."""
+
+    padding_token: str = ""
+    """Token that the tokenizer gets for padding; empty leaves it as it is."""
+
 
 class DataSettings(Group):
     """For prepare_data."""
@@ -140,6 +146,9 @@ class FinetuneSettings(Group):
 
     new_weights: bool = False
     """Begin with random weights instead of the model's."""
+
+    pads_with_end: bool = False
+    """Fill up batches with the end token, whatever the tokenizer names for padding."""
 
     max_new_tokens: int = Field(0, ge=0)
     """Longest answer that is written at an evaluation while training; 0 writes none."""

@@ -22,6 +22,7 @@ from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
 from steps.plan.memory import GIB, MemoryEstimate, estimate
+from steps.plan.new_tokens import NewTokens, look_for_new_tokens
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -47,6 +48,7 @@ class Decisions:
     reading: Reading
     head: Head
     model: ModelFound
+    new_tokens: NewTokens
     data: dict[str, DataFound]
     source: DataSource
     template_digest: str
@@ -84,8 +86,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     template = trouble.gather(lambda: template_digest(parameters))
     function = trouble.gather(lambda: function_digest(parameters))
     options = trouble.gather(lambda: evaluation_options(parameters, head))
+    new_tokens = NewTokens()
     if model is not None:
         trouble.problems += _length_problems(parameters, head, model)
+        new_tokens = trouble.gather(lambda: look_for_new_tokens(parameters, head, model)) or new_tokens
         trouble.problems += _model_args_problems(parameters, model.layout.config)
         trouble.problems += head_problems(parameters, head, model.layout.config, SOURCE_PARAMETER[model.settings.kind])
     trouble.raise_if_any()
@@ -97,9 +101,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(parameters, head, model.layout.config, model.parameters, max_length, gpu_memory)
-    warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
-    digests = (template or "", function or "")
-    return Decisions(reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings)
+    warnings = [*_warnings(reading, memory), *new_tokens.warnings]
+    warnings += [warning for found in data.values() for warning in found.warnings]
+    found = (head, model, new_tokens, data, source, template or "", function or "", options)
+    return Decisions(reading, *found, hardware, memory, max_length, warnings)
 
 
 def usual_length(head: Head, model: ModelFound) -> int:

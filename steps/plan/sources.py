@@ -15,6 +15,7 @@ from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import ImportSettings, Resolved, SourceKind
 
 SPLITS = ("train", "validation", "test")
+Read = Callable[[str], bytes]
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 
@@ -26,6 +27,8 @@ class ModelFound:
     layout: ModelLayout
     bytes: int
     """Size of the weights."""
+    read: Read
+    """Reads a small file of the source."""
 
     @property
     def parameters(self) -> int:
@@ -54,7 +57,7 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     parameter = SOURCE_PARAMETER[kind]
     uri = getattr(parameters, parameter).strip()
     names: dict[str, int]
-    read: Callable[[str], bytes]
+    read: Read
     if kind == "huggingface":
         repository = hub.resolve(uri, parameters.huggingface_revision)
         digest, names, read = repository.commit, repository.files, repository.read
@@ -72,7 +75,7 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     digest = digest or storage.digest_of(parameter, uri)
     settings = ImportSettings(kind=cast(SourceKind, kind), source=Resolved(uri=uri, digest=digest), new_weights=new)
     weights = sum(names[path] for name, path in layout.weights.items() if name.endswith(".safetensors"))
-    return ModelFound(settings, layout, weights)
+    return ModelFound(settings, layout, weights, read)
 
 
 def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
