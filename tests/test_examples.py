@@ -17,7 +17,7 @@ from steps.params.reading import read_parameters
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples").glob("*/config*.yaml"))
 MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
-MADE = ("base", "base_encoder", "base_masked", "data")
+MADE = ("base", "base_encoder", "base_masked", "base_plain", "data")
 
 
 def named(path: Path) -> str:

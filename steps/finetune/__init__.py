@@ -4,6 +4,8 @@ Trainers share a shape, not a parent class; what several of them need stands her
 
     step.py         the step: find checkpoints, train, check the result, write the artifact
     loading.py      model, tokenizer and adapter configuration
+    inference.py    what the result is saved with so that it stops
+    new_tokens.py   rows of tokens that the base did not know
     heads.py        models with a last layer made for the task
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed
