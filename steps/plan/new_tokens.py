@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from steps.embeddings import EMBEDDINGS
 from steps.errors import Problem, UserError, shown
 from steps.model_layout import vocabulary_rows
 from steps.params.data import TEMPLATE_TOKENS
@@ -128,12 +127,10 @@ def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTo
     if not new.rows:
         yield Problem("PLAN-E0334", where, f"{found} for a model whose config.json has no vocab_size",
                       "a model with one embedding over its vocabulary", "name another model")  # fmt: skip
-    targets = {name.strip().rpartition(".")[2] for name in p.lora_target_modules.split(",")}
-    if p.apply_lora and targets & EMBEDDINGS:
-        yield Problem("PLAN-E0336", "lora_target_modules",
-                      f"{', '.join(sorted(targets & EMBEDDINGS))} beside new tokens",
-                      "layers below: the rows of new tokens are trained whole already",
-                      "leave the embeddings out of lora_target_modules")  # fmt: skip
+    kind = getattr(p, "peft_type", "lora")
+    if p.apply_lora and kind != "lora":
+        yield Problem("PLAN-E0336", where, f"{found} with peft_type={kind}", "an adapter that can train single rows",
+                      "set peft_type=lora, or apply_lora=false")  # fmt: skip
 
 
 def _warnings(p: SupervisedParameters, new: NewTokens) -> Iterator[str]:

@@ -101,6 +101,17 @@ def test_a_tokenizer_that_ends_every_text_ends_no_prompt_any_more(tmp_path):
     assert reading("Count").input_ids == [1, *count, 2]
 
 
+def test_an_answer_ends_where_the_tuned_models_turns_end_for_its_base_too(tiny_model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from steps.evaluate.generating import end_tokens
+
+    model, tokenizer = (kind.from_pretrained(tiny_model) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert end_tokens(model, tokenizer) == [2]
+    assert end_tokens(model, tokenizer, "<|im_start|>") == [1, 2]
+    assert end_tokens(model, tokenizer, "<|not a token|>") == [2]
+
+
 @pytest.fixture(scope="module")
 def unpadded(tmp_path_factory):
     """A model whose tokenizer names no token for padding."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows
-from preferences import pair_rows, prepared
+from preferences import pair_rows, prepared, rated_rows
 from test_import_new_tokens import BASES, bring
 from test_merge_adapter import differing, merged_by_peft, tensors_of
 from training_inputs import TRAINING
@@ -103,6 +103,19 @@ def test_an_adapter_trains_the_new_rows_alone_and_merges_as_peft_merges_it(kind,
     assert all(found == NEW for found in rows.values()), rows
 
 
+def test_rows_that_were_there_before_their_tokens_are_trained_too(tmp_path):
+    """Some models come with spare rows, as Qwen's do."""
+    from conftest import build_model
+
+    (tmp_path / "source").mkdir()
+    build_model(tmp_path / "source", vocab_size=384)
+    bring(tmp_path / "source", tmp_path, TEMPLATE_TOKENS)
+    adapter = tuned(tmp_path / "model", chats(tmp_path), tmp_path)
+    merge_adapter(tmp_path / "model", adapter, tmp_path / "merged")
+    before, after = (tensors_of(tmp_path / name)["model.embed_tokens.weight"] for name in ("model", "merged"))
+    assert sorted({int(row) for row in (before != after).nonzero()[:, 0]}) == NEW
+
+
 def test_all_weights_train_all_rows(tmp_path):
     base = imported("tied", tmp_path)
     model = tuned(base, chats(tmp_path), tmp_path, lora=False)
@@ -122,12 +135,13 @@ def test_new_rows_of_a_base_in_half_precision_are_trained_in_full(tmp_path):
     assert all(found == NEW for found in changed_rows(base, tmp_path / "merged").values())
 
 
-@pytest.mark.parametrize("trainer", ["dpo", "orpo", "cpo"])
+@pytest.mark.parametrize("trainer", ["dpo", "kto", "orpo", "cpo"])
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 def test_preferences_are_learned_with_new_tokens(trainer, kind, tmp_path):
     base = imported(kind, tmp_path)
     method = {"method": trainer, "precompute_ref_log_probs": kind == "tied" and trainer == "dpo"}
-    data = prepared(base, tmp_path, pair_rows(60), preprocessing={"chat_template": "simplified-llama31"})
+    rows = (rated_rows if trainer == "kto" else pair_rows)(60)
+    data = prepared(base, tmp_path, rows, preprocessing={"chat_template": "simplified-llama31"})
     adapter = tuned(base, data, tmp_path, trainer, preference=method)
     merge_adapter(base, adapter, tmp_path / "merged")
     assert differing(tensors_of(tmp_path / "merged"), merged_by_peft(base, adapter, tmp_path / "peft")) == []
