@@ -27,8 +27,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_model(folder: Path, texts: Iterable[str], chat: bool, seed: int = 0) -> None:
-    """Write config, random weights and a tokenizer trained on `texts`; equal inputs give equal bytes."""
+def build_model(folder: Path, texts: Iterable[str], chat: bool | None, seed: int = 0) -> None:
+    """Write config, random weights and a tokenizer trained on `texts`; equal inputs give equal bytes.
+
+    `chat` is as in `build_tokenizer`.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -116,11 +119,12 @@ def build_translator(folder: Path, words: Iterable[str], seed: int = 0) -> None:
     BartForConditionalGeneration(config).save_pretrained(folder)
 
 
-def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool) -> PreTrainedTokenizerFast:
+def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool | None) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts` and save it.
 
     Digits stay single tokens: a model can only copy and reorder digits that it can see. With `chat` the tokenizer has
-    a chat template and a turn ends with <|im_end|>; without, a text ends with <|endoftext|>.
+    a chat template and a turn ends with <|im_end|>; without, a text ends with <|endoftext|>. None makes one that knows
+    nothing of chats: neither their tokens nor one for padding.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # ties between merges must not depend on threads
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -133,7 +137,7 @@ def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool) -> PreTraine
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=SPECIAL_TOKENS[:1] if chat is None else SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -141,7 +145,7 @@ def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool) -> PreTraine
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END_OF_TURN if chat else "<|endoftext|>",
-        pad_token="<|endoftext|>" if chat else END_OF_TURN,
+        pad_token=None if chat is None else "<|endoftext|>" if chat else END_OF_TURN,
         model_max_length=LONGEST,
     )
     if chat:

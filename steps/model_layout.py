@@ -84,6 +84,11 @@ class ModelLayout:
         return limit
 
 
+def vocabulary_rows(config: dict[str, Any]) -> int:
+    """Rows of the embedding that a configuration promises, that of the text in models of several kinds; 0 if none."""
+    return int(config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 0)
+
+
 def read_layout(
     parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes], with_weights: bool = True
 ) -> ModelLayout:

@@ -7,6 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Bytes of one element; tensors of other types are copied and never changed.
 FLOATS = {"BF16": 2, "F16": 2, "F32": 4}
@@ -64,6 +65,19 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
 def find(tensors: dict[str, Stored], name: str) -> Stored | None:
     """Look a name up as the model says it, or without its prefix: GPT-2's files say h.0, not transformer.h.0."""
     return tensors.get(name) or tensors.get(name.partition(".")[2])
+
+
+def header_of(tensors: list[tuple[str, Stored]]) -> bytes:
+    """Write the header of a safetensors file that holds these tensors, one behind the other."""
+    described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, tensor in tensors:
+        end = position + tensor.end - tensor.start
+        described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins where every type may
+    return len(text).to_bytes(8, "little") + text
 
 
 def _check_spans(tensors: list[Stored], data: int, size: int) -> None:

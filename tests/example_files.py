@@ -11,7 +11,7 @@ from pipelines.flags import parameters_in
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples").glob("*/*.yaml"))
 MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
-MADE = ("base", "base_encoder", "base_masked", "data")
+MADE = ("base", "base_encoder", "base_masked", "base_plain", "data")
 
 
 def named(path: Path) -> str:

@@ -38,20 +38,22 @@ STYLES = (
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Make base/, base_plain/ and data/ beside this file, unless they are there."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
-    made = make_once(HERE, sources, make)
+    made = make_once(HERE, sources, make, more=("base_plain",))
     print("made base/ and data/" if made else "base/ and data/ are current")
 
 
 def make(folder: Path) -> None:
-    """Write base/ and one data/<split>.jsonl per split below `folder`."""
+    """Write base/, base_plain/, which knows no chats, and one data/<split>.jsonl per split below `folder`."""
     rows = iter(chats(sum(ROWS.values())))
     splits = {name: list(islice(rows, count)) for name, count in ROWS.items()}
     for name, split in splits.items():
         write_rows(folder / "data" / f"{name}.jsonl", split)
     texts = [message["content"] for row in splits["train"] for message in row["messages"]]
-    build_model(folder / "base", ["user\nassistant\nsystem\n", *texts], chat=True)
+    texts = ["user\nassistant\nsystem\n", *texts]
+    build_model(folder / "base", texts, chat=True)
+    build_model(folder / "base_plain", texts, chat=None)
 
 
 def chats(count: int) -> list[dict]:

@@ -16,12 +16,14 @@ def answers(
     max_new_tokens: int,
     batch_size: int,
     ending: str | None = None,
+    end_of_turn: str = "",
 ) -> list[str]:
     """Continue every prompt with the likeliest tokens until an end token or `max_new_tokens`; in the given order.
 
     `rendered` prompts already hold their special tokens. Where prompt and answer do not fit into the model's positions,
     the answer gets at most half of them and the prompt loses its start; or, where it is known what stands behind the
-    text of a prompt (`ending`), the text loses its end, as in training.
+    text of a prompt (`ending`), the text loses its end, as in training. `end_of_turn` is a token that ends an answer
+    as well, where the tokenizer knows it: what the tuned model has learned to stop at stops its base, too.
     """
     from transformers import GenerationConfig
 
@@ -42,7 +44,7 @@ def answers(
         top_k=50,
         top_p=1.0,
         max_new_tokens=max_new_tokens,
-        eos_token_id=end_tokens(model, tokenizer),
+        eos_token_id=end_tokens(model, tokenizer, end_of_turn),
         pad_token_id=tokenizer.pad_token_id,
     )
     lengths = [len(ids) + max_new_tokens for ids in encoded]
@@ -64,8 +66,9 @@ def _fitted(ids: list[int], room: int, kept: int | None) -> list[int]:
     return ids[-room:] if kept is None else ids[: room - kept] + ids[len(ids) - kept :]
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int] | None:
+def end_tokens(model: Any, tokenizer: Any, end_of_turn: str = "") -> list[int] | None:
     """Every token that ends an answer, of the model and of the tokenizer: chat models often have two."""
+    turn = tokenizer.get_vocab().get(end_of_turn)
     named = model.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    ids = {turn, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
     return sorted(ids) or None

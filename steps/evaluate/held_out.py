@@ -37,6 +37,9 @@ class HeldOut:
     opening: dict[str, int] = field(default_factory=dict)
     """Generation settings by which an answer begins, where a model with an encoder is told its language."""
 
+    end_of_turn: str = ""
+    """Token that ends what the assistant says."""
+
     def __len__(self) -> int:
         return len(self.input_ids)
 
@@ -80,8 +83,9 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
     questions = _questions(settings, rows)
     prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
     references = [question[1] if question else None for question in questions]
-    opening = read_manifest(data, "data").facts["opening"] if apart else {}
-    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, _ending(settings), opening)
+    facts = read_manifest(data, "data").facts
+    told = (_ending(settings), facts["opening"] if apart else {}, facts.get("end_of_turn", ""))
+    return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, *told)
 
 
 def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | None = None) -> tuple[pa.Table, pa.Table]:

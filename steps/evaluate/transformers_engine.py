@@ -37,6 +37,7 @@ def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Me
             max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
             batch_size=settings.batch_size,
             ending=held_out.ending,
+            end_of_turn=held_out.end_of_turn,
         )
     except torch.OutOfMemoryError as error:
         raise too_large(folder, settings.batch_size) from error

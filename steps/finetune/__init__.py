@@ -7,6 +7,8 @@ Trainers share a shape, not a parent class; what several of them need stands her
     continuing.py   an adapter that the model came with
     adapters.py     our parameters as PEFT's settings, for every kind of adapter
     quantising.py   a frozen base in 8 or 4 bits
+    inference.py    what the result is saved with so that it stops
+    new_tokens.py   rows of tokens that the base did not know
     heads.py        models with a last layer made for the task
     arguments.py    our parameters as Hugging Face training arguments
     checkpoints.py  which folder belongs to which training; what may be resumed

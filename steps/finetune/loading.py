@@ -8,6 +8,7 @@ from typing import Any
 
 from steps.finetune.adapters import adapter_config
 from steps.finetune.continuing import continued
+from steps.finetune.inference import set_end_of_turn
 from steps.finetune.quantising import quantisation, train_in_float32
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
@@ -68,16 +69,21 @@ def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> A
     return tuned
 
 
-def load_tokenizer(folder: Path, data: Path) -> Any:
-    """Load the tokenizer with the chat template that the data was made with; pads with the end token if it has none."""
+def load_tokenizer(folder: Path, data: Path, pads_with_end: bool = False) -> Any:
+    """Load the tokenizer with the chat template that the data was made with, and with the end of its turns.
+
+    Pads with the model's own end token if it names no other, or in any case with `pads_with_end`; the end of a turn
+    never pads.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     template = data / "chat_template.jinja"
     if template.is_file():
         tokenizer.chat_template = template.read_text(encoding="utf-8")
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or pads_with_end:
         tokenizer.pad_token = tokenizer.eos_token
+    set_end_of_turn(tokenizer, folder, data)
     return tokenizer
 
 

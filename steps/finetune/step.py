@@ -16,6 +16,7 @@ from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
 from steps.finetune.deepspeed import change_dtype, distributed, keep_names, whole_weights
+from steps.finetune.inference import name_padding, save_tokenizer, stops_anew
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
@@ -131,6 +132,8 @@ def _write_tuned(
     kind = "adapter" if settings.lora.apply_lora else "model"
     lineage = {"inputs": inputs, "settings": settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})}
     base = read_manifest(model)
+    if settings.pads_with_end:
+        name_padding(trainer.processing_class, trainer.model, model)
     with new_artifact(tuned, kind, lineage) as draft:
         if kind == "adapter":
             # The source of a model with an adapter in it is not what this adapter belongs to.
@@ -138,8 +141,8 @@ def _write_tuned(
             source = "" if merged else base.lineage.get("source", "")
             trainer.model.peft_config["default"].base_model_name_or_path = source
             trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
-            if settings.trainer == "seq2seq":
-                # How an answer begins was settled with the languages.
+            if settings.trainer == "seq2seq" or stops_anew(trainer.model, model):
+                # How an answer begins was settled with the languages, and where it ends with the chat template.
                 trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
             if trainer.model.peft_config["default"].modules_to_save:
                 # The merged model has a head that the base does not, and its classes.
@@ -151,7 +154,7 @@ def _write_tuned(
                 dtype = _dtype_of(model)
                 trainer.model.to(dtype) if weights is None else change_dtype(weights, dtype)
             trainer.model.save_pretrained(draft.path, state_dict=weights)
-        trainer.processing_class.save_pretrained(draft.path)
+        save_tokenizer(trainer.processing_class, draft.path, settings.trainer)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
         draft.facts = {"parameters": history["parameters"], "steps": history["steps"]}
 

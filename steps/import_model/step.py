@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,8 @@ from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
-from steps.model_layout import CONFIG, ModelLayout, read_layout
+from steps.import_model.new_tokens import Write, extension_of
+from steps.model_layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ImportSettings, ModelSourceFound
 from steps.weights import stored_tensors
@@ -37,14 +39,16 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
         found = bring(parameter, settings.kind, settings.source, scratch / "source", judge)
         folder, layout = stack.enter_context(with_adapter(settings, *found, scratch, model.parent))
         lineage = _lineage(settings)
-        facts = {**_facts(layout.config), "parameters": _check_weights(parameter, folder, layout)}
+        parameters = _check_weights(parameter, folder, layout)
+        extension = extension_of(parameter, settings, folder, layout)
+        facts = {**_facts(extension.config), "parameters": parameters + extension.added, **extension.facts}
         if settings.new_weights:
-            facts |= {"parameters": layout.size, "weights": "new"}
+            facts |= {"parameters": replace(layout, config=extension.config).size, "weights": "new"}
         with new_artifact(tokenizer, "tokenizer", lineage) as draft:
-            _copy_all(folder, {**layout.tokenizer_files, CONFIG: layout.model_files[CONFIG]}, draft)
+            _copy_all(folder, {**layout.tokenizer_files, CONFIG: layout.model_files[CONFIG]}, draft, extension.writes)
         with new_artifact(model, "model", lineage) as draft:
             draft.facts = {**facts, "left_out": list(layout.left_out)}
-            _copy_all(folder, layout.files, draft)
+            _copy_all(folder, layout.files, draft, extension.writes)
             if settings.reference:
                 _bring_reference(settings.reference, scratch / "reference", draft)
     log.info(
@@ -102,10 +106,13 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _copy_all(folder: Path, files: dict[str, str], draft: Draft) -> None:
-    for name, source in files.items():
-        (draft / name).parent.mkdir(exist_ok=True)
-        draft.known_digests[name] = _copy(folder / source, draft / name)
+def _copy_all(folder: Path, files: dict[str, str], draft: Draft, writes: dict[str, Write] | None = None) -> None:
+    """Copy files by their names; those of `writes` are written anew instead."""
+    writes = writes or {}
+    for name in [*files, *(name for name in writes if name in TOKENIZER_NAMES and name not in files)]:
+        target = draft / name
+        target.parent.mkdir(exist_ok=True)
+        draft.known_digests[name] = writes[name](target) if name in writes else _copy(folder / files[name], target)
 
 
 def _copy(source: Path, target: Path) -> str:

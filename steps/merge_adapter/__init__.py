@@ -2,7 +2,6 @@
 
     step.py        merge_adapter: look, plan, merge, prove that the weights changed
     folders.py     what may be passed as base and adapter: artifacts, or folders as Hugging Face and PEFT save them
-    weights.py     where each tensor lies inside a safetensors file
     settings.py    what adapter_config.json says, and which adapters are refused by name
     planning.py    which tensor of which shard gets which change; prints, and touches no weight
     kinds.py       the same for IA3, LoHa and LoKr
@@ -10,6 +9,8 @@
     arithmetic.py  the changes themselves, rounded exactly as PEFT rounds them (needs torch, as the next one does)
     arithmetic_of_kinds.py  those of the other kinds
     streaming.py   a shard is its base's bytes with some spans replaced, hashed while it is written
+
+Outside: `steps/weights.py` (where each tensor lies inside a safetensors file), `steps/hashed_file.py`.
 
 The merged shards have the names, the order and the header of the base's, so the index is copied as it is; but for
 a head that is new, which comes behind the last one.

@@ -4,6 +4,7 @@ PEFT holds adapters in float32 (autocast_adapter_dtype) and computes, for W of a
 
     LoRA        W += scaling · (B @ A)             in float32, rounded once to W's type   (lora/layer.py, Linear)
     embedding   W += round((B @ A).T · scaling)    rounded before and after the addition  (lora/layer.py, Embedding)
+    new tokens  rows of W = those of the adapter  rounded once                            (trainable_tokens/layer.py)
     DoRA        W = m / ‖W + Δ‖ · (W + Δ)          norms of the rows in float32           (lora/variants.py)
 
 These are the rules of `merge_and_unload()`. With safe_merge=True it rounds LoRA's Δ before adding it as well, which
@@ -20,10 +21,10 @@ from functools import partial
 import torch
 
 from steps.errors import NumericError, Problem
+from steps.hashed_file import BLOCK, HashedFile, read_into
 from steps.merge_adapter.arithmetic_of_kinds import does_nothing, factors_of, put_added, put_scaled, whole_change
 from steps.merge_adapter.kinds import Combined, Scaling
 from steps.merge_adapter.planning import Change, LowRank
-from steps.merge_adapter.streaming import BLOCK, HashedFile, read_into
 from steps.weights import FLOATS, Stored
 
 STRETCH = 128 * 1024  # elements that are changed at a time: the processor's cache holds them
@@ -120,6 +121,10 @@ def _put_sum(change: Change, update: torch.Tensor | None, start: int, stop: int,
         block.copy_(read_rows(change.replacement, start, stop).view(block.shape))
     if change.low_rank and update is not None:
         _add(block, update[start:stop], change.low_rank)
+    if change.rows:
+        for place, row in enumerate(change.rows.numbers):
+            if start <= row < stop:
+                block[row - start].copy_(read_rows(change.rows.stored, place, place + 1)[0])
 
 
 def _put_other(change: Change, apply: Apply, start: int, stop: int, block: torch.Tensor) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steps.embeddings import EMBEDDINGS
 from steps.errors import Problem
 from steps.merge_adapter.folders import Folder
 from steps.merge_adapter.settings import LoraSettings
-from steps.merge_adapter.tying import EMBEDDINGS
 from steps.model_layout import CONFIG, INDEX
 from steps.weights import Stored
 
@@ -60,19 +60,6 @@ def head_problems(adapter: Folder) -> Iterator[Problem]:
         yield Problem("MERGE-E0111", adapter.where, f"a head of its own, but no {CONFIG}",
                       "the tuned model's configuration, which names its classes",
                       "save it beside the adapter: model.get_base_model().config.save_pretrained(folder)")  # fmt: skip
-
-
-def header_of(tensors: list[tuple[str, Stored]]) -> bytes:
-    """Write the header of a safetensors file that holds these tensors, one behind the other."""
-    described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, tensor in tensors:
-        end = position + tensor.end - tensor.start
-        described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins where every type may
-    return len(text).to_bytes(8, "little") + text
 
 
 def merged_config(base: Folder, adapter: Folder) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from steps.errors import Problem, UserError, nearest
 from steps.merge_adapter.folders import Folder, tensors_in
 from steps.merge_adapter.kinds import PARTS, STARTS, Combined, Scaling, change_of, misfits, scales_inputs, wanted_parts
-from steps.merge_adapter.new_head import BODIES, NewHead, head_problems, header_of, is_new, with_prefix
+from steps.merge_adapter.new_head import BODIES, NewHead, head_problems, is_new, with_prefix
 from steps.merge_adapter.settings import LoraSettings, read_settings
 from steps.merge_adapter.tying import is_tied, tying_problems, without_twins
 from steps.model_layout import CONV1D_MODELS
-from steps.weights import FLOATS, Stored, find
+from steps.weights import FLOATS, Stored, find, header_of
 
 PREFIX = "base_model.model."  # what PEFT puts before the name of every module
 FACTOR = re.compile(rf"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector|{PARTS})(?:\.weight)?")
+ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of a module of which single rows were trained
 # Needed where a matrix is square.
 CONV1D_LAYERS = {"c_attn", "c_fc", "c_proj", "q_attn"}
 
@@ -43,6 +44,14 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Single rows that come whole from the adapter: those of new tokens."""
+
+    stored: Stored
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Change:
     """What happens to one tensor of the base."""
 
@@ -52,6 +61,7 @@ class Change:
     low_rank: LowRank | None = None
     other: Scaling | Combined | None = None
     """What an adapter of another kind than LoRA does."""
+    rows: Rows | None = None
 
     @property
     def adapted(self) -> bool:
@@ -68,6 +78,8 @@ class Change:
             parts.append("with DoRA magnitudes" if low.magnitude else "")
         if self.other:
             parts.append(str(self.other))
+        if self.rows:
+            parts.append(f"rows {', '.join(map(str, self.rows.numbers))} = {self.rows.stored.name}")
         return " ".join(part for part in parts if part)
 
 
@@ -173,6 +185,7 @@ def _changes(
     base: Folder, adapter: Folder, tensors: dict[str, Stored], settings: LoraSettings
 ) -> tuple[dict[str, Change], NewHead, list[Problem]]:
     factors, replacements, problems = _sorted_out(adapter)
+    rows = {name.removesuffix(ROWS): replacements.pop(name) for name in list(replacements) if name.endswith(ROWS)}
     if is_tied(base, tensors):
         problems += tying_problems(adapter, settings, factors, replacements)
         replacements = without_twins(tensors, replacements)
@@ -202,10 +215,29 @@ def _changes(
                 known = changes.get(tensor.name, Change(tensor))
                 what = {"low_rank": change} if isinstance(change, LowRank) else {"other": change}
                 changes[tensor.name] = replace(known, **what)
+    problems += _change_rows(adapter, rows, tensors, settings, changes)
     if new:
         problems += head_problems(adapter)
     gone = frozenset(target.name for name in new if (target := find(tensors, name)))
     return changes, with_prefix(NewHead(new, gone), found_as), _together(problems)
+
+
+def _change_rows(
+    adapter: Folder,
+    rows: dict[str, Stored],
+    tensors: dict[str, Stored],
+    settings: LoraSettings,
+    changes: dict[str, Change],
+) -> Iterator[Problem]:
+    """Add the changes of single rows; what is tied to an embedding is not in the files, or a second time."""
+    for module, stored in rows.items():
+        target = _place(tensors, f"{module}.weight")
+        if target is None:
+            yield _homeless(adapter, stored, module, tensors)
+        elif found := list(_row_problems(adapter, stored, target, settings.rows_of(module), target.name in changes)):
+            yield from found
+        else:
+            changes[target.name] = Change(target, rows=Rows(stored, tuple(settings.rows_of(module))))
 
 
 def _place(tensors: dict[str, Stored], name: str) -> Stored | None:
@@ -305,6 +337,19 @@ def _along_columns(base: Folder, module: str, vector: Stored, target: Stored) ->
 
 def _is_conv1d(base: Folder, module: str) -> bool:
     return base.config.get("model_type") in CONV1D_MODELS and module.split(".")[-1] in CONV1D_LAYERS
+
+
+def _row_problems(
+    adapter: Folder, stored: Stored, target: Stored, numbers: list[int], changed: bool
+) -> Iterator[Problem]:
+    fits = stored.shape == (len(numbers), *target.shape[1:]) and all(0 <= row < target.rows for row in numbers)
+    yield from _misfit(adapter, stored, f"{len(numbers)} of the {target.rows} rows of {target.name}, as in the "
+                       "settings", fits)  # fmt: skip
+    yield from _not_float(adapter, stored, target)
+    if changed:
+        yield Problem("MERGE-E0209", adapter.where, f"single rows of {target.name}, which is changed otherwise too",
+                      "one change of a tensor", "train without the embedding in target_modules and modules_to_save"
+                      )  # fmt: skip
 
 
 def _low_rank(base: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings) -> LowRank:

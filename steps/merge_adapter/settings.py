@@ -21,7 +21,7 @@ UNDERSTOOD = {
     "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
     "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "task_type", "use_dora", "use_rslora",
+    "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
 }  # fmt: skip
 # The same for the other kinds; ranks, alphas and patterns mean what they mean for LoRA.
 UNDERSTOOD_OF_ALL = {
@@ -47,7 +47,6 @@ REFUSED = {
     "megatron_config": "splits its layers over GPUs",
     "monteclora_config": "samples its weights",
     "target_parameters": "changes parameters that are no layers, such as experts",
-    "trainable_token_indices": "replaces single rows of the embedding",
     "use_bdlora": "stores its matrices as blocks",
     "use_effective_conv2d": "stores the matrices of convolutions in another form",
     "use_qalora": "pools the inputs of a quantised base",
@@ -74,6 +73,8 @@ class LoraSettings:
     keeps_tying: bool
     has_head: bool
     """Whether the model has a head for a task of its own, which a language model does not have."""
+    token_rows: list[int] | dict[str, list[int]]
+    """Rows that are trained whole: of the embedding that tokens go in by, or by the module's name."""
     kind: str = "LORA"
     """PEFT's name of the kind of adapter."""
 
@@ -93,6 +94,12 @@ class LoraSettings:
         if isinstance(self.targets, str):
             return re.fullmatch(self.targets, module) is not None
         return any(module == target or module.endswith(f".{target}") for target in self.targets)
+
+    def rows_of(self, module: str) -> list[int]:
+        """Rows of a module that are trained whole; PEFT compares ends of names here."""
+        if isinstance(self.token_rows, list):
+            return self.token_rows
+        return next((rows for name, rows in self.token_rows.items() if module.endswith(name)), [])
 
     def saves_module(self, module: str) -> bool:
         """Say whether a module was trained and saved whole; PEFT compares ends of names here, not whole parts."""
@@ -120,6 +127,7 @@ def read_settings(adapter: Folder) -> LoraSettings:
             keeps_tying=bool(config.get("ensure_weight_tying")),
             has_head=config.get("task_type") in TASKS_WITH_HEAD,
             kind=kind,
+            token_rows=_token_rows(config.get("trainable_token_indices")),
         )
         _compile_patterns(settings)
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
@@ -148,6 +156,12 @@ def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
                       f"{shown(start)}: training began by changing the base weights",
                       f"one of {', '.join(str(harmless) for harmless in HARMLESS_STARTS if harmless is not None)}",
                       "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
+
+
+def _token_rows(said: Any) -> list[int] | dict[str, list[int]]:
+    if isinstance(said, dict):
+        return {name: [int(row) for row in rows] for name, rows in said.items()}
+    return [int(row) for row in said or []]
 
 
 def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:

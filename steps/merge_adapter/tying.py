@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from steps.embeddings import EMBEDDINGS, HEADS, last_of, module_of
 from steps.errors import Problem
 from steps.merge_adapter.folders import Folder
 from steps.merge_adapter.settings import LoraSettings
 from steps.weights import Stored, find
-
-# Input and output embeddings by their last name.
-HEADS = {"embed_out", "lm_head"}
-EMBEDDINGS = HEADS | {"embed_in", "embed_tokens", "shared", "word_embeddings", "wte"}
 
 
 def is_tied(base: Folder, tensors: dict[str, Stored]) -> bool:
     """Say whether the base shares its embeddings; configurations leave out what is their model's default."""
     text = base.config.get("text_config") or {}
     said = base.config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
-    return not any(_last(name) in HEADS for name in tensors) if said is None else bool(said)
+    return not any(last_of(name) in HEADS for name in tensors) if said is None else bool(said)
 
 
 def tying_problems(
@@ -34,25 +31,17 @@ def tying_problems(
             yield _problem(adapter, f"an adapter on {module}, which the base shares between input and output",
                            "train without it, or untie the base's embeddings before training")  # fmt: skip
     for name in replaced:
-        if _last(name) in EMBEDDINGS and settings.saves_module(_module(name)) and not settings.keeps_tying:
-            yield _problem(adapter, f"{_module(name)} in modules_to_save, which unties the embeddings",
+        if last_of(name) in EMBEDDINGS and settings.saves_module(module_of(name)) and not settings.keeps_tying:
+            yield _problem(adapter, f"{module_of(name)} in modules_to_save, which unties the embeddings",
                            "train with ensure_weight_tying=True")  # fmt: skip
 
 
 def without_twins(tensors: dict[str, Stored], replacements: dict[str, Stored]) -> dict[str, Stored]:
     """Leave out the second name of a tied embedding: PEFT saves it under both names, the base has only one."""
-    twins = {name: stored for name, stored in replacements.items() if _last(name) in EMBEDDINGS}
+    twins = {name: stored for name, stored in replacements.items() if last_of(name) in EMBEDDINGS}
     with_place = [_bytes(stored) for name, stored in twins.items() if find(tensors, name)]
     doubled = {name for name, stored in twins.items() if not find(tensors, name) and _bytes(stored) in with_place}
     return {name: stored for name, stored in replacements.items() if name not in doubled}
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _last(name: str) -> str:
-    return _module(name).rpartition(".")[2]
 
 
 def _problem(adapter: Folder, found: str, fix: str) -> Problem:

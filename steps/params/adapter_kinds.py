@@ -115,7 +115,7 @@ ELSEWHERE = {
     "base_model_name_or_path": "leave it out: the model that is imported is the base",
     "revision": "set huggingface_revision",
     "modules_to_save": "leave it out: a new head is trained whole by itself, other layers get an adapter",
-    "trainable_token_indices": "leave it out: tokens are not chosen here",
+    "trainable_token_indices": "set additional_special_tokens: their rows are trained beside the adapter",
 }  # fmt: skip
 
 

@@ -11,8 +11,14 @@ from steps.errors import Problem
 from steps.params.group import Group
 from steps.params.mixture import read_mixture
 
-# The formats that come with us: steps/prepare_data/chat_templates/<name>.jinja. "keep" is the model's own.
-CHAT_TEMPLATES = ("keep", "chat-ml", "mistral-with-system", "poro", "simplified-llama31")
+# The formats that come with us (steps/prepare_data/chat_templates/<name>.jinja) → the tokens that turns are made of.
+TEMPLATE_TOKENS: dict[str, tuple[str, ...]] = {
+    "chat-ml": ("<|im_start|>", "<|im_end|>"),
+    "mistral-with-system": (),
+    "poro": ("<|user|>", "<|assistant|>"),  # <|system|> was never a token of its own there
+    "simplified-llama31": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+CHAT_TEMPLATES = ("keep", *TEMPLATE_TOKENS)  # "keep" is the model's own
 TOKEN_IDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*")
 
 

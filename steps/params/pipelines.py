@@ -45,6 +45,7 @@ from steps.params.task_metrics import (
     TranslationMetrics,
 )
 from steps.params.training import CheckpointParams, TrainingParams
+from steps.params.vocabulary import VocabularyParams
 
 Task = Literal[
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
@@ -74,6 +75,7 @@ class SupervisedParameters(
     Preprocessing,
     DataSource,
     InputAdapter,
+    VocabularyParams,
     ModelSource,
 ):
     """What every supervised pipeline has: it learns from rows that hold the right answer."""

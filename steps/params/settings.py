@@ -73,6 +73,12 @@ class ImportSettings(Group):
     reference: ModelSourceFound | None = None
     """The model that preferences are measured against, where it is not the one that is tuned."""
 
+    new_tokens: tuple[str, ...] = ()
+    """Tokens that the tokenizer lacks and gets."""
+
+    padding_token: str = ""
+    """Token that the tokenizer gets for padding; empty leaves it as it is."""
+
     @property
     def needs_torch(self) -> bool:
         """Whether weights are computed; otherwise files are only copied."""
@@ -172,6 +178,9 @@ class FinetuneSettings(Group):
 
     new_weights: bool = False
     """Begin with random weights instead of the model's."""
+
+    pads_with_end: bool = False
+    """Fill up batches with the end token, whatever the tokenizer names for padding."""
 
     max_new_tokens: int = Field(0, ge=0)
     """Longest answer that is written at an evaluation while training; 0 writes none."""

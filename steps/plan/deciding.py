@@ -25,6 +25,7 @@ from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
 from steps.plan.input_adapter import continued
 from steps.plan.memory import GIB, MemoryEstimate, estimate
+from steps.plan.new_tokens import NewTokens, look_for_new_tokens
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -52,6 +53,7 @@ class Decisions:
     reading: Reading
     head: Head
     model: ModelFound
+    new_tokens: NewTokens
     data: dict[str, DataFound]
     source: DataSource
     template_digest: str
@@ -103,8 +105,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     function = trouble.gather(lambda: function_digest(parameters))
     options = trouble.gather(lambda: evaluation_options(parameters, head))
     reference = None
+    new_tokens = NewTokens()
     if model is not None:
         trouble.problems += _length_problems(parameters, head, model)
+        new_tokens = trouble.gather(lambda: look_for_new_tokens(parameters, head, model)) or new_tokens
         trouble.problems += _model_args_problems(parameters, model.layout.config)
         trouble.problems += head_problems(parameters, head, model.layout.config, model.files.parameter)
         trouble.problems += adapter_problems(parameters, model.layout.config, model.files.parameter)
@@ -131,14 +135,13 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
         reference=reference.parameters if reference else 0,
         zero=zero.config["zero_optimization"] if zero else None,
     )
-    warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
+    warnings = [*_warnings(reading, memory), *new_tokens.warnings]
+    warnings += [warning for found in data.values() for warning in found.warnings]
     warnings += model.adapter.warnings if model.adapter else ()
     warnings += zero.warnings if zero else ignored(parameters)
     warnings += _cpu_memory_warnings(memory, hardware["finetune"])
-    digests = (template or "", function or "")
-    return Decisions(
-        reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings, reference, zero
-    )
+    looked = (head, model, new_tokens, data, source, template or "", function or "", options)
+    return Decisions(reading, *looked, hardware, memory, max_length, warnings, reference, zero)
 
 
 def usual_length(head: Head, model: ModelFound) -> int:

@@ -11,7 +11,14 @@ from steps.params.lora import LoraParams
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
-from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Head, RegistrationSettings
+from steps.params.settings import (
+    DataSettings,
+    EvaluationSettings,
+    FinetuneSettings,
+    Head,
+    ImportSettings,
+    RegistrationSettings,
+)
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
@@ -43,12 +50,17 @@ def trainer_of(decisions: Decisions) -> str:
 def settings_of(decisions: Decisions) -> dict[str, Group]:
     """One settings value for each later step, by the name of the plan's output."""
     return {
-        "model": decisions.model.settings,
+        "model": _model(decisions),
         "data": _data(decisions),
         "training": _training(decisions),
         "evaluation": _evaluation(decisions),
         "registration": _registration(decisions),
     }
+
+
+def _model(decisions: Decisions) -> ImportSettings:
+    new = decisions.new_tokens
+    return decisions.model.settings.model_copy(update={"new_tokens": new.tokens, "padding_token": new.padding})
 
 
 def _data(decisions: Decisions) -> DataSettings:
@@ -88,6 +100,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         pad_to_max_length=p.pad_to_max_length,
         mlm_probability=getattr(p, "mlm_probability", 0.15),
         new_weights=decisions.model.settings.new_weights,
+        pads_with_end=p.missing_pad_token_strategy == "unk-convert-to-eos" and decisions.new_tokens.padding != "",
         max_new_tokens=p.evaluation_max_new_tokens if writes else 0,
         num_beams=_beams(decisions) if writes else 1,
         preference=_preference(decisions),

@@ -42,6 +42,13 @@ class ModelFound:
         dtype = str(self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32")
         return self.bytes // BYTES_PER_PARAMETER.get(dtype, 4)
 
+    @property
+    def tokenizer(self) -> tuple[ModelFiles, dict[str, str]]:
+        """Where the tokenizer's files are, and which: the adapter's where it brings a whole one."""
+        if self.adapter and self.adapter.layout.has_tokenizer:
+            return self.adapter.files, self.adapter.layout.tokenizer_files
+        return self.files, self.layout.tokenizer_files
+
 
 @dataclass(frozen=True)
 class DataFound:
@@ -83,9 +90,7 @@ def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> Mo
         return None
     files = open_files("reference_model_path", "pytorch", uri)
     layout = read_layout(files.parameter, files.kind, files.names, files.read)
-    adapter = model.adapter if model.adapter and model.adapter.layout.has_tokenizer else None
-    ours = (adapter.files, adapter.layout.tokenizer_files) if adapter else (model.files, model.layout.tokenizer_files)
-    problems = list(tokenizer_problems(files, layout, *ours))
+    problems = list(tokenizer_problems(files, layout, *model.tokenizer))
     if problems:
         raise UserError(problems)
     settings = ImportSettings(kind=files.kind, source=files.resolved)

@@ -37,7 +37,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "translations": [vars(translation) for translation in decisions.reading.translations],
         "warnings": decisions.warnings,
         "tasks": _tasks(decisions),
-        "arithmetic": table(p, rows, decisions.max_length),
+        "arithmetic": table(p, rows, decisions.max_length) + decisions.new_tokens.told,
         "sources": sources,
         "reading": _reading(DataSource.of(p)),
         "memory": {

@@ -7,6 +7,7 @@ from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import Head
 
 _NO_CHAT = "the rows are no conversations"
+_TAKEN_APART = "only the vocabulary of a model that goes on from its prompt is extended"
 _WHOLE = "the whole text is learned"
 _NOTHING_GENERATED = "nothing is generated"
 _ENCODER_ONLY = "the model has no encoder"
@@ -19,6 +20,8 @@ def _unfit_for_reading(learned: str) -> dict[str, str]:
     return {
         "packing": "each row is judged by itself, so rows cannot share a sequence",
         "chat_template": _NO_CHAT,
+        "add_template_tokens": _NO_CHAT,
+        "additional_special_tokens": _TAKEN_APART,
         "train_on_completions_only": learned,
         "response_template": learned,
         "instruction_template": learned,
@@ -31,6 +34,7 @@ def _unfit_for_reading(learned: str) -> dict[str, str]:
 UNFIT: dict[Head, dict[str, str]] = {
     "causal_lm": {},
     "seq2seq_lm": {
+        "additional_special_tokens": _TAKEN_APART,
         "packing": "each text is read by itself",
         "pad_to_max_length": "text and answer are padded to the longest of their batch",
         "text_separator": "text and answer are read apart, nothing stands between them",
@@ -39,7 +43,7 @@ UNFIT: dict[Head, dict[str, str]] = {
         "instruction_template": _DECODED,
         "comma_separated_template": _DECODED,
     },
-    "masked_lm": {},
+    "masked_lm": {"additional_special_tokens": _TAKEN_APART},
     "preference_lm": {
         "packing": "each answer is measured by itself",
         "train_on_completions_only": _ANSWERS_COMPARED,
@@ -60,16 +64,15 @@ UNFIT: dict[Head, dict[str, str]] = {
 UNFIT_TASK: dict[str, dict[str, str]] = {
     "pretraining": {
         "chat_template": _NO_CHAT,
+        "add_template_tokens": _NO_CHAT,
         "train_on_completions_only": _WHOLE,
         "response_template": _WHOLE,
         "instruction_template": _WHOLE,
         "comma_separated_template": _WHOLE,
         "evaluation_max_new_tokens": _NOTHING_GENERATED,
     },
-    "summarization": {
-        "chat_template": _NO_CHAT,
-    },
-    "translation": {"chat_template": _NO_CHAT},
+    "summarization": {"chat_template": _NO_CHAT, "add_template_tokens": _NO_CHAT},
+    "translation": {"chat_template": _NO_CHAT, "add_template_tokens": _NO_CHAT},
 }
 
 # And for tasks that several kinds of models can do.

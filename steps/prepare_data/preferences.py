@@ -32,7 +32,7 @@ from steps.prepare_data.prompts import fit_prompts
 from steps.prepare_data.rows import Rows
 from steps.prepare_data.splits import Preparation
 from steps.prepare_data.splitting import SPLITS
-from steps.prepare_data.templates import KEEP, check_chat_template, control_tokens, load_tokenizer
+from steps.prepare_data.templates import KEEP, check_chat_template, control_tokens, end_of_turn, load_tokenizer
 from steps.prepare_data.tokenising import RefusedRows
 from steps.prepare_data.writing import SAMPLE_TOKENS, length_facts, read_back, write_rows
 from steps.tasks import load_task
@@ -106,6 +106,7 @@ def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[st
         "max_length": settings.max_length,
         "packing": False,
         "template": preparation.template_name,
+        "end_of_turn": end_of_turn(preparation.tokenizer) if preparation.conversations else "",
         "chat": preparation.conversations == preparation.rows_seen,
         "splits": splits,
         "sources": checked.sources,

@@ -8,18 +8,12 @@ from typing import Any
 
 from steps import storage
 from steps.errors import Problem, UserError
+from steps.params.data import TEMPLATE_TOKENS
 from steps.prepare_data.tokenising import NO_LOSS, RefusedRows, tokenise
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 KEEP = "keep"
 NAMED = Path(__file__).parent / "chat_templates"
-# Template that comes with us → the tokens that its turns are made of.
-BUILT_OF = {
-    "chat-ml": ("<|im_start|>", "<|im_end|>"),
-    "mistral-with-system": (),
-    "poro": ("<|user|>", "<|assistant|>"),  # <|system|> was never a token of its own there
-    "simplified-llama31": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-}
 ENDED_BY_EOS = ("mistral-with-system", "poro")
 
 
@@ -31,7 +25,7 @@ def load_tokenizer(folder: Path, chat_template: str) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    if chat_template in BUILT_OF:
+    if chat_template in TEMPLATE_TOKENS:
         _refuse_unknown_tokens(tokenizer, chat_template)
         tokenizer.chat_template = (NAMED / f"{chat_template}.jinja").read_text(encoding="utf-8")
     elif chat_template != KEEP:
@@ -98,6 +92,37 @@ def stop_is_learned(tokenizer: Any, template: str | None) -> bool:
     return last in tokenizer.get_added_vocab().values()
 
 
+def end_of_turn(tokenizer: Any) -> str:
+    """Name the last token that closes what the assistant says; empty where none does, or just the end token.
+
+    Where a template writes its tokenizer's own end token nothing is to be told: that one ends a turn. Elsewhere the
+    tokens behind an answer that another turn follows are compared with those behind the last answer.
+    """
+    template = tokenizer.chat_template
+    if not template or "eos_token" in str(template["default"] if isinstance(template, dict) else template):
+        return ""
+    question, answer = {"role": "user", "content": "Q3qu"}, {"role": "assistant", "content": "A5an"}
+    runs = []
+    for turns in ([question, answer], [question, answer, question, answer]):
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # a template may refuse turns in any way it likes
+            return ""
+        runs.append(_leading_tokens(tokenizer, text.split("A5an")[1].lstrip()))
+    closing = [one for one, other in zip(*runs, strict=False) if one == other]
+    return closing[-1] if closing else ""
+
+
+def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
+    """Give the added tokens that a text begins with, with nothing between them."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    found: list[str] = []
+    while token := max((token for token in added if text.startswith(token)), key=len, default=""):
+        found.append(token)
+        text = text.removeprefix(token)
+    return found
+
+
 def check_chat_template(tokenizer: Any) -> None:
     """Raise UserError when a tokenizer cannot write conversations."""
     if not tokenizer.chat_template:
@@ -119,14 +144,14 @@ def control_tokens(tokenizer: Any) -> tuple[str, ...]:
 def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
     """Without its own token a turn's border is a handful of letters, which the model has to learn to spell."""
     vocabulary = tokenizer.get_vocab()
-    missing = [token for token in BUILT_OF[name] if token not in vocabulary]
+    missing = [token for token in TEMPLATE_TOKENS[name] if token not in vocabulary]
     if name in ENDED_BY_EOS and not tokenizer.eos_token:
         missing.append("eos_token")
     if missing:
         raise UserError(
             Problem("DATA-E0811", "chat_template", f"{name}, but the tokenizer has no {', '.join(missing)}",
                     "a template of tokens that the model knows",
-                    "set chat_template to keep, or to a template of this model's family")
+                    "set add_template_tokens=true, or chat_template to keep or to a template of this model's family")
         )  # fmt: skip
 
 

@@ -148,6 +148,18 @@ ADAPTERS = {
     "DoRA on embeddings": ("bfloat16", {"use_dora": True, "target_modules": ["embed_tokens", "q_proj"]}),
     "GPT-2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
     "GPT-2 with DoRA": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "use_dora": True}),
+    "rows of tokens, tied": ("tied", {"trainable_token_indices": [354, 3, 17]}),
+    "rows of tokens, tied, by both names": (
+        "tied",
+        {"trainable_token_indices": {"embed_tokens": [353, 354], "lm_head": [353, 354]}},
+    ),
+    "rows of tokens, untied": (
+        "bfloat16",
+        {"trainable_token_indices": {"model.embed_tokens": [1, 2], "lm_head": [2, 9]}},
+    ),
+    "rows of tokens, input only": ("untied", {"trainable_token_indices": [0, 1]}),
+    "rows of tokens in shards, bf16 adapter": ("sharded", {"trainable_token_indices": [5], "dtype": "bfloat16"}),
+    "rows of tokens, GPT-2": ("gpt2", {"target_modules": ["c_attn"], "trainable_token_indices": [319, 318]}),
     "GPT-2, positions": ("gpt2", {"target_modules": ["wpe", "c_proj"]}),
 }
 
@@ -350,7 +362,6 @@ def test_other_kinds_of_adapter_are_refused_by_name(kind, good):
         ("lora_bias", True),
         ("layer_replication", [[0, 1], [0, 2]]),
         ("megatron_config", {"a": 1}),
-        ("trainable_token_indices", [1]),
         ("target_parameters", ["mlp.experts.gate_up_proj"]),
         ("alora_invocation_tokens", [1]),
         ("arrow_config", {"top_k": 1}),
@@ -577,3 +588,27 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
         peaks.append(usage.ru_maxrss / 1024)
         shutil.rmtree(folder)
     assert peaks[1] - peaks[0] < 40  # MiB; the model grew by 704
+
+
+def test_rows_of_an_embedding_that_is_changed_otherwise_too_are_refused(bases, tmp_path):
+    base = bases("untied")
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["embed_tokens"], save_embedding_layers=False)
+    other = make_adapter(base, tmp_path / "other", trainable_token_indices=[1, 2])
+    _join(adapter, other, tmp_path / "both")
+    refused(base, change_settings(tmp_path / "both", trainable_token_indices=[1, 2]), "MERGE-E0209", "embed_tokens")
+
+
+def test_rows_that_the_settings_do_not_name_are_refused(bases, tmp_path):
+    base = bases("untied")
+    adapter = make_adapter(base, tmp_path / "adapter", trainable_token_indices=[1, 2])
+    refused(base, change_settings(adapter, trainable_token_indices=[1]), "MERGE-E0205", "trainable_tokens_delta")
+    refused(base, change_settings(adapter, trainable_token_indices=[1, 100_000]), "MERGE-E0205", "2 of the 355 rows")
+
+
+def _join(one: Path, other: Path, target: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(one, target)
+    name = "adapter_model.safetensors"
+    rows = {key: tensor for key, tensor in load_file(other / name).items() if "trainable_tokens" in key}
+    save_file(load_file(one / name) | rows, target / name)

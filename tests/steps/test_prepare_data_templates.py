@@ -5,13 +5,13 @@ from conftest import build_tokenizer, chat_rows, write_jsonl
 
 from steps import storage
 from steps.errors import UserError
-from steps.params.data import CHAT_TEMPLATES
+from steps.params.data import CHAT_TEMPLATES, TEMPLATE_TOKENS
 from steps.params.reading import read_parameters
 from steps.params.settings import DataSettings, Resolved
 from steps.prepare_data.step import prepare_data
-from steps.prepare_data.templates import BUILT_OF, NAMED, load_tokenizer, stop_is_learned
+from steps.prepare_data.templates import NAMED, load_tokenizer, stop_is_learned
 
-SPECIAL = ["<s>", "</s>", *{token for tokens in BUILT_OF.values() for token in tokens}]
+SPECIAL = ["<s>", "</s>", *{token for tokens in TEMPLATE_TOKENS.values() for token in tokens}]
 CHAT = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": " Hi "},
@@ -70,7 +70,12 @@ def folder(tmp_path_factory):
 
 
 def test_every_name_has_a_file_and_every_file_a_name():
-    assert {file.stem for file in NAMED.iterdir()} == set(BUILT_OF) == set(CHAT_TEMPLATES) - {"keep"} == set(WRITTEN)
+    assert (
+        {file.stem for file in NAMED.iterdir()}
+        == set(TEMPLATE_TOKENS)
+        == set(CHAT_TEMPLATES) - {"keep"}
+        == set(WRITTEN)
+    )
 
 
 @pytest.mark.parametrize("name", WRITTEN)

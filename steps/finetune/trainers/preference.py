@@ -8,6 +8,7 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model, load_tokenizer, lora_config
+from steps.finetune.new_tokens import with_new_tokens
 from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
@@ -41,8 +42,8 @@ def build(run: Run) -> Any:
         args=config,
         train_dataset=run.tokens("train"),
         eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
-        processing_class=load_tokenizer(run.model, run.data),
-        peft_config=lora_config(settings.lora, model),
+        processing_class=load_tokenizer(run.model, run.data, settings.pads_with_end),
+        peft_config=with_new_tokens(lora_config(settings.lora, model), run.model, model),
         callbacks=run.callbacks,
     )
     return with_exact_adapter(made, settings)

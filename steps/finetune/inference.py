@@ -1,0 +1,78 @@
+"""What a tuned model is saved with so that it stops: where a turn ends, and a tokenizer that ends no prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import read_manifest
+from steps.tokenizer_files import TokenizerFiles
+
+# Trainers of models that go on from a prompt; others read their texts at inference just as in training.
+GO_ON = {"sft", "dpo", "kto", "orpo", "cpo"}
+GENERATION, CONFIG = "generation_config.json", "config.json"
+
+
+def set_end_of_turn(tokenizer: Any, folder: Path, data: Path) -> None:
+    """Make the token that ends a turn the end token, where neither the tokenizer nor the model in `folder` stops at it.
+
+    The Trainer then adds it to the model's generation settings. A tokenizer whose model stops there already is left
+    as it is: some know the end of a turn from their generation settings alone.
+    """
+    end = read_manifest(data).facts.get("end_of_turn")
+    if end and tokenizer.convert_tokens_to_ids(end) not in {tokenizer.eos_token_id, *ends_of(folder)}:
+        tokenizer.eos_token = end
+
+
+def name_padding(tokenizer: Any, model: Any, folder: Path) -> None:
+    """Let tokenizer and model pad as the base in `folder` says, whatever filled up the batches in training."""
+    files = [file.name for file in folder.iterdir()]
+    padding = TokenizerFiles.read(files, lambda name: (folder / name).read_bytes()).named("pad_token")
+    if padding and padding != tokenizer.pad_token:
+        tokenizer.pad_token = padding
+        model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def save_tokenizer(tokenizer: Any, folder: Path, trainer: str) -> None:
+    """Save a tokenizer. That of a model that goes on from a prompt ends no text by itself: no answer would follow."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    if trainer not in GO_ON or not file.is_file():
+        return
+    told = json.loads(file.read_bytes())
+    ends = {token for token in (tokenizer.eos_token, tokenizer.init_kwargs.get("eos_token")) if token}
+    unending = _without_ends(told.get("post_processor"), {str(end) for end in ends})
+    if unending != told.get("post_processor"):
+        file.write_text(json.dumps({**told, "post_processor": unending}, indent=2, ensure_ascii=False), "utf-8")
+
+
+def _without_ends(processor: Any, ends: set[str]) -> Any:
+    """Take the end tokens out of the templates that a tokenizer puts around a text, and around two."""
+    if not isinstance(processor, dict):
+        return processor
+    if processor.get("type") == "Sequence":
+        return {**processor, "processors": [_without_ends(one, ends) for one in processor["processors"]]}
+    if processor.get("type") != "TemplateProcessing":
+        return processor
+    kept = {
+        form: [piece for piece in processor[form] if piece.get("SpecialToken", {}).get("id") not in ends]
+        for form in ("single", "pair")
+    }
+    return {**processor, **kept}
+
+
+def stops_anew(model: Any, folder: Path) -> bool:
+    """Say whether a model ends its answers at tokens that the base in `folder` does not name."""
+    written = getattr(model, "generation_config", None)
+    return written is not None and not set(_numbers(written.eos_token_id)) <= set(ends_of(folder))
+
+
+def ends_of(folder: Path) -> list[int]:
+    """Every end token that a model folder's configurations name."""
+    told = [json.loads((folder / name).read_bytes()) for name in (GENERATION, CONFIG) if (folder / name).is_file()]
+    return [number for config in told for number in _numbers(config.get("eos_token_id"))]
+
+
+def _numbers(said: int | list[int] | None) -> list[int]:
+    return [] if said is None else said if isinstance(said, list) else [said]

@@ -1,0 +1,147 @@
+"""The vocabulary that a tokenizer's files amount to, and how tokens are added to it, without transformers or torch.
+
+transformers takes a tokenizer's tokens from several files: tokenizer.json, the tokens that tokenizer_config.json tells
+by number or by role (pad_token, …), and, from older versions, special_tokens_map.json and added_tokens.json. What
+tokenizer.json lacks it adds behind, in this order; here the same is done, so that a new token gets the number that it
+will have when the tokenizer is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA = ("extra_special_tokens", "additional_special_tokens")
+# How a control token is found: exactly as it is written, wherever it stands.
+CONTROL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer's JSON files, read."""
+
+    files: Mapping[str, dict[str, Any]]
+    """Name → content; those that are there."""
+
+    @classmethod
+    def read(cls, names: Iterable[str], read: Callable[[str], bytes]) -> TokenizerFiles:
+        """Read the files that matter of those that there are. Raises ValueError for one that is no JSON object."""
+        found = {name: json.loads(read(name)) for name in (TOKENIZER, CONFIG, SPECIAL, ADDED) if name in set(names)}
+        for name, content in found.items():
+            if not isinstance(content, dict):
+                raise ValueError(f"{name}: no JSON object")
+        return cls(found)
+
+    def named(self, role: str) -> str:
+        """Give the token of a role such as pad_token; empty without one."""
+        for name in (CONFIG, SPECIAL):
+            if token := _content(self.files.get(name, {}).get(role)):
+                return token
+        return ""
+
+    def numbers(self) -> dict[str, int]:
+        """Give every token's number, added ones included. Raises ValueError where tokenizer.json cannot be read."""
+        return dict(self._backend().get_vocab(with_added_tokens=True))
+
+    def missing(self, tokens: Iterable[str]) -> list[str]:
+        """Give those of `tokens` that the tokenizer does not know. Raises ValueError as `numbers`."""
+        known = self.numbers()
+        return [token for token in tokens if token not in known]
+
+    def divided(self, tokens: Iterable[str]) -> list[str]:
+        """Give those of `tokens` that a text may not hold as one piece: unknown ones, and mere letters."""
+        whole = self._listed() | {token.content for token in self._implied()}
+        return [token for token in tokens if token not in whole]
+
+    def with_tokens(self, tokens: Iterable[str]) -> TokenizerFiles:
+        """Add control tokens, those that are unknown behind the last one. Raises ValueError as `numbers`."""
+        backend, new = self._backend(), self.divided(tokens)
+        backend.add_special_tokens(new)
+        now = backend.get_vocab(with_added_tokens=True)
+        # Tokens that only the other files told are written down as well, or the new ones would take their numbers.
+        implied = [token for token in self._implied() if token.content not in self._listed()]
+        entries = [{"id": now[token.content], **_flags(token)} for token in implied]
+        entries += [{"id": now[token], "content": token, **CONTROL} for token in new]
+        return self._with_entries(sorted(entries, key=lambda entry: entry["id"]))
+
+    def with_role(self, role: str, token: str) -> TokenizerFiles:
+        """Give a token a role."""
+        files = {**self.files, CONFIG: {**self.files.get(CONFIG, {}), role: token}}
+        if SPECIAL in files:
+            files[SPECIAL] = {**files[SPECIAL], role: token}
+        return TokenizerFiles(files)
+
+    def changed(self, before: TokenizerFiles) -> dict[str, bytes]:
+        """Give the content of the files that are not as `before`."""
+        return {
+            name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+            for name, content in self.files.items()
+            if before.files.get(name) != content
+        }
+
+    def _listed(self) -> set[str]:
+        return {entry["content"] for entry in self.files[TOKENIZER].get("added_tokens") or []}
+
+    def _with_entries(self, entries: list[dict[str, Any]]) -> TokenizerFiles:
+        files = dict(self.files)
+        tokenizer = files[TOKENIZER]
+        files[TOKENIZER] = {**tokenizer, "added_tokens": [*(tokenizer.get("added_tokens") or []), *entries]}
+        config = files.get(CONFIG, {})
+        if config.get("added_tokens_decoder"):  # where it is there, some kinds of tokenizers read nothing else
+            told = {str(entry["id"]): {key: entry[key] for key in entry if key != "id"} for entry in entries}
+            files[CONFIG] = {**config, "added_tokens_decoder": {**config["added_tokens_decoder"], **told}}
+        if ADDED in files:
+            files[ADDED] = {**files[ADDED], **{entry["content"]: entry["id"] for entry in entries}}
+        return TokenizerFiles(files)
+
+    def _backend(self) -> Any:
+        from tokenizers import Tokenizer
+
+        try:
+            backend = Tokenizer.from_str(json.dumps(self.files[TOKENIZER]))
+        except Exception as error:  # the library raises nothing more precise
+            raise ValueError(f"{TOKENIZER}: {error}") from None
+        known = backend.get_vocab(with_added_tokens=True)
+        backend.add_tokens([token for token in self._implied() if token.content not in known])
+        return backend
+
+    def _implied(self) -> Iterator[Any]:
+        """Yield the tokens that the other files tell, each once."""
+        from tokenizers import AddedToken
+
+        seen: set[str] = set()
+        for said, special in self._told():
+            flags = {**CONTROL, "normalized": not special, "special": special}
+            if isinstance(said, dict):
+                flags |= {name: said[name] for name in flags if name in said}
+            content = _content(said)
+            if content and content not in seen:
+                seen.add(content)
+                yield AddedToken(content, **flags)
+
+    def _told(self) -> Iterator[tuple[Any, bool]]:
+        config, legacy = self.files.get(CONFIG, {}), {}
+        decoder = config.get("added_tokens_decoder") or {}
+        yield from ((decoder[number], False) for number in sorted(decoder, key=int))
+        if not decoder:
+            legacy = self.files.get(SPECIAL, {})
+            added = self.files.get(ADDED, {})
+            yield from ((token, False) for token in sorted(added, key=added.__getitem__))
+        for role in ROLES:
+            yield legacy.get(role) or config.get(role), True
+        for name in EXTRA:
+            extra = legacy.get(name) or config.get(name)
+            yield from ((token, True) for token in (extra if isinstance(extra, list) else []))
+
+
+def _content(said: Any) -> str:
+    return str(said.get("content") or "") if isinstance(said, dict) else str(said or "")
+
+
+def _flags(token: Any) -> dict[str, Any]:
+    return {"content": token.content, **{name: getattr(token, name) for name in CONTROL}}
