@@ -28,7 +28,10 @@ from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor reused tasks
 SHOWN = "\x1e"
 # Run in the image without torch. Where torch is installed, transformers would load it all the same: three seconds.
-WITHOUT_TORCH = {"plan", "import-model", "check-data", "prepare-data", "report", "register-model"}
+WITHOUT_TORCH = {
+    "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
+    "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
+}  # fmt: skip
 PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
 TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
 

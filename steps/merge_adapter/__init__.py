@@ -6,6 +6,7 @@
     settings.py    what adapter_config.json says, and which adapters are refused by name
     planning.py    which tensor of which shard gets which change; prints, and touches no weight
     new_head.py    a head that the base does not have: headers, configuration and index of the merged model
+    device_map.py  reads where others would place the model; nothing is placed here
     arithmetic.py  the changes themselves, rounded exactly as PEFT rounds them (the only file that needs torch)
     streaming.py   a shard is its base's bytes with some spans replaced, hashed while it is written
 

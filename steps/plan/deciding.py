@@ -60,7 +60,7 @@ class Decisions:
     @property
     def parameters(self) -> SupervisedParameters:
         """The effective parameters."""
-        return self.reading.parameters
+        return training_parameters(self.reading)
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
@@ -68,10 +68,10 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
     Raises UserError with everything that is the user's to mend; else the first refusal or outage.
     """
-    reading = read_parameters(pipeline, _given(pipeline, arguments))
-    parameters = reading.parameters
-    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
-    parameters = trouble.gather(lambda: resolved(reading.parameters)) or parameters
+    reading = read_parameters(pipeline, asked_for(pipeline, arguments))
+    parameters = training_parameters(reading)
+    trouble = Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
+    parameters = trouble.gather(lambda: resolved(training_parameters(reading))) or parameters
     if parameters is not reading.parameters:
         trouble.problems += parameters.all_conflicts()  # a method may not learn from the batch that came out
         reading = replace(reading, parameters=parameters)
@@ -102,13 +102,19 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     return Decisions(reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings)
 
 
+def training_parameters(reading: Reading) -> SupervisedParameters:
+    """Give the parameters of a pipeline that trains."""
+    assert isinstance(reading.parameters, SupervisedParameters)
+    return reading.parameters
+
+
 def usual_length(head: Head, model: ModelFound) -> int:
     """Give the longest input where none is asked for: the model's own limit, for windows of a context at most 384."""
     limit = model.layout.max_length
     return min(limit, WINDOW) if head == "question_answering" else limit
 
 
-def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def asked_for(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Leave out what has its default: KFP passes every parameter, and nobody asked for these."""
     known = defaults(PARAMETER_MODELS[pipeline]) if pipeline in PARAMETER_MODELS else {}
     return {name: value for name, value in arguments.items() if name not in known or value != known[name]}
@@ -119,7 +125,7 @@ def runs_here() -> bool:
     return LOCAL_ROOT in os.environ
 
 
-class _Trouble:
+class Trouble:
     """Problems of several independent looks; one failing look does not hide what the others find."""
 
     def __init__(self, problems: list[Problem]):
@@ -218,8 +224,8 @@ def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
 
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
-    warnings = reading.warnings
-    if reading.parameters.warmup_steps and reading.parameters.warmup_ratio:
+    warnings, parameters = reading.warnings, training_parameters(reading)
+    if parameters.warmup_steps and parameters.warmup_ratio:
         warnings.append("warmup_ratio is ignored: warmup_steps wins over it")
     if memory.available is not None and memory.needed > memory.available:
         warnings.append(

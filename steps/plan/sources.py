@@ -10,7 +10,7 @@ from steps import data_sources, hub, storage, user_code
 from steps.errors import Problem, StepError, UserError, nearest
 from steps.model_layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
-from steps.params.model_source import SOURCE_PARAMETER
+from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import ImportSettings, Resolved, SourceKind
 
@@ -26,6 +26,8 @@ class ModelFound:
     layout: ModelLayout
     bytes: int
     """Size of the weights."""
+    sizes: dict[str, int]
+    """Path inside the source → bytes."""
 
     @property
     def parameters(self) -> int:
@@ -48,7 +50,7 @@ class DataFound:
     """What is worth knowing about where the rows come from."""
 
 
-def look_at_model(parameters: SupervisedParameters) -> ModelFound:
+def look_at_model(parameters: ModelSource) -> ModelFound:
     """Resolve the model source and judge it. Raises as `read_layout`, `hub.resolve` and `storage.find_files`."""
     kind = next(kind for kind, name in SOURCE_PARAMETER.items() if getattr(parameters, name))
     parameter = SOURCE_PARAMETER[kind]
@@ -59,7 +61,7 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
         repository = hub.resolve(uri, parameters.huggingface_revision)
         digest, names, read = repository.commit, repository.files, repository.read
     else:
-        _refuse_bad_uri(parameter, uri)
+        refuse_bad_uri(parameter, uri)
         names = {name: info["size"] for name, info in storage.find_files(parameter, uri).items()}
         if "" in names:
             raise UserError(
@@ -72,7 +74,7 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     digest = digest or storage.digest_of(parameter, uri)
     settings = ImportSettings(kind=cast(SourceKind, kind), source=Resolved(uri=uri, digest=digest), new_weights=new)
     weights = sum(names[path] for name, path in layout.weights.items() if name.endswith(".safetensors"))
-    return ModelFound(settings, layout, weights)
+    return ModelFound(settings, layout, weights, dict(names))
 
 
 def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
@@ -108,7 +110,7 @@ def template_digest(parameters: SupervisedParameters) -> str:
             Problem("PLAN-E0304", "chat_template", template, f"{names}, or a file ending in .jinja",
                     nearest(template, CHAT_TEMPLATES) or "write the template into a .jinja file")
         )  # fmt: skip
-    _refuse_bad_uri("chat_template", template)
+    refuse_bad_uri("chat_template", template)
     return storage.digest_of("chat_template", template)
 
 
@@ -162,6 +164,6 @@ def function_digest(parameters: SupervisedParameters) -> str:
     return user_code.check_function("processing_function", parameters.processing_function).digest
 
 
-def _refuse_bad_uri(parameter: str, uri: str) -> None:
+def refuse_bad_uri(parameter: str, uri: str) -> None:
     if problems := storage.check_uri(parameter, uri):
         raise UserError(problems)
