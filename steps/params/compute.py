@@ -11,10 +11,10 @@ class ImportCompute(Group):
     """Hardware of what works on whole models without training; local runs use this machine and ignore it."""
 
     compute_model_import: str = SERVERLESS
-    """Node pool of import_model and merge_adapter; serverless takes any node that offers the instance type."""
+    """Node pool of import_model, merge_adapter and adapter_tool; serverless takes any node of the instance type."""
 
     instance_type_model_import: str = "Standard_d12_v2"
-    """CPU and memory of import_model and merge_adapter, as an instance type or cpu=4,memory=28Gi."""
+    """CPU and memory of import_model, merge_adapter and adapter_tool: an instance type, or cpu=4,memory=28Gi."""
 
     node_pool_label: str = Field("node-pool", min_length=1)
     """Node label that holds the node pool names of compute_*."""
