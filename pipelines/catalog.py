@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+from steps.params.pipelines import PARAMETER_MODELS, PipelineParameters, SupervisedParameters
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,14 @@ class Published:
     """Where its function is defined, under its own name."""
 
     @property
-    def parameters(self) -> type[SupervisedParameters]:
+    def parameters(self) -> type[PipelineParameters]:
         """Its parameter model."""
         return PARAMETER_MODELS[self.name]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it tunes a model."""
+        return issubclass(self.parameters, SupervisedParameters)
 
     @property
     def summary(self) -> str:
@@ -42,5 +47,6 @@ PIPELINES = {
         "token_classification": "pipelines.supervised",
         "question_answering": "pipelines.supervised",
         "preference": "pipelines.supervised",
+        "adapter_tools": "pipelines.adapter_tools",
     }.items()
 }

@@ -23,6 +23,20 @@ def import_model(settings: str, model: Output[Model], tokenizer: Output[Artifact
 
 
 @component(base_image=CORE)
+def import_adapter(settings: str, adapter: Output[Model]):
+    from steps.running import run_step
+
+    run_step("import-adapter", settings, adapter=adapter.path)
+
+
+@component(base_image=TRAIN)
+def adapter_tool(settings: str, base: Input[Model], adapter: Input[Model], result: Output[Model]):
+    from steps.running import run_step
+
+    run_step("adapter-tool", settings, base=base.path, adapter=adapter.path, result=result.path)
+
+
+@component(base_image=CORE)
 def prepare_data(settings: str, tokenizer: Input[Artifact], data: Output[Dataset], report: Output[HTML]):
     from steps.running import run_step
 

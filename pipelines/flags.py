@@ -81,7 +81,7 @@ def _split(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **(parameters_in(values["config"]) if values.get("config") else {}),
         **read_pairs(values.get("param") or ()),
-        **{name: value for name, value in flags.items() if value is not None},
+        **read_pairs(tuple(f"{name}={value}" for name, value in flags.items() if value is not None)),
     }
 
 

@@ -7,7 +7,7 @@ an old image's result for a new one's. A registry or a digest is put in front at
 from steps import __version__
 
 CORE = f"finetune-pipelines-core:{__version__}"
-"""Without torch: plan, prepare_data, register_model, report."""
+"""Without torch: plan, import_adapter, prepare_data, register_model, report."""
 
 TRAIN = f"finetune-pipelines-train:{__version__}"
-"""With torch and the training stack: import_model, finetune, merge_adapter, evaluate."""
+"""With torch and the training stack: import_model, finetune, merge_adapter, adapter_tool, evaluate."""

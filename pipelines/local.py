@@ -60,6 +60,7 @@ def run_local(
     folder: Path,
     cache: bool = True,
     show: Callable[[str], None] = print,
+    warm: bool = True,
 ) -> LocalRun:
     """Run a pipeline (a function, or one loaded from compiled YAML) with this Python.
 
@@ -76,8 +77,8 @@ def run_local(
         with (
             _environment(root.absolute(), records),
             _forwarded_signals(),
-            warm_python() as warm,
-            _untouched_text(warm),
+            warm_python() if warm else contextlib.nullcontext() as client,
+            _untouched_text(client),
             hits,
         ):
             try:

@@ -7,11 +7,11 @@ from typing import Any
 
 from pipelines.catalog import PIPELINES, Published
 from steps.params.group import Group
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipelines import PipelineParameters
 from steps.params.reading import choices_of, default_of
 
 
-def groups_of(model: type[SupervisedParameters]) -> list[tuple[type[Group], list[str]]]:
+def groups_of(model: type[PipelineParameters]) -> list[tuple[type[Group], list[str]]]:
     """The groups that a pipeline's parameters are composed of, in reading order, each with its own fields."""
     found = []
     for group in reversed(model.__mro__):
@@ -34,7 +34,7 @@ def as_text(published: Published) -> str:
 
 
 def as_markdown() -> str:
-    """Write the reference page of all pipelines; parameters that all of them share stand once."""
+    """Write the reference page of all pipelines; parameters that all that tune share stand once."""
     lines = [
         "# Parameters",
         "",
@@ -42,16 +42,17 @@ def as_markdown() -> str:
     ]
     shared = _shared_groups()
     for group, names in shared:
-        lines += _table(f"{_title(group)} (every pipeline)", group, names)
+        lines += _table(f"{_title(group)} (every pipeline that tunes a model)", group, names)
     for published in PIPELINES.values():
-        own = [(group, names) for group, names in groups_of(published.parameters) if group not in dict(shared)]
+        told = dict(shared) if published.trains else {}
+        own = [(group, names) for group, names in groups_of(published.parameters) if group not in told]
         lines += ["", f"## {published.name}", "", published.summary]
         for group, names in own:
             lines += _table(_title(group), group, names)
     return "\n".join(lines) + "\n"
 
 
-def schema(model: type[SupervisedParameters]) -> dict[str, Any]:
+def schema(model: type[PipelineParameters]) -> dict[str, Any]:
     """JSON Schema of a configuration file, for editors that check YAML."""
     made = model.model_json_schema()
     made["properties"]["pipeline"] = {"type": "string", "description": "The pipeline that this file is for."}
@@ -59,7 +60,7 @@ def schema(model: type[SupervisedParameters]) -> dict[str, Any]:
 
 
 def _shared_groups() -> list[tuple[type[Group], list[str]]]:
-    models = [published.parameters for published in PIPELINES.values()]
+    models = [published.parameters for published in PIPELINES.values() if published.trains]
     return [
         (group, names) for group, names in groups_of(models[0]) if all(issubclass(model, group) for model in models)
     ]

@@ -30,7 +30,8 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     error = None
     try:
         # The plan reads what the user wrote, so that it can tell requested from effective.
-        done = run_local(PIPELINES[name].load(), _passable(name, given), root, folder, cache, show)
+        published = PIPELINES[name]
+        done = run_local(published.load(), _passable(name, given), root, folder, cache, show, warm=published.trains)
     except StepFailed as failure:
         error = failure.outcome
     result = _result(reading, done, error, root, time.monotonic() - started)
@@ -99,7 +100,7 @@ def _result(
         "reused": done.reused,
         "seconds": round(seconds, 1),
         "folder": str(folder),
-        "tracking_uri": reading.parameters.mlflow_server_uri or _store(root),
+        "tracking_uri": getattr(reading.parameters, "mlflow_server_uri", "") or _store(root),
         "error": error,
     }
 
@@ -122,6 +123,9 @@ def screen(result: dict[str, Any]) -> str:
     lines = ["", f"{result['pipeline']}  {result['status']} in {result['seconds']:.0f} s", ""]
     if error := result["error"]:
         return "\n".join([*lines, *error["problems"], "", f"log     {result['folder']}/log.txt"])
+    if not PIPELINES[result["pipeline"]].trains:
+        return "\n".join([*lines, f"result  {result['artifacts'].get('result', '')}", *_reused(result),
+                          f"facts   {result['folder']}/result.json"])  # fmt: skip
     base, tuned = result["metrics"]["base"], result["metrics"]["tuned"]
     both = [name for name in tuned if name in base]
     width = max(map(len, both), default=0) + 4
@@ -134,8 +138,7 @@ def screen(result: dict[str, Any]) -> str:
         lines.append(f"version {version['name']} {version['version']}{alias}  ({version['model_uri']})")
     else:
         lines.append("version none registered")
-    if result["reused"]:
-        lines.append(f"reused  {', '.join(result['reused'])}: nothing they depend on changed")
+    lines += _reused(result)
     lines += [
         "",
         f"report  {result['artifacts'].get('report', '')}",
@@ -144,3 +147,9 @@ def screen(result: dict[str, Any]) -> str:
         f"result  {result['folder']}/result.json",
     ]
     return "\n".join(lines)
+
+
+def _reused(result: dict[str, Any]) -> list[str]:
+    if not result["reused"]:
+        return []
+    return [f"reused  {', '.join(result['reused'])}: nothing they depend on changed"]

@@ -13,17 +13,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from google.protobuf import struct_pb2
 from kfp import dsl
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pipelines.images import CORE
-from steps.params.planned import Plan
+from steps.params.pipelines import PipelineParameters
 from steps.params.reading import choices_of, default_of
 
 KFP_TYPES = (str, int, float, bool, dict, list)
 
 
-def pipeline(model: type[BaseModel], component: Callable[[str, type[BaseModel]], Any] | None = None) -> Callable:
+def pipeline(
+    model: type[PipelineParameters], component: Callable[[str, type[PipelineParameters]], Any] | None = None
+) -> Callable:
     """Turn `def name(p, plan) -> Outputs` into a KFP pipeline whose inputs are the model's parameters.
 
     The function receives the parameters as attributes of `p`, and `plan`, the task that checks them.
@@ -52,7 +53,7 @@ def pipeline(model: type[BaseModel], component: Callable[[str, type[BaseModel]],
     return wrap
 
 
-def signature_of(model: type[BaseModel], returns: Any) -> inspect.Signature:
+def signature_of(model: type[PipelineParameters], returns: Any) -> inspect.Signature:
     """Build the signature that kfp reads: plain types, and a default for every parameter."""
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
@@ -62,16 +63,16 @@ def signature_of(model: type[BaseModel], returns: Any) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=returns)
 
 
-def docstring_of(summary: str, model: type[BaseModel]) -> str:
+def docstring_of(summary: str, model: type[PipelineParameters]) -> str:
     """Describe every parameter the way kfp parses it into the YAML."""
     lines = [f"    {name}: {field.description}" for name, field in model.model_fields.items()]
     return "\n".join([summary, "", "Args:", *lines])
 
 
-def plan_component(pipeline_name: str, model: type[BaseModel]) -> Any:
-    """Generate the component that takes every parameter of a pipeline and returns what `Plan` declares."""
+def plan_component(pipeline_name: str, model: type[PipelineParameters]) -> Any:
+    """Generate the component that takes every parameter of a pipeline and returns what its plan declares."""
     inputs = "".join(f"    {name}: {kfp_type(field).__name__},\n" for name, field in model.model_fields.items())
-    hints = get_type_hints(Plan)
+    hints = get_type_hints(model.planned)
     outputs = "".join(f"        ('{name}', {(get_origin(kind) or kind).__name__}),\n" for name, kind in hints.items())
     source = PLAN_SOURCE.format(inputs=inputs, outputs=outputs, pipeline=pipeline_name)
     filename = f"<plan of {pipeline_name}>"
@@ -100,7 +101,7 @@ def plan(
 """
 
 
-def set_choices(made: Any, model: type[BaseModel], wanted: bool) -> None:
+def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> None:
     """Give every closed choice to the UI as a drop-down, or none; backends before 2.16 refuse a YAML with them."""
     inputs = made.pipeline_spec.root.input_definitions.parameters
     for name, field in model.model_fields.items():

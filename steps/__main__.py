@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -45,9 +45,13 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
         if parameter.name == "settings":
             continue
         required = parameter.default is inspect.Parameter.empty
-        kind = "DIR" if hints[parameter.name] is Path else "JSON" if _is_json(hints[parameter.name]) else "TEXT"
+        hint = hints[parameter.name]
+        kind = "DIR" if hint in (Path, Path | None) else "JSON" if _is_json(hint) else "TEXT"
         default = argparse.SUPPRESS if required else parameter.default
-        parser.add_argument(_flag(parameter.name), required=required, metavar=kind, default=default)
+        how = {"action": "append", "help": "repeatable"} if get_origin(hint) is list else {}
+        parser.add_argument(
+            _flag(parameter.name), required=required, metavar=kind, default=default, dest=parameter.name, **how
+        )
     model = hints.get("settings")
     if model is not None:
         parser.add_argument("--settings", metavar="JSON", default="{}", help="settings as the plan wrote them")
@@ -92,7 +96,7 @@ def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")  # from_ stands for --from, which is a word of Python
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither e
 SHOWN = "\x1e"
 # Need no torch, unless their settings say so (needs_torch). Where it is installed, transformers would load it all the
 # same: three seconds.
-WITHOUT_TORCH = {"plan", "import-model", "check-data", "prepare-data", "report", "register-model"}
+WITHOUT_TORCH = {
+    "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
+    "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
+}  # fmt: skip
 PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
 TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
 

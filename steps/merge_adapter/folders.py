@@ -108,11 +108,27 @@ def origin(folder: Folder) -> str:
     return verified(folder.path).digest if folder.manifest else str(folder.path.absolute())
 
 
-def small_files(base: Folder, adapter: Folder) -> dict[str, Path]:
-    """Choose the files that stand beside the merged weights: the adapter's tokenizer wins, the rest is the base's."""
+def tokenizer_in(path: Path) -> dict[str, Path]:
+    """Find the tokenizer files of any folder. Raises UserError when it holds no whole tokenizer."""
+    found = {name: path / name for name in sorted(TOKENIZER_NAMES) if (path / name).is_file()}
+    if not VOCABULARIES & set(found):
+        raise UserError(
+            Problem("MERGE-E0113", f"tokenizer ({path})", "no tokenizer file", "tokenizer.json or a vocabulary",
+                    "name the folder that tokenizer.save_pretrained wrote")
+        )  # fmt: skip
+    return found
+
+
+def small_files(base: Folder, adapter: Folder, given: dict[str, Path] | None = None) -> dict[str, Path]:
+    """Choose the files that stand beside the merged weights: the adapter's tokenizer wins, the rest is the base's.
+
+    `given` are the files of a tokenizer that was asked for: it replaces both.
+    """
     chosen = {name: base.path / name for name in base.others & (TAKEN_ALONG | {INDEX})}
     if GENERATION in adapter.others:  # how the tuned model begins its answers
         chosen[GENERATION] = adapter.path / GENERATION
+    if given:
+        return chosen | given
     tokenizer = {name: adapter.path / name for name in adapter.tokenizer_names}
     # Half of one tokenizer and half of another would be a third one, so a whole one replaces the base's.
     if not VOCABULARIES & set(tokenizer):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from steps.artifacts import Draft, Manifest, new_artifact, read_manifest
 from steps.errors import NumericError, Problem, UserError
-from steps.merge_adapter.folders import Folder, open_adapter, open_base, origin, small_files
+from steps.merge_adapter.device_map import NOT_NEEDED, check_device_map
+from steps.merge_adapter.folders import Folder, open_adapter, open_base, origin, small_files, tokenizer_in
 from steps.merge_adapter.new_head import merged_config, merged_index
 from steps.merge_adapter.planning import Change, MergePlan, Shard, plan_merge
 from steps.merge_adapter.streaming import write_shard
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("finetune")
 
 
-def merge_adapter(base: Path, adapter: Path, output: Path) -> Manifest:
+def merge_adapter(
+    base: Path, adapter: Path, output: Path, tokenizer: Path | None = None, device_map: str = ""
+) -> Manifest:
     """Write the base model with the adapter folded in, bit for bit as PEFT's merge_and_unload computes it.
 
     base and adapter are artifacts, or plain folders as Hugging Face and PEFT save them. A fully tuned model in place
-    of the adapter is the result itself: then only a manifest is written. Raises UserError when the adapter cannot be
-    merged into this base, NumericError when the merged weights are not finite or equal the base's.
+    of the adapter is the result itself: then only a manifest is written. tokenizer is a folder whose tokenizer is
+    saved with the model instead of the adapter's. device_map is checked and has no effect. Raises UserError when the
+    adapter cannot be merged into this base, NumericError when the merged weights are not finite or equal the base's.
     """
+    if device_map:
+        check_device_map(device_map)
+        log.info(NOT_NEEDED, device_map)
+    given = tokenizer_in(tokenizer) if tokenizer else None
     _refuse_overlap(base, adapter, output)
     tuned = open_adapter(adapter)
     if isinstance(tuned, Manifest):
@@ -44,7 +52,7 @@ def merge_adapter(base: Path, adapter: Path, output: Path) -> Manifest:
     with new_artifact(output, "model", lineage) as draft:
         for number, shard in enumerate(plan.shards, 1):
             _merge_shard(draft, shard, merger, f"{number}/{len(plan.shards)}")
-        for name, source in small_files(model, tuned).items():
+        for name, source in small_files(model, tuned, given).items():
             (draft / name).write_bytes(source.read_bytes())
         if plan.head:
             _describe_head(draft, plan, model, tuned)

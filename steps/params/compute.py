@@ -7,11 +7,21 @@ from steps.params.group import Group
 SERVERLESS = "serverless"
 
 
-class ComputeParams(Group):
-    """Node pools, instance types and GPUs; local runs use this machine and ignore them."""
+class ImportCompute(Group):
+    """Hardware of what works on whole models without training; local runs use this machine and ignore it."""
 
     compute_model_import: str = SERVERLESS
-    """Node pool of plan, import_model and merge_adapter; serverless takes any node that offers the instance type."""
+    """Node pool of import_model, merge_adapter and adapter_tool; serverless takes any node of the instance type."""
+
+    instance_type_model_import: str = "Standard_d12_v2"
+    """CPU and memory of import_model, merge_adapter and adapter_tool: an instance type, or cpu=4,memory=28Gi."""
+
+    node_pool_label: str = Field("node-pool", min_length=1)
+    """Node label that holds the node pool names of compute_*."""
+
+
+class ComputeParams(ImportCompute):
+    """Node pools, instance types and GPUs; local runs use this machine and ignore them."""
 
     compute_preprocess: str = SERVERLESS
     """Node pool of prepare_data."""
@@ -21,9 +31,6 @@ class ComputeParams(Group):
 
     compute_model_evaluation: str = SERVERLESS
     """Node pool of evaluate."""
-
-    instance_type_model_import: str = "Standard_d12_v2"
-    """CPU and memory of import_model and merge_adapter, as an instance type or cpu=4,memory=28Gi."""
 
     instance_type_preprocess: str = "Standard_d12_v2"
     """CPU and memory of prepare_data, as an instance type or cpu=4,memory=28Gi."""
@@ -39,6 +46,3 @@ class ComputeParams(Group):
 
     num_nodes_finetune: int = Field(1, ge=1)
     """Nodes for finetune."""
-
-    node_pool_label: str = Field("node-pool", min_length=1)
-    """Node label that holds the node pool names of compute_*."""

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from steps.errors import Problem
+from steps.params.adapter_tools import AdapterWork
 from steps.params.batch import BatchParams
 from steps.params.chat_columns import ChatColumns, KtoColumns, PreferenceColumns
-from steps.params.compute import ComputeParams
+from steps.params.compute import ComputeParams, ImportCompute
 from steps.params.data import DataSource, Preprocessing, TextColumns
 from steps.params.deepspeed import DeepSpeedParams
 from steps.params.evaluation import EvaluationParams
@@ -19,6 +20,7 @@ from steps.params.group import Group
 from steps.params.input_adapter import InputAdapter
 from steps.params.lora import LoraParams
 from steps.params.model_source import ModelSource
+from steps.params.planned import AdapterToolsPlan, Plan
 from steps.params.preference import SORTED_WITHIN_BATCH, PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
@@ -55,6 +57,9 @@ Task = Literal[
 
 class PipelineParameters(Group):
     """What every pipeline has."""
+
+    planned: ClassVar[type[tuple]] = Plan
+    """What its plan hands to the later tasks."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Any parameters by name, as JSON; they win over the fields above (for sweeps and configuration files)."""
@@ -270,8 +275,14 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
                               f"leave it out, or {fix}")  # fmt: skip
 
 
+class AdapterToolsParameters(PipelineParameters, ImportCompute, AdapterWork, ModelSource):
+    """Work on a finished adapter: merge it, make it ready for vLLM, rename tokens, or check whether it fits a base."""
+
+    planned: ClassVar[type[tuple]] = AdapterToolsPlan
+
+
 # Pipeline name → its parameters; the plan and the catalogue read it.
-PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
+PARAMETER_MODELS: dict[str, type[PipelineParameters]] = {
     "chat_completion": ChatCompletionParameters,
     "text_generation": TextGenerationParameters,
     "pretraining": PretrainingParameters,
@@ -281,4 +292,5 @@ PARAMETER_MODELS: dict[str, type[SupervisedParameters]] = {
     "token_classification": TokenClassificationParameters,
     "question_answering": QuestionAnsweringParameters,
     "preference": PreferenceParameters,
+    "adapter_tools": AdapterToolsParameters,
 }

@@ -29,3 +29,14 @@ class Plan(NamedTuple):
     evaluate_gpu_count: str
     evaluate_node_selector: dict
     evaluate_tolerations: list
+
+
+class AdapterToolsPlan(NamedTuple):
+    """The same for the pipeline that works on a finished adapter."""
+
+    model: str
+    adapter: str
+    tool: str
+    import_cpu: str
+    import_memory: str
+    import_node_selector: dict

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.adapter_kinds import NOT_OFFERED
 from steps.params.group import Group
-from steps.params.pipelines import PARAMETER_MODELS, SupervisedParameters
+from steps.params.pipelines import PARAMETER_MODELS, PipelineParameters
 from steps.params.secrets import secret_in
 
 # Other systems' names for parameters that we have.
@@ -64,7 +64,7 @@ class Reading:
     """Checked parameters, with what was asked for."""
 
     pipeline: str
-    parameters: SupervisedParameters
+    parameters: PipelineParameters
     requested: dict[str, Any]
     """Every parameter by name as the user wanted it, defaults filled in."""
     translations: tuple[Translation, ...]
@@ -100,7 +100,7 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     return Reading(pipeline, parameters, requested, tuple(translations))
 
 
-def defaults(model: type[SupervisedParameters]) -> dict[str, Any]:
+def defaults(model: type[PipelineParameters]) -> dict[str, Any]:
     """Every parameter's default by name."""
     return {name: default_of(field) for name, field in model.model_fields.items()}
 
@@ -137,7 +137,7 @@ def _with_overrides(given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
     return values, [problem]
 
 
-def _translate(model: type[SupervisedParameters], given: dict[str, Any]) -> tuple[dict[str, Any], list[Translation]]:
+def _translate(model: type[PipelineParameters], given: dict[str, Any]) -> tuple[dict[str, Any], list[Translation]]:
     values: dict[str, Any] = {}
     translations = []
     for name, value in given.items():
@@ -158,12 +158,12 @@ def _translate(model: type[SupervisedParameters], given: dict[str, Any]) -> tupl
     return values, translations
 
 
-def _unknown(model: type[SupervisedParameters], name: str, value: Any) -> Problem:
+def _unknown(model: type[PipelineParameters], name: str, value: Any) -> Problem:
     hint = nearest(name, model.model_fields) or "see `finetune describe` for every parameter"
     return Problem("PARAM-E0101", name, f"{name}={shown(value)}", f"a parameter of {model.__name__}", hint)
 
 
-def _validate(model: type[SupervisedParameters], values: dict[str, Any]) -> tuple[SupervisedParameters, list[Problem]]:
+def _validate(model: type[PipelineParameters], values: dict[str, Any]) -> tuple[PipelineParameters, list[Problem]]:
     """Validate every field; refused ones are replaced by their default, so that conflicts can be looked for too."""
     try:
         return model(**values), []

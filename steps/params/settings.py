@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from steps.params.adapter_tools import Action
 from steps.params.data import DataSource, Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.evaluation_config import EvaluationOptions
@@ -83,6 +84,32 @@ class ImportSettings(Group):
     def needs_torch(self) -> bool:
         """Whether weights are computed; otherwise files are only copied."""
         return self.adapter is not None and self.adapter.use == "merge"
+
+
+class AdapterSettings(Group):
+    """For import_adapter."""
+
+    source: Resolved | None = None
+    """Folder or URI; None where the tool works on the base alone."""
+
+
+class AdapterToolSettings(Group):
+    """For adapter_tool."""
+
+    action: Action
+    """Which tool."""
+
+    replacements: dict[str, str] = Field(default_factory=dict)
+    """Token → new name."""
+
+    on_base: bool = False
+    """Rename in the base's tokenizer instead of the adapter's."""
+
+    compare_with_base: bool = False
+    """Whether the adapter holds copies of base tensors, which are left out where they are equal."""
+
+    trained_whole: list[str] = Field(default_factory=list)
+    """What the training configuration lets expect besides low-rank factors."""
 
 
 class DataSettings(Group):

@@ -71,7 +71,7 @@ class Decisions:
     @property
     def parameters(self) -> SupervisedParameters:
         """The effective parameters."""
-        return self.reading.parameters
+        return training_parameters(self.reading)
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
@@ -79,9 +79,9 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
     Raises UserError with everything that is the user's to mend; else the first refusal or outage.
     """
-    reading = read_parameters(pipeline, _given(pipeline, arguments))
-    parameters = reading.parameters
-    trouble = _Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
+    reading = read_parameters(pipeline, asked_for(pipeline, arguments))
+    parameters = training_parameters(reading)
+    trouble = Trouble([*unbuilt(parameters), *_runtime_conflicts(parameters), *_package_problems(parameters)])
     zero = trouble.gather(lambda: deepspeed_plan(parameters))
     if zero and zero.changes:
         parameters = parameters.model_copy(update=zero.changes)
@@ -144,13 +144,19 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     return Decisions(reading, *looked, hardware, memory, max_length, warnings, reference, zero)
 
 
+def training_parameters(reading: Reading) -> SupervisedParameters:
+    """Give the parameters of a pipeline that trains."""
+    assert isinstance(reading.parameters, SupervisedParameters)
+    return reading.parameters
+
+
 def usual_length(head: Head, model: ModelFound) -> int:
     """Give the longest input where none is asked for: the model's own limit, for windows of a context at most 384."""
     limit = model.layout.max_length
     return min(limit, WINDOW) if head == "question_answering" else limit
 
 
-def _given(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def asked_for(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Leave out what has its default: KFP passes every parameter, and nobody asked for these."""
     known = defaults(PARAMETER_MODELS[pipeline]) if pipeline in PARAMETER_MODELS else {}
     return {name: value for name, value in arguments.items() if name not in known or value != known[name]}
@@ -161,7 +167,7 @@ def runs_here() -> bool:
     return LOCAL_ROOT in os.environ
 
 
-class _Trouble:
+class Trouble:
     """Problems of several independent looks; one failing look does not hide what the others find."""
 
     def __init__(self, problems: list[Problem]):
@@ -270,8 +276,8 @@ def _cpu_memory_warnings(memory: MemoryEstimate, hardware: Hardware) -> list[str
 
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
-    warnings = reading.warnings
-    if reading.parameters.warmup_steps and reading.parameters.warmup_ratio:
+    warnings, parameters = reading.warnings, training_parameters(reading)
+    if parameters.warmup_steps and parameters.warmup_ratio:
         warnings.append("warmup_ratio is ignored: warmup_steps wins over it")
     if memory.available is not None and memory.needed > memory.available:
         warnings.append(

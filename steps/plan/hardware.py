@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.compute import SERVERLESS
+from steps.params.compute import SERVERLESS, ImportCompute
 from steps.params.pipelines import SupervisedParameters
 from steps.storage import FORBIDDEN
 
@@ -70,6 +70,11 @@ class Hardware:
     """GiB of one GPU; 0 when unknown or without GPU."""
 
 
+def import_hardware(parameters: ImportCompute) -> dict[str, Hardware]:
+    """Work out the request of what works on whole models without training. Raises as `hardware_of`."""
+    return {"import": _hardware(parameters, "compute_model_import", "instance_type_model_import", 0)}
+
+
 def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
     """Work out the request of each task group (import, prepare, finetune, evaluate).
 
@@ -94,7 +99,7 @@ def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
     return made
 
 
-def _hardware(parameters: SupervisedParameters, pool_name: str, instance_name: str, gpus: int) -> Hardware:
+def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpus: int) -> Hardware:
     pool = getattr(parameters, pool_name)
     if bad := sorted(FORBIDDEN & set(pool)):
         raise UserError(

@@ -20,6 +20,7 @@ from steps.params.lora import LoraParams
 from steps.params.pipelines import SupervisedParameters
 from steps.params.reading import default_of
 from steps.params.settings import Head
+from steps.plan.outlines import in_their_words, write_outline
 from steps.storage import local_path
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -188,16 +189,16 @@ def _vocabulary_problems(files: ModelFiles, layout: AdapterLayout, config: Mappi
 def _fit_problems(
     p: SupervisedParameters, base: ModelFiles, model: ModelLayout, files: ModelFiles, layout: AdapterLayout
 ) -> list[Problem]:
-    """Plan the merge on headers alone, in files that have their sizes and no content."""
+    """Plan the merge on headers alone."""
     with TemporaryDirectory() as scratch:
         folders = {files.uri: Path(scratch, "adapter"), base.uri: Path(scratch, "base")}
-        _lay_out(base, {**model.weights, CONFIG: model.model_files[CONFIG]}, folders[base.uri])
-        _lay_out(files, layout.adapter_files, folders[files.uri])
+        write_outline(base, {**model.weights, CONFIG: model.model_files[CONFIG]}, folders[base.uri])
+        write_outline(files, layout.adapter_files, folders[files.uri])
         try:
             opened = open_adapter(folders[files.uri])
             planned = plan_merge(open_base(folders[base.uri]), opened)  # type: ignore[arg-type]
         except UserError as error:
-            return [_in_their_words(problem, folders) for problem in error.problems]
+            return [in_their_words(problem, folders) for problem in error.problems]
     saved = set(layout.config.get("modules_to_save") or [])
     whole = [change.target.name for change in planned.changes if change.replacement]
     lost = [name for name in whole if name.endswith(".weight") and name.split(".")[-2] not in saved]
@@ -207,29 +208,6 @@ def _fit_problems(
                     "one whose every tensor training can go on with", "set adapter_use=merge", count=len(lost))
         ]  # fmt: skip
     return []
-
-
-def _lay_out(files: ModelFiles, names: Mapping[str, str], folder: Path) -> None:
-    """Make a folder of an adapter or a base: links to what is here, of other weights only the headers."""
-    folder.mkdir()
-    for name, path in names.items():
-        place = folder / name
-        if here := files.local(path):
-            place.symlink_to(here.absolute())
-        elif name.endswith(".safetensors"):
-            length = int.from_bytes(files.read_start(path, 8), "little")
-            place.write_bytes(files.read_start(path, min(8 + length, files.names[path])))
-            os.truncate(place, files.names[path])  # a hole takes no room
-        else:
-            place.write_bytes(files.read(path))
-
-
-def _in_their_words(problem: Problem, folders: Mapping[str, Path]) -> Problem:
-    """Name the sources where the problem names the folders that were made of them."""
-    told = {field: getattr(problem, field) for field in ("where", "found", "expected", "fix")}
-    for uri, folder in folders.items():
-        told = {field: text.replace(str(folder), uri) for field, text in told.items()}
-    return replace(problem, **told)
 
 
 def _warnings(base: ModelFiles, files: ModelFiles, layout: AdapterLayout) -> Iterator[str]:

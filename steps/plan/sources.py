@@ -11,7 +11,7 @@ from steps.errors import Problem, StepError, UserError, nearest
 from steps.model_files import ModelFiles, open_files
 from steps.model_layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
-from steps.params.model_source import SOURCE_PARAMETER
+from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipelines import SupervisedParameters
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
 from steps.plan.heads import head_of
@@ -62,25 +62,37 @@ class DataFound:
     """What is worth knowing about where the rows come from."""
 
 
+def look_at_base(parameters: ModelSource) -> ModelFound:
+    """Resolve the model source by itself and judge it. Raises as `read_layout` and `open_files`."""
+    return _found(_named(parameters))
+
+
 def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     """Resolve the model source and the adapter that it comes with, and judge both.
 
-    Raises as `read_layout`, `hub.resolve`, `storage.find_files` and `look_at_adapter`.
+    Raises as `look_at_base` and `look_at_adapter`.
     """
+    files, own = source_of(parameters, _named(parameters))
+    found = _found(files, getattr(parameters, "new_weights", False))
+    if own is None:
+        return found
+    adapter = look_at_adapter(parameters, head_of(parameters, found.layout.config), files, found.layout, own)
+    comes = AdapterFound(kind=adapter.files.kind, source=adapter.files.resolved, use=parameters.adapter_use)
+    settings = found.settings.model_copy(update={"adapter": comes})
+    return replace(found, settings=settings, layout=with_tokenizer(found.layout, adapter.layout), adapter=adapter)
+
+
+def _named(parameters: ModelSource) -> ModelFiles:
     kind = next(kind for kind, name in SOURCE_PARAMETER.items() if getattr(parameters, name))
     parameter = SOURCE_PARAMETER[kind]
     uri = getattr(parameters, parameter).strip()
-    named = open_files(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
-    files, own = source_of(parameters, named)
-    new = getattr(parameters, "new_weights", False)
-    layout = read_layout(files.parameter, files.kind, files.names, files.read, with_weights=not new)
-    adapter = look_at_adapter(parameters, head_of(parameters, layout.config), files, layout, own) if own else None
-    settings = ImportSettings(kind=files.kind, source=files.resolved, new_weights=new)
-    if adapter:
-        found = AdapterFound(kind=adapter.files.kind, source=adapter.files.resolved, use=parameters.adapter_use)
-        settings = settings.model_copy(update={"adapter": found})
-        layout = with_tokenizer(layout, adapter.layout)
-    return ModelFound(settings, layout, _weights(files, layout), files, adapter)
+    return open_files(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
+
+
+def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
+    layout = read_layout(files.parameter, files.kind, files.names, files.read, with_weights=not new_weights)
+    settings = ImportSettings(kind=files.kind, source=files.resolved, new_weights=new_weights)
+    return ModelFound(settings, layout, _weights(files, layout), files)
 
 
 def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> ModelFound | None:
@@ -89,12 +101,11 @@ def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> Mo
     if not uri:
         return None
     files = open_files("reference_model_path", "pytorch", uri)
-    layout = read_layout(files.parameter, files.kind, files.names, files.read)
-    problems = list(tokenizer_problems(files, layout, *model.tokenizer))
+    found = _found(files)
+    problems = list(tokenizer_problems(files, found.layout, *model.tokenizer))
     if problems:
         raise UserError(problems)
-    settings = ImportSettings(kind=files.kind, source=files.resolved)
-    return ModelFound(settings, layout, _weights(files, layout), files)
+    return found
 
 
 def with_reference(model: ModelFound, reference: ModelFound | None) -> ModelFound:
@@ -142,7 +153,7 @@ def template_digest(parameters: SupervisedParameters) -> str:
             Problem("PLAN-E0304", "chat_template", template, f"{names}, or a file ending in .jinja",
                     nearest(template, CHAT_TEMPLATES) or "write the template into a .jinja file")
         )  # fmt: skip
-    _refuse_bad_uri("chat_template", template)
+    refuse_bad_uri("chat_template", template)
     return storage.digest_of("chat_template", template)
 
 
@@ -196,6 +207,6 @@ def function_digest(parameters: SupervisedParameters) -> str:
     return user_code.check_function("processing_function", parameters.processing_function).digest
 
 
-def _refuse_bad_uri(parameter: str, uri: str) -> None:
+def refuse_bad_uri(parameter: str, uri: str) -> None:
     if problems := storage.check_uri(parameter, uri):
         raise UserError(problems)

@@ -4,45 +4,76 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps import wire
 from steps.artifacts import new_artifact
-from steps.params.planned import Plan
-from steps.plan.deciding import decide
+from steps.params.group import Group
+from steps.params.pipelines import PARAMETER_MODELS, AdapterToolsParameters, PipelineParameters
+from steps.params.planned import AdapterToolsPlan, Plan
 from steps.plan.hardware import Hardware
-from steps.plan.settings import settings_of
-from steps.plan.summary import as_text, summary_of
+from steps.plan.summary import as_text
 
 log = logging.getLogger("finetune")
 
 
-def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan:
+@dataclass(frozen=True)
+class Planned:
+    """What a planner decided."""
+
+    summary: dict[str, Any]
+    settings: dict[str, Group]
+    """One value for each later step, by the name of the plan's output."""
+    hardware: dict[str, Hardware]
+
+
+def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan:
     """Check a pipeline's parameters, resolve its sources and write the plan.
 
     `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises the StepError of the first kind of
     trouble found, with every problem of that kind.
     """
-    decisions = decide(pipeline, arguments)
-    settings = settings_of(decisions)
-    summary = summary_of(decisions)
+    model = PARAMETER_MODELS.get(pipeline, PipelineParameters)
+    planned = _planner(model)(pipeline, arguments)
     with new_artifact(plan, "plan") as draft:
-        text = json.dumps(summary, indent=1, ensure_ascii=False)
+        text = json.dumps(planned.summary, indent=1, ensure_ascii=False)
         (draft / "plan.json").write_text(text, encoding="utf-8")
     from steps.reports import write_plan_report
 
     write_plan_report(plan, report)
-    log.info(as_text(summary))
-    values = {name: wire.dump(value.model_dump(mode="json")) for name, value in settings.items()}
-    fields: dict[str, Any] = {**values, **_hardware_fields(decisions.hardware)}
-    return Plan(**fields)
+    log.info(as_text(planned.summary))
+    values = {name: wire.dump(value.model_dump(mode="json")) for name, value in planned.settings.items()}
+    outputs: Any = model.planned
+    return outputs(**values, **_hardware_fields(outputs._fields, planned.hardware))
 
 
-def _hardware_fields(hardware: dict[str, Hardware]) -> dict[str, Any]:
-    """Spread each group's request over the outputs that Plan declares for it."""
+def _planner(model: type[PipelineParameters]) -> Callable[[str, dict[str, Any]], Planned]:
+    return _adapter_work if issubclass(model, AdapterToolsParameters) else _training
+
+
+def _training(pipeline: str, arguments: dict[str, Any]) -> Planned:
+    from steps.plan.deciding import decide
+    from steps.plan.settings import settings_of
+    from steps.plan.summary import summary_of
+
+    decisions = decide(pipeline, arguments)
+    return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware)
+
+
+def _adapter_work(pipeline: str, arguments: dict[str, Any]) -> Planned:
+    from steps.plan.adapter_tools import decide, settings_of, summary_of
+
+    decisions = decide(pipeline, arguments)
+    return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware)
+
+
+def _hardware_fields(fields: tuple[str, ...], hardware: dict[str, Hardware]) -> dict[str, Any]:
+    """Spread each group's request over the outputs that are declared for it."""
     return {
         field: getattr(hardware[field.split("_", 1)[0]], field.split("_", 1)[1])
-        for field in Plan._fields
+        for field in fields
         if field.split("_", 1)[0] in hardware
     }

@@ -59,12 +59,12 @@ def as_text(summary: dict[str, Any]) -> str:
         lines.append(f"  {task['task']:<15} {task['what']:<42} {task['cpu']} CPU, {task['memory']}{gpu}")
     lines.append("")
     lines += [f"  {line['name']:<29} {line['value']!s:<8} {line['how']}" for line in summary["arithmetic"]]
-    memory = summary["memory"]
-    available = memory["available_bytes"]
-    of = f" of {available / GIB:.1f}" if available else ""
-    on_cpu = f", {memory['on_cpu_bytes'] / GIB:.2f} GiB more on the CPU" if memory["on_cpu_bytes"] else ""
-    lines.append(f"  {'training memory':<29} {memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}{on_cpu}")
-    lines.append("")
+    if memory := summary["memory"]:
+        available = memory["available_bytes"]
+        of = f" of {available / GIB:.1f}" if available else ""
+        on_cpu = f", {memory['on_cpu_bytes'] / GIB:.2f} GiB more on the CPU" if memory["on_cpu_bytes"] else ""
+        needed = f"{memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}{on_cpu}"
+        lines += [f"  {'training memory':<29} {needed}", ""]
     lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
     lines += [f"  {'read with':<11} {name}={value}" for name, value in summary["reading"].items()]
     lines += [f"WARNING {warning}" for warning in summary["warnings"]]

@@ -22,7 +22,7 @@ def test_list_names_every_pipeline():
     done = finetune("list", "--json")
     assert set(json.loads(done.stdout)) == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-        "token_classification", "question_answering", "preference",
+        "token_classification", "question_answering", "preference", "adapter_tools",
     }  # fmt: skip
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEP_ROOMS = ("plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model")
+STEP_ROOMS = (
+    "plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model", "adapter_tools",
+)  # fmt: skip
 # A room that another one may enter, and why.
 DOORS = {
-    "plan": {"steps.merge_adapter.folders", "steps.merge_adapter.planning"},  # does the adapter fit? On headers alone
+    # Does the adapter fit? On headers alone, as the merge and the tools ask.
+    "plan": {"steps.merge_adapter.folders", "steps.merge_adapter.planning", "steps.adapter_tools"},
     "import_model": {f"steps.merge_adapter.{file}" for file in ("folders", "planning", "step")},  # merges what comes in
     "evaluate": {"steps.merge_adapter.step"},  # the base is the model with the adapter that training went on with
+    "adapter_tools": {"steps.merge_adapter"},  # what an adapter is, and whether it fits, is known in one place
 }
 STANDARD = sys.stdlib_module_names
 HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}
@@ -67,6 +71,12 @@ def test_no_step_reaches_into_another(room):
     doors = DOORS.get(room, set())
     allowed = lambda name: not within(name, *others) or within(name, *doors)  # noqa: E731
     assert offenders(files(f"steps/{room}/**/*.py"), allowed) == []
+
+
+def test_adapters_are_judged_without_torch():
+    merging = [file for file in files("steps/merge_adapter/*.py") if not file.name.startswith("arithmetic")]
+    light = [*merging, *files("steps/adapter_tools/*.py")]
+    assert offenders(light, lambda name: name.split(".")[0] not in HEAVY, whole=False) == []
 
 
 def test_what_all_steps_share_knows_no_step():

@@ -1,0 +1,31 @@
+"""What is done with a finished adapter, and no training."""
+
+from typing import Any, NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Model
+
+from pipelines.components import adapter_tool, import_adapter, import_model
+from pipelines.resources import on_cpu, small, uncached, with_hub_token
+from pipelines.signature import pipeline
+from steps.params.pipelines import AdapterToolsParameters
+
+
+class Outputs(NamedTuple):
+    """What a run leaves behind."""
+
+    plan: Artifact
+    result: Model
+
+
+@pipeline(AdapterToolsParameters)
+def adapter_tools(p: Any, plan: dsl.PipelineTask) -> Outputs:
+    """Merge an adapter, make it ready for vLLM, rename tokens, or check whether it fits a base."""
+    uncached(small(with_hub_token(plan, p.huggingface_token_secret)))
+    base = import_model(settings=plan.outputs["model"])
+    on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")
+    adapter = import_adapter(settings=plan.outputs["adapter"])
+    on_cpu(adapter, plan, "import")
+    made = adapter_tool(settings=plan.outputs["tool"], base=base.outputs["model"], adapter=adapter.outputs["adapter"])
+    on_cpu(made, plan, "import")
+    return Outputs(plan=plan.outputs["plan"], result=made.outputs["result"])

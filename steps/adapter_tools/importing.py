@@ -1,0 +1,73 @@
+"""Bring an adapter into a run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from steps import storage
+from steps.adapter_tools.fitting import described
+from steps.artifacts import Manifest, new_artifact, read_manifest
+from steps.errors import Problem, SecurityRefusal, UserError
+from steps.merge_adapter.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GENERATION, open_adapter
+from steps.model_layout import CONFIG, TOKENIZER_NAMES
+from steps.params.settings import AdapterSettings
+
+log = logging.getLogger("finetune")
+
+# Beside settings and weights: the tokenizer, a new head's configuration, how answers begin, how the training went.
+TAKEN = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION, "README.md", "LICENSE", "history.json"} | TOKENIZER_NAMES
+
+
+def import_adapter(settings: AdapterSettings, adapter: Path) -> Manifest:
+    """Copy a checked adapter to `adapter`; without a source it is empty, and says so.
+
+    What an artifact of this project says about its origin is kept. Raises UserError when the source is no adapter or
+    changed since the plan, Outage when it does not answer.
+    """
+    source = settings.source
+    if source is None:
+        with new_artifact(adapter, "adapter") as draft:
+            draft.facts = {"given": False}
+        log.info("no adapter: the tool works on the base")
+        return read_manifest(adapter)
+    now = storage.digest_of("adapter_path", source.uri)
+    if now != source.digest:
+        raise UserError(
+            Problem("ADAPTER-E0102", "adapter_path", f"content {now[:12]} at {source.uri}",
+                    f"{source.digest[:12]}, as planned", "run again: the adapter changed after the plan looked at it")
+        )  # fmt: skip
+    with TemporaryDirectory() as scratch:
+        folder = storage.fetch("adapter_path", source.uri, Path(scratch) / "source")
+        found = open_adapter(folder)
+        if isinstance(found, Manifest):
+            raise not_an_adapter(source.uri)
+        history = found.manifest.lineage if found.manifest else {}
+        lineage = {**history, "source": source.uri, "source_digest": source.digest}
+        lineage.pop("code", None)
+        with new_artifact(adapter, "adapter", lineage) as draft:
+            draft.facts = dict(found.manifest.facts) if found.manifest else {}
+            for name in sorted(TAKEN & {*found.others, *found.weights}):
+                _refuse_escaping_link(folder, name)
+                (draft / name).write_bytes((folder / name).read_bytes())
+        log.info("imported %s: %s", source.uri, described(found))
+    return read_manifest(adapter)
+
+
+def not_an_adapter(uri: str) -> UserError:
+    """Say that a fully tuned model has no adapter."""
+    return UserError(
+        Problem("ADAPTER-E0205", "adapter_path", f"{uri}, a fully tuned model", "an adapter",
+                "use it as it is: it needs no base")
+    )  # fmt: skip
+
+
+def _refuse_escaping_link(folder: Path, name: str) -> None:
+    root = folder.resolve()
+    allowed = root.parent.parent if root.parent.name == "snapshots" else root  # a Hub cache links to its blobs
+    if not (folder / name).resolve().is_relative_to(allowed):
+        raise SecurityRefusal(
+            Problem("ADAPTER-E0401", "adapter_path", f"{name}, a link out of the folder", "files inside the folder",
+                    "copy the file into the folder")
+        )  # fmt: skip

@@ -1,0 +1,58 @@
+"""One tool on one adapter: the step of the pipeline."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from steps.adapter_tools.checking import checked
+from steps.adapter_tools.tokens import rename
+from steps.adapter_tools.vllm_ready import make_ready
+from steps.artifacts import Manifest, new_artifact, read_manifest
+from steps.params.settings import AdapterToolSettings
+
+log = logging.getLogger("finetune")
+
+
+def adapter_tool(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> Manifest:
+    """Do what the settings ask for, and write what comes out: a model, an adapter, or the findings of a check.
+
+    Raises as the tool that is asked for.
+    """
+    TOOLS[settings.action](settings, base, adapter, result)
+    manifest = read_manifest(result)
+    log.info("%s: %d files of kind %s", settings.action, len(manifest.files), manifest.kind)
+    return manifest
+
+
+def _merge(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:
+    from steps.merge_adapter.step import merge_adapter  # only the merge needs torch
+
+    merge_adapter(base, adapter, result)
+
+
+def _vllm(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:
+    # A base that is not compared with was imported without its weights.
+    make_ready(adapter, result, base if settings.compare_with_base else None, settings.trained_whole)
+
+
+def _replace_tokens(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:
+    rename(base if settings.on_base else adapter, result, settings.replacements)
+
+
+def _check(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:
+    found = checked(base, adapter)
+    lineage = {"inputs": {"base": read_manifest(base).digest, "adapter": read_manifest(adapter).digest}}
+    with new_artifact(result, "check", lineage) as draft:
+        (draft / "check.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+        draft.facts = {"fits": found["fits"], "vllm": found["vllm"]}
+
+
+TOOLS: dict[str, Callable[[AdapterToolSettings, Path, Path, Path], None]] = {
+    "merge": _merge,
+    "vllm": _vllm,
+    "replace_tokens": _replace_tokens,
+    "check": _check,
+}

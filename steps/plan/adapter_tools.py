@@ -1,0 +1,180 @@
+"""The plan of the pipeline that works on a finished adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from steps import storage
+from steps.adapter_tools.fitting import judge
+from steps.adapter_tools.importing import not_an_adapter
+from steps.adapter_tools.tokens import renamed
+from steps.adapter_tools.training_hint import LARGEST, trained_whole
+from steps.adapter_tools.vllm_ready import differences, sort_out
+from steps.adapter_tools.vllm_rules import max_rank, vllm_problems
+from steps.artifacts import MANIFEST, Manifest
+from steps.errors import UserError
+from steps.merge_adapter.folders import Folder, open_adapter, open_base
+from steps.model_files import ModelFiles, open_files
+from steps.params.group import Group
+from steps.params.pipelines import AdapterToolsParameters
+from steps.params.reading import Reading, read_parameters
+from steps.params.settings import AdapterSettings, AdapterToolSettings
+from steps.plan.deciding import Trouble, asked_for
+from steps.plan.hardware import Hardware, import_hardware
+from steps.plan.outlines import in_their_words, write_outline
+from steps.plan.sources import ModelFound, look_at_base
+
+WHAT = {
+    "merge": "fold the adapter into the base",
+    "vllm": "leave out what vLLM does not load",
+    "replace_tokens": "rename tokens, load and compare",
+    "check": "compare names, shapes and vocabulary",
+}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Everything that was found out and chosen."""
+
+    reading: Reading
+    model: ModelFound
+    adapter: ModelFiles | None
+    hardware: dict[str, Hardware]
+    compares: bool
+    """Whether the adapter holds tensors that are compared with the base's."""
+    trained_whole: list[str]
+    warnings: list[str]
+
+    @property
+    def parameters(self) -> AdapterToolsParameters:
+        """The effective parameters."""
+        return _parameters(self.reading)
+
+
+def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
+    """Check everything that needs no weights; where they lie on this machine, those as well.
+
+    Raises UserError with everything that is the user's to mend; else the first refusal or outage.
+    """
+    reading = read_parameters(pipeline, asked_for(pipeline, arguments))
+    p = _parameters(reading)
+    trouble = Trouble([])
+    model = trouble.gather(lambda: look_at_base(p))
+    path = p.adapter_path.strip()
+    adapter = trouble.gather(lambda: open_files("adapter_path", "pytorch", path)) if path else None
+    hardware = trouble.gather(lambda: import_hardware(p))
+    expected = trouble.gather(lambda: _expected(p.training_config)) if p.training_config else []
+    trouble.raise_if_any()
+    assert model is not None
+    assert hardware is not None
+    compares, notes = _try(p, model, adapter)
+    return Decisions(reading, model, adapter, hardware, compares, expected or [], reading.warnings + notes)
+
+
+def settings_of(decisions: Decisions) -> dict[str, Group]:
+    """One settings value for each later step, by the name of the plan's output."""
+    p = decisions.parameters
+    # No tool reads the base's weights without need; the copy would cost more than the work.
+    idle = (p.action == "replace_tokens" and p.adapter_path) or (p.action == "vllm" and not decisions.compares)
+    return {
+        "model": decisions.model.settings.model_copy(update={"new_weights": bool(idle)}),
+        "adapter": AdapterSettings(source=decisions.adapter.resolved if decisions.adapter else None),
+        "tool": AdapterToolSettings(
+            action=p.action,
+            replacements=p.replacements,
+            on_base=not p.adapter_path,
+            compare_with_base=decisions.compares,
+            trained_whole=decisions.trained_whole,
+        ),
+    }
+
+
+def summary_of(decisions: Decisions) -> dict[str, Any]:
+    """The plan as data, in the form of every pipeline's plan.json."""
+    p = decisions.parameters
+    source = decisions.model.settings.source
+    sources = [{"what": "model", "uri": source.uri, "digest": source.digest, "bytes": decisions.model.bytes}]
+    if found := decisions.adapter:
+        sources.append({"what": "adapter", **found.resolved.model_dump(), "bytes": sum(found.names.values())})
+    tasks = {
+        "import_model": "check and copy the base",
+        "import_adapter": "check and copy the adapter" if found else "nothing to import",
+        "adapter_tool": WHAT[p.action],
+    }
+    hardware = decisions.hardware["import"]
+    pool = next(iter(hardware.node_selector.values()), "any")
+    return {
+        "pipeline": decisions.reading.pipeline,
+        "task": p.action,
+        "requested": decisions.reading.requested,
+        "effective": p.model_dump(mode="json", exclude={"overrides"}),
+        "translations": [vars(translation) for translation in decisions.reading.translations],
+        "warnings": decisions.warnings,
+        "tasks": [
+            {"task": task, "what": what, "cpu": hardware.cpu, "memory": hardware.memory, "gpu_type": "",
+             "gpu_count": "0", "node_pool": pool}
+            for task, what in tasks.items()
+        ],
+        "arithmetic": [],
+        "sources": sources,
+        "reading": {},
+        "memory": None,
+    }  # fmt: skip
+
+
+def _parameters(reading: Reading) -> AdapterToolsParameters:
+    assert isinstance(reading.parameters, AdapterToolsParameters)
+    return reading.parameters
+
+
+def _expected(uri: str) -> list[str]:
+    if problems := storage.check_uri("training_config", uri):
+        raise UserError(problems)
+    return trained_whole(uri, storage.read_bytes("training_config", uri, LARGEST + 1))
+
+
+def _try(p: AdapterToolsParameters, model: ModelFound, adapter: ModelFiles | None) -> tuple[bool, list[str]]:
+    """Judge the outlines as the tool will judge the files: (whether tensors are compared, notes)."""
+    with TemporaryDirectory() as scratch:
+        base_folder, adapter_folder = Path(scratch, "base"), Path(scratch, "adapter")
+        folders = {model.files.uri: base_folder} | ({adapter.uri: adapter_folder} if adapter else {})
+        try:
+            whole = write_outline(model.files, _base_files(model), base_folder)
+            if adapter:
+                whole = write_outline(adapter, {name: name for name in adapter.names}, adapter_folder) and whole
+            if p.action == "replace_tokens":
+                renamed(adapter_folder if adapter else base_folder, p.replacements)
+                return False, []
+            base, tuned = open_base(base_folder), open_adapter(adapter_folder)
+            if isinstance(tuned, Manifest):
+                raise not_an_adapter(adapter.uri if adapter else "")
+            return _judge(p, base, tuned, whole, model.settings.source.uri)
+        except UserError as error:
+            raise UserError(in_their_words(problem, folders) for problem in error.problems) from None
+
+
+def _judge(p: AdapterToolsParameters, base: Folder, adapter: Folder, whole: bool, uri: str) -> tuple[bool, list[str]]:
+    if p.action == "vllm":
+        if problems := list(vllm_problems(adapter)):
+            raise UserError(problems)
+        parts = sort_out(adapter)
+        # Values are compared where they are at hand; else the tool compares them.
+        if whole and (problems := list(differences(adapter, parts, base))):
+            raise UserError(problems)
+        rank = max_rank(adapter.config["r"])
+        return bool(parts.left_out), [f"start vLLM with --max-lora-rank {rank}"] if rank > 16 else []
+    fit = judge(base, adapter, with_values=whole, called=uri)
+    if fit.problems:
+        raise UserError(fit.problems)
+    return False, fit.notes
+
+
+def _base_files(model: ModelFound) -> dict[str, str]:
+    """Every file that import_model takes along, under the name that it gets → its path inside the source."""
+    files = dict(model.layout.files)
+    if MANIFEST in model.files.names and set(files.values()) == set(model.files.names) - {MANIFEST}:
+        files[MANIFEST] = MANIFEST  # an artifact as it is: its digest will be that of the imported model
+    return files
