@@ -18,15 +18,14 @@ from steps.adapter_tools.sameness import same_values
 from steps.adapter_tools.training_hint import LARGEST, trained_whole
 from steps.adapter_tools.vllm_rules import CLEARED, HEADS, MERGE, USUAL_RANK, max_rank, vllm_problems
 from steps.artifacts import Manifest, code_digest, describe_files, new_artifact, read_manifest
+from steps.embeddings import EMBEDDINGS
+from steps.embeddings import HEADS as OUTPUT_EMBEDDINGS
 from steps.errors import Problem, StepError, UserError
+from steps.hashed_file import HashedFile, copy_bytes
 from steps.merge_adapter.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, open_adapter, open_base, tensors_in
-from steps.merge_adapter.new_head import header_of
 from steps.merge_adapter.planning import FACTOR, PREFIX
-from steps.merge_adapter.streaming import HashedFile, copy_bytes
-from steps.merge_adapter.tying import EMBEDDINGS
-from steps.merge_adapter.tying import HEADS as OUTPUT_EMBEDDINGS
 from steps.storage import read_bytes
-from steps.weights import Stored, find
+from steps.weights import Stored, find, header_of
 
 log = logging.getLogger("finetune")
 

@@ -95,7 +95,8 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     trouble.problems += unfit(parameters, head)
     if model and model.adapter and parameters.adapter_use == "continue":
         adapter = model.adapter
-        parameters = trouble.gather(lambda: continued(reading.parameters, adapter)) or parameters
+        asked = parameters
+        parameters = trouble.gather(lambda: continued(asked, adapter)) or parameters
         trouble.problems += [one for one in parameters.all_conflicts() if one not in trouble.problems]
         reading = replace(reading, parameters=parameters)
     data = trouble.gather(lambda: look_at_data(parameters))
@@ -107,12 +108,12 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     reference = None
     new_tokens = NewTokens()
     if model is not None:
+        found = model
         trouble.problems += _length_problems(parameters, head, model)
-        new_tokens = trouble.gather(lambda: look_for_new_tokens(parameters, head, model)) or new_tokens
+        new_tokens = trouble.gather(lambda: look_for_new_tokens(parameters, head, found)) or new_tokens
         trouble.problems += _model_args_problems(parameters, model.layout.config)
         trouble.problems += head_problems(parameters, head, model.layout.config, model.files.parameter)
         trouble.problems += adapter_problems(parameters, model.layout.config, model.files.parameter)
-        found = model
         reference = trouble.gather(lambda: look_at_reference(parameters, found))
         model = with_reference(model, reference)
         if reference:
