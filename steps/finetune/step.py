@@ -19,7 +19,7 @@ from steps.finetune.deepspeed import change_dtype, distributed, keep_names, size
 from steps.finetune.packages import refuse_missing
 from steps.finetune.run import Run
 from steps.params.settings import FinetuneSettings
-from steps.tracking import Tracker
+from steps.tracking import UNSENT, Tracker
 
 log = logging.getLogger("finetune")
 
@@ -40,7 +40,7 @@ def finetune(
     folder = folder_for(settings, inputs, scratch)
     with (
         folder.lock(),
-        Tracker(settings.tracking, f"{settings.pipeline} finetune") as tracker,
+        _tracker(settings, inputs, folder.path) as tracker,
         distributed(settings, folder.path),
     ):
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
@@ -52,14 +52,21 @@ def finetune(
             return _train(fitting, model, data, folder, newest, tracker)
 
         trainer, history = fitted(settings, attempt)
-        history["mlflow_run_id"] = tracker.run_id()
-        _write_tuned(trainer, settings, inputs, history, model, tuned)
+        tracker.flush()
+        history["mlflow_run_id"] = tracker.run_id
+        _write_tuned(trainer, settings, inputs, history, model, tuned, tracker)
         finish(folder.path)
     _write_checkpoints(folder.path, scratch, checkpoints)
     from steps.reports import write_training_report
 
     write_training_report(tuned, report)
     return read_manifest(tuned)
+
+
+def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: Path) -> Tracker:
+    digests = {f"{name}_digest": digest for name, digest in inputs.items()}
+    name = f"{settings.pipeline} finetune"
+    return Tracker(settings.tracking, name, {"pipeline": settings.pipeline, **digests}, keep=folder)
 
 
 def _train(
@@ -122,7 +129,13 @@ def _be_deterministic(settings: FinetuneSettings) -> None:
 
 
 def _write_tuned(
-    trainer: Any, settings: FinetuneSettings, inputs: dict[str, str], history: dict[str, Any], model: Path, tuned: Path
+    trainer: Any,
+    settings: FinetuneSettings,
+    inputs: dict[str, str],
+    history: dict[str, Any],
+    model: Path,
+    tuned: Path,
+    tracker: Tracker,
 ) -> None:
     weights = whole_weights(trainer)
     _refuse_non_finite(weights if weights is not None else dict(trainer.model.named_parameters()))
@@ -148,7 +161,10 @@ def _write_tuned(
             trainer.model.save_pretrained(draft.path, state_dict=weights)
         trainer.processing_class.save_pretrained(draft.path)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        tracker.write_unsent(draft.path)
         draft.facts = {"parameters": history["parameters"], "steps": history["steps"]}
+    if (tuned / UNSENT).is_file():
+        tracker.tell(tuned / UNSENT, tracker.unsent())
 
 
 def _dtype_of(model: Path) -> Any:

@@ -35,6 +35,7 @@ from steps.plan.sources import (
 from steps.plan.unbuilt import unbuilt
 from steps.plan.unfit import unfit
 from steps.storage import local_path
+from steps.tracking.target import MEANS_OFF, is_off
 
 LOCAL_ROOT = "FINETUNE_ROOT"
 WINDOW = 384  # tokens; attention grows with the square, and windows overlap anyway
@@ -107,6 +108,9 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     warnings = _warnings(reading, memory) + [warning for found in data.values() for warning in found.warnings]
     warnings += zero.warnings if zero else ignored(parameters)
     warnings += _cpu_memory_warnings(memory, hardware["finetune"])
+    if is_off():
+        warnings.append(f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
+                        "the tuned model is registered all the same")  # fmt: skip
     digests = (template or "", function or "")
     return Decisions(
         reading, head, model, data, source, *digests, options, hardware, memory, max_length, warnings, zero
