@@ -4,6 +4,10 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+TRACKING_VARIABLES = (
+    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
+    "DISABLE_MLFLOW_INTEGRATION",
+)  # fmt: skip
 SHARED_MEMORY = "8Gi"  # /dev/shm of training pods; its size cannot be a run-time value
 
 
@@ -37,6 +41,12 @@ def small(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def with_hub_token(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
     """Let a task read gated models; a cluster without the secret runs it without."""
     kubernetes.use_secret_as_env(task, secret, {"token": "HF_TOKEN"}, optional=True)
+    return task
+
+
+def with_tracking(task: dsl.PipelineTask, config_map: Any) -> dsl.PipelineTask:
+    """Let a task know the cluster's MLflow; parameters win over it, and a cluster without the config map is fine."""
+    kubernetes.use_config_map_as_env(task, config_map, {name: name for name in TRACKING_VARIABLES}, optional=True)
     return task
 
 

@@ -15,7 +15,7 @@ from pipelines.components import (
     register_model,
     report,
 )
-from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token
+from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token, with_tracking
 from pipelines.signature import pipeline
 from steps.params.pipelines import (
     ChatCompletionParameters,
@@ -45,13 +45,13 @@ class Outputs(NamedTuple):
 
 def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     """Plan, import, prepare, tune, merge, evaluate, report; register what passes the gate."""
-    uncached(small(with_hub_token(plan, p.huggingface_token_secret)))
+    uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
     on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")
     data = prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"])
     on_cpu(data, plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])
-    on_gpu(tuned, plan, "finetune")
+    on_gpu(with_tracking(tuned, p.mlflow_config_map), plan, "finetune")
     merged = merge_adapter(base=base.outputs["model"], tuned=tuned.outputs["tuned"])
     on_cpu(merged, plan, "import")
     verdict = evaluate(
@@ -78,7 +78,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
             merged=merged.outputs["merged"],
             evaluation=verdict.outputs["evaluation"],
         )
-        uncached(small(version))
+        uncached(small(with_tracking(version, p.mlflow_config_map)))
     return Outputs(
         plan=plan.outputs["plan"],
         data=data.outputs["data"],

@@ -20,6 +20,7 @@ STEPS = {
     "evaluate": "steps.evaluate.step:evaluate",
     "report": "steps.reports.step:report",
     "register-model": "steps.register_model.step:register_model",
+    "send-metrics": "steps.tracking.unsent:send_metrics",
 }
 
 __version__ = "0.1.0"

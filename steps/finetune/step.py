@@ -21,7 +21,7 @@ from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
 from steps.params.settings import FinetuneSettings
-from steps.tracking import Tracker
+from steps.tracking import UNSENT, Tracker
 
 log = logging.getLogger("finetune")
 
@@ -42,7 +42,7 @@ def finetune(
     folder = folder_for(settings, inputs, scratch)
     with (
         folder.lock(),
-        Tracker(settings.tracking, f"{settings.pipeline} finetune") as tracker,
+        _tracker(settings, inputs, folder.path) as tracker,
         distributed(settings, folder.path),
     ):
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
@@ -54,14 +54,21 @@ def finetune(
             return _train(fitting, model, data, folder, newest, tracker)
 
         trainer, history = fitted(settings, attempt)
-        history["mlflow_run_id"] = tracker.run_id()
-        _write_tuned(trainer, settings, inputs, history, model, tuned)
+        tracker.flush()
+        history["mlflow_run_id"] = tracker.run_id
+        _write_tuned(trainer, settings, inputs, history, model, tuned, tracker)
         finish(folder.path)
     _write_checkpoints(folder.path, scratch, checkpoints)
     from steps.reports import write_training_report
 
     write_training_report(tuned, report)
     return read_manifest(tuned)
+
+
+def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: Path) -> Tracker:
+    digests = {f"{name}_digest": digest for name, digest in inputs.items()}
+    name = f"{settings.pipeline} finetune"
+    return Tracker(settings.tracking, name, {"pipeline": settings.pipeline, **digests}, keep=folder)
 
 
 def _train(
@@ -125,7 +132,13 @@ def _be_deterministic(settings: FinetuneSettings) -> None:
 
 
 def _write_tuned(
-    trainer: Any, settings: FinetuneSettings, inputs: dict[str, str], history: dict[str, Any], model: Path, tuned: Path
+    trainer: Any,
+    settings: FinetuneSettings,
+    inputs: dict[str, str],
+    history: dict[str, Any],
+    model: Path,
+    tuned: Path,
+    tracker: Tracker,
 ) -> None:
     weights = whole_weights(trainer)
     _refuse_non_finite(weights if weights is not None else dict(trainer.model.named_parameters()))
@@ -156,7 +169,10 @@ def _write_tuned(
             trainer.model.save_pretrained(draft.path, state_dict=weights)
         save_tokenizer(trainer.processing_class, draft.path, settings.trainer)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        tracker.write_unsent(draft.path)
         draft.facts = {"parameters": history["parameters"], "steps": history["steps"]}
+    if (tuned / UNSENT).is_file():
+        tracker.tell(tuned / UNSENT, tracker.unsent())
 
 
 def _dtype_of(model: Path) -> Any:

@@ -140,6 +140,10 @@ class Progress(TrainerCallback):
             also = f"  {best} {logs[f'eval_{best}']:.4f}" if best != "loss" and f"eval_{best}" in logs else ""
             log.info("step %d/%d  validation loss %.4f%s", state.global_step, state.max_steps, logs["eval_loss"], also)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # After Checkpoints, which has sealed it.
+        self.tracker.checkpoint(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         seconds = time.monotonic() - self._started
         done = state.global_step - self._first_step

@@ -1,8 +1,23 @@
 """Tracking and the model registry."""
 
-from pydantic import Field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from steps.params.group import Group
+
+_BOOLEAN = TypeAdapter(bool)
+
+
+def _switch(value: Any) -> Any:
+    """Read every way to write a boolean (True, 1, yes, "False", …) as the choice of that name."""
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    try:
+        return str(_BOOLEAN.validate_python(text)).lower()
+    except ValidationError:
+        return value
 
 
 class TrackingParams(Group):
@@ -12,7 +27,13 @@ class TrackingParams(Group):
     """MLflow tracking URI; empty takes MLFLOW_TRACKING_URI, and a local run its own sqlite store."""
 
     experiment_name: str = Field("default", min_length=1)
-    """MLflow experiment."""
+    """MLflow experiment; default takes MLFLOW_EXPERIMENT_NAME where that is set."""
+
+    hf_mlflow_log_artifacts: Annotated[Literal["auto", "true", "false"], BeforeValidator(_switch)] = "auto"
+    """Copy each saved checkpoint to the MLflow run's artifacts; auto takes HF_MLFLOW_LOG_ARTIFACTS, else none."""
+
+    mlflow_config_map: str = Field("mlflow", min_length=1)
+    """Kubernetes config map whose MLFLOW_ and other tracking variables the tasks get; a cluster without it is fine."""
 
 
 class RegistrationParams(Group):

@@ -40,6 +40,7 @@ from steps.plan.sources import (
 from steps.plan.unbuilt import unbuilt
 from steps.plan.unfit import unfit
 from steps.storage import local_path
+from steps.tracking.target import MEANS_OFF, is_off
 
 LOCAL_ROOT = "FINETUNE_ROOT"
 WINDOW = 384  # tokens; attention grows with the square, and windows overlap anyway
@@ -141,6 +142,9 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     warnings += model.adapter.warnings if model.adapter else ()
     warnings += zero.warnings if zero else ignored(parameters)
     warnings += _cpu_memory_warnings(memory, hardware["finetune"])
+    if is_off():
+        warnings.append(f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
+                        "the tuned model is registered all the same")  # fmt: skip
     looked = (head, model, new_tokens, data, source, template or "", function or "", options)
     return Decisions(reading, *looked, hardware, memory, max_length, warnings, reference, zero)
 

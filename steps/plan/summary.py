@@ -8,10 +8,13 @@ from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 from steps.params.pipelines import SupervisedParameters
 from steps.params.preference import PreferenceMethod
+from steps.params.registration import TrackingParams
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
 from steps.plan.settings import trainer_of
+from steps.redaction import masked
+from steps.tracking.target import target_of
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
@@ -48,6 +51,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
             "on_cpu_bytes": decisions.memory.on_cpu,
         },
         "deepspeed": decisions.zero.config if decisions.zero else {},
+        "tracking": _tracking(TrackingParams.of(p)),
     }
 
 
@@ -66,9 +70,19 @@ def as_text(summary: dict[str, Any]) -> str:
         needed = f"{memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}{on_cpu}"
         lines += [f"  {'training memory':<29} {needed}", ""]
     lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
+    lines.append(f"  {'tracking':<11} {summary['tracking']}")
     lines += [f"  {'read with':<11} {name}={value}" for name, value in summary["reading"].items()]
     lines += [f"WARNING {warning}" for warning in summary["warnings"]]
     return "\n".join(lines)
+
+
+def _tracking(given: TrackingParams) -> str:
+    """Say where metrics go, by what the parameters and this environment say."""
+    target = target_of(given)
+    if not target.uri:
+        return "no metrics are sent"
+    copies = ", checkpoints are copied" if target.copies_checkpoints else ""
+    return f"{masked(target.uri)}, experiment {target.experiment}{copies}"
 
 
 def _reading(given: DataSource) -> dict[str, str]:

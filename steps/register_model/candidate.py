@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from steps.artifacts import Manifest, resolve_model
 from steps.errors import Problem, UserError, shown
 from steps.params.settings import RegistrationSettings
 from steps.register_model.weights import Weights, masked, read_evaluation, read_weights
+from steps.tracking import target_of
+from steps.tracking.target import registry_uri
 
 NAME = re.compile(r"\w[\w .-]{0,199}")
 ALIAS = re.compile(r"[\w-]{1,255}")
@@ -91,7 +92,7 @@ def read_candidate(
 def read_target(settings: RegistrationSettings) -> Target:
     """Check where to register and under which name; raises UserError with every problem."""
     wanted = settings.registration
-    uri = settings.tracking.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = registry_uri(settings.tracking)
     name, alias = wanted.registered_model_name or settings.pipeline, wanted.registered_model_alias
     problems = []
     if not uri:
@@ -116,4 +117,4 @@ def read_target(settings: RegistrationSettings) -> Target:
         )  # fmt: skip
     if problems:
         raise UserError(problems)
-    return Target(uri, settings.tracking.experiment_name, name, alias)
+    return Target(uri, target_of(settings.tracking).experiment, name, alias)

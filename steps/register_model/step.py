@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,11 @@ from steps.register_model.candidate import Candidate, Target, read_candidate
 from steps.register_model.model_card import write_card
 from steps.register_model.packaging import write_package
 from steps.register_model.weights import masked, missing_at
+from steps.tracking import UNSENT
+from steps.tracking.records import read_unsent
+from steps.tracking.store import is_refusal
+from steps.tracking.target import is_off
+from steps.tracking.unsent import send_records
 
 log = logging.getLogger("finetune")
 
@@ -55,6 +61,7 @@ def register_model(
             shutil.copytree(Path(scratch) / "package", draft / "mlflow_model")
         with _reachable(target, again):
             client = registry.connect(target)
+            candidate = _with_metrics(candidate, tuned)
             version = _known_version(client, candidate)
             version = version or _new_version(client, candidate, card, draft / "mlflow_model")
             moved = registry.move_alias(client, target, version)
@@ -71,6 +78,21 @@ def register_model(
         (draft / "registration.json").write_text(json.dumps(registered, indent=1), encoding="utf-8")
     log.info("registered %s as version %s of %s", model_uri, version.version, target.name)
     return model_uri
+
+
+def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
+    """Send the metrics that the training could not send; the version belongs to their run then."""
+    file = tuned / UNSENT
+    if not file.is_file() or is_off():
+        return candidate
+    try:
+        run_id = send_records(candidate.target.uri, *read_unsent(file))
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        log.warning("WARNING MLflow refuses the metrics of %s: %s", file, masked(str(error))[:200])
+        return candidate
+    return replace(candidate, history={**candidate.history, "mlflow_run_id": run_id})
 
 
 def _known_version(client: Any, candidate: Candidate) -> Any | None:

@@ -12,10 +12,10 @@ from typing import Any
 from steps import storage
 from steps.artifacts import Manifest, read_manifest, verified
 from steps.errors import Problem, SecurityRefusal, UserError
+from steps.redaction import USERINFO
+from steps.redaction import masked as masked  # for the files beside this one
 
 log = logging.getLogger("finetune")
-
-USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,6 @@ def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str,
                     "a model that passed", "train longer, or change the gate_* parameters and evaluate again")
         )  # fmt: skip
     return manifest, metrics
-
-
-def masked(value: Any) -> Any:
-    """Cut credentials out of every text in a JSON value."""
-    if isinstance(value, str):
-        from steps.tasks import SECRETS
-
-        return SECRETS.sub("…", USERINFO.sub("***", value))
-    if isinstance(value, dict):
-        return {key: masked(item) for key, item in value.items()}
-    return [masked(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _lasting(uri: str) -> str:

@@ -68,6 +68,34 @@ def test_flags_win_over_p_and_p_over_the_file(good, tmp_path):
     assert (told["seed"], told["learning_rate"], told["lora_r"]) == (7, 1e-4, 5)
 
 
+@pytest.mark.parametrize(
+    ("environment", "file", "flags", "expected"),
+    [
+        ("", "", [], "experiment default"),
+        ("theirs", "", [], "experiment theirs"),
+        ("theirs", "experiment_name: filed\nhf_mlflow_log_artifacts: 'True'\n", [], "filed, checkpoints are copied"),
+        ("theirs", "experiment_name: filed\n", ["--experiment-name", "flagged"], "experiment flagged"),
+    ],
+)
+def test_tracking_is_set_by_flag_then_file_then_environment(
+    good, tmp_path, monkeypatch, environment, file, flags, expected
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", environment)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"pipeline: chat_completion\n{file}")
+    told = json.loads(finetune("plan", "chat_completion", *good, "-f", config, *flags, "--json").stdout)
+    assert told["tracking"].startswith("http://theirs, ")
+    assert told["tracking"].endswith(expected)
+
+
+def test_the_plan_says_that_tracking_is_switched_off(good, monkeypatch):
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")
+    told = json.loads(finetune("plan", "chat_completion", *good, "--json").stdout)
+    assert told["tracking"] == "no metrics are sent"
+    assert any("DISABLE_MLFLOW_INTEGRATION is set" in warning for warning in told["warnings"])
+
+
 WRONG = {
     "unknown parameter": (["-p", "lerning_rate=1"], "did you mean learning_rate?"),
     "two models": (["-p", "huggingface_id=a/b"], "exactly one model source"),

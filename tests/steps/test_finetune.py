@@ -19,6 +19,8 @@ from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams
+from steps.tracking import UNSENT
+from steps.tracking.records import read_unsent
 
 
 @pytest.fixture
@@ -186,9 +188,30 @@ def test_a_loss_that_is_no_number_stops_the_training_and_leaves_no_model(model, 
 @pytest.mark.slow
 def test_a_tracking_server_that_is_down_does_not_stop_a_training(model, data, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("steps.tracking.FLUSH_SECONDS", 2.0)
+    monkeypatch.setattr("steps.tracking.tracker.FLUSH_SECONDS", 2.0)
     settings = settings_with({"max_steps": 2}, tracking={"mlflow_server_uri": "http://127.0.0.1:9"})
-    assert train(settings, model, data, tmp_path / "out")["steps"] == 2
+    history = train(settings, model, data, tmp_path / "out")
+    assert history["steps"] == 2
+    run, records = read_unsent(tmp_path / "out/tuned" / UNSENT)
+    assert run.tags["data_digest"] == read_manifest(data).digest
+    losses = [record["metrics"]["loss"] for record in records if "loss" in record.get("metrics", {})]
+    assert losses == [point["loss"] for point in history["points"]]
+    assert records[-1]["status"] == "FINISHED"
+
+
+@pytest.mark.slow
+def test_checkpoints_are_copied_to_mlflow_while_the_training_goes_on(model, data, tmp_path):
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking = {"mlflow_server_uri": store, "hf_mlflow_log_artifacts": "True"}
+    history = train(settings_with(tracking=tracking), model, data, tmp_path / "out")
+    client = MlflowClient(store)
+    copied = {file.path for file in client.list_artifacts(history["mlflow_run_id"])}
+    newest = f"checkpoint-{history['steps']}"
+    assert newest in copied
+    files = {file.path for file in client.list_artifacts(history["mlflow_run_id"], newest)}
+    assert {f"{newest}/model.safetensors", f"{newest}/manifest.json"} <= files
 
 
 @pytest.mark.slow

@@ -286,6 +286,28 @@ def test_the_run_of_the_training_is_used_when_this_server_has_it(world, models, 
     assert content()[2] == 1
 
 
+def test_metrics_that_the_training_could_not_send_reach_the_run_of_the_version(world, models, tmp_path):
+    from steps.tracking import UNSENT
+    from steps.tracking.records import TrackedRun, write_unsent
+
+    plain = Path(shutil.copytree(models["tuned"], tmp_path / "plain"))
+    records = [{"metrics": {"loss": 1 / step}, "step": step, "time": 1_700_000_000_000 + step} for step in (1, 2, 3)]
+    write_unsent(plain / UNSENT, TrackedRun("p finetune", "default", {"pipeline": "p"}, started=5), records)
+    tuned = as_artifact(plain, tmp_path / "tuned-2")
+    evaluation = write_evaluation(tmp_path / "evaluation-2", tuned)
+    given = {**world, "tuned": tuned, "evaluation": evaluation}
+    register_model(settings(), **given)
+    run_id = registered(world)["run_id"]
+    sent = client().get_metric_history(run_id, "loss")
+    assert [(one.step, one.value, one.timestamp) for one in sent] == [
+        (record["step"], record["metrics"]["loss"], record["time"]) for record in records
+    ]
+    assert client().get_run(run_id).data.tags["pipeline"] == "chat_completion"  # the version's own tags come after
+    assert client().get_run(run_id).info.start_time == 5
+    register_model(settings(), **given)
+    assert content() == (1, 1, 1)
+
+
 def refused(world: dict[str, Path], given: RegistrationSettings, error: type[Exception], match: str, **more) -> None:
     with pytest.raises(error, match=match):
         register_model(given, **world, **more)

@@ -1,0 +1,203 @@
+"""One tracked run. A thread of its own sends; while the server is down, everything waits in order and is sent later."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from steps.params.registration import TrackingParams
+from steps.redaction import masked
+from steps.tracking.checkpoints import CheckpointCopies
+from steps.tracking.records import UNSENT, Record, TrackedRun, flat, now, write_unsent
+from steps.tracking.store import Store, is_refusal
+from steps.tracking.target import target_of
+
+log = logging.getLogger("finetune")
+
+FLUSH_SECONDS = 30.0  # a run must not wait longer than this for its tracking server at the end
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between two tries while the server is down
+AT_A_TIME = 200  # records
+MOST_RECORDS = 50_000  # days of an outage; what comes after is in history.json
+LONGEST_VALUE = 6000  # MLflow's bound on a parameter's text
+
+
+class Tracker:
+    """One tracked run; every method but `flush` returns at once, and none raises."""
+
+    def __init__(
+        self, tracking: TrackingParams, name: str, tags: dict[str, str] | None = None, keep: Path | None = None
+    ):
+        """`keep` is the folder for what could not be sent, when the run ends before `unsent` was asked."""
+        self.target = target_of(tracking)
+        run = TrackedRun(name, self.target.experiment, {**(tags or {}), **self.target.tags})
+        run.run_id, run.ours = self.target.run_id, not self.target.run_id
+        self.store = Store(self.target.uri, run)
+        self.keep = keep
+        self.dropped = 0
+        self._pending: deque[Record] = deque()
+        self._refused: list[Record] = []
+        self._change = threading.Condition()
+        self._down = self._ending = self._stopped = self._told = False
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._copies = CheckpointCopies(self.store) if self.target.copies_checkpoints and self.target.uri else None
+
+    def __enter__(self) -> Tracker:
+        if self.target.uri:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.target.uri:
+            return
+        self._put({"status": "FINISHED" if kind is None else "FAILED", "time": now()})
+        self.flush(2.0 if self._down else FLUSH_SECONDS)
+        if self._copies:
+            self._copies.close()
+        with self._change:
+            self._stopped = True
+            self._change.notify_all()
+        if self.keep and not self._told and (left := self.unsent()):
+            self.keep.mkdir(parents=True, exist_ok=True)
+            write_unsent(self.keep / UNSENT, self.store.run, left)
+            self.tell(self.keep / UNSENT, left)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None when there is no server, or none that has answered."""
+        return self.store.run.run_id or None
+
+    def parameters(self, values: dict[str, Any]) -> None:
+        """Record settings, without the secrets in them; nested ones get dotted names."""
+        given = flat(values) if self.target.flattens else {key: json.dumps(value) for key, value in values.items()}
+        self._put({"parameters": {key: str(masked(value))[:LONGEST_VALUE] for key, value in given.items()}})
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Record numbers of one step; what is not finite is left out, for MLflow refuses it."""
+        finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
+        self._put({"metrics": finite, "step": step, "time": now()})
+
+    def checkpoint(self, folder: Path) -> None:
+        """Copy a whole checkpoint to the run's artifacts, where that is asked for."""
+        if self._copies:
+            self._copies.offer(folder)
+
+    def flush(self, seconds: float | None = None) -> None:
+        """Wait until everything was sent, or for so long."""
+        if not self.target.uri:
+            return
+        limit = time.monotonic() + (FLUSH_SECONDS if seconds is None else seconds)
+        with self._change:
+            self._ending = True
+            self._change.notify_all()
+            while self._pending and (left := limit - time.monotonic()) > 0:
+                self._change.wait(left)
+
+    def unsent(self) -> list[Record]:
+        """Give what the server has not taken."""
+        with self._change:
+            return [*self._pending, *self._refused]
+
+    def write_unsent(self, folder: Path) -> None:
+        """Write what the server has not taken into a folder that stays, if there is any."""
+        if left := self.unsent():
+            write_unsent(folder / UNSENT, self.store.run, [*left, {"status": "FINISHED", "time": now()}])
+            self._told = True
+
+    def tell(self, file: Path, left: list[Record]) -> None:
+        """Say what is missing on the server, and how it gets there."""
+        more = f"; {self.dropped} more were too many to keep" if self.dropped else ""
+        log.warning(
+            "WARNING MLflow at %s did not take %d records%s. They are in %s; register_model sends them, or: python -m "
+            "steps send-metrics --file %s", masked(self.target.uri), len(left), more, file, file,
+        )  # fmt: skip
+
+    def _put(self, record: Record) -> None:
+        if not self.target.uri:
+            return
+        with self._change:
+            if len(self._pending) >= MOST_RECORDS and "status" not in record:
+                self.dropped += 1
+                return
+            self._pending.append(record)
+            self._change.notify_all()
+
+    def _work(self) -> None:
+        wait = FIRST_WAIT
+        while (batch := self._next()) is not None:
+            try:
+                self.store.send(batch)
+            except Exception as error:  # whatever goes wrong there, the training goes on
+                if is_refusal(error) and self.store.run.run_id:
+                    self._sort_out(batch, error)
+                    continue
+                self._say_down(error)
+                self._pause(wait)
+                wait = min(wait * 2, LONGEST_WAIT)
+            else:
+                if self._down:
+                    log.info("MLflow at %s answers again; nothing is lost", masked(self.target.uri))
+                self._down, wait = False, FIRST_WAIT
+                self._done(len(batch))
+
+    def _next(self) -> list[Record] | None:
+        """Wait for records and give the oldest, which stay where they are until they are sent; None at the end."""
+        with self._change:
+            while not self._pending and not self._stopped:
+                self._change.wait()
+            return None if self._stopped else [self._pending[n] for n in range(min(AT_A_TIME, len(self._pending)))]
+
+    def _done(self, count: int) -> None:
+        with self._change:
+            for _ in range(count):
+                self._pending.popleft()
+            self._change.notify_all()
+
+    def _sort_out(self, batch: list[Record], error: Exception) -> None:
+        """Put the record aside that the server refuses; a batch of several is sent one by one to find it."""
+        for record in batch:
+            try:
+                if len(batch) > 1:
+                    self.store.send([record])
+            except Exception as single:
+                if not is_refusal(single):
+                    return  # it went down meanwhile
+                error = single
+            else:
+                if len(batch) > 1:
+                    self._done(1)
+                    continue
+            if not self._refused:
+                log.warning("WARNING MLflow at %s refuses a record: %s", masked(self.target.uri), _first_line(error))
+            with self._change:
+                self._refused.append(record)
+            self._done(1)
+
+    def _say_down(self, error: Exception) -> None:
+        if not self._down:
+            log.warning(
+                "WARNING MLflow at %s: %s; training goes on, and metrics wait",
+                masked(self.target.uri),
+                _first_line(error),
+            )
+        self._down = True
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next try: not long at the end, when somebody waits for it."""
+        until = time.monotonic() + seconds
+        with self._change:
+            while not self._stopped and (left := until - time.monotonic()) > 0:
+                if self._ending:
+                    left = min(left, FIRST_WAIT)
+                    self._change.wait(left)
+                    return
+                self._change.wait(left)
+
+
+def _first_line(error: Exception) -> str:
+    return str(masked((str(error).splitlines() or [type(error).__name__])[0]))[:200]

@@ -1,0 +1,54 @@
+"""Send what a training could not send."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from steps.errors import Outage, Problem, UserError
+from steps.redaction import masked
+from steps.tracking.records import Record, TrackedRun, read_unsent
+from steps.tracking.store import Store, is_refusal
+
+log = logging.getLogger("finetune")
+AT_A_TIME = 200
+
+
+def send_metrics(file: Path, mlflow_server_uri: str = "") -> str:
+    """Send the metrics of a file that a training left behind, and give the run's id; sending twice changes nothing.
+
+    Raises UserError when the file is none of those, no server is named or it refuses, Outage when it does not answer.
+    """
+    uri = mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise UserError(
+            Problem("TRACK-E0201", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI", "an MLflow server",
+                    "name the server that shall get the metrics")
+        )  # fmt: skip
+    try:
+        run, records = read_unsent(file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            Problem("TRACK-E0202", str(file), f"{type(error).__name__}: {error}", "a file of unsent metrics",
+                    "name unsent-metrics.jsonl of a tuned model")
+        ) from error  # fmt: skip
+    try:
+        return send_records(uri, run, records)
+    except Exception as error:
+        said, where = str(masked(str(error)))[:300], f"MLflow at {masked(uri)}"
+        if is_refusal(error):
+            raise UserError(
+                Problem("TRACK-E0203", where, said, "a server that takes them", "see what it says")
+            ) from error
+        raise Outage(Problem("TRACK-E0401", where, said, "an answer", "run this again")) from error
+
+
+def send_records(uri: str, run: TrackedRun, records: list[Record]) -> str:
+    """Send records to their run, which is opened if it is not there, and give its id; raises what MLflow raises."""
+    store = Store(uri, run)
+    store.reopen()
+    for start in range(0, len(records), AT_A_TIME):
+        store.send(records[start : start + AT_A_TIME])
+    log.info("sent %d records to run %s", len(records), run.run_id)
+    return run.run_id
