@@ -11,6 +11,13 @@ from steps.params.reading import RENAMED_VALUES
 from steps.params.settings import FinetuneSettings
 
 
+def sixteen_bit_type() -> str:
+    """Name the type of precision=16: float16 on GPUs that have no bfloat16."""
+    import torch
+
+    return "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float16"
+
+
 def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, Any]:
     """Keyword arguments for any `transformers.TrainingArguments`; nothing is left to a library's default that differs.
 
@@ -21,7 +28,7 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
     training = settings.training
     cuda = torch.cuda.is_available()
     half = training.precision == "16"
-    bf16 = half and (not cuda or torch.cuda.is_bf16_supported())
+    bf16 = half and sixteen_bit_type() == "bfloat16"
     if half and settings.deepspeed and isinstance(asked := settings.deepspeed["bf16"]["enabled"], bool):
         bf16 = asked  # the user's configuration says which of the two it is
     evaluates = training.evaluation_strategy != "no"

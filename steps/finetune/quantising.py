@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.finetune.arguments import sixteen_bit_type
 from steps.finetune.deepspeed import size_of
 from steps.params.settings import FinetuneSettings
 
@@ -21,7 +22,7 @@ def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> d
 
     computed = wanted.bnb_4bit_compute_dtype
     if computed == "auto":
-        computed = "bfloat16" if settings.training.precision == "16" else "float32"
+        computed = sixteen_bit_type() if settings.training.precision == "16" else "float32"
     config = BitsAndBytesConfig(
         load_in_8bit=wanted.load_in_8bit,
         load_in_4bit=wanted.load_in_4bit,

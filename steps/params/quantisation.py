@@ -30,7 +30,7 @@ class QuantisationParams(Group):
     """Quantise the scales of the 4-bit blocks as well, which saves another 0.4 bits for each weight."""
 
     bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type that 4-bit weights are turned into for each product; auto takes bfloat16 with precision=16, else float32."""
+    """Type that 4-bit weights are turned into for each product; auto takes that of precision."""
 
     llm_int8_threshold: float = Field(6.0, ge=0)
     """Inputs above this are multiplied in 16 bits beside the 8-bit product; 0 multiplies all of them in 8 bits."""
