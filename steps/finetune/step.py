@@ -15,6 +15,7 @@ from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.continuing import size_of
 from steps.finetune.packages import refuse_missing
 from steps.finetune.run import Run
 from steps.params.settings import FinetuneSettings
@@ -101,7 +102,7 @@ def _train(
             "per_device": settings.training.per_device_train_batch_size,
             "accumulated": settings.training.gradient_accumulation_steps,
         },
-        "parameters": {"total": sum(p.numel() for p in trainer.model.parameters()), "trainable": sum(trainable)},
+        "parameters": {"total": size_of(trainer.model), "trainable": sum(trainable)},
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
     }
     return trainer, history

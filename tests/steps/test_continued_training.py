@@ -137,6 +137,7 @@ def test_preferences_are_learned_on_as_trl_alone(tiny_model, adapter, model, tmp
     told = bare(theirs, where, continuing(tiny_model, adapter), tiny_model, given, tmp_path / "bare", **loss)
     assert_equal_traces(ours, told)
     assert_equal_traces(ours, told, "rewards/margins")
+    assert ours["parameters"]["total"] == sum(one.numel() for one in continuing(tiny_model, adapter).parameters())
     # One adapter is the result, not a second one that was the reference.
     assert sorted(path.name for path in (tmp_path / "ours/tuned").glob("**/adapter_model.safetensors")) == [
         "adapter_model.safetensors"
