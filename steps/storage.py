@@ -168,7 +168,8 @@ def _filesystem(uri: str) -> tuple[Any, str]:
 
 
 def _info(info: dict[str, Any]) -> dict[str, Any]:
-    identity = info.get("VersionId") or info.get("ETag") or info.get("etag") or info.get("sha256") or ""
+    named = ("VersionId", "ETag", "etag", "sha256", "blob_id")  # the last is the Hub's
+    identity = next((info[name] for name in named if info.get(name)), "")
     return {"size": info["size"], "identity": str(identity).strip('"')}
 
 

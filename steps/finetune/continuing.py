@@ -38,6 +38,12 @@ def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | Non
     return tuned
 
 
+def own_parameters(model: Any) -> list[Any]:
+    """List a model's parameters, but for the copy of an adapter that is only the reference of preferences."""
+    copied = "ref" in getattr(model, "peft_config", ())
+    return [one for name, one in model.named_parameters() if not (copied and ".ref." in name)]
+
+
 def refuse_other_classes(folder: Path, names: list[str]) -> None:
     """Raise UserError when the adapter's last layer has other classes than the rows, or in another order."""
     own = adapter_of(folder)

@@ -15,6 +15,7 @@ from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.continuing import own_parameters
 from steps.finetune.deepspeed import change_dtype, distributed, keep_names, whole_weights
 from steps.finetune.inference import name_padding, save_tokenizer, stops_anew
 from steps.finetune.packages import refuse_missing
@@ -105,7 +106,7 @@ def _train(
         seconds = time.monotonic() - started
         if preemption.asked and (interrupted or trainer.state.global_step < trainer.state.max_steps):
             raise _preempted(folder, trainer)
-    counts = [(count(p), p.requires_grad) for p in trainer.model.parameters()]
+    counts = [(count(p), p.requires_grad) for p in own_parameters(trainer.model)]
     history = {
         **history_of(trainer.state, settings.training.metric_for_best_model),
         "steps": trainer.state.global_step,

@@ -122,10 +122,7 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
         "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}"),
         "merge_adapter": ("import", "fold the adapter into the base" if p.apply_lora else "nothing to merge"),
-        "evaluate": (
-            "evaluate",
-            "base with adapter, and tuned, on test rows" if kept else "base and tuned on the test rows",
-        ),
+        "evaluate": ("evaluate", f"base{' with adapter' if kept else ''} and tuned on the test rows"),
         "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),
     }
     rows = []

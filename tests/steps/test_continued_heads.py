@@ -148,3 +148,36 @@ def test_a_folder_of_a_classifiers_adapter_is_no_model(base, classifier, tmp_pat
         shutil.copy(base / name, classifier)
     with pytest.raises(UserError, match="an adapter, not a model"):
         import_model(import_settings(classifier), tmp_path / "model", tmp_path / "tokenizer")
+
+
+def test_an_encoder_with_a_decoder_goes_on_with_its_adapter(tmp_path, monkeypatch):
+    from encoder_decoders import build_t5
+    from peft import PeftModel
+    from transformers import AutoModelForSeq2SeqLM
+
+    from steps.finetune.loading import load_adapted
+
+    build_t5(tmp_path / "base")
+    how = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "v"]}
+    adapter = make_adapter(tmp_path / "base", tmp_path / "adapter", "AutoModelForSeq2SeqLM", **how)
+    import_model(import_settings(tmp_path / "base", adapter, "continue"), tmp_path / "model", tmp_path / "tokenizer")
+    settings = FinetuneSettings(pipeline="any", trainer="seq2seq", lora={"apply_lora": True})
+    ours = load_adapted(AutoModelForSeq2SeqLM, tmp_path / "model", settings)
+    theirs = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base"), adapter)
+    other = theirs.state_dict()
+    assert all(tensor.equal(other[name]) for name, tensor in ours.state_dict().items())
+    assert any(one.requires_grad for one in ours.parameters())
+
+
+def test_beside_a_base_in_16_bits_an_adapter_is_trained_in_32(tiny_model, tmp_path):
+    import torch
+
+    from steps.finetune.loading import load_model
+
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    import_model(import_settings(tiny_model, adapter, "continue"), tmp_path / "model", tmp_path / "tokenizer")
+    training = TrainingParams(precision="16", gradient_checkpointing="true")
+    settings = FinetuneSettings(pipeline="any", training=training, lora={"apply_lora": True})
+    model = load_model(tmp_path / "model", settings)
+    assert {one.dtype for one in model.parameters() if one.requires_grad} == {torch.float32}
+    assert {one.dtype for one in model.parameters() if not one.requires_grad} == {torch.bfloat16}

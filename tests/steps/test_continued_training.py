@@ -137,6 +137,7 @@ def test_preferences_are_learned_on_as_trl_alone(tiny_model, adapter, model, tmp
     told = bare(theirs, where, continuing(tiny_model, adapter), tiny_model, given, tmp_path / "bare", **loss)
     assert_equal_traces(ours, told)
     assert_equal_traces(ours, told, "rewards/margins")
+    assert ours["parameters"]["total"] == sum(one.numel() for one in continuing(tiny_model, adapter).parameters())
     # One adapter is the result, not a second one that was the reference.
     assert sorted(path.name for path in (tmp_path / "ours/tuned").glob("**/adapter_model.safetensors")) == [
         "adapter_model.safetensors"
@@ -230,6 +231,41 @@ def test_what_a_reference_said_is_shared_by_trials_and_not_by_other_models(tiny_
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     whole, repeated = count(plain, "seventh")
     assert (whole, repeated) == (15, losses)
+
+
+def test_an_own_reference_that_has_said_everything_is_not_loaded_again(tiny_model, tmp_path, monkeypatch):
+    from steps.finetune.trainers import prepared_answers
+
+    build_model(tmp_path / "other", num_hidden_layers=1)
+    model = imported(tmp_path, tiny_model, reference=tmp_path / "other")
+    data = prepared(tiny_model, tmp_path / "a", pair_rows(84))
+    loaded = []
+    load = prepared_answers.own_reference
+    monkeypatch.setattr(prepared_answers, "own_reference", lambda *given: loaded.append(1) or load(*given))
+    training = {"evaluation_strategy": "epoch"}
+    wanted = {"precompute_ref_log_probs": True}
+    first, second = (
+        train(
+            settings_with("dpo", training | {"learning_rate": rate}, {}, preference=wanted), model, data, tmp_path / n
+        )
+        for rate, n in ((1e-3, "first"), (2e-3, "second"))
+    )
+    assert loaded == [1]
+    assert first["points"][0]["loss"] == second["points"][0]["loss"] != math.log(2)
+    assert len(second["evaluations"]) == 1
+
+
+def test_an_adapter_that_learned_nothing_leaves_the_base_as_it_is(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from steps.evaluate.before import model_before
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    get_peft_model(plain, LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "new")
+    model = imported(tmp_path, tiny_model, tmp_path / "new", "continue")
+    with model_before(model, tmp_path / "near") as before:
+        assert before == model
 
 
 def test_a_resumed_training_ends_like_an_unbroken_one(tiny_model, model, tmp_path, root):

@@ -128,3 +128,23 @@ def test_a_file_that_may_not_be_read_is_the_users_to_mend(tmp_path):
     (tmp_path / "x").chmod(0)
     with pytest.raises(UserError, match="no access"):
         storage.digest_of("train_file_path", str(tmp_path / "x"))
+
+
+def test_other_content_on_the_hub_is_another_source(monkeypatch):
+    class Hub:
+        """Tells of a file what huggingface_hub 1.x does: its blob, and neither etag nor version."""
+
+        blob = "a1"
+
+        def isfile(self, path):
+            return True
+
+        def info(self, path):
+            return {"name": path, "type": "file", "size": 3, "blob_id": self.blob, "lfs": None, "security": None}
+
+    hub = Hub()
+    monkeypatch.setattr(storage, "_filesystem", lambda uri: (hub, uri))
+    before = storage.digest_of("p", "hf://owner/name/adapter.safetensors")
+    assert before == storage.digest_of("p", "hf://owner/name/adapter.safetensors")
+    hub.blob = "b2"
+    assert before != storage.digest_of("p", "hf://owner/name/adapter.safetensors")

@@ -11,6 +11,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
+from steps.adapter_layout import reference_of
+from steps.errors import Outage, Problem
 from steps.finetune.run import Run
 from steps.finetune.trainers.reference import Said, identity_of, own_reference
 
@@ -26,22 +28,37 @@ class PreparedAnswers:
         precomputes = args.precompute_ref_log_probs
         self._shared: Path = run.shared or run.checkpoints
         self._identity = identity_of(run) if precomputes else {}
-        super().__init__(model=model, args=args, ref_model=own_reference(run, model), **given)  # type: ignore[call-arg]
+        # An own reference that has said everything is not even loaded.
+        self._absent = reference_of(run.model) is not None and precomputes and self._has_said_all(given)
+        reference = None if self._absent else own_reference(run, model)
+        super().__init__(model=model, args=args, ref_model=reference, **given)  # type: ignore[call-arg]
         if precomputes:
-            self.ref_model: Any = None  # it has said everything, and needs its memory no longer
+            self.ref_model: Any = None  # it needs its memory no longer
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
+    def _has_said_all(self, given: dict[str, Any]) -> bool:
+        splits = {"train": given["train_dataset"], "eval": given["eval_dataset"]}
+        return all(self._said(name, rows).read() is not None for name, rows in splits.items() if rows is not None)
+
+    def _said(self, name: str, rows: Any) -> Said:
+        return Said(self._shared, self._identity, name, rows.data.table)
+
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         table = dataset.data.table
-        said = Said(self._shared, self._identity, name, table)
+        said = self._said(name, dataset)
         main = self.accelerator.is_main_process  # type: ignore[attr-defined]
         with ExitStack() as stack:
             if main:
                 stack.enter_context(said.locked())
             known = [said.read() is not None if main else None]
             broadcast_object_list(known)  # all processes ask, or none: they ask together
+            if not known[0] and self._absent:
+                raise Outage(
+                    Problem("TRAIN-E0411", str(said.folder), "nothing whole where its numbers were just now",
+                            "the file that was there", "run again")
+                )  # fmt: skip
             if not known[0]:
                 answered = super()._precompute_ref_logps(dataset, name, batch_size)  # type: ignore[misc]
                 new = [column for column in answered.column_names if column not in table.column_names]
