@@ -17,7 +17,10 @@ RATIO = 0.2  # of the rows that AUTO_SPLIT takes from the training rows, as we d
 
 # Keys that are a parameter here, by section.
 DIRECT: dict[str, dict[str, str]] = {
-    "data_conf": {"chat_template_name": "chat_template"},
+    "data_conf": {
+        "chat_template_name": "chat_template",
+        "missing_pad_token_strategy": "missing_pad_token_strategy",
+    },
     "training_args": {
         **{
             name: name
@@ -41,7 +44,11 @@ DIRECT: dict[str, dict[str, str]] = {
     },
     "peft_conf": {"name_or_path": "adapter_path"},
     "run_conf": {"determinism": "determinism", "resume_from_checkpoint": "resume_from_checkpoint"},
-    "tracking": {"mlflow_server_uri": "mlflow_server_uri", "experiment_name": "experiment_name"},
+    "tracking": {
+        "mlflow_server_uri": "mlflow_server_uri",
+        "experiment_name": "experiment_name",
+        "hf_mlflow_log_artifacts": "hf_mlflow_log_artifacts",
+    },
     "quant_conf": {
         name: name
         for name in (
@@ -79,16 +86,12 @@ IGNORED: dict[str, dict[str, str]] = {
         "log_level": "see the log of the run", "data_seed": "seed is that of the rows too",
     },
     "run_conf": {"final_checkpoint_name": _OWN_PLACE},
-    "sft_args": {"save_name_if_new_basemodel": "the vocabulary is not expanded"},
+    "sft_args": {"save_name_if_new_basemodel": "import_model writes the base with its new tokens"},
 }  # fmt: skip
 # Keys whose value must be the one that we have anyway: (section, key) → (values, what else).
 FIXED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("data_conf", "padding_side"): (("right",), "rows are padded on the right"),
-    ("data_conf", "missing_pad_token_strategy"): (
-        ("bos-repurpose", None), "a tokenizer without a padding token pads with its end token"),
     ("run_conf", "use_fast_tokenizer"): ((True,), "fast tokenizers only"),
-    ("tracking", "hf_mlflow_log_artifacts"): (
-        (False, "False", "false", "0", 0, None), "checkpoints are not copied to MLflow"),
     ("quant_conf", "quantization_type"): (
         ("bits-and-bytes", "no-quantization", None), "load_in_4bit and load_in_8bit say what is quantised"),
     ("quant_conf", "llm_int8_skip_modules"): ((None, []), "a new head and the embeddings are never quantised"),
