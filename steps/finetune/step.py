@@ -150,9 +150,9 @@ def _write_tuned(
         name_padding(trainer.processing_class, trainer.model, model)
     with new_artifact(tuned, kind, lineage) as draft:
         if kind == "adapter":
-            # The source of a model with an adapter in it is not what this adapter belongs to.
-            merged = base.lineage.get("adapter", {}).get("use") == "merge"
-            source = "" if merged else base.lineage.get("source", "")
+            # The source of a model with an adapter or new tokens in it is not what this adapter belongs to.
+            changed = base.lineage.get("adapter", {}).get("use") == "merge" or base.facts.get("new_tokens")
+            source = "" if changed else base.lineage.get("source", "")
             trainer.model.peft_config["default"].base_model_name_or_path = source
             trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
             if settings.trainer == "seq2seq" or stops_anew(trainer.model, model):
