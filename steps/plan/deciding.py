@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError, nearest, shown
@@ -23,6 +22,7 @@ from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.heads import head_of, head_problems
 from steps.plan.memory import GIB, MemoryEstimate, estimate
+from steps.plan.packages import missing_here
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -198,7 +198,7 @@ def _model_args_problems(p: SupervisedParameters, config: dict[str, Any]) -> lis
 def _package_problems(p: SupervisedParameters) -> list[Problem]:
     """What is not installed where training would run: the image has everything, this machine may not."""
     package = OPTIMIZER_PACKAGES.get(p.optim)
-    if not package or not find_spec("torch") or find_spec(package.replace("-", "_")):
+    if not package or not missing_here(package):
         return []
     return [
         Problem("PLAN-E0311", "optim", f"{p.optim}, but the package {package} is missing", f"{package} installed",

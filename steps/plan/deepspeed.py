@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 from steps.errors import Problem, UserError, shown
@@ -18,6 +17,7 @@ from steps.params.deepspeed import BUILT_IN as MEANS_BUILT_IN
 from steps.params.pipelines import SupervisedParameters
 from steps.plan.arithmetic import devices_of
 from steps.plan.deepspeed_config import BUILT_IN, Config, ConfigFile, normalised, offloads, read_file, zero_problems
+from steps.plan.packages import missing_here
 
 BATCH = {
     "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
@@ -241,7 +241,6 @@ def _problems(p: SupervisedParameters, config: Config, where: str) -> Iterator[P
 
 
 def _package_problems() -> Iterator[Problem]:
-    """What is not installed where training would run: the image has everything, this machine may not."""
-    if find_spec("torch") and not find_spec("deepspeed"):
+    if missing_here("deepspeed"):
         yield Problem("PLAN-E0311", "apply_deepspeed", "true, but the package deepspeed is missing", "deepspeed "
                       "installed", "install it (pip install deepspeed), or set apply_deepspeed=false")  # fmt: skip
