@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError, nearest, shown
@@ -26,6 +25,7 @@ from steps.plan.heads import head_of, head_problems
 from steps.plan.input_adapter import continued
 from steps.plan.memory import GIB, MemoryEstimate, estimate
 from steps.plan.new_tokens import NewTokens, look_for_new_tokens
+from steps.plan.packages import missing_here
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -235,13 +235,11 @@ def _model_args_problems(p: SupervisedParameters, config: dict[str, Any]) -> lis
 
 def _package_problems(p: SupervisedParameters) -> list[Problem]:
     """What is not installed where training would run: the image has everything, this machine may not."""
-    if not find_spec("torch"):
-        return []
     return [
         Problem("PLAN-E0311", where, f"{value}, but the package {package} is missing", f"{package} installed",
                 f"install it (pip install {package}), or {otherwise}")
         for where, value, package, otherwise in packages_of(p, p, p.apply_deepspeed)
-        if not find_spec(package.replace("-", "_"))
+        if missing_here(package)
     ]  # fmt: skip
 
 

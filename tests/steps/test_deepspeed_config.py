@@ -1,6 +1,7 @@
 """A DeepSpeed configuration: what the plan makes of it, and what it refuses, without DeepSpeed."""
 
 import json
+import sys
 
 import pytest
 from conftest import write_jsonl  # noqa: F401  (its fixtures come with it)
@@ -245,12 +246,17 @@ def test_no_file_a_secret_in_it_and_a_contradiction_in_words(given, tmp_path, fi
 
 
 def test_without_the_package_the_plan_says_so(given, tmp_path, monkeypatch):
-    import importlib.util
+    from importlib.metadata import PackageNotFoundError
 
-    from steps.plan import deepspeed
+    from steps.plan import packages
 
-    there = importlib.util.find_spec
-    monkeypatch.setattr(deepspeed, "find_spec", lambda name: None if name == "deepspeed" else there(name))
+    def version(name: str) -> str:
+        if name == "deepspeed":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(packages, "version", version)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as `running.py` does for a plan
     assert [p.code for p in problems(given, tmp_path)] == ["PLAN-E0311"]
 
 

@@ -1,6 +1,7 @@
 """Every optimizer and every schedule that can be chosen is the one that trains."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import get_args
 
@@ -91,11 +92,17 @@ def test_a_share_of_the_steps_warms_up_unless_steps_are_given(chat_inputs, tmp_p
 @pytest.mark.parametrize(("optimizer", "package"), OPTIMIZER_PACKAGES.items())
 def test_a_missing_package_is_named_before_anything_is_loaded(tiny_model, tmp_path, monkeypatch, optimizer, package):
     import steps.finetune.packages as packages
-    from steps.plan import deciding
+    from steps.plan import packages as beside_the_plan
 
-    plain = deciding.find_spec
-    hidden = lambda name: None if name == package.replace("-", "_") else plain(name)  # noqa: E731
-    monkeypatch.setattr(deciding, "find_spec", hidden)
+    there, found = packages.find_spec, beside_the_plan.version
+
+    def version(name: str) -> str:
+        if name == package:
+            raise PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(beside_the_plan, "version", version)
+    hidden = lambda name: None if name == package.replace("-", "_") else there(name)  # noqa: E731
     monkeypatch.setattr(packages, "find_spec", hidden)
     monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
     file = write_jsonl(tmp_path / "train.jsonl", chat_rows(40))
