@@ -8,10 +8,10 @@ from typing import Any
 from steps.adapter_tools.sameness import is_zero
 from steps.adapter_tools.token_files import TOKENIZER, known_tokens
 from steps.artifacts import Manifest
+from steps.embeddings import EMBEDDINGS, HEADS
 from steps.errors import Problem, UserError
 from steps.merge_adapter.folders import Folder, tensors_in
 from steps.merge_adapter.planning import MergePlan, plan_merge
-from steps.merge_adapter.tying import EMBEDDINGS, HEADS
 from steps.weights import FLOATS, Stored
 
 # Problems of the settings or of the base as a whole: the merge stops at them, and says nothing of the tensors.
