@@ -4,6 +4,7 @@
     fitting.py         the judgement behind it, from names, shapes and settings; the plan uses it too
     vllm_ready.py      leave out what vLLM does not load, where it is a copy of the base
     vllm_rules.py      which adapters vLLM can serve
+    evening.py         one rank and one scale for all modules
     sameness.py        are two stored tensors equal, block by block, without torch
     training_hint.py   what a training configuration lets expect of an adapter
     tokens.py          rename tokens of a tokenizer, ids unchanged

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from steps.adapter_tools.fitting import Fit, described, judge
-from steps.adapter_tools.vllm_ready import differences, sort_out
-from steps.adapter_tools.vllm_rules import vllm_problems
+from steps.adapter_tools.vllm_ready import differences, rank_of, sort_out
+from steps.adapter_tools.vllm_rules import rank_problems, vllm_problems
 from steps.artifacts import Manifest, write_durably
 from steps.errors import Problem, UserError
 from steps.merge_adapter.folders import Folder, open_adapter, open_base
@@ -65,8 +65,9 @@ def _for_vllm(base: Folder, adapter: Folder, fit: Fit) -> str:
     problems = list(vllm_problems(adapter))
     if not problems and fit.problems:
         return "not looked at: it does not fit the base"
-    parts = sort_out(adapter)
-    problems += [] if problems else list(differences(adapter, parts, base))
+    if not problems:
+        parts = sort_out(adapter)
+        problems += [*rank_problems(adapter.where, rank_of(adapter, parts)), *differences(adapter, parts, base)]
     if problems:
         return f"merge it: {problems[0].found} where vLLM needs {problems[0].expected}"
     return "as it is" if parts.is_ready else "after create-vllm-compatible-adapter"

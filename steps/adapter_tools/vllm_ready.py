@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.adapter_tools.evening import Even, evened
 from steps.adapter_tools.sameness import same_values
 from steps.adapter_tools.training_hint import LARGEST, trained_whole
-from steps.adapter_tools.vllm_rules import CLEARED, HEADS, MERGE, USUAL_RANK, max_rank, vllm_problems
+from steps.adapter_tools.vllm_rules import CLEARED, HEADS, MERGE, USUAL_RANK, max_rank, rank_problems, vllm_problems
 from steps.artifacts import Manifest, code_digest, describe_files, new_artifact, read_manifest
 from steps.embeddings import EMBEDDINGS
 from steps.embeddings import HEADS as OUTPUT_EMBEDDINGS
@@ -40,11 +41,13 @@ class Sorted:
     left_out: dict[str, Stored]
     cleared: dict[str, Any]
     """Settings that are emptied, with their values."""
+    even: Even | None = None
+    """How modules of several ranks and scales get one."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether vLLM loads the adapter as it is."""
-        return not self.left_out and not self.cleared
+        """Whether vLLM loads the adapter as it is, and computes the same."""
+        return not self.left_out and not self.cleared and not self.even
 
 
 def create_vllm_compatible_adapter(
@@ -73,7 +76,7 @@ def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[st
         raise UserError(problems)
     parts = sort_out(tuned)
     model = open_base(base) if base else None
-    if problems := list(differences(tuned, parts, model)):
+    if problems := [*rank_problems(tuned.where, rank_of(tuned, parts)), *differences(tuned, parts, model)]:
         raise UserError(problems)
     lineage = _lineage(tuned, model)
     if _is_there(output, lineage):
@@ -82,14 +85,15 @@ def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[st
     with new_artifact(output, "adapter", lineage) as draft:
         for name in sorted(tuned.others - {ADAPTER_CONFIG}):
             (draft / name).write_bytes((adapter / name).read_bytes())
-        config = {**tuned.config, **dict.fromkeys(parts.cleared)}
+        config = {**tuned.config, **dict.fromkeys(parts.cleared), **(parts.even.settings if parts.even else {})}
         kept_heads = [name for name in parts.cleared.get("modules_to_save") or () if name in HEADS]
         if kept_heads and any(_is_head(name) for name in parts.kept):
             config["modules_to_save"] = kept_heads
         (draft / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.known_digests[ADAPTER_WEIGHTS] = _write_weights(draft / ADAPTER_WEIGHTS, parts.kept)
-        rank = max_rank(tuned.config["r"])
-        draft.facts = {"tensors": len(parts.kept), "left_out": sorted(parts.left_out), "cleared": sorted(parts.cleared),
+        draft.known_digests[ADAPTER_WEIGHTS] = _write_weights(draft / ADAPTER_WEIGHTS, parts)
+        rank = max_rank(rank_of(tuned, parts))
+        draft.facts = {"tensors": len(parts.kept), "left_out": sorted(parts.left_out),
+                       "cleared": sorted(parts.cleared), "evened": bool(parts.even),
                        "already_compatible": parts.is_ready, "max_lora_rank": rank}  # fmt: skip
     _tell(parts, expected, rank)
     return read_manifest(output)
@@ -108,7 +112,13 @@ def sort_out(adapter: Folder) -> Sorted:
     cleared = {name: adapter.config[name] for name in CLEARED if adapter.config.get(name)}
     if heads and set(saved) <= set(HEADS):
         cleared.pop("modules_to_save", None)
-    return Sorted(kept, {name: stored for name, stored in tensors.items() if name not in kept}, cleared)
+    left_out = {name: stored for name, stored in tensors.items() if name not in kept}
+    return Sorted(kept, left_out, cleared, evened(adapter, kept))
+
+
+def rank_of(adapter: Folder, parts: Sorted) -> int:
+    """Give the rank that vLLM needs room for."""
+    return parts.even.rank if parts.even else int(adapter.config["r"])
 
 
 def differences(adapter: Folder, parts: Sorted, base: Folder | None) -> Iterator[Problem]:
@@ -182,17 +192,17 @@ def _trained_on(adapter: Folder) -> str:
     return str((inputs or {}).get("model") or "")
 
 
-def _write_weights(file: Path, kept: dict[str, Stored]) -> str:
-    """Write the kept tensors into a safetensors file, the bytes as they are; return its sha256."""
-    header = header_of(list(kept.items()))
-
-    def put_header(view: memoryview) -> None:
-        view[:] = header
-
+def _write_weights(file: Path, parts: Sorted) -> str:
+    """Write what is kept into a safetensors file, the bytes as they are but for evened factors; return its sha256."""
+    even = parts.even
+    described = {name: even.described(stored) if even else stored for name, stored in parts.kept.items()}
     with HashedFile(file) as out:
-        out.fill(len(header), put_header)
-        for stored in kept.values():
-            copy_bytes(stored.file, stored.start, stored.end, out)
+        out.append(header_of(list(described.items())))
+        for name, stored in parts.kept.items():
+            if even and name in even.scales:
+                out.append(even.content(stored))
+            else:
+                copy_bytes(stored.file, stored.start, stored.end, out)
     return out.hash.hexdigest()
 
 
@@ -229,6 +239,8 @@ def _tell(parts: Sorted, expected: list[str], rank: int) -> None:
         log.info("the adapter was ready for vLLM already: copied, nothing left out")
     else:
         log.info("%d factors kept, %d copies of base tensors left out", len(parts.kept), len(parts.left_out))
+        if parts.even:
+            log.info("all modules have rank %d and the scale lora_alpha / r now, as vLLM takes it", parts.even.rank)
         for name in parts.cleared:
             log.info("%s cleared: vLLM refuses or does not read it", name)
     if expected:

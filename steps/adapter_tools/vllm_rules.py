@@ -20,6 +20,8 @@ HEADS = ("classifier", "score")
 # Settings that say what is trained whole besides the factors: cleared, for vLLM refuses or does not read them.
 CLEARED = ("modules_to_save", "trainable_token_indices")
 
+# vLLM multiplies every module by lora_alpha / r, whatever these say: evening.py gives all modules one rank and scale.
+EVENED = {"alpha_pattern", "rank_pattern"}
 # What vLLM reads, and what says how the training was done.
 READ = {"bias", "lora_alpha", "modules_to_save", "peft_type", "r", "target_modules", "use_dora", "use_rslora"}
 HARMLESS = {
@@ -28,13 +30,10 @@ HARMLESS = {
     "lora_dropout", "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "revision",
     "runtime_config", "task_type", "trainable_token_indices",
 }  # fmt: skip
-ONE_SCALE = "is not read: vLLM multiplies every module by lora_alpha / r"
 WHY = {
     "alora_invocation_tokens": "switches the adapter on in the middle of a text",
-    "alpha_pattern": ONE_SCALE,
     "layer_replication": "adds layers that the base does not have",
     "lora_bias": "adds to biases",
-    "rank_pattern": ONE_SCALE,
     "target_parameters": "changes parameters that are no layers, such as experts",
     "use_bdlora": "stores its matrices as blocks",
     "use_dora": "makes it DoRA, which scales whole rows of the weights",
@@ -50,7 +49,7 @@ def vllm_problems(adapter: Folder) -> Iterator[Problem]:
     if kind != "LORA":
         yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind), "LORA, the only kind that vLLM serves", MERGE)
         return
-    for name in sorted(set(config) - READ - HARMLESS | {"use_dora"}):
+    for name in sorted(set(config) - READ - HARMLESS - EVENED | {"use_dora"}):
         if config.get(name) not in (None, False, [], {}, ""):
             reason = WHY.get(name, "is not read by vLLM, and may change what the adapter computes")
             yield Problem("ADAPTER-E0202", f"{where} {name}", f"{shown(config[name])}: it {reason}",
@@ -66,6 +65,12 @@ def vllm_problems(adapter: Folder) -> Iterator[Problem]:
     yield from _number_problems(where, config)
 
 
+def rank_problems(where: str, rank: int) -> Iterator[Problem]:
+    """Refuse a rank that vLLM has no room for."""
+    if rank > RANKS[-1]:
+        yield Problem("ADAPTER-E0204", where, f"rank {rank}", f"at most {RANKS[-1]}, vLLM's largest rank", MERGE)
+
+
 def max_rank(rank: int) -> int:
     """The smallest --max-lora-rank that an adapter of this rank needs."""
     return next(choice for choice in RANKS if choice >= rank)
@@ -77,5 +82,3 @@ def _number_problems(where: str, config: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("ADAPTER-E0203", where, f"r={shown(rank)}, lora_alpha={shown(alpha)}, target_modules="
                       f"{shown(targets)}", "a rank, a scale and modules: vLLM needs all three",
                       "save the adapter again with PEFT")  # fmt: skip
-    elif rank > RANKS[-1]:
-        yield Problem("ADAPTER-E0204", f"{where} r", str(rank), f"at most {RANKS[-1]}, vLLM's largest rank", MERGE)

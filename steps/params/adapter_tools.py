@@ -54,5 +54,5 @@ class AdapterWork(AdapterSource, AdapterTool):
     def conflicts(self) -> Iterator[Problem]:
         """Only tokens can be renamed without an adapter."""
         if not self.adapter_path and self.action != "replace_tokens":
-            yield Problem("PARAM-E0293", "adapter_path", "nothing", f"the adapter to {self.action}",
+            yield Problem("PARAM-E0293", "adapter_path", "nothing", f"the adapter for action={self.action}",
                           "name its folder")  # fmt: skip

@@ -12,8 +12,8 @@ from steps.adapter_tools.fitting import judge
 from steps.adapter_tools.importing import not_an_adapter
 from steps.adapter_tools.tokens import renamed
 from steps.adapter_tools.training_hint import LARGEST, trained_whole
-from steps.adapter_tools.vllm_ready import differences, sort_out
-from steps.adapter_tools.vllm_rules import max_rank, vllm_problems
+from steps.adapter_tools.vllm_ready import differences, rank_of, sort_out
+from steps.adapter_tools.vllm_rules import max_rank, rank_problems, vllm_problems
 from steps.artifacts import MANIFEST, Manifest
 from steps.errors import UserError
 from steps.merge_adapter.folders import Folder, open_adapter, open_base
@@ -164,7 +164,9 @@ def _judge(p: AdapterToolsParameters, base: Folder, adapter: Folder, whole: bool
         # Values are compared where they are at hand; else the tool compares them.
         if whole and (problems := list(differences(adapter, parts, base))):
             raise UserError(problems)
-        rank = max_rank(adapter.config["r"])
+        if problems := list(rank_problems(adapter.where, rank_of(adapter, parts))):
+            raise UserError(problems)
+        rank = max_rank(rank_of(adapter, parts))
         return bool(parts.left_out), [f"start vLLM with --max-lora-rank {rank}"] if rank > 16 else []
     fit = judge(base, adapter, with_values=whole, called=uri)
     if fit.problems:

@@ -152,8 +152,8 @@ UNSERVED = {
     "prompt tuning": ({"peft_type": "PROMPT_TUNING"}, "ADAPTER-E0201", "PROMPT_TUNING"),
     "biases": ({"bias": "lora_only"}, "ADAPTER-E0202", "biases"),
     "biases of the factors": ({"lora_bias": True}, "ADAPTER-E0202", "lora_bias"),
-    "a scale for each module": ({"alpha_pattern": {"q_proj": 3}}, "ADAPTER-E0202", "lora_alpha / r"),
-    "a rank for each module": ({"rank_pattern": {"q_proj": 3}}, "ADAPTER-E0202", "lora_alpha / r"),
+    "a rank for one module that vLLM has no room for": ({"rank_pattern": {"q_proj": 600}}, "ADAPTER-E0204", "512"),
+    "a pattern that is none": ({"alpha_pattern": {"(": 3}}, "MERGE-E0106", "adapter_config.json"),
     "a changed base": ({"init_lora_weights": "pissa"}, "ADAPTER-E0202", "changing the base"),
     "a setting of a later PEFT": ({"use_something_new": 3}, "ADAPTER-E0202", "not read by vLLM"),
     "a rank that vLLM has no room for": ({"r": 600}, "ADAPTER-E0204", "512"),
@@ -166,6 +166,47 @@ def test_what_vllm_would_get_wrong_is_refused(bases, tmp_path, case):
     changes, code, words = UNSERVED[case]
     adapter = change_settings(save_adapter(bases["untied"], tmp_path / "adapter", target_modules=["q_proj"]), **changes)
     refused(adapter, bases["untied"], code, words)
+
+
+PATTERNS = {
+    "scales": {"alpha_pattern": {"q_proj": 3, "layers.1.*": 5}},
+    "ranks, smaller and larger": {"rank_pattern": {"q_proj": 2, "v_proj": 9}},
+    "both, rank-stabilised": {"rank_pattern": {"up_proj": 7}, "alpha_pattern": {"up_proj": 1}, "use_rslora": True},
+    "an embedding": {"target_modules": ["embed_tokens", "q_proj"], "rank_pattern": {"embed_tokens": 6}},
+}
+
+
+@pytest.mark.parametrize("case", PATTERNS)
+def test_ranks_and_scales_of_their_own_become_one_and_peft_computes_the_same(bases, tmp_path, case):
+    adapter = save_adapter(bases["untied"], tmp_path / "adapter", **PATTERNS[case])
+    manifest = create_vllm_compatible_adapter(adapter, tmp_path / "ready", bases["untied"])
+    config = json.loads((tmp_path / "ready/adapter_config.json").read_text())
+    assert not config["rank_pattern"]
+    assert not config["alpha_pattern"]
+    assert manifest.facts["evened"] is True
+    factors = load_file(tmp_path / "ready/adapter_model.safetensors")
+    assert {tensor.shape[0 if "_A" in name else 1] for name, tensor in factors.items()} == {config["r"]}
+    expected, plain = logits_of(bases["untied"], adapter), logits_of(bases["untied"], tmp_path / "ready")
+    assert torch.allclose(plain, expected, atol=1e-5)
+    # Without the scales it would be another model: the comparison above can fail.
+    change_settings(adapter, alpha_pattern={})
+    if "alpha_pattern" in PATTERNS[case]:
+        assert not torch.allclose(plain, logits_of(bases["untied"], adapter), atol=1e-3)
+    again = create_vllm_compatible_adapter(tmp_path / "ready", tmp_path / "again")
+    assert again.facts["already_compatible"] is True
+
+
+def test_evened_factors_are_rounded_as_torch_rounds(bases, tmp_path):
+    def halve(tensors: dict) -> dict:
+        return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+
+    settings = {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": {"q_proj": 3}}
+    adapter = change_tensors(save_adapter(bases["untied"], tmp_path / "adapter", **settings), halve)
+    create_vllm_compatible_adapter(adapter, tmp_path / "ready")
+    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "ready"))
+    for name, tensor in after.items():
+        scale = 3 / 8 if "q_proj.lora_B" in name else 1
+        assert torch.equal(tensor, (before[name].float() * scale).to(torch.bfloat16)), name
 
 
 def test_a_large_rank_names_the_flag(bases, tmp_path, caplog):
