@@ -20,7 +20,7 @@ def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> d
         return {}
     from transformers import BitsAndBytesConfig
 
-    computed = wanted.bnb_4bit_compute_dtype
+    computed: str = wanted.bnb_4bit_compute_dtype
     if computed == "auto":
         computed = sixteen_bit_type() if settings.training.precision == "16" else "float32"
     config = BitsAndBytesConfig(

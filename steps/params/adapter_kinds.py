@@ -6,6 +6,7 @@ against PEFT's own classes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,17 @@ def _names(value: Any) -> bool:
 
 
 def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and bool(value) and all(map(fits, value.values()))
+    def fit(value: Any) -> bool:
+        return isinstance(value, dict) and bool(value) and all(map(fits, value.values())) and all(map(_pattern, value))
+
+    return fit
+
+
+def _pattern(name: str) -> bool:
+    try:
+        return bool(re.compile(name))
+    except re.error:
+        return False
 
 
 def _layers(value: Any) -> bool:

@@ -13,6 +13,8 @@ from steps.params.group import Group
 # tied to them could not be merged.
 EMBEDDINGS = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
 
+ALL = "all-linear"
+
 
 class LoraParams(Group):
     """How the adapter is shaped."""
@@ -47,6 +49,16 @@ class LoraParams(Group):
     peft_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More of PEFT's settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
 
+    @field_validator("lora_target_modules")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if [name.lower() for name in names] == [ALL]:
+            return ALL
+        if not names or ALL in (name.lower() for name in names):
+            raise ValueError(f"{ALL}, or names of modules with commas between")
+        return value
+
     @field_validator("peft_kwargs", mode="before")
     @classmethod
     def _whole_numbers(cls, value: Any) -> Any:
@@ -55,7 +67,7 @@ class LoraParams(Group):
     @property
     def targets(self) -> list[str]:
         """The named layers; none where every linear layer gets an adapter."""
-        if self.lora_target_modules == "all-linear":
+        if self.lora_target_modules == ALL:
             return []
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
 

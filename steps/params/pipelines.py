@@ -99,19 +99,19 @@ class SupervisedParameters(
     def _quantised_base(self) -> Iterator[Problem]:
         asked = f"load_in_{self.bits}bit"
         if not self.apply_lora:
-            yield Problem("PARAM-E0273", asked, "true with apply_lora=false", "an adapter: quantised weights cannot be "
+            yield Problem("PARAM-E0278", asked, "true with apply_lora=false", "an adapter: quantised weights cannot be "
                           "trained themselves", f"set apply_lora=true, or leave {asked} out")  # fmt: skip
         if self.apply_deepspeed and self.deepspeed_stage == "3":
-            yield Problem("PARAM-E0273", asked, "true with deepspeed_stage=3", "stage 2: stage 3 would cut quantised "
+            yield Problem("PARAM-E0278", asked, "true with deepspeed_stage=3", "stage 2: stage 3 would cut quantised "
                           "weights into pieces that cannot be read", "set deepspeed_stage=2")  # fmt: skip
         if self.apply_lora and self.peft_type in ("loha", "lokr"):
-            yield Problem("PARAM-E0273", "peft_type", f"{self.peft_type} with {asked}=true", "lora or ia3: PEFT has no "
+            yield Problem("PARAM-E0278", "peft_type", f"{self.peft_type} with {asked}=true", "lora or ia3: PEFT has no "
                           "other layer for quantised weights", f"set peft_type=lora, or leave {asked} out")  # fmt: skip
         if self.use_dora and self.load_in_8bit:
-            yield Problem("PARAM-E0273", "use_dora", "true with load_in_8bit=true", "false: DoRA measures the rows of "
+            yield Problem("PARAM-E0278", "use_dora", "true with load_in_8bit=true", "false: DoRA measures the rows of "
                           "the base, which PEFT cannot read in 8 bits", "set load_in_4bit=true instead")  # fmt: skip
         if self.init_lora_weights == "orthogonal":
-            yield Problem("PARAM-E0273", "init_lora_weights", f"orthogonal with {asked}=true", "true or gaussian: PEFT "
+            yield Problem("PARAM-E0278", "init_lora_weights", f"orthogonal with {asked}=true", "true or gaussian: PEFT "
                           "gives the adapter the base's type, whole numbers here", "leave it out")  # fmt: skip
 
     @property
@@ -165,7 +165,7 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
             yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
                           "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
         if self.new_weights and self.bits:
-            yield Problem("PARAM-E0273", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
+            yield Problem("PARAM-E0278", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
                           "adapter leaves as they are: new ones are trained", "leave one of the two out")  # fmt: skip
         if self.new_weights and self.adapter_path:
             yield Problem("PARAM-E0266", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "

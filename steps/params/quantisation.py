@@ -43,12 +43,12 @@ class QuantisationParams(Group):
     def conflicts(self) -> Iterator[Problem]:
         """One way at a time, and no setting of the other."""
         if self.load_in_8bit and self.load_in_4bit:
-            yield Problem("PARAM-E0271", "load_in_4bit", "true with load_in_8bit=true", "one of the two",
+            yield Problem("PARAM-E0276", "load_in_4bit", "true with load_in_8bit=true", "one of the two",
                           "leave one of them out")  # fmt: skip
         for names, switch in ((OF_4_BIT, "load_in_4bit"), (OF_8_BIT, "load_in_8bit")):
             for name in names if not getattr(self, switch) else ():
                 value, default = getattr(self, name), QuantisationParams.model_fields[name].default
                 if value != default:
-                    yield Problem("PARAM-E0272", name, f"{shown(value)} with {switch}=false",
+                    yield Problem("PARAM-E0277", name, f"{shown(value)} with {switch}=false",
                                   f"{shown(default)}: nothing is stored that way", f"set {switch}=true, or leave it "
                                   "out")  # fmt: skip

@@ -12,19 +12,19 @@ def adapter_problems(p: SupervisedParameters, config: dict[str, Any], source: st
     """Yield why this base cannot be tuned as asked for; `source` is the parameter that names the model."""
     if "quantization_config" in config:
         method = (config["quantization_config"] or {}).get("quant_method", "few bits")
-        yield Problem("PLAN-E0331", source, f"weights that are quantised already ({method})", "weights in bf16, fp16 "
+        yield Problem("PLAN-E0381", source, f"weights that are quantised already ({method})", "weights in bf16, fp16 "
                       "or fp32: a trained adapter is merged into them", "name the model as it was before, and set "
                       "load_in_4bit or load_in_8bit")  # fmt: skip
     if not p.apply_lora:
         return
     kind = config.get("model_type", "unknown")
     if p.peft_type in ("loha", "lokr") and kind in CONV1D_MODELS:
-        yield Problem("PLAN-E0332", "peft_type", f"{p.peft_type} with a model of the type {kind}", "lora or ia3: PEFT "
+        yield Problem("PLAN-E0382", "peft_type", f"{p.peft_type} with a model of the type {kind}", "lora or ia3: PEFT "
                       f"has no {p.peft_type} for the layers of this model", "set peft_type=lora")  # fmt: skip
     count = layers(config)
     wanted = p.peft_kwargs.get("layers_to_transform") or []
     if count and isinstance(wanted, list) and any(isinstance(layer, int) and layer >= count for layer in wanted):
-        yield Problem("PLAN-E0333", "peft_kwargs.layers_to_transform", str(max(wanted)), f"layers from 0 to "
+        yield Problem("PLAN-E0383", "peft_kwargs.layers_to_transform", str(max(wanted)), f"layers from 0 to "
                       f"{count - 1}, which the model has", "correct it")  # fmt: skip
 
 

@@ -61,6 +61,9 @@ REFUSED = {
     "key of another kind": (with_kwargs("lora", {"decompose_both": True}), "set peft_type=lokr"),
     "key with a parameter": (with_kwargs("lora", {"r": 4}), "peft_kwargs.r: .*set lora_r"),
     "nonsense": (with_kwargs("ia3", {"colour": 1}), "one of exclude_modules, feedforward_modules"),
+    "no names": ({**LORA, "lora_target_modules": " , "}, "' , '; expected all-linear, or names of modules"),
+    "all and names": ({**LORA, "lora_target_modules": "all-linear,q_proj"}, "expected all-linear, or names of modules"),
+    "half an expression": (with_kwargs("lora", {"rank_pattern": {"q_proj(": 4}}), "whole numbers of at least 1"),
     "text for a list": (with_kwargs("ia3", {"feedforward_modules": "down_proj"}), "a list of module names"),
     "rank 0": (with_kwargs("lora", {"rank_pattern": {"q_proj": 0}}), "whole numbers of at least 1"),
     "half a rank": (with_kwargs("loha", {"rank_pattern": {"q_proj": 1.5}}), "whole numbers of at least 1"),
@@ -141,6 +144,11 @@ def test_numbers_that_kfp_made_floats_are_whole_again():
     given = with_kwargs("lora", {"rank_pattern": {"q_proj": 16.0}, "layers_to_transform": [1.0, 0.0]})
     parameters = read_parameters("chat_completion", {**GIVEN, **given, "lora_target_modules": "q_proj"}).parameters
     assert json.dumps(parameters.peft_kwargs) == '{"rank_pattern": {"q_proj": 16}, "layers_to_transform": [1, 0]}'
+
+
+def test_all_linear_may_be_written_as_peft_lets_one_write_it():
+    reading = read_parameters("chat_completion", {**GIVEN, "apply_lora": True, "lora_target_modules": "All-Linear"})
+    assert reading.parameters.lora_target_modules == "all-linear"
 
 
 def test_pefts_spelling_of_a_kind_is_understood():
