@@ -127,10 +127,22 @@ def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTo
     if not new.rows:
         yield Problem("PLAN-E0334", where, f"{found} for a model whose config.json has no vocab_size",
                       "a model with one embedding over its vocabulary", "name another model")  # fmt: skip
+    yield from _adapter_problems(p, where, found)
+
+
+def _adapter_problems(p: Any, where: str, found: str) -> Iterator[Problem]:
+    """Refuse what has rows for the old tokens only, and adapters that train no single rows."""
     kind = getattr(p, "peft_type", "lora")
     if p.apply_lora and kind != "lora":
         yield Problem("PLAN-E0336", where, f"{found} with peft_type={kind}", "an adapter that can train single rows",
                       "set peft_type=lora, or apply_lora=false")  # fmt: skip
+    if getattr(p, "adapter_path", "") and p.adapter_use == "continue":
+        yield Problem("PLAN-E0337", where, f"{found} with adapter_use=continue", "the tokens that the adapter knows",
+                      "set adapter_use=merge")  # fmt: skip
+    if getattr(p, "reference_model_path", ""):
+        yield Problem("PLAN-E0338", where, f"{found} with reference_model_path", "tokens that the reference knows",
+                      "leave reference_model_path out, or tune with chat_completion first and take the result for both"
+                      )  # fmt: skip
 
 
 def _warnings(p: SupervisedParameters, new: NewTokens) -> Iterator[str]:
