@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows, load_tokenizer
@@ -37,7 +38,8 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
         _refuse_one_kind(settings.evaluation.gate_metric, good)
     answers = {name: _sequences(tokens, name) for name in names}
     asked = arrays(tokens["prompt_ids"].slice(0, ROWS_ANSWERED))
-    (before, was), (after, now) = (_measured(folder, answers, asked, settings) for folder in (base, tuned))
+    end = read_manifest(data, "data").facts.get("end_of_turn", "")
+    (before, was), (after, now) = (_measured(folder, answers, asked, end, settings) for folder in (base, tuned))
     if rated:
         scores = {
             "base": score_rated(before["completion"], before["completion"], good, settings.beta),
@@ -70,7 +72,7 @@ def _sequences(tokens: pa.Table, name: str) -> HeldOut:
 
 
 def _measured(
-    folder: Path, answers: dict[str, HeldOut], asked: list[np.ndarray], settings: EvaluationSettings
+    folder: Path, answers: dict[str, HeldOut], asked: list[np.ndarray], end_of_turn: str, settings: EvaluationSettings
 ) -> tuple[dict[str, Likely], list[str]]:
     """Run one model over all answers, and let it answer a few prompts itself.
 
@@ -99,6 +101,7 @@ def _measured(
                 rendered=True,
                 max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
                 batch_size=settings.batch_size,
+                end_of_turn=end_of_turn,
             )
     except torch.OutOfMemoryError as error:
         raise too_large(folder, settings.batch_size) from error
