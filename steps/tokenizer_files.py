@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -46,6 +47,10 @@ class TokenizerFiles:
 
     def numbers(self) -> dict[str, int]:
         """Give every token's number, added ones included. Raises ValueError where tokenizer.json cannot be read."""
+        return self._numbers
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
         return dict(self._backend().get_vocab(with_added_tokens=True))
 
     def missing(self, tokens: Iterable[str]) -> list[str]:

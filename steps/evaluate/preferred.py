@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows, load_tokenizer
@@ -40,8 +41,9 @@ def compare(
         _refuse_one_kind(settings.evaluation.gate_metric, good)
     answers = {name: _sequences(tokens, name) for name in names}
     asked = arrays(tokens["prompt_ids"].slice(0, ROWS_ANSWERED))
-    (before, was), (after, now) = (_measured(folder, answers, asked, settings) for folder in (base, tuned))
-    against = _measured(reference, answers, [], settings)[0] if reference else before
+    end = read_manifest(data, "data").facts.get("end_of_turn", "")
+    (before, was), (after, now) = (_measured(folder, answers, asked, end, settings) for folder in (base, tuned))
+    against = _measured(reference, answers, [], end, settings)[0] if reference else before
     models = {"base": before, "tuned": after}
     if rated:
         scores = {
@@ -73,7 +75,7 @@ def _sequences(tokens: pa.Table, name: str) -> HeldOut:
 
 
 def _measured(
-    folder: Path, answers: dict[str, HeldOut], asked: list[np.ndarray], settings: EvaluationSettings
+    folder: Path, answers: dict[str, HeldOut], asked: list[np.ndarray], end_of_turn: str, settings: EvaluationSettings
 ) -> tuple[dict[str, Likely], list[str]]:
     """Run one model over all answers, and let it answer a few prompts itself.
 
@@ -93,7 +95,7 @@ def _measured(
             for name, held_out in answers.items():
                 nll, counts = row_losses(model, held_out, settings.batch_size)
                 likely[name] = Likely(-nll, counts)
-            said = _answers(model, folder, asked, settings) if asked else []
+            said = _answers(model, folder, asked, end_of_turn, settings) if asked else []
     except torch.OutOfMemoryError as error:
         raise too_large(folder, settings.batch_size) from error
     count = sum(map(len, answers.values()))
@@ -101,7 +103,9 @@ def _measured(
     return likely, said
 
 
-def _answers(model: Any, folder: Path, asked: list[np.ndarray], settings: EvaluationSettings) -> list[str]:
+def _answers(
+    model: Any, folder: Path, asked: list[np.ndarray], end_of_turn: str, settings: EvaluationSettings
+) -> list[str]:
     from steps.evaluate import generating
 
     tokenizer = load_tokenizer(folder)
@@ -112,6 +116,7 @@ def _answers(model: Any, folder: Path, asked: list[np.ndarray], settings: Evalua
         rendered=True,
         max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
         batch_size=settings.batch_size,
+        end_of_turn=end_of_turn,
     )
 
 

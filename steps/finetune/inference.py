@@ -68,6 +68,17 @@ def stops_anew(model: Any, folder: Path) -> bool:
     return written is not None and not set(_numbers(written.eos_token_id)) <= set(ends_of(folder))
 
 
+def generation_settings(model: Any, folder: Path) -> dict[str, Any]:
+    """Give the base's generation settings with the tuned model's special tokens.
+
+    As the base's file has them, whatever it says besides: transformers refuses to save some that it reads.
+    """
+    file = folder / GENERATION
+    told = json.loads(file.read_bytes()) if file.is_file() else {}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return told | {name: value for name in names if (value := getattr(model.generation_config, name)) is not None}
+
+
 def ends_of(folder: Path) -> list[int]:
     """Every end token that a model folder's configurations name."""
     told = [json.loads((folder / name).read_bytes()) for name in (GENERATION, CONFIG) if (folder / name).is_file()]

@@ -17,7 +17,7 @@ from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
 from steps.finetune.continuing import own_parameters
 from steps.finetune.deepspeed import change_dtype, distributed, keep_names, whole_weights
-from steps.finetune.inference import name_padding, save_tokenizer, stops_anew
+from steps.finetune.inference import GENERATION, generation_settings, name_padding, save_tokenizer, stops_anew
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
@@ -155,9 +155,12 @@ def _write_tuned(
             source = "" if changed else base.lineage.get("source", "")
             trainer.model.peft_config["default"].base_model_name_or_path = source
             trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
-            if settings.trainer == "seq2seq" or stops_anew(trainer.model, model):
-                # How an answer begins was settled with the languages, and where it ends with the chat template.
+            if settings.trainer == "seq2seq":
+                # How an answer begins was settled with the languages.
                 trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
+            elif stops_anew(trainer.model, model):
+                told = generation_settings(trainer.model, model)
+                (draft / GENERATION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
             if trainer.model.peft_config["default"].modules_to_save:
                 # The merged model has a head that the base does not, and its classes.
                 whole = trainer.model.get_base_model()

@@ -127,18 +127,24 @@ def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTo
     if not new.rows:
         yield Problem("PLAN-E0334", where, f"{found} for a model whose config.json has no vocab_size",
                       "a model with one embedding over its vocabulary", "name another model")  # fmt: skip
+    yield from _adapter_problems(p, where, found)
+
+
+def _adapter_problems(p: SupervisedParameters, where: str, found: str) -> Iterator[Problem]:
+    """Refuse what has rows for the old tokens only, and adapters that train no single rows."""
     if p.apply_lora and p.peft_type != "lora":
         yield Problem("PLAN-E0336", where, f"{found} with peft_type={p.peft_type}", "an adapter that can train single "
                       "rows", "set peft_type=lora, or apply_lora=false")  # fmt: skip
     if p.bits:
         yield Problem("PLAN-E0333", where, f"{found} with load_in_{p.bits}bit=true", "a base in its own type",
                       f"leave load_in_{p.bits}bit out, or tune the tokens in a run before")  # fmt: skip
-    if model.settings.adapter and model.settings.adapter.use == "continue":
-        yield Problem("PLAN-E0333", where, f"{found} with adapter_use=continue", "an adapter that was made for them",
-                      "set adapter_use=merge, and train a new one")  # fmt: skip
+    if p.adapter_use == "continue":
+        yield Problem("PLAN-E0337", where, f"{found} with adapter_use=continue", "the tokens that the adapter knows",
+                      "set adapter_use=merge")  # fmt: skip
     if getattr(p, "reference_model_path", ""):
-        yield Problem("PLAN-E0333", where, f"{found} with reference_model_path", "one vocabulary for both models",
-                      "leave the tokens out, or reference_model_path")  # fmt: skip
+        yield Problem("PLAN-E0338", where, f"{found} with reference_model_path", "tokens that the reference knows",
+                      "leave reference_model_path out, or tune with chat_completion first and take the result for both"
+                      )  # fmt: skip
 
 
 def _warnings(p: SupervisedParameters, new: NewTokens) -> Iterator[str]:

@@ -151,7 +151,8 @@ def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
         raise UserError(
             Problem("DATA-E0811", "chat_template", f"{name}, but the tokenizer has no {', '.join(missing)}",
                     "a template of tokens that the model knows",
-                    "set add_template_tokens=true, or chat_template to keep or to a template of this model's family")
+                    "set add_template_tokens=true, which needs tokenizer.json; or chat_template to keep, or to one of "
+                    "this model's family")
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from training_inputs import as_imported, settings_with, write_tokens
 
 from steps.artifacts import new_artifact
 from steps.finetune import TRAINERS
-from steps.finetune.inference import name_padding, save_tokenizer, set_end_of_turn, stops_anew
+from steps.finetune.inference import generation_settings, name_padding, save_tokenizer, set_end_of_turn, stops_anew
 from steps.finetune.run import Run
 from steps.prepare_data.templates import end_of_turn, load_tokenizer
 
@@ -78,6 +78,19 @@ def test_a_model_that_stops_there_already_keeps_its_end_token(tiny_model, rich, 
     says = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[number, 2]))
     assert stops_anew(says, model)
     assert not stops_anew(SimpleNamespace(generation_config=None), model)
+
+
+def test_generation_settings_that_transformers_would_not_save_are_kept(tiny_model, tmp_path):
+    from transformers import GenerationConfig
+
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / "generation_config.json").write_text(
+        json.dumps({"do_sample": False, "temperature": 0.6, "eos_token_id": 2})
+    )
+    read = GenerationConfig.from_pretrained(model)
+    read.eos_token_id = [5, 2]
+    told = generation_settings(SimpleNamespace(generation_config=read), model)
+    assert told == {"do_sample": False, "temperature": 0.6, "eos_token_id": [5, 2]}
 
 
 def test_a_tokenizer_that_ends_every_text_ends_no_prompt_any_more(tmp_path):

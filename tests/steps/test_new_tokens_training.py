@@ -148,6 +148,31 @@ def test_preferences_are_learned_with_new_tokens(trainer, kind, tmp_path):
     assert all(found == NEW for found in changed_rows(base, tmp_path / "merged").values())
 
 
+def test_a_training_that_goes_on_ends_with_the_same_rows(tmp_path):
+    from peft import get_peft_model_state_dict
+
+    from steps.finetune.run import Run
+    from steps.finetune.trainers.sft import build
+
+    base = imported("untied", tmp_path)
+    data = chats(tmp_path)
+    training = TrainingParams(**{**TRAINING, "max_steps": 4})
+    settings = FinetuneSettings(
+        pipeline="chat_completion", training=training, max_length=64, lora={"apply_lora": True},
+        checkpoints={"save_steps": 2, "save_total_limit": 2},
+    )  # fmt: skip
+    trainers = [build(Run(settings, base, data, tmp_path / name)) for name in ("whole", "resumed")]
+    trainers[0].args.save_strategy = trainers[1].args.save_strategy = "steps"
+    trainers[0].args.save_steps = 2
+    trainers[0].train()
+    trainers[1].train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+    whole, resumed = (get_peft_model_state_dict(trainer.model) for trainer in trainers)
+    rows = [name for name in whole if "trainable_tokens" in name]
+    assert len(rows) == 2
+    assert whole.keys() == resumed.keys()
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
 def test_a_head_with_a_bias_is_refused_beside_an_adapter(tmp_path):
     from steps.errors import UserError
 

@@ -118,6 +118,25 @@ def test_pipelines_whose_models_read_texts_refuse_new_tokens(given, tmp_path):
     assert "PLAN-E0102 additional_special_tokens" in refusal(given, tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"apply_lora": True, "peft_type": "ia3"}, "PLAN-E0336"),
+        ({"adapter_path": "somewhere", "adapter_use": "continue"}, "PLAN-E0337"),
+        ({"reference_model_path": "somewhere"}, "PLAN-E0338"),
+        ({"adapter_path": "somewhere", "adapter_use": "merge"}, ""),
+        ({"peft_type": "ia3"}, ""),
+    ],
+)
+def test_what_has_rows_for_the_old_tokens_only_is_refused(asked, code):
+    from types import SimpleNamespace
+
+    from steps.plan.new_tokens import _adapter_problems
+
+    problems = list(_adapter_problems(SimpleNamespace(**{"apply_lora": False, **asked}), "chat_template", "new"))
+    assert [problem.code for problem in problems] == [code] * bool(code)
+
+
 def test_dpo_with_new_tokens_is_warned_of_and_orpo_is_not(given, tmp_path):
     rows = write_jsonl(tmp_path / "pairs.jsonl", pair_rows(60))
     changes = {"pipeline": "preference", "train_file_path": str(rows), "additional_special_tokens": "<|a|>"}
