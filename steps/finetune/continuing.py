@@ -23,7 +23,7 @@ def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | Non
         return None
     if not settings.lora.apply_lora:
         raise UserError(
-            Problem("TRAIN-E0211", "apply_lora", f"false with {own}, an adapter to go on with", "true",
+            Problem("TRAIN-E0215", "apply_lora", f"false with {own}, an adapter to go on with", "true",
                     "set apply_lora=true, or import the model with adapter_use=merge")
         )  # fmt: skip
     from peft import PeftModel
@@ -53,7 +53,7 @@ def refuse_other_classes(folder: Path, names: list[str]) -> None:
     classes = [known[number] for number in sorted(known, key=int)]
     if classes != names:
         raise UserError(
-            Problem("TRAIN-E0212", "adapter_path", f"an adapter for the classes {', '.join(classes)}",
+            Problem("TRAIN-E0216", "adapter_path", f"an adapter for the classes {', '.join(classes)}",
                     f"the classes of the rows: {', '.join(names)}",
                     "give rows of the same classes, or set adapter_use=merge to learn a new last layer")
         )  # fmt: skip

@@ -42,6 +42,6 @@ def _have_no_bias() -> None:
 
 def _cannot(found: str, instead: str) -> UserError:
     return UserError(
-        Problem("TRAIN-E0211", "new tokens", found, "an adapter that trains the rows of new tokens",
+        Problem("TRAIN-E0214", "new tokens", found, "an adapter that trains the rows of new tokens",
                 f"use {instead}; or leave the tokens out (additional_special_tokens, add_template_tokens=false)")
     )  # fmt: skip

@@ -98,12 +98,12 @@ def _growing(parameter: str, folder: Path, layout: ModelLayout, rows: int) -> di
             growing |= {name: found} if found else {}
     if layout.weights and not growing:
         raise UserError(
-            Problem("MODEL-E0121", parameter, f"no embedding of {rows:,} rows in the weights",
+            Problem("MODEL-E0131", parameter, f"no embedding of {rows:,} rows in the weights",
                     "one that rows for new tokens can be added to", "name another model, or add no tokens")
         )  # fmt: skip
     if strange := [tensor for tensors in growing.values() for tensor in tensors if tensor.dtype not in FLOATS]:
         raise UserError(
-            Problem("MODEL-E0122", parameter, f"{strange[0].name} as {strange[0].dtype}", " or ".join(FLOATS),
+            Problem("MODEL-E0132", parameter, f"{strange[0].name} as {strange[0].dtype}", " or ".join(FLOATS),
                     "name the model as it was before quantisation")
         )  # fmt: skip
     return growing

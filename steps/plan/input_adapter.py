@@ -76,7 +76,7 @@ def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[Mode
         return files, open_files("adapter_path", "pytorch", given)
     if parameters.adapter_use == "continue":
         raise UserError(
-            Problem("PLAN-E0331", "adapter_use", "continue without an adapter", "an adapter to go on with",
+            Problem("PLAN-E0351", "adapter_use", "continue without an adapter", "an adapter to go on with",
                     "set adapter_path to its folder, or leave adapter_use out")
         )  # fmt: skip
     return files, None
@@ -125,7 +125,7 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
                 f"{wanted} where the adapter has {has}" if has is not None else f"{wanted} with adapter_use=continue"
             )
             problems.append(
-                Problem("PLAN-E0332", name, found, "what the adapter was made with: training goes on with it",
+                Problem("PLAN-E0352", name, found, "what the adapter was made with: training goes on with it",
                         "leave it out, or set adapter_use=merge to train a new adapter")
             )  # fmt: skip
         if has is not None:
@@ -171,7 +171,7 @@ def _task_problems(p: SupervisedParameters, head: Head, files: ModelFiles, layou
     else:  # a last layer for the task is learned too, and must be among what the adapter keeps
         fits = task == own or (task is None and own in WITHOUT_HEAD)
     if not fits:
-        yield Problem("PLAN-E0333", files.parameter, f"an adapter for {task or 'no task of its own'}",
+        yield Problem("PLAN-E0353", files.parameter, f"an adapter for {task or 'no task of its own'}",
                       f"one for {own or 'no task of its own'}, as {p.task} needs",
                       "set adapter_use=merge" if task in WITHOUT_HEAD else "name another adapter")  # fmt: skip
 
@@ -182,7 +182,7 @@ def _vocabulary_problems(files: ModelFiles, layout: AdapterLayout, config: Mappi
         return
     highest = largest_token(files.read(layout.tokenizer_files["tokenizer.json"]))
     if highest >= size:
-        yield Problem("PLAN-E0334", files.parameter, f"a tokenizer with {highest + 1} tokens", f"at most {size}, which "
+        yield Problem("PLAN-E0354", files.parameter, f"a tokenizer with {highest + 1} tokens", f"at most {size}, which "
                       "the base has embeddings for", "name the base that the adapter was trained on")  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def _fit_problems(
     lost = [name for name in whole if name.endswith(".weight") and name.split(".")[-2] not in saved]
     if p.adapter_use == "continue" and lost:
         return [
-            Problem("PLAN-E0335", files.parameter, f"an adapter that holds {lost[0]} besides what it trains",
+            Problem("PLAN-E0355", files.parameter, f"an adapter that holds {lost[0]} besides what it trains",
                     "one whose every tensor training can go on with", "set adapter_use=merge", count=len(lost))
         ]  # fmt: skip
     return []

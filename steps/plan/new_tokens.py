@@ -75,7 +75,7 @@ def look_for_new_tokens(p: SupervisedParameters, head: Head, model: ModelFound) 
         before, after = files.numbers(), files.with_tokens(tokens).numbers()
     except ValueError as error:
         raise UserError(
-            Problem("PLAN-E0332", "additional_special_tokens" if asked else "chat_template", str(error)[:80],
+            Problem("PLAN-E0342", "additional_special_tokens" if asked else "chat_template", str(error)[:80],
                     "tokenizer files that can be read", "save the tokenizer again: tokenizer.save_pretrained(folder)")
         ) from None  # fmt: skip
     found = NewTokens(
@@ -94,7 +94,7 @@ def _padding(files: TokenizerFiles, strategy: str) -> str:
     if token := files.named(role):
         return token
     raise UserError(
-        Problem("PLAN-E0335", "missing_pad_token_strategy", f"{strategy}, but the tokenizer has no {role}",
+        Problem("PLAN-E0345", "missing_pad_token_strategy", f"{strategy}, but the tokenizer has no {role}",
                 "a token that the tokenizer has", "set missing_pad_token_strategy=eos-repurpose")
     )  # fmt: skip
 
@@ -102,7 +102,7 @@ def _padding(files: TokenizerFiles, strategy: str) -> str:
 def _refuse_without_fast(asked: list[str]) -> None:
     if asked:
         raise UserError(
-            Problem("PLAN-E0331", "additional_special_tokens", f"a tokenizer without {TOKENIZER}",
+            Problem("PLAN-E0341", "additional_special_tokens", f"a tokenizer without {TOKENIZER}",
                     "a fast tokenizer, whose tokens can be added to",
                     "save it as one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)")
         )  # fmt: skip
@@ -122,10 +122,10 @@ def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTo
     if head not in HEADS_WITH_NEW_TOKENS:
         return  # refused by name already: the parameters mean nothing there
     if "quantization_config" in config:
-        yield Problem("PLAN-E0333", where, f"{found} for a quantised model", "weights in bf16, fp16 or fp32",
+        yield Problem("PLAN-E0343", where, f"{found} for a quantised model", "weights in bf16, fp16 or fp32",
                       "name the model as it was before quantisation")  # fmt: skip
     if not new.rows:
-        yield Problem("PLAN-E0334", where, f"{found} for a model whose config.json has no vocab_size",
+        yield Problem("PLAN-E0344", where, f"{found} for a model whose config.json has no vocab_size",
                       "a model with one embedding over its vocabulary", "name another model")  # fmt: skip
     yield from _adapter_problems(p, where, found)
 
@@ -133,16 +133,16 @@ def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTo
 def _adapter_problems(p: SupervisedParameters, where: str, found: str) -> Iterator[Problem]:
     """Refuse what has rows for the old tokens only, and adapters that train no single rows."""
     if p.apply_lora and p.peft_type != "lora":
-        yield Problem("PLAN-E0336", where, f"{found} with peft_type={p.peft_type}", "an adapter that can train single "
+        yield Problem("PLAN-E0346", where, f"{found} with peft_type={p.peft_type}", "an adapter that can train single "
                       "rows", "set peft_type=lora, or apply_lora=false")  # fmt: skip
     if p.bits:
-        yield Problem("PLAN-E0333", where, f"{found} with load_in_{p.bits}bit=true", "a base in its own type",
+        yield Problem("PLAN-E0343", where, f"{found} with load_in_{p.bits}bit=true", "a base in its own type",
                       f"leave load_in_{p.bits}bit out, or tune the tokens in a run before")  # fmt: skip
     if p.adapter_use == "continue":
-        yield Problem("PLAN-E0337", where, f"{found} with adapter_use=continue", "the tokens that the adapter knows",
+        yield Problem("PLAN-E0347", where, f"{found} with adapter_use=continue", "the tokens that the adapter knows",
                       "set adapter_use=merge")  # fmt: skip
     if getattr(p, "reference_model_path", ""):
-        yield Problem("PLAN-E0338", where, f"{found} with reference_model_path", "tokens that the reference knows",
+        yield Problem("PLAN-E0348", where, f"{found} with reference_model_path", "tokens that the reference knows",
                       "leave reference_model_path out, or tune with chat_completion first and take the result for both"
                       )  # fmt: skip
 

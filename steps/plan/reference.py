@@ -23,7 +23,7 @@ def tokenizer_problems(
         same = _tokens(theirs) == _tokens(mine)
         size = layout.config.get("vocab_size")
         if same and size and largest_token(theirs) >= size:
-            yield Problem("PLAN-E0336", files.parameter, f"{size} embeddings for {largest_token(theirs) + 1} tokens",
+            yield Problem("PLAN-E0356", files.parameter, f"{size} embeddings for {largest_token(theirs) + 1} tokens",
                           "an embedding for every token", "name a whole model")  # fmt: skip
     else:
         vocabularies = sorted(VOCABULARIES & {*layout.tokenizer_files, *our_files})
@@ -34,7 +34,7 @@ def tokenizer_problems(
             for name in vocabularies
         )
     if not same:
-        yield Problem("PLAN-E0336", files.parameter, f"{files.uri}, whose tokenizer has other tokens",
+        yield Problem("PLAN-E0356", files.parameter, f"{files.uri}, whose tokenizer has other tokens",
                       "the tokenizer of the model that is tuned: both are asked about the same tokens",
                       "name a model of the same family, or leave it out")  # fmt: skip
 

@@ -347,5 +347,5 @@ def test_an_adapter_to_go_on_with_is_never_left_out(tiny_model, model, tmp_path)
     from steps.errors import UserError
 
     data = write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(tiny_model), chat_rows(60))
-    with pytest.raises(UserError, match="TRAIN-E0211"):
+    with pytest.raises(UserError, match="TRAIN-E0215"):
         train(settings_with("sft", lora={}), model, data, tmp_path / "ours")

@@ -188,7 +188,7 @@ def test_a_model_without_a_known_embedding_is_refused(tiny_model, tmp_path):
     weights = load_file(source / "model.safetensors")
     weights["model.strange.weight"] = weights.pop("model.embed_tokens.weight")
     save_file(weights, source / "model.safetensors")
-    with pytest.raises(UserError, match=r"MODEL-E0121.*355 rows"):
+    with pytest.raises(UserError, match=r"MODEL-E0131.*355 rows"):
         bring(source, tmp_path)
     assert not (tmp_path / "model").exists()
 

@@ -179,7 +179,7 @@ def test_a_head_with_a_bias_is_refused_beside_an_adapter(tmp_path):
     (tmp_path / "source").mkdir()
     BASES["a head with a bias"](tmp_path / "source")
     bring(tmp_path / "source", tmp_path, TEMPLATE_TOKENS)
-    with pytest.raises(UserError, match=r"TRAIN-E0211.*lm_head with a bias"):
+    with pytest.raises(UserError, match=r"TRAIN-E0214.*lm_head with a bias"):
         tuned(tmp_path / "model", chats(tmp_path), tmp_path)
 
 

@@ -167,7 +167,7 @@ def test_a_base_that_cannot_be_found_is_asked_for(given, tmp_path, adapter):
 
 
 def test_going_on_needs_an_adapter_and_weights(given, tmp_path, adapter):
-    assert "PLAN-E0331" in refused(given, tmp_path, adapter_use="continue")
+    assert "PLAN-E0351" in refused(given, tmp_path, adapter_use="continue")
     said = refused(given, tmp_path, "pretraining", adapter_path=str(adapter), new_weights=True)
     assert "PARAM-E0266" in said
 
@@ -206,5 +206,5 @@ def test_a_reference_that_cannot_judge_is_refused(preferences, tmp_path, tiny_mo
     vocabulary = told["model"]["vocab"]
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
     (other / "tokenizer.json").write_text(json.dumps(told))
-    assert "PLAN-E0336" in refused(preferences, tmp_path, "preference", **changes)
+    assert "PLAN-E0356" in refused(preferences, tmp_path, "preference", **changes)
     assert "nothing at" in refused(preferences, tmp_path, "preference", reference_model_path=str(tmp_path / "gone"))

@@ -102,14 +102,14 @@ def test_what_cannot_get_tokens_is_refused(given, tmp_path):
     config = json.loads((source / "config.json").read_text())
     tokens = {"additional_special_tokens": "<|call|>"}
     (source / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
-    assert "PLAN-E0333" in refusal(given, tmp_path, **tokens)
+    assert "PLAN-E0343" in refusal(given, tmp_path, **tokens)
     (source / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "vocab_size"}))
-    assert "PLAN-E0334" in refusal(given, tmp_path, **tokens)
+    assert "PLAN-E0344" in refusal(given, tmp_path, **tokens)
     (source / "config.json").write_text(json.dumps(config))
     (source / "tokenizer.json").write_text("{}")
-    assert "PLAN-E0332" in refusal(given, tmp_path, **tokens)
+    assert "PLAN-E0342" in refusal(given, tmp_path, **tokens)
     (source / "tokenizer.json").rename(source / "vocab.json")
-    assert "PLAN-E0331" in refusal(given, tmp_path, **tokens)
+    assert "PLAN-E0341" in refusal(given, tmp_path, **tokens)
 
 
 def test_pipelines_whose_models_read_texts_refuse_new_tokens(given, tmp_path):
@@ -121,9 +121,9 @@ def test_pipelines_whose_models_read_texts_refuse_new_tokens(given, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "code"),
     [
-        ({"apply_lora": True, "peft_type": "ia3"}, "PLAN-E0336"),
-        ({"adapter_path": "somewhere", "adapter_use": "continue"}, "PLAN-E0337"),
-        ({"reference_model_path": "somewhere"}, "PLAN-E0338"),
+        ({"apply_lora": True, "peft_type": "ia3"}, "PLAN-E0346"),
+        ({"adapter_path": "somewhere", "adapter_use": "continue"}, "PLAN-E0347"),
+        ({"reference_model_path": "somewhere"}, "PLAN-E0348"),
         ({"adapter_path": "somewhere", "adapter_use": "merge"}, ""),
         ({"peft_type": "ia3"}, ""),
     ],
@@ -153,7 +153,7 @@ def test_a_missing_padding_token_is_taken_as_asked(given, tmp_path):
     settings, summary, made = planned(given, tmp_path)
     assert settings.padding_token == ""
     text = refusal(given, tmp_path, missing_pad_token_strategy="bos-repurpose")
-    assert "PLAN-E0335 missing_pad_token_strategy: found bos-repurpose, but the tokenizer has no bos_token" in text
+    assert "PLAN-E0345 missing_pad_token_strategy: found bos-repurpose, but the tokenizer has no bos_token" in text
     files = TokenizerFiles.read(["tokenizer_config.json"], lambda name: (source / name).read_bytes())
     told_ = {**files.files["tokenizer_config.json"], "bos_token": "<|other_start|>", "unk_token": "<|other_end|>"}
     (source / "tokenizer_config.json").write_text(json.dumps(told_))
