@@ -122,6 +122,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "sources": sources,
         "reading": {},
         "memory": None,
+        "tracking": "nothing: no model is trained",
     }  # fmt: skip
 
 
