@@ -116,14 +116,10 @@ def _not_allowed(p: SupervisedParameters, lacks: list[str]) -> Problem:
 
 
 def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTokens) -> Iterator[Problem]:
-    config = model.layout.config
     where = "additional_special_tokens" if p.special_tokens else "chat_template"
     found = f"new tokens ({shown(', '.join(new.tokens))})"
     if head not in HEADS_WITH_NEW_TOKENS:
         return  # refused by name already: the parameters mean nothing there
-    if "quantization_config" in config:
-        yield Problem("PLAN-E0343", where, f"{found} for a quantised model", "weights in bf16, fp16 or fp32",
-                      "name the model as it was before quantisation")  # fmt: skip
     if not new.rows:
         yield Problem("PLAN-E0344", where, f"{found} for a model whose config.json has no vocab_size",
                       "a model with one embedding over its vocabulary", "name another model")  # fmt: skip

@@ -276,7 +276,7 @@ def memory(precision: str = "16", zero: dict | None = None, **changes):
     given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", "precision": precision, **changes}
     parameters = read_parameters("chat_completion", given).parameters
     config = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256}
-    return estimate(parameters, "causal_lm", config, 8_000_000_000, 2048, 80, zero)
+    return estimate(parameters, "causal_lm", config, 8_000_000_000, 2048, 80, zero=zero)
 
 
 def test_what_lies_on_the_cpu_is_not_counted_on_the_gpu():

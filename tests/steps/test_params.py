@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.catalog import PIPELINES
 from steps.errors import StepError, UserError
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import read_parameters
@@ -28,9 +29,17 @@ SEED_DEFAULTS = {
     "save_total_limit": -1, "apply_early_stopping": False, "early_stopping_patience": 1, "max_grad_norm": 1.0,
     "resume_from_checkpoint": "false",
 }  # fmt: skip
+# Values that the component allows, where it lists them.
+SEED_CHOICES = {
+    "deepspeed_stage": {"2", "3"}, "optim": {"adamw_hf", "adamw_torch", "adafactor"}, "precision": {"16", "32"},
+    "lr_scheduler_type": {
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+    },
+    "evaluation_strategy": {"epoch", "steps"}, "logging_strategy": {"epoch", "steps"},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("pipeline", PARAMETER_MODELS)
+@pytest.mark.parametrize("pipeline", [name for name, one in PIPELINES.items() if one.trains])
 def test_every_input_of_the_finetune_component_is_there_with_its_default(pipeline):
     fields = PARAMETER_MODELS[pipeline].model_fields
     assert {name: fields[name].default for name in SEED_DEFAULTS} == SEED_DEFAULTS
@@ -49,6 +58,8 @@ def test_every_input_of_the_finetune_component_is_in_the_yaml_with_its_default(p
     assert len(SEED_DEFAULTS) == 50
     assert {name: inputs[name]["defaultValue"] for name in SEED_DEFAULTS} == SEED_DEFAULTS
     assert all(inputs[name]["isOptional"] for name in SEED_DEFAULTS)
+    for name, values in SEED_CHOICES.items():
+        assert values <= set(inputs[name]["literals"]), name
 
 
 @pytest.mark.parametrize("pipeline", PARAMETER_MODELS)

@@ -102,7 +102,7 @@ def test_what_cannot_get_tokens_is_refused(given, tmp_path):
     config = json.loads((source / "config.json").read_text())
     tokens = {"additional_special_tokens": "<|call|>"}
     (source / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
-    assert "PLAN-E0343" in refusal(given, tmp_path, **tokens)
+    assert "PLAN-E0381" in refusal(given, tmp_path, **tokens)
     (source / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "vocab_size"}))
     assert "PLAN-E0344" in refusal(given, tmp_path, **tokens)
     (source / "config.json").write_text(json.dumps(config))
@@ -118,23 +118,39 @@ def test_pipelines_whose_models_read_texts_refuse_new_tokens(given, tmp_path):
     assert "PLAN-E0102 additional_special_tokens" in refusal(given, tmp_path, **changes)
 
 
+@pytest.fixture
+def adapter(given, tmp_path) -> Path:
+    """An adapter for the base as it is, without the tokens."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(given["pytorch_model_path"])
+    peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2)).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
 @pytest.mark.parametrize(
     ("asked", "code"),
     [
         ({"apply_lora": True, "peft_type": "ia3"}, "PLAN-E0346"),
-        ({"adapter_path": "somewhere", "adapter_use": "continue"}, "PLAN-E0347"),
-        ({"reference_model_path": "somewhere"}, "PLAN-E0348"),
-        ({"adapter_path": "somewhere", "adapter_use": "merge"}, ""),
-        ({"peft_type": "ia3"}, ""),
+        ({"apply_lora": True, "load_in_4bit": True}, "PLAN-E0343"),
+        ({"adapter_path": "adapter", "adapter_use": "continue"}, "PLAN-E0347"),
+        ({"pipeline": "preference", "reference_model_path": "base"}, "PLAN-E0348"),
     ],
 )
-def test_what_has_rows_for_the_old_tokens_only_is_refused(asked, code):
-    from types import SimpleNamespace
+def test_what_has_rows_for_the_old_tokens_only_is_refused(given, tmp_path, adapter, asked, code):
+    rows = write_jsonl(tmp_path / "pairs.jsonl", pair_rows(60))
+    places = {"adapter": str(adapter), "base": given["pytorch_model_path"]}
+    asked = {name: places.get(value, value) if isinstance(value, str) else value for name, value in asked.items()}
+    if asked.get("pipeline") == "preference":
+        asked["train_file_path"] = str(rows)
+    assert code in refusal(given, tmp_path, additional_special_tokens="<|call|>", **asked)
 
-    from steps.plan.new_tokens import _adapter_problems
 
-    problems = list(_adapter_problems(SimpleNamespace(**{"apply_lora": False, **asked}), "chat_template", "new"))
-    assert [problem.code for problem in problems] == [code] * bool(code)
+def test_an_adapter_that_is_merged_first_may_get_tokens_afterwards(given, tmp_path, adapter):
+    changes = {"adapter_path": str(adapter), "adapter_use": "merge", "additional_special_tokens": "<|call|>"}
+    settings, _, _ = planned(given, tmp_path, **changes)
+    assert settings.new_tokens == ("<|call|>",)
 
 
 def test_dpo_with_new_tokens_is_warned_of_and_orpo_is_not(given, tmp_path):

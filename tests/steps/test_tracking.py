@@ -46,10 +46,11 @@ def said(monkeypatch):
     handler.emit = lambda record: lines.append(record.getMessage())
     log = logging.getLogger("finetune")
     log.addHandler(handler)
-    before, log.level = log.level, logging.INFO
+    before = log.level
+    log.setLevel(logging.INFO)
     yield lines
     log.removeHandler(handler)
-    log.level = before
+    log.setLevel(before)
 
 
 # Parameters, environment → what differs from nothing tracked. Flags and files have become parameters before this.
