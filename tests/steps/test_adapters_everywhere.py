@@ -54,7 +54,7 @@ PAIRS = [
     ("orpo", "QLoRA"), ("simpo", "QIA3"), ("simpo", "8 bits"), ("classes", "IA3"), ("classes", "LoHa"),
     ("classes", "QLoRA"), ("classes", "DoRA"), ("classes of GPT-2", "IA3"), ("classes of GPT-2", "QLoRA"),
     ("T5", "IA3"), ("T5", "QLoRA"), ("T5", "8 bits"),
-    ("BART", "LoHa"), ("BART", "QLoRA"),
+    ("BART", "LoHa"), ("BART", "QLoRA"), ("hidden words", "QLoRA"), ("hidden words", "LoKr"),
 ]  # fmt: skip
 
 
@@ -98,14 +98,6 @@ def settings_of(name: str, adapter: str, resume: str = "false") -> FinetuneSetti
         checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint=resume),
         **stored,
     )
-
-
-@pytest.mark.parametrize("adapter", ["QLoRA", "LoKr"])
-def test_hidden_words_are_learned_with_it_and_it_merges(adapter, tmp_path):
-    model, data = inputs("hidden words", tmp_path)
-    settings = settings_of("hidden words", adapter)
-    finetune(settings, model, data, tmp_path / "tuned", tmp_path / "checkpoints", tmp_path / "report.html")
-    assert merge_adapter(model, tmp_path / "tuned", tmp_path / "merged").facts["changed_tensors"] > 0
 
 
 @pytest.mark.parametrize(("name", "adapter"), PAIRS)

@@ -148,11 +148,14 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
         set_seed,
     )
 
-    settings = settings_with({"evaluation_strategy": "no"}, lora={"apply_lora": lora}, mlm_probability=0.2)
+    # The bare one draws the next batch's hidden tokens before dropout draws; so there must be no dropout to compare.
+    whole = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    given = {"evaluation_strategy": "no", "model_args": whole}
+    settings = settings_with(given, lora={"apply_lora": lora}, mlm_probability=0.2)
     ours = train(settings, base, prepared(base, tmp_path / "a"), tmp_path / "ours")
     tokenizer = AutoTokenizer.from_pretrained(base)
     set_seed(42)
-    model = AutoModelForMaskedLM.from_pretrained(base)
+    model = AutoModelForMaskedLM.from_pretrained(base, **whole)
     if lora:
         model = get_peft_model(model, LoraConfig(r=8, lora_alpha=128, target_modules="all-linear"))
     rows = Dataset.from_list([{"input_ids": tokenizer(row["text"])["input_ids"]} for row in texts(60)])
@@ -166,6 +169,23 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
     theirs = [entry["loss"] for entry in bare.state.log_history if "loss" in entry]
     assert len(theirs) == 30
     assert [point["loss"] for point in ours["points"]] == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_training_that_goes_on_hides_the_tokens_that_an_unbroken_one_does(base, tmp_path):
+    import shutil
+
+    data = prepared(base, tmp_path / "a")
+    for out, resume in (("unbroken", "false"), ("resumed", "true")):
+        if resume == "true":  # as if it had been killed behind its third step
+            for checkpoint in (tmp_path / "root").glob("checkpoints/*/*/checkpoint-6"):
+                shutil.rmtree(checkpoint)
+        kept = {"save_steps": 3, "resume_from_checkpoint": resume}
+        settings = settings_with({"evaluation_strategy": "no", "max_steps": 6}, checkpoints=kept)
+        history = train(settings, base, data, tmp_path / out)
+        assert history["resumed_from"] == (3 if resume == "true" else None)
+    first, second = ((tmp_path / out / "tuned/model.safetensors").read_bytes() for out in ("unbroken", "resumed"))
+    assert first == second
 
 
 @pytest.mark.slow
