@@ -7,17 +7,11 @@ from pydantic import Field
 
 from steps.errors import Problem, shown
 from steps.params.group import Group
+from steps.params.input_adapter import AdapterSource
 
 Action = Literal["merge", "vllm", "replace_tokens", "check"]
 # Parameter → the action that reads it.
 READ_BY: dict[str, Action] = {"replacements": "replace_tokens", "training_config": "vllm"}
-
-
-class AdapterSource(Group):
-    """Which adapter is worked on."""
-
-    adapter_path: str = ""
-    """Folder of a PEFT adapter, such as one that a run of this project tuned: a path or any fsspec URI (s3, gs, …)."""
 
 
 class AdapterTool(Group):

@@ -106,25 +106,14 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     template = trouble.gather(lambda: template_digest(parameters))
     function = trouble.gather(lambda: function_digest(parameters))
     options = trouble.gather(lambda: evaluation_options(parameters, head))
-    reference = None
-    new_tokens = NewTokens()
-    if model is not None:
-        found = model
-        trouble.problems += _length_problems(parameters, head, model)
-        new_tokens = trouble.gather(lambda: look_for_new_tokens(parameters, head, found)) or new_tokens
-        trouble.problems += _model_args_problems(parameters, model.layout.config)
-        trouble.problems += head_problems(parameters, head, model.layout.config, model.files.parameter)
-        trouble.problems += adapter_problems(parameters, model.layout.config, model.files.parameter)
-        reference = trouble.gather(lambda: look_at_reference(parameters, found))
-        model = with_reference(model, reference)
-        if reference:
-            trouble.problems += head_problems(parameters, head, reference.layout.config, reference.files.parameter)
+    judged = _judge(parameters, head, model, trouble) if model else None
     trouble.raise_if_any()
-    assert model is not None
+    assert judged is not None
     assert data is not None
     assert source is not None
     assert hardware is not None
     assert options is not None
+    model, reference, new_tokens = judged
     max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(
@@ -142,11 +131,24 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     warnings += model.adapter.warnings if model.adapter else ()
     warnings += zero.warnings if zero else ignored(parameters)
     warnings += _cpu_memory_warnings(memory, hardware["finetune"])
-    if is_off():
-        warnings.append(f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
-                        "the tuned model is registered all the same")  # fmt: skip
     looked = (head, model, new_tokens, data, source, template or "", function or "", options)
     return Decisions(reading, *looked, hardware, memory, max_length, warnings, reference, zero)
+
+
+def _judge(
+    p: SupervisedParameters, head: Head, model: ModelFound, trouble: Trouble
+) -> tuple[ModelFound, ModelFound | None, NewTokens]:
+    """Make the checks that ask the model, and give what goes with it: its reference, and the tokens it gets."""
+    config, named = model.layout.config, model.files.parameter
+    trouble.problems += _length_problems(p, head, model)
+    new_tokens = trouble.gather(lambda: look_for_new_tokens(p, head, model)) or NewTokens()
+    trouble.problems += _model_args_problems(p, config)
+    trouble.problems += head_problems(p, head, config, named)
+    trouble.problems += adapter_problems(p, config, named)
+    reference = trouble.gather(lambda: look_at_reference(p, model))
+    if reference:
+        trouble.problems += head_problems(p, head, reference.layout.config, reference.files.parameter)
+    return with_reference(model, reference), reference, new_tokens
 
 
 def training_parameters(reading: Reading) -> SupervisedParameters:
@@ -280,6 +282,9 @@ def _cpu_memory_warnings(memory: MemoryEstimate, hardware: Hardware) -> list[str
 
 def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
     warnings, parameters = reading.warnings, training_parameters(reading)
+    if is_off():
+        warnings.append(f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
+                        "the tuned model is registered all the same")  # fmt: skip
     if parameters.warmup_steps and parameters.warmup_ratio:
         warnings.append("warmup_ratio is ignored: warmup_steps wins over it")
     if memory.available is not None and memory.needed > memory.available:

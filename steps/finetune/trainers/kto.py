@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import pyarrow as pa
 from trl import KTOConfig, KTOTrainer  # type: ignore[attr-defined]
 
 from steps.finetune.arguments import training_arguments
-from steps.finetune.loading import load_model, load_tokenizer, lora_config
-from steps.finetune.new_tokens import with_new_tokens
+from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
+from steps.finetune.trainers.trl_inputs import trl_inputs
 
 
 class PreparedKTOTrainer(PreparedAnswers, KTOTrainer):
@@ -34,17 +35,8 @@ def build(run: Run) -> Any:
         undesirable_weight=wanted.undesirable_weight,
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
-    validates = settings.training.evaluation_strategy != "no"
-    made = PreparedKTOTrainer(
-        run,
-        model=model,
-        args=config,
-        train_dataset=_rows(run, "train", config.loss_type),
-        eval_dataset=_rows(run, "validation", config.loss_type) if validates else None,
-        processing_class=load_tokenizer(run.model, run.data, settings.pads_with_end),
-        peft_config=with_new_tokens(lora_config(settings.lora, model), run.model, model),
-        callbacks=run.callbacks,
-    )
+    rows = partial(_rows, run, loss=config.loss_type)
+    made = PreparedKTOTrainer(run, args=config, **trl_inputs(run, model, rows))
     return with_exact_adapter(made, settings)
 
 

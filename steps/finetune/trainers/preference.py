@@ -7,11 +7,11 @@ from typing import Any
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
 from steps.finetune.arguments import training_arguments
-from steps.finetune.loading import load_model, load_tokenizer, lora_config
-from steps.finetune.new_tokens import with_new_tokens
+from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
+from steps.finetune.trainers.trl_inputs import trl_inputs
 
 
 class PreparedDPOTrainer(PreparedAnswers, DPOTrainer):
@@ -36,14 +36,5 @@ def build(run: Run) -> Any:
         label_smoothing=wanted.label_smoothing,
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
-    made = PreparedDPOTrainer(
-        run,
-        model=model,
-        args=config,
-        train_dataset=run.tokens("train"),
-        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
-        processing_class=load_tokenizer(run.model, run.data, settings.pads_with_end),
-        peft_config=with_new_tokens(lora_config(settings.lora, model), run.model, model),
-        callbacks=run.callbacks,
-    )
+    made = PreparedDPOTrainer(run, args=config, **trl_inputs(run, model))
     return with_exact_adapter(made, settings)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from steps.finetune.arguments import training_arguments
-from steps.finetune.loading import load_model, load_tokenizer, lora_config
-from steps.finetune.new_tokens import with_new_tokens
+from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
+from steps.finetune.trainers.trl_inputs import trl_inputs
 
 
 def build(run: Run) -> Any:
@@ -28,13 +28,5 @@ def build(run: Run) -> Any:
         pad_to_multiple_of=settings.max_length if settings.pad_to_max_length else None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    made = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=run.tokens("train"),
-        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
-        processing_class=load_tokenizer(run.model, run.data, settings.pads_with_end),
-        peft_config=with_new_tokens(lora_config(settings.lora, model), run.model, model),
-        callbacks=run.callbacks,
-    )
+    made = SFTTrainer(args=config, **trl_inputs(run, model))
     return with_exact_adapter(made, settings)

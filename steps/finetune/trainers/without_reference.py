@@ -13,10 +13,10 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.arguments import training_arguments
-from steps.finetune.loading import load_model, load_tokenizer, lora_config
-from steps.finetune.new_tokens import with_new_tokens
+from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
 from steps.finetune.run import Run
+from steps.finetune.trainers.trl_inputs import trl_inputs
 
 NO_LOSS = -100
 
@@ -63,15 +63,7 @@ def _build(run: Run, trainer: Any, config: Any, **loss: Any) -> Any:
         remove_unused_columns=False,
         **loss,
     )
-    made = _on_prepared(trainer)(
-        model=model,
-        args=arguments,
-        train_dataset=run.tokens("train"),
-        eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
-        processing_class=load_tokenizer(run.model, run.data, settings.pads_with_end),
-        peft_config=with_new_tokens(lora_config(settings.lora, model), run.model, model),
-        callbacks=run.callbacks,
-    )
+    made = _on_prepared(trainer)(args=arguments, **trl_inputs(run, model))
     return with_exact_adapter(made, settings)
 
 
