@@ -1,12 +1,18 @@
 """Tracking and the model registry."""
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from steps.errors import Problem, shown
 from steps.params.group import Group
 
 _BOOLEAN = TypeAdapter(bool)
+_NAME = re.compile(r"\w[\w .-]{0,199}")
+_ALIAS = re.compile(r"[\w-]{1,255}")
+_RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions
 
 
 def _switch(value: Any) -> Any:
@@ -24,7 +30,7 @@ class TrackingParams(Group):
     """Where metrics go while the model trains."""
 
     mlflow_server_uri: str = ""
-    """MLflow tracking URI; empty takes MLFLOW_TRACKING_URI, and a local run its own sqlite store."""
+    """MLflow server; a folder gets a database, empty takes MLFLOW_TRACKING_URI, a local run its own sqlite store."""
 
     experiment_name: str = Field("default", min_length=1)
     """MLflow experiment; default takes MLFLOW_EXPERIMENT_NAME where that is set."""
@@ -47,3 +53,13 @@ class RegistrationParams(Group):
 
     registered_model_alias: str = Field("champion", min_length=1)
     """Alias that is moved to the new version."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """MLflow and its search would misread some names."""
+        if self.registered_model_name and not _NAME.fullmatch(self.registered_model_name):
+            yield Problem("REGISTER-E0202", "registered_model_name", shown(self.registered_model_name),
+                          "at most 200 letters, digits, spaces, dots, _ and -", "choose another name")  # fmt: skip
+        alias = self.registered_model_alias
+        if not _ALIAS.fullmatch(alias) or _RESERVED_ALIAS.fullmatch(alias):
+            yield Problem("REGISTER-E0203", "registered_model_alias", shown(alias),
+                          "letters, digits, _ and -, but not latest, v1, v2, …", "choose another alias")  # fmt: skip

@@ -40,7 +40,7 @@ from steps.plan.sources import (
 from steps.plan.unbuilt import unbuilt
 from steps.plan.unfit import unfit
 from steps.storage import local_path
-from steps.tracking.target import MEANS_OFF, is_off
+from steps.tracking.target import MEANS_OFF, is_off, store_of
 
 LOCAL_ROOT = "FINETUNE_ROOT"
 WINDOW = 384  # tokens; attention grows with the square, and windows overlap anyway
@@ -285,6 +285,8 @@ def _warnings(reading: Reading, memory: MemoryEstimate) -> list[str]:
     if is_off():
         warnings.append(f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
                         "the tuned model is registered all the same")  # fmt: skip
+    if (store := store_of(parameters.mlflow_server_uri)) != parameters.mlflow_server_uri:
+        warnings.append(f"mlflow_server_uri: {store} is used, for MLflow 3 keeps nothing in plain folders")
     if parameters.warmup_steps and parameters.warmup_ratio:
         warnings.append("warmup_ratio is ignored: warmup_steps wins over it")
     if memory.available is not None and memory.needed > memory.available:

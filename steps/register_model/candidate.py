@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps import wire
 from steps.artifacts import Manifest, resolve_model
-from steps.errors import Problem, UserError, shown
+from steps.errors import Problem, UserError
 from steps.params.settings import RegistrationSettings
 from steps.register_model.weights import Weights, masked, read_evaluation, read_weights
 from steps.tracking import target_of
 from steps.tracking.target import registry_uri
-
-NAME = re.compile(r"\w[\w .-]{0,199}")
-ALIAS = re.compile(r"[\w-]{1,255}")
-RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions
 
 
 @dataclass(frozen=True)
@@ -100,21 +95,7 @@ def read_target(settings: RegistrationSettings) -> Target:
             Problem("REGISTER-E0201", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI", "an MLflow server",
                     "set mlflow_server_uri to http(s)://…, or to sqlite:///… for a registry in one file")
         )  # fmt: skip
-    elif "://" not in uri or uri.startswith("file:"):
-        problems.append(
-            Problem("REGISTER-E0201", "mlflow_server_uri", masked(uri), "a server or a database, for MLflow keeps no "
-                    "registry in plain folders", "set mlflow_server_uri to http(s)://…, or to sqlite:///…")
-        )  # fmt: skip
-    if not NAME.fullmatch(name):
-        problems.append(
-            Problem("REGISTER-E0202", "registered_model_name", shown(name),
-                    "at most 200 letters, digits, spaces, dots, _ and -", "choose another name")
-        )  # fmt: skip
-    if not ALIAS.fullmatch(alias) or RESERVED_ALIAS.fullmatch(alias):
-        problems.append(
-            Problem("REGISTER-E0203", "registered_model_alias", shown(alias),
-                    "letters, digits, _ and -, but not latest, v1, v2, …", "choose another alias")
-        )  # fmt: skip
+    problems += wanted.conflicts()
     if problems:
         raise UserError(problems)
     return Target(uri, target_of(settings.tracking).experiment, name, alias)

@@ -14,6 +14,7 @@ from typing import Any
 
 from steps.register_model.candidate import Candidate, Target
 from steps.tracking import experiment_id
+from steps.tracking.target import make_place
 
 log = logging.getLogger("finetune")
 
@@ -32,6 +33,7 @@ def connect(target: Target) -> Any:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    make_place(target.uri)
     return MlflowClient(tracking_uri=target.uri)
 
 

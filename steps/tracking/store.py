@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.tracking.records import Record, TrackedRun
+from steps.tracking.target import SQLITE, make_place
 
 MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow takes 1,000 and 100 in one call
 RUN_KEY = "finetune_run_key"
@@ -40,10 +41,9 @@ class Store:
                 return self._client
             for name, value in PATIENCE.items():
                 os.environ.setdefault(name, value)
-            if "://" not in self.uri or self.uri.startswith("file:"):
-                os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             from mlflow import MlflowClient
 
+            make_place(self.uri)
             client = MlflowClient(tracking_uri=self.uri)
             if not self.run.run_id:
                 self.run.run_id = self._open(client)
@@ -105,6 +105,6 @@ def experiment_id(client: Any, name: str, uri: str) -> str:
 
 def _artifact_location(uri: str) -> str | None:
     """Where a store without a server keeps its files: beside the database, not in whatever folder the step runs in."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         return None
-    return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
+    return str(Path(uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts")

@@ -9,10 +9,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from steps.params.registration import TrackingParams
 
 MEANS_OFF = "DISABLE_MLFLOW_INTEGRATION"
+SQLITE = "sqlite:///"
+HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow knows by a name alone
 TRUE = {"1", "ON", "YES", "TRUE"}  # as transformers reads these variables
 
 
@@ -51,7 +55,24 @@ def target_of(tracking: TrackingParams, environment: Mapping[str, str] = os.envi
 
 def registry_uri(tracking: TrackingParams, environment: Mapping[str, str] = os.environ) -> str:
     """Name the server, which registers models also where metrics are switched off."""
-    return tracking.mlflow_server_uri or environment.get("MLFLOW_TRACKING_URI", "")
+    return store_of(tracking.mlflow_server_uri or environment.get("MLFLOW_TRACKING_URI", ""))
+
+
+def store_of(uri: str) -> str:
+    """Give the database of a folder, in which MLflow 3 keeps nothing otherwise; any other URI is itself."""
+    if uri.startswith("file:"):
+        folder = Path(unquote(urlsplit(uri).path))
+    elif uri and ":" not in uri and uri not in HOSTED:
+        folder = Path(uri)
+    else:
+        return uri
+    return f"{SQLITE}{folder.expanduser().absolute()}/mlflow.db"
+
+
+def make_place(uri: str) -> None:
+    """Make the folder of a store without a server."""
+    if uri.startswith(SQLITE):
+        Path(uri.removeprefix(SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
 
 
 def is_off(environment: Mapping[str, str] = os.environ) -> bool:

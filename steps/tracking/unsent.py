@@ -10,6 +10,7 @@ from steps.errors import Outage, Problem, UserError
 from steps.redaction import masked
 from steps.tracking.records import Record, TrackedRun, read_unsent
 from steps.tracking.store import Store, is_refusal
+from steps.tracking.target import store_of
 
 log = logging.getLogger("finetune")
 AT_A_TIME = 200
@@ -20,7 +21,7 @@ def send_metrics(file: Path, mlflow_server_uri: str = "") -> str:
 
     Raises UserError when the file is none of those, no server is named or it refuses, Outage when it does not answer.
     """
-    uri = mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = store_of(mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
     if not uri:
         raise UserError(
             Problem("TRACK-E0201", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI", "an MLflow server",

@@ -105,6 +105,8 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"resume_from_checkpoint": "true"}, "set checkpoint_dir"),
         ({"checkpoint_dir": "s3://bucket/x"}, "mounted volume"),
         ({"mlflow_server_uri": ""}, "register_tuned_model=false"),
+        ({"registered_model_name": "a/b"}, "REGISTER-E0202 registered_model_name"),
+        ({"registered_model_alias": "v3"}, "REGISTER-E0203 registered_model_alias"),
         ({"instance_type_finetune": "Standard_d12_v2"}, "0 GPUs; expected at least 1"),
         ({"chat_template": "chatml"}, "or a file ending in .jinja. Fix: did you mean chat-ml"),
         ({"pytorch_model_path": "tests/conftest.py"}, "name the folder"),
@@ -195,6 +197,12 @@ def test_pickled_weights_are_refused_for_security(given, tmp_path, tiny_model):
     error = refused(given, tmp_path, pytorch_model_path=str(tmp_path / "m"))
     assert isinstance(error, SecurityRefusal)
     assert error.exit_code == 3
+
+
+def test_a_folder_for_metrics_gets_a_database_and_that_is_told(given, tmp_path):
+    _, told = planned(given, tmp_path, mlflow_server_uri=f"file://{tmp_path}/mlruns")
+    assert told["tracking"] == f"sqlite:///{tmp_path}/mlruns/mlflow.db, experiment default"
+    assert any(f"sqlite:///{tmp_path}/mlruns/mlflow.db is used" in warning for warning in told["warnings"])
 
 
 def test_what_was_translated_is_kept_with_what_was_asked(given, tmp_path):

@@ -359,10 +359,12 @@ def test_every_problem_of_the_target_is_named_at_once(monkeypatch):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
-def test_a_plain_folder_is_no_registry(uri):
-    with pytest.raises(UserError, match="sqlite"):
-        read_target(settings(tracking={"mlflow_server_uri": uri}))
+@pytest.mark.parametrize("uri", ["{}/mlruns", "file://{}/mlruns"])
+def test_a_folder_gets_a_database(world, tmp_path, uri):
+    register_model(settings(tracking={"mlflow_server_uri": uri.format(tmp_path)}), **world)
+    database = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert registered(world)["tracking_uri"] == database
+    assert MlflowClient(tracking_uri=database).get_model_version("normaliser", "1").version == 1
 
 
 @pytest.mark.parametrize("name", ["x", "My model 2", "a.b-c_d", "übersetzer"])
