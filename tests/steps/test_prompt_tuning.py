@@ -1,0 +1,267 @@
+"""Prompt tuning: trained as by TRL and PEFT, kept beside its base, measured and served as PEFT computes it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import build_model, chat_rows
+from test_adapter_training import bare_losses, five_steps, train
+from training_inputs import TRAINING, as_imported, settings_with, write_tokens
+
+from steps.artifacts import read_manifest
+from steps.errors import NumericError, UserError
+from steps.merge_adapter.step import merge_adapter
+from steps.params.lora import LoraParams
+from steps.params.training import CheckpointParams
+
+PROMPT = {"peft_type": "prompt_tuning", "num_virtual_tokens": 6}
+# Right answers of several lengths, so that a batch has padding.
+QUESTIONS = ["What comes after 7?", "7", "Say what comes after the number that comes after 12, please", "Hello there"]
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return as_imported(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def tokenizer(model: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+@pytest.fixture
+def data(tmp_path: Path, tokenizer) -> Path:
+    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
+
+
+@pytest.fixture(autouse=True)
+def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def adapter_by_peft(model: Path, folder: Path, virtual_tokens: int = 6) -> Path:
+    """Save an adapter that PEFT has made of vectors as large as those of the model's own tokens."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=virtual_tokens)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder
+
+
+def by_peft(model: Path, adapter: Path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter).eval()
+
+
+def greedy(adapted, ids: list[int], steps: int, ends: set[int]) -> list[int]:
+    """Write an answer by PEFT's forward alone, without a cache, a row at a time."""
+    import torch
+
+    written: list[int] = []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = adapted(input_ids=torch.tensor([ids + written])).logits
+        written.append(int(logits[0, -1].argmax()))
+        if written[-1] in ends:
+            break
+    return written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["RANDOM", "SAMPLE_VOCAB"])
+def test_it_learns_as_in_peft(start, model, tokenizer, data, tmp_path):
+    ours = {**PROMPT, "peft_kwargs": {} if start == "RANDOM" else {"prompt_tuning_init": start}}
+    history = train(five_steps(ours), model, data, tmp_path / "ours")
+    losses = [point["loss"] for point in history["points"]]
+    theirs = {"num_virtual_tokens": 6, "prompt_tuning_init": start}
+    assert losses == pytest.approx(
+        bare_losses(model, tokenizer, tmp_path / "bare", "PromptTuningConfig", theirs), abs=1e-6
+    )
+    hidden = json.loads((model / "config.json").read_text())["hidden_size"]
+    assert history["parameters"]["trainable"] == 6 * hidden
+
+
+@pytest.mark.slow
+def test_it_resumes_bit_for_bit_and_begins_as_the_seed_says(model, data, tmp_path):
+    from safetensors.torch import load_file
+
+    written = {}
+    for out, seed, resume in (("unbroken", 42, "false"), ("resumed", 42, "true"), ("another seed", 43, "false")):
+        if resume == "true":  # as if it had been killed behind its third step
+            for checkpoint in (tmp_path / "root").glob("checkpoints/*/*/checkpoint-6"):
+                shutil.rmtree(checkpoint)
+        training = {**TRAINING, "max_steps": 6, "evaluation_strategy": "steps", "eval_steps": 3, "seed": seed}
+        settings = settings_with(
+            training,
+            lora=LoraParams(apply_lora=True, **PROMPT),
+            checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint=resume),
+        )
+        history = train(settings, model, data, tmp_path / out)
+        assert history["resumed_from"] == (3 if resume == "true" else None)
+        written[out] = (tmp_path / out / "tuned/adapter_model.safetensors").read_bytes()
+    assert written["unbroken"] == written["resumed"]
+    one, other = (
+        load_file(tmp_path / out / "tuned/adapter_model.safetensors")["prompt_embeddings"]
+        for out in ("unbroken", "another seed")
+    )
+    assert (one - other).abs().mean() > 0.1
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_and_sixteen_bits_train_the_same_vectors(model, data, tmp_path):
+    from safetensors.torch import load_file
+
+    plain = train(five_steps(PROMPT), model, data, tmp_path / "plain")
+    training = {"max_steps": 5, "evaluation_strategy": "no", "gradient_checkpointing": "true"}
+    saving = settings_with(training, lora=LoraParams(apply_lora=True, **PROMPT))
+    recomputed = train(saving, model, data, tmp_path / "saving")
+    losses = [[point["loss"] for point in history["points"]] for history in (plain, recomputed)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    half = settings_with({**training, "precision": "16"}, lora=LoraParams(apply_lora=True, **PROMPT))
+    shorter = train(half, model, data, tmp_path / "half")
+    assert losses[0] == pytest.approx([point["loss"] for point in shorter["points"]], abs=0.05)
+    saved = load_file(tmp_path / "half/tuned/adapter_model.safetensors")["prompt_embeddings"]
+    assert (saved != saved.bfloat16().float()).any()
+
+
+def kept(model: Path, folder: Path) -> tuple[Path, Path]:
+    """Make an adapter, and the model that holds it beside its base."""
+    adapter = adapter_by_peft(model, folder / "adapter")
+    merge_adapter(model, adapter, folder / "merged")
+    return adapter, folder / "merged"
+
+
+def test_the_base_stays_as_it_is_and_the_adapter_lies_beside_it(model, tmp_path, caplog):
+    caplog.set_level("INFO", logger="finetune")
+    adapter, merged = kept(model, tmp_path)
+    assert (merged / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (merged / "adapter" / name).read_bytes() == (adapter / name).read_bytes()
+    told = read_manifest(merged)
+    assert told.facts["kept_adapter"] == "PROMPT_TUNING"
+    assert {"tokenizer.json", "config.json", "adapter/adapter_model.safetensors"} <= set(told.files)
+    assert "they stay as they are" in caplog.text
+
+
+def change_config(adapter: Path, **changes) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_what_does_not_belong_to_the_base_is_refused(model, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    adapter = adapter_by_peft(model, tmp_path / "adapter")
+    build_model(tmp_path / "wide", hidden_size=128)
+    with pytest.raises(UserError, match="MERGE-E0210"):
+        merge_adapter(tmp_path / "wide", adapter, tmp_path / "merged")
+    change_config(adapter, num_virtual_tokens=5)
+    with pytest.raises(UserError, match="MERGE-E0210"):
+        merge_adapter(model, adapter, tmp_path / "merged")
+    change_config(adapter, num_virtual_tokens=6, task_type="SEQ_CLS")
+    with pytest.raises(UserError, match="MERGE-E0211"):
+        merge_adapter(model, adapter, tmp_path / "merged")
+    change_config(adapter, task_type="CAUSAL_LM")
+    vectors = load_file(adapter / "adapter_model.safetensors")
+    vectors["prompt_embeddings"][2, 3] = torch.nan
+    save_file(vectors, adapter / "adapter_model.safetensors")
+    with pytest.raises(NumericError, match="MERGE-E0303"):
+        merge_adapter(model, adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_model_with_a_prompt_beside_it_is_no_base(model, tmp_path):
+    from steps.finetune.continuing import continued
+    from steps.model_layout import read_layout
+
+    _, merged = kept(model, tmp_path)
+    names = {str(file.relative_to(merged)): file.stat().st_size for file in merged.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="MODEL-E0113"):
+        read_layout("pytorch_model_path", "pytorch", names, lambda name: (merged / name).read_bytes())
+    with pytest.raises(UserError, match="TRAIN-E0217"):
+        continued(None, merged, five_steps(PROMPT))
+
+
+def test_the_loaded_model_gives_the_logits_of_peft(model, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steps.evaluate.transformers_engine import load
+
+    adapter, merged = kept(model, tmp_path)
+    ids = torch.tensor([[5, 9, 12, 7]])
+    with torch.no_grad():
+        ours, theirs = (one(input_ids=ids).logits for one in (load(AutoModelForCausalLM, merged, "32"),
+                                                              by_peft(model, adapter)))  # fmt: skip
+    assert ours.shape[1] == 10
+    assert torch.equal(ours, theirs)
+
+
+def test_the_losses_of_rows_are_those_of_peft_whatever_stands_beside_them(model, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steps.evaluate.held_out import HeldOut
+    from steps.evaluate.losses import row_losses
+    from steps.evaluate.transformers_engine import load
+
+    adapter, merged = kept(model, tmp_path)
+    rows = [[5, 9, 12, 7, 8, 4], [6, 11], [4, 4, 9]]
+    held_out = HeldOut(rows, rows, [None] * 3, [None] * 3, rendered=True)
+    with torch.no_grad():
+        nll, count = row_losses(load(AutoModelForCausalLM, merged, "32"), held_out, 3)
+        adapted = by_peft(model, adapter)
+        for row, total, tokens in zip(rows, nll, count, strict=True):
+            # PEFT's own loss counts the first token too, which the vectors predict.
+            labels = torch.tensor([[-100, *row[1:]]])
+            assert tokens == len(row) - 1
+            assert total / tokens == pytest.approx(
+                adapted(input_ids=torch.tensor([row]), labels=labels).loss.item(), abs=1e-5
+            )
+
+
+def build_gpt2(folder: Path, tokens: Path) -> Path:
+    """Make a model that knows places by a table, not by turning."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
+
+    tokenizer = AutoTokenizer.from_pretrained(tokens)
+    set_seed(7)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=2, n_head=4, initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_an_answer_is_that_of_peft_whatever_is_asked_beside_it(kind, tiny_model, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steps.evaluate.generating import answers, end_tokens
+    from steps.evaluate.held_out import load_tokenizer
+    from steps.evaluate.transformers_engine import load
+
+    base = tiny_model if kind == "llama" else build_gpt2(tmp_path / "gpt2", tiny_model)
+    adapter, merged = kept(base, tmp_path)
+    model, tokenizer = load(AutoModelForCausalLM, merged, "32"), load_tokenizer(merged)
+    adapted, ends = by_peft(base, adapter), set(end_tokens(model, tokenizer) or [])
+    asked = [greedy(adapted, tokenizer(text)["input_ids"], 12, ends) for text in QUESTIONS]
+    right = tokenizer.batch_decode(asked, skip_special_tokens=True)
+    assert len(set(right)) > 1
+    with torch.inference_mode():
+        for at_once in (1, 4):
+            told = answers(model, tokenizer, QUESTIONS, rendered=False, max_new_tokens=12, batch_size=at_once)
+            assert told == right, at_once
