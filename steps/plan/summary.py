@@ -105,9 +105,9 @@ NAMES = {"lora": "LoRA", "ia3": "IA3", "loha": "LoHa", "lokr": "LoKr"}
 
 def _adapter(p: SupervisedParameters) -> str:
     """Say in a few words what is trained, and on what."""
-    name = "DoRA" if p.use_dora else NAMES[p.peft_type]
     if taken := virtual_tokens(p):
         return f"a prompt of {taken} vectors"
+    name = "DoRA" if p.use_dora else NAMES[p.peft_type]
     rank = "" if p.peft_type == "ia3" else f" rank {p.lora_r}"
     return f"{name}{rank}" + (f" on a base in {p.bits} bits" if p.bits else "")
 

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from command_line import FINETUNE
 from conftest import build_model, chat_rows
 from test_adapter_training import bare_losses, five_steps, train
 from training_inputs import TRAINING, as_imported, settings_with, write_tokens
@@ -265,3 +267,48 @@ def test_an_answer_is_that_of_peft_whatever_is_asked_beside_it(kind, tiny_model,
         for at_once in (1, 4):
             told = answers(model, tokenizer, QUESTIONS, rendered=False, max_new_tokens=12, batch_size=at_once)
             assert told == right, at_once
+
+
+A_RUN = {
+    "apply_lora": True, **PROMPT, "num_train_epochs": 4, "learning_rate": 0.1, "lr_scheduler_type": "constant",
+    "evaluation_max_rows": 16, "evaluation_max_new_tokens": 8, "registered_model_name": "prompted",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_ends_in_a_version_that_beats_the_base_and_answers_as_peft_does(tiny_model, chat_file, tmp_path):
+    import mlflow
+
+    root = tmp_path / "runs"
+    words = [f"{name}={value}" for name, value in A_RUN.items()]
+    words += [f"pytorch_model_path={tiny_model}", f"train_file_path={chat_file}", "number_of_gpu_to_use_finetuning=0"]
+    command = [*FINETUNE, "run", "chat_completion", "--root", root, "--json"]
+    command += [word for pair in words for word in ("-p", pair)]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout)
+    assert result["status"] == "succeeded"
+    assert result["metrics"]["tuned"]["loss"] < result["metrics"]["base"]["loss"]
+    assert result["registered"]["name"] == "prompted"
+    merged, tuned = (Path(result["artifacts"][name]) for name in ("merged", "tuned"))
+    assert read_manifest(merged).facts["kept_adapter"] == "PROMPT_TUNING"
+    (package,) = root.glob("*/steps/**/mlflow_model")
+    assert "peft==" in (package / "requirements.txt").read_text()
+    assert "PeftModel.from_pretrained" in next(package.rglob("README.md")).read_text()
+    served = mlflow.pyfunc.load_model(str(package))
+    told = served.predict([{"prompt": text} for text in QUESTIONS], params={"max_new_tokens": 8})
+    assert told == answers_of_peft(tiny_model, tuned)
+    assert [served.predict([{"prompt": text}], params={"max_new_tokens": 8})[0] for text in QUESTIONS] == told
+
+
+def answers_of_peft(base: Path, tuned: Path) -> list[str]:
+    from transformers import AutoTokenizer
+
+    tokenizer, adapted = AutoTokenizer.from_pretrained(tuned), by_peft(base, tuned)
+    asked = [[{"role": "user", "content": text}] for text in QUESTIONS]
+    ids = [
+        tokenizer.apply_chat_template(one, add_generation_prompt=True, return_dict=True)["input_ids"] for one in asked
+    ]
+    named = adapted.get_base_model().generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return tokenizer.batch_decode([greedy(adapted, one, 8, ends) for one in ids], skip_special_tokens=True)
