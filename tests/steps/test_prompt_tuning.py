@@ -312,3 +312,40 @@ def answers_of_peft(base: Path, tuned: Path) -> list[str]:
     named = adapted.get_base_model().generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
     return tokenizer.batch_decode([greedy(adapted, one, 8, ends) for one in ids], skip_special_tokens=True)
+
+
+def test_the_tools_say_that_it_cannot_be_merged(model, tmp_path):
+    from steps.adapter_tools.fitting import judge
+    from steps.adapter_tools.vllm_rules import vllm_problems
+    from steps.merge_adapter.folders import open_adapter, open_base
+
+    adapter = open_adapter(adapter_by_peft(model, tmp_path / "adapter"))
+    (fit,) = judge(open_base(model), adapter).problems
+    assert (fit.code, fit.found) == ("MERGE-E0107", "PROMPT_TUNING: vectors before the text, which no weight can hold")
+    assert "with PEFT" in fit.fix
+    (served,) = vllm_problems(adapter)
+    assert served.code == "ADAPTER-E0201"
+    assert "merge it instead" not in served.fix
+
+
+def test_an_adapter_of_another_base_is_refused(model, tmp_path):
+    from steps.artifacts import new_artifact
+
+    adapter = adapter_by_peft(model, tmp_path / "adapter")
+    with new_artifact(tmp_path / "tuned", "adapter", {"inputs": {"model": "c" * 64}}) as draft:
+        shutil.copytree(adapter, draft.path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="MERGE-E0201"):
+        merge_adapter(model, tmp_path / "tuned", tmp_path / "merged")
+
+
+def test_an_adapter_to_train_on_is_merged_before_the_comparison_as_ever(model, tmp_path):
+    """The folder `adapter/` of a base means what it meant: only kinds that stay beside the weights are put on them."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from steps.adapter_layout import adapter_of, kept_adapter_of
+
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(task_type="CAUSAL_LM"))
+    adapted.save_pretrained(model / "adapter")
+    assert adapter_of(model) == model / "adapter"
+    assert kept_adapter_of(model) is None
