@@ -144,7 +144,7 @@ def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     if kind in KEPT_KINDS:
         yield Problem("MERGE-E0107", f"{where} peft_type", f"{kind}: vectors before the text, which no weight can hold",
                       f"one of {', '.join(UNDERSTOOD_BY_KIND)}, which are folded into weights", "load it beside its "
-                      "base with PEFT, or write both into one folder: python -m steps merge-adapter")  # fmt: skip
+                      "base with PEFT; python -m steps merge-adapter writes both into one folder to serve")  # fmt: skip
         return
     if kind not in UNDERSTOOD_BY_KIND:
         yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), f"one of {', '.join(UNDERSTOOD_BY_KIND)}, the "
