@@ -66,9 +66,9 @@ DIRECT: dict[str, dict[str, str]] = {
 PEFT_KWARGS = {
     "r": "lora_r", "lora_alpha": "lora_alpha", "alpha": "lora_alpha", "lora_dropout": "lora_dropout",
     "target_modules": "lora_target_modules", "use_dora": "use_dora", "use_rslora": "use_rslora",
-    "init_lora_weights": "init_lora_weights",
+    "init_lora_weights": "init_lora_weights", "num_virtual_tokens": "num_virtual_tokens",
 }  # fmt: skip
-PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "LOHA": "loha", "LOKR": "lokr"}
+PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "LOHA": "loha", "LOKR": "lokr", "PROMPT_TUNING": "prompt_tuning"}
 
 # Keys that change nothing here → why.
 _OWN_PLACE = "checkpoints and results have a place of their own"

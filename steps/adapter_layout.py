@@ -15,6 +15,7 @@ from steps.errors import Problem, SecurityRefusal, UserError
 from steps.model_layout import (
     ADAPTER_CONFIG,
     CONFIG,
+    KEPT_KINDS,
     TOKENIZER_NAMES,
     VOCABULARIES,
     directly_in,
@@ -22,11 +23,11 @@ from steps.model_layout import (
     refuse_code,
     shallowest_with,
 )
+from steps.model_layout import ADAPTER_FOLDER as ADAPTER_FOLDER
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GENERATION = "generation_config.json"
-# Folders inside of a model artifact: an adapter that training goes on with, and an own reference of preferences.
-ADAPTER_FOLDER = "adapter"
+# A folder inside of a model artifact, as ADAPTER_FOLDER: an own reference of preferences.
 REFERENCE_FOLDER = "reference"
 _TOLD = (ADAPTER_CONFIG, CONFIG, "tokenizer_config.json")
 
@@ -99,6 +100,15 @@ def adapter_of(model: Path) -> Path | None:
     """Give the folder of the adapter that an imported model came with and that training goes on with."""
     folder = model / ADAPTER_FOLDER
     return folder if (folder / ADAPTER_CONFIG).is_file() else None
+
+
+def kept_adapter_of(model: Path) -> Path | None:
+    """Give the folder of the adapter that belongs to a tuned model, where its kind cannot be merged."""
+    folder = adapter_of(model)
+    if folder is None:
+        return None
+    told = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return folder if told.get("peft_type") in KEPT_KINDS else None
 
 
 def reference_of(model: Path) -> Path | None:

@@ -15,6 +15,10 @@ from steps.errors import Problem, SecurityRefusal, UserError
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+# The folder inside of a model artifact for an adapter: one that training goes on with, or one of KEPT_KINDS.
+ADAPTER_FOLDER = "adapter"
+# PEFT's kinds of adapters that no weight can hold: a tuned model keeps one in ADAPTER_FOLDER, beside the weights.
+KEPT_KINDS = ("PROMPT_TUNING",)
 INDEX = "model.safetensors.index.json"
 TOKENIZER_NAMES = {
     "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
@@ -120,7 +124,19 @@ def read_layout(
     model_files = {name: path for name, path in inside.items() if name in MODEL_NAMES}
     taken = {*weights.values(), *model_files.values(), *tokenizer_files.values()}
     left_out = tuple(sorted(set(names) - taken))
+    _refuse_kept_adapter(parameter, weight_folder, names, read)
     return ModelLayout(weights, model_files, tokenizer_files, config, tokenizer_config, left_out)
+
+
+def _refuse_kept_adapter(parameter: str, folder: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> None:
+    """Raise UserError when a model is not what its weights alone make it: nothing here trains on below a prompt."""
+    path = f"{folder}{ADAPTER_FOLDER}/{ADAPTER_CONFIG}"
+    if path in names and (kind := read_json(parameter, read, path).get("peft_type")) in KEPT_KINDS:
+        raise UserError(
+            Problem("MODEL-E0113", parameter, f"a model with a learned prompt beside it ({kind} in {ADAPTER_FOLDER}/)",
+                    "a model whose weights are all of it: the prompt would be lost",
+                    "name the base that the prompt was trained on")
+        )  # fmt: skip
 
 
 def _folders(parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> tuple[str, str]:

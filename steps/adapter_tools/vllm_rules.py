@@ -12,6 +12,7 @@ from typing import Any
 from steps.errors import Problem, shown
 from steps.merge_adapter.folders import ADAPTER_CONFIG, Folder
 from steps.merge_adapter.settings import HARMLESS_STARTS
+from steps.model_layout import KEPT_KINDS
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's choices of --max-lora-rank
 USUAL_RANK = 16  # what it takes when nothing is said
@@ -47,7 +48,8 @@ def vllm_problems(adapter: Folder) -> Iterator[Problem]:
     where, config = f"adapter ({adapter.path / ADAPTER_CONFIG})", adapter.config
     kind = config.get("peft_type")
     if kind != "LORA":
-        yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind), "LORA, the only kind that vLLM serves", MERGE)
+        fix = "train another kind: it cannot be merged, either" if kind in KEPT_KINDS else MERGE
+        yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind), "LORA, the only kind that vLLM serves", fix)
         return
     for name in sorted(set(config) - READ - HARMLESS - EVENED | {"use_dora"}):
         if config.get(name) not in (None, False, [], {}, ""):

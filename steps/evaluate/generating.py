@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steps.evaluate.batching import batches
+from steps.evaluate.soft_prompts import continue_rows, virtual_tokens
 
 
 def answers(
@@ -33,7 +34,7 @@ def answers(
     if limit := getattr(model.config.get_text_config(), "max_position_embeddings", None):
         max_new_tokens = min(max_new_tokens, limit // 2)
         kept = None if ending is None else len(tokenizer(ending, add_special_tokens=False)["input_ids"])
-        encoded = [_fitted(ids, limit - max_new_tokens, kept) for ids in encoded]
+        encoded = [_fitted(ids, limit - max_new_tokens - virtual_tokens(model), kept) for ids in encoded]
     # Said in full, because what is left out is taken from the model's generation_config.json: some chat models punish
     # repeated tokens there, which hurts every answer that has to copy.
     greedy = GenerationConfig(
@@ -50,13 +51,18 @@ def answers(
     lengths = [len(ids) + max_new_tokens for ids in encoded]
     texts = [""] * len(prompts)
     for group in batches(lengths, batch_size * max(lengths)):
-        inputs = tokenizer.pad({"input_ids": [encoded[row] for row in group]}, return_tensors="pt").to(model.device)
-        # Ends as soon as every row of the batch has; rows that ended before are filled up with pad tokens.
-        output = model.generate(**inputs, generation_config=greedy)
-        new = output[:, inputs["input_ids"].shape[1] :]
+        new = _continued(model, tokenizer, [encoded[row] for row in group], greedy)
         for row, text in zip(group, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             texts[row] = text
     return texts
+
+
+def _continued(model: Any, tokenizer: Any, rows: list[list[int]], how: Any) -> Any:
+    """Give the new tokens of a batch; it ends as soon as every row has, and shorter ones are filled up with padding."""
+    if virtual_tokens(model):
+        return continue_rows(model, rows, how)
+    inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
+    return model.generate(**inputs, generation_config=how)[:, inputs["input_ids"].shape[1] :]
 
 
 def _fitted(ids: list[int], room: int, kept: int | None) -> list[int]:

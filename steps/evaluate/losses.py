@@ -26,7 +26,8 @@ def row_losses(model: Any, held_out: HeldOut, batch_size: int) -> tuple[np.ndarr
     for group in batches(lengths, budget):
         inputs = {name: value.to(model.device) for name, value in _padded(held_out, group).items()}
         labels = inputs.pop("labels")[:, 1:]
-        logits = model(**inputs, use_cache=False).logits[:, :-1]
+        # The last ones: those of a learned prompt, where the model has one, come first.
+        logits = model(**inputs, use_cache=False).logits[:, -labels.shape[1] - 1 : -1]
         losses = cross_entropy(logits, labels)
         nll[group] = losses.sum(dim=1, dtype=torch.float64).cpu().numpy()
         supervised[group] = (labels != IGNORED).sum(dim=1).cpu().numpy()

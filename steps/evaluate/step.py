@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from steps.adapter_layout import reference_of
+from steps.adapter_layout import kept_adapter_of, reference_of
 from steps.artifacts import (
     MANIFEST,
     Draft,
@@ -60,7 +60,8 @@ def evaluate(
     refuse_non_finite(chosen)
     verdict = judge(settings.evaluation, chosen["base"], chosen["tuned"])
     with new_artifact(evaluation, "evaluation", lineage) as draft:
-        draft.facts = {"versions": {name: version(name) for name in ("torch", "transformers")}}
+        packages = ("torch", "transformers", *(["peft"] if kept_adapter_of(folders["tuned"]) else []))
+        draft.facts = {"versions": {name: version(name) for name in packages}}
         _write_metrics(draft, compared, chosen, verdict, told_before(base))
         write_plots(draft / "plots", compared.more)
         pq.write_table(compared.predictions, draft / "predictions.parquet")

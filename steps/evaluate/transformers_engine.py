@@ -16,6 +16,7 @@ from steps.errors import OutOfResources, Problem
 from steps.evaluate.generating import answers
 from steps.evaluate.held_out import HeldOut, Measured, load_tokenizer
 from steps.evaluate.losses import row_losses
+from steps.evaluate.soft_prompts import with_kept_adapter
 from steps.params.settings import EvaluationSettings
 
 log = logging.getLogger("finetune")
@@ -56,7 +57,8 @@ def load(auto_class: Any, folder: Path, precision: str) -> Any:
     transformers_logging.disable_progress_bar()
     place = {0: None, 1: "cuda"}.get(torch.cuda.device_count(), "auto")
     dtype = torch.bfloat16 if precision == "16" else torch.float32
-    return auto_class.from_pretrained(folder, dtype=dtype, device_map=place, local_files_only=True).eval()
+    model = auto_class.from_pretrained(folder, dtype=dtype, device_map=place, local_files_only=True)
+    return with_kept_adapter(model, folder).eval()
 
 
 def too_large(folder: Path, batch_size: int) -> OutOfResources:

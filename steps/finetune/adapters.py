@@ -12,7 +12,10 @@ from steps.params.lora import LoraParams
 log = logging.getLogger("finetune")
 
 # peft_type → PEFT's class.
-CONFIGS = {"lora": "LoraConfig", "ia3": "IA3Config", "loha": "LoHaConfig", "lokr": "LoKrConfig"}
+CONFIGS = {
+    "lora": "LoraConfig", "ia3": "IA3Config", "loha": "LoHaConfig", "lokr": "LoKrConfig",
+    "prompt_tuning": "PromptTuningConfig",
+}  # fmt: skip
 
 
 def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: Sequence[str], **more: Any) -> Any:
@@ -23,6 +26,10 @@ def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: 
     """
     import peft
 
+    if lora.peft_type == "prompt_tuning":  # it stands before the text, in no layer
+        return peft.PromptTuningConfig(
+            task_type=task, num_virtual_tokens=lora.num_virtual_tokens, **lora.peft_kwargs, **more
+        )
     targets = _targets(lora, model)
     given = dict(lora.peft_kwargs)
     # What is trained whole gets no adapter as well, nor do the layers inside it.

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.adapter_layout import adapter_of
+from steps.adapter_layout import adapter_of, kept_adapter_of
 from steps.errors import Problem, UserError
 from steps.finetune.quantising import train_in_float32
 from steps.params.settings import FinetuneSettings
@@ -25,6 +25,11 @@ def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | Non
         raise UserError(
             Problem("TRAIN-E0215", "apply_lora", f"false with {own}, an adapter to go on with", "true",
                     "set apply_lora=true, or import the model with adapter_use=merge")
+        )  # fmt: skip
+    if kept_adapter_of(folder):
+        raise UserError(
+            Problem("TRAIN-E0217", str(own), "a learned prompt, which is not trained further", "a model without one",
+                    "name the model that it was trained on")
         )  # fmt: skip
     from peft import PeftModel
 

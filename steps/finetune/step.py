@@ -161,7 +161,7 @@ def _write_tuned(
             elif stops_anew(trainer.model, model):
                 told = generation_settings(trainer.model, model)
                 (draft / GENERATION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-            if trainer.model.peft_config["default"].modules_to_save:
+            if getattr(trainer.model.peft_config["default"], "modules_to_save", None):
                 # The merged model has a head that the base does not, and its classes.
                 whole = trainer.model.get_base_model()
                 whole.config.architectures = [type(whole).__name__]

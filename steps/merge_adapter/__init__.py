@@ -6,6 +6,7 @@
     planning.py    which tensor of which shard gets which change; prints, and touches no weight
     kinds.py       the same for IA3, LoHa and LoKr
     new_head.py    a head that the base does not have: headers, configuration and index of the merged model
+    kept.py          adapters that no weight can hold (prompt tuning): the base as it is, the adapter in a folder inside
     device_map.py  reads where others would place the model; nothing is placed here
     arithmetic.py  the changes themselves, rounded exactly as PEFT rounds them (needs torch, as the next one does)
     arithmetic_of_kinds.py  those of the other kinds

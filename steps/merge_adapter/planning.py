@@ -141,7 +141,7 @@ def plan_merge(base: Folder, adapter: Folder) -> MergePlan:
     an adapter that was trained on another base.
     """
     settings = read_settings(adapter)
-    _refuse_base(base, adapter)
+    refuse_base(base, adapter)
     shards = [tensors_in(base, name) for name in base.weights]
     tensors = {name: tensor for shard in shards for name, tensor in shard.items()}
     changes, head, problems = _changes(base, adapter, tensors, settings)
@@ -167,7 +167,8 @@ def _with_head(shards: list[Shard], head: NewHead) -> Iterator[Shard]:
         yield replace(shard, header=header, kept=kept, added=tuple(added.values()))
 
 
-def _refuse_base(base: Folder, adapter: Folder) -> None:
+def refuse_base(base: Folder, adapter: Folder) -> None:
+    """Raise UserError when a base is quantised, or is not the one that the adapter was trained on."""
     if "quantization_config" in base.config:
         raise UserError(
             Problem("MERGE-E0110", f"{base.where} quantization_config", "quantised weights",

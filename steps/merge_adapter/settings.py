@@ -14,6 +14,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, shown
 from steps.merge_adapter.folders import ADAPTER_CONFIG, Folder
+from steps.model_layout import KEPT_KINDS
 
 # Settings that say how training was done, or that planning.py and arithmetic.py take into account.
 UNDERSTOOD = {
@@ -140,6 +141,11 @@ def read_settings(adapter: Folder) -> LoraSettings:
 
 def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     kind = config.get("peft_type")
+    if kind in KEPT_KINDS:
+        yield Problem("MERGE-E0107", f"{where} peft_type", f"{kind}: vectors before the text, which no weight can hold",
+                      f"one of {', '.join(UNDERSTOOD_BY_KIND)}, which are folded into weights", "load it beside its "
+                      "base with PEFT; python -m steps merge-adapter writes both into one folder to serve")  # fmt: skip
+        return
     if kind not in UNDERSTOOD_BY_KIND:
         yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), f"one of {', '.join(UNDERSTOOD_BY_KIND)}, the "
                       "kinds that are merged here", "train another kind, or merge with PEFT itself (merge_and_unload) "

@@ -16,6 +16,7 @@ from steps.artifacts import Draft, Manifest, new_artifact, read_manifest
 from steps.errors import NumericError, Problem, UserError
 from steps.merge_adapter.device_map import NOT_NEEDED, check_device_map
 from steps.merge_adapter.folders import Folder, open_adapter, open_base, origin, small_files, tokenizer_in
+from steps.merge_adapter.kept import check_kept, facts_of_kept, is_kept, refuse_infinite, write_kept
 from steps.merge_adapter.new_head import merged_config, merged_index
 from steps.merge_adapter.planning import Change, MergePlan, Shard, plan_merge
 from steps.merge_adapter.streaming import write_shard
@@ -34,7 +35,8 @@ def merge_adapter(
 
     base and adapter are artifacts, or plain folders as Hugging Face and PEFT save them. A fully tuned model in place
     of the adapter is the result itself: then only a manifest is written. tokenizer is a folder whose tokenizer is
-    saved with the model instead of the adapter's. device_map is checked and has no effect. Raises UserError when the
+    saved with the model instead of the adapter's. An adapter that no weight can hold (KEPT_KINDS) is put into a folder
+    beside the base's weights. device_map is checked and has no effect. Raises UserError when the
     adapter cannot be merged into this base, NumericError when the merged weights are not finite or equal the base's.
     """
     if device_map:
@@ -46,6 +48,8 @@ def merge_adapter(
     if isinstance(tuned, Manifest):
         return _same_as_tuned(base, tuned, output)
     model = open_base(base)
+    if is_kept(tuned):
+        return _keep(model, tuned, output, given)
     plan = plan_merge(model, tuned)
     log.debug("%s", plan)
     merger, lineage = _prepare(plan, model, tuned)
@@ -77,6 +81,19 @@ def _same_as_tuned(base: Path, tuned: Manifest, output: Path) -> Manifest:
         draft.same_as = "tuned"
         draft.facts = {"merged_modules": 0}
     log.info("no adapter: the tuned model is the result")
+    return read_manifest(output)
+
+
+def _keep(base: Folder, adapter: Folder, output: Path, given: dict[str, Path] | None) -> Manifest:
+    """Write the base as it is, with the adapter beside its weights. Raises as `merge_adapter`."""
+    check_kept(base, adapter)
+    refuse_infinite(adapter)
+    lineage = {"inputs": {"base": origin(base), "adapter": origin(adapter)}}
+    with new_artifact(output, "model", lineage) as draft:
+        write_kept(draft, base, adapter)
+        for name, source in small_files(base, adapter, given).items():
+            (draft / name).write_bytes(source.read_bytes())
+        draft.facts = facts_of_kept(base, adapter)
     return read_manifest(output)
 
 

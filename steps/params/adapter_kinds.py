@@ -80,15 +80,18 @@ RANKS = {
 }
 LYCORIS = {**CHOOSING, **RANKS, "rank_dropout": DROPOUT, "module_dropout": DROPOUT}
 
+# What every kind that is put into layers takes.
+LAYERS = frozenset({"lora_target_modules"})
+
 KINDS = {
     "lora": Kind(
-        frozenset({"lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights"}),
+        LAYERS | {"lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights"},
         {**CHOOSING, **RANKS, "bias": Values("none, all or lora_only", ("none", "all", "lora_only").__contains__)},
     ),
-    "ia3": Kind(frozenset(), {"exclude_modules": NAMES, "feedforward_modules": NAMES}),
-    "loha": Kind(frozenset({"lora_r", "lora_alpha"}), LYCORIS),
+    "ia3": Kind(LAYERS, {"exclude_modules": NAMES, "feedforward_modules": NAMES}),
+    "loha": Kind(LAYERS | {"lora_r", "lora_alpha"}, LYCORIS),
     "lokr": Kind(
-        frozenset({"lora_r", "lora_alpha"}),
+        LAYERS | {"lora_r", "lora_alpha"},
         {
             **LYCORIS,
             "decompose_both": YES_OR_NO,
@@ -96,13 +99,16 @@ KINDS = {
             "rank_dropout_scale": YES_OR_NO,
         },
     ),
+    "prompt_tuning": Kind(
+        frozenset({"num_virtual_tokens"}),
+        {"prompt_tuning_init": Values("RANDOM or SAMPLE_VOCAB", ("RANDOM", "SAMPLE_VOCAB").__contains__)},
+    ),
 }
 
 # Kinds that PEFT knows and that are not offered → what to do instead.
 NOT_OFFERED = {
-    "prompt_tuning": "set peft_type=ia3, as small: tokens that exist only as vectors cannot be merged into weights",
-    "p_tuning": "set peft_type=ia3, as small: tokens that exist only as vectors cannot be merged into weights",
-    "prefix_tuning": "set peft_type=ia3, as small: keys and values before the text cannot be merged into weights",
+    "p_tuning": "set peft_type=prompt_tuning: its vectors are learned as they are, without a network that makes them",
+    "prefix_tuning": "set peft_type=prompt_tuning: TRL's training has no place for keys and values before the text",
     "adalora": "set peft_type=lora with rank_pattern: its ranks change only under a loop of its own",
     "vera": "set peft_type=lora with lora_r=1: random matrices that all layers share are not merged here",
     "oft": "set peft_type=lora: turned weights are not merged here",
@@ -115,6 +121,8 @@ ELSEWHERE = {
     "alpha": "set lora_alpha",
     "lora_alpha": "set lora_alpha",
     "lora_dropout": "set lora_dropout",
+    "num_virtual_tokens": "set num_virtual_tokens",
+    "prompt_tuning_init_text": "leave it out: a prompt begins as random vectors, or as those of random tokens",
     "target_modules": "set lora_target_modules",
     "peft_type": "set peft_type",
     "use_dora": "set use_dora",

@@ -22,8 +22,8 @@ class LoraParams(Group):
     apply_lora: bool = False
     """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
 
-    peft_type: Literal["lora", "ia3", "loha", "lokr"] = "lora"
-    """Kind of adapter: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), or factors (ia3)."""
+    peft_type: Literal["lora", "ia3", "loha", "lokr", "prompt_tuning"] = "lora"
+    """Kind: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), factors (ia3), prompt_tuning."""
 
     lora_r: int = Field(8, ge=1)
     """Rank of the adapter matrices; memory and capacity grow with it."""
@@ -45,6 +45,9 @@ class LoraParams(Group):
 
     init_lora_weights: Literal["true", "gaussian", "orthogonal"] = "true"
     """First weights of a LoRA: true draws uniform ones as its authors did; all of them leave the model as it is."""
+
+    num_virtual_tokens: int = Field(20, ge=1)
+    """Vectors that prompt_tuning learns to put before every text; they take up as many of the model's positions."""
 
     peft_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More of PEFT's settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
@@ -86,7 +89,7 @@ class LoraParams(Group):
     def _without_adapter(self) -> Iterator[Problem]:
         """Asking for a kind of adapter and not for an adapter is a mistake; ranks have defaults that others copy."""
         fields = LoraParams.model_fields
-        for name in ("peft_type", "use_dora", "use_rslora", "init_lora_weights", "peft_kwargs"):
+        for name in ("peft_type", "use_dora", "use_rslora", "init_lora_weights", "num_virtual_tokens", "peft_kwargs"):
             value = getattr(self, name)
             if value != fields[name].get_default(call_default_factory=True):
                 yield Problem("PARAM-E0261", name, f"{shown(value)} with apply_lora=false", "an adapter to shape",
@@ -94,11 +97,12 @@ class LoraParams(Group):
 
     def _ignored(self) -> Iterator[Problem]:
         takes = KINDS[self.peft_type].takes
-        for name in sorted(KINDS["lora"].takes - takes):
+        for name in sorted(frozenset().union(*(kind.takes for kind in KINDS.values())) - takes):
             value, default = getattr(self, name), LoraParams.model_fields[name].default
             if value == default:
                 continue
-            instead = "leave it out, or set peft_type=lora"
+            other = next(other for other, kind in KINDS.items() if name in kind.takes)
+            instead = f"leave it out, or set peft_type={other}"
             if name == "lora_dropout" and "rank_dropout" in KINDS[self.peft_type].kwargs:
                 instead = 'leave it out, or set peft_kwargs={"rank_dropout": …} for rows of the update'
             yield Problem("PARAM-E0261", name, f"{shown(value)} with peft_type={self.peft_type}",

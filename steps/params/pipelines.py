@@ -95,6 +95,21 @@ class SupervisedParameters(
                           "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
         if self.bits:
             yield from self._quantised_base()
+        if self.apply_lora and self.peft_type == "prompt_tuning":
+            yield from self._prompt_tuning()
+
+    def _prompt_tuning(self) -> Iterator[Problem]:
+        """What was never trained with vectors before the text, or cannot be."""
+        why = {
+            "packing": "each row by itself: the learned vectors stand before the first row of a sequence only",
+            "apply_deepspeed": "one process: vectors for a few tokens have no optimizer states worth moving",
+            "load_in_4bit": "the weights as they are: a quantised base was never tried with it",
+            "load_in_8bit": "the weights as they are: a quantised base was never tried with it",
+        }
+        for name, reason in why.items():
+            if getattr(self, name):
+                yield Problem("PARAM-E0279", name, "true with peft_type=prompt_tuning", f"false: {reason}",
+                              f"leave {name} out, or set peft_type=lora")  # fmt: skip
 
     def _quantised_base(self) -> Iterator[Problem]:
         asked = f"load_in_{self.bits}bit"

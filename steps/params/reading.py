@@ -37,6 +37,7 @@ RENAMED_VALUES = {
     ("peft_type", "IA3"): "ia3",
     ("peft_type", "LOHA"): "loha",
     ("peft_type", "LOKR"): "lokr",
+    ("peft_type", "PROMPT_TUNING"): "prompt_tuning",
     ("evaluation_strategy", "disable"): "no",
     ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
 }

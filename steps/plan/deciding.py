@@ -26,6 +26,7 @@ from steps.plan.input_adapter import continued
 from steps.plan.memory import GIB, MemoryEstimate, estimate
 from steps.plan.new_tokens import NewTokens, look_for_new_tokens
 from steps.plan.packages import missing_here
+from steps.plan.soft_prompts import soft_prompt_problems, virtual_tokens
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -114,7 +115,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert hardware is not None
     assert options is not None
     model, reference, new_tokens = judged
-    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(head, model)
+    max_length = parameters.max_seq_length if parameters.max_seq_length > 0 else usual_length(parameters, head, model)
     gpu_memory = 0 if runs_here() else hardware["finetune"].gpu_memory
     memory = estimate(
         parameters,
@@ -145,6 +146,7 @@ def _judge(
     trouble.problems += _model_args_problems(p, config)
     trouble.problems += head_problems(p, head, config, named)
     trouble.problems += adapter_problems(p, config, named)
+    trouble.problems += soft_prompt_problems(p, head, model.layout.max_positions)
     reference = trouble.gather(lambda: look_at_reference(p, model))
     if reference:
         trouble.problems += head_problems(p, head, reference.layout.config, reference.files.parameter)
@@ -157,9 +159,14 @@ def training_parameters(reading: Reading) -> SupervisedParameters:
     return reading.parameters
 
 
-def usual_length(head: Head, model: ModelFound) -> int:
-    """Give the longest input where none is asked for: the model's own limit, for windows of a context at most 384."""
+def usual_length(p: SupervisedParameters, head: Head, model: ModelFound) -> int:
+    """Give the longest input where none is asked for: the model's own limit, for windows of a context at most 384.
+
+    A learned prompt takes its positions from it.
+    """
     limit = model.layout.max_length
+    if positions := model.layout.max_positions:
+        limit = min(limit, positions - virtual_tokens(p))
     return min(limit, WINDOW) if head == "question_answering" else limit
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from steps.params.pipelines import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.settings import Head
+from steps.plan.soft_prompts import virtual_tokens
 
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
@@ -83,7 +84,7 @@ def _parts(
     preference = parameters if isinstance(parameters, PreferenceMethod) else None
     # Both answers of a pair stand in one batch; rated answers stand alone.
     both = 2 if preference and preference.method != "kto" else 1
-    written = tokens = parameters.per_device_train_batch_size * max_length * both
+    written = tokens = parameters.per_device_train_batch_size * (max_length + virtual_tokens(parameters)) * both
     blocks = layers
     if head == "seq2seq_lm":
         written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)
@@ -175,6 +176,8 @@ def _hidden(config: dict[str, Any]) -> int:
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
     """Parameters of an adapter on every linear layer of Llama-like blocks: four of attention, three wide ones."""
+    if taken := virtual_tokens(parameters):
+        return taken * hidden
     wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
     shapes = [*[(hidden, hidden)] * 4, *[(hidden, wide)] * 2, (wide, hidden)]
     return int(layers * sum(_adapter_of(parameters, *shape) for shape in shapes))

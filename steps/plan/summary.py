@@ -13,6 +13,7 @@ from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
 from steps.plan.settings import trainer_of
+from steps.plan.soft_prompts import virtual_tokens
 from steps.redaction import masked
 from steps.tracking.target import target_of
 
@@ -104,9 +105,17 @@ NAMES = {"lora": "LoRA", "ia3": "IA3", "loha": "LoHa", "lokr": "LoKr"}
 
 def _adapter(p: SupervisedParameters) -> str:
     """Say in a few words what is trained, and on what."""
+    if taken := virtual_tokens(p):
+        return f"a prompt of {taken} vectors"
     name = "DoRA" if p.use_dora else NAMES[p.peft_type]
     rank = "" if p.peft_type == "ia3" else f" rank {p.lora_r}"
     return f"{name}{rank}" + (f" on a base in {p.bits} bits" if p.bits else "")
+
+
+def _merging(p: SupervisedParameters) -> str:
+    if virtual_tokens(p):
+        return "put the learned prompt beside the base"
+    return "fold the adapter into the base" if p.apply_lora else "nothing to merge"
 
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
@@ -121,7 +130,7 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
         "import_model": ("import", f"check and copy the model{', merge its adapter' if merged else ''}"),
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
         "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}"),
-        "merge_adapter": ("import", "fold the adapter into the base" if p.apply_lora else "nothing to merge"),
+        "merge_adapter": ("import", _merging(p)),
         "evaluate": ("evaluate", f"base{' with adapter' if kept else ''} and tuned on the test rows"),
         "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),
     }

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steps.adapter_layout import kept_adapter_of
 from steps.artifacts import MANIFEST, Manifest, read_manifest
 from steps.params.evaluation import direction_of
 from steps.register_model.candidate import Candidate, Target
-from steps.register_model.weights import masked
+from steps.register_model.weights import Weights, masked
 
 TASKS = {
     "chat_completion": "answers conversations",
@@ -73,7 +74,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "## How good it is\n\n" + _numbers(candidate.metrics),
         "## How it was trained\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
-        "## How to use it\n\n" + _usage(candidate.target, example, candidate.weights.uri),
+        "## How to use it\n\n" + _usage(candidate.target, example, candidate.weights),
         "## Parameters\n\n" + _table(("parameter", "value"), _parameters(lineage.get("parameters", {}))),
     ]
     return "\n\n".join(parts) + "\n"
@@ -104,7 +105,14 @@ def _training(history: dict[str, Any]) -> str:
     return _table(("what", "value"), lines.items())
 
 
-def _usage(target: Target, question: str, weights_uri: str) -> str:
+def _usage(target: Target, question: str, weights: Weights) -> str:
+    kept = kept_adapter_of(weights.folder)
+    opened = (
+        f"The folder is the base model as it was, with the adapter in `{kept.name}/`: PEFT puts it on the model "
+        "(`PeftModel.from_pretrained`), as predict does. Without it the model is the base; vLLM cannot serve it."
+        if kept
+        else "The folder is a plain\nHugging Face model; transformers and vLLM open it directly."
+    )
     return f"""```python
 import mlflow
 
@@ -113,9 +121,8 @@ model = mlflow.pyfunc.load_model("models:/{target.name}@{target.alias}")
 print(model.predict({question}))
 ```
 
-The weights are not in the registry: loading takes them from `{weights_uri}` and compares every file with its sha256.
-When they were moved, name their new place: `load_model(…, model_config={{"weights_uri": …}})`. The folder is a plain
-Hugging Face model; transformers and vLLM open it directly."""
+The weights are not in the registry: loading takes them from `{weights.uri}` and compares every file with its sha256.
+When they were moved, name their new place: `load_model(…, model_config={{"weights_uri": …}})`. {opened}"""
 
 
 def _parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:

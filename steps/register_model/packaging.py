@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from steps.adapter_layout import ADAPTER_FOLDER, kept_adapter_of
 from steps.model_layout import CONFIG, MODEL_NAMES, TOKENIZER_NAMES
 from steps.params.settings import RegistrationSettings
 from steps.register_model.candidate import Candidate
@@ -31,6 +32,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
     import mlflow.pyfunc
 
     settings, weights = candidate.settings, candidate.weights
+    kept = kept_adapter_of(weights.folder) is not None
     reference = folder.with_name("reference")
     reference.mkdir()
     for name in sorted(weights.manifest.files):
@@ -48,6 +50,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "max_length": settings.max_length,
         "columns": settings.columns,
         "chat": is_chat(candidate),
+        "kept_adapter": ADAPTER_FOLDER if kept else "",
         "served": (served := SERVED.get(settings.head, "")),
     }
     if served:
@@ -60,7 +63,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             python_model=str(CODE),
             artifacts={"reference": str(reference)},
             signature=signature(settings, weights.folder, is_chat(candidate)),
-            pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {})),
+            pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {}), kept),
             model_config={"weights_uri": ""},
         )
 
@@ -71,9 +74,11 @@ def is_chat(candidate: Candidate) -> bool:
     return candidate.settings.task == "chat_completion" or bool(told)
 
 
-def requirements(uri: str, versions: dict[str, str]) -> list[str]:
+def requirements(uri: str, versions: dict[str, str], kept_adapter: bool = False) -> list[str]:
     """List what loading and answering needs, pinned to the `versions` of the evaluation, else to those here."""
     names = ["mlflow", "torch", "transformers", "safetensors", "jinja2", "fsspec"]
+    if kept_adapter:
+        names.append("peft")
     if client := CLIENTS.get(uri.split("://", 1)[0]):
         names.append(client)
     return [_pinned(name, versions.get(name)) for name in names]

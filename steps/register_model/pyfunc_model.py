@@ -40,6 +40,12 @@ class CausalModel:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
+        self.virtual_tokens = 0
+        if self.reference.get("kept_adapter"):
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(folder / self.reference["kept_adapter"]))
+            self.virtual_tokens = model.active_peft_config.num_virtual_tokens
         self.model = model.to(device).eval()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -66,7 +72,7 @@ class CausalModel:
         encoded = self.tokenizer(texts, add_special_tokens=special)["input_ids"]
         if limit := getattr(self.model.config.get_text_config(), "max_position_embeddings", None):
             most = min(most, limit // 2)
-            encoded = [self._fitted(ids, limit - most) for ids in encoded]
+            encoded = [self._fitted(ids, limit - most - self.virtual_tokens) for ids in encoded]
         named = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
         greedy = GenerationConfig(
@@ -80,8 +86,11 @@ class CausalModel:
             eos_token_id=sorted(ends) or None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
+            if self.virtual_tokens:
+                output = continue_rows(self.model, encoded, greedy)
+                return self.tokenizer.batch_decode(output, skip_special_tokens=True)
+            inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
             output = self.model.generate(**inputs, generation_config=greedy)
         return self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -125,6 +134,25 @@ class AnyModel(CausalModel):
 # time about a `predict` without hints that stands in this class itself.
 class ReferencedModel(AnyModel, mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """The same, as MLflow loads it."""
+
+
+def continue_rows(model: Any, rows: list[list[int]], how: Any) -> Any:
+    """Let a model with a learned prompt go on from rows of tokens; gives the new tokens.
+
+    PEFT's own generate puts the prompt's vectors before the padding; here they stand between padding and text, so that
+    an answer does not depend on the rows beside it.
+    """
+    import torch
+
+    vectors = model.get_prompt(batch_size=1)[0]
+    texts = [model.word_embeddings(torch.tensor(ids, dtype=torch.long, device=model.device)) for ids in rows]
+    joined = [torch.cat((vectors.to(text.dtype), text)) for text in texts]
+    longest = max(map(len, joined))
+    inputs = torch.stack([torch.nn.functional.pad(one, (0, 0, longest - len(one), 0)) for one in joined])
+    mask = torch.zeros(inputs.shape[:2], dtype=torch.long, device=inputs.device)
+    for line, one in enumerate(joined):
+        mask[line, longest - len(one) :] = 1
+    return model.get_base_model().generate(inputs_embeds=inputs, attention_mask=mask, generation_config=how)
 
 
 def read_rows(model_input: Any) -> list[Any]:

@@ -18,7 +18,8 @@ from steps.plan.step import plan
 ROOT = Path(__file__).parents[2]
 GIVEN = {"pytorch_model_path": "m", "train_file_path": "t.jsonl"}
 LORA = {"apply_lora": True}
-CONFIGS = {"lora": "LoraConfig", "ia3": "IA3Config", "loha": "LoHaConfig", "lokr": "LoKrConfig"}
+CONFIGS = {"lora": "LoraConfig", "ia3": "IA3Config", "loha": "LoHaConfig", "lokr": "LoKrConfig",
+           "prompt_tuning": "PromptTuningConfig"}  # fmt: skip
 
 
 def refused(pipeline: str = "chat_completion", **given) -> str:
@@ -36,10 +37,24 @@ def with_kwargs(name: str, kwargs: dict, **more) -> dict:
 
 
 REFUSED = {
-    "unknown kind": (kind("lorra"), "one of lora, ia3, loha, lokr. Fix: did you mean lora?"),
-    "prompt tuning": (kind("prompt_tuning"), "cannot be merged into weights"),
-    "prompt tuning as PEFT says it": (kind("PROMPT_TUNING"), "cannot be merged into weights"),
-    "prefix tuning": (kind("prefix_tuning"), "cannot be merged into weights"),
+    "unknown kind": (kind("lorra"), "one of lora, ia3, loha, lokr, prompt_tuning. Fix: did you mean lora?"),
+    "prefix tuning": (kind("prefix_tuning"), "set peft_type=prompt_tuning"),
+    "p-tuning": (kind("P_TUNING"), "set peft_type=prompt_tuning"),
+    "vectors without adapter": ({"num_virtual_tokens": 5}, "num_virtual_tokens: found 5 with apply_lora=false"),
+    "vectors with LoRA": ({**LORA, "num_virtual_tokens": 5}, "5 with peft_type=lora; .*set peft_type=prompt_tuning"),
+    "no vectors": (kind("prompt_tuning", num_virtual_tokens=0), "num_virtual_tokens: found 0"),
+    "rank with a prompt": (kind("prompt_tuning", lora_r=4), "lora_r: found 4 with peft_type=prompt_tuning"),
+    "layers with a prompt": (
+        kind("prompt_tuning", lora_target_modules="q_proj"),
+        "lora_target_modules: found 'q_proj' with peft_type=prompt_tuning",
+    ),
+    "DoRA with a prompt": (kind("prompt_tuning", use_dora=True), "use_dora: found True with peft_type=prompt_tuning"),
+    "a text as prompt": (with_kwargs("prompt_tuning", {"prompt_tuning_init": "TEXT"}), "RANDOM or SAMPLE_VOCAB"),
+    "vectors as PEFT says them": (with_kwargs("prompt_tuning", {"num_virtual_tokens": 9}), "set num_virtual_tokens"),
+    "a prompt for packed rows": (kind("prompt_tuning", packing=True), "packing: found true with peft_type=prompt"),
+    "a prompt with DeepSpeed": (kind("prompt_tuning", apply_deepspeed=True), "PARAM-E0279 apply_deepspeed"),
+    "a prompt on 4 bits": (kind("prompt_tuning", load_in_4bit=True), "PARAM-E0279 load_in_4bit"),
+    "a prompt on 8 bits": (kind("prompt_tuning", load_in_8bit=True), "PARAM-E0279 load_in_8bit"),
     "no PEFT": (kind("NO_PEFT"), "set apply_lora=false"),
     "kind without adapter": ({"peft_type": "ia3"}, "'ia3' with apply_lora=false.*set apply_lora=true"),
     "DoRA without adapter": ({"use_dora": True}, "use_dora: found True with apply_lora=false"),
@@ -126,6 +141,7 @@ ACCEPTED = {
     "ranks without adapter": {"lora_r": 64, "lora_alpha": 128},
     "DoRA, rank-stabilised": {**LORA, "use_dora": True, "use_rslora": True},
     "IA3": kind("ia3"),
+    "prompt": kind("prompt_tuning", num_virtual_tokens=8, peft_kwargs={"prompt_tuning_init": "SAMPLE_VOCAB"}),
     "LoHa": kind("loha", lora_r=2, lora_alpha=4),
     "QLoRA": {**LORA, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "QLoRA with ZeRO-2": {**LORA, "load_in_4bit": True, "apply_deepspeed": True},
@@ -208,6 +224,13 @@ def with_config(tmp_path: Path, **changes) -> Path:
             with_kwargs("lora", {"layers_to_transform": [1, 2]}, lora_target_modules="q_proj"),
             "found 2; expected layers from 0 to 1",
         ),
+        (
+            {},
+            kind("prompt_tuning", max_seq_length=240),
+            "PLAN-E0385 max_seq_length: found 240 .*set max_seq_length=236",
+        ),
+        ({}, kind("prompt_tuning", num_virtual_tokens=128), "PLAN-E0385 num_virtual_tokens: found 128"),
+        ({}, kind("prompt_tuning", additional_special_tokens="<|call|>"), "PLAN-E0346"),
     ],
 )
 def test_what_the_base_cannot_have_is_refused(config, given, words, tmp_path):
@@ -235,6 +258,27 @@ def test_a_step_without_plan_names_the_missing_package(monkeypatch):
     settings = settings_with(lora=LoraParams(apply_lora=True), quantisation=QuantisationParams(load_in_4bit=True))
     with pytest.raises(UserError, match="TRAIN-E0203 load_in_4bit"):
         packages.refuse_missing(settings)
+
+
+@pytest.mark.parametrize("head", ["seq2seq_lm", "masked_lm", "preference_lm", "sequence_classification"])
+def test_a_prompt_is_learned_by_models_that_go_on_from_it(head):
+    from steps.plan.soft_prompts import soft_prompt_problems
+
+    asked, lora = (
+        read_parameters("chat_completion", {**GIVEN, **given}).parameters for given in (kind("prompt_tuning"), LORA)
+    )
+    assert [problem.code for problem in soft_prompt_problems(asked, head, 512)] == ["PLAN-E0384"]
+    assert not list(soft_prompt_problems(asked, "causal_lm", 512))
+    assert not list(soft_prompt_problems(lora, head, 512))
+
+
+def test_a_prompt_leaves_room_for_itself(tmp_path):
+    told = json.loads(planned(tmp_path, with_config(tmp_path), **kind("prompt_tuning", num_virtual_tokens=12)))
+    longest = next(one["value"] for one in told["arithmetic"] if one["name"] == "longest sequence")
+    assert longest == json.loads((tmp_path / "model/config.json").read_text())["max_position_embeddings"] - 12
+    what = {task["task"]: task["what"] for task in told["tasks"]}
+    assert "a prompt of 12 vectors" in what["finetune"]
+    assert what["merge_adapter"] == "put the learned prompt beside the base"
 
 
 def test_the_plan_says_what_is_trained_on_what(tmp_path):
@@ -286,8 +330,8 @@ def _scales(parameter) -> int:
 @pytest.mark.parametrize(
     ("given", "rank"),
     [(kind("lora"), {"r": 8}), ({**LORA, "use_dora": True}, {"r": 8, "use_dora": True}), (kind("ia3"), {}),
-     (kind("loha"), {"r": 8}), (kind("lokr"), {"r": 8})],
-    ids=["lora", "dora", "ia3", "loha", "lokr"],
+     (kind("loha"), {"r": 8}), (kind("lokr"), {"r": 8}), (kind("prompt_tuning"), {"num_virtual_tokens": 20})],
+    ids=["lora", "dora", "ia3", "loha", "lokr", "prompt"],
 )  # fmt: skip
 def test_the_parameters_of_an_adapter_are_those_that_peft_makes(given, rank, tmp_path):
     import peft
@@ -300,6 +344,8 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(given, rank, tmp
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     targets = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
+    if "num_virtual_tokens" in rank:
+        targets = {}
     scaled = {"feedforward_modules": ["down_proj"]} if not rank else {}
     made = getattr(peft, CONFIGS[given.get("peft_type", "lora")])(task_type="CAUSAL_LM", **targets, **rank, **scaled)
     with torch.device("meta"):

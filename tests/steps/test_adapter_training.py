@@ -110,6 +110,7 @@ def bare_losses(model: Path, tokenizer, out: Path, config: str, arguments: dict,
     from trl import SFTConfig, SFTTrainer
 
     stored = {"quantization_config": BitsAndBytesConfig(**base)} if base else {}
+    targets = {} if config == "PromptTuningConfig" else {"target_modules": "all-linear"}
     loaded = AutoModelForCausalLM.from_pretrained(model, **stored)
     t = settings_with({"max_steps": 5, "evaluation_strategy": "no"}).training
     trainer = SFTTrainer(
@@ -134,7 +135,7 @@ def bare_losses(model: Path, tokenizer, out: Path, config: str, arguments: dict,
         ),
         train_dataset=Dataset.from_list(chat_rows(50)[:40]),
         processing_class=tokenizer,
-        peft_config=getattr(peft, config)(**{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **arguments}),
+        peft_config=getattr(peft, config)(**{**targets, "task_type": "CAUSAL_LM", **arguments}),
     )
     if base:
         # TRL trains adapters on quantised weights in bfloat16; here they stay as PEFT made them.

@@ -351,7 +351,7 @@ def good(bases, tmp_path) -> tuple[Path, Path]:
     return bases("tied"), make_adapter(bases("tied"), tmp_path / "adapter", target_modules=["q_proj", "v_proj"])
 
 
-@pytest.mark.parametrize("kind", ["ADALORA", "PROMPT_TUNING", "PREFIX_TUNING", "OFT", "VERA", "SOMETHING_NEW"])
+@pytest.mark.parametrize("kind", ["ADALORA", "P_TUNING", "PREFIX_TUNING", "OFT", "VERA", "SOMETHING_NEW"])
 def test_other_kinds_of_adapter_are_refused_by_name(kind, good):
     refused(good[0], change_settings(good[1], peft_type=kind), "MERGE-E0107", kind)
 
