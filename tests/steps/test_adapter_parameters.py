@@ -241,8 +241,7 @@ def test_what_the_base_cannot_have_is_refused(config, given, words, tmp_path):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     from steps.plan import deciding
 
-    found = deciding.find_spec
-    monkeypatch.setattr(deciding, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    monkeypatch.setattr(deciding, "missing_here", lambda package: package == "bitsandbytes")
     with pytest.raises(UserError, match="load_in_8bit: found true, but the package bitsandbytes is missing"):
         planned(tmp_path, with_config(tmp_path), apply_lora=True, load_in_8bit=True)
 
