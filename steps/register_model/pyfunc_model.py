@@ -26,6 +26,9 @@ class CausalModel:
     `mlflow.pyfunc.load_model(uri, model_config={"weights_uri": …})` takes the same weights from another place.
     """
 
+    virtual_tokens = 0
+    """Vectors of a learned prompt, which stand before every text."""
+
     def load_context(self, context: Any) -> None:
         """Bring the weights here and load them."""
         import torch
@@ -40,7 +43,6 @@ class CausalModel:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
-        self.virtual_tokens = 0
         if self.reference.get("kept_adapter"):
             from peft import PeftModel
 
