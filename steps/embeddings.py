@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from steps.params.lora import WITHOUT_ADAPTER
 from steps.weights import Stored
 
 # Output and input embeddings by the last part of their module's name.
 HEADS = {"embed_out", "lm_head"}
-EMBEDDINGS = HEADS | {"embed_in", "embed_tokens", "shared", "word_embeddings", "wte"}
+EMBEDDINGS = WITHOUT_ADAPTER - {"wpe"}  # positions are no vocabulary
 
 
 def module_of(name: str) -> str:

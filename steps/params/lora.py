@@ -11,7 +11,7 @@ from steps.params.group import Group
 
 # Layers that no adapter is put on: TRL multiplies by the head's weights without looking at an adapter, and what is
 # tied to them could not be merged.
-EMBEDDINGS = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
+WITHOUT_ADAPTER = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
 
 ALL = "all-linear"
 
@@ -110,7 +110,7 @@ class LoraParams(Group):
 
     def _layer_problems(self) -> Iterator[Problem]:
         for name in self.targets:
-            if name.rsplit(".", 1)[-1] in EMBEDDINGS:
+            if name.rsplit(".", 1)[-1] in WITHOUT_ADAPTER:
                 yield Problem("PARAM-E0265", "lora_target_modules", name, "layers between the embeddings and the "
                               "head, such as q_proj", f"leave {name} out")  # fmt: skip
         kwargs = self.peft_kwargs
