@@ -37,7 +37,7 @@ def told(started, rows, bad):
 """
 OURS = """
 from steps.params.data import DataSource
-from steps.prepare_data.checking import check_data
+from steps.prepare_data.check.checking import check_data
 started = time.perf_counter()
 checked = check_data("chat_completion", DataSource(train_file_path=file))
 told(started, sum(checked.counts.values()), 0)

@@ -59,8 +59,8 @@ def fills(count: int) -> tuple[float, float]:
     import pyarrow.parquet as pq
     from trl import pack_dataset
 
-    from steps.prepare_data.tokenising import Tokens
-    from steps.prepare_data.writing import TokenWriter
+    from steps.prepare_data.write.tokenising import Tokens
+    from steps.prepare_data.write.writing import TokenWriter
 
     drawn = np.random.default_rng(0).lognormal(4.5, 1.0, count)
     lengths = np.clip(drawn, 8, MAX_LENGTH).astype(np.int64)
@@ -80,7 +80,7 @@ def ours(rows: Any, tokenizer: Any, scratch: Path, packing: bool, answers_only: 
     """Turn the rows into tokens/train.parquet with the code of the step."""
     from steps.artifacts import Draft
     from steps.params.settings import DataSettings, Resolved
-    from steps.prepare_data.splits import Preparation, write_split
+    from steps.prepare_data.write.splits import Preparation, write_split
     from steps.tasks import load_task
 
     preprocessing = {"packing": packing, "train_on_completions_only": answers_only}
@@ -110,7 +110,7 @@ def main() -> int:
     from trl import SFTConfig, SFTTrainer
 
     from steps.params.data import DataSource
-    from steps.prepare_data.checking import check_data
+    from steps.prepare_data.check.checking import check_data
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 7

@@ -1,7 +1,7 @@
 """Check files in a test as prepare_data and check-data do."""
 
 from steps.params.data import DataSource
-from steps.prepare_data.checking import check_data as check_sources
+from steps.prepare_data.check.checking import check_data as check_sources
 
 
 def check_data(task, train="", validation="", test="", columns=None, seed=42, scratch=None, **source):

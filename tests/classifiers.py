@@ -71,7 +71,7 @@ def label_rows(count: int, pairs: bool = False, several: bool = False) -> list[d
 
 def data_settings(folder: Path, rows: list[dict], length: int = 32, **changes) -> DataSettings:
     """Write rows as train (all but the last 24), validation and test, and give the settings to prepare them."""
-    from steps.storage import digest_of
+    from steps.sources.storage import digest_of
 
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"train": rows[:-24], "validation": rows[-24:-12], "test": rows[-12:]}

@@ -15,7 +15,7 @@ from checking import check_data
 
 from steps.errors import StepError
 from steps.params.group import Group
-from steps.prepare_data.checking import DataCheck
+from steps.prepare_data.check.checking import DataCheck
 from steps.tasks import load_task
 
 # CODE where: found …; expected …. Fix: … Where names the file, the row and the column as far as there are any.

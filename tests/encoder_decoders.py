@@ -104,7 +104,7 @@ def pairs(count: int, kind: str = "t5") -> list[dict]:
 
 def data_settings(folder: Path, rows: list[dict], kind: str = "t5", **changes) -> DataSettings:
     """Write rows as train (all but the last 24), validation and test, and give the settings to prepare them."""
-    from steps.storage import digest_of
+    from steps.sources.storage import digest_of
 
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"train": rows[:-24], "validation": rows[-24:-12], "test": rows[-12:]}

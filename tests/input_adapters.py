@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 
 def make_adapter(base: Path, folder: Path, auto_class: str = "AutoModelForCausalLM", **settings: object) -> Path:

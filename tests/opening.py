@@ -8,8 +8,8 @@ from data_cases import assert_six_parts
 from steps.errors import StepError
 from steps.params.data import DataSource
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.reading import detect, read_rows
-from steps.prepare_data.sources import open_source
+from steps.prepare_data.read.reading import detect, read_rows
+from steps.prepare_data.read.sources import open_source
 
 
 def rows(*texts):

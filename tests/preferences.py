@@ -7,7 +7,7 @@ from conftest import write_jsonl
 from steps.params.data import Preprocessing
 from steps.params.settings import DataSettings, Resolved
 from steps.prepare_data.step import prepare_data
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 
 def turn(role: str, text: str) -> list[dict]:

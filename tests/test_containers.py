@@ -19,7 +19,7 @@ from pipelines.images import CORE, TRAIN
 from steps.params.data import Preprocessing
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Resolved
 from steps.params.training import CheckpointParams, TrainingParams
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 pytestmark = [
     pytest.mark.containers,

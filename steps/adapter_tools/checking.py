@@ -7,12 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from steps.adapter_tools.fitting import Fit, described, judge
-from steps.adapter_tools.vllm_ready import differences, rank_of, sort_out
-from steps.adapter_tools.vllm_rules import rank_problems, vllm_problems
+from steps.adapters.fitting import Fit, described, judge
+from steps.adapters.folders import Folder, open_adapter, open_base
+from steps.adapters.vllm import differences, rank_of, sort_out
+from steps.adapters.vllm_rules import rank_problems, vllm_problems
 from steps.artifacts import Manifest, write_durably
 from steps.errors import Problem, UserError
-from steps.merge_adapter.folders import Folder, open_adapter, open_base
 
 log = logging.getLogger("finetune")
 

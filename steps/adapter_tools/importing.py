@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steps import storage
-from steps.adapter_tools.fitting import described
+from steps.adapters.fitting import described, not_an_adapter
+from steps.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GENERATION, open_adapter
 from steps.artifacts import Manifest, new_artifact, read_manifest
 from steps.errors import Problem, SecurityRefusal, UserError
-from steps.merge_adapter.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GENERATION, open_adapter
-from steps.model_layout import CONFIG, TOKENIZER_NAMES
+from steps.models.layout import CONFIG, TOKENIZER_NAMES
 from steps.params.settings import AdapterSettings
+from steps.sources import storage
 
 log = logging.getLogger("finetune")
 
@@ -53,14 +53,6 @@ def import_adapter(settings: AdapterSettings, adapter: Path) -> Manifest:
                 (draft / name).write_bytes((folder / name).read_bytes())
         log.info("imported %s: %s", source.uri, described(found))
     return read_manifest(adapter)
-
-
-def not_an_adapter(uri: str) -> UserError:
-    """Say that a fully tuned model has no adapter."""
-    return UserError(
-        Problem("ADAPTER-E0205", "adapter_path", f"{uri}, a fully tuned model", "an adapter",
-                "use it as it is: it needs no base")
-    )  # fmt: skip
 
 
 def _refuse_escaping_link(folder: Path, name: str) -> None:

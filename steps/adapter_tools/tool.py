@@ -28,9 +28,9 @@ def adapter_tool(settings: AdapterToolSettings, base: Path, adapter: Path, resul
 
 
 def _merge(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:
-    from steps.merge_adapter.step import merge_adapter  # only the merge needs torch
+    from steps.adapters.merging import merge  # only the merge needs torch
 
-    merge_adapter(base, adapter, result)
+    merge(base, adapter, result)
 
 
 def _vllm(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:

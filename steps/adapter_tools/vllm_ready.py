@@ -9,45 +9,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.adapter_tools.evening import Even, evened
-from steps.adapter_tools.sameness import same_values
-from steps.adapter_tools.training_hint import LARGEST, trained_whole
-from steps.adapter_tools.vllm_rules import CLEARED, HEADS, MERGE, USUAL_RANK, max_rank, rank_problems, vllm_problems
+from steps.adapters.fitting import trained_on_digest
+from steps.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, open_adapter, open_base
+from steps.adapters.training_hint import LARGEST, trained_whole
+from steps.adapters.vllm import Sorted, differences, is_head, rank_of, sort_out
+from steps.adapters.vllm_rules import HEADS, USUAL_RANK, max_rank, rank_problems, vllm_problems
 from steps.artifacts import Manifest, code_digest, describe_files, new_artifact, read_manifest
-from steps.embeddings import EMBEDDINGS
-from steps.embeddings import HEADS as OUTPUT_EMBEDDINGS
 from steps.errors import Problem, StepError, UserError
-from steps.hashed_file import HashedFile, copy_bytes
-from steps.merge_adapter.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, open_adapter, open_base, tensors_in
-from steps.merge_adapter.planning import FACTOR, PREFIX
-from steps.storage import read_bytes
-from steps.weights import Stored, find, header_of
+from steps.models.hashed_file import HashedFile, copy_bytes
+from steps.models.weights import header_of
+from steps.sources.storage import read_bytes
 
 log = logging.getLogger("finetune")
-
-TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of an embedding with trainable tokens
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """What becomes of an adapter's tensors and settings."""
-
-    kept: dict[str, Stored]
-    left_out: dict[str, Stored]
-    cleared: dict[str, Any]
-    """Settings that are emptied, with their values."""
-    even: Even | None = None
-    """How modules of several ranks and scales get one."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether vLLM loads the adapter as it is, and computes the same."""
-        return not self.left_out and not self.cleared and not self.even
 
 
 def create_vllm_compatible_adapter(
@@ -87,7 +63,7 @@ def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[st
             (draft / name).write_bytes((adapter / name).read_bytes())
         config = {**tuned.config, **dict.fromkeys(parts.cleared), **(parts.even.settings if parts.even else {})}
         kept_heads = [name for name in parts.cleared.get("modules_to_save") or () if name in HEADS]
-        if kept_heads and any(_is_head(name) for name in parts.kept):
+        if kept_heads and any(is_head(name) for name in parts.kept):
             config["modules_to_save"] = kept_heads
         (draft / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         draft.known_digests[ADAPTER_WEIGHTS] = _write_weights(draft / ADAPTER_WEIGHTS, parts)
@@ -97,99 +73,6 @@ def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[st
                        "already_compatible": parts.is_ready, "max_lora_rank": rank}  # fmt: skip
     _tell(parts, expected, rank)
     return read_manifest(output)
-
-
-def sort_out(adapter: Folder) -> Sorted:
-    """Split an adapter's tensors into what vLLM loads and what it refuses. Raises UserError for a cut file."""
-    tensors = tensors_in(adapter, adapter.weights[0])
-    saved = adapter.config.get("modules_to_save") or []
-    kept = {
-        name: stored
-        for name, stored in tensors.items()
-        if FACTOR.fullmatch(name.removeprefix(PREFIX)) or (_is_head(name) and any(head in saved for head in HEADS))
-    }
-    heads = any(_is_head(name) for name in kept)
-    cleared = {name: adapter.config[name] for name in CLEARED if adapter.config.get(name)}
-    if heads and set(saved) <= set(HEADS):
-        cleared.pop("modules_to_save", None)
-    left_out = {name: stored for name, stored in tensors.items() if name not in kept}
-    return Sorted(kept, left_out, cleared, evened(adapter, kept))
-
-
-def rank_of(adapter: Folder, parts: Sorted) -> int:
-    """Give the rank that vLLM needs room for."""
-    return parts.even.rank if parts.even else int(adapter.config["r"])
-
-
-def differences(adapter: Folder, parts: Sorted, base: Folder | None) -> Iterator[Problem]:
-    """Yield what must not be left out, for it is no copy of the base."""
-    if not parts.kept:
-        yield Problem("ADAPTER-E0206", adapter.where, "no low-rank factors", "a trained LoRA adapter", MERGE)
-    if not parts.left_out:
-        return
-    some = ", ".join(list(parts.left_out)[:3])
-    if base is None:
-        yield Problem("ADAPTER-E0207", "base", f"none, and {len(parts.left_out)} tensors to leave out ({some})",
-                      "the model that the adapter was trained on, to compare them with",
-                      "name it with --base")  # fmt: skip
-        return
-    trained_on = _trained_on(adapter)
-    if trained_on and base.manifest and trained_on != base.manifest.digest:
-        yield Problem("MERGE-E0201", adapter.where, f"an adapter of the base {trained_on[:12]}",
-                      f"one of {base.manifest.digest[:12]}, as in {base.path}",
-                      "pass the model that finetune was given")  # fmt: skip
-        return
-    tensors = {name: stored for file in base.weights for name, stored in tensors_in(base, file).items()}
-    for name, stored in parts.left_out.items():
-        if found := _difference(adapter, tensors, name, stored):
-            yield Problem("ADAPTER-E0208", adapter.where, f"{name}, {found}",
-                          "what equals the base, for vLLM loads low-rank factors only", MERGE)  # fmt: skip
-
-
-def _difference(adapter: Folder, tensors: dict[str, Stored], name: str, stored: Stored) -> str:
-    """Say how a tensor differs from the base's; empty when it is a copy."""
-    called = name.removeprefix(PREFIX)
-    rows = None
-    if called.endswith(TOKEN_ROWS):
-        called = called.removesuffix(TOKEN_ROWS) + ".weight"
-        rows = _token_rows(adapter, called)
-        if rows is None:
-            return "rows of tokens that adapter_config.json does not name"
-    called = called.replace(".base_layer.", ".")
-    original = find(tensors, called) or _tied_to(tensors, called)
-    if original is None:
-        return "which the base does not have"
-    if rows is None and original.shape != stored.shape:
-        return f"of shape {list(stored.shape)} where the base has {list(original.shape)}"
-    return "" if same_values(stored, original, rows) else "whose values were changed by the training"
-
-
-def _token_rows(adapter: Folder, called: str) -> list[int] | None:
-    """Ids of the trained tokens of an embedding; one list is for the input embeddings."""
-    indices = adapter.config.get("trainable_token_indices")
-    if isinstance(indices, dict):
-        module = called.removesuffix(".weight")
-        indices = next((ids for key, ids in indices.items() if module == key or module.endswith(f".{key}")), None)
-    return list(indices) if isinstance(indices, list) else None
-
-
-def _tied_to(tensors: dict[str, Stored], called: str) -> Stored | None:
-    """An output embedding that the base shares with its input is stored under the other name."""
-    if called.split(".")[-2:-1] not in [[name] for name in OUTPUT_EMBEDDINGS]:
-        return None
-    inputs = EMBEDDINGS - OUTPUT_EMBEDDINGS
-    return next(
-        (stored for name, stored in tensors.items() if name.split(".")[-2:-1] in [[one] for one in inputs]), None
-    )
-
-
-def _is_head(name: str) -> bool:
-    return name.split(".")[-2:-1] in [[head] for head in HEADS]
-
-
-def _trained_on(adapter: Folder) -> str:
-    inputs = adapter.manifest.lineage.get("inputs") if adapter.manifest else None
-    return str((inputs or {}).get("model") or "")
 
 
 def _write_weights(file: Path, parts: Sorted) -> str:
@@ -209,7 +92,7 @@ def _write_weights(file: Path, parts: Sorted) -> str:
 def _lineage(adapter: Folder, base: Folder | None) -> dict[str, Any]:
     """Inputs by content; `model` stays the base that the adapter was trained on, which every later check asks for."""
     content = adapter.manifest or Manifest("adapter", describe_files(adapter.path))
-    trained_on = _trained_on(adapter) or (base.manifest.digest if base and base.manifest else "")
+    trained_on = trained_on_digest(adapter) or (base.manifest.digest if base and base.manifest else "")
     return {"inputs": {"adapter": content.digest, **({"model": trained_on} if trained_on else {})}}
 
 

@@ -12,7 +12,7 @@
     held_out.py              the test rows, and the prompt and reference of each
     transformers_engine.py   loads one model, measures loss and answers on these rows
     seq2seq_engine.py        the same for one with an encoder and a decoder
-    losses.py, generating.py, batching.py   how it does so
+    losses.py                how well it predicts the rows; answers come from steps/generation/
     metrics.py               all numbers of generated text; the arithmetic of every metric is in steps/scoring/
     gate.py                  the verdict; pure arithmetic
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steps.adapter_layout import adapter_of
+from steps.adapters.layout import adapter_of
+from steps.adapters.merging import merge
 from steps.artifacts import MANIFEST, read_manifest
 from steps.errors import NumericError, UserError
-from steps.merge_adapter.step import merge_adapter
 
 NOTHING_LEARNED = {"MERGE-E0301", "MERGE-E0302"}  # an adapter that changes no weight: the model is the base
 
@@ -20,7 +20,7 @@ def model_before(base: Path, near: Path) -> Iterator[Path]:
     """Give the folder of the model that training began with: `base`, and with the adapter that it went on with.
 
     The two are merged as the tuned adapter was, in a folder inside `near` that is gone afterwards. Raises as
-    `merge_adapter`.
+    `merge`.
     """
     adapter = adapter_of(base)
     if adapter is None:
@@ -29,7 +29,7 @@ def model_before(base: Path, near: Path) -> Iterator[Path]:
     near.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=near, prefix=".before-") as room:
         try:
-            merge_adapter(base, adapter, merged := Path(room, "base"))
+            merge(base, adapter, merged := Path(room, "base"))
         except (UserError, NumericError) as error:
             if not {problem.code for problem in error.problems} <= NOTHING_LEARNED:
                 raise

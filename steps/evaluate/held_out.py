@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
+from steps.generation.tokenizer import load_tokenizer
 from steps.params.settings import EvaluationSettings
 from steps.tasks import load_task
 
@@ -102,16 +103,6 @@ def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | No
                     "at least one row to evaluate", "give test rows, or leave evaluation_max_rows at -1")
         )  # fmt: skip
     return rows, tokens
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load a model's tokenizer so that it pads on the left, as generation needs it."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _ending(settings: EvaluationSettings) -> str | None:

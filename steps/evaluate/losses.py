@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from steps.evaluate.batching import batches
 from steps.evaluate.held_out import IGNORED, HeldOut
+from steps.generation.batching import batches
 
 LOGITS_BYTES = 2**30  # of one batch; a large vocabulary needs more memory for its logits than for the model's layers
 POSITIONS_AT_ONCE = 2048  # positions whose logits are turned into float32 together

@@ -20,7 +20,8 @@ import pyarrow as pa
 from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
 from steps.evaluate.comparison import Comparison
-from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows, load_tokenizer
+from steps.evaluate.held_out import IGNORED, HeldOut, arrays, first_rows
+from steps.generation.tokenizer import load_tokenizer
 from steps.params.settings import EvaluationSettings
 from steps.scoring.preference_metrics import Likely, score_pairs, score_rated
 from steps.tasks import load_task
@@ -85,7 +86,7 @@ def _measured(
     from transformers import AutoModelForCausalLM
 
     from steps.evaluate.losses import row_losses
-    from steps.evaluate.transformers_engine import load, too_large
+    from steps.generation.loading import load, too_large
 
     started = time.monotonic()
     likely = {}
@@ -106,10 +107,10 @@ def _measured(
 def _answers(
     model: Any, folder: Path, asked: list[np.ndarray], end_of_turn: str, settings: EvaluationSettings
 ) -> list[str]:
-    from steps.evaluate import generating
+    from steps.generation.generating import answers
 
     tokenizer = load_tokenizer(folder)
-    return generating.answers(
+    return answers(
         model,
         tokenizer,
         [tokenizer.decode(prompt) for prompt in asked],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from steps.adapter_layout import kept_adapter_of, reference_of
+from steps.adapters.layout import kept_adapter_of, reference_of
 from steps.artifacts import (
     MANIFEST,
     Draft,

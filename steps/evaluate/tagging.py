@@ -11,9 +11,9 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForTokenClassification
 
-from steps.evaluate.batching import batches
 from steps.evaluate.held_out import IGNORED, arrays
-from steps.evaluate.transformers_engine import load, too_large
+from steps.generation.batching import batches
+from steps.generation.loading import load, too_large
 from steps.params.settings import EvaluationSettings
 
 log = logging.getLogger("finetune")

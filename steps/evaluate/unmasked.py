@@ -1,7 +1,8 @@
 """Models that put back hidden tokens: how likely the right ones are to them, and how often they come first.
 
-Every model reads the same test rows with the same tokens hidden (`steps/prepare_data/masked.py`). `perplexity` is e to
-the mean loss of the hidden tokens; it is no perplexity of whole texts, and not to be compared with that of a decoder.
+Every model reads the same test rows with the same tokens hidden (`steps/prepare_data/write/masked.py`). `perplexity`
+is e to the mean loss of the hidden tokens; it is no perplexity of whole texts, and not to be compared with that of a
+decoder.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def _put_back(folder: Path, ids: list[np.ndarray], labels: list[np.ndarray], set
     import torch
     from transformers import AutoModelForMaskedLM
 
-    from steps.evaluate.batching import batches
-    from steps.evaluate.transformers_engine import load, too_large
+    from steps.generation.batching import batches
+    from steps.generation.loading import load, too_large
 
     started = time.monotonic()
     nll, right = np.zeros(len(ids)), np.zeros(len(ids))

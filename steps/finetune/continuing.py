@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps.adapter_layout import adapter_of, kept_adapter_of
+from steps.adapters.layout import adapter_of, kept_adapter_of
 from steps.errors import Problem, UserError
 from steps.finetune.quantising import train_in_float32
 from steps.params.settings import FinetuneSettings

@@ -2,96 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.arguments import training_arguments
+from steps.launch.one_process import one_process
+from steps.models.weights import stored_tensors
 from steps.params.settings import FinetuneSettings
-from steps.weights import stored_tensors
-
-# What a launcher would set: this process is all there is.
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
-@contextmanager
-def distributed(settings: FinetuneSettings, output: Path) -> Iterator[None]:
-    """Set up what `settings.deepspeed` needs, for the time of the block; without it keep DeepSpeed from being loaded.
-
-    ZeRO-3 takes weights apart while they are loaded, so its configuration must be known by then.
-    Raises UserError when this machine cannot train so.
-    """
+def launched(settings: FinetuneSettings, output: Path) -> AbstractContextManager[None]:
+    """Set up what `settings.deepspeed` needs, for the time of a block. Raises UserError when this machine cannot."""
     if not settings.deepspeed:
-        with _not_loaded():
-            yield
-        return
+        return one_process(None)
     import torch
 
     _refuse_unfit(settings, torch.cuda.is_available())
-    before = dict(os.environ)
-    os.environ.update({name: os.environ.get(name, value) for name, value in ALONE.items()})
-    try:
-        _join_group("nccl" if torch.cuda.is_available() else "gloo")
+
+    def arguments() -> Any:
         from transformers import TrainingArguments
 
-        # transformers looks for the configuration of the arguments that were made last, as long as they live.
-        arguments = TrainingArguments(**training_arguments(settings, output))
-        yield
-        del arguments
-    finally:
-        _leave_group()
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
+        return TrainingArguments(**training_arguments(settings, output))
 
-
-@contextmanager
-def _not_loaded() -> Iterator[None]:
-    """Make DeepSpeed look absent: accelerate would load it, three seconds, whenever a model is saved."""
-    if "deepspeed" in sys.modules:
-        yield
-        return
-    # While it is imported this looks for DeepSpeed, without loading it; a later training here may want to find it.
-    import transformers.trainer  # noqa: F401
-
-    sys.modules["deepspeed"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["deepspeed"]
-
-
-def _join_group(backend: str) -> None:
-    import deepspeed
-    import torch
-
-    if not torch.distributed.is_initialized() and os.environ["WORLD_SIZE"] == "1":
-        # A group of one needs no port to meet at.
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-        if backend == "gloo":
-            # Otherwise DeepSpeed compiles an operator for several processes on one machine, which takes two minutes.
-            deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed(dist_backend=backend)
-
-
-def _leave_group() -> None:
-    """Leave this process as it was: a later training in it may have no DeepSpeed."""
-    import torch
-    from accelerate.state import AcceleratorState
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    if torch.distributed.is_initialized():
-        import deepspeed
-
-        deepspeed.comm.destroy_process_group()
-        deepspeed.comm.comm.cdb = None
+    return one_process(arguments)
 
 
 def _refuse_unfit(settings: FinetuneSettings, cuda: bool) -> None:

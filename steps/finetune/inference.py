@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import read_manifest
-from steps.tokenizer_files import TokenizerFiles
+from steps.models.tokenizer_files import TokenizerFiles
 
 # Trainers of models that go on from a prompt; others read their texts at inference just as in training.
 GO_ON = {"sft", "dpo", "kto", "orpo", "cpo"}

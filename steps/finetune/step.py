@@ -16,7 +16,7 @@ from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
 from steps.finetune.continuing import own_parameters
-from steps.finetune.deepspeed import change_dtype, distributed, keep_names, whole_weights
+from steps.finetune.deepspeed import change_dtype, keep_names, launched, whole_weights
 from steps.finetune.inference import GENERATION, generation_settings, name_padding, save_tokenizer, stops_anew
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
@@ -44,7 +44,7 @@ def finetune(
     with (
         folder.lock(),
         _tracker(settings, inputs, folder.path) as tracker,
-        distributed(settings, folder.path),
+        launched(settings, folder.path),
     ):
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
         tracker.parameters(settings.model_dump(mode="json"))

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steps.adapter_layout import ADAPTER_FOLDER, AdapterLayout, read_adapter
+from steps.adapters.folders import open_adapter, open_base
+from steps.adapters.layout import ADAPTER_FOLDER, AdapterLayout, read_adapter
+from steps.adapters.merging import merge
+from steps.adapters.planning import plan_merge
 from steps.import_model.bringing import bring
-from steps.merge_adapter.folders import open_adapter, open_base
-from steps.merge_adapter.planning import plan_merge
-from steps.merge_adapter.step import merge_adapter
-from steps.model_layout import ModelLayout, read_layout
+from steps.models.layout import ModelLayout, read_layout
 from steps.params.settings import AdapterFound, ImportSettings
 
 PARAMETER = "adapter_path"
@@ -41,7 +41,7 @@ def with_adapter(
     near.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=near, prefix=".merged-") as room:
         merged = Path(room, "model")
-        manifest = merge_adapter(base, own, merged)
+        manifest = merge(base, own, merged)
         names = {name: entry["size"] for name, entry in manifest.files.items()}
         made = read_layout(PARAMETER, "pytorch", names, lambda name: (merged / name).read_bytes())
         yield merged, replace(made, left_out=layout.left_out)

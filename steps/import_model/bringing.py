@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from steps import hub, storage
 from steps.errors import Problem, SecurityRefusal, UserError
 from steps.params.settings import Resolved, SourceKind
+from steps.sources import hub, storage
 
 
 class Layout(Protocol):

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from steps.embeddings import is_vocabulary
 from steps.errors import Problem, UserError
-from steps.hashed_file import HashedFile, copy_bytes, read_into
-from steps.model_layout import CONFIG, INDEX, ModelLayout, vocabulary_rows
+from steps.models.embeddings import is_vocabulary
+from steps.models.hashed_file import HashedFile, copy_bytes, read_into
+from steps.models.layout import CONFIG, INDEX, ModelLayout, vocabulary_rows
+from steps.models.tokenizer_files import TokenizerFiles
+from steps.models.weights import FLOATS, Stored, header_of, stored_tensors
 from steps.params.settings import ImportSettings
-from steps.tokenizer_files import TokenizerFiles
-from steps.weights import FLOATS, Stored, header_of, stored_tensors
 
 NOISE = 1e-9  # share of the old rows' covariance
 SEED = 0  # the noise only keeps rows apart; which it is does not matter, but it has to be the same every time

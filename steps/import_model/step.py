@@ -11,16 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steps.adapter_layout import REFERENCE_FOLDER
+from steps.adapters.layout import REFERENCE_FOLDER
 from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
 from steps.import_model.new_tokens import Write, extension_of
-from steps.model_layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
+from steps.models.layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
+from steps.models.weights import stored_tensors
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ImportSettings, ModelSourceFound
-from steps.weights import stored_tensors
 
 log = logging.getLogger("finetune")
 

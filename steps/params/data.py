@@ -11,7 +11,8 @@ from steps.errors import Problem
 from steps.params.group import Group
 from steps.params.mixture import read_mixture
 
-# The formats that come with us (steps/prepare_data/chat_templates/<name>.jinja) → the tokens that turns are made of.
+# The formats that come with us (steps/prepare_data/write/chat_templates/<name>.jinja) → the tokens that turns are
+# made of.
 TEMPLATE_TOKENS: dict[str, tuple[str, ...]] = {
     "chat-ml": ("<|im_start|>", "<|im_end|>"),
     "mistral-with-system": (),

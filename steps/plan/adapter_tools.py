@@ -7,25 +7,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steps import storage
-from steps.adapter_tools.fitting import judge
-from steps.adapter_tools.importing import not_an_adapter
-from steps.adapter_tools.tokens import renamed
-from steps.adapter_tools.training_hint import LARGEST, trained_whole
-from steps.adapter_tools.vllm_ready import differences, rank_of, sort_out
-from steps.adapter_tools.vllm_rules import max_rank, rank_problems, vllm_problems
+from steps.adapters.fitting import judge, not_an_adapter
+from steps.adapters.folders import Folder, open_adapter, open_base
+from steps.adapters.outlines import in_their_words, write_outline
+from steps.adapters.training_hint import LARGEST, trained_whole
+from steps.adapters.vllm import differences, rank_of, sort_out
+from steps.adapters.vllm_rules import max_rank, rank_problems, vllm_problems
 from steps.artifacts import MANIFEST, Manifest
 from steps.errors import UserError
-from steps.merge_adapter.folders import Folder, open_adapter, open_base
-from steps.model_files import ModelFiles, open_files
+from steps.models.token_renaming import renamed
 from steps.params.group import Group
 from steps.params.pipelines import AdapterToolsParameters
 from steps.params.reading import Reading, read_parameters
 from steps.params.settings import AdapterSettings, AdapterToolSettings
 from steps.plan.deciding import Trouble, asked_for
 from steps.plan.hardware import Hardware, import_hardware
-from steps.plan.outlines import in_their_words, write_outline
 from steps.plan.sources import ModelFound, look_at_base
+from steps.sources import storage
+from steps.sources.model_files import ModelFiles, open_files
 
 WHAT = {
     "merge": "fold the adapter into the base",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steps.errors import Problem
-from steps.model_layout import CONV1D_MODELS
+from steps.models.layout import CONV1D_MODELS
 from steps.params.pipelines import SupervisedParameters
 
 

@@ -40,7 +40,7 @@ from steps.plan.sources import (
 )
 from steps.plan.unbuilt import unbuilt
 from steps.plan.unfit import unfit
-from steps.storage import local_path
+from steps.sources.storage import local_path
 from steps.tracking.target import MEANS_OFF, is_off, store_of
 
 LOCAL_ROOT = "FINETUNE_ROOT"

@@ -12,9 +12,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from steps import storage
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.secrets import secret_in
+from steps.sources import storage
 
 LARGEST = 256 * 1024  # bytes; a real configuration has a few kilobytes
 Config = dict[str, Any]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from steps import storage
 from steps.errors import UserError
 from steps.params.evaluation_config import EvaluationOptions, read_options
 from steps.params.pipelines import SupervisedParameters
 from steps.params.reading import choices_of
 from steps.params.settings import Head
+from steps.sources import storage
 
 COMPARE_TEXTS: tuple[Head, ...] = ("causal_lm", "seq2seq_lm", "question_answering")
 COUNTS = ("gen_len", "total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")

@@ -8,7 +8,7 @@ from typing import Any
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.compute import SERVERLESS, ImportCompute
 from steps.params.pipelines import SupervisedParameters
-from steps.storage import FORBIDDEN
+from steps.sources.storage import FORBIDDEN
 
 NVIDIA = "nvidia.com/gpu"
 NO_POOL = {SERVERLESS, "local", "cpu", ""}

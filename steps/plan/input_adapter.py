@@ -10,18 +10,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steps.adapter_layout import AdapterLayout, largest_token, read_adapter
+from steps.adapters.folders import open_adapter, open_base
+from steps.adapters.layout import AdapterLayout, largest_token, read_adapter
+from steps.adapters.outlines import in_their_words, write_outline
+from steps.adapters.planning import plan_merge
 from steps.errors import Problem, UserError
-from steps.merge_adapter.folders import open_adapter, open_base
-from steps.merge_adapter.planning import plan_merge
-from steps.model_files import ModelFiles, open_files
-from steps.model_layout import CONFIG, ModelLayout, adapter_in
+from steps.models.layout import CONFIG, ModelLayout, adapter_in
 from steps.params.lora import LoraParams
 from steps.params.pipelines import SupervisedParameters
 from steps.params.reading import default_of
 from steps.params.settings import Head
-from steps.plan.outlines import in_their_words, write_outline
-from steps.storage import local_path
+from steps.sources.model_files import ModelFiles, open_files
+from steps.sources.storage import local_path
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 # What the tuned model puts out → PEFT's names for it. An adapter without one fits wherever its layers are.

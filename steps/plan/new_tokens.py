@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem, UserError, shown
-from steps.model_layout import vocabulary_rows
+from steps.models.layout import vocabulary_rows
+from steps.models.tokenizer_files import TOKENIZER, TokenizerFiles
 from steps.params.data import TEMPLATE_TOKENS
 from steps.params.pipelines import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.settings import Head
 from steps.params.vocabulary import REPURPOSED
 from steps.plan.sources import ModelFound
-from steps.tokenizer_files import TOKENIZER, TokenizerFiles
 
 HEADS_WITH_NEW_TOKENS: tuple[Head, ...] = ("causal_lm", "preference_lm")
 TOKENS_SHOWN = 8

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from steps.adapter_layout import largest_token
+from steps.adapters.layout import largest_token
 from steps.errors import Problem
-from steps.model_files import ModelFiles
-from steps.model_layout import VOCABULARIES, ModelLayout
+from steps.models.layout import VOCABULARIES, ModelLayout
+from steps.sources.model_files import ModelFiles
 
 TOKENIZER = "tokenizer.json"
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
-from steps import data_sources, storage, user_code
 from steps.errors import Problem, StepError, UserError, nearest
-from steps.model_files import ModelFiles, open_files
-from steps.model_layout import ModelLayout, read_layout
+from steps.models.layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipelines import SupervisedParameters
@@ -17,6 +15,8 @@ from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound
 from steps.plan.heads import head_of
 from steps.plan.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
 from steps.plan.reference import tokenizer_problems
+from steps.sources import data_sources, storage, user_code
+from steps.sources.model_files import ModelFiles, open_files
 
 SPLITS = ("train", "validation", "test")
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}

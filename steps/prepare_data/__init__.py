@@ -16,19 +16,23 @@ Rows that were left out (too long, or without a token to learn) are in neither f
 facts describe rows before any cut, `tokens` what was written. Equal input gives equal bytes.
 
     step.py        the story                       alone.py       the check without a run
+    findings.py    problems, warnings, repairs, as all of them tell them
 
-From sources to checked rows (checking.py tells the order):
+read/: from what the parameters name to raw rows:
 
     sources.py     what the parameters name, opened: unpacking.py, dataset_rows.py, json_field.py
     reading.py     which format → its reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py
     processing.py  the user's own function
+
+check/: from raw rows to good ones, each in its place (checking.py tells the order):
+
     parts.py       one stretch of a file checked; several at a time, plain rows a block at a time
-    gathering.py   the files of a split            findings.py    problems, warnings, repairs
+    gathering.py   the files of a split
     places.py      where each row stands           rows.py        good rows, on disk
     repeats.py     repeated and leaked rows        secret_scan.py rows that hold keys
     splitting.py   which row goes where            mixing.py      which row comes next
 
-From rows to tokens:
+write/: from rows to tokens:
 
     causal.py      tokens that are learned         masked.py      tokens that are hidden
     classification.py  texts with the number of their class
@@ -55,11 +59,11 @@ reader. Each gets a line in the tables of tests/steps/test_prepare_data_reading.
 """
 
 WRITERS = {
-    "causal_lm": "steps.prepare_data.causal",
-    "masked_lm": "steps.prepare_data.masked",
-    "sequence_classification": "steps.prepare_data.classification",
-    "token_classification": "steps.prepare_data.tagged",
-    "seq2seq_lm": "steps.prepare_data.seq2seq",
-    "question_answering": "steps.prepare_data.spans",
-    "preference_lm": "steps.prepare_data.preferences",
+    "causal_lm": "steps.prepare_data.write.causal",
+    "masked_lm": "steps.prepare_data.write.masked",
+    "sequence_classification": "steps.prepare_data.write.classification",
+    "token_classification": "steps.prepare_data.write.tagged",
+    "seq2seq_lm": "steps.prepare_data.write.seq2seq",
+    "question_answering": "steps.prepare_data.write.spans",
+    "preference_lm": "steps.prepare_data.write.preferences",
 }

@@ -14,7 +14,7 @@ from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
 from steps.params.reading import refused
-from steps.prepare_data.checking import DRAWN, DataCheck, check_data
+from steps.prepare_data.check.checking import DRAWN, DataCheck, check_data
 from steps.tasks import TASKS, load_task
 
 log = logging.getLogger("finetune")

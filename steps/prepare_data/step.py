@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steps import data_sources
 from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
 from steps.prepare_data import WRITERS
-from steps.prepare_data.checking import check_data
-from steps.prepare_data.splitting import SPLITS
+from steps.prepare_data.check.checking import check_data
+from steps.prepare_data.check.splitting import SPLITS
+from steps.sources import data_sources
 from steps.tasks import load_task
 
 log = logging.getLogger("finetune")

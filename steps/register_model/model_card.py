@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steps.adapter_layout import kept_adapter_of
+from steps.adapters.layout import kept_adapter_of
 from steps.artifacts import MANIFEST, Manifest, read_manifest
 from steps.params.evaluation import direction_of
 from steps.register_model.candidate import Candidate, Target

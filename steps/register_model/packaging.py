@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from steps.adapter_layout import ADAPTER_FOLDER, kept_adapter_of
-from steps.model_layout import CONFIG, MODEL_NAMES, TOKENIZER_NAMES
+from steps.adapters.layout import ADAPTER_FOLDER, kept_adapter_of
+from steps.models.layout import CONFIG, MODEL_NAMES, TOKENIZER_NAMES
 from steps.params.settings import RegistrationSettings
 from steps.register_model.candidate import Candidate
 

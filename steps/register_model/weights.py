@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps import storage
 from steps.artifacts import Manifest, read_manifest, verified
 from steps.errors import Problem, SecurityRefusal, UserError
 from steps.redaction import USERINFO
 from steps.redaction import masked as masked  # for the files beside this one
+from steps.sources import storage
 
 log = logging.getLogger("finetune")
 

@@ -154,7 +154,7 @@ def test_our_ranks_are_vllms(engine):
 
     from vllm.config.lora import LoRAConfig, MaxLoRARanks
 
-    from steps.adapter_tools.vllm_rules import RANKS, USUAL_RANK
+    from steps.adapters.vllm_rules import RANKS, USUAL_RANK
 
     assert get_args(MaxLoRARanks) == RANKS
     assert LoRAConfig().max_lora_rank == USUAL_RANK
@@ -165,7 +165,7 @@ def test_vllm_reads_no_setting_that_we_take_for_harmless():
 
     from vllm.lora.peft_helper import PEFTHelper
 
-    from steps.adapter_tools.vllm_rules import EVENED, HARMLESS, READ
+    from steps.adapters.vllm_rules import EVENED, HARMLESS, READ
 
     read = {field.name for field in fields(PEFTHelper) if not field.name.startswith("vllm_")}
     assert read <= READ

@@ -20,7 +20,7 @@ from steps.params.task_columns import AnswerColumns
 from steps.params.training import TrainingParams
 from steps.prepare_data.step import prepare_data
 from steps.scoring.answer_metrics import score_answers
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 WORDS = ["apple", "pear", "plum", "iron", "zinc", "tin", "red", "blue", "green"]
 BUILDERS = {"bert": build_bert, "llama": build_model}

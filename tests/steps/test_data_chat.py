@@ -12,7 +12,7 @@ from trl.data_utils import is_conversational, maybe_convert_to_chatml
 from steps.errors import UserError
 from steps.params.chat_columns import ChatColumns
 from steps.prepare_data.alone import check_alone
-from steps.prepare_data.writing import read_back
+from steps.prepare_data.check.rows import read_back
 from steps.tasks import load_task
 
 CHAT = load_task("chat_completion")

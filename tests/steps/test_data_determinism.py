@@ -8,8 +8,8 @@ import sys
 import pytest
 from conftest import chat_rows, write_jsonl
 
-from steps import storage
 from steps.artifacts import sha256_of
+from steps.sources import storage
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from steps.params.data import DataSource
-from steps.prepare_data.checking import check_data
+from steps.prepare_data.check.checking import check_data
 task, given, scratch = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 scratch.mkdir()
 checked = check_data(task, DataSource(**given), scratch=scratch)

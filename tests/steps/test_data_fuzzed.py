@@ -6,7 +6,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from steps.prepare_data.writing import read_back
+from steps.prepare_data.check.rows import read_back
 from steps.tasks import load_task
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from trl.data_utils import is_conversational, maybe_extract_prompt, unpair_prefe
 
 from steps.errors import UserError
 from steps.prepare_data.alone import check_alone
-from steps.prepare_data.writing import read_back
+from steps.prepare_data.check.rows import read_back
 from steps.tasks import load_task
 
 

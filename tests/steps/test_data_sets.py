@@ -10,11 +10,11 @@ from conftest import write_jsonl
 from data_cases import assert_six_parts
 from opening import Told, open_all, read_source, refused, rows, table, texts_of
 
-from steps import data_sources
 from steps.errors import SecurityRefusal, UserError
 from steps.params.data import DataSource
 from steps.params.reading import read_parameters
 from steps.prepare_data.findings import Findings
+from steps.sources import data_sources
 
 JSON_LINES = "transformations:\n  - read_json_lines:\n      encoding: utf8\n"
 
@@ -304,7 +304,7 @@ def test_the_digest_follows_the_content_of_every_file(tmp_path, saved):
 
 
 def test_data_sets_on_the_hub_are_pinned_to_their_commit(monkeypatch):
-    from steps import hub
+    from steps.sources import hub
 
     monkeypatch.setattr(hub, "resolve_dataset", lambda parameter, name, revision: f"{name}@{revision}")
     given = DataSource(dataset_name="owner/set", dataset_revision="v1", dataset_test_split="test")

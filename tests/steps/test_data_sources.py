@@ -10,10 +10,10 @@ import pytest
 from data_cases import assert_six_parts
 from opening import Told, open_all, read_source, refused, rows, texts_of
 
-from steps import data_sources
 from steps.errors import UserError
 from steps.params.data import DataSource
 from steps.prepare_data.findings import Findings
+from steps.sources import data_sources
 
 # One file, several, folders and patterns
 
@@ -80,7 +80,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
 def test_object_stores_are_listed_like_folders(tmp_path, monkeypatch):
     import fsspec
 
-    from steps import storage
+    from steps.sources import storage
 
     monkeypatch.setattr(storage, "SCHEMES", storage.SCHEMES | {"memory"})
     memory = fsspec.filesystem("memory")

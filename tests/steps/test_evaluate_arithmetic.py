@@ -8,10 +8,10 @@ import sacrebleu
 from rouge_score import rouge_scorer, scoring
 
 from steps.errors import NumericError, UserError
-from steps.evaluate.batching import batches
 from steps.evaluate.gate import judge, refuse_unmeasurable
 from steps.evaluate.held_out import Measured
 from steps.evaluate.metrics import refuse_non_finite, score
+from steps.generation.batching import batches
 from steps.params.evaluation import HIGHER_IS_BETTER, EvaluationParams
 from steps.scoring.text_metrics import score_texts
 

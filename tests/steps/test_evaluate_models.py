@@ -348,7 +348,7 @@ def test_no_test_rows_are_said_so(world, tmp_path):
 
 
 def test_a_long_text_of_a_known_form_loses_its_end_and_keeps_what_stands_around_it(tmp_path):
-    from steps.evaluate.generating import answers
+    from steps.generation.generating import answers
     from steps.register_model.pyfunc_model import CausalModel
 
     build_model(tmp_path, max_position_embeddings=64)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from steps import storage
 from steps.artifacts import verified
 from steps.errors import SecurityRefusal, StepError, UserError
 from steps.import_model.step import import_model
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ImportSettings, Resolved
+from steps.sources import storage
 
 
 def bring(source: Path, out: Path, kind: str = "pytorch", digest: str = ""):
@@ -90,7 +90,7 @@ def test_a_hub_id_is_taken_from_the_cache_at_its_commit(tiny_model, tmp_path, mo
     (repository / "refs/main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    from steps import hub
+    from steps.sources import hub
 
     assert hub.resolve("owner/tiny", "main").commit == commit
     settings = ImportSettings(kind="huggingface", source=Resolved(uri="owner/tiny", digest=commit))
@@ -99,7 +99,7 @@ def test_a_hub_id_is_taken_from_the_cache_at_its_commit(tiny_model, tmp_path, mo
 
 
 def test_a_hub_id_that_is_not_there_offline_says_what_to_do(monkeypatch, tmp_path):
-    from steps import hub
+    from steps.sources import hub
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -9,13 +9,13 @@ import pytest
 from conftest import build_model
 from test_import_model import bring as bring_as_it_is
 
-from steps import storage
 from steps.artifacts import Manifest, read_manifest, verified
 from steps.errors import UserError
 from steps.import_model.new_tokens import new_rows
 from steps.import_model.step import import_model
+from steps.models.weights import stored_tensors
 from steps.params.settings import ImportSettings, Resolved
-from steps.weights import stored_tensors
+from steps.sources import storage
 
 NEW = ("<|call|>", "<|result|>")
 

@@ -15,7 +15,7 @@ from steps.artifacts import new_artifact
 from steps.finetune import TRAINERS
 from steps.finetune.inference import generation_settings, name_padding, save_tokenizer, set_end_of_turn, stops_anew
 from steps.finetune.run import Run
-from steps.prepare_data.templates import end_of_turn, load_tokenizer
+from steps.prepare_data.write.templates import end_of_turn, load_tokenizer
 
 TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 # Which token ends what the assistant says, as the models' own cards and generation settings tell; templates that write
@@ -117,7 +117,7 @@ def test_a_tokenizer_that_ends_every_text_ends_no_prompt_any_more(tmp_path):
 def test_an_answer_ends_where_the_tuned_models_turns_end_for_its_base_too(tiny_model):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from steps.evaluate.generating import end_tokens
+    from steps.generation.generating import end_tokens
 
     model, tokenizer = (kind.from_pretrained(tiny_model) for kind in (AutoModelForCausalLM, AutoTokenizer))
     assert end_tokens(model, tokenizer) == [2]

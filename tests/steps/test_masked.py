@@ -18,7 +18,7 @@ from steps.params.data import Preprocessing
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Resolved
 from steps.params.training import TrainingParams
 from steps.prepare_data.step import prepare_data
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 MASK, SPECIAL = 4, {0, 1, 2, 3, 4}
 WORDS = ["apple", "pear", "plum", "iron", "zinc", "tin", "red", "blue", "green"]
@@ -72,7 +72,7 @@ def test_training_rows_are_whole_and_other_rows_hide_what_their_labels_hold(base
 def test_four_fifths_of_the_hidden_tokens_are_masks_and_a_tenth_are_other_tokens(base):
     from transformers import AutoTokenizer
 
-    from steps.prepare_data.masked import Masked, hide
+    from steps.prepare_data.write.masked import Masked, hide
 
     settings = DataSettings(task="pretraining", train=Resolved(uri="", digest=""), columns={"mlm_probability": 0.2})
     tokenizer = AutoTokenizer.from_pretrained(base)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer
 
+from steps.adapters.folders import open_adapter, open_base
+from steps.adapters.planning import plan_merge
 from steps.artifacts import new_artifact, read_manifest
 from steps.errors import NumericError, Outage, UserError
-from steps.merge_adapter.folders import open_adapter, open_base
-from steps.merge_adapter.planning import plan_merge
 from steps.merge_adapter.step import merge_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -254,7 +254,7 @@ def test_neither_transformers_nor_peft_is_loaded_and_the_plan_needs_no_torch(bas
     adapter = make_adapter(base, tmp_path / "adapter")
     script = (
         "import sys; from pathlib import Path; from steps.merge_adapter.step import merge_adapter\n"
-        "from steps.merge_adapter.planning import plan_merge; from steps.merge_adapter.folders import *\n"
+        "from steps.adapters.planning import plan_merge; from steps.adapters.folders import *\n"
         "base, adapter, output = map(Path, sys.argv[1:])\n"
         "plan_merge(open_base(base), open_adapter(adapter)); print('torch' in sys.modules)\n"
         "merge_adapter(base, adapter, output); print({'transformers', 'peft'} & sys.modules.keys())"
@@ -383,7 +383,7 @@ def test_adapters_that_changed_their_base_first_are_refused(start, good):
 def test_settings_of_every_ordinary_adapter_of_this_peft_are_understood(bases, tmp_path):
     from peft import LoraConfig
 
-    from steps.merge_adapter.settings import REFUSED, UNDERSTOOD
+    from steps.adapters.settings import REFUSED, UNDERSTOOD
 
     assert set(LoraConfig(task_type="CAUSAL_LM").to_dict()) <= UNDERSTOOD | REFUSED.keys()
 

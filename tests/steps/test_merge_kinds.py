@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_merge_adapter import BASES, change_settings, change_tensors, differing, merged_by_peft, refused, tensors_of
 
-from steps.merge_adapter.folders import open_adapter, open_base
-from steps.merge_adapter.planning import plan_merge
+from steps.adapters.folders import open_adapter, open_base
+from steps.adapters.planning import plan_merge
 from steps.merge_adapter.step import merge_adapter
 
 LINEAR = {"target_modules": "all-linear"}
@@ -149,7 +149,7 @@ def test_settings_that_are_not_understood_are_refused_by_name(config, setting, b
 def test_settings_of_every_ordinary_adapter_of_this_peft_are_understood():
     import peft
 
-    from steps.merge_adapter.settings import REFUSED, UNDERSTOOD_BY_KIND
+    from steps.adapters.settings import REFUSED, UNDERSTOOD_BY_KIND
 
     for config, kind in (("IA3Config", "IA3"), ("LoHaConfig", "LOHA"), ("LoKrConfig", "LOKR")):
         known = set(getattr(peft, config)(task_type="CAUSAL_LM").to_dict())

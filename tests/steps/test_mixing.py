@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, interleave_datasets
 
-from steps.prepare_data.mixing import MIXING_SEED, mix, mix_rows
+from steps.prepare_data.check.mixing import MIXING_SEED, mix, mix_rows
 
 
 def interleaved(counts, weights, seed):

@@ -10,13 +10,13 @@ from test_import_new_tokens import BASES, bring
 from test_merge_adapter import differing, merged_by_peft, tensors_of
 from training_inputs import TRAINING
 
-from steps.embeddings import is_vocabulary
 from steps.finetune.step import finetune
 from steps.merge_adapter.step import merge_adapter
+from steps.models.embeddings import is_vocabulary
+from steps.models.weights import stored_tensors
 from steps.params.settings import DataSettings, FinetuneSettings, Resolved
 from steps.params.training import TrainingParams
 from steps.prepare_data.step import prepare_data
-from steps.weights import stored_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def chats(out: Path) -> Path:
         preprocessing={"chat_template": "simplified-llama31", "train_on_completions_only": True},
         max_length=64,
     )
-    from steps import data_sources
+    from steps.sources import data_sources
 
     found = data_sources.look("train", settings.data_source, lambda code, what: None)
     settings = settings.model_copy(update={"train": Resolved(uri=str(file), digest=data_sources.digest(found))})

@@ -8,8 +8,8 @@ import pytest
 from steps.params.chat_columns import ChatColumns
 from steps.params.data import TextColumns
 from steps.prepare_data import parts
-from steps.prepare_data.parts import check_jsonl
-from steps.prepare_data.sources import SourceFile
+from steps.prepare_data.check.parts import check_jsonl
+from steps.prepare_data.read.sources import SourceFile
 
 TEXT = '{"text": "a b"}'
 CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'

@@ -177,8 +177,8 @@ def test_an_adapter_that_changed_after_the_plan_is_refused(adapter, tmp_path):
 
 
 def test_a_link_out_of_the_adapters_folder_is_refused(adapter, tmp_path):
-    from steps import storage
     from steps.errors import SecurityRefusal
+    from steps.sources import storage
 
     folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
     (tmp_path / "secret").write_text("{}")

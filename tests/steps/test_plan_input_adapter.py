@@ -12,7 +12,7 @@ from steps import wire
 from steps.errors import StepError
 from steps.params.settings import FinetuneSettings, ImportSettings
 from steps.plan.step import plan
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +136,8 @@ def test_an_adapter_of_a_wider_base_or_with_more_tokens_is_refused(given, tmp_pa
 
 
 def test_only_headers_are_read_where_the_weights_are_far_away(given, tmp_path, adapter, tiny_model, monkeypatch):
-    from steps import storage
-    from steps.model_files import ModelFiles
+    from steps.sources import storage
+    from steps.sources.model_files import ModelFiles
 
     monkeypatch.setattr(ModelFiles, "local", lambda self, name: None)
     read = []

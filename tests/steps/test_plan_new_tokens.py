@@ -9,9 +9,9 @@ from preferences import pair_rows
 
 from steps import wire
 from steps.errors import UserError
+from steps.models.tokenizer_files import TokenizerFiles
 from steps.params.settings import FinetuneSettings, ImportSettings
 from steps.plan.step import plan
-from steps.tokenizer_files import TokenizerFiles
 
 
 def bare(folder: Path, **changes) -> Path:

@@ -80,7 +80,7 @@ def test_weights_that_are_there_are_left_out_for_new_ones(planned, bert, tmp_pat
 
 
 def test_the_positions_of_a_roberta_are_counted_after_its_padding():
-    from steps.model_layout import ModelLayout
+    from steps.models.layout import ModelLayout
 
     config = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
     assert ModelLayout({}, {}, {}, config, {}, ()).max_positions == 512

@@ -140,7 +140,7 @@ def test_a_model_that_reads_a_whole_text_is_refused(given, tmp_path):
 
 def test_rated_rows_are_refused_where_all_are_good(given, tmp_path):
     from steps.params.data import DataSource
-    from steps.prepare_data.checking import check_data
+    from steps.prepare_data.check.checking import check_data
 
     rows = [row for row in rated_rows(90) if row["label"]]
     with pytest.raises(UserError, match="DATA-E1512"):

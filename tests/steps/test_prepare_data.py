@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CHAT_TEMPLATE, build_tokenizer, chat_rows, write_jsonl
 
-from steps import storage
 from steps.artifacts import read_manifest, verified
 from steps.errors import UserError
 from steps.params.chat_columns import ChatColumns
 from steps.params.settings import DataSettings, Resolved
 from steps.prepare_data.step import prepare_data
+from steps.sources import storage
 from steps.tasks import load_task
 
 SPLITS = ("train", "validation", "test")

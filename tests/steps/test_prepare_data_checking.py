@@ -8,7 +8,7 @@ from checking import check_data
 from conftest import chat_rows, write_jsonl
 
 from steps.errors import UserError
-from steps.prepare_data.splitting import split_rows
+from steps.prepare_data.check.splitting import split_rows
 
 
 def texts(count, start=0):
@@ -113,12 +113,12 @@ def test_a_large_file_gives_the_same_in_one_stretch_and_in_many(tmp_path, monkey
     assert len(at_once) == 3
     assert any("a.jsonl:2224 (record 2223)" in problem for problem in at_once)
     assert any("a.jsonl:2503 (record 2502) messages" in problem for problem in at_once)
-    monkeypatch.setattr("steps.prepare_data.parts.STRETCH", 20_000)
+    monkeypatch.setattr("steps.prepare_data.check.parts.STRETCH", 20_000)
     assert refused() == at_once
 
 
 def test_rows_come_back_from_disk_in_any_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("steps.prepare_data.parts.STRETCH", 5_000)
+    monkeypatch.setattr("steps.prepare_data.check.parts.STRETCH", 5_000)
     file = write_jsonl(tmp_path / "a.jsonl", texts(1000))
     train = check_data("text_generation", file, split="positional", scratch=tmp_path).rows["train"]
     order = np.array([700, 3, 3, 500, 799, 0])
@@ -183,7 +183,8 @@ def test_checking_needs_neither_torch_nor_transformers(tmp_path):
 
     file = write_jsonl(tmp_path / "a.jsonl", texts(50))
     code = (
-        "import sys; from steps.params.data import DataSource; from steps.prepare_data.checking import check_data;"
+        "import sys; from steps.params.data import DataSource;"
+        "from steps.prepare_data.check.checking import check_data;"
         f"check_data('text_generation', DataSource(train_file_path={str(file)!r}));"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import build_tokenizer, write_jsonl
 
-from steps import storage
 from steps.errors import UserError
 from steps.params.data import Preprocessing
 from steps.params.settings import DataSettings, Resolved
-from steps.prepare_data.markers import Markers
 from steps.prepare_data.step import prepare_data
-from steps.prepare_data.tokenising import Tokens
+from steps.prepare_data.write.markers import Markers
+from steps.prepare_data.write.tokenising import Tokens
+from steps.sources import storage
 
 A, Q = 90, 80  # the last token of a two-token marker; both begin with 7
 

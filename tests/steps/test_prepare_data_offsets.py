@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from steps.prepare_data import offsets
-from steps.prepare_data.tokenising import NO_LOSS, tokenise
+from steps.prepare_data.write.tokenising import NO_LOSS, tokenise
 
 WORDS = [
     "one",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from steps.prepare_data.prompts import TooLong, fit_prompts
+from steps.prepare_data.write.prompts import TooLong, fit_prompts
 
 PROMPTS = [[1, 2, 3], [], [1, 2, 3, 4, 5], [9], [5, 6, 7, 8]]
 

@@ -15,8 +15,8 @@ from steps.errors import UserError
 from steps.params.chat_columns import ChatColumns
 from steps.params.data import TextColumns
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.json_rows import read_json, read_jsonl
-from steps.prepare_data.reading import detect, read_rows
+from steps.prepare_data.read.json_rows import read_json, read_jsonl
+from steps.prepare_data.read.reading import detect, read_rows
 
 GOOD = '{"text": "once upon a time"}\n'
 WANTED = {"text_key": "text"}

@@ -6,7 +6,7 @@ import pytest
 from checking import check_data
 
 from steps.errors import UserError
-from steps.prepare_data.secret_scan import lines_with_secrets
+from steps.prepare_data.check.secret_scan import lines_with_secrets
 
 LETTERS = "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5bC7d"
 SECRETS = [

@@ -4,12 +4,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import build_tokenizer, write_jsonl
 
-from steps import storage
 from steps.artifacts import read_manifest
 from steps.params.settings import DataSettings, Resolved
-from steps.prepare_data.shortening import fit_texts
 from steps.prepare_data.step import prepare_data
-from steps.prepare_data.tokenising import tokenise
+from steps.prepare_data.write.shortening import fit_texts
+from steps.prepare_data.write.tokenising import tokenise
+from steps.sources import storage
 
 FORM = ("summarize: ", "\n")
 

@@ -3,13 +3,13 @@
 import pytest
 from conftest import build_tokenizer, chat_rows, write_jsonl
 
-from steps import storage
 from steps.errors import UserError
 from steps.params.data import CHAT_TEMPLATES, TEMPLATE_TOKENS
 from steps.params.reading import read_parameters
 from steps.params.settings import DataSettings, Resolved
 from steps.prepare_data.step import prepare_data
-from steps.prepare_data.templates import NAMED, load_tokenizer, stop_is_learned
+from steps.prepare_data.write.templates import NAMED, load_tokenizer, stop_is_learned
+from steps.sources import storage
 
 SPECIAL = ["<s>", "</s>", *{token for tokens in TEMPLATE_TOKENS.values() for token in tokens}]
 CHAT = [

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 
-from steps import storage
 from steps.params.settings import DataSettings, Resolved
-from steps.prepare_data.packing import best_fit, pack
 from steps.prepare_data.step import prepare_data
-from steps.prepare_data.tokenising import Tokens, tokenise
+from steps.prepare_data.write.packing import best_fit, pack
+from steps.prepare_data.write.tokenising import Tokens, tokenise
+from steps.sources import storage
 
 WORDS = ["one", "two", "three", "France", "Paris", "fox", "again\n", "and\tthe", "of", "ü", "漢字", "user", "😀"]
 MAX_LENGTH = 160
@@ -209,7 +209,7 @@ def test_tools_are_listed_by_the_template_as_they_are_in_trl(tmp_path, tiny_mode
 @pytest.mark.parametrize("template", ["chat-ml", "mistral-with-system"])
 def test_long_chats_and_named_templates_are_those_of_trl(tmp_path, tiny_model, template, packing):
     """Up to eight exchanges with a system message, so that the cut falls into every part of a turn."""
-    from steps.prepare_data.templates import NAMED
+    from steps.prepare_data.write.templates import NAMED
 
     draw = random.Random(4)
     rows = [{"messages": [{"role": "system", "content": text(draw, 5)}]} for _ in range(1100 if packing else 250)]
@@ -287,7 +287,7 @@ def test_the_check_for_a_learned_stop_token_agrees_with_trl(tiny_model):
     from transformers import AutoTokenizer
     from trl.chat_template_utils import is_chat_template_stop_token_trained
 
-    from steps.prepare_data.templates import stop_is_learned
+    from steps.prepare_data.write.templates import stop_is_learned
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     outside = tokenizer.chat_template.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>")

@@ -7,8 +7,8 @@ from opening import open_all, read_source
 
 from steps.errors import UserError
 from steps.prepare_data.findings import Findings
-from steps.prepare_data.processing import process
-from steps.user_code import check_function, load_function
+from steps.prepare_data.read.processing import process
+from steps.sources.user_code import check_function, load_function
 
 CLEAN = """
 import re

@@ -184,7 +184,7 @@ def test_what_does_not_belong_to_the_base_is_refused(model, tmp_path):
 
 def test_a_model_with_a_prompt_beside_it_is_no_base(model, tmp_path):
     from steps.finetune.continuing import continued
-    from steps.model_layout import read_layout
+    from steps.models.layout import read_layout
 
     _, merged = kept(model, tmp_path)
     names = {str(file.relative_to(merged)): file.stat().st_size for file in merged.rglob("*") if file.is_file()}
@@ -252,9 +252,9 @@ def test_an_answer_is_that_of_peft_whatever_is_asked_beside_it(kind, tiny_model,
     import torch
     from transformers import AutoModelForCausalLM
 
-    from steps.evaluate.generating import answers, end_tokens
-    from steps.evaluate.held_out import load_tokenizer
     from steps.evaluate.transformers_engine import load
+    from steps.generation.generating import answers, end_tokens
+    from steps.generation.tokenizer import load_tokenizer
 
     base = tiny_model if kind == "llama" else build_gpt2(tmp_path / "gpt2", tiny_model)
     adapter, merged = kept(base, tmp_path)
@@ -315,9 +315,9 @@ def answers_of_peft(base: Path, tuned: Path) -> list[str]:
 
 
 def test_the_tools_say_that_it_cannot_be_merged(model, tmp_path):
-    from steps.adapter_tools.fitting import judge
-    from steps.adapter_tools.vllm_rules import vllm_problems
-    from steps.merge_adapter.folders import open_adapter, open_base
+    from steps.adapters.fitting import judge
+    from steps.adapters.folders import open_adapter, open_base
+    from steps.adapters.vllm_rules import vllm_problems
 
     adapter = open_adapter(adapter_by_peft(model, tmp_path / "adapter"))
     (fit,) = judge(open_base(model), adapter).problems
@@ -343,7 +343,7 @@ def test_an_adapter_to_train_on_is_merged_before_the_comparison_as_ever(model, t
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from steps.adapter_layout import adapter_of, kept_adapter_of
+    from steps.adapters.layout import adapter_of, kept_adapter_of
 
     adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(task_type="CAUSAL_LM"))
     adapted.save_pretrained(model / "adapter")

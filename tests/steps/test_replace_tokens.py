@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import CHAT_TEMPLATE, SENTENCES, build_tokenizer
 
-from steps.adapter_tools.token_files import in_text
 from steps.adapter_tools.tokens import replace_tokens
 from steps.artifacts import new_artifact, read_manifest, verified
 from steps.errors import UserError
+from steps.models.token_files import in_text
 
 TEXT = "What is the capital of France?{}\nParis{}"
 TALK = [{"role": "user", "content": "Count to ten"}, {"role": "assistant", "content": "1 2 3"}]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from steps import storage
 from steps.errors import SecurityRefusal, UserError
+from steps.sources import storage
 
 BUCKET = "data"
 

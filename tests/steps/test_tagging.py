@@ -20,7 +20,7 @@ from steps.params.evaluation import EvaluationParams
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Resolved
 from steps.params.training import TrainingParams
 from steps.prepare_data.step import prepare_data
-from steps.storage import digest_of
+from steps.sources.storage import digest_of
 
 KINDS = {"apple": "FRUIT", "pear": "FRUIT", "iron": "METAL", "zinc": "METAL"}
 NAMES = ["B-FRUIT", "B-METAL", "I-FRUIT", "I-METAL", "O"]

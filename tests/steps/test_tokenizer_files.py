@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from steps.tokenizer_files import TokenizerFiles
+from steps.models.tokenizer_files import TokenizerFiles
 
 NEW = ["<|call|>", "<|result|>", "<|end|>"]
 TEXT = "Count <|call|>to ten<|result|>: 1 2 3<|end|> <|im_end|>"

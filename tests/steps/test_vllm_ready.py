@@ -10,13 +10,13 @@ from conftest import build_model
 from safetensors.torch import load_file, save_file
 from small_adapters import change_settings, change_tensors, logits_of, save_adapter
 
-from steps.adapter_tools.sameness import is_zero, same_values
-from steps.adapter_tools.training_hint import trained_whole
 from steps.adapter_tools.vllm_ready import create_vllm_compatible_adapter
-from steps.adapter_tools.vllm_rules import max_rank
+from steps.adapters.sameness import is_zero, same_values
+from steps.adapters.training_hint import trained_whole
+from steps.adapters.vllm_rules import max_rank
 from steps.artifacts import read_manifest, verified
 from steps.errors import Outage, UserError
-from steps.weights import stored_tensors
+from steps.models.weights import stored_tensors
 
 LM_HEAD = "base_model.model.lm_head.weight"
 

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
-from steps.adapter_layout import reference_of
+from steps.adapters.layout import reference_of
 from steps.errors import Outage, Problem
 from steps.finetune.run import Run
 from steps.finetune.trainers.reference import Said, identity_of, own_reference

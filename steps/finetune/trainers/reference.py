@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steps.adapter_layout import REFERENCE_FOLDER, reference_of
+from steps.adapters.layout import REFERENCE_FOLDER, reference_of
 from steps.artifacts import new_artifact, read_manifest, verified
 from steps.errors import StepError
 from steps.finetune.run import Run

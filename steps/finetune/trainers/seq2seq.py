@@ -11,8 +11,9 @@ from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_adapted
 from steps.finetune.run import Run
+from steps.generation.encoder_decoders import answering
+from steps.models.seq2seq import Languages, load_tokenizer
 from steps.scoring.text_metrics import generated_length, score_texts
-from steps.seq2seq import Languages, answering, load_tokenizer
 
 NO_LOSS = -100
 

@@ -9,8 +9,8 @@ from steps.finetune.arguments import training_arguments
 from steps.finetune.continuing import refuse_other_classes
 from steps.finetune.heads import load_with_head
 from steps.finetune.run import Run
+from steps.models.word_tokenizer import load_word_tokenizer
 from steps.scoring.tag_metrics import score_tags
-from steps.word_tokenizer import load_word_tokenizer
 
 NO_LOSS = -100
 

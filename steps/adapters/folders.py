@@ -1,0 +1,165 @@
+"""What may be passed as base and adapter: artifacts, or folders as Hugging Face and PEFT save them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
+from steps.errors import Problem, UserError
+from steps.models.layout import CONFIG, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES
+from steps.models.weights import Stored, stored_tensors
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
+# The base's model card speaks of the base; the merged model gets its own when it is registered.
+TAKEN_ALONG = MODEL_NAMES - {"README.md"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A base model or an adapter."""
+
+    role: str
+    """base or adapter."""
+    path: Path
+    manifest: Manifest | None
+    """None for a folder that no step of this project wrote."""
+    config: dict[str, Any]
+    """config.json of a base, adapter_config.json of an adapter."""
+    weights: tuple[str, ...]
+    """Names of its safetensors files."""
+    others: frozenset[str]
+    """Names of the other files of its top level."""
+
+    @property
+    def where(self) -> str:
+        """Name for messages."""
+        return f"{self.role} ({self.path})"
+
+    @property
+    def tokenizer_names(self) -> set[str]:
+        """Tokenizer files that it holds."""
+        return set(self.others & TOKENIZER_NAMES)
+
+
+def open_base(path: Path) -> Folder:
+    """Look at a model folder without reading weights. Raises UserError when it is none, Outage when it is cut."""
+    manifest, names = _look("base", path, "model")
+    if CONFIG not in names:
+        raise _no_model(path, f"no {CONFIG}")
+    config = _read_json("base", path / CONFIG)
+    if INDEX in names:
+        index = _read_json("base", path / INDEX).get("weight_map")
+        weights = sorted(set(index.values())) if isinstance(index, dict) else []
+        if missing := [name for name in weights if name not in names]:
+            raise UserError(
+                Problem("MERGE-E0104", f"base ({path / INDEX})", f"no {', '.join(missing)} beside it",
+                        "every shard it names", "bring the missing files", count=len(missing))
+            )  # fmt: skip
+    else:
+        weights = [WEIGHTS] if WEIGHTS in names else sorted(name for name in names if name.endswith(".safetensors"))
+        if len(weights) > 1:
+            raise _no_model(path, f"{len(weights)} safetensors files without {INDEX}")
+    if not weights:
+        raise _no_model(path, "no safetensors weights")
+    return Folder("base", path, manifest, config, tuple(weights), names - set(weights))
+
+
+def open_adapter(path: Path) -> Folder | Manifest:
+    """Look at an adapter folder; a fully tuned model has no adapter, for it the manifest is returned.
+
+    Raises UserError when the folder is neither, Outage when it is cut.
+    """
+    manifest, names = _look("adapter", path, ("adapter", "model"))
+    if manifest and manifest.kind == "model":
+        return manifest
+    if missing := [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if name not in names]:
+        pickled = "adapter_model.bin" in names
+        raise UserError(
+            Problem("MERGE-E0102", f"adapter ({path})", f"no {' and no '.join(missing)}", "an adapter as PEFT saves it",
+                    "convert adapter_model.bin to safetensors where you trust its author" if pickled
+                    else "name the folder that model.save_pretrained wrote")
+        )  # fmt: skip
+    config = _read_json("adapter", path / ADAPTER_CONFIG)
+    return Folder("adapter", path, manifest, config, (ADAPTER_WEIGHTS,), names - {ADAPTER_WEIGHTS})
+
+
+def tensors_in(folder: Folder, name: str) -> dict[str, Stored]:
+    """List the tensors of one of its weight files. Raises UserError when the file is cut or no safetensors."""
+    try:
+        return stored_tensors(folder.path / name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            Problem("MERGE-E0103", f"{folder.role} ({folder.path / name})", str(error), "a whole safetensors file",
+                    "bring the file again")
+        ) from None  # fmt: skip
+
+
+def origin(folder: Folder) -> str:
+    """Name the folder for the lineage: an artifact by its digest, a plain folder, which has none, by its path.
+
+    Raises Outage when an artifact's bytes are not those that its manifest names.
+    """
+    return verified(folder.path).digest if folder.manifest else str(folder.path.absolute())
+
+
+def tokenizer_in(path: Path) -> dict[str, Path]:
+    """Find the tokenizer files of any folder. Raises UserError when it holds no whole tokenizer."""
+    found = {name: path / name for name in sorted(TOKENIZER_NAMES) if (path / name).is_file()}
+    if not VOCABULARIES & set(found):
+        raise UserError(
+            Problem("MERGE-E0113", f"tokenizer ({path})", "no tokenizer file", "tokenizer.json or a vocabulary",
+                    "name the folder that tokenizer.save_pretrained wrote")
+        )  # fmt: skip
+    return found
+
+
+def small_files(base: Folder, adapter: Folder, given: dict[str, Path] | None = None) -> dict[str, Path]:
+    """Choose the files that stand beside the merged weights: the adapter's tokenizer wins, the rest is the base's.
+
+    `given` are the files of a tokenizer that was asked for: it replaces both.
+    """
+    chosen = {name: base.path / name for name in base.others & (TAKEN_ALONG | {INDEX})}
+    if GENERATION in adapter.others:  # how the tuned model begins its answers
+        chosen[GENERATION] = adapter.path / GENERATION
+    if given:
+        return chosen | given
+    tokenizer = {name: adapter.path / name for name in adapter.tokenizer_names}
+    # Half of one tokenizer and half of another would be a third one, so a whole one replaces the base's.
+    if not VOCABULARIES & set(tokenizer):
+        tokenizer = {name: base.path / name for name in base.tokenizer_names} | tokenizer
+    return chosen | tokenizer
+
+
+def _look(role: str, path: Path, kind: str | tuple[str, ...]) -> tuple[Manifest | None, frozenset[str]]:
+    if (path / MANIFEST).is_file():
+        manifest = read_manifest(path, kind)
+        return manifest, frozenset(manifest.files)
+    if not path.is_dir():
+        code, wanted = ("MERGE-E0101", "a model folder") if role == "base" else ("MERGE-E0102", "an adapter folder")
+        raise UserError(Problem(code, f"{role} ({path})", "no such folder", wanted, "correct the path"))
+    return None, frozenset(entry.name for entry in path.iterdir() if entry.is_file())
+
+
+def _no_model(path: Path, found: str) -> UserError:
+    return UserError(
+        Problem("MERGE-E0101", f"base ({path})", found, f"a model folder: {CONFIG} and safetensors weights",
+                "save the model with save_pretrained, and name its folder")
+    )  # fmt: skip
+
+
+def _read_json(role: str, file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError as error:
+        value = str(error)
+    if isinstance(value, dict):
+        return value
+    raise UserError(
+        Problem("MERGE-E0106", f"{role} ({file})", str(value)[:80], "a JSON object", "bring the file again")
+    )

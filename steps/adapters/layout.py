@@ -1,0 +1,125 @@
+"""What an adapter's folder looks like, and where an imported model keeps what it came with.
+
+As `steps/models/layout.py`, it works on file names and small files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.errors import Problem, SecurityRefusal, UserError
+from steps.models.layout import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    KEPT_KINDS,
+    TOKENIZER_NAMES,
+    VOCABULARIES,
+    directly_in,
+    read_json,
+    refuse_code,
+    shallowest_with,
+)
+from steps.models.layout import ADAPTER_FOLDER as ADAPTER_FOLDER
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+GENERATION = "generation_config.json"
+# A folder inside of a model artifact, as ADAPTER_FOLDER: an own reference of preferences.
+REFERENCE_FOLDER = "reference"
+_TOLD = (ADAPTER_CONFIG, CONFIG, "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class AdapterLayout:
+    """The files of one adapter, by name → path inside the source."""
+
+    adapter_files: dict[str, str]
+    """Settings and weights; the configuration of the tuned model where it has a head of its own."""
+    tokenizer_files: dict[str, str]
+    """The tokenizer that it was trained with; empty where nobody saved one."""
+    config: dict[str, Any]
+    """adapter_config.json."""
+    tokenizer_config: dict[str, Any]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file that is taken along."""
+        return {**self.adapter_files, **self.tokenizer_files}
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it brings a whole tokenizer, which then replaces the base's."""
+        return bool(VOCABULARIES & set(self.tokenizer_files))
+
+    @property
+    def base(self) -> str:
+        """The model that it says it was trained on: a path, URI or Hub id; empty where it says nothing."""
+        return str(self.config.get("base_model_name_or_path") or "").strip()
+
+
+def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> AdapterLayout:
+    """Judge an adapter by its file names (→ bytes) and small JSON files, which `read` returns.
+
+    `parameter` is the one that named it. Raises UserError when it is no adapter, SecurityRefusal for pickled weights
+    and remote code.
+    """
+    folder = shallowest_with(ADAPTER_CONFIG, names)
+    if folder is None:
+        some = ", ".join(sorted(names)[:5]) or "nothing"
+        raise UserError(
+            Problem("MODEL-E0121", parameter, f"no {ADAPTER_CONFIG} (there is: {some})", "an adapter as PEFT saves it",
+                    "name the folder that model.save_pretrained wrote; a whole model is named by pytorch_model_path")
+        )  # fmt: skip
+    inside = {name.removeprefix(folder): name for name in names if directly_in(name, folder)}
+    if ADAPTER_WEIGHTS not in inside:
+        _refuse_pickles(parameter, inside)
+        raise UserError(
+            Problem("MODEL-E0122", parameter, f"{ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}", "the adapter's weights",
+                    "upload the missing file")
+        )  # fmt: skip
+    tokenizer = {name: path for name, path in inside.items() if name in TOKENIZER_NAMES}
+    adapter = {name: inside[name] for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION) if name in inside}
+    told = {name: read_json(parameter, read, path) for name, path in inside.items() if name in _TOLD}
+    for name in (CONFIG, "tokenizer_config.json"):
+        refuse_code(parameter, told.get(name, {}))
+    return AdapterLayout(adapter, tokenizer, told[ADAPTER_CONFIG], told.get("tokenizer_config.json", {}))
+
+
+def largest_token(tokenizer: bytes) -> int:
+    """Give the highest number of a token in a tokenizer.json; -1 where it lists none."""
+    told = json.loads(tokenizer)
+    vocabulary = (told.get("model") or {}).get("vocab") or {}
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else [len(vocabulary) - 1]  # Unigram: a list
+    return max([*numbers, *(token["id"] for token in told.get("added_tokens") or [])], default=-1)
+
+
+def adapter_of(model: Path) -> Path | None:
+    """Give the folder of the adapter that an imported model came with and that training goes on with."""
+    folder = model / ADAPTER_FOLDER
+    return folder if (folder / ADAPTER_CONFIG).is_file() else None
+
+
+def kept_adapter_of(model: Path) -> Path | None:
+    """Give the folder of the adapter that belongs to a tuned model, where its kind cannot be merged."""
+    folder = adapter_of(model)
+    if folder is None:
+        return None
+    told = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return folder if told.get("peft_type") in KEPT_KINDS else None
+
+
+def reference_of(model: Path) -> Path | None:
+    """Give the folder of the reference model that was imported beside a model."""
+    folder = model / REFERENCE_FOLDER
+    return folder if (folder / CONFIG).is_file() else None
+
+
+def _refuse_pickles(parameter: str, inside: Mapping[str, str]) -> None:
+    if "adapter_model.bin" in inside:
+        raise SecurityRefusal(
+            Problem("MODEL-E0301", parameter, "pickled weights only (adapter_model.bin)", "safetensors",
+                    "convert them where you trust their author: model.save_pretrained(folder) writes safetensors")
+        )  # fmt: skip

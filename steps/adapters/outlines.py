@@ -1,0 +1,53 @@
+"""The outline of a model or an adapter: all its small files, and of its weights the headers only.
+
+A file of weights has its true size and nothing behind the header, so that whatever reads names and shapes works on it,
+and a model in object storage is judged for the price of a few kilobytes. Files on this machine are linked instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from steps.errors import Problem
+from steps.sources.model_files import ModelFiles
+
+SMALL = 64 * 1024 * 1024  # bytes; tokenizers and configurations are smaller
+LARGEST_HEADER = 100 * 1024 * 1024  # safetensors' own bound
+
+
+def write_outline(files: ModelFiles, names: Mapping[str, str], folder: Path) -> bool:
+    """Write the outline of some files, name → path inside the source, into `folder`; say whether it is the files.
+
+    Raises as `ModelFiles.read`.
+    """
+    folder.mkdir(parents=True)
+    whole = True
+    for name, path in names.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if here := files.local(path):
+            place.symlink_to(here.absolute())
+            continue
+        whole = False
+        size = files.names[path]
+        place.write_bytes(_start(files, path, size))
+        os.truncate(place, size)  # a hole takes no room
+    return whole
+
+
+def in_their_words(problem: Problem, folders: Mapping[str, Path]) -> Problem:
+    """Name the sources, URI → outline, where the problem names the folders that were made of them."""
+    told = {field: getattr(problem, field) for field in ("where", "found", "expected", "fix")}
+    for uri, folder in folders.items():
+        told = {field: text.replace(str(folder), uri.rstrip("/")) for field, text in told.items()}
+    return replace(problem, **told)
+
+
+def _start(files: ModelFiles, path: str, size: int) -> bytes:
+    if path.endswith(".safetensors"):
+        length = int.from_bytes(files.read_start(path, 8), "little")
+        return files.read_start(path, 8 + min(length, LARGEST_HEADER, size))
+    return files.read(path) if size <= SMALL else b""

@@ -1,0 +1,392 @@
+"""Which tensor of which shard gets which change: computed from names and shapes, before any weight is read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from steps.adapters.folders import Folder, tensors_in
+from steps.adapters.kinds import PARTS, STARTS, Combined, Scaling, change_of, misfits, scales_inputs, wanted_parts
+from steps.adapters.new_head import BODIES, NewHead, head_problems, is_new, with_prefix
+from steps.adapters.settings import LoraSettings, read_settings
+from steps.adapters.tying import is_tied, tying_problems, without_twins
+from steps.errors import Problem, UserError, nearest
+from steps.models.layout import CONV1D_MODELS
+from steps.models.weights import FLOATS, Stored, find, header_of
+
+PREFIX = "base_model.model."  # what PEFT puts before the name of every module
+FACTOR = re.compile(rf"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector|{PARTS})(?:\.weight)?")
+ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of a module of which single rows were trained
+# Needed where a matrix is square.
+CONV1D_LAYERS = {"c_attn", "c_fc", "c_proj", "q_attn"}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A weight change of low rank: scaling · B @ A, B (out, r) and A (r, in)."""
+
+    a: Stored
+    b: Stored
+    scaling: float
+    transposed: bool
+    """The base stores (in, out)."""
+    embedding: bool
+    """PEFT rounds the change of an embedding before it adds it."""
+    magnitude: Stored | None = None
+    """Row lengths of the merged matrix (DoRA)."""
+
+    @property
+    def size(self) -> int:
+        """Elements of B @ A."""
+        return self.b.rows * self.a.row_size
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Single rows that come whole from the adapter: those of new tokens."""
+
+    stored: Stored
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one tensor of the base."""
+
+    target: Stored
+    replacement: Stored | None = None
+    """Comes whole from the adapter: modules_to_save, biases, embeddings that were saved along."""
+    low_rank: LowRank | None = None
+    other: Scaling | Combined | None = None
+    """What an adapter of another kind than LoRA does."""
+    rows: Rows | None = None
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter changes it, beside what comes whole."""
+        return bool(self.low_rank or self.other)
+
+    def __str__(self) -> str:
+        parts = [self.target.name, f"{self.target.dtype}{list(self.target.shape)}"]
+        if self.replacement:
+            parts.append(f"= {self.replacement.name}")
+        if low := self.low_rank:
+            turned = ".T" if low.transposed else ""
+            parts.append(f"+= {low.scaling:g} · (B{list(low.b.shape)} @ A{list(low.a.shape)}){turned}")
+            parts.append("with DoRA magnitudes" if low.magnitude else "")
+        if self.other:
+            parts.append(str(self.other))
+        if self.rows:
+            parts.append(f"rows {', '.join(map(str, self.rows.numbers))} = {self.rows.stored.name}")
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file of the base and its changes in file order."""
+
+    tensors: tuple[Stored, ...]
+    changes: tuple[Change, ...]
+    header: bytes = b""
+    """Its header where that is not the base's: then only `kept` is taken over, and `added` comes behind."""
+    kept: tuple[Stored, ...] = ()
+    added: tuple[Stored, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """File name, for base and result alike."""
+        return self.tensors[0].file.name
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Everything that a merge will do."""
+
+    shards: tuple[Shard, ...]
+    head: NewHead | None = None
+    """What the base does not have."""
+
+    @property
+    def changes(self) -> list[Change]:
+        """All changes."""
+        return [change for shard in self.shards for change in shard.changes]
+
+    @property
+    def merged_modules(self) -> dict[str, int]:
+        """How many modules an adapter changes, by the last part of their name."""
+        weights = [change.target for change in self.changes if change.adapted and len(change.target.shape) > 1]
+        names = [target.name.split(".")[-2] for target in weights]
+        return dict(sorted(Counter(names).items()))
+
+    @property
+    def work_size(self) -> int:
+        """Elements of the largest B @ A: what the merge needs in float32."""
+        return max((change.low_rank.size for change in self.changes if change.low_rank), default=0)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{shard.name}: {len(shard.changes)} of {len(shard.tensors)} tensors change"
+            + "".join(f"\n  {change}" for change in shard.changes)
+            + "".join(f"\n  new: {tensor.name} {tensor.dtype}{list(tensor.shape)}" for tensor in shard.added)
+            for shard in self.shards
+        )
+
+
+def plan_merge(base: Folder, adapter: Folder) -> MergePlan:
+    """Find the place of every tensor of the adapter in the base.
+
+    Raises UserError with every problem: settings that cannot be merged, tensors without a place, shapes that differ,
+    an adapter that was trained on another base.
+    """
+    settings = read_settings(adapter)
+    refuse_base(base, adapter)
+    shards = [tensors_in(base, name) for name in base.weights]
+    tensors = {name: tensor for shard in shards for name, tensor in shard.items()}
+    changes, head, problems = _changes(base, adapter, tensors, settings)
+    if problems:
+        raise UserError(problems)
+    planned = [
+        Shard(tuple(shard.values()), tuple(changes[name] for name in shard if name in changes))
+        for shard in shards
+        if shard
+    ]
+    if head.tensors:
+        return MergePlan(tuple(_with_head(planned, head)), head)
+    return MergePlan(tuple(planned))
+
+
+def _with_head(shards: list[Shard], head: NewHead) -> Iterator[Shard]:
+    """Write every header anew, and put the head behind the last shard."""
+    for shard in shards:
+        kept = tuple(tensor for tensor in shard.tensors if tensor.name not in head.replaced)
+        added = head.tensors if shard is shards[-1] else {}
+        named = [(head.name_of(tensor.name), tensor) for tensor in kept]
+        header = header_of([*named, *added.items()])
+        yield replace(shard, header=header, kept=kept, added=tuple(added.values()))
+
+
+def refuse_base(base: Folder, adapter: Folder) -> None:
+    """Raise UserError when a base is quantised, or is not the one that the adapter was trained on."""
+    if "quantization_config" in base.config:
+        raise UserError(
+            Problem("MERGE-E0110", f"{base.where} quantization_config", "quantised weights",
+                    "weights in bf16, fp16 or fp32", "merge into the model as it was before quantisation")
+        )  # fmt: skip
+    trained_on = (adapter.manifest.lineage.get("inputs") or {}).get("model") if adapter.manifest else None
+    if trained_on and base.manifest and trained_on != base.manifest.digest:
+        raise UserError(
+            Problem("MERGE-E0201", adapter.where, f"an adapter of the base {trained_on[:12]}",
+                    f"one of {base.manifest.digest[:12]}, as in {base.path}", "pass the model that finetune was given")
+        )  # fmt: skip
+
+
+def _changes(
+    base: Folder, adapter: Folder, tensors: dict[str, Stored], settings: LoraSettings
+) -> tuple[dict[str, Change], NewHead, list[Problem]]:
+    factors, replacements, problems = _sorted_out(adapter)
+    rows = {name.removesuffix(ROWS): replacements.pop(name) for name in list(replacements) if name.endswith(ROWS)}
+    if is_tied(base, tensors):
+        problems += tying_problems(adapter, settings, factors, replacements)
+        replacements = without_twins(tensors, replacements)
+    changes: dict[str, Change] = {}
+    new: dict[str, Stored] = {}
+    found_as: dict[str, str] = {}
+    for name, stored in replacements.items():
+        target = _place(tensors, name)
+        if (target is None or target.shape != stored.shape) and is_new(settings, name):
+            new[name] = stored
+        elif target:
+            found_as[name] = target.name
+            changes[target.name] = Change(target, replacement=stored)
+            problems += _misfit(adapter, stored, "of that shape", stored.shape == target.shape)
+            problems += _not_float(adapter, stored, target)
+        else:
+            problems.append(_homeless(adapter, stored, name, tensors))
+    for module, parts in factors.items():
+        target = _place(tensors, f"{module}.weight")
+        if target is None:
+            problems.append(_homeless(adapter, next(iter(parts.values())), module, tensors))
+        elif found := list(_factor_problems(adapter, module, parts, target, settings)):
+            problems += found
+        else:
+            found_as[f"{module}.weight"] = target.name
+            for tensor, change in _changes_of(base, module, parts, target, settings, tensors):
+                known = changes.get(tensor.name, Change(tensor))
+                what = {"low_rank": change} if isinstance(change, LowRank) else {"other": change}
+                changes[tensor.name] = replace(known, **what)
+    problems += _change_rows(adapter, rows, tensors, settings, changes)
+    if new:
+        problems += head_problems(adapter)
+    gone = frozenset(target.name for name in new if (target := find(tensors, name)))
+    return changes, with_prefix(NewHead(new, gone), found_as), _together(problems)
+
+
+def _change_rows(
+    adapter: Folder,
+    rows: dict[str, Stored],
+    tensors: dict[str, Stored],
+    settings: LoraSettings,
+    changes: dict[str, Change],
+) -> Iterator[Problem]:
+    """Add the changes of single rows; what is tied to an embedding is not in the files, or a second time."""
+    for module, stored in rows.items():
+        target = _place(tensors, f"{module}.weight")
+        if target is None:
+            yield _homeless(adapter, stored, module, tensors)
+        elif found := list(_row_problems(adapter, stored, target, settings.rows_of(module), target.name in changes)):
+            yield from found
+        else:
+            changes[target.name] = Change(target, rows=Rows(stored, tuple(settings.rows_of(module))))
+
+
+def _place(tensors: dict[str, Stored], name: str) -> Stored | None:
+    """Find the base's tensor for a name of the tuned model."""
+    if found := find(tensors, name):
+        return found
+    for theirs, ours in BODIES.items():
+        if name.startswith(ours):
+            return find(tensors, theirs + name.removeprefix(ours))
+    return None
+
+
+def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[Problem]]:
+    """Split the adapter's tensors: {module: {part: tensor}}, {tensor of the base: its replacement}, and the unknown."""
+    factors: dict[str, dict[str, Stored]] = {}
+    replacements = {}
+    problems = []
+    for key, stored in tensors_in(adapter, adapter.weights[0]).items():
+        name = key.removeprefix(PREFIX)
+        factor = FACTOR.fullmatch(name)
+        if key == name or (any(start in name for start in STARTS) and not factor):
+            problems.append(
+                Problem("MERGE-E0202", adapter.where, f"the tensor {key}", f"names such as {PREFIX}….lora_A.weight",
+                        "save the adapter with PEFT's save_pretrained")
+            )  # fmt: skip
+        elif factor:
+            factors.setdefault(factor["module"], {})[factor["part"].replace("embedding_", "")] = stored
+        else:
+            replacements[name.replace(".base_layer.", ".")] = stored
+    if not factors and not replacements and not problems:
+        problems.append(
+            Problem("MERGE-E0202", adapter.where, "no tensors", "a trained adapter", "save the adapter again")
+        )
+    return factors, replacements, problems
+
+
+def _factor_problems(
+    adapter: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings
+) -> Iterator[Problem]:
+    wanted = {"lora_A", "lora_B", "lora_magnitude_vector"} if settings.dora else {"lora_A", "lora_B"}
+    if settings.kind != "LORA":
+        wanted = wanted_parts(settings.kind, set(parts))
+    if set(parts) != wanted:
+        yield Problem("MERGE-E0204", adapter.where, f"{module} with {', '.join(sorted(parts))}",
+                      ", ".join(sorted(wanted)), "save the adapter again; this file is not whole")  # fmt: skip
+        return
+    if not settings.targets_module(module):
+        yield Problem("MERGE-E0206", adapter.where, f"weights for {module}",
+                      f"modules that target_modules names ({str(settings.targets)[:80]})",
+                      "bring adapter_config.json and adapter_model.safetensors from the same folder")  # fmt: skip
+    if settings.kind != "LORA":
+        for stored, expected in misfits(settings.kind, parts, target, settings.rank_of(module)):
+            yield from _misfit(adapter, stored, expected, False)
+        for stored in parts.values():
+            yield from _not_float(adapter, stored, target)
+        return
+    a, b, rank = parts["lora_A"], parts["lora_B"], settings.rank_of(module)
+    if len(a.shape) != 2 or len(b.shape) != 2 or len(target.shape) != 2:
+        yield from _misfit(adapter, a, "matrices: LoRA on convolutions is not merged here", False)
+        return
+    yield from _misfit(adapter, a, f"the rank {rank} that {module} has in the settings", a.rows == b.row_size == rank)
+    either_way = {target.shape, target.shape[::-1]} if ".lora_A" in a.name else {target.shape[::-1]}
+    yield from _misfit(adapter, b, f"B (…, r) and A (r, …) that fit {target.name}{list(target.shape)}",
+                       (b.rows, a.row_size) in either_way)  # fmt: skip
+    for stored in parts.values():
+        yield from _not_float(adapter, stored, target)
+
+
+def _changes_of(
+    base: Folder,
+    module: str,
+    parts: dict[str, Stored],
+    target: Stored,
+    settings: LoraSettings,
+    tensors: dict[str, Stored],
+) -> Iterator[tuple[Stored, LowRank | Scaling | Combined]]:
+    """Yield what the adapter of one module changes: its weight, and with IA3 the bias that belongs to it."""
+    if settings.kind == "LORA":
+        yield target, _low_rank(base, module, parts, target, settings)
+        return
+    by_column = settings.kind == "IA3" and _along_columns(base, module, parts["ia3_l"], target)
+    change = change_of(settings.kind, parts, settings.scaling_of(module), by_column)
+    yield target, change
+    bias = _place(tensors, f"{module}.bias")
+    if isinstance(change, Scaling) and bias and not scales_inputs(change.vector):
+        yield bias, replace(change, by_column=False)
+
+
+def _along_columns(base: Folder, module: str, vector: Stored, target: Stored) -> bool:
+    """Say along which side of a stored weight IA3's vector lies: GPT-2 stores (in, out), others (out, in)."""
+    inputs = scales_inputs(vector)
+    conv1d = _is_conv1d(base, module)
+    square = target.shape[0] == target.shape[1]
+    fits = target.shape[1 if inputs else 0] == vector.rows * vector.row_size
+    return inputs != (conv1d if square else not fits)
+
+
+def _is_conv1d(base: Folder, module: str) -> bool:
+    return base.config.get("model_type") in CONV1D_MODELS and module.split(".")[-1] in CONV1D_LAYERS
+
+
+def _row_problems(
+    adapter: Folder, stored: Stored, target: Stored, numbers: list[int], changed: bool
+) -> Iterator[Problem]:
+    fits = stored.shape == (len(numbers), *target.shape[1:]) and all(0 <= row < target.rows for row in numbers)
+    yield from _misfit(adapter, stored, f"{len(numbers)} of the {target.rows} rows of {target.name}, as in the "
+                       "settings", fits)  # fmt: skip
+    yield from _not_float(adapter, stored, target)
+    if changed:
+        yield Problem("MERGE-E0209", adapter.where, f"single rows of {target.name}, which is changed otherwise too",
+                      "one change of a tensor", "train without the embedding in target_modules and modules_to_save"
+                      )  # fmt: skip
+
+
+def _low_rank(base: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings) -> LowRank:
+    a, b = parts["lora_A"], parts["lora_B"]
+    embedding = ".lora_embedding_A" in a.name
+    square = target.shape[0] == target.shape[1]
+    conv1d = _is_conv1d(base, module)
+    # PEFT goes by the class of the layer, whatever fan_in_fan_out says; shapes tell the class unless it is square.
+    transposed = embedding or (conv1d if square else (b.rows, a.row_size) != target.shape)
+    return LowRank(a, b, settings.scaling_of(module), transposed, embedding, parts.get("lora_magnitude_vector"))
+
+
+def _homeless(adapter: Folder, stored: Stored, name: str, tensors: dict[str, Stored]) -> Problem:
+    close = nearest(name, {known.removesuffix(".weight") for known in tensors})
+    return Problem("MERGE-E0203", adapter.where, f"weights for {name}, which the base does not have",
+                   "modules of the base model", close or "pass the base that the adapter was trained on")  # fmt: skip
+
+
+def _misfit(adapter: Folder, stored: Stored, expected: str, fits: bool) -> Iterator[Problem]:
+    if not fits:
+        yield Problem("MERGE-E0205", adapter.where, f"{stored.name} with shape {list(stored.shape)}", expected,
+                      "pass the base that the adapter was trained on, with its vocabulary")  # fmt: skip
+
+
+def _not_float(adapter: Folder, stored: Stored, target: Stored) -> Iterator[Problem]:
+    for tensor, role in ((stored, "adapter"), (target, "base")):
+        if tensor.dtype not in FLOATS:
+            yield Problem("MERGE-E0207", adapter.where, f"{tensor.name} as {tensor.dtype} in the {role}",
+                          " or ".join(FLOATS), f"save the {role} in one of these types")  # fmt: skip
+
+
+def _together(problems: list[Problem]) -> list[Problem]:
+    """Tell equal problems once: a wrong base has the same one in every layer."""
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        key = (problem.code, problem.expected)
+        known = first.get(key)
+        first[key] = replace(known, count=known.count + 1) if known else problem
+    return list(first.values())

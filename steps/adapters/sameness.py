@@ -1,0 +1,71 @@
+"""Are two stored tensors equal? Block by block, so that memory does not grow with them, and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steps.models.weights import FLOATS, Stored
+
+BLOCK = 8 * 1024 * 1024  # bytes that are compared at a time
+
+Floats = NDArray[np.float32]
+
+
+def same_values(copy: Stored, original: Stored, rows: Sequence[int] | None = None) -> bool:
+    """Say whether `copy` holds the values of `original`, or of its `rows`, each rounded to the type of the copy.
+
+    PEFT keeps what it trains in float32, and saves it so beside a base in 16 bits: a copy that was not trained has
+    the same values in another type.
+    """
+    if copy.dtype not in FLOATS or original.dtype not in FLOATS or copy.shape[1:] != original.shape[1:]:
+        return False
+    if rows is not None:
+        fits = len(rows) == copy.rows and all(0 <= row < original.rows for row in rows)
+        return fits and all(
+            _equal(copy, original, place, row, 1) for place, row in enumerate(rows)
+        )  # fmt: skip
+    if copy.rows != original.rows:
+        return False
+    count = max(1, BLOCK // max(1, original.row_size * FLOATS[original.dtype]))
+    return all(
+        _equal(copy, original, start, start, min(count, copy.rows - start)) for start in range(0, copy.rows, count)
+    )
+
+
+def is_zero(stored: Stored) -> bool:
+    """Say whether a tensor of a float type is zero throughout."""
+    count = max(1, BLOCK // max(1, stored.row_size * FLOATS[stored.dtype]))
+    return not any(
+        read_floats(stored, start, min(count, stored.rows - start)).any() for start in range(0, stored.rows, count)
+    )
+
+
+def read_floats(stored: Stored, start: int, count: int) -> Floats:
+    """Read `count` rows from row `start` on as float32, which holds every value of every type exactly."""
+    size = stored.row_size * FLOATS[stored.dtype]
+    raw = np.fromfile(stored.file, dtype=np.uint8, count=count * size, offset=stored.start + start * size)
+    if len(raw) != count * size:
+        raise OSError(f"{stored.file} was cut while it was read")
+    if stored.dtype == "F32":
+        return raw.view(np.float32)
+    if stored.dtype == "F16":
+        return raw.view(np.float16).astype(np.float32)
+    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(values: Floats, dtype: str) -> Floats:
+    """Round to the nearest value of a type, ties to even, as torch does."""
+    if dtype == "F32":
+        return values
+    if dtype == "F16":
+        return values.astype(np.float16).astype(np.float32)
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def _equal(copy: Stored, original: Stored, start: int, row: int, count: int) -> bool:
+    wanted = rounded(read_floats(original, row, count), copy.dtype)
+    return np.array_equal(read_floats(copy, start, count), wanted)

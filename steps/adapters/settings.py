@@ -1,0 +1,183 @@
+"""What adapter_config.json says, and which adapters are refused by name.
+
+Checked against peft 0.21.2. A setting that is not listed here is refused as well: it may change what the adapter
+computes, and a wrong merge looks like a right one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from steps.adapters.folders import ADAPTER_CONFIG, Folder
+from steps.errors import Problem, UserError, shown
+from steps.models.layout import KEPT_KINDS
+
+# Settings that say how training was done, or that planning.py and arithmetic.py take into account.
+UNDERSTOOD = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
+    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
+}  # fmt: skip
+# The same for the other kinds; ranks, alphas and patterns mean what they mean for LoRA.
+UNDERSTOOD_OF_ALL = {
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "modules_to_save", "peft_type",
+    "peft_version", "revision", "target_modules", "task_type",
+}  # fmt: skip
+LYCORIS = {
+    "alpha", "alpha_pattern", "init_weights", "layers_pattern", "layers_to_transform", "module_dropout", "r",
+    "rank_dropout", "rank_pattern",
+}  # fmt: skip
+UNDERSTOOD_BY_KIND = {
+    "LORA": UNDERSTOOD,
+    "IA3": UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},
+    "LOHA": UNDERSTOOD_OF_ALL | LYCORIS,
+    "LOKR": UNDERSTOOD_OF_ALL | LYCORIS | {"decompose_both", "decompose_factor", "rank_dropout_scale"},
+}
+REFUSED = {
+    "alora_invocation_tokens": "works on some tokens only, which one weight cannot do",
+    "arrow_config": "chooses among adapters for every token, which one weight cannot do",
+    "kasa_config": "changes the base weights by an SVD first",
+    "layer_replication": "adds layers that the base does not have",
+    "lora_bias": "adds to biases",
+    "megatron_config": "splits its layers over GPUs",
+    "monteclora_config": "samples its weights",
+    "target_parameters": "changes parameters that are no layers, such as experts",
+    "use_bdlora": "stores its matrices as blocks",
+    "use_effective_conv2d": "stores the matrices of convolutions in another form",
+    "use_qalora": "pools the inputs of a quantised base",
+    "velora_config": "is a variant that was never compared with PEFT's merge",
+}
+TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # PEFT's names
+# Ways to start training that leave the base weights as they are; the others (pissa, olora, corda, loftq, …) take
+# something out of them first, so that the adapter does not fit the base any more.
+HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The part of adapter_config.json that decides what is merged."""
+
+    rank: int
+    alpha: float
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    rank_stabilised: bool
+    dora: bool
+    targets: str | list[str] | None
+    saved_modules: list[str]
+    keeps_tying: bool
+    has_head: bool
+    """Whether the model has a head for a task of its own, which a language model does not have."""
+    token_rows: list[int] | dict[str, list[int]]
+    """Rows that are trained whole: of the embedding that tokens go in by, or by the module's name."""
+    kind: str = "LORA"
+    """PEFT's name of the kind of adapter."""
+
+    def rank_of(self, module: str) -> int:
+        """Rank that the configuration gives to a module."""
+        return _by_pattern(self.rank_pattern, module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """Factor of B @ A: alpha / r, or alpha / sqrt(r) when rank-stabilised (arXiv 2312.03732)."""
+        rank = self.rank_of(module)
+        return _by_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+    def targets_module(self, module: str) -> bool:
+        """Say whether PEFT would load an adapter into this module: it passes over all others in silence."""
+        if self.targets is None or self.targets == "all-linear":
+            return True
+        if isinstance(self.targets, str):
+            return re.fullmatch(self.targets, module) is not None
+        return any(module == target or module.endswith(f".{target}") for target in self.targets)
+
+    def rows_of(self, module: str) -> list[int]:
+        """Rows of a module that are trained whole; PEFT compares ends of names here."""
+        if isinstance(self.token_rows, list):
+            return self.token_rows
+        return next((rows for name, rows in self.token_rows.items() if module.endswith(name)), [])
+
+    def saves_module(self, module: str) -> bool:
+        """Say whether a module was trained and saved whole; PEFT compares ends of names here, not whole parts."""
+        return any(module.endswith(name) for name in self.saved_modules)
+
+
+def read_settings(adapter: Folder) -> LoraSettings:
+    """Read an adapter's settings. Raises UserError naming everything that cannot be merged."""
+    config = adapter.config
+    where = f"adapter ({adapter.path / ADAPTER_CONFIG})"
+    if problems := list(_refusals(where, config)):
+        raise UserError(problems)
+    kind = config["peft_type"]
+    ranked = kind != "IA3"
+    try:
+        settings = LoraSettings(
+            rank=int(config["r"]) if ranked else 1,
+            alpha=config["lora_alpha" if kind == "LORA" else "alpha"] + 0 if ranked else 1,
+            rank_pattern={name: int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
+            alpha_pattern={name: alpha + 0 for name, alpha in (config.get("alpha_pattern") or {}).items()},
+            rank_stabilised=bool(config.get("use_rslora")),
+            dora=bool(config.get("use_dora")),
+            targets=config.get("target_modules"),
+            saved_modules=list(config.get("modules_to_save") or []),
+            keeps_tying=bool(config.get("ensure_weight_tying")),
+            has_head=config.get("task_type") in TASKS_WITH_HEAD,
+            kind=kind,
+            token_rows=_token_rows(config.get("trainable_token_indices")),
+        )
+        _compile_patterns(settings)
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise UserError(
+            Problem("MERGE-E0106", where, f"{type(error).__name__}: {error}", "the settings of an adapter",
+                    "save the adapter again with PEFT")
+        ) from None  # fmt: skip
+    return settings
+
+
+def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
+    kind = config.get("peft_type")
+    if kind in KEPT_KINDS:
+        yield Problem("MERGE-E0107", f"{where} peft_type", f"{kind}: vectors before the text, which no weight can hold",
+                      f"one of {', '.join(UNDERSTOOD_BY_KIND)}, which are folded into weights", "load it beside its "
+                      "base with PEFT; python -m steps merge-adapter writes both into one folder to serve")  # fmt: skip
+        return
+    if kind not in UNDERSTOOD_BY_KIND:
+        yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), f"one of {', '.join(UNDERSTOOD_BY_KIND)}, the "
+                      "kinds that are merged here", "train another kind, or merge with PEFT itself (merge_and_unload) "
+                      "where it can be merged at all")  # fmt: skip
+        return
+    for name, value in sorted(config.items()):
+        if name not in UNDERSTOOD_BY_KIND[kind] and value not in (None, False, [], {}, ""):
+            reason = REFUSED.get(name, "is not known to this version, and may change what the adapter computes")
+            yield Problem("MERGE-E0108", f"{where} {name}", f"{shown(value)}: it {reason}", "an adapter without it",
+                          f"train without {name}, or merge with the PEFT that made it")  # fmt: skip
+    start = config.get("init_lora_weights")
+    if kind == "LORA" and start not in HARMLESS_STARTS:
+        yield Problem("MERGE-E0109", f"{where} init_lora_weights",
+                      f"{shown(start)}: training began by changing the base weights",
+                      f"one of {', '.join(str(harmless) for harmless in HARMLESS_STARTS if harmless is not None)}",
+                      "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
+
+
+def _token_rows(said: Any) -> list[int] | dict[str, list[int]]:
+    if isinstance(said, dict):
+        return {name: [int(row) for row in rows] for name, rows in said.items()}
+    return [int(row) for row in said or []]
+
+
+def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
+    """Look a module up as PEFT does: the first pattern that matches the end of its name, on a dot."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
+
+
+def _compile_patterns(settings: LoraSettings) -> None:
+    patterns = [*settings.rank_pattern, *settings.alpha_pattern]
+    for pattern in [*patterns, *([settings.targets] if isinstance(settings.targets, str) else [])]:
+        re.compile(pattern)
+    if min([settings.rank, *settings.rank_pattern.values()]) < 1:
+        raise ValueError("a rank below 1")

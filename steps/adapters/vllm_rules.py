@@ -1,0 +1,86 @@
+"""Which adapters vLLM can serve beside their base; read from vLLM 0.31.0 (vllm/lora), and tried with it.
+
+vLLM reads a handful of settings and passes over all others in silence: an adapter that needs one of those would load,
+and answer wrongly. So a setting that is not listed here is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from steps.adapters.folders import ADAPTER_CONFIG, Folder
+from steps.adapters.settings import HARMLESS_STARTS
+from steps.errors import Problem, shown
+from steps.models.layout import KEPT_KINDS
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's choices of --max-lora-rank
+USUAL_RANK = 16  # what it takes when nothing is said
+# The last layers of classifiers: the one thing that vLLM takes whole from an adapter.
+HEADS = ("classifier", "score")
+# Settings that say what is trained whole besides the factors: cleared, for vLLM refuses or does not read them.
+CLEARED = ("modules_to_save", "trainable_token_indices")
+
+# vLLM multiplies every module by lora_alpha / r, whatever these say: evening.py gives all modules one rank and scale.
+EVENED = {"alpha_pattern", "rank_pattern"}
+# What vLLM reads, and what says how the training was done.
+READ = {"bias", "lora_alpha", "modules_to_save", "peft_type", "r", "target_modules", "use_dora", "use_rslora"}
+HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
+    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_dropout", "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size", "revision",
+    "runtime_config", "task_type", "trainable_token_indices",
+}  # fmt: skip
+WHY = {
+    "alora_invocation_tokens": "switches the adapter on in the middle of a text",
+    "layer_replication": "adds layers that the base does not have",
+    "lora_bias": "adds to biases",
+    "target_parameters": "changes parameters that are no layers, such as experts",
+    "use_bdlora": "stores its matrices as blocks",
+    "use_dora": "makes it DoRA, which scales whole rows of the weights",
+    "use_qalora": "pools the inputs of a quantised base",
+}
+MERGE = "merge it instead (python -m steps merge-adapter), and let vLLM serve the merged model"
+
+
+def vllm_problems(adapter: Folder) -> Iterator[Problem]:
+    """Yield why vLLM cannot serve an adapter of these settings; its tensors are looked at elsewhere."""
+    where, config = f"adapter ({adapter.path / ADAPTER_CONFIG})", adapter.config
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        fix = "train another kind: it cannot be merged, either" if kind in KEPT_KINDS else MERGE
+        yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind), "LORA, the only kind that vLLM serves", fix)
+        return
+    for name in sorted(set(config) - READ - HARMLESS - EVENED | {"use_dora"}):
+        if config.get(name) not in (None, False, [], {}, ""):
+            reason = WHY.get(name, "is not read by vLLM, and may change what the adapter computes")
+            yield Problem("ADAPTER-E0202", f"{where} {name}", f"{shown(config[name])}: it {reason}",
+                          "a LoRA adapter without it", MERGE)  # fmt: skip
+    if config.get("bias", "none") != "none":
+        yield Problem("ADAPTER-E0202", f"{where} bias", f"{shown(config['bias'])}: biases were trained",
+                      "none, for vLLM adds factors only", MERGE)  # fmt: skip
+    start = config.get("init_lora_weights")
+    if start not in HARMLESS_STARTS:
+        yield Problem("ADAPTER-E0202", f"{where} init_lora_weights",
+                      f"{shown(start)}: training began by changing the base weights", "an adapter of the base as it is",
+                      "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
+    yield from _number_problems(where, config)
+
+
+def rank_problems(where: str, rank: int) -> Iterator[Problem]:
+    """Refuse a rank that vLLM has no room for."""
+    if rank > RANKS[-1]:
+        yield Problem("ADAPTER-E0204", where, f"rank {rank}", f"at most {RANKS[-1]}, vLLM's largest rank", MERGE)
+
+
+def max_rank(rank: int) -> int:
+    """The smallest --max-lora-rank that an adapter of this rank needs."""
+    return next(choice for choice in RANKS if choice >= rank)
+
+
+def _number_problems(where: str, config: dict[str, Any]) -> Iterator[Problem]:
+    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not targets:
+        yield Problem("ADAPTER-E0203", where, f"r={shown(rank)}, lora_alpha={shown(alpha)}, target_modules="
+                      f"{shown(targets)}", "a rank, a scale and modules: vLLM needs all three",
+                      "save the adapter again with PEFT")  # fmt: skip

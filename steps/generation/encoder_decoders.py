@@ -1,0 +1,65 @@
+"""Answers of models with an encoder and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from steps.generation.batching import batches
+
+
+def answering(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, opening: dict[str, int]) -> Any:
+    """Describe how answers are written; said in full, because what is left out is taken from the model's own file.
+
+    Some models punish repeated words there or ask for long answers, which suits what they were made for only.
+    """
+    from transformers import GenerationConfig
+
+    positions = getattr(model.config, "max_position_embeddings", None)
+    named = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=num_beams,
+        early_stopping=False,
+        length_penalty=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        encoder_no_repeat_ngram_size=0,
+        min_length=0,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        max_new_tokens=min(max_new_tokens, positions - 1) if positions else max_new_tokens,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=tokenizer.pad_token_id,
+        **opening,
+    )
+
+
+def answers(model: Any, tokenizer: Any, rows: Sequence[np.ndarray], *, how: Any, batch_size: int) -> list[str]:
+    """Write the answer to every row of token ids, in the given order; rows of like length together.
+
+    `how` is what `answering` described.
+    """
+    import torch
+
+    lengths = [len(ids) + how.max_new_tokens for ids in rows]
+    texts = [""] * len(rows)
+    for group in batches(lengths, batch_size * max(lengths)):
+        read, mask = (torch.from_numpy(part).to(model.device) for part in padded([rows[row] for row in group], 0))
+        output = model.generate(input_ids=read, attention_mask=mask, generation_config=how)
+        for row, text in zip(group, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
+            texts[row] = text
+    return texts
+
+
+def padded(rows: Sequence[np.ndarray], filling: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stack rows, padded on the right, and the mask that tells padding apart."""
+    shape = (len(rows), max(map(len, rows)))
+    values, mask = np.full(shape, filling, np.int64), np.zeros(shape, np.int64)
+    for line, row in enumerate(rows):
+        values[line, : len(row)], mask[line, : len(row)] = row, 1
+    return values, mask

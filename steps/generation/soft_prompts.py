@@ -1,0 +1,42 @@
+"""Models whose adapter is a learned prompt: vectors that stand before the text of every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps.adapters.layout import kept_adapter_of
+
+
+def with_kept_adapter(model: Any, folder: Path) -> Any:
+    """Put the adapter on a model that was loaded from `folder`, where one was kept beside its weights."""
+    own = kept_adapter_of(folder)
+    if own is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(own))
+
+
+def virtual_tokens(model: Any) -> int:
+    """How many vectors stand before every text; 0 for any other model."""
+    return model.active_peft_config.num_virtual_tokens if hasattr(model, "prompt_encoder") else 0
+
+
+def continue_rows(model: Any, rows: list[list[int]], how: Any) -> torch.Tensor:
+    """Let a model with a learned prompt go on from rows of tokens; only the new tokens, (rows, longest answer).
+
+    PEFT's own generate puts the vectors before the padding and counts the padding as positions, so that an answer
+    would depend on the rows beside it. Here they stand between padding and text, which is what training saw.
+    """
+    vectors = model.get_prompt(batch_size=1)[0]
+    texts = [model.word_embeddings(torch.tensor(ids, dtype=torch.long, device=model.device)) for ids in rows]
+    joined = [torch.cat((vectors.to(text.dtype).to(text.device), text)) for text in texts]
+    longest = max(map(len, joined))
+    inputs = torch.stack([torch.nn.functional.pad(one, (0, 0, longest - len(one), 0)) for one in joined])
+    mask = torch.zeros(inputs.shape[:2], dtype=torch.long, device=inputs.device)
+    for line, one in enumerate(joined):
+        mask[line, longest - len(one) :] = 1
+    return model.get_base_model().generate(inputs_embeds=inputs, attention_mask=mask, generation_config=how)

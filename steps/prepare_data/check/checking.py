@@ -1,0 +1,226 @@
+"""Every row of every file checked, without a model: what `finetune check-data` runs, and prepare_data first of all."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from steps.errors import Problem, StepError, UserError
+from steps.params.data import DataSource
+from steps.params.group import Group
+from steps.params.mixture import read_mixture
+from steps.prepare_data.check.gathering import Gathered
+from steps.prepare_data.check.mixing import mix_rows
+from steps.prepare_data.check.parts import Part, check_jsonl, check_rows
+from steps.prepare_data.check.repeats import first_of_each, leaked, nearly_equal, repeated
+from steps.prepare_data.check.rows import Rows
+from steps.prepare_data.check.splitting import SPLITS, split_rows
+from steps.prepare_data.findings import Findings
+from steps.prepare_data.read.parquet_rows import differ, layout
+from steps.prepare_data.read.processing import process
+from steps.prepare_data.read.reading import detect, read_rows
+from steps.prepare_data.read.sources import SourceFile, open_source
+from steps.sources.user_code import LoadedFunction, load_function
+from steps.tasks import NO_OTHERS, Fault, load_task, named_by
+
+DRAWN = "DATA-F2401"  # rows were held out from the training rows
+MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
+
+
+@dataclass
+class DataCheck:
+    """What a check of good data says."""
+
+    counts: dict[str, int]
+    """Rows of train, validation and test after the split."""
+    rows: dict[str, Rows]
+    """The rows themselves, by split."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    """{code, what, count, rows} of everything worth knowing that does not stop the run."""
+    repairs: list[dict[str, Any]] = field(default_factory=list)
+    """{code, what, count} of everything that was mended without loss."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Training rows of each source of a mixture, as often as they are drawn; empty without one."""
+
+
+def check_data(
+    task: str, source: DataSource, columns: Group | None = None, seed: int = 42, scratch: Path | None = None
+) -> DataCheck:
+    """Check every row of every file and split them; needs no model.
+
+    With `scratch`, a folder, the canonical rows are kept there; the memory needed grows by 16 bytes a row.
+    Raises UserError with every problem of every file, and as `open_source`.
+    """
+    columns = columns or load_task(task).Columns()
+    process_row = (
+        load_function("processing_function", source.processing_function) if source.processing_function else None
+    )
+    with TemporaryDirectory() as opened:
+        files, notes, problems = _open_all(source, Path(opened) / "files")
+
+        def gather(name: str, folder: Path | None) -> Gathered:
+            table = (lambda number: folder / f"{name}-{number}") if folder else None
+            return _gather(files[name], task, columns, process_row, table)
+
+        splits = {name: gather(name, scratch) for name in files}
+        _judge(task, columns, splits)
+        problems += [problem for split in splits.values() for problem in split.problems()]
+        if problems:
+            raise UserError(problems)
+        rows = {name: split.rows(task) for name, split in splits.items()}
+
+        def with_texts() -> dict[str, Rows]:
+            return rows if scratch else {name: gather(name, Path(opened)).rows(task) for name in files}
+
+        near = nearly_equal(rows, {name: split.outlines for name, split in splits.items()}, with_texts)
+    for split in splits.values():
+        split.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
+    again = repeated(rows["train"])
+    warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
+    warnings += leaked(rows, most=MOST_LEAKED) + near
+    repairs = notes["F"] + [repair for split in splits.values() for repair in split.repairs()]
+    alike = np.frombuffer(splits["train"].strata, np.int64) if splits["train"].strata else None
+    if source.dedup:
+        kept = first_of_each(rows["train"])
+        rows["train"], alike = rows["train"].take(kept), None if alike is None else alike[kept]
+        repairs += [{"code": "DATA-F2403", "what": f"{w['what']} were dropped", "count": w["count"]} for w in again]
+        again = []
+    warnings += again
+    parts, drawn = _split(rows, source, seed, alike)
+    repairs += drawn
+    if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
+        warnings += leaked({name: part for name, part in parts.items() if name == "train" or name not in rows}, most=1)
+    sources = _mix(parts, splits["train"], source) if source.training_data else {}
+    return DataCheck({name: len(part) for name, part in parts.items()}, parts, warnings, repairs, sources)
+
+
+def _open_all(
+    source: DataSource, folder: Path
+) -> tuple[dict[str, list[SourceFile]], dict[str, list[dict[str, Any]]], list[Problem]]:
+    """Open the files of every split; what cannot be opened is a problem, and the others are looked at all the same."""
+    files: dict[str, list[SourceFile]] = {}
+    notes: dict[str, list[dict[str, Any]]] = {"W": [], "F": []}
+    problems: list[Problem] = []
+
+    def note(code: str, what: str) -> None:
+        told = {"code": code, "what": what, "count": 1}
+        notes[code[5]].append({**told, "rows": []} if code[5] == "W" else told)
+
+    for name in SPLITS:
+        try:
+            if found := open_source(name, source, folder, note):
+                files[name] = found
+        except UserError as error:
+            problems += error.problems
+    if "train" not in files and not problems:
+        raise UserError(list(source.conflicts()))
+    return files, notes, problems
+
+
+def _gather(
+    files: list[SourceFile],
+    task: str,
+    columns: Group,
+    process_row: LoadedFunction | None,
+    table: Callable[[int], Path] | None,
+) -> Gathered:
+    """Check the files of a split one after the other."""
+    split = Gathered()
+    layouts = [layout(file.path) for file in files] if len(files) > 1 else []
+    for number, file in enumerate(files):
+        part = _check_file(file, task, columns, process_row, table(number) if table else None)
+        if layouts and differ(layouts[number], next(filter(None, layouts), {})):
+            part.findings.repair("DATA-F2402", "columns stand in another order or type than in the first parquet file")
+        split.add(file, part)
+    return split
+
+
+def _check_file(
+    file: SourceFile, task: str, columns: Group, process_row: LoadedFunction | None, table: Path | None
+) -> Part:
+    """Check every row of one file; canonical rows go to files whose names start like `table`."""
+    module = load_task(task)
+    wanted = named_by(columns, module.columns_of(columns))
+    others = module.other_columns(columns) if hasattr(module, "other_columns") else NO_OTHERS
+    findings = Findings(file.name)
+    kind = detect(file, findings)
+    if kind == "jsonl" and not process_row:
+        part = check_jsonl(file, task, columns, table)
+    elif process_row:
+        read = lambda seen: process(read_rows(file, kind, None, seen), process_row, seen)  # noqa: E731
+        part = check_rows(file.name, read, task, columns, table)
+    else:
+        part = check_rows(file.name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
+    part.findings.extend(findings, 0, 0)
+    if part.unused:
+        part.findings.repair("DATA-F0601", f"columns not used: {', '.join(part.unused)}")
+    if not len(part.places) and not part.findings.bad_rows:
+        fault = Fault("DATA-E0108", "", "0 rows", "rows", "fill the file, or leave the parameter empty")
+        part.findings.fault(fault)
+    return part
+
+
+def _judge(task: str, columns: Group, splits: dict[str, Gathered]) -> None:
+    """Let the task say what its counts over the whole splits mean."""
+    module = load_task(task)
+    if hasattr(module, "judge"):
+        for judgement in module.judge({name: split.tally for name, split in splits.items()}, columns):
+            splits[judgement.split].judge(judgement)
+
+
+def _split(
+    rows: dict[str, Rows], source: DataSource, seed: int, alike: np.ndarray | None
+) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
+    """Make the missing splits from the training rows, and say so. Raises UserError when too few are left."""
+    train = rows["train"]
+    numbers = split_rows(len(train), set(rows) - {"train"}, source.split, seed, alike)
+    parts = {name: train.take(numbers[name]) if name in numbers else rows[name] for name in SPLITS}
+    if len(parts["train"]) >= source.min_train_rows and all(len(part) for part in parts.values()):
+        return parts, _drawn({name: len(part) for name, part in parts.items() if name not in rows}, source, seed, train)
+    held_out = " and ".join(name for name in SPLITS[1:] if name in numbers)
+    after = f" of {len(train)} after {held_out} took their share" if held_out else ""
+    raise UserError(
+        Problem("DATA-E0701", train.source, f"{len(parts['train'])} training rows{after}",
+                f"at least {source.min_train_rows}, and one row for every split", "add rows, or lower min_train_rows")
+    )  # fmt: skip
+
+
+def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) -> list[dict[str, Any]]:
+    """Tell which splits were made from the training rows, and how."""
+    if not taken:
+        return []
+    rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
+    how = f"shuffled with the seed {seed}" if source.split == "shuffled" else "from the end"
+    what = f"{train.source}: {rows} were taken from the training rows, {how}"
+    return [{"code": DRAWN, "what": what, "count": sum(taken.values())}]
+
+
+def _mix(parts: dict[str, Rows], train: Gathered, source: DataSource) -> dict[str, int]:
+    """Bring the training rows into the order of the mixture; count the rows that each source gives."""
+    mixture, _ = read_mixture(source.training_data)
+    assert mixture
+    labels = list(dict.fromkeys(file.source for file in train.files))
+    of_file = np.array([labels.index(file.source) for file in train.files])
+    of_row = of_file[parts["train"].files]
+    if mixture.type != "CONCATENATION":
+        weights = {part.label: part.sampling_weight for part in mixture.datasets}
+        try:
+            order = mix_rows(of_row, [weights[label] for label in labels], source.mixing_seed)
+        except ValueError as error:
+            raise _unmixable(error) from None
+        parts["train"], of_row = parts["train"].take(order), of_row[order]
+    counts = np.bincount(of_row, minlength=len(labels)).tolist()
+    return dict(zip(labels, counts, strict=True))
+
+
+def _unmixable(error: ValueError) -> StepError:
+    return UserError(
+        Problem("DATA-E2301", "training_data", str(error), "rows of every source after the split",
+                "add rows to the small source, or give it the weight 0")
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""The files of one split together: rows counted on, findings told under each file's own name."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from steps.errors import Problem
+from steps.prepare_data.check.parts import Part
+from steps.prepare_data.check.places import Places
+from steps.prepare_data.check.rows import Rows, StoredRows
+from steps.prepare_data.read.sources import SourceFile
+from steps.tasks import load_task
+from steps.tasks.counting import Judgement, Tally
+
+
+class Gathered:
+    """What was found in the files of a split, in their order."""
+
+    def __init__(self) -> None:
+        self.files: list[SourceFile] = []
+        self.places = Places()
+        self.fingerprints, self.outlines, self.strata = array("q"), array("q"), array("q")
+        self.tally = Tally()
+        """Its records are counted on from file to file."""
+        self._parts: list[Part] = []
+        self._starts: list[int] = []  # records before each file
+
+    def add(self, file: SourceFile, part: Part) -> None:
+        """Add the next file."""
+        start = self._starts[-1] + self._parts[-1].records if self._parts else 0
+        self.files.append(file)
+        self._starts.append(start)
+        self._parts.append(part)
+        self.places.join(part.places)
+        self.tally.extend(part.tally, start)
+        for name in ("fingerprints", "outlines", "strata"):
+            own, other = getattr(self, name), getattr(part, name)
+            setattr(self, name, own + other if own else other)
+            setattr(part, name, array("q"))  # kept once
+
+    def rows(self, task: str) -> Rows:
+        """The good rows."""
+        tables = [table for part in self._parts for table in part.tables]
+        stored = StoredRows(tables, load_task(task).SCHEMA) if tables else None
+        return Rows(self.places, np.frombuffer(self.fingerprints, np.int64), stored)
+
+    def judge(self, judgement: Judgement) -> None:
+        """Note what the counts of the split say, in the file that holds the first row that is meant."""
+        if not judgement.records:
+            if any(part.findings.bad_rows for part in self._parts):
+                return  # about all rows, of which some could not be read
+            self._parts[0].findings.judge(judgement)
+            return
+        number = bisect_right(self._starts, judgement.records[0] - 1) - 1
+        part, start = self._parts[number], self._starts[number]
+        own = tuple(record - start for record in judgement.records if start < record <= start + part.records)
+        part.findings.judge(replace(judgement, records=own), part.places.line_of(own[0]))
+
+    def problems(self) -> list[Problem]:
+        """Every problem of every file."""
+        return [problem for part in self._parts for problem in part.findings.problems]
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """Every warning, told once for the files that share it."""
+        return _together([warning for part in self._parts for warning in part.findings.warnings])
+
+    def repairs(self) -> list[dict[str, Any]]:
+        """Every repair, told once for the files that share it."""
+        return _together([repair for part in self._parts for repair in part.findings.repaired])
+
+
+def _together(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join notes that differ in their file only; the first file's rows are shown."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    more: dict[tuple[str, str], int] = {}
+    for note in notes:
+        key = (note["code"], note["what"])
+        if key in first:
+            first[key]["count"] += note["count"]
+            more[key] += 1
+        else:
+            first[key], more[key] = dict(note), 0
+    told = []
+    for key, note in first.items():
+        others = f" and {more[key]} more files" if more[key] > 1 else " and one more file"
+        note["what"] = f"{note.pop('file')}{others if more[key] else ''}: {note['what']}"
+        told.append(note)
+    return told

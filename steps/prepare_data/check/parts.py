@@ -1,0 +1,310 @@
+"""One stretch of a file, checked row by row: what was found, where the good rows are, and what they look like.
+
+A large jsonl file is cut into stretches that are checked by several processes; any other file is one stretch. What is
+kept of a good row is two hashes and, when asked for, its canonical form in an Arrow file on disk: memory does not grow
+with the data.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from steps.params.group import Group
+from steps.prepare_data.check import secret_scan
+from steps.prepare_data.check.places import Places
+from steps.prepare_data.check.secret_scan import lines_with_secrets
+from steps.prepare_data.findings import Findings
+from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
+from steps.prepare_data.read.sources import SourceFile
+from steps.tasks import NO_OTHERS, load_task
+from steps.tasks.counting import Tally
+from steps.tasks.likeness import fingerprint, outline
+from steps.tasks.messages import forbidden_characters
+from steps.tasks.plain import PlainReader, PlainRows, plain_reader
+
+ROWS_AT_ONCE = 2048
+STRETCH = 4 * 1024 * 1024
+BLOCK = 256 * 1024  # decoded rows of a block stay in the processor's cache
+MOST_WORKERS = 8
+NUL = b"\\u0000"  # as JSON writes U+0000
+QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'
+
+
+@dataclass
+class Part:
+    """What was found in a stretch; records and lines count from its start."""
+
+    findings: Findings
+    places: Places = field(default_factory=Places)
+    fingerprints: array[int] = field(default_factory=lambda: array("q"))
+    outlines: array[int] = field(default_factory=lambda: array("q"))
+    strata: array[int] = field(default_factory=lambda: array("q"))
+    """What each row is like in the column by which a split is stratified; empty for tasks without one."""
+    tally: Tally = field(default_factory=Tally)
+    unused: Counter[str] = field(default_factory=Counter)
+    """Columns that the task does not read."""
+    records: int = 0
+    lines: int = 0
+    stopped: bool = False
+    """Nothing behind the last record could be understood."""
+    tables: list[Path] = field(default_factory=list)
+    """Arrow files with the canonical rows, when they are kept."""
+
+    def extend(self, later: Part) -> None:
+        """Add the stretch that follows."""
+        self.findings.extend(later.findings, self.records, self.lines)
+        self.places.extend(later.places, self.records, self.lines)
+        self.tally.extend(later.tally, self.records)
+        self.fingerprints += later.fingerprints
+        self.outlines += later.outlines
+        self.strata += later.strata
+        self.unused += later.unused
+        self.records += later.records
+        self.lines += later.lines
+        self.stopped = later.stopped
+        self.tables += later.tables
+
+
+class Checker:
+    """Checks rows of one task and gathers what is found in a Part."""
+
+    def __init__(self, name: str, task: str, columns: Group, table: Path | None):
+        self.part = Part(Findings(name))
+        self.part.places.names.append(name)
+        self.task, self.columns = load_task(task), columns
+        others = self.task.other_columns(columns) if hasattr(self.task, "other_columns") else NO_OTHERS
+        self.known = others.known(self.task.columns_of(columns))
+        self.strict = getattr(columns, "strict", False)
+        self.counted = getattr(self.task, "counted", None)
+        self.stratify = getattr(self.task, "STRATIFY", "")
+        self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
+
+    def check(self, rows: Iterable[Row], nul: bool = False) -> None:
+        """Check rows one by one; with `nul` some of them may hold the character U+0000."""
+        part, task, columns, findings = self.part, self.task, self.columns, self.part.findings
+        known = self.known
+        for record, line, row in rows:
+            if known is not None and not row.keys() <= known:
+                part.unused.update(key for key in row if key not in known)
+            good = True
+            for fault in task.check_row(row, columns):
+                findings.fault(fault, record, line)
+                good = False
+            if not good or (nul and self._refuses_nul(row, record, line)):
+                continue
+            for code, what in task.remarks(row, columns):
+                findings.remark(code, what, record)
+            canonical = task.canonical(row, columns)
+            if self.counted:
+                part.tally.add(self.counted(canonical, columns), record)
+            part.places.add(record, line)
+            part.fingerprints.append(fingerprint(canonical))
+            part.outlines.append(outline(canonical))
+            if self.stratify:
+                # not hash(), which differs from process to process: the same data must be split the same way
+                part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
+            if self._writer:
+                self._writer.add(canonical)
+
+    def _refuses_nul(self, row: dict[str, Any], record: int, line: int) -> bool:
+        """Note U+0000 in the columns that are read; say whether the row is refused for it."""
+        used = {name: value for name, value in row.items() if self.known is None or name in self.known}
+        faults = [fault for name, value in used.items() for fault in forbidden_characters(value, name)]
+        if faults and not self.strict:
+            self.part.findings.warn("DATA-W0202", "text holds the character U+0000", record)
+            return False
+        for fault in faults:
+            self.part.findings.fault(fault, record, line)
+        return bool(faults)
+
+    def look_for_secrets(self, block: bytes, records: Sequence[int]) -> None:
+        """Warn of key-like strings in a block with a row on each line; `records` are the lines' records."""
+        for position in lines_with_secrets(block):
+            self.part.findings.warn(secret_scan.CODE, secret_scan.WHAT, records[position])
+
+    def take(self, rows: PlainRows, record: int, line: int) -> None:
+        """Take a block of rows that are known to be good."""
+        self.part.places.add(record, line, len(rows.fingerprints))
+        self.part.fingerprints.extend(rows.fingerprints)
+        self.part.outlines.extend(rows.outlines)
+        if self._writer:
+            self._writer.add_batch(rows.canonical())
+
+    def finish(self) -> Part:
+        """End the stretch."""
+        if self._writer:
+            self.part.tables.append(self._writer.close())
+        return self.part
+
+
+def check_jsonl(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
+    """Check a jsonl file, its stretches side by side; canonical rows go to files whose names start like `table`."""
+    findings = Findings(file.name)
+    start = skip_mark(file.path, findings)
+    edges = [start, *_line_starts(file.path, start + STRETCH), file.path.stat().st_size]
+    work = partial(_check_stretch, file, task, columns, table)
+    stretches = list(pairwise(edges))
+    whole: Part | None = None
+    for part in _side_by_side(work, stretches):
+        if whole is None:
+            whole = part
+        else:
+            whole.extend(part)
+        if whole.stopped:
+            break
+    assert whole
+    whole.findings.repairs += findings.repairs
+    return whole
+
+
+def check_rows(
+    name: str, rows: Callable[[Findings], Iterator[Row]], task: str, columns: Group, table: Path | None
+) -> Part:
+    """Check rows of any other format, which `rows` reads."""
+    checker = Checker(name, task, columns, table)
+    found = rows(checker.part.findings)
+    while some := list(islice(found, ROWS_AT_ONCE)):
+        block = b"\n".join(orjson.dumps(row, default=str) for _, _, row in some)
+        checker.check(some, NUL in block)
+        checker.part.records = some[-1][0]
+        checker.look_for_secrets(block, [record for record, _, _ in some])
+    return checker.finish()
+
+
+def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple[int, int]]) -> Iterator[Part]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers = min(len(stretches), cores, MOST_WORKERS)
+    if workers < 2:
+        yield from map(work, stretches)
+        return
+    # Forked: hashes of texts agree between the processes, and nothing has to be imported again.
+    with ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable) as pool:
+        yield from pool.map(work, stretches)
+
+
+def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | None, edges: tuple[int, int]) -> Part:
+    name, file, bounds = source.name, source.path, source.bounds
+    start, stop = edges
+    checker = Checker(name, task, columns, table.with_name(f"{table.name}-{start}") if table else None)
+    plain = plain_reader(task, columns)
+    whole = start <= 3  # a byte order mark may stand before the first line
+    lines = JsonLines(checker.part.findings, start, whole, bounds)
+    collecting = gc.isenabled()
+    gc.disable()  # rows have no cycles; looking for some in every block takes a third of the time
+    try:
+        for block in read_blocks(file, start, stop, BLOCK, bounds):
+            checker.look_for_secrets(block, _Records(block, lines.record + 1))
+            rows = _plain_rows(block, plain) if plain else None
+            if rows:
+                count = len(rows.fingerprints)
+                lines.skip(count, len(block))
+                checker.take(rows, lines.record - count + 1, lines.line - count + 1)
+            else:
+                checker.check(lines.rows(block), NUL in block)
+                if lines.stopped:
+                    break
+    finally:
+        if collecting:
+            gc.enable()
+    lines.close(last=stop >= file.stat().st_size)
+    part = checker.finish()
+    part.records, part.lines, part.stopped = lines.record, lines.line, lines.stopped
+    return part
+
+
+class _Records(Sequence[int]):
+    """Records of the lines of a block; blank lines have none of their own."""
+
+    def __init__(self, block: bytes, first: int):
+        self.block, self.first = block, first
+
+    def __len__(self) -> int:
+        return self.block.count(b"\n")
+
+    def __getitem__(self, line: Any) -> Any:
+        return self.first + sum(not raw.isspace() for raw in self.block.split(b"\n", line)[:line] if raw)
+
+
+def _plain_rows(block: bytes, plain: PlainReader) -> PlainRows | None:
+    """Read a block in which every line is a plain good row; None when that is not certain.
+
+    The decoder is lenient where the slow way is strict: it takes the last of two equal keys, lets U+0000 pass and
+    reads across line ends. So the text must have no more strings than the rows, and each line must start and end with
+    a brace.
+    """
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == NEWLINE)
+    if not len(ends) or ends[-1] != len(text) - 1 or text[0] != OPEN:
+        return None
+    if not (text[ends - 1] == CLOSE).all() or not (text[ends[:-1] + 1] == OPEN).all():
+        return None
+    escaped, behind = text[:-1] == BACKSLASH, text[1:]
+    if (escaped & (behind == LETTER_U)).any() and NUL in block:
+        return None
+    try:
+        rows = plain.decoder.decode_lines(block)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    found = plain.read(rows) if len(rows) == len(ends) else None
+    quotes = np.count_nonzero(text == QUOTE) - np.count_nonzero(escaped & (behind == QUOTE))
+    return found if found and quotes == 2 * found.strings else None
+
+
+def _line_starts(file: Path, position: int) -> Iterator[int]:
+    """Yield a line start about every STRETCH bytes behind `position`."""
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        while position < size:
+            stream.seek(position)
+            while (piece := stream.read(1024 * 1024)) and b"\n" not in piece:
+                position += len(piece)
+            position += piece.find(b"\n") + 1
+            if not piece or position >= size:
+                return
+            yield position
+            position += STRETCH
+
+
+class _TableWriter:
+    """Writes canonical rows to an Arrow file."""
+
+    def __init__(self, file: Path, schema: pa.Schema):
+        self.file, self.schema = file, schema
+        self._writer = pa.ipc.new_file(str(file), schema)
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) == ROWS_AT_ONCE:
+            self._flush()
+
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        self._flush()
+        self._writer.write_batch(batch)
+
+    def close(self) -> Path:
+        self._flush()
+        self._writer.close()
+        return self.file
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, self.schema))
+            self._waiting = []

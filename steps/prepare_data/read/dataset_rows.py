@@ -1,0 +1,95 @@
+"""Rows of a data set that the library datasets reads, written once as parquet.
+
+`datasets` is imported here and nowhere else in this step, and only when a data set is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steps.errors import Outage, Problem, StepError, UserError
+from steps.sources import storage
+from steps.sources.data_sources import SAVED, Dataset
+
+
+def write_rows(one: Dataset, place: Path) -> Path:
+    """Load one split and write it to <place>.parquet.
+
+    Raises UserError when there is no such data set, configuration or split, or when its rows cannot be read; Outage
+    when the Hub does not answer.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    target = place.with_suffix(".parquet")
+    try:
+        rows = _load(one, place)
+        rows.to_parquet(str(target))
+    except StepError:
+        raise
+    except Exception as error:  # the library raises dozens of classes; each is told with its own words
+        raise _explained(one, error) from error
+    return target
+
+
+def _load(one: Dataset, place: Path) -> Any:
+    """Load from the Hub, from a folder with rows, or from one that save_to_disk wrote."""
+    import datasets
+
+    cache = str(place.with_suffix(".cache"))
+    if one.on_hub:
+        revision = one.revision or None
+        return datasets.load_dataset(one.name, _config(one), split=one.split, revision=revision, cache_dir=cache)
+    folder = storage.fetch(one.parameter, one.name, place.with_suffix(".folder"))
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names >= SAVED:
+        return datasets.load_from_disk(str(folder))
+    if "dataset_dict.json" in names:
+        splits = datasets.load_from_disk(str(folder))
+        if one.split not in splits:
+            raise UserError(_no_split(one, f"the splits {', '.join(splits)} in {one.name}"))
+        return splits[one.split]
+    return datasets.load_dataset(str(folder), _config(one), split=one.split, cache_dir=cache)
+
+
+def _config(one: Dataset) -> str | None:
+    return None if one.config == "default" else one.config
+
+
+def _no_split(one: Dataset, found: str) -> Problem:
+    return Problem("DATA-E2102", one.parameter, found, f"a split {one.split!r}", "name one of those that exist")
+
+
+def _explained(one: Dataset, error: Exception) -> StepError:
+    """Say whose move it is when the library refuses."""
+    said = _said(error)
+    kind = type(error).__name__
+    if "nknown split" in str(error):
+        return UserError(_no_split(one, said))
+    if isinstance(error, ConnectionError) or "Offline" in kind or "Timeout" in kind or kind == "HfHubHTTPError":
+        return Outage(
+            Problem("DATA-E2104", one.parameter, said, f"an answer for the data set {one.name!r}",
+                    "run again; without the Hub, pass a folder with the data set")
+        )  # fmt: skip
+    if kind in ("DatasetNotFoundError", "DataFilesNotFoundError", "EmptyDatasetError"):
+        return UserError(
+            Problem("DATA-E2101", one.parameter, said, "a data set that exists and that HF_TOKEN may read",
+                    "correct dataset_name, or accept the data set's terms on the Hub")
+        )  # fmt: skip
+    if "BuilderConfig" in str(error) or "onfig name is missing" in str(error):
+        return UserError(
+            Problem("DATA-E2103", one.parameter, said, f"a configuration {one.config!r} of {one.name}",
+                    "set dataset_config to one of those that are named here")
+        )  # fmt: skip
+    return UserError(
+        Problem("DATA-E2105", one.parameter, said, f"rows of {one.name} that the library datasets can read",
+                "pass its files as train_file_path: then the file and row are named")
+    )  # fmt: skip
+
+
+def _said(error: Exception) -> str:
+    """Give the library's own words on one line; it hides the reason in the cause."""
+    inner = error.__cause__ or error
+    text = " ".join(f"{type(inner).__name__}: {inner}".split())
+    return text if len(text) <= 150 else text[:149] + "…"

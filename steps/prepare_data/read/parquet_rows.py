@@ -1,0 +1,275 @@
+"""Rows of parquet files: only the wanted columns are read, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steps.prepare_data.findings import Findings
+from steps.prepare_data.read.json_rows import Row
+from steps.prepare_data.read.sources import SourceFile
+from steps.prepare_data.read.unpacking import FREE
+from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
+
+ROWS_AT_ONCE = 1024
+FIRST_ROWS = 16  # read before the size of a row is known: one row may be a book
+BATCH = 32 * 1024 * 1024  # bytes of one batch in memory, about
+
+
+def read_parquet(
+    source: SourceFile, wanted: dict[str, str] | None, findings: Findings, others: OtherColumns = NO_OTHERS
+) -> Iterator[Row]:
+    """Yield the wanted columns of every row, and `others`; a row has a record number but no line.
+
+    `wanted` maps parameters to column names; None takes every column.
+    """
+    try:
+        parquet = pq.ParquetFile(source.path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        findings.fault(_unreadable(source.path, error))
+        return
+    with parquet:
+        names = parquet.schema_arrow.names
+        every = wanted is None
+        wanted = {name: name for name in names} if wanted is None else others.in_place(wanted, names)
+        used = others.used(wanted, names)
+        faults = list(_schema_faults(parquet.schema_arrow, wanted, used))
+        for fault in faults:
+            findings.fault(fault)
+        if faults:
+            return
+        if extra := [name for name in names if name not in used]:
+            findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
+        yield from _rows(parquet, used, source, findings, every)
+
+
+def layout(file: Path) -> dict[str, str]:
+    """Give the columns of a file with their types, in its order; empty for what is no readable parquet file."""
+    with open(file, "rb") as stream:
+        if stream.read(4) != b"PAR1":
+            return {}
+    try:
+        return {field.name: str(field.type) for field in pq.read_schema(file)}
+    except (pa.ArrowException, OSError):
+        return {}
+
+
+def differ(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Say whether two files have their common columns in another order, or with other types."""
+    return [(name, kind) for name, kind in one.items() if name in other] != [
+        (name, kind) for name, kind in other.items() if name in one
+    ]
+
+
+def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str]) -> Iterator[Fault]:
+    """Yield what can be seen without reading a row."""
+    doubled = [name for name in used if schema.names.count(name) > 1]
+    for name in doubled:
+        yield Fault("DATA-E0504", name, f"{schema.names.count(name)} columns of this name", "every column name once",
+                    "rename or remove one of them")  # fmt: skip
+    yield from missing_columns(schema.names, wanted)
+
+
+def _rows(
+    parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings, every: bool
+) -> Iterator[Row]:
+    """Yield rows as JSON would hold them; with `every`, columns that it could not hold are left as they are."""
+    record = 0
+    schema = parquet.schema_arrow
+    menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
+    try:
+        for batch in _batches(parquet, names, source, findings):
+            for row in batch.to_pylist():
+                record += 1
+                fault = _mend(row, menders)
+                if fault and not every:
+                    findings.fault(fault, record)
+                else:
+                    yield record, 0, row
+    except (pa.ArrowException, OSError) as error:
+        findings.fault(_broken_page(error), record + 1)
+
+
+def _batches(
+    parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of bounded size; stop with a fault when the file grows like no honest file does.
+
+    A dictionary page of one long text that a million rows point to is small on disk, and its metadata says so too:
+    only the decoded batches show what it becomes.
+    """
+    size = source.path.stat().st_size
+    limit, longest = max(FREE, size * source.max_expand), source.max_row_mib << 20
+    first = next(parquet.iter_batches(FIRST_ROWS, columns=names), None)
+    if first is None or not len(first):
+        return
+    first = _decoded(first)
+    at_once = max(1, min(ROWS_AT_ONCE, BATCH // (first.nbytes // len(first) + 1)))
+    read = start = 0
+    for batch in map(_decoded, parquet.iter_batches(at_once, columns=names)):
+        read += batch.nbytes
+        if read > limit:
+            fault = Fault("DATA-E0507", "", f"{size:,} bytes that unpack to more than {limit >> 20} MiB",
+                          f"at most {source.max_expand} times its size, max_expand",
+                          f"raise max_expand above {source.max_expand} if you trust the file")  # fmt: skip
+            findings.fault(fault, start + 1)
+            return
+        if batch.nbytes > longest:
+            large = [row for row in range(len(batch)) if batch.slice(row, 1).nbytes > longest]
+            for row in large:
+                fault = Fault("DATA-E0109", "", f"a row of more than {source.max_row_mib} MiB",
+                              f"at most {source.max_row_mib} MiB, max_row_mib",
+                              "split or remove the row, or raise max_row_mib")  # fmt: skip
+                findings.fault(fault, start + row + 1)
+            if large:
+                return
+        yield batch
+        start += len(batch)
+
+
+def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Write dictionaries out: a batch of one drags the whole dictionary along, and its size says nothing."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type):
+            batch = batch.set_column(place, field.name, batch.column(place).dictionary_decode())
+    return batch
+
+
+Mender = Callable[[Any], Any]
+Repair = Callable[[str, str, str], None]
+"""Takes a code, what the values were and what they became."""
+
+
+def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
+    """Give the function that turns values of a column into what JSON would hold; None when they are that already."""
+    if not _foreign(kind):
+        return None
+
+    def repair(code: str, what: str, into: str) -> None:
+        findings.repair(code, f"{what} in the column {name} read as {into}")
+
+    def mend(value: Any) -> Any:
+        made = _mended(value, kind, name, repair)
+        # One map of a role and its content is a conversation of one message.
+        return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
+
+    return mend
+
+
+def _mend(row: dict[str, Any], menders: dict[str, Mender]) -> Fault | None:
+    """Mend a row in place; give the first fault of a value that cannot be mended, which stays as it is."""
+    first = None
+    for name, mend in menders.items():
+        try:
+            if row[name] is not None:
+                row[name] = mend(row[name])
+        except _Unmendable as error:
+            first = first or error.fault
+    return first
+
+
+class _Unmendable(Exception):
+    def __init__(self, fault: Fault):
+        self.fault = fault
+
+
+def _foreign(kind: pa.DataType) -> bool:
+    """Whether values hold bytes, dates or maps, at any depth."""
+    if pa.types.is_struct(kind):
+        return any(_foreign(field.type) for field in kind)
+    if _is_list(kind):
+        return _foreign(kind.value_type)
+    return _is_binary(kind) or pa.types.is_temporal(kind) or pa.types.is_map(kind)
+
+
+def _mended(value: Any, kind: pa.DataType, path: str, repair: Repair) -> Any:
+    """Turn bytes into text and maps into objects. Raises _Unmendable with the place, for dates always."""
+    if value is None or not _foreign(kind):
+        return value
+    if pa.types.is_map(kind):
+        return _object(value, kind, path, repair)
+    if pa.types.is_struct(kind):
+        return {key: _mended(inner, kind.field(key).type, f"{path}.{key}", repair) for key, inner in value.items()}
+    if _is_list(kind):
+        return [_mended(inner, kind.value_type, f"{path}[{n}]", repair) for n, inner in enumerate(value)]
+    if pa.types.is_temporal(kind):
+        return _date(value, kind, path)
+    return _text(value, path, repair)
+
+
+def _text(value: bytes, path: str, repair: Repair) -> str:
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = value[error.start]
+        raise _Unmendable(
+            Fault("DATA-E0503", path, f"byte 0x{byte:02X} at position {error.start} of the value", "UTF-8 text",
+                  "store the column as strings")
+        ) from None  # fmt: skip
+    repair("DATA-F0502", "bytes", "text")
+    return text
+
+
+def _date(value: Any, kind: pa.DataType, path: str) -> Any:
+    raise _Unmendable(
+        Fault("DATA-E0506", path, f"{as_found(str(value))}, of type {kind}", "text",
+              "cast the column to text when you write the file; ISO 8601 is a good form")
+    )  # fmt: skip
+
+
+def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, repair: Repair) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Unmendable(
+            Fault("DATA-E0508", path, f"a map with the key {as_found(twice)} twice", "every key once",
+                  "store the column as a list of structs")
+        )  # fmt: skip
+    repair("DATA-F0507", "maps", "objects")
+    return {str(key): _mended(inner, kind.item_type, f"{path}.{key}", repair) for key, inner in pairs}
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _unreadable(file: Path, error: Exception) -> Fault:
+    with open(file, "rb") as stream:
+        first = stream.read(4)
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - 4))
+        last = stream.read(4)
+    if last == b"PARE" or first == b"PARE":
+        return _encrypted()
+    if first != b"PAR1":
+        return Fault("DATA-E0501", "", f"no parquet file: it starts with {as_found(first.decode('latin-1'))}",
+                     "a parquet file", "name the file by what it holds")  # fmt: skip
+    if last != b"PAR1":
+        return Fault(
+            "DATA-E0501", "", "no footer at the end", "a whole parquet file", "upload the file again; it was cut"
+        )
+    return Fault("DATA-E0502", "", f"a footer that cannot be read ({_first_line(error)})", "a whole file",
+                 "upload the file again; it was damaged")  # fmt: skip
+
+
+def _broken_page(error: Exception) -> Fault:
+    if "encrypt" in str(error).lower() or "decrypt" in str(error).lower():
+        return _encrypted()
+    return Fault("DATA-E0502", "", f"a page that cannot be read ({_first_line(error)})", "a whole file",
+                 "upload the file again; it was damaged")  # fmt: skip
+
+
+def _encrypted() -> Fault:
+    return Fault("DATA-E0505", "", "an encrypted parquet file", "a plain one", "write it without encryption")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:80] if str(error) else type(error).__name__

@@ -1,0 +1,233 @@
+"""One split from rows to files: tokenised in batches, cut or filtered by length, rows without loss left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from steps.artifacts import Draft
+from steps.errors import Problem, UserError
+from steps.params.settings import DataSettings
+from steps.prepare_data.check.rows import Rows, read_back
+from steps.prepare_data.findings import ROWS_SHOWN
+from steps.prepare_data.write.markers import Markers
+from steps.prepare_data.write.shortening import fit_texts
+from steps.prepare_data.write.tokenising import RefusedRows, Tokens, tokenise
+from steps.prepare_data.write.writing import TokenWriter, length_facts, sample, write_rows
+
+SAMPLES = 3
+MOST_WITHOUT_LOSS = 0.01  # share of a file's rows; above it the setting is wrong, not the row
+
+
+@dataclass
+class Preparation:
+    """What all splits share, and what was seen in them."""
+
+    settings: DataSettings
+    task: ModuleType
+    tokenizer: Any
+    template: str | None = None
+    """Replaces the tokenizer's chat template while tokenising."""
+    template_name: str = "none"
+    markers: Markers | None = None
+    """What stands before answers and questions, when they are told apart by it."""
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    without_loss: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    """Source → (place, record) of rows in which no token carries loss."""
+    control_tokens: tuple[str, ...] = ()
+    """The tokens that the chat template writes between the messages."""
+    forged: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    """Source and control token → (place, record) of rows that hold it in a message."""
+    rows_of: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Source → its rows in all splits."""
+
+    def warn(self, code: str, what: str, records: list[int] | None = None, count: int = 1) -> None:
+        """Note what the user should know; the first rows only are kept."""
+        rows = [int(record) for record in (records or [])[:ROWS_SHOWN]]
+        self.warnings.append({"code": code, "what": what, "count": count, "rows": rows})
+
+    def refuse_if_problems(self, splits: dict[str, dict[str, Any]]) -> None:
+        """Raise UserError with what is wrong in all splits together."""
+        self._judge_rows_without_loss()
+        self._judge_forged_turns()
+        sequences, needed = splits["train"]["sequences"], self.settings.rows_per_step
+        if not self.problems and sequences < needed:
+            self.problems.append(
+                Problem("DATA-E0704", splits["train"]["source"], f"{sequences} training sequences",
+                        f"at least {needed}, the sequences of one optimizer step",
+                        "add rows, or lower per_device_train_batch_size or gradient_accumulation_steps")
+            )  # fmt: skip
+        if self.problems:
+            raise UserError(self.problems)
+
+    def _judge_forged_turns(self) -> None:
+        strict = getattr(self.task.Columns(**self.settings.columns), "strict", False)
+        for (source, token), rows in self.forged.items():
+            records = sorted(record for _, record in rows)
+            if strict:
+                place, _ = min(rows, key=lambda row: row[1])
+                self.problems.append(
+                    Problem("DATA-E0812", place, f"the control token {token} inside a message",
+                            "text that the model cannot take for the border of a turn",
+                            "take the token out of the text, or set strict to false",
+                            tuple(records[:ROWS_SHOWN]) if len(records) > 1 else (), len(records))
+                )  # fmt: skip
+            else:
+                what = f"messages that hold the control token {token}, which the model takes for the border of a turn"
+                self.warn("DATA-W0802", f"{source}: {what}", records, len(records))
+
+    def _judge_rows_without_loss(self) -> None:
+        for source, rows in self.without_loss.items():
+            share = len(rows) / self.rows_of[source]
+            records = [record for _, record in rows]
+            if share > MOST_WITHOUT_LOSS:
+                self.problems.append(
+                    Problem("DATA-E0803", rows[0][0], f"{len(rows)} of {self.rows_of[source]} rows without a token "
+                            f"to learn in the first {self.settings.max_length}",
+                            f"at most {MOST_WITHOUT_LOSS:.0%}", self._fix_of_rows_without_loss(),
+                            tuple(records[:ROWS_SHOWN]), len(rows))
+                )  # fmt: skip
+            else:
+                self.warn("DATA-W0803", f"{source}: rows without a token to learn in the first "
+                          f"{self.settings.max_length} ({share:.1%})", records, len(rows))  # fmt: skip
+
+    def _fix_of_rows_without_loss(self) -> str:
+        if not self.markers:
+            return "raise max_seq_length, or shorten the prompts"
+        question = f", instruction_template as {self.markers.instruction}" if self.markers.instruction else ""
+        return (f"response_template was read as the tokens {self.markers.response}{question}: give the ids that stand "
+                "in the rows with comma_separated_template=true, or raise max_seq_length")  # fmt: skip
+
+
+def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -> dict[str, Any]:
+    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split.
+
+    Problems are gathered in `preparation`, whose `refuse_if_problems` comes after the last split.
+    """
+    preprocessing, limit = preparation.settings.preprocessing, preparation.settings.max_length
+    packing = preprocessing.packing and name != "test"
+    writer = TokenWriter(draft / f"tokens/{name}.parquet", limit, packing)
+    kept, lengths = np.ones(len(rows), bool), np.zeros(len(rows), np.int64)
+    silent = np.zeros(len(rows), bool)
+    for start in range(0, len(rows), preprocessing.batch_size):
+        span = slice(start, start + preprocessing.batch_size)
+        tokens = _tokens_of(name, rows, span, preparation)
+        if tokens is None:
+            continue
+        lengths[span] = tokens.lengths
+        cut = _with_short_texts(tokens, rows, start, preparation).cut(limit)
+        if preparation.markers:
+            cut = preparation.markers.learn(cut)
+        silent[span] = cut.supervised() == 0
+        if preprocessing.length_handling == "filter":
+            kept[span] = tokens.lengths <= limit
+            silent[span] &= kept[span]
+        if not packing:  # TRL packs rows without loss beside the others, and drops them otherwise
+            kept[span] &= ~silent[span]
+        if name == "train" and start == 0:
+            preparation.samples = [sample(preparation.tokenizer, cut, row) for row in range(min(SAMPLES, len(cut)))]
+        writer.add(cut.select(kept[span]))
+    writer.close()
+    write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(kept)))
+    _judge_lengths(name, rows, lengths, preparation)
+    preparation.rows_of[rows.source] += len(rows)
+    places = [(rows.where(row), int(rows.records[row])) for row in np.flatnonzero(silent).tolist()]
+    if places:
+        preparation.without_loss[rows.source] += places
+    return {
+        "source": rows.source,
+        "rows": int(kept.sum()),
+        **writer.facts(),
+        **length_facts(lengths),
+        "truncated": int(((lengths > limit) & kept).sum()),
+        "left_out": int((~kept).sum()),
+    }
+
+
+def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> Tokens | None:
+    """Tokenise one batch; None when the chat template refuses rows of it, which is noted."""
+    settings, task = preparation.settings, preparation.task
+    columns = task.Columns(**settings.columns)
+    batch = read_back(rows.table(span.start, span.stop))
+    training = [task.training_row(row, columns) for row in batch]
+    completions_only = settings.preprocessing.train_on_completions_only
+    _note_forged_turns(rows, span.start, training, preparation)
+    try:
+        return tokenise(preparation.tokenizer, training, completions_only, preparation.template)
+    except RefusedRows as refused:
+        by_reason: dict[str, list[int]] = defaultdict(list)
+        for position, reason in refused.refusals.items():
+            by_reason[reason].append(span.start + position)
+        for reason, positions in by_reason.items():
+            records = tuple(int(rows.records[row]) for row in positions)
+            preparation.problems.append(
+                Problem("DATA-E0805", rows.where(positions[0]), "a conversation that the chat template refuses",
+                        f"one that it can write ({reason})", "change the rows, or set another chat_template",
+                        records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
+            )  # fmt: skip
+        return None
+
+
+def _keeps_answers(preparation: Preparation) -> bool:
+    """Whether a long row loses the end of its text, and not its answer: where the task says what is the text."""
+    truncates = preparation.settings.preprocessing.length_handling == "truncate"
+    return truncates and hasattr(preparation.task, "prompt_form") and preparation.tokenizer.is_fast
+
+
+def _with_short_texts(tokens: Tokens, rows: Rows, start: int, preparation: Preparation) -> Tokens:
+    """Put rows with a cut text in the place of those that are too long; `start` is the number of the first row."""
+    settings, task = preparation.settings, preparation.task
+    long = np.flatnonzero(tokens.lengths > settings.max_length)
+    if not len(long) or not _keeps_answers(preparation):
+        return tokens
+    columns = task.Columns(**settings.columns)
+    batch = read_back(rows.table(start, start + len(tokens)))
+    training = [task.training_row(batch[row], columns) for row in long.tolist()]
+    completions_only = settings.preprocessing.train_on_completions_only
+    form = task.prompt_form(columns)
+    short = fit_texts(preparation.tokenizer, training, form, settings.max_length, completions_only)
+    order = np.arange(len(tokens))
+    order[long] = len(tokens) + np.arange(len(long))
+    return Tokens.joined([tokens, short]).take(order)
+
+
+def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation) -> None:
+    """Note messages that hold the template's own control tokens: they would pass for turns of their own."""
+    if "messages" not in training[0] or not preparation.control_tokens:
+        return
+    texts = ["\n".join(message["content"] or "" for message in row["messages"]) for row in training]
+    together = "\0".join(texts)
+    key = preparation.settings.columns.get("messages_key", "messages")
+    for token in preparation.control_tokens:
+        if token not in together:
+            continue
+        for row in (row for row, text in enumerate(texts) if token in text):
+            held = [token in (message["content"] or "") for message in training[row]["messages"]]
+            place = rows.where(start + row, f"{key}[{held.index(True)}].content")
+            preparation.forged[rows.source, token].append((place, int(rows.records[start + row])))
+
+
+def _judge_lengths(name: str, rows: Rows, lengths: np.ndarray, preparation: Preparation) -> None:
+    """Refuse a split in which every row is too long; warn when some are."""
+    limit = preparation.settings.max_length
+    long = np.flatnonzero(lengths > limit)
+    if not len(long):
+        return
+    done = "left out" if preparation.settings.preprocessing.length_handling == "filter" else "cut"
+    records = [int(rows.records[row]) for row in long]
+    cut_away = name == "train" and not _keeps_answers(preparation)
+    if len(long) == len(rows) and (cut_away or done == "left out"):
+        preparation.problems.append(
+            Problem("DATA-E0804", rows.where(0), f"every row of {name} longer than {limit} tokens "
+                    f"(the shortest has {lengths.min()})", f"rows of at most {limit} tokens",
+                    "raise max_seq_length, or shorten the rows")
+        )  # fmt: skip
+    else:
+        preparation.warn("DATA-W0804", f"{rows.source}: rows of {name} longer than {limit} tokens were {done} "
+                         f"({len(long) / len(rows):.1%})", records, len(long))  # fmt: skip

@@ -1,0 +1,176 @@
+"""The tokenizer with the chat template that is asked for, and the template that marks what is learned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from steps.errors import Problem, UserError
+from steps.params.data import TEMPLATE_TOKENS
+from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
+from steps.sources import storage
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+KEEP = "keep"
+NAMED = Path(__file__).parent / "chat_templates"
+ENDED_BY_EOS = ("mistral-with-system", "poro")
+
+
+def load_tokenizer(folder: Path, chat_template: str) -> Any:
+    """Load the tokenizer of a folder; `chat_template` is "keep", a name of ours, or a path or URI of a Jinja file.
+
+    Raises UserError when the template is not there, no template, or made of tokens that the tokenizer does not have.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if chat_template in TEMPLATE_TOKENS:
+        _refuse_unknown_tokens(tokenizer, chat_template)
+        tokenizer.chat_template = (NAMED / f"{chat_template}.jinja").read_text(encoding="utf-8")
+    elif chat_template != KEEP:
+        tokenizer.chat_template = read_template(chat_template)
+    return tokenizer
+
+
+def read_template(uri: str) -> str:
+    """Read a Jinja file and check its syntax. Raises UserError, and as `steps.sources.storage.read_bytes`."""
+    import jinja2
+
+    try:
+        text = storage.read_bytes("chat_template", uri).decode("utf-8")
+        _environment().parse(text)
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02X} at offset {error.start} of {uri}"
+        raise _no_template(found, "UTF-8") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise _no_template(f"{uri}:{error.lineno}: {error.message}", "a Jinja template") from None
+    return text
+
+
+def has_generation_marks(template: str | dict[str, str] | None) -> bool:
+    """Say whether a template encloses the assistant's turns in {% generation %}."""
+    if isinstance(template, dict):  # named variants
+        template = template["default"]
+    return bool(template) and GENERATION.search(str(template)) is not None
+
+
+def training_template(tokenizer: Any) -> str | None:
+    """Find the template that marks what the assistant says; None when the tokenizer's own does.
+
+    Templates of well-known models without marks are replaced by TRL's own marked copies, as its trainer does.
+    Raises UserError when there is no such copy.
+    """
+    if has_generation_marks(tokenizer.chat_template):
+        return None
+    from trl.chat_template_utils import get_training_chat_template
+
+    try:
+        return get_training_chat_template(tokenizer)
+    except ValueError:
+        raise UserError(
+            Problem("DATA-E0802", "train_on_completions_only", "a chat template without {% generation %}",
+                    "a template that marks the assistant's turns with {% generation %} … {% endgeneration %}",
+                    "pass a marked copy as chat_template, or set train_on_completions_only to false")
+        ) from None  # fmt: skip
+
+
+def stop_is_learned(tokenizer: Any, template: str | None) -> bool:
+    """Say whether the token that ends an assistant's turn is inside its marks.
+
+    A template that puts it outside gives a model that never stops, with a loss that looks healthy. As in TRL 1.16
+    (`is_chat_template_stop_token_trained`) the last learned token of a turn in the middle of a conversation, blanks
+    aside, has to be one of the tokenizer's added ones.
+    """
+    turns = [{"role": role, "content": "dummy"} for role in ("user", "assistant", "user")]
+    try:
+        tokens = tokenise(tokenizer, [{"messages": turns}], completions_only=True, template=template)
+    except RefusedRows:
+        return False
+    learned = [token for token in tokens.labels.tolist() if token != NO_LOSS]
+    last = next((token for token in reversed(learned) if tokenizer.decode([token]).strip()), None)
+    return last in tokenizer.get_added_vocab().values()
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """Name the last token that closes what the assistant says; empty where none does, or just the end token.
+
+    Where a template writes its tokenizer's own end token nothing is to be told: that one ends a turn. Elsewhere the
+    tokens behind an answer that another turn follows are compared with those behind the last answer.
+    """
+    template = tokenizer.chat_template
+    if not template or "eos_token" in str(template["default"] if isinstance(template, dict) else template):
+        return ""
+    question, answer = {"role": "user", "content": "Q3qu"}, {"role": "assistant", "content": "A5an"}
+    runs = []
+    for turns in ([question, answer], [question, answer, question, answer]):
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # a template may refuse turns in any way it likes
+            return ""
+        runs.append(_leading_tokens(tokenizer, text.split("A5an")[1].lstrip()))
+    closing = [one for one, other in zip(*runs, strict=False) if one == other]
+    return closing[-1] if closing else ""
+
+
+def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
+    """Give the added tokens that a text begins with, with nothing between them."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    found: list[str] = []
+    while token := max((token for token in added if text.startswith(token)), key=len, default=""):
+        found.append(token)
+        text = text.removeprefix(token)
+    return found
+
+
+def check_chat_template(tokenizer: Any) -> None:
+    """Raise UserError when a tokenizer cannot write conversations."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
+                    "a template to write conversations with",
+                    "set chat_template to chat-ml or another name, or to a .jinja file")
+        )  # fmt: skip
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Name the tokens with a meaning of their own that the chat template writes."""
+    template = tokenizer.chat_template
+    text = str(template["default"] if isinstance(template, dict) else template)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted(token for token in special if token in text or token == tokenizer.eos_token))
+
+
+def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
+    """Without its own token a turn's border is a handful of letters, which the model has to learn to spell."""
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in TEMPLATE_TOKENS[name] if token not in vocabulary]
+    if name in ENDED_BY_EOS and not tokenizer.eos_token:
+        missing.append("eos_token")
+    if missing:
+        raise UserError(
+            Problem("DATA-E0811", "chat_template", f"{name}, but the tokenizer has no {', '.join(missing)}",
+                    "a template of tokens that the model knows",
+                    "set add_template_tokens=true, which needs tokenizer.json; or chat_template to keep, or to one of "
+                    "this model's family")
+        )  # fmt: skip
+
+
+def _environment() -> Any:
+    """The Jinja that transformers renders with knows one more tag."""
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.Scope(body).set_lineno(line)
+
+    return jinja2.Environment(extensions=[Generation, loopcontrols])
+
+
+def _no_template(found: str, expected: str) -> UserError:
+    return UserError(Problem("DATA-E0806", "chat_template", found, expected, "correct the file"))

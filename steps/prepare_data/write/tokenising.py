@@ -1,0 +1,260 @@
+"""Rows to token numbers and labels, a batch at a time, equal to what TRL's SFTTrainer makes of the same rows.
+
+TRL prepares a data set in five passes of a Python function per row; here each batch is rendered, tokenised and
+labelled once, on flat arrays. Every choice below that looks arbitrary is TRL 1.16's (`SFTTrainer._prepare_dataset`);
+tests/steps/test_prepare_data_tokens.py compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any
+
+import numpy as np
+import orjson
+
+from steps.prepare_data.write.offsets import Span, mark, spelling
+
+ROWS_ENCODED_TOGETHER = 64  # the tokenizer keeps twenty times the size of what is taken from it
+NO_LOSS = -100
+
+
+class RefusedRows(Exception):
+    """The chat template refused some rows of a batch."""
+
+    def __init__(self, refusals: dict[int, str]):
+        super().__init__(f"{len(refusals)} rows refused by the chat template")
+        self.refusals = refusals
+        """Position in the batch → the template's words."""
+
+
+@dataclass
+class Tokens:
+    """The tokens of several rows, one row behind the other."""
+
+    ids: np.ndarray
+    """Token numbers of all rows, int32."""
+    labels: np.ndarray
+    """The same, with NO_LOSS where nothing is learned, int32."""
+    lengths: np.ndarray
+    """Tokens of each row, int64."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each row starts, and where the last one ends: one more value than rows."""
+        return np.concatenate(([0], np.cumsum(self.lengths)))
+
+    def supervised(self) -> np.ndarray:
+        """Number of tokens with loss in each row."""
+        with_loss = np.concatenate(([0], np.cumsum(self.labels != NO_LOSS)))
+        starts = self.starts
+        return with_loss[starts[1:]] - with_loss[starts[:-1]]
+
+    def cut(self, longest: int) -> Tokens:
+        """Keep the first `longest` tokens of each row."""
+        if len(self) == 0 or self.lengths.max() <= longest:
+            return self
+        place = np.arange(len(self.ids)) - np.repeat(self.starts[:-1], self.lengths)
+        keep = place < longest
+        return Tokens(self.ids[keep], self.labels[keep], np.minimum(self.lengths, longest))
+
+    def select(self, rows: np.ndarray) -> Tokens:
+        """Keep the rows for which the mask is true."""
+        if rows.all():
+            return self
+        keep = np.repeat(rows, self.lengths)
+        return Tokens(self.ids[keep], self.labels[keep], self.lengths[rows])
+
+    def between(self, first: int, end: int) -> Tokens:
+        """Keep the rows from `first` to before `end`."""
+        start, stop = self.starts[[first, end]]
+        return Tokens(self.ids[start:stop], self.labels[start:stop], self.lengths[first:end])
+
+    def take(self, rows: np.ndarray) -> Tokens:
+        """Put the rows into another order."""
+        lengths = self.lengths[rows]
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        places = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], lengths)
+        return Tokens(self.ids[places], self.labels[places], lengths)
+
+    @staticmethod
+    def joined(parts: list[Tokens]) -> Tokens:
+        """Put the rows of several parts one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        ids, labels, lengths = zip(*((part.ids, part.labels, part.lengths) for part in parts), strict=True)
+        return Tokens(np.concatenate(ids), np.concatenate(labels), np.concatenate(lengths))
+
+
+def tokenise(tokenizer: Any, rows: list[dict[str, Any]], completions_only: bool, template: str | None) -> Tokens:
+    """Turn rows in TRL's form into tokens and labels: all {messages}, all {prompt, completion}, or all {text}.
+
+    Conversations may name `tools`, as a list or as JSON text, which their template writes down.
+    `template` replaces the tokenizer's chat template. Raises RefusedRows.
+    """
+    if "messages" in rows[0]:
+        if completions_only:
+            return _assistant_turns(tokenizer, rows, template)
+        return _all_learned(encode(tokenizer, _render(tokenizer, rows, template), special=False))
+    if "prompt" in rows[0]:
+        prompts = [row["prompt"] for row in rows]
+        whole = [prompt + ended(tokenizer, row["completion"]) for prompt, row in zip(prompts, rows, strict=True)]
+        tokens = _all_learned(encode(tokenizer, whole))
+        return _without_prompts(tokens, encode(tokenizer, prompts)) if completions_only else tokens
+    return _all_learned(encode(tokenizer, [ended(tokenizer, row["text"]) for row in rows]))
+
+
+def encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list[int]]:
+    """Turn texts into token numbers, with the tokens that a tokenizer puts around a text or without."""
+    if not _adds_nothing(tokenizer):
+        return list(_encode_with_places(tokenizer, texts, special)["input_ids"])
+    # The first call sets up the tokenizer beneath (no padding, no cut). Called directly, that one keeps no places of
+    # characters, which takes a third less time.
+    _encode_with_places(tokenizer, texts[:1], special)
+    encode = tokenizer.backend_tokenizer.encode_batch_fast
+    batches = (texts[start : start + ROWS_ENCODED_TOGETHER] for start in range(0, len(texts), ROWS_ENCODED_TOGETHER))
+    return [encoding.ids for batch in batches for encoding in encode(batch, add_special_tokens=special)]
+
+
+def _adds_nothing(tokenizer: Any) -> bool:
+    """Say whether a tokenizer only hands its texts on to the fast tokenizer beneath; a few models do more."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = type(tokenizer)
+    return issubclass(own, PreTrainedTokenizerFast) and all(
+        getattr(own, name) is getattr(PreTrainedTokenizerFast, name) for name in ("__call__", "_encode_plus")
+    )
+
+
+def _encode_with_places(tokenizer: Any, texts: list[str], special: bool) -> Any:
+    return tokenizer(
+        texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )
+
+
+def ended(tokenizer: Any, text: str) -> str:
+    """End a text with the end token, once."""
+    return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+
+
+def _all_learned(rows: list[list[int]]) -> Tokens:
+    ids, lengths = _flat(rows)
+    return Tokens(ids, ids, lengths)
+
+
+def _flat(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
+
+
+def _without_prompts(tokens: Tokens, prompts: list[list[int]]) -> Tokens:
+    """Take the loss off the prompt: the tokens that it has in common with the whole text.
+
+    The last tokens of a prompt may differ, because the tokenizer joins letters across the seam; then they are learned.
+    """
+    ids, lengths = _flat(prompts)
+    shared = np.minimum(lengths, tokens.lengths)
+    prompt_starts = np.concatenate(([0], np.cumsum(lengths)))[:-1]
+    within = np.arange(shared.sum()) - np.repeat(np.cumsum(shared) - shared, shared)
+    differ = (
+        ids[within + np.repeat(prompt_starts, shared)] != tokens.ids[within + np.repeat(tokens.starts[:-1], shared)]
+    )
+    # The prompt ends at its first difference; where there is none, after all shared tokens.
+    ends = shared.copy()
+    np.minimum.at(ends, np.repeat(np.arange(len(shared)), shared)[differ], within[differ])
+    place = np.arange(len(tokens.ids)) - np.repeat(tokens.starts[:-1], tokens.lengths)
+    learned = place >= np.repeat(ends, tokens.lengths)
+    return Tokens(tokens.ids, np.where(learned, tokens.ids, np.int32(NO_LOSS)), tokens.lengths)
+
+
+def _assistant_turns(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) -> Tokens:
+    texts, spans = _render_marked(tokenizer, rows, template)
+    known = spelling(tokenizer) if _adds_nothing(tokenizer) else None
+    if known is None:
+        encoded = _encode_with_places(tokenizer, texts, special=False)
+        tokens = _all_learned(encoded["input_ids"])
+        learned = np.zeros(len(tokens.ids), bool)
+        _mark_where_told(learned, tokens.starts, encoded, spans, range(len(rows)))
+    else:
+        numbers = encode(tokenizer, texts, special=False)
+        tokens = _all_learned(numbers)
+        learned = np.zeros(len(tokens.ids), bool)
+        if left := mark(learned, known, numbers, tokens.ids, texts, spans):
+            encoded = _encode_with_places(tokenizer, [texts[row] for row in left], special=False)
+            _mark_where_told(learned, tokens.starts, encoded, spans, left)
+    return Tokens(tokens.ids, np.where(learned, tokens.ids, np.int32(NO_LOSS)), tokens.lengths)
+
+
+def _mark_where_told(
+    learned: np.ndarray, starts: np.ndarray, encoded: Any, spans: list[list[Span]], rows: Iterable[int]
+) -> None:
+    """Mark the tokens of `rows`, which `encoded` holds in this order, by the tokenizer's own offsets."""
+    for position, row in enumerate(rows):
+        for first_character, end_character in spans[row]:
+            first = encoded.char_to_token(position, first_character)
+            last = encoded.char_to_token(position, end_character - 1)
+            if first is None:
+                break
+            end = starts[row] + last + 1 if last else starts[row + 1]
+            learned[starts[row] + first : end] = True
+
+
+def _render(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) -> list[str]:
+    def render(batch: list[Any], tools: list[Any] | None) -> list[str]:
+        return list(tokenizer.apply_chat_template(batch, tools=tools, chat_template=template, tokenize=False))
+
+    return [text for texts in refusing(render, rows) for text in texts]
+
+
+def _render_marked(
+    tokenizer: Any, rows: list[dict[str, Any]], template: str | None
+) -> tuple[list[str], list[list[Span]]]:
+    """Render conversations, and give the characters from … to that the template marks as the assistant's."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def render(batch: list[Any], tools: list[Any] | None) -> Any:
+        return render_jinja_template(
+            conversations=batch,
+            tools=tools,
+            chat_template=tokenizer.get_chat_template(template, tools),
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
+
+    texts: list[str] = []
+    spans: list[list[Span]] = []
+    for rendered, marked in refusing(render, rows):
+        texts += rendered
+        spans += marked
+    return texts, spans
+
+
+def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[dict[str, Any]]) -> list[Any]:
+    """Render neighbours with equal tools together; when the template refuses, find out which rows and why."""
+    import jinja2
+
+    refusals = (jinja2.TemplateError, TypeError)  # TypeError: the template adds a text to a missing value
+    groups = [(tools, list(members)) for tools, members in groupby(rows, key=_tools)]
+    try:
+        return [render([row["messages"] for row in members], tools) for tools, members in groups]
+    except refusals:
+        refused = {}
+        for position, row in enumerate(rows):
+            try:
+                render([row["messages"]], _tools(row))
+            except refusals as error:
+                refused[position] = str(error)
+        if not refused:
+            raise
+        raise RefusedRows(refused) from None
+
+
+def _tools(row: dict[str, Any]) -> list[Any] | None:
+    """The tools that a conversation may call, which its template lists; JSON text is read, as in TRL."""
+    tools = row.get("tools")
+    return orjson.loads(tools) if isinstance(tools, str) else tools

@@ -1,0 +1,328 @@
+"""What the data parameters name: every file and data set of a split, found and listed before one is opened.
+
+The plan digests what is found here, prepare_data opens it; so both always speak of the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from steps.errors import Problem, SecurityRefusal, UserError, shown
+from steps.params.data import DataSource
+from steps.params.mixture import read_mixture
+from steps.sources import mltable, storage
+
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+Notes = Callable[[str, str], None]
+"""Takes a code (DATA-F… or DATA-W…) and a sentence."""
+
+# Folders named split=…, as Hive and Spark write them: which of our splits they mean.
+SPLIT_WORDS = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
+HIVE_SPLIT = re.compile(r"(?:^|/)split=([^/]+)/")
+LITTER = re.compile(r"(?:^|/)(?:_(?:SUCCESS|temporary|committed_|started_|metadata|common_metadata|delta_log)|\.)")
+SAVED = {"state.json", "dataset_info.json"}  # what save_to_disk writes beside the Arrow files
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file with rows."""
+
+    parameter: str
+    uri: str
+    """Opens it."""
+    relative: str
+    """Its name inside the folder that was given; empty for a file that was given itself."""
+    size: int
+    identity: str = ""
+    """What an object store says about its content."""
+    weight: float = 1.0
+    source: str = ""
+    """What counts and reports call the source that it belongs to."""
+    format: str = ""
+    """Empty: the suffix and the content decide."""
+    delimiter: str = ""
+    header: bool = True
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a data set that the library datasets reads."""
+
+    parameter: str
+    name: str
+    """Hub id, or the URI of a folder."""
+    split: str
+    config: str = "default"
+    revision: str = ""
+    weight: float = 1.0
+    source: str = ""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is an id, not a folder: neither a scheme nor a folder of that name."""
+        local = storage.local_path(self.name)
+        return local is not None and not local.exists() and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name))
+
+
+Found = DataFile | Dataset
+
+
+def suffix_of(name: str) -> str:
+    """Give the suffix that names the format, in small letters: `.jsonl` for rows.jsonl.gz."""
+    path = PurePosixPath(name.lower())
+    return PurePosixPath(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def look(split: str, given: DataSource, notes: Notes) -> list[Found]:
+    """List everything that the parameters name for one split; empty when they name nothing.
+
+    Raises UserError with the problems of all sources, SecurityRefusal for a path that leaves its folder, and as
+    `storage.find_files`.
+    """
+    found: list[Found] = []
+    problems: list[Problem] = []
+    for search in _searches(split, given, notes):
+        try:
+            found += search()
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    if len(found) > given.max_files:
+        raise UserError(
+            Problem("DATA-E0119", found[0].parameter, f"{len(found):,} files",
+                    f"at most {given.max_files:,}, max_files", "join the files, or raise max_files")
+        )  # fmt: skip
+    return found
+
+
+def digest(found: list[Found]) -> str:
+    """Digest what the sources of a split mean now: content for local files, etags, sizes and commits for others.
+
+    Raises as `storage.digest_of` and `hub.resolve_dataset`.
+    """
+    from steps.artifacts import sha256_of
+
+    made = hashlib.sha256()
+    for one in found:
+        if isinstance(one, Dataset):
+            made.update(f"{one.name} {one.config} {one.split}\0{dataset_digest(one)}\n".encode())
+            continue
+        local = storage.local_path(one.uri)
+        identity = sha256_of(local) if local else f"{one.size} {one.identity}"
+        how = f"\0{one.format} {one.delimiter} {one.header}" if one.format else ""
+        made.update(f"{one.relative}\0{identity}{how}\n".encode())
+    return made.hexdigest()
+
+
+def dataset_digest(one: Dataset) -> str:
+    """Give the commit of a data set on the Hub, or the digest of its folder."""
+    if not one.on_hub:
+        return storage.digest_of(one.parameter, one.name)
+    if re.fullmatch(r"[0-9a-f]{40}", one.revision):
+        return one.revision
+    from steps.sources import hub
+
+    return hub.resolve_dataset(one.parameter, one.name, one.revision or "main")
+
+
+def pinned(given: DataSource) -> DataSource:
+    """Replace the revision of every data set on the Hub by the commit that it means now. Raises as `digest`."""
+    changes: dict[str, str] = {}
+    mixture, _ = read_mixture(given.training_data) if given.training_data else (None, [])
+    if mixture:
+        parts = []
+        for number, part in enumerate(mixture.datasets):
+            found = _part(number, part, "train", _unheard) if part.dataset_name and part.sampling_weight else []
+            revisions = [dataset_digest(one) for one in found if isinstance(one, Dataset) and one.on_hub]
+            parts.append(part.model_copy(update={"dataset_revision": revisions[0]}) if revisions else part)
+        changes["training_data"] = mixture.model_copy(update={"datasets": tuple(parts)}).model_dump_json()
+    elif given.dataset_name:
+        one = Dataset("dataset_name", given.dataset_name.strip(), given.dataset_split, revision=given.dataset_revision)
+        if one.on_hub:
+            changes["dataset_revision"] = dataset_digest(one)
+    return given.model_copy(update=changes)
+
+
+def _unheard(code: str, what: str) -> None:
+    """Take a note that was told before."""
+
+
+def description(split: str, given: DataSource) -> str:
+    """Name the source of a split as the user did; empty when there is none."""
+    mltable_path, files = getattr(given, f"{split}_mltable_path"), getattr(given, f"{split}_file_path")
+    if split == "train" and given.training_data:
+        mixture, _ = read_mixture(given.training_data)
+        return ", ".join(part.label for part in mixture.datasets if part.sampling_weight) if mixture else ""
+    if mltable_path or files:
+        return ", ".join((mltable_path or files).split("\n")).strip(", ")
+    part = _dataset_split(split, given)
+    return f"{given.dataset_name.strip()} ({part})" if given.dataset_name and part else ""
+
+
+def _searches(split: str, given: DataSource, notes: Notes) -> Iterator[Callable[[], list[Found]]]:
+    """Yield a search for each source of a split; the order says what wins."""
+    table, files = getattr(given, f"{split}_mltable_path").strip(), getattr(given, f"{split}_file_path").strip()
+    dataset = _dataset_split(split, given) if given.dataset_name else ""
+    if split == "train" and given.training_data:
+        mixture, problems = read_mixture(given.training_data)
+        if mixture is None:
+            raise UserError(problems)
+        for number, part in enumerate(mixture.datasets):
+            if part.sampling_weight:
+                yield lambda number=number, part=part: _part(number, part, split, notes)  # type: ignore[misc]
+        return
+    if table and files:
+        notes("DATA-W2001", f"{split}_mltable_path wins over {split}_file_path, which is not read")
+    if (table or files) and dataset:
+        winner = f"{split}_mltable_path" if table else f"{split}_file_path"
+        notes("DATA-W2002", f"{winner} wins over dataset_name, whose split {dataset} is not read")
+    if table:
+        yield lambda: _table(f"{split}_mltable_path", table)
+    elif files:
+        parameter = f"{split}_file_path"
+        for uri in separate(parameter, files):
+            yield lambda uri=uri: _files(parameter, uri, split, notes)  # type: ignore[misc]
+    elif dataset:
+        name = given.dataset_name.strip()
+        yield lambda: [
+            Dataset("dataset_name", name, dataset, given.dataset_config, given.dataset_revision, source=name)
+        ]
+
+
+def _dataset_split(split: str, given: DataSource) -> str:
+    return given.dataset_split if split == "train" else str(getattr(given, f"dataset_{split}_split"))
+
+
+def _part(number: int, part: Any, split: str, notes: Notes) -> list[Found]:
+    """Find one source of a mixture."""
+    parameter = f"training_data[{number}]"
+    weight, label = part.sampling_weight, part.label
+    if part.dataset_name:
+        return [
+            Dataset(parameter, part.dataset_name, part.dataset_split, part.dataset_config, part.dataset_revision,
+                    weight, label)
+        ]  # fmt: skip
+    uris = separate(parameter, part.path)
+    return [replace(one, weight=weight, source=label) for uri in uris for one in _files(parameter, uri, split, notes)]
+
+
+def separate(parameter: str, text: str) -> list[str]:
+    """Split a list at newlines and commas; a file whose own name has a comma stays whole when it exists."""
+    uris = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        whole = "," not in line or ((local := storage.local_path(line)) is not None and local.exists())
+        uris += [line] if whole else [part.strip() for part in line.split(",") if part.strip()]
+    return uris
+
+
+def _files(parameter: str, uri: str, split: str, notes: Notes) -> list[Found]:
+    """Find what one path, folder or pattern names."""
+    if problems := storage.check_uri(parameter, uri):
+        raise UserError(problems)
+    if storage.is_pattern(uri):
+        folder = storage.fixed_folder(uri)
+        matches = storage.find_matches(parameter, uri)
+        names = {name.removeprefix(folder): info for name, info in matches.items()}
+        return _rows_of(parameter, uri, folder, names, split, notes)
+    litter: list[str] = []
+    names = storage.find_files(parameter, uri, litter)
+    if "" in names:
+        return [DataFile(parameter, uri, "", names[""]["size"], names[""]["identity"], source=uri)]
+    if mltable.NAME in names:
+        return _table(parameter, uri)
+    if names.keys() >= SAVED or "dataset_dict.json" in names:
+        return [Dataset(parameter, uri, split, source=uri)]
+    if litter:
+        notes("DATA-F0113", f"{uri}: files that hold no rows were skipped: {_listed(litter)}")
+    return _rows_of(parameter, uri, uri.rstrip("/") + "/", names, split, notes)
+
+
+def _rows_of(
+    parameter: str, uri: str, folder: str, names: dict[str, dict[str, Any]], split: str, notes: Notes
+) -> list[Found]:
+    """Choose the files of a folder or pattern that hold rows of this split; say which were left out."""
+    hidden = [name for name in names if LITTER.search(name)]
+    if hidden:
+        notes("DATA-F0113", f"{uri}: files that hold no rows were skipped: {_listed(hidden)}")
+    seen = [name for name in sorted(names) if name not in hidden]
+    rows = [name for name in seen if suffix_of(name) in SUFFIXES]
+    if not rows:
+        what = "files" if seen else "nothing"
+        held = f", which holds {_listed(seen)}" if seen else ""
+        raise UserError(
+            Problem("DATA-E0113", parameter, f"{what} without rows at {uri}{held}" if seen else f"nothing at {uri}",
+                    f"files ending in {', '.join(SUFFIXES)}, or .gz of them", "correct the path, or rename the files")
+        )  # fmt: skip
+    if strange := [name for name in rows if not name.isprintable()]:
+        raise UserError(
+            Problem("DATA-E0121", parameter, f"a file called {shown(strange[0])} at {uri}",
+                    "names without control characters", "rename the file")
+        )  # fmt: skip
+    if others := [name for name in seen if name not in rows]:
+        notes("DATA-W0113", f"{uri}: files without a suffix of rows were left out: {_listed(others)}")
+    rows = _of_split(parameter, uri, rows, split, notes)
+    return [
+        DataFile(parameter, folder + name, name, names[name]["size"], names[name]["identity"], source=uri)
+        for name in rows
+    ]
+
+
+def _of_split(parameter: str, uri: str, names: list[str], split: str, notes: Notes) -> list[str]:
+    """Keep the folders split=… that mean this split: the test rows of a table are no training rows."""
+    parts = {name: match[1].lower() for name in names if (match := HIVE_SPLIT.search(name))}
+    if not parts:
+        return names
+    own = [name for name in names if parts.get(name, split) in SPLIT_WORDS[split]]
+    if not own:
+        raise UserError(
+            Problem("DATA-E0117", parameter, f"the folders {_listed(sorted({f'split={p}' for p in parts.values()}))}",
+                    f"split={split}", f"name the folder that holds the rows for {split}")
+        )  # fmt: skip
+    if left := sorted({f"split={parts[name]}" for name in names if name not in own}):
+        notes("DATA-W0114", f"{uri}: {', '.join(left)} is not read for {split}")
+    return own
+
+
+def _table(parameter: str, uri: str) -> list[Found]:
+    """Find the files of an MLTable folder."""
+    if problems := storage.check_uri(parameter, uri):
+        raise UserError(problems)
+    names = storage.find_files(parameter, uri)
+    if mltable.NAME not in names:
+        raise UserError(
+            Problem("DATA-E2002", parameter, f"no file {mltable.NAME} at {uri}", "the folder of an MLTable",
+                    f"name the folder that holds {mltable.NAME}")
+        )  # fmt: skip
+    text = storage.read_bytes(parameter, storage.join(uri, mltable.NAME), mltable.LARGEST + 1)
+    table = mltable.read_table(uri, text, sorted(names))
+    if local := storage.local_path(uri):
+        _refuse_links(uri, local, table.files)
+    return [
+        DataFile(parameter, storage.join(uri, name), name, names[name]["size"], names[name]["identity"], 1.0, uri,
+                 table.format, table.delimiter, table.header)
+        for name in table.files
+    ]  # fmt: skip
+
+
+def _refuse_links(uri: str, folder: Path, names: tuple[str, ...]) -> None:
+    """Raise SecurityRefusal for a file that is a link to somewhere outside the table's folder."""
+    root = os.path.realpath(folder)
+    for name in names:
+        if not os.path.realpath(folder / name).startswith(root + os.sep):
+            raise SecurityRefusal(
+                Problem("DATA-E2001", storage.join(uri, name), "a link that leaves the table folder",
+                        "a file inside the table's folder", "copy the file into the folder")
+            )  # fmt: skip
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -1,0 +1,76 @@
+"""A model or an adapter where it lies: its files by name, what they mean now, and how they get here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from steps.errors import Problem, UserError
+from steps.params.settings import Resolved, SourceKind
+from steps.sources import hub, storage
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A folder, an object store's folder, or one commit of a Hub repository; nothing of it is fetched yet."""
+
+    parameter: str
+    """The parameter that named it, for messages."""
+    kind: SourceKind
+    uri: str
+    names: dict[str, int]
+    """Path inside the source → bytes."""
+    repository: hub.HubModel | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """What it means now: the commit, the content of local files, etags and sizes in object stores."""
+        return self.repository.commit if self.repository else storage.digest_of(self.parameter, self.uri)
+
+    @property
+    def resolved(self) -> Resolved:
+        """The source with its digest, as settings hold it."""
+        return Resolved(uri=self.uri, digest=self.digest)
+
+    def read(self, name: str) -> bytes:
+        """Read one small file. Raises as `hub.resolve` and `storage.find_files`."""
+        if self.repository:
+            return self.repository.read(name)
+        return storage.read_bytes(self.parameter, storage.join(self.uri, name))
+
+    def read_start(self, name: str, count: int) -> bytes:
+        """Read the first bytes of a file of any size, and no more of it. Raises as `read`."""
+        if not self.repository:
+            return storage.read_bytes(self.parameter, storage.join(self.uri, name), count)
+        if here := self.repository.cached(name):
+            with open(here, "rb") as stream:
+                return stream.read(count)
+        return storage.read_bytes(
+            self.parameter, f"hf://{self.repository.repo_id}@{self.repository.commit}/{name}", count
+        )
+
+    def local(self, name: str) -> Path | None:
+        """Give the path of a file that is on this machine; None where it would have to be fetched."""
+        if self.repository:
+            return self.repository.cached(name)
+        folder = storage.local_path(self.uri)
+        return folder / name if folder else None
+
+
+def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main") -> ModelFiles:
+    """Look at a source of a model or an adapter; `revision` is for the Hub.
+
+    Raises UserError when nothing usable is there, Outage when it does not answer.
+    """
+    if kind == "huggingface":
+        repository = hub.resolve(uri, revision)
+        return ModelFiles(parameter, kind, uri, repository.files, repository)
+    if problems := storage.check_uri(parameter, uri):
+        raise UserError(problems)
+    names = {name: info["size"] for name, info in storage.find_files(parameter, uri).items()}
+    if "" in names:
+        raise UserError(
+            Problem("MODEL-E0112", parameter, f"the file {uri}", "a folder", "name the folder that holds it")
+        )
+    return ModelFiles(parameter, kind, uri, names)

@@ -1,0 +1,118 @@
+"""A function of the user's own, named as file.py:function: checked without running it, loaded where it is used."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from steps.errors import Problem, UserError, nearest, shown
+from steps.sources import storage
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """Where a function of the user's stands."""
+
+    uri: str
+    """File, as the user named it."""
+    name: str
+    digest: str
+    """Of the file's content."""
+
+
+@dataclass(frozen=True)
+class LoadedFunction:
+    """A function that can be called."""
+
+    call: Callable[[Any], Any]
+    uri: str
+    name: str
+    file: str
+    """Where it was loaded from, as tracebacks have it."""
+
+    def place_of(self, error: BaseException) -> str:
+        """Name the last line of the user's file that an exception went through: `clean.py:12`."""
+        return place_of(error, self.uri, self.file)
+
+
+def check_function(parameter: str, given: str) -> UserFunction:
+    """Check that file.py:function exists and takes one argument, without running a line of it.
+
+    Raises UserError, and as `storage.find_files`.
+    """
+    uri, name = _split(parameter, given)
+    try:
+        tree = ast.parse(storage.read_bytes(parameter, uri), uri)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 0
+        raise UserError(
+            Problem("DATA-E2201", f"{uri}:{line}", shown(getattr(error, "msg", str(error))), "Python", "correct it")
+        ) from None
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if name not in functions:
+        raise UserError(_no_function(parameter, uri, name, list(functions)))
+    arguments = functions[name].args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    needed = len(positional) - len(arguments.defaults)
+    named = sum(default is None for default in arguments.kw_defaults)
+    if needed > 1 or named or not (positional or arguments.vararg):
+        raise UserError(
+            Problem("DATA-E2203", f"{uri}:{functions[name].lineno}", f"{name}({ast.unparse(arguments)})",
+                    "a function of one argument, the row", f"write it as def {name}(row):")
+        )  # fmt: skip
+    return UserFunction(uri, name, storage.digest_of(parameter, uri))
+
+
+def load_function(parameter: str, given: str) -> LoadedFunction:
+    """Run the file and give its function. Raises as `check_function`, and UserError when the file itself fails."""
+    found = check_function(parameter, given)
+    with TemporaryDirectory() as scratch:
+        file = storage.fetch(parameter, found.uri, Path(scratch) / "user_code.py")
+        spec = importlib.util.spec_from_file_location(f"user_code_{found.digest[:12]}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # whatever the user's file raises is told as theirs, with its line
+            raise UserError(
+                Problem("DATA-E2204", place_of(error, found.uri, str(file)), shown(f"{type(error).__name__}: {error}"),
+                        "a file that can be imported", "correct it, or add the package to the image")
+            ) from error  # fmt: skip
+    function = getattr(module, found.name)
+    if not callable(function):
+        raise UserError(_no_function(parameter, found.uri, found.name, []))
+    return LoadedFunction(function, found.uri, found.name, str(file))
+
+
+def place_of(error: BaseException, uri: str, file: str) -> str:
+    """Name the last line of the user's file that an exception went through: `clean.py:12`."""
+    line = 0
+    traceback = error.__traceback__
+    while traceback:
+        if traceback.tb_frame.f_code.co_filename == file:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return f"{uri}:{line}" if line else uri
+
+
+def _split(parameter: str, given: str) -> tuple[str, str]:
+    uri, _, name = given.strip().rpartition(":")
+    if not uri.endswith(".py") or not name.isidentifier():
+        raise UserError(
+            Problem("DATA-E2202", parameter, shown(given), "file.py:function", "name the file and the function in it")
+        )
+    if problems := storage.check_uri(parameter, uri):
+        raise UserError(problems)
+    return uri, name
+
+
+def _no_function(parameter: str, uri: str, name: str, functions: list[str]) -> Problem:
+    held = f", which holds {', '.join(functions[:8])}" if functions else ""
+    return Problem("DATA-E2202", parameter, f"no function {name!r} in {uri}{held}", "a function at the top of the file",
+                   nearest(name, functions) or "name one of them, or add it")  # fmt: skip
