@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.catalog import PIPELINES, Published
 from steps.params.group import Group
-from steps.params.pipelines import PipelineParameters
+from steps.params.pipeline import PipelineParameters
 from steps.params.reading import choices_of, default_of
 
 

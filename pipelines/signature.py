@@ -16,7 +16,7 @@ from kfp import dsl
 from pydantic.fields import FieldInfo
 
 from pipelines.images import CORE
-from steps.params.pipelines import PipelineParameters
+from steps.params.pipeline import PipelineParameters
 from steps.params.reading import choices_of, default_of
 
 KFP_TYPES = (str, int, float, bool, dict, list)

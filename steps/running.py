@@ -33,6 +33,7 @@ WITHOUT_TORCH = {
     "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
     "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
 }  # fmt: skip
+LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which keeps checkpoints and an MLflow store there
 PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
 TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.params.reading import RENAMED_VALUES
 from steps.params.settings import FinetuneSettings
 

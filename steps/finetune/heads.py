@@ -124,7 +124,7 @@ def modules_of(model: Any, names: Iterable[str]) -> list[str]:
 def _with_adapter(model: Any, settings: FinetuneSettings, new: list[str]) -> Any:
     from peft import get_peft_model
 
-    config = lora_config(settings.lora, model, type(model).__name__, new)
+    config = lora_config(settings, model, new)
     tuned = get_peft_model(model, config)
     train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":

@@ -1,7 +1,7 @@
 """The base of every parameter group and of every settings value."""
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,3 +34,8 @@ class Group(BaseModel):
         """Gather the conflicts of every group that this model inherits from."""
         own = [group for group in type(self).__mro__ if issubclass(group, Group) and "conflicts" in vars(group)]
         return [problem for group in reversed(own) for problem in group.conflicts(self)]
+
+
+def default_in(group: type[Group], name: str) -> Any:
+    """Give the default that a parameter was declared with, for whatever else needs one."""
+    return group.model_fields[name].get_default(call_default_factory=True)

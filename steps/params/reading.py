@@ -14,8 +14,10 @@ from pydantic.fields import FieldInfo
 
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.adapter_kinds import NOT_OFFERED
+from steps.params.choice import OneOf
 from steps.params.group import Group
-from steps.params.pipelines import PARAMETER_MODELS, PipelineParameters
+from steps.params.pipeline import PipelineParameters
+from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.secrets import secret_in
 
 # Other systems' names for parameters that we have.
@@ -113,6 +115,9 @@ def default_of(field: FieldInfo) -> Any:
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The allowed values of a closed choice; empty for any other parameter."""
+    computed = [rule.names for rule in field.metadata if isinstance(rule, OneOf)]
+    if computed:
+        return computed[0]
     return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
 
 

@@ -1,20 +1,14 @@
 """Optimizer, schedule, evaluation during training, checkpoints."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from steps.errors import Problem
+from steps.params.choice import OneOf
 from steps.params.group import Group
-
-# A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
-BestMetric = Literal[
-    "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall", "exact",
-    "rewards/accuracies", "rewards/margins",
-    "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
-]  # fmt: skip
-
+from steps.params.metrics import STEERING
 
 # What other systems put into model_args and has a place of its own here → what to do instead.
 NO_MODEL_ARGS = {
@@ -114,7 +108,8 @@ class TrainingParams(Group):
     eval_steps: int = Field(500, ge=1)
     """Steps between two evaluations with evaluation_strategy=steps."""
 
-    metric_for_best_model: BestMetric = "loss"
+    # A pipeline narrows the choice to what its task can be judged by (`metrics.py`).
+    metric_for_best_model: Annotated[str, OneOf(STEERING)] = "loss"
     """Metric on the validation rows that decides which checkpoint is the result."""
 
     logging_strategy: Literal["steps", "epoch"] = "steps"

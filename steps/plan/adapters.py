@@ -5,7 +5,7 @@ from typing import Any
 
 from steps.errors import Problem
 from steps.models.layout import CONV1D_MODELS
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 
 
 def adapter_problems(p: SupervisedParameters, config: dict[str, Any], source: str) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 
 # Shares of the training rows that become validation and test rows when those are not given (the seed's ratios).

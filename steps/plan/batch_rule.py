@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from steps.errors import Problem, UserError
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.plan.arithmetic import devices_of, sequences_per_step
 
 

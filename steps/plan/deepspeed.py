@@ -14,7 +14,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, shown
 from steps.params.deepspeed import BUILT_IN as MEANS_BUILT_IN
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.plan.arithmetic import devices_of
 from steps.plan.deepspeed_config import BUILT_IN, Config, ConfigFile, normalised, offloads, read_file, zero_problems
 

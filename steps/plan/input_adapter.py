@@ -15,24 +15,15 @@ from steps.adapters.layout import AdapterLayout, largest_token, read_adapter
 from steps.adapters.outlines import in_their_words, write_outline
 from steps.adapters.planning import plan_merge
 from steps.errors import Problem, UserError
+from steps.kinds.recipe import Recipe
 from steps.models.layout import CONFIG, ModelLayout, adapter_in
 from steps.params.lora import LoraParams
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import default_of
-from steps.params.settings import Head
 from steps.sources.model_files import ModelFiles, open_files
 from steps.sources.storage import local_path
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-# What the tuned model puts out → PEFT's names for it. An adapter without one fits wherever its layers are.
-PEFT_TASKS: dict[Head, str] = {
-    "causal_lm": "CAUSAL_LM",
-    "preference_lm": "CAUSAL_LM",
-    "seq2seq_lm": "SEQ_2_SEQ_LM",
-    "sequence_classification": "SEQ_CLS",
-    "token_classification": "TOKEN_CLS",
-    "question_answering": "QUESTION_ANS",
-}
 WITHOUT_HEAD = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
 # Parameter → what adapter_config.json calls it, for an adapter that training goes on with.
 SETTLED = {
@@ -83,12 +74,12 @@ def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[Mode
 
 
 def look_at_adapter(
-    parameters: SupervisedParameters, head: Head, base: ModelFiles, model: ModelLayout, files: ModelFiles
+    parameters: SupervisedParameters, recipe: Recipe, base: ModelFiles, model: ModelLayout, files: ModelFiles
 ) -> ComesWith:
     """Judge an adapter by its settings and the headers of both. Raises UserError with what does not fit."""
     layout = read_adapter(files.parameter, files.names, files.read)
     problems = [
-        *_task_problems(parameters, head, files, layout),
+        *_task_problems(parameters, recipe, files, layout),
         *_vocabulary_problems(files, layout, model.config),
     ]
     try:
@@ -164,8 +155,10 @@ def _base_of(files: ModelFiles) -> ModelFiles:
     return base
 
 
-def _task_problems(p: SupervisedParameters, head: Head, files: ModelFiles, layout: AdapterLayout) -> Iterator[Problem]:
-    task, own = layout.config.get("task_type") or None, PEFT_TASKS.get(head)
+def _task_problems(
+    p: SupervisedParameters, recipe: Recipe, files: ModelFiles, layout: AdapterLayout
+) -> Iterator[Problem]:
+    task, own = layout.config.get("task_type") or None, recipe.kind.peft_task
     if p.adapter_use == "merge":
         fits = task in WITHOUT_HEAD or task == own
     else:  # a last layer for the task is learned too, and must be among what the adapter keeps

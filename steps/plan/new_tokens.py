@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem, UserError, shown
+from steps.kinds.recipe import Recipe
 from steps.models.layout import vocabulary_rows
 from steps.models.tokenizer_files import TOKENIZER, TokenizerFiles
 from steps.params.data import TEMPLATE_TOKENS
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
-from steps.params.settings import Head
 from steps.params.vocabulary import REPURPOSED
 from steps.plan.sources import ModelFound
 
-HEADS_WITH_NEW_TOKENS: tuple[Head, ...] = ("causal_lm", "preference_lm")
 TOKENS_SHOWN = 8
 
 
@@ -52,7 +51,7 @@ class NewTokens:
         return lines
 
 
-def look_for_new_tokens(p: SupervisedParameters, head: Head, model: ModelFound) -> NewTokens:
+def look_for_new_tokens(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> NewTokens:
     """Decide which tokens are added. Raises UserError when some are needed that this model or method cannot get."""
     asked = p.special_tokens
     template = [] if p.chat_template not in TEMPLATE_TOKENS else list(TEMPLATE_TOKENS[p.chat_template])
@@ -81,7 +80,7 @@ def look_for_new_tokens(p: SupervisedParameters, head: Head, model: ModelFound) 
     found = NewTokens(
         tokens, max(before.values()) + 1, max(after.values()) + 1, vocabulary_rows(model.layout.config), padding
     )
-    if problems := list(_problems(p, head, model, found)):
+    if problems := list(_problems(p, recipe, model, found)):
         raise UserError(problems)
     return NewTokens(**{**vars(found), "warnings": tuple(_warnings(p, found))})
 
@@ -115,10 +114,10 @@ def _not_allowed(p: SupervisedParameters, lacks: list[str]) -> Problem:
                    )  # fmt: skip
 
 
-def _problems(p: SupervisedParameters, head: Head, model: ModelFound, new: NewTokens) -> Iterator[Problem]:
+def _problems(p: SupervisedParameters, recipe: Recipe, model: ModelFound, new: NewTokens) -> Iterator[Problem]:
     where = "additional_special_tokens" if p.special_tokens else "chat_template"
     found = f"new tokens ({shown(', '.join(new.tokens))})"
-    if head not in HEADS_WITH_NEW_TOKENS:
+    if not recipe.takes_new_tokens:
         return  # refused by name already: the parameters mean nothing there
     if not new.rows:
         yield Problem("PLAN-E0344", where, f"{found} for a model whose config.json has no vocab_size",
@@ -144,7 +143,7 @@ def _adapter_problems(p: SupervisedParameters, where: str, found: str) -> Iterat
 
 
 def _warnings(p: SupervisedParameters, new: NewTokens) -> Iterator[str]:
-    if isinstance(p, PreferenceMethod) and p.method not in ("orpo", "cpo", "simpo"):
+    if isinstance(p, PreferenceMethod) and p.learning.asks_reference:
         yield (
             f"the reference that {p.method} measures by has never seen {', '.join(new.tokens[:TOKENS_SHOWN])}: tune "
             "with chat_completion first, and go on from that model"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steps.errors import Problem
-from steps.params.pipelines import SupervisedParameters
-from steps.params.settings import Head
+from steps.kinds.recipe import Recipe
+from steps.params.pipeline import SupervisedParameters
 
 
 def virtual_tokens(p: SupervisedParameters) -> int:
@@ -14,12 +14,12 @@ def virtual_tokens(p: SupervisedParameters) -> int:
     return p.num_virtual_tokens if p.apply_lora and p.peft_type == "prompt_tuning" else 0
 
 
-def soft_prompt_problems(p: SupervisedParameters, head: Head, positions: int | None) -> Iterator[Problem]:
+def soft_prompt_problems(p: SupervisedParameters, recipe: Recipe, positions: int | None) -> Iterator[Problem]:
     """Yield why this model cannot be tuned by a prompt; `positions` is None where the model has no limit."""
     taken = virtual_tokens(p)
     if not taken:
         return
-    if head != "causal_lm":
+    if not recipe.takes_prompts:
         yield Problem("PLAN-E0384", "peft_type", f"prompt_tuning for {p.task}", "lora, ia3, loha or lokr: vectors "
                       "before the text are learned by models that go on from it, on right answers only",
                       "set peft_type=lora")  # fmt: skip

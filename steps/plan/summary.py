@@ -6,13 +6,11 @@ from typing import Any
 
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
-from steps.params.pipelines import SupervisedParameters
-from steps.params.preference import PreferenceMethod
+from steps.params.pipeline import SupervisedParameters
 from steps.params.registration import TrackingParams
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
-from steps.plan.settings import trainer_of
 from steps.plan.soft_prompts import virtual_tokens
 from steps.redaction import masked
 from steps.tracking.target import target_of
@@ -120,7 +118,7 @@ def _merging(p: SupervisedParameters) -> str:
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
-    trainer = p.method if isinstance(p, PreferenceMethod) else trainer_of(decisions)
+    trainer = decisions.recipe.told
     adapter = decisions.model.settings.adapter
     merged, kept = (adapter is not None and adapter.use == use for use in ("merge", "continue"))
     method = f"{_adapter(p)}{', continued' if kept else ''}" if p.apply_lora else "all weights"

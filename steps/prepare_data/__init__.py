@@ -50,20 +50,10 @@ Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and enc
 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
 keeps its meaning for ever.
 
-WRITERS says who writes the tokens for which kind of model (`head` of the settings). To add one: a file with
-`prepare(settings, tokenizer) -> preparation`, which refuses what cannot work before any row is read, and
-`write(draft, preparation, checked) -> facts`; a row in WRITERS, and a test.
+Who writes the tokens stands in the record of the model kind or the method of learning (`writer`, `steps/kinds/`). To
+add one: a file with `prepare(settings, tokenizer) -> preparation`, which refuses what cannot work before any row is
+read, and `write(draft, preparation, checked) -> facts`; its name in a record, and a test.
 
 To add a format: see `reading.py`; a task: see `steps/tasks`; a check of rows: in its task; a check of bytes: in the
 reader. Each gets a line in the tables of tests/steps/test_prepare_data_reading.py.
 """
-
-WRITERS = {
-    "causal_lm": "steps.prepare_data.write.causal",
-    "masked_lm": "steps.prepare_data.write.masked",
-    "sequence_classification": "steps.prepare_data.write.classification",
-    "token_classification": "steps.prepare_data.write.tagged",
-    "seq2seq_lm": "steps.prepare_data.write.seq2seq",
-    "question_answering": "steps.prepare_data.write.spans",
-    "preference_lm": "steps.prepare_data.write.preferences",
-}

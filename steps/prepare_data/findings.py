@@ -12,7 +12,7 @@ from typing import Any
 
 from steps.errors import Problem
 from steps.tasks import Fault, visible
-from steps.tasks.counting import Judgement
+from steps.tasks.rules.counting import Judgement
 
 ROWS_SHOWN = 5
 LONGEST_FOUND = 160  # characters; with what is expected and the fix, a message still fits into a few lines

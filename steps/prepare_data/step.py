@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
+from steps.kinds import load
 from steps.params.settings import DataSettings
-from steps.prepare_data import WRITERS
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
 from steps.sources import data_sources
@@ -28,7 +27,7 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     """
     from steps.reports import write_data_report
 
-    writer = import_module(WRITERS[settings.head])
+    writer = load(settings.recipe.writer)
     preparation = writer.prepare(settings, tokenizer)
     refuse_changed(settings)
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}

@@ -6,14 +6,12 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from steps.params.evaluation import DIRECTIONS
-from steps.reports.answer_facts import answer_facts
+from steps.kinds import load
+from steps.kinds.recipe import reports
+from steps.params.metrics import KNOWN, direction_of
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
-from steps.reports.label_facts import label_facts
 from steps.reports.page import Section
-from steps.reports.preference_facts import preference_facts
-from steps.reports.tag_facts import tag_facts
 
 ROWS_SHOWN = 10
 WRONG_SHOWN = 6  # when there are right ones too
@@ -40,15 +38,11 @@ def section(evaluation: Path) -> Section:
         "metrics": metric_rows(measured.get("base") or {}, measured.get("tuned") or {}),
         "base_is": measured.get("base_is", ""),
     }
-    if labels := measured.get("labels"):
-        facts |= label_facts(labels, evaluation / PREDICTIONS)
-    elif tags := measured.get("tags"):
-        facts |= tag_facts(tags, evaluation / PREDICTIONS)
-    elif answers := measured.get("answers"):
-        facts |= answer_facts(answers, evaluation / PREDICTIONS)
-    elif preferences := measured.get("preferences"):
-        facts |= preference_facts(preferences, evaluation / PREDICTIONS)
-    elif (evaluation / PREDICTIONS).is_file():
+    for key, name in reports().items():
+        if key in measured:
+            facts |= load(name)(measured[key], evaluation / PREDICTIONS)
+            return Section("evaluation", "Evaluation", facts)
+    if (evaluation / PREDICTIONS).is_file():
         facts |= _predictions(evaluation / PREDICTIONS)
     return Section("evaluation", "Evaluation", facts)
 
@@ -65,7 +59,7 @@ def metric_rows(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, A
 
 
 def _metric_row(name: str, was: float | None, now: float | None) -> dict[str, Any]:
-    higher = DIRECTIONS.get(name)
+    higher = direction_of(name) if name in KNOWN else None
     row = {"name": name, "higher": higher, "better": None, "change": number(None)}
     if was is None or now is None:
         return {**row, "base": number(was), "tuned": number(now)}

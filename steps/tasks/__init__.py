@@ -3,8 +3,11 @@
 One module per task, all with the same names (they share a shape, not a parent class):
 
     Columns                       the column parameters (a Group from steps/params/)
-    HEAD                          what the model usually puts out, one of HEADS; how rows are written, which trainer and
-                                  which evaluator work on them, and what is served follow from it (steps/plan/heads.py)
+    KINDS                         kinds of models that can do it (steps/kinds/models), the usual one first; another one
+                                  is taken where the model is made for that
+    DOES, EXAMPLE                 what a model of this task does, and what is asked of it: words of the model card
+    CONVERSATIONS                 whether rows are conversations, which a chat template renders
+    UNFIT                         parameter that means nothing for the task → why
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
     SCHEMA                        pyarrow schema of the canonical rows
@@ -19,7 +22,7 @@ and, where rows only mean something together:
 
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
     STRATIFY                      canonical column (a list) whose values are shared evenly among drawn splits
-    judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/counting.py)
+    judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/rules/counting.py)
 
 and, where the answer is one of a list:
 
@@ -28,6 +31,8 @@ and, where the answer is one of a list:
 
 and, where the model is told what to do with a text:
 
+    model_problems(p, recipe, config)   parameters, recipe and the model's configuration → yields a Problem for what the
+                                  task cannot ask of this model
     prompt_form(columns)          what stands before and after the text in a prompt; the registered model puts it there
 
 A canonical row holds the texts that later steps need: `training_row` and `question` take only the form of a prompt
@@ -37,38 +42,23 @@ Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 
 14 translations, 15 preferences and rewards. What several tasks ask is in cells.py (one value), labels.py (all labels
 together), messages.py, tool_calls.py and answers.py.
 
-To add a task: a module, a row in TASKS, its columns in steps/params/task_columns.py or chat_columns.py, and a test.
+To add a task: a module here, its parameters in steps/params/pipelines/, and a test.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 from steps.errors import FOUND_LIMIT, nearest
-from steps.params.settings import Head
 
-TASKS = {
-    "chat_completion": "steps.tasks.chat_completion",
-    "pretraining": "steps.tasks.pretraining",
-    "question_answering": "steps.tasks.question_answering",
-    "summarization": "steps.tasks.summarization",
-    "text_classification": "steps.tasks.text_classification",
-    "text_generation": "steps.tasks.text_generation",
-    "preference": "steps.tasks.preference",
-    "kto": "steps.tasks.kto",
-    "grpo": "steps.tasks.grpo",
-    "verl": "steps.tasks.verl",
-    "token_classification": "steps.tasks.token_classification",
-    "translation": "steps.tasks.translation",
-}
-
-HEADS: tuple[Head, ...] = get_args(Head)
+TASKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
 # Columns that hold what another parameter looks for in vain: parameter → the column, and what to set then.
 OTHER_SHAPES = {
@@ -134,8 +124,10 @@ NO_OTHERS = OtherColumns()
 
 
 def load_task(name: str) -> ModuleType:
-    """Import a task's module."""
-    return importlib.import_module(TASKS[name])
+    """Import a task's module. Raises KeyError for a name that is none."""
+    if name not in TASKS:
+        raise KeyError(name)
+    return importlib.import_module(f"steps.tasks.{name}")
 
 
 def as_found(value: object) -> str:

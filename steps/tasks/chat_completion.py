@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import ChatColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
-from steps.tasks.messages import (
+from steps.tasks.rules.messages import (
     MESSAGES,
     conversation_faults,
     is_plain,
@@ -28,10 +28,14 @@ from steps.tasks.messages import (
     standard,
     unpacked,
 )
-from steps.tasks.tool_calls import read_tools, tools_faults
+from steps.tasks.rules.tool_calls import read_tools, tools_faults
 
 Columns = ChatColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm",)
+DOES = "answers conversations"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = True
+UNFIT: dict[str, str] = {}
 SHAREGPT_KEY = "conversations"
 
 SCHEMA = pa.schema(

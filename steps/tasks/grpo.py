@@ -17,12 +17,16 @@ import pyarrow as pa
 
 from steps.params.chat_columns import GrpoColumns
 from steps.tasks import Fault, OtherColumns, missing_columns, named_by
-from steps.tasks.answers import as_question, read_value, value_faults
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.answers import as_question, read_value, value_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 
 Columns = GrpoColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm",)
+DOES = "answers the way that is rewarded"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import KtoColumns
 from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
-from steps.tasks.answers import (
+from steps.tasks.rules.answers import (
     SEAM,
     TEXT_TO_MESSAGE,
     answer_faults,
@@ -29,11 +29,15 @@ from steps.tasks.answers import (
     stand_in,
     value_faults,
 )
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.messages import MESSAGES, packed, remarks_on, unpacked
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.messages import MESSAGES, packed, remarks_on, unpacked
 
 Columns = KtoColumns
-HEAD = "preference_lm"
+KINDS = ("causal_lm",)
+DOES = "answers the way that people prefer"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 PARTS = ("prompt", "completion")
 # Texts or messages: a row has either the first two or the next two.

@@ -5,17 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from steps.errors import Problem
+from steps.kinds.models.unfit import NO_CHAT
+from steps.kinds.recipe import Recipe
 from steps.params.task_columns import PretrainingColumns
 from steps.tasks import Fault
-from steps.tasks.cells import text_faults
+from steps.tasks.rules.cells import text_faults
 
 Columns = PretrainingColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm", "masked_lm")
+DOES = "continues texts"
+EXAMPLE = '"Once upon a time"'
+CONVERSATIONS = False
+UNFIT = {
+    **dict.fromkeys(("chat_template", "add_template_tokens"), NO_CHAT),
+    **dict.fromkeys(
+        ("train_on_completions_only", "response_template", "instruction_template", "comma_separated_template"),
+        "the whole text is learned",
+    ),
+    "evaluation_max_new_tokens": "nothing is generated",
+}
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
 
@@ -48,3 +62,14 @@ def training_row(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, 
 def question(row: dict[str, Any], columns: PretrainingColumns) -> None:
     """Nothing is asked: the whole text is learned."""
     return
+
+
+def model_problems(p: Any, recipe: Recipe, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what means nothing where each next token is learned."""
+    if not recipe.kind.goes_on:
+        return
+    usual = Columns.model_fields["mlm_probability"].default
+    changed = {"mlm_probability": p.mlm_probability != usual, "gate_metric": p.gate_metric == "masked_accuracy"}
+    for name in (name for name, value in changed.items() if value):
+        yield Problem("PLAN-E0310", name, str(getattr(p, name)), "nothing: each next token is learned, "
+                      "nothing is hidden", "leave it out, or set pretraining_objective=masked")  # fmt: skip

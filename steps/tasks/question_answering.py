@@ -16,10 +16,14 @@ import pyarrow as pa
 
 from steps.params.task_columns import AnswerColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell, text_faults, whole_number
+from steps.tasks.rules.cells import broken_cell, from_cell, text_faults, whole_number
 
 Columns = AnswerColumns
-HEAD = "question_answering"
+KINDS = ("question_answering",)
+DOES = "finds answers in texts"
+EXAMPLE = '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 ANSWER = pa.struct([pa.field("text", pa.string(), nullable=False), pa.field("start", pa.int64(), nullable=False)])
 SCHEMA = pa.schema(

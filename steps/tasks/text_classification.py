@@ -18,12 +18,17 @@ import pyarrow as pa
 from steps.errors import nearest
 from steps.params.task_columns import ClassificationColumns
 from steps.tasks import Fault, as_found, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell, text_faults
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
+from steps.tasks.rules.cells import broken_cell, from_cell, text_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
 
 Columns = ClassificationColumns
-HEAD = "sequence_classification"
+KINDS = ("sequence_classification",)
+DOES = "gives texts their label"
+EXAMPLE = '["Great value."]'
+EXAMPLE_OF_PAIRS = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [

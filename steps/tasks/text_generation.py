@@ -13,10 +13,14 @@ import pyarrow as pa
 
 from steps.params.data import TextColumns
 from steps.tasks import Fault
-from steps.tasks.cells import text_faults
+from steps.tasks.rules.cells import text_faults
 
 Columns = TextColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm",)
+DOES = "continues texts"
+EXAMPLE = '"Once upon a time"'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("ground_truth", pa.string())])
 

@@ -17,12 +17,16 @@ import pyarrow as pa
 from steps.errors import nearest
 from steps.params.task_columns import TokenColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.labels import declared, judge_labels, names_in
+from steps.tasks.rules.cells import broken_cell, from_cell
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.labels import declared, judge_labels, names_in
 
 Columns = TokenColumns
-HEAD = "token_classification"
+KINDS = ("token_classification",)
+DOES = "gives each word of a text its tag"
+EXAMPLE = '["Ada Lovelace wrote to Charles Babbage"]'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [

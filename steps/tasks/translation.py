@@ -11,14 +11,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from steps.errors import nearest
+from steps.errors import Problem, nearest
+from steps.kinds.models.seq2seq_lm import TOLD_WHAT_TO_DO
+from steps.kinds.models.unfit import NO_CHAT
+from steps.kinds.recipe import Recipe
 from steps.params.task_columns import USUAL_PREFIX, TranslationColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell, text_faults
-from steps.tasks.counting import Judgement, Tally
+from steps.tasks.rules.cells import broken_cell, from_cell, text_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.written import steering_problems
 
 Columns = TranslationColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm", "seq2seq_lm")
+DOES = "translates texts"
+EXAMPLE = '"cat"'
+CONVERSATIONS = False
+UNFIT = dict.fromkeys(("chat_template", "add_template_tokens"), NO_CHAT)
 
 SCHEMA = pa.schema([pa.field("source", pa.string(), nullable=False), pa.field("target", pa.string(), nullable=False)])
 
@@ -106,3 +114,14 @@ def judge(tallies: Mapping[str, Tally], columns: TranslationColumns) -> Iterator
             told = Fault("DATA-W1401", "", f"{columns.source_lang} and {columns.target_lang} are the same text in "
                          f"{share} of the rows", "", "")  # fmt: skip
             yield Judgement(split, told, equal, tuple(tally.records["equal"]))
+
+
+def model_problems(p: Any, recipe: Recipe, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what this model cannot be asked for: a metric of texts while it trains, a language unknown to T5."""
+    yield from steering_problems(p.metric_for_best_model, recipe)
+    if recipe.kind.has_encoder and config.get("model_type") in TOLD_WHAT_TO_DO and p.prompt_prefix == USUAL_PREFIX:
+        for name in ("source_lang", "target_lang"):
+            if (language := getattr(p, name)) not in LANGUAGES:
+                yield Problem("PLAN-E0313", name, f"{language} with a T5",
+                              f"one of {', '.join(LANGUAGES)}, which it was trained to translate",
+                              'set prompt_prefix to words of your own, such as "translate: "')  # fmt: skip

@@ -56,7 +56,7 @@ def make_world(folder: Path, kind: str, several: bool) -> dict[str, Path]:
 def run(world: dict[str, Path], folder: Path, batch_size: int = 4, **gate) -> tuple[bool, dict, list[dict]]:
     settings = EvaluationSettings(
         task="text_classification",
-        head="sequence_classification",
+        kind="sequence_classification",
         batch_size=batch_size,
         evaluation=EvaluationParams(**gate),
     )

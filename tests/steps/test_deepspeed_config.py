@@ -8,6 +8,7 @@ from conftest import write_jsonl  # noqa: F401  (its fixtures come with it)
 
 from steps import wire
 from steps.errors import Problem, SecurityRefusal, StepError
+from steps.kinds.recipe import recipe
 from steps.params.settings import FinetuneSettings
 from steps.plan.deepspeed_config import BUILT_IN, LARGEST, normalised
 from steps.plan.memory import estimate
@@ -276,7 +277,7 @@ def memory(precision: str = "16", zero: dict | None = None, **changes):
     given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", "precision": precision, **changes}
     parameters = read_parameters("chat_completion", given).parameters
     config = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256}
-    return estimate(parameters, "causal_lm", config, 8_000_000_000, 2048, 80, zero=zero)
+    return estimate(parameters, recipe("causal_lm", "supervised"), config, 8_000_000_000, 2048, 80, zero=zero)
 
 
 def test_what_lies_on_the_cpu_is_not_counted_on_the_gpu():
@@ -292,10 +293,10 @@ def test_what_lies_on_the_cpu_is_not_counted_on_the_gpu():
 
 
 def test_too_little_memory_beside_the_gpu_is_told(given, tmp_path, monkeypatch):
-    from steps.plan import deciding
+    from steps.plan import memory
 
     monkeypatch.delenv("FINETUNE_ROOT", raising=False)
-    monkeypatch.setattr(deciding, "GIB", 1)  # as if the tiny model were large
+    monkeypatch.setattr(memory, "GIB", 1)  # as if the tiny model were large
     small = {"instance_type_finetune": "cpu=2,memory=1Gi,gpu=nvidia.com/gpu"}
     _, told = planned(given, tmp_path, **small)
     assert any("choose a larger instance_type_finetune" in warning for warning in told["warnings"])

@@ -18,8 +18,8 @@ from steps.evaluate.held_out import read_held_out
 from steps.evaluate.step import evaluate
 from steps.evaluate.transformers_engine import measure
 from steps.params.evaluation import EvaluationParams
+from steps.params.metrics import TextMetrics
 from steps.params.settings import EvaluationSettings
-from steps.params.task_metrics import TextMetrics
 from steps.tasks import load_task
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sk
 
 from steps.errors import NumericError
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.scoring.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 
 NAMES = ["good", "bad", "so-so", "none"]

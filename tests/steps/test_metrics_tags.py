@@ -8,7 +8,7 @@ import pytest
 from seqeval import metrics as peer
 from seqeval.metrics import classification_report
 
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.scoring.tag_metrics import score_tags
 
 BIO = ["O", "O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG"]

@@ -7,7 +7,7 @@ import pytest
 import sacrebleu
 
 from steps.errors import UserError
-from steps.params.evaluation import HIGHER_IS_BETTER, direction_of
+from steps.params.metrics import WRITTEN, direction_of
 from steps.scoring.scored import choose_metrics
 from steps.scoring.text_metrics import generated_length, score_texts
 
@@ -51,7 +51,7 @@ def test_generated_length_is_the_mean_number_of_tokens():
 
 
 def test_every_metric_of_texts_has_a_direction_and_can_be_gated():
-    assert set(score_texts(["a b"], ["a b"])) | {"loss", "perplexity"} == set(HIGHER_IS_BETTER)
+    assert set(score_texts(["a b"], ["a b"])) | {"loss", "perplexity"} == set(WRITTEN)
 
 
 def test_an_unknown_metric_has_no_direction():

@@ -10,6 +10,7 @@ from conftest import chat_rows, write_jsonl
 
 from steps import wire
 from steps.errors import SecurityRefusal, StepError, UserError
+from steps.kinds.recipe import recipe
 from steps.params.planned import Plan
 from steps.params.reading import read_parameters
 from steps.params.settings import (
@@ -267,7 +268,7 @@ LLAMA_8B = {
 def memory(gpu_memory: int, **changes):
     given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", **changes}
     parameters = read_parameters("chat_completion", given).parameters
-    return estimate(parameters, "causal_lm", LLAMA_8B, 8_030_000_000, 2048, gpu_memory)
+    return estimate(parameters, recipe("causal_lm", "supervised"), LLAMA_8B, 8_030_000_000, 2048, gpu_memory)
 
 
 def test_full_training_needs_sixteen_bytes_a_parameter_and_an_adapter_far_less():

@@ -24,12 +24,12 @@ NO_LOSS = -100
 def build_orpo(run: Run) -> Any:
     """Make the ORPO trainer."""
     trl = _experimental("orpo")
-    return _build(run, trl.ORPOTrainer, trl.ORPOConfig, beta=run.settings.preference.beta)
+    return _build(run, trl.ORPOTrainer, trl.ORPOConfig, beta=run.settings.preferred.beta)
 
 
 def build_cpo(run: Run) -> Any:
     """Make the CPO trainer, whose loss simpo without the part of CPO is SimPO."""
-    trl, wanted = _experimental("cpo"), run.settings.preference
+    trl, wanted = _experimental("cpo"), run.settings.preferred
     return _build(
         run,
         trl.CPOTrainer,

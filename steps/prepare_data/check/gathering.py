@@ -15,7 +15,7 @@ from steps.prepare_data.check.places import Places
 from steps.prepare_data.check.rows import Rows, StoredRows
 from steps.prepare_data.read.sources import SourceFile
 from steps.tasks import load_task
-from steps.tasks.counting import Judgement, Tally
+from steps.tasks.rules.counting import Judgement, Tally
 
 
 class Gathered:

@@ -34,10 +34,10 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.read.sources import SourceFile
 from steps.tasks import NO_OTHERS, load_task
-from steps.tasks.counting import Tally
-from steps.tasks.likeness import fingerprint, outline
-from steps.tasks.messages import forbidden_characters
-from steps.tasks.plain import PlainReader, PlainRows, plain_reader
+from steps.tasks.rules.counting import Tally
+from steps.tasks.rules.likeness import fingerprint, outline
+from steps.tasks.rules.messages import forbidden_characters
+from steps.tasks.rules.plain import PlainReader, PlainRows, plain_reader
 
 ROWS_AT_ONCE = 2048
 STRETCH = 4 * 1024 * 1024

@@ -12,7 +12,7 @@ from steps.errors import Problem, UserError
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.findings import ROWS_SHOWN
-from steps.tasks.likeness import folded
+from steps.tasks.rules.likeness import folded
 
 ROWS_AT_ONCE = 2048
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from steps.params.group import Group
 from steps.tasks import load_task
-from steps.tasks.likeness import outline_of
+from steps.tasks.rules.likeness import outline_of
 
 
 @dataclass

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import ROLES, MessageRules
 from steps.tasks import Fault, as_found, kind_of
-from steps.tasks.tool_calls import call_faults, calls_in_text, read_arguments, result_faults
+from steps.tasks.rules.tool_calls import call_faults, calls_in_text, read_arguments, result_faults
 
 MESSAGES = pa.list_(
     pa.struct(

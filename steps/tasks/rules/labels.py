@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from steps.errors import FOUND_LIMIT
 from steps.tasks import Fault, as_found
-from steps.tasks.cells import whole_number
-from steps.tasks.counting import RECORDS_KEPT, Judgement, Tally
+from steps.tasks.rules.cells import whole_number
+from steps.tasks.rules.counting import RECORDS_KEPT, Judgement, Tally
 
 # A number that is no whole one as it stands: 1.0 (and 1.5), or 1,000, of which nobody knows what the comma means.
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}\.[0-9]*|[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")

@@ -8,7 +8,7 @@ from typing import Any
 
 from steps.params.chat_columns import MessageRules
 from steps.tasks import Fault, as_found, kind_of
-from steps.tasks.messages import forbidden_characters, from_text, message_faults, order_faults, standard
+from steps.tasks.rules.messages import forbidden_characters, from_text, message_faults, order_faults, standard
 
 SUFFIX = "_messages"  # seed names such as prompt_messages stand in for prompt
 TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as messages of their own")
