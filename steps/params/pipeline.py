@@ -103,6 +103,16 @@ class SupervisedParameters(
                           "gives the adapter the base's type, whole numbers here", "leave it out")  # fmt: skip
 
     @property
+    def devices(self) -> int:
+        """Processes that train: one for each GPU, one without any."""
+        return max(self.number_of_gpu_to_use_finetuning, 1) * self.num_nodes_finetune
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences behind one optimizer step over all devices."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.devices
+
+    @property
     def rows_task(self) -> str:
         """The task that reads the rows, where a pipeline takes rows of several kinds."""
         return self.task

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from steps.errors import Problem
+from steps.launch.deepspeed_plan import ignored
 from steps.plan.adapters import adapter_problems
-from steps.plan.deepspeed import ignored
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
 from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems

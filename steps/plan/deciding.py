@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from steps.errors import Problem, StepError, UserError
 from steps.kinds.recipe import Recipe
+from steps.launch.deepspeed_plan import DeepSpeedPlan, deepspeed_plan
+from steps.models.new_tokens import NewTokens, look_for_new_tokens
 from steps.params.data import DataSource
 from steps.params.evaluation_config import EvaluationOptions
 from steps.params.pipeline import SupervisedParameters
@@ -15,13 +17,11 @@ from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
-from steps.plan.deepspeed import DeepSpeedPlan, deepspeed_plan
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.input_adapter import continued
 from steps.plan.lengths import longest
 from steps.plan.memory import MemoryEstimate, estimate, memory_notes
-from steps.plan.new_tokens import NewTokens, look_for_new_tokens
 from steps.plan.recipes import recipe_for
 from steps.plan.seen import Seen, runs_here
 from steps.plan.sources import (

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.kinds.recipe import Recipe
+from steps.launch.deepspeed_plan import DeepSpeedPlan
+from steps.models.new_tokens import NewTokens
 from steps.params.data import DataSource
 from steps.params.evaluation_config import EvaluationOptions
 from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import Reading
-from steps.plan.deepspeed import DeepSpeedPlan
 from steps.plan.hardware import Hardware
-from steps.plan.new_tokens import NewTokens
 from steps.plan.sources import DataFound, ModelFound
 from steps.running import LOCAL_ROOT
 

@@ -20,7 +20,6 @@ from steps.params.settings import (
     RegistrationSettings,
 )
 from steps.params.training import CheckpointParams, TrainingParams
-from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
 from steps.plan.kinds import asked_form
 from steps.tasks import load_task
@@ -57,7 +56,7 @@ def _data(decisions: Decisions) -> DataSettings:
         max_length=decisions.max_length,
         **_given(p, "max_target_length", "max_prompt_length"),
         unpairs=isinstance(p, PreferenceMethod) and p.unpairs,
-        rows_per_step=sequences_per_step(p),
+        rows_per_step=p.sequences_per_step,
     )
 
 

@@ -14,7 +14,8 @@ STEP_ROOMS = (
 )  # fmt: skip
 # Rooms that steps share, each of which may use those before it.
 SHARED_ROOMS = (
-    "kinds", "params", "sources", "models", "tasks", "adapters", "generation", "launch", "scoring", "tracking", "reports",
+    "kinds", "params", "sources", "models", "tasks", "adapters", "generation", "launch", "scoring", "tracking",
+    "reports",
 )  # fmt: skip
 STANDARD = sys.stdlib_module_names
 HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}

@@ -9,8 +9,8 @@ from conftest import write_jsonl  # noqa: F401  (its fixtures come with it)
 from steps import wire
 from steps.errors import Problem, SecurityRefusal, StepError
 from steps.kinds.recipe import recipe
+from steps.launch.deepspeed_config import BUILT_IN, LARGEST, normalised
 from steps.params.settings import FinetuneSettings
-from steps.plan.deepspeed_config import BUILT_IN, LARGEST, normalised
 from steps.plan.memory import estimate
 from steps.plan.step import plan
 
@@ -311,7 +311,7 @@ def test_the_keys_are_those_of_the_deepspeed_that_is_installed():
     )
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-    from steps.plan.deepspeed_config import OFFLOAD_KEYS, OLD_ZERO_KEYS, ZERO_KEYS
+    from steps.launch.deepspeed_config import OFFLOAD_KEYS, OLD_ZERO_KEYS, ZERO_KEYS
 
     fields = config.DeepSpeedZeroConfig.model_fields
     known = {field.alias or name for name, field in fields.items()}

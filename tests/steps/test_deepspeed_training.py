@@ -15,10 +15,10 @@ from training_inputs import TRAINING, as_imported, settings_with, write_tokens
 
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for
+from steps.launch.deepspeed_config import BUILT_IN
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams, TrainingParams
-from steps.plan.deepspeed_config import BUILT_IN
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("deepspeed"), reason="needs deepspeed")]
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steps.errors import Problem, UserError, shown
+from steps.launch.deepspeed_config import BUILT_IN, Config, ConfigFile, normalised, offloads, read_file, zero_problems
 from steps.params.deepspeed import BUILT_IN as MEANS_BUILT_IN
 from steps.params.pipeline import SupervisedParameters
-from steps.plan.arithmetic import devices_of
-from steps.plan.deepspeed_config import BUILT_IN, Config, ConfigFile, normalised, offloads, read_file, zero_problems
 
 BATCH = {
     "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
@@ -126,7 +125,7 @@ class _Merging:
         self._half()
 
     def _batch(self) -> None:
-        p, devices = self.parameters, devices_of(self.parameters)
+        p, devices = self.parameters, self.parameters.devices
         named = {key: self._whole(key) for key in ("train_batch_size", *BATCH)}
         for key in named:
             self.config[key] = "auto"

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from steps.errors import Problem, UserError, shown
 from steps.kinds.recipe import Recipe
-from steps.models.layout import vocabulary_rows
+from steps.models.layout import ModelLayout, vocabulary_rows
 from steps.models.tokenizer_files import TOKENIZER, TokenizerFiles
 from steps.params.data import TEMPLATE_TOKENS
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.vocabulary import REPURPOSED
-from steps.plan.sources import ModelFound
+from steps.sources.model_files import ModelFiles
 
 TOKENS_SHOWN = 8
+
+
+class Model(Protocol):
+    """What is asked of a model that was looked at."""
+
+    @property
+    def layout(self) -> ModelLayout: ...
+
+    @property
+    def tokenizer(self) -> tuple[ModelFiles, dict[str, str]]:
+        """Where the tokenizer's files are, and which: name → path."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class NewTokens:
         return lines
 
 
-def look_for_new_tokens(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> NewTokens:
+def look_for_new_tokens(p: SupervisedParameters, recipe: Recipe, model: Model) -> NewTokens:
     """Decide which tokens are added. Raises UserError when some are needed that this model or method cannot get."""
     asked = p.special_tokens
     template = [] if p.chat_template not in TEMPLATE_TOKENS else list(TEMPLATE_TOKENS[p.chat_template])
@@ -114,7 +126,7 @@ def _not_allowed(p: SupervisedParameters, lacks: list[str]) -> Problem:
                    )  # fmt: skip
 
 
-def _problems(p: SupervisedParameters, recipe: Recipe, model: ModelFound, new: NewTokens) -> Iterator[Problem]:
+def _problems(p: SupervisedParameters, recipe: Recipe, model: Model, new: NewTokens) -> Iterator[Problem]:
     where = "additional_special_tokens" if p.special_tokens else "chat_template"
     found = f"new tokens ({shown(', '.join(new.tokens))})"
     if not recipe.takes_new_tokens:
