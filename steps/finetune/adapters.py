@@ -28,12 +28,12 @@ def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: 
 
 def before_text(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
     """Give the settings of a kind that stands before the text, in no layer."""
-    return {**lora.in_peft, **lora.peft_kwargs}
+    return {**lora.peft_settings, **lora.peft_kwargs}
 
 
 def in_layers(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
     """Give the settings of a kind that is put into layers."""
-    given = {**lora.in_peft, **lora.peft_kwargs}
+    given = {**lora.peft_settings, **lora.peft_kwargs}
     # What is trained whole gets no adapter as well, nor do the layers inside it.
     excluded = [*given.get("exclude_modules", []), *_linear_inside(model, new_modules)]
     return {

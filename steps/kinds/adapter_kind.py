@@ -102,7 +102,7 @@ class AdapterKind:
         return not self.layers or layer in self.layers
 
 
-def in_no_text(p: Any) -> int:
+def no_positions(p: Any) -> int:
     """Take up no positions: for kinds that are put into layers."""
     return 0
 

@@ -87,7 +87,7 @@ class LoraParams(Group):
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
 
     @property
-    def in_peft(self) -> dict[str, Any]:
+    def peft_settings(self) -> dict[str, Any]:
         """The parameters that the kind of adapter reads, in PEFT's words."""
         kind = ADAPTER_KINDS[self.peft_type]
         values = {kind.in_peft(name): getattr(self, name) for name in self._read()}

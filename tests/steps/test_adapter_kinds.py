@@ -255,5 +255,5 @@ def test_a_choice_that_says_true_is_true_for_peft():
         how: Annotated[Literal["true", "false", "gaussian"], ReadBy(("lora",))] = "true"
         """How."""
 
-    said = [Chosen(apply_lora=True, how=how).in_peft["how"] for how in ("true", "false", "gaussian")]
+    said = [Chosen(apply_lora=True, how=how).peft_settings["how"] for how in ("true", "false", "gaussian")]
     assert said == [True, False, "gaussian"]

@@ -1,6 +1,6 @@
 """IA3: one learned factor for each output of a layer, or for each input of a feed-forward layer."""
 
-from steps.kinds.adapter_kind import NAMES, UNDERSTOOD_OF_ALL, AdapterKind, for_every_matrix, in_no_text
+from steps.kinds.adapter_kind import NAMES, UNDERSTOOD_OF_ALL, AdapterKind, for_every_matrix, no_positions
 
 KIND = AdapterKind(
     name="ia3",
@@ -15,7 +15,7 @@ KIND = AdapterKind(
     trains_new_rows=False,
     config="peft:IA3Config",
     settings_by="steps.finetune.adapters:in_layers_of_ia3",
-    positions=in_no_text,
+    positions=no_positions,
     # The last matrix of a layer is the one whose inputs are scaled.
     size=for_every_matrix(lambda p, inputs, outputs: max(inputs, outputs)),
     understood=UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},

@@ -7,7 +7,7 @@ from steps.kinds.adapter_kind import (
     UNDERSTOOD_OF_ALL,
     AdapterKind,
     for_every_matrix,
-    in_no_text,
+    no_positions,
 )
 
 KIND = AdapterKind(
@@ -23,7 +23,7 @@ KIND = AdapterKind(
     trains_new_rows=False,
     config="peft:LoHaConfig",
     settings_by="steps.finetune.adapters:in_layers",
-    positions=in_no_text,
+    positions=no_positions,
     size=for_every_matrix(lambda p, inputs, outputs: 2 * p.lora_r * (inputs + outputs)),
     understood=UNDERSTOOD_OF_ALL | {
         "alpha", "alpha_pattern", "init_weights", "layers_pattern", "layers_to_transform", "module_dropout", "r",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steps.kinds.adapter_kind import YES_OR_NO, AdapterKind, Values, for_every_matrix, in_no_text, is_whole
+from steps.kinds.adapter_kind import YES_OR_NO, AdapterKind, Values, for_every_matrix, is_whole, no_positions
 from steps.kinds.adapters import loha
 
 
@@ -29,7 +29,7 @@ KIND = AdapterKind(
     trains_new_rows=False,
     config="peft:LoKrConfig",
     settings_by="steps.finetune.adapters:in_layers",
-    positions=in_no_text,
+    positions=no_positions,
     size=for_every_matrix(_count),
     understood=loha.KIND.understood | {"decompose_both", "decompose_factor", "rank_dropout_scale"},
     harmless={},

@@ -9,7 +9,7 @@ from steps.kinds.adapter_kind import (
     AdapterKind,
     Values,
     for_every_matrix,
-    in_no_text,
+    no_positions,
 )
 
 
@@ -30,7 +30,7 @@ KIND = AdapterKind(
     trains_new_rows=True,
     config="peft:LoraConfig",
     settings_by="steps.finetune.adapters:in_layers",
-    positions=in_no_text,
+    positions=no_positions,
     size=for_every_matrix(_count),
     understood=UNDERSTOOD_OF_ALL | {
         "alpha_pattern", "bias", "corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
