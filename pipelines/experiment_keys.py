@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.params.adapter_kinds import peft_names
+from steps.params.lora import LoraParams
+
 SECTIONS = (
     "method", "data_conf", "training_args", "overrides", "batchsize_conf", "peft_conf", "run_conf", "tracking",
     "quant_conf", "sft_args",
@@ -63,12 +66,7 @@ DIRECT: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 # Those of peft_kwargs; all others go into the parameter peft_kwargs.
-PEFT_KWARGS = {
-    "r": "lora_r", "lora_alpha": "lora_alpha", "alpha": "lora_alpha", "lora_dropout": "lora_dropout",
-    "target_modules": "lora_target_modules", "use_dora": "use_dora", "use_rslora": "use_rslora",
-    "init_lora_weights": "init_lora_weights", "num_virtual_tokens": "num_virtual_tokens",
-}  # fmt: skip
-PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "LOHA": "loha", "LOKR": "lokr", "PROMPT_TUNING": "prompt_tuning"}
+PEFT_KWARGS = peft_names(LoraParams)
 
 # Keys that change nothing here → why.
 _OWN_PLACE = "checkpoints and results have a place of their own"

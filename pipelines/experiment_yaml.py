@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PEFT_TYPES, PIPELINES, RATIO, SECTIONS
+from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PIPELINES, RATIO, SECTIONS
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.adapter_kinds import KINDS_OF_PEFT
 
 
 def is_experiment(values: dict[str, Any]) -> bool:
@@ -194,16 +195,16 @@ def _deepspeed(reading: _Reading, where: str, value: Any) -> None:
 
 def _peft_type(reading: _Reading, where: str, value: Any) -> None:
     """Becomes peft_type with apply_lora=true; NO_PEFT apply_lora=false, PRETRAINED_PEFT adapter_use=continue."""
-    if value in PEFT_TYPES:
+    if value in KINDS_OF_PEFT:
         reading.parameters["apply_lora"] = True
         if value != "LORA":
-            reading.parameters["peft_type"] = PEFT_TYPES[value]
+            reading.parameters["peft_type"] = KINDS_OF_PEFT[value]
     elif value == "NO_PEFT":
         reading.parameters["apply_lora"] = False
     elif value == "PRETRAINED_PEFT":
         reading.parameters["adapter_use"] = "continue"
     else:
-        kinds = (*PEFT_TYPES, "NO_PEFT", "PRETRAINED_PEFT")
+        kinds = (*KINDS_OF_PEFT, "NO_PEFT", "PRETRAINED_PEFT")
         near = nearest(str(value), kinds) or "take LORA"
         reading.refuse(where, value, f"one of {', '.join(kinds)}", near)
 

@@ -44,11 +44,6 @@ class Recipe:
         return self.kind.takes_new_tokens and self.method.takes_new_tokens
 
     @property
-    def takes_prompts(self) -> bool:
-        """Whether vectors before the text (prompt tuning) can be learned."""
-        return self.kind.goes_on and self.method.takes_prompts
-
-    @property
     def unfit(self) -> Mapping[str, str]:
         """Parameter that means nothing here → why."""
         return {**self.kind.unfit, **self.method.unfit}

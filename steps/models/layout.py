@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError
+from steps.kinds.adapters import KEPT_KINDS
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 # The folder inside of a model artifact for an adapter: one that training goes on with, or one of KEPT_KINDS.
 ADAPTER_FOLDER = "adapter"
-# PEFT's kinds of adapters that no weight can hold: a tuned model keeps one in ADAPTER_FOLDER, beside the weights.
-KEPT_KINDS = ("PROMPT_TUNING",)
 INDEX = "model.safetensors.index.json"
 TOKENIZER_NAMES = {
     "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from steps.errors import Problem, UserError, shown
+from steps.kinds.adapters import ADAPTER_KINDS
 from steps.kinds.recipe import Recipe
 from steps.models.layout import ModelLayout, vocabulary_rows
 from steps.models.tokenizer_files import TOKENIZER, TokenizerFiles
@@ -139,7 +140,7 @@ def _problems(p: SupervisedParameters, recipe: Recipe, model: Model, new: NewTok
 
 def _adapter_problems(p: SupervisedParameters, where: str, found: str) -> Iterator[Problem]:
     """Refuse what has rows for the old tokens only, and adapters that train no single rows."""
-    if p.apply_lora and p.peft_type != "lora":
+    if p.apply_lora and not ADAPTER_KINDS[p.peft_type].trains_new_rows:
         yield Problem("PLAN-E0346", where, f"{found} with peft_type={p.peft_type}", "an adapter that can train single "
                       "rows", "set peft_type=lora, or apply_lora=false")  # fmt: skip
     if p.bits:

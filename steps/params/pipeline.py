@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from steps.errors import Problem
+from steps.kinds.adapters import ADAPTER_KINDS, put_into
 from steps.params.batch import BatchParams
 from steps.params.compute import ComputeParams
 from steps.params.data import DataSource, Preprocessing
@@ -68,20 +69,13 @@ class SupervisedParameters(
                           "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
         if self.bits:
             yield from self._quantised_base()
-        if self.apply_lora and self.peft_type == "prompt_tuning":
-            yield from self._prompt_tuning()
+        if self.apply_lora:
+            yield from self._never_with_this_adapter()
 
-    def _prompt_tuning(self) -> Iterator[Problem]:
-        """What was never trained with vectors before the text, or cannot be."""
-        why = {
-            "packing": "each row by itself: the learned vectors stand before the first row of a sequence only",
-            "apply_deepspeed": "one process: vectors for a few tokens have no optimizer states worth moving",
-            "load_in_4bit": "the weights as they are: a quantised base was never tried with it",
-            "load_in_8bit": "the weights as they are: a quantised base was never tried with it",
-        }
-        for name, reason in why.items():
+    def _never_with_this_adapter(self) -> Iterator[Problem]:
+        for name, reason in ADAPTER_KINDS[self.peft_type].never_with.items():
             if getattr(self, name):
-                yield Problem("PARAM-E0279", name, "true with peft_type=prompt_tuning", f"false: {reason}",
+                yield Problem("PARAM-E0279", name, f"true with peft_type={self.peft_type}", f"false: {reason}",
                               f"leave {name} out, or set peft_type=lora")  # fmt: skip
 
     def _quantised_base(self) -> Iterator[Problem]:
@@ -92,9 +86,10 @@ class SupervisedParameters(
         if self.apply_deepspeed and self.deepspeed_stage == "3":
             yield Problem("PARAM-E0278", asked, "true with deepspeed_stage=3", "stage 2: stage 3 would cut quantised "
                           "weights into pieces that cannot be read", "set deepspeed_stage=2")  # fmt: skip
-        if self.apply_lora and self.peft_type in ("loha", "lokr"):
-            yield Problem("PARAM-E0278", "peft_type", f"{self.peft_type} with {asked}=true", "lora or ia3: PEFT has no "
-                          "other layer for quantised weights", f"set peft_type=lora, or leave {asked} out")  # fmt: skip
+        if self.apply_lora and not ADAPTER_KINDS[self.peft_type].fits("quantised"):
+            yield Problem("PARAM-E0278", "peft_type", f"{self.peft_type} with {asked}=true",
+                          f"{put_into('quantised')}: PEFT has no other layer for quantised weights",
+                          f"set peft_type=lora, or leave {asked} out")  # fmt: skip
         if self.use_dora and self.load_in_8bit:
             yield Problem("PARAM-E0278", "use_dora", "true with load_in_8bit=true", "false: DoRA measures the rows of "
                           "the base, which PEFT cannot read in 8 bits", "set load_in_4bit=true instead")  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
-from steps.params.adapter_kinds import NOT_OFFERED
+from steps.params.adapter_kinds import KINDS_OF_PEFT, NOT_OFFERED
 from steps.params.choice import OneOf
 from steps.params.group import Group
 from steps.params.pipeline import PipelineParameters
@@ -35,11 +35,7 @@ RENAMED_VALUES = {
     ("optim", ""): "adamw_torch",
     ("lr_scheduler_type", ""): "linear",
     ("chat_template", "keep-original"): "keep",
-    ("peft_type", "LORA"): "lora",  # as PEFT writes them
-    ("peft_type", "IA3"): "ia3",
-    ("peft_type", "LOHA"): "loha",
-    ("peft_type", "LOKR"): "lokr",
-    ("peft_type", "PROMPT_TUNING"): "prompt_tuning",
+    **{("peft_type", theirs): ours for theirs, ours in KINDS_OF_PEFT.items()},
     ("evaluation_strategy", "disable"): "no",
     ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
 }

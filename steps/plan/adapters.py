@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steps.errors import Problem
+from steps.kinds.adapters import ADAPTER_KINDS, put_into
 from steps.models.layout import CONV1D_MODELS
 from steps.params.pipeline import SupervisedParameters
 
@@ -18,9 +19,10 @@ def adapter_problems(p: SupervisedParameters, config: dict[str, Any], source: st
     if not p.apply_lora:
         return
     kind = config.get("model_type", "unknown")
-    if p.peft_type in ("loha", "lokr") and kind in CONV1D_MODELS:
-        yield Problem("PLAN-E0382", "peft_type", f"{p.peft_type} with a model of the type {kind}", "lora or ia3: PEFT "
-                      f"has no {p.peft_type} for the layers of this model", "set peft_type=lora")  # fmt: skip
+    if not ADAPTER_KINDS[p.peft_type].fits("conv1d") and kind in CONV1D_MODELS:
+        yield Problem("PLAN-E0382", "peft_type", f"{p.peft_type} with a model of the type {kind}",
+                      f"{put_into('conv1d')}: PEFT has no {p.peft_type} for the layers of this model",
+                      "set peft_type=lora")  # fmt: skip
     count = layers(config)
     wanted = p.peft_kwargs.get("layers_to_transform") or []
     if count and isinstance(wanted, list) and any(isinstance(layer, int) and layer >= count for layer in wanted):

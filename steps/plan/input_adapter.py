@@ -17,24 +17,14 @@ from steps.adapters.planning import plan_merge
 from steps.errors import Problem, UserError
 from steps.kinds.recipe import Recipe
 from steps.models.layout import CONFIG, ModelLayout, adapter_in
-from steps.params.lora import LoraParams
+from steps.params.adapter_kinds import KINDS_OF_PEFT, marks, peft_names
 from steps.params.pipeline import SupervisedParameters
-from steps.params.reading import default_of
+from steps.params.reading import choices_of, default_of
 from steps.sources.model_files import ModelFiles, open_files
 from steps.sources.storage import local_path
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 WITHOUT_HEAD = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
-# Parameter → what adapter_config.json calls it, for an adapter that training goes on with.
-SETTLED = {
-    "peft_type": "peft_type",
-    "lora_r": "r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "lora_target_modules": "target_modules",
-    "use_dora": "use_dora",
-    "use_rslora": "use_rslora",
-}
 
 
 @dataclass(frozen=True)
@@ -104,13 +94,10 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
     """
     settled: dict[str, Any] = {"apply_lora": True}
     problems = []
-    for name, field in LoraParams.model_fields.items():
-        wanted, default = getattr(parameters, name), default_of(field)
-        if name == "apply_lora":
-            continue
-        has = _said(adapter.layout.config, SETTLED[name]) if name in SETTLED else None
-        if name == "lora_alpha" and has is None:
-            has = adapter.layout.config.get("alpha")  # LoHa and LoKr call it so
+    told = _told(adapter.layout.config, type(parameters))
+    for name in ("peft_type", *marks(type(parameters)), "peft_kwargs"):
+        wanted, default = getattr(parameters, name), default_of(type(parameters).model_fields[name])
+        has = told.get(name)
         if wanted != default and (has is None or _as_set(wanted) != _as_set(has)):
             found = (
                 f"{wanted} where the adapter has {has}" if has is not None else f"{wanted} with adapter_use=continue"
@@ -212,11 +199,19 @@ def _warnings(base: ModelFiles, files: ModelFiles, layout: AdapterLayout) -> Ite
                    "on other weights of the same shape it does not do what it learned")  # fmt: skip
 
 
-def _said(config: Mapping[str, Any], key: str) -> Any:
-    value = config.get(key)
+def _told(config: Mapping[str, Any], model: type[SupervisedParameters]) -> dict[str, Any]:
+    """Give the parameters that adapter_config.json decides for an adapter that training goes on with."""
+    told: dict[str, Any] = {"peft_type": KINDS_OF_PEFT.get(config.get("peft_type", ""))}
+    for theirs, ours in peft_names(model).items():
+        if config.get(theirs) is not None and not marks(model)[ours].at_start:
+            told.setdefault(ours, _in_our_words(config[theirs], choices_of(model.model_fields[ours])))
+    return told
+
+
+def _in_our_words(value: Any, choices: tuple[str, ...]) -> Any:
     if isinstance(value, list | set | tuple):
         return ",".join(sorted(map(str, value)))
-    return value.lower() if key == "peft_type" and isinstance(value, str) else value
+    return str(value).lower() if choices and isinstance(value, bool) else value
 
 
 def _as_set(value: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from steps.kinds.adapters import ADAPTER_KINDS
 from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
 from steps.plan.hardware import Hardware
@@ -186,22 +187,7 @@ def _hidden(config: dict[str, Any]) -> int:
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
-    """Parameters of an adapter on every linear layer of Llama-like blocks: four of attention, three wide ones."""
-    if taken := virtual_tokens(parameters):
-        return taken * hidden
+    """Parameters of an adapter on a model of Llama-like blocks: four linear layers of attention, three wide ones."""
     wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
     shapes = [*[(hidden, hidden)] * 4, *[(hidden, wide)] * 2, (wide, hidden)]
-    return int(layers * sum(_adapter_of(parameters, *shape) for shape in shapes))
-
-
-def _adapter_of(parameters: SupervisedParameters, inputs: int, outputs: int) -> float:
-    """Parameters of the adapter of one matrix."""
-    rank = parameters.lora_r
-    match parameters.peft_type:
-        case "ia3":
-            return max(inputs, outputs)  # the last layer of a block is the one whose inputs are scaled
-        case "loha":
-            return 2 * rank * (inputs + outputs)
-        case "lokr":  # both sides are cut near their roots
-            return (inputs * outputs) ** 0.5 + rank * (inputs**0.5 + outputs**0.5)
-    return rank * (inputs + outputs) + (outputs if parameters.use_dora else 0)
+    return int(ADAPTER_KINDS[parameters.peft_type].size(parameters, hidden, shapes, layers))

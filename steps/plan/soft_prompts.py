@@ -1,29 +1,29 @@
-"""What prompt tuning needs of the model: a head that goes on from a prompt, and positions for the learned vectors."""
+"""What an adapter before the text needs of the model: what it puts out, and positions for the learned vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from steps.errors import Problem
+from steps.kinds.adapters import ADAPTER_KINDS, for_every_model
 from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
 
 
 def virtual_tokens(p: SupervisedParameters) -> int:
     """Positions that a learned prompt takes up; 0 where none is learned."""
-    return p.num_virtual_tokens if p.apply_lora and p.peft_type == "prompt_tuning" else 0
+    return ADAPTER_KINDS[p.peft_type].positions(p) if p.apply_lora else 0
 
 
 def soft_prompt_problems(p: SupervisedParameters, recipe: Recipe, positions: int | None) -> Iterator[Problem]:
     """Yield why this model cannot be tuned by a prompt; `positions` is None where the model has no limit."""
-    taken = virtual_tokens(p)
-    if not taken:
-        return
-    if not recipe.takes_prompts:
-        yield Problem("PLAN-E0384", "peft_type", f"prompt_tuning for {p.task}", "lora, ia3, loha or lokr: vectors "
-                      "before the text are learned by models that go on from it, on right answers only",
+    kind, taken = ADAPTER_KINDS[p.peft_type], virtual_tokens(p)
+    learned = recipe.kind.name in kind.heads and recipe.method.takes_prompts
+    if p.apply_lora and kind.heads and not learned:
+        yield Problem("PLAN-E0384", "peft_type", f"{kind.name} for {p.task}",
+                      f"{for_every_model()}: {kind.why_heads}",
                       "set peft_type=lora")  # fmt: skip
-    if not positions:
+    if not taken or not positions:
         return
     if taken >= positions // 2:
         yield Problem("PLAN-E0385", "num_virtual_tokens", str(taken), f"less than {positions // 2}, half of the "

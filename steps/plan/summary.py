@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.kinds.adapters import ADAPTER_KINDS
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 from steps.params.pipeline import SupervisedParameters
@@ -11,7 +12,6 @@ from steps.params.registration import TrackingParams
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
-from steps.plan.soft_prompts import virtual_tokens
 from steps.redaction import masked
 from steps.tracking.target import target_of
 
@@ -98,22 +98,13 @@ def _reading(given: DataSource) -> dict[str, str]:
     return told
 
 
-NAMES = {"lora": "LoRA", "ia3": "IA3", "loha": "LoHa", "lokr": "LoKr"}
-
-
 def _adapter(p: SupervisedParameters) -> str:
     """Say in a few words what is trained, and on what."""
-    if taken := virtual_tokens(p):
-        return f"a prompt of {taken} vectors"
-    name = "DoRA" if p.use_dora else NAMES[p.peft_type]
-    rank = "" if p.peft_type == "ia3" else f" rank {p.lora_r}"
-    return f"{name}{rank}" + (f" on a base in {p.bits} bits" if p.bits else "")
+    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a base in {p.bits} bits" if p.bits else "")
 
 
 def _merging(p: SupervisedParameters) -> str:
-    if virtual_tokens(p):
-        return "put the learned prompt beside the base"
-    return "fold the adapter into the base" if p.apply_lora else "nothing to merge"
+    return ADAPTER_KINDS[p.peft_type].merging if p.apply_lora else "nothing to merge"
 
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ from conftest import build_model, write_jsonl
 from test_plan import LLAMA_8B, memory
 
 from steps.errors import UserError
+from steps.kinds.adapters import ADAPTER_KINDS
 from steps.kinds.recipe import recipe
-from steps.params.adapter_kinds import ELSEWHERE, KINDS
+from steps.params.adapter_kinds import ELSEWHERE, peft_names
+from steps.params.lora import LoraParams
 from steps.params.reading import read_parameters
 from steps.plan.memory import GIB
 from steps.plan.step import plan
@@ -173,13 +175,13 @@ def test_pefts_spelling_of_a_kind_is_understood():
     assert reading.parameters.peft_type == "ia3"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ADAPTER_KINDS)
 def test_the_table_of_keys_is_pefts(name):
     import peft
 
     known = set(getattr(peft, CONFIGS[name])().to_dict())
-    assert set(KINDS[name].kwargs) <= known
-    assert not set(KINDS[name].kwargs) & set(ELSEWHERE)
+    assert set(ADAPTER_KINDS[name].kwargs) <= known
+    assert not set(ADAPTER_KINDS[name].kwargs) & {*ELSEWHERE, *peft_names(LoraParams)}
 
 
 def test_the_table_is_read_without_peft_or_torch():
@@ -251,7 +253,6 @@ def test_a_step_without_plan_names_the_missing_package(monkeypatch):
     from training_inputs import settings_with
 
     from steps.finetune import packages
-    from steps.params.lora import LoraParams
     from steps.params.quantisation import QuantisationParams
 
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
