@@ -83,6 +83,11 @@ class LoraParams(Group):
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
 
     @property
+    def virtual_tokens(self) -> int:
+        """Positions of the model that the adapter takes up before every text; 0 for most kinds."""
+        return ADAPTER_KINDS[self.peft_type].positions(self) if self.apply_lora else 0
+
+    @property
     def peft_settings(self) -> dict[str, Any]:
         """The parameters that the kind of adapter reads, in PEFT's words."""
         kind = ADAPTER_KINDS[self.peft_type]

@@ -8,26 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from steps.adapters.asked import base_problems, prompt_problems
 from steps.errors import Problem
 from steps.launch.deepspeed_plan import ignored
-from steps.plan.adapters import adapter_problems
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
 from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems
 from steps.plan.seen import Seen
-from steps.plan.soft_prompts import soft_prompt_problems
-
-
-def adapters(seen: Seen) -> Iterator[Problem]:
-    """What an adapter needs of its base."""
-    if seen.model:
-        yield from adapter_problems(seen.parameters, seen.model.layout.config, seen.model.files.parameter)
-
-
-def soft_prompts(seen: Seen) -> Iterator[Problem]:
-    """What prompt tuning needs of the model."""
-    if seen.model:
-        yield from soft_prompt_problems(seen.parameters, seen.recipe, seen.model.layout.max_positions)
 
 
 def warmup_notes(seen: Seen) -> Iterator[str]:
@@ -58,7 +45,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     length_problems,
     model_args_problems,
     kind_problems,
-    adapters,
-    soft_prompts,
+    base_problems,
+    prompt_problems,
 )
 NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (tracking_notes, warmup_notes, source_notes, deepspeed_notes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from steps.adapters.input_adapter import continued
 from steps.errors import Problem, StepError, UserError
 from steps.kinds.recipe import Recipe
 from steps.launch.deepspeed_plan import DeepSpeedPlan, deepspeed_plan
@@ -19,7 +20,6 @@ from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.hardware import Hardware, hardware_of
-from steps.plan.input_adapter import continued
 from steps.plan.lengths import longest
 from steps.plan.memory import MemoryEstimate, estimate, memory_notes
 from steps.plan.recipes import recipe_for

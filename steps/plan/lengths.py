@@ -10,7 +10,6 @@ from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.training import NO_MODEL_ARGS
 from steps.plan.seen import Seen
-from steps.plan.soft_prompts import virtual_tokens
 from steps.plan.sources import ModelFound
 
 
@@ -23,7 +22,7 @@ def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
         return p.max_seq_length
     limits = [model.layout.max_length, recipe.kind.longest_window]
     if positions := model.layout.max_positions:
-        limits.append(positions - virtual_tokens(p))
+        limits.append(positions - p.virtual_tokens)
     return min(limit for limit in limits if limit is not None)
 
 

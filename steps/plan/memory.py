@@ -15,7 +15,6 @@ from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
 from steps.plan.hardware import Hardware
 from steps.plan.seen import runs_here
-from steps.plan.soft_prompts import virtual_tokens
 
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
@@ -99,7 +98,7 @@ def _parts(
     hidden = _hidden(config)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     sequences = parameters.per_device_train_batch_size * recipe.method.answers_per_row
-    written = tokens = sequences * (max_length + virtual_tokens(parameters))
+    written = tokens = sequences * (max_length + parameters.virtual_tokens)
     blocks = layers
     if recipe.kind.has_encoder:
         written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)

@@ -53,6 +53,16 @@ class Seen:
         """The model's configuration; empty where there is no model."""
         return self.model.layout.config if self.model else {}
 
+    @property
+    def named_by(self) -> str:
+        """The parameter that names the model."""
+        return self.model.files.parameter if self.model else ""
+
+    @property
+    def positions(self) -> int | None:
+        """Positions of the model; None where it has no limit."""
+        return self.model.layout.max_positions if self.model else None
+
 
 def runs_here() -> bool:
     """Whether a local runner started this process: it keeps checkpoints and an MLflow store in its own root."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
+from steps.adapters.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
 from steps.errors import Problem, StepError, UserError, nearest
 from steps.models.layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
-from steps.plan.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
 from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
 from steps.sources import data_sources, storage, user_code

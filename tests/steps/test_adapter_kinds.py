@@ -17,7 +17,8 @@ from steps.kinds.adapter_kind import AdapterKind
 from steps.kinds.adapters import ADAPTER_KINDS
 from steps.params.adapter_kinds import ReadBy, marks, peft_names
 from steps.params.lora import LoraParams
-from steps.params.pipelines import PARAMETER_MODELS, ChatCompletionParameters
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.pipelines.chat_completion import ChatCompletionParameters
 from steps.params.reading import read_parameters
 
 SLOTS = [slot.name for slot in fields(AdapterKind)]
@@ -229,7 +230,7 @@ def test_a_new_parameter_reaches_peft(pipeline, tmp_path):
 
 
 def test_a_new_parameter_is_that_of_an_adapter_that_training_goes_on_with(pipeline):
-    from steps.plan.input_adapter import continued
+    from steps.adapters.input_adapter import continued
 
     told = {"peft_type": "LORA", "r": 4, "qalora_group_size": 32, "ensure_weight_tying": True}
     adapter = SimpleNamespace(layout=SimpleNamespace(config=told))
@@ -241,7 +242,7 @@ def test_a_new_parameter_is_that_of_an_adapter_that_training_goes_on_with(pipeli
 
 
 def test_how_an_adapter_began_is_not_asked_of_one_that_training_goes_on_with():
-    from steps.plan.input_adapter import continued
+    from steps.adapters.input_adapter import continued
 
     adapter = SimpleNamespace(layout=SimpleNamespace(config={"peft_type": "LORA", "r": 4, "init_lora_weights": True}))
     given = read_parameters("chat_completion", GIVEN).parameters

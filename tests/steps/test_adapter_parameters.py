@@ -267,14 +267,18 @@ def test_a_step_without_plan_names_the_missing_package(monkeypatch):
      ("sequence_classification", "supervised")],
 )  # fmt: skip
 def test_a_prompt_is_learned_by_models_that_go_on_from_it(model, method):
-    from steps.plan.soft_prompts import soft_prompt_problems
+    from types import SimpleNamespace
 
-    asked, lora = (
-        read_parameters("chat_completion", {**GIVEN, **given}).parameters for given in (kind("prompt_tuning"), LORA)
-    )
-    assert [problem.code for problem in soft_prompt_problems(asked, recipe(model, method), 512)] == ["PLAN-E0384"]
-    assert not list(soft_prompt_problems(asked, recipe("causal_lm", "supervised"), 512))
-    assert not list(soft_prompt_problems(lora, recipe(model, method), 512))
+    from steps.adapters.asked import prompt_problems
+
+    def codes(given: dict, *names: str) -> list[str]:
+        parameters = read_parameters("chat_completion", {**GIVEN, **given}).parameters
+        seen = SimpleNamespace(parameters=parameters, recipe=recipe(*names), positions=512)
+        return [problem.code for problem in prompt_problems(seen)]
+
+    assert codes(kind("prompt_tuning"), model, method) == ["PLAN-E0384"]
+    assert codes(kind("prompt_tuning"), "causal_lm", "supervised") == []
+    assert codes(LORA, model, method) == []
 
 
 def test_a_prompt_leaves_room_for_itself(tmp_path):
