@@ -11,7 +11,7 @@ from steps.errors import Problem, UserError
 from steps.finetune.continuing import continued
 from steps.finetune.deepspeed import left_out
 from steps.finetune.loading import lora_config, model_options
-from steps.finetune.quantising import quantisation, train_in_float32
+from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
 from steps.params.settings import FinetuneSettings
 
 # What PEFT trains whole beside an adapter whether it is new or not, by the kind of task.
@@ -57,6 +57,7 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
             Problem("TRAIN-E0202", "model", f"a model of the type {kind}", f"one that {auto_class.__name__} knows",
                     "take another base model, such as one of BERT's or Llama's kind")
         ) from None  # fmt: skip
+    keep_as_stored(model)
     # Decoders read the class off the last token that is no padding, so they must know which that is.
     model.config.pad_token_id = tokenizer.pad_token_id
     if tuned := continued(model, folder, settings):
