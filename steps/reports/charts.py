@@ -262,7 +262,7 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[int, list[tuple[float, 
 
 @contextmanager
 def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
-    """Give axes to draw on, `height` inches high, and put the finished SVG into `chart`."""
+    """Return axes to draw on, `height` inches high, and put the finished SVG into `chart`."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -62,7 +62,7 @@ def _worst(file: Path, for_it: list[float]) -> list[dict[str, Any]]:
 
 
 def _shown(row: dict[str, Any], reward: float, right: bool, answers: dict[str, str]) -> dict[str, Any]:
-    """Give one row for the page; `answers` maps the column of an answer to its name there."""
+    """Return one row for the page; `answers` maps the column of an answer to its name there."""
     told = [
         {"name": name, "text": cut(row[key]), "base": row[f"base_{key}_logp"], "tuned": row[f"tuned_{key}_logp"]}
         for key, name in answers.items()

@@ -98,7 +98,7 @@ def postprocess(
 
 
 def _best_spans(window: Window, n_best_size: int, longest: int) -> list[tuple[float, int, int]]:
-    """Give (score, first character, character after the last) of the best spans that lie in the context."""
+    """Return (score, first character, character after the last) of the best spans that lie in the context."""
     starts, ends = (_best(logits, n_best_size) for logits in (window.start, window.end))
     inside = np.array([offset is not None for offset in window.offsets])
     tokens = ends[None, :] - starts[:, None] + 1

@@ -39,5 +39,5 @@ def answers_of(
 
 
 def references_of(rows: pa.Table) -> list[list[str]]:
-    """Give the right answers of every row; none where there is none."""
+    """Return the right answers of every row; none where there is none."""
     return [[answer["text"] for answer in answers] for answers in rows["answers"].to_pylist()]

@@ -101,7 +101,7 @@ def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], names: Sequ
 
 
 def roc_curves(truth: Sequence[str], probabilities: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give fpr, tpr, threshold and AUC of each class against the others, at no more than 100 points.
+    """Return fpr, tpr, threshold and AUC of each class against the others, at no more than 100 points.
 
     Thresholds fall. A class without a test row, or without a row of another class, has no curve and is left out.
     """

@@ -52,7 +52,7 @@ def generated_length(token_counts: Sequence[int]) -> dict[str, float]:
 
 
 def exact(answer: str, reference: str, options: EvaluationOptions | None = None) -> bool:
-    """Whether an answer is the reference, but for white space around it and what the options leave out."""
+    """Return whether an answer is the reference, but for white space around it and what the options leave out."""
     if options is None:
         return answer.strip() == reference.strip()
     return without(answer, options).strip() == without(reference, options).strip()

@@ -111,14 +111,14 @@ class OtherColumns:
     """Required column → the one that takes its place where it is absent."""
 
     def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
-        """Give `wanted` (parameter → required column) with the names that a file uses."""
+        """Return `wanted` (parameter → required column) with the names that a file uses."""
         return {
             parameter: self.instead[name] if name not in present and self.instead.get(name) in present else name
             for parameter, name in wanted.items()
         }
 
     def used(self, wanted: Mapping[str, str], present: Iterable[str]) -> list[str]:
-        """Give the columns of a file that are read, in the file's order, each once."""
+        """Return the columns of a file that are read, in the file's order, each once."""
         return [
             name
             for name in dict.fromkeys(present)
@@ -126,7 +126,7 @@ class OtherColumns:
         ]
 
     def known(self, required: Iterable[str]) -> set[str] | None:
-        """Give every column name with a meaning; None when all have one."""
+        """Return every column name with a meaning; None when all have one."""
         return None if self.optional is None else {*required, *self.instead.values(), *self.optional}
 
 

@@ -16,17 +16,17 @@ SEAM = ("DATA-W0601", "no space between the prompt and the text that follows: to
 
 
 def stand_in(name: str) -> str:
-    """Give the name that takes a column's place where it is absent."""
+    """Return the name that takes a column's place where it is absent."""
     return name + SUFFIX
 
 
 def key_in(row: Mapping[str, Any], name: str) -> str:
-    """Give the name under which a row has a column: its own, or the one that stands in for it."""
+    """Return the name under which a row has a column: its own, or the one that stands in for it."""
     return stand_in(name) if name not in row and stand_in(name) in row else name
 
 
 def read_value(row: Mapping[str, Any], name: str, rules: MessageRules) -> tuple[Any, list[tuple[str, str]]]:
-    """Give a text, or standard messages and what was mended in them; any other value as it is."""
+    """Return a text, or standard messages and what was mended in them; any other value as it is."""
     value = from_text(row.get(key_in(row, name)))
     return standard(value, rules) if type(value) is list else (value, [])
 
@@ -79,5 +79,5 @@ def as_answer(value: Any) -> Any:
 
 
 def runs_together(prompt: str, answer: str) -> bool:
-    """Say whether a token may span the border between a prompt and the text that follows."""
+    """Return whether a token may span the border between a prompt and the text that follows."""
     return not (prompt[-1:].isspace() or answer[:1].isspace())

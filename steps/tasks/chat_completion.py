@@ -91,13 +91,13 @@ def canonical(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
-    """Give the conversation as TRL and every chat template take it: {messages}, with {tools} where there are any."""
+    """Return the conversation as TRL and every chat template take it: {messages}, with {tools} where there are any."""
     messages = unpacked(row["messages"])
     return {"messages": messages, "tools": orjson.loads(row["tools"])} if row.get("tools") else {"messages": messages}
 
 
 def question(row: dict[str, Any], columns: ChatColumns) -> tuple[list[dict[str, Any]], str] | None:
-    """Give the messages up to the last one, and the last one's content when it is an assistant's text; else None."""
+    """Return the messages up to the last one, and the last one's content when it is an assistant's text; else None."""
     *asked, last = row["messages"]
     if last["role"] != "assistant" or not last["content"] or not asked:
         return None

@@ -85,7 +85,7 @@ def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, st
 
 
 def canonical(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
-    """Give the prompt as messages, the ground truth as text and every further column as JSON text.
+    """Return the prompt as messages, the ground truth as text and every further column as JSON text.
 
     {"problem": "2 + 2?", "solution": 4, "level": 1}
     → {"prompt": [{"role": "user", "content": "2 + 2?", "more": None}], "ground_truth": "4", "more": '{"level":1}'}
@@ -101,13 +101,13 @@ def canonical(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
-    """Give {prompt, ground_truth} and every further column, as TRL hands them to reward functions."""
+    """Return {prompt, ground_truth} and every further column, as TRL hands them to reward functions."""
     more = orjson.loads(row["more"]) if row["more"] else {}
     return {"prompt": unpacked(row["prompt"]), "ground_truth": row["ground_truth"], **more}
 
 
 def question(row: dict[str, Any], columns: GrpoColumns) -> tuple[list[dict[str, Any]], str] | None:
-    """Give the prompt and the ground truth; None when there is none."""
+    """Return the prompt and the ground truth; None when there is none."""
     return None if row["ground_truth"] is None else (unpacked(row["prompt"]), row["ground_truth"])
 
 

@@ -88,7 +88,7 @@ def remarks(row: dict[str, Any], columns: KtoColumns) -> Iterator[tuple[str, str
 
 
 def canonical(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
-    """Give prompt and completion as texts or as messages, and the label as true or false.
+    """Return prompt and completion as texts or as messages, and the label as true or false.
 
     {"prompt": "2 + 2?", "completion": "5", "label": 0}
     → {"prompt_text": "2 + 2?", "completion_text": "5", "prompt": None, "completion": None, "label": False}
@@ -103,14 +103,14 @@ def canonical(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
-    """Give {prompt, completion, label} as TRL takes them."""
+    """Return {prompt, completion, label} as TRL takes them."""
     if row["prompt"] is None:
         return {**{name: row[f"{name}_text"] for name in PARTS}, "label": row["label"]}
     return {**{name: unpacked(row[name]) for name in PARTS}, "label": row["label"]}
 
 
 def question(row: dict[str, Any], columns: KtoColumns) -> tuple[Any, str] | None:
-    """Give the prompt and the answer where that was good; else None: a bad answer is no reference."""
+    """Return the prompt and the answer where that was good; else None: a bad answer is no reference."""
     if not row["label"]:
         return None
     if row["prompt"] is None:
@@ -150,7 +150,7 @@ def _truth(label: Any) -> bool | None:
 
 
 def _parts(row: dict[str, Any], columns: KtoColumns) -> tuple[tuple[Any, Any], list[tuple[str, str]]]:
-    """Give prompt and completion of a good row, both texts or both messages, and what was mended."""
+    """Return prompt and completion of a good row, both texts or both messages, and what was mended."""
     read = [read_value(row, name, columns) for name in columns_of(columns)[:2]]
     (prompt, first), (completion, second) = read
     mended = list(dict.fromkeys(first + second))

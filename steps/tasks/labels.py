@@ -50,7 +50,7 @@ def declared(names: str) -> dict[str, None]:
 
 
 def names_in(column: pa.ChunkedArray, listed: str = "") -> list[str]:
-    """Give the class list: as the parameter lists it, else what stands in a column of lists, in order."""
+    """Return the class list: as the parameter lists it, else what stands in a column of lists, in order."""
     return list(declared(listed)) or in_order(pc.unique(pc.list_flatten(column)).to_pylist())
 
 

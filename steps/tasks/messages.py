@@ -105,7 +105,7 @@ def from_text(value: Any) -> Any:
 
 
 def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[tuple[str, str]]]:
-    """Give messages in the usual spelling, one for each that stands there, and what was mended.
+    """Return messages in the usual spelling, one for each that stands there, and what was mended.
 
     [{"from": "human", "value": "hi"}] → [{"role": "user", "content": "hi"}]
     """
@@ -171,12 +171,12 @@ def remarks_on(
 
 
 def plain_packed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give plain messages in their canonical form."""
+    """Return plain messages in their canonical form."""
     return [{"role": message["role"], "content": message["content"], "more": None} for message in messages]
 
 
 def packed(messages: list[dict[str, Any]], rules: MessageRules) -> list[dict[str, Any]]:
-    """Give standard messages in their canonical form; keys without a value are dropped.
+    """Return standard messages in their canonical form; keys without a value are dropped.
 
     [{"role": "user", "content": "hi", "name": "Ann"}] → [{"role": "user", "content": "hi", "more": '{"name":"Ann"}'}]
     """
@@ -186,7 +186,7 @@ def packed(messages: list[dict[str, Any]], rules: MessageRules) -> list[dict[str
 
 
 def unpacked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give canonical messages as TRL and every chat template take them."""
+    """Return canonical messages as TRL and every chat template take them."""
     return [
         {"role": m["role"], "content": m["content"], **(orjson.loads(m["more"]) if m["more"] else {})}
         for m in messages

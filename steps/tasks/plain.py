@@ -46,7 +46,7 @@ class PlainReader(Protocol):
 
 
 def plain_reader(task: str, columns: Group) -> PlainReader | None:
-    """Give the reader for a task's plain rows; None where there is none."""
+    """Return the reader for a task's plain rows; None where there is none."""
     values = columns.model_dump()
     if task == "chat_completion" and not values["role_map"]:
         return PlainChats(values["messages_key"])

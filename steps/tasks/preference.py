@@ -122,14 +122,14 @@ def canonical(row: dict[str, Any], columns: PreferenceColumns) -> dict[str, Any]
 
 
 def training_row(row: dict[str, Any], columns: PreferenceColumns) -> dict[str, Any]:
-    """Give {prompt, chosen, rejected} as TRL takes them: all texts, or all messages."""
+    """Return {prompt, chosen, rejected} as TRL takes them: all texts, or all messages."""
     if row["prompt"] is None:
         return {name: row[f"{name}_text"] for name in PARTS}
     return {name: unpacked(row[name]) for name in PARTS}
 
 
 def question(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Any, str] | None:
-    """Give the prompt and the chosen answer's last words; None when there are none."""
+    """Return the prompt and the chosen answer's last words; None when there are none."""
     if row["prompt"] is None:
         return row["prompt_text"], row["chosen_text"]
     answer = row["chosen"][-1]["content"]
@@ -141,7 +141,7 @@ def _names(columns: PreferenceColumns) -> tuple[str, str, str]:
 
 
 def _parts(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Parts, list[tuple[str, str]]]:
-    """Give prompt, chosen and rejected of a good row, and what was mended."""
+    """Return prompt, chosen and rejected of a good row, and what was mended."""
     read = [read_value(row, name, columns) for name in _names(columns)]
     parts, mended = _split(*(value for value, _ in read))
     return parts, [*dict.fromkeys(note for _, notes in read for note in notes), *mended]

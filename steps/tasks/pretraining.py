@@ -41,7 +41,7 @@ def canonical(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, Any
 
 
 def training_row(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, Any]:
-    """Give the text under the name that TRL knows."""
+    """Return the text under the name that TRL knows."""
     return {"text": row["text"]}
 
 

@@ -89,7 +89,7 @@ def canonical(row: dict[str, Any], columns: AnswerColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: AnswerColumns) -> dict[str, Any]:
-    """Give the canonical row: the trainer of an extractive model needs nothing else."""
+    """Return the canonical row: the trainer of an extractive model needs nothing else."""
     return row
 
 
@@ -108,7 +108,7 @@ def _paths(columns: AnswerColumns) -> tuple[str, str]:
 
 
 def _answers(row: dict[str, Any], columns: AnswerColumns) -> tuple[list[Any], list[Any]] | Fault:
-    """Give texts and starts of a row's answers, unchecked, or what is wrong with their shape."""
+    """Return texts and starts of a row's answers, unchecked, or what is wrong with their shape."""
     text_key, start_key = columns.answer_text_key, columns.answer_start_key
     if not columns.answers_key:
         return _flat(row, text_key, start_key)
@@ -139,7 +139,7 @@ def _answers(row: dict[str, Any], columns: AnswerColumns) -> tuple[list[Any], li
 
 
 def _flat(row: dict[str, Any], text_key: str, start_key: str) -> tuple[list[Any], list[Any]] | Fault:
-    """Give texts and starts of columns of their own; the start says whether a text cell holds a list."""
+    """Return texts and starts of columns of their own; the start says whether a text cell holds a list."""
     text, start = row[text_key], row[start_key]
     try:
         start = from_cell(start)

@@ -56,12 +56,12 @@ def training_row(row: dict[str, Any], columns: SummarizationColumns) -> dict[str
 
 
 def question(row: dict[str, Any], columns: SummarizationColumns) -> tuple[str, str]:
-    """Give the prompt with the document, and the summary that is right."""
+    """Return the prompt with the document, and the summary that is right."""
     before, after = prompt_form(columns)
     return before + row["document"] + after, row["summary"]
 
 
 def prompt_form(columns: SummarizationColumns) -> tuple[str, str]:
-    """Give what stands before and after the document in a prompt."""
+    """Return what stands before and after the document in a prompt."""
     before = PREFIX if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
     return before, columns.after_text

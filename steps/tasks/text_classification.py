@@ -104,7 +104,7 @@ def canonical(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, 
 
 
 def training_row(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, Any]:
-    """Give the canonical row: a classifier's trainer needs nothing else."""
+    """Return the canonical row: a classifier's trainer needs nothing else."""
     return row
 
 
@@ -126,7 +126,7 @@ def judge(tallies: Mapping[str, Tally], columns: ClassificationColumns) -> Itera
 
 
 def label_names(table: pa.Table, columns: ClassificationColumns | None = None) -> list[str]:
-    """Give the class list of canonical rows; a label's place in it is the number of its class.
+    """Return the class list of canonical rows; a label's place in it is the number of its class.
 
     Hand in the rows of all splits: a class may have none left in train. `columns` matter when they list the labels.
     """
@@ -138,7 +138,7 @@ def _texts(columns: ClassificationColumns) -> tuple[str, ...]:
 
 
 def _apart(value: Any, columns: ClassificationColumns) -> list[Any]:
-    """Give the labels of a row one by one. Raises ValueError for a csv cell that starts like a list and is none."""
+    """Return the labels of a row one by one. Raises ValueError for a csv cell that starts like a list and is none."""
     value = from_cell(value)
     if type(value) is list:
         return value
@@ -155,7 +155,7 @@ def _mended(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_list(value: Any) -> bool:
-    """Say whether a label is a list, or the text of one in a csv cell."""
+    """Return whether a label is a list, or the text of one in a csv cell."""
     try:
         return type(from_cell(value)) is list
     except ValueError:

@@ -61,5 +61,5 @@ def training_row(row: dict[str, Any], columns: TextColumns) -> dict[str, Any]:
 
 
 def question(row: dict[str, Any], columns: TextColumns) -> tuple[str, str] | None:
-    """Give the prompt and what should follow; None for whole texts."""
+    """Return the prompt and what should follow; None for whole texts."""
     return None if row["ground_truth"] is None else (row["text"], row["ground_truth"])

@@ -100,7 +100,7 @@ def canonical(row: dict[str, Any], columns: TokenColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: TokenColumns) -> dict[str, Any]:
-    """Give the canonical row: a tagger's trainer needs nothing else."""
+    """Return the canonical row: a tagger's trainer needs nothing else."""
     return row
 
 
@@ -120,7 +120,7 @@ def judge(tallies: Mapping[str, Tally], columns: TokenColumns) -> Iterator[Judge
 
 
 def label_names(table: pa.Table, columns: TokenColumns | None = None) -> list[str]:
-    """Give the tag list of canonical rows; a tag's place in it is its number.
+    """Return the tag list of canonical rows; a tag's place in it is its number.
 
     Hand in the rows of all splits: a tag may have none left in train. `columns` matter when they list the tags.
     """

@@ -15,7 +15,7 @@ from steps.tasks import Fault, as_found, kind_of
 
 
 def read_arguments(calls: Any) -> Any:
-    """Give calls whose arguments are objects; the same list when nothing had to be read from text.
+    """Return calls whose arguments are objects; the same list when nothing had to be read from text.
 
     [{"function": {"name": "add", "arguments": '{"a": 1}'}}] → [{"function": {"name": "add", "arguments": {"a": 1}}}]
     """

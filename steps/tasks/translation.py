@@ -80,13 +80,13 @@ def training_row(row: dict[str, Any], columns: TranslationColumns) -> dict[str, 
 
 
 def question(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, str]:
-    """Give the prompt with the text, and the translation that is right."""
+    """Return the prompt with the text, and the translation that is right."""
     before, after = prompt_form(columns)
     return before + row["source"] + after, row["target"]
 
 
 def prompt_form(columns: TranslationColumns) -> tuple[str, str]:
-    """Give what stands before and after the text in a prompt."""
+    """Return what stands before and after the text in a prompt."""
     source, target = (LANGUAGES.get(code, code) for code in (columns.source_lang, columns.target_lang))
     before = f"translate {source} to {target}: " if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
     return before, columns.after_text

@@ -106,7 +106,7 @@ def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, st
 
 
 def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
-    """Give the five columns of verl; a plain question gets the style "rule" and an index made from its content.
+    """Return the five columns of verl; a plain question gets the style "rule" and an index made from its content.
 
     {"question": "2 + 2?", "answer": 4}
     → {"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": None,
@@ -131,7 +131,7 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
-    """Give the row as verl reads it from its parquet files."""
+    """Return the row as verl reads it from its parquet files."""
     style, truth = row["reward_model"]["style"], row["reward_model"]["ground_truth"]
     if row["data_source"].startswith(OBJECT_TRUTHS) and truth.startswith("{"):
         truth = orjson.loads(truth)
@@ -145,7 +145,7 @@ def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
 
 
 def question(row: dict[str, Any], columns: VerlColumns) -> tuple[list[dict[str, Any]], str]:
-    """Give the prompt and the ground truth."""
+    """Return the prompt and the ground truth."""
     return unpacked(row["prompt"]), row["reward_model"]["ground_truth"]
 
 

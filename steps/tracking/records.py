@@ -52,7 +52,7 @@ def read_unsent(file: Path) -> tuple[TrackedRun, list[Record]]:
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give nested values dotted names."""
+    """Return nested values dotted names."""
     leaves: dict[str, Any] = {}
     for key, item in value.items():
         leaves.update(flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item})

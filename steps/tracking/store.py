@@ -85,7 +85,7 @@ class Store:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether a server said no, other than not answering or being at a loss."""
+    """Return whether a server said no, other than not answering or being at a loss."""
     return getattr(error, "error_code", "") in REFUSALS
 
 

@@ -59,7 +59,7 @@ def registry_uri(tracking: TrackingParams, environment: Mapping[str, str] = os.e
 
 
 def store_of(uri: str) -> str:
-    """Give the database of a folder, in which MLflow 3 keeps nothing otherwise; any other URI is itself."""
+    """Return the database of a folder, in which MLflow 3 keeps nothing otherwise; any other URI is itself."""
     if uri.startswith("file:"):
         folder = Path(unquote(urlsplit(uri).path))
     elif uri and ":" not in uri and uri not in HOSTED:
@@ -76,7 +76,7 @@ def make_place(uri: str) -> None:
 
 
 def is_off(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment switches the tracking of metrics off."""
+    """Return whether the environment switches the tracking of metrics off."""
     return _is_true(environment, MEANS_OFF)
 
 

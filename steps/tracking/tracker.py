@@ -99,7 +99,7 @@ class Tracker:
                 self._change.wait(left)
 
     def unsent(self) -> list[Record]:
-        """Give what the server has not taken."""
+        """Return what the server has not taken."""
         with self._change:
             return [*self._pending, *self._refused]
 

@@ -50,18 +50,18 @@ class Places:
         self._count += other._count
 
     def at(self, row: int) -> tuple[str, int, int]:
-        """Give file, record and line (0: no lines) of one row."""
+        """Return file, record and line (0: no lines) of one row."""
         index = bisect_right(self._rows, row) - 1
         distance, line = row - self._rows[index], self._lines[index]
         return self.names[self._files[index]], self._records[index] + distance, line + distance if line else 0
 
     def line_of(self, record: int) -> int:
-        """Give the line of a record of a single file's good rows; 0 for formats without lines."""
+        """Return the line of a record of a single file's good rows; 0 for formats without lines."""
         index = max(0, bisect_right(self._records, record) - 1)
         return self._lines[index] + record - self._records[index] if self._lines[index] else 0
 
     def records(self, rows: np.ndarray) -> np.ndarray:
-        """Give the record numbers of many rows, int64."""
+        """Return the record numbers of many rows, int64."""
         if not len(rows):
             return np.zeros(0, np.int64)
         starts = np.frombuffer(self._rows, np.int64)
@@ -69,7 +69,7 @@ class Places:
         return np.frombuffer(self._records, np.int64)[index] + (rows - starts[index])
 
     def files(self, rows: np.ndarray) -> np.ndarray:
-        """Give the numbers of the files (places in `names`) of many rows, int64."""
+        """Return the numbers of the files (places in `names`) of many rows, int64."""
         index = np.searchsorted(np.frombuffer(self._rows, np.int64), rows, "right") - 1
         return np.frombuffer(self._files, np.int64)[index]
 

@@ -30,7 +30,7 @@ def repeated(train: Rows) -> list[dict[str, Any]]:
 
 
 def first_of_each(train: Rows) -> np.ndarray:
-    """Give the numbers of the rows that stand no further up already; rising."""
+    """Return the numbers of the rows that stand no further up already; rising."""
     return np.sort(np.unique(train.fingerprints, return_index=True)[1])
 
 
@@ -100,7 +100,7 @@ def nearly_equal(
 
 
 def _all_differ(values: np.ndarray) -> bool:
-    """Say whether no value stands twice; an eighth at a time, for a sorted copy of all would double the memory."""
+    """Return whether no value stands twice; an eighth at a time, for a sorted copy of all would double the memory."""
     lowest = np.ascontiguousarray(values).view(np.uint8)[:: values.itemsize] & 7
     for share in range(8):
         rising = np.sort(values[lowest == share])

@@ -60,7 +60,7 @@ STARTS, AROUND_I = _tables()
 
 
 def _places_of_signs(block: bytes) -> list[int]:
-    """Give the places, in order, of the last characters of SIGNS."""
+    """Return the places, in order, of the last characters of SIGNS."""
     text = np.frombuffer(block, np.uint8)
     places = np.flatnonzero(text[1:-1] == CAPITAL_I)
     found = [places[AROUND_I[text[places].astype(np.uint16) << 8 | text[places + 2]]] + 2]

@@ -89,7 +89,7 @@ def _explained(one: Dataset, error: Exception) -> StepError:
 
 
 def _said(error: Exception) -> str:
-    """Give the library's own words on one line; it hides the reason in the cause."""
+    """Return the library's own words on one line; it hides the reason in the cause."""
     inner = error.__cause__ or error
     text = " ".join(f"{type(inner).__name__}: {inner}".split())
     return text if len(text) <= 150 else text[:149] + "…"

@@ -46,7 +46,7 @@ def take_field(file: Path, name: str, field: str, target: Path) -> Path:
 
 
 def _find(data: mmap.mmap, field: str) -> tuple[int, int, list[str]]:
-    """Give where the list under a top-level key starts and ends (-1 without it), and the keys seen until there."""
+    """Return where the list under a top-level key starts and ends (-1 without it), and the keys seen until there."""
     depth, key, start = 0, "", -1
     keys: list[str] = []
     last = b""

@@ -187,7 +187,7 @@ def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
 
 
 def skip_mark(file: Path, findings: Findings) -> int:
-    """Give the length of the byte order mark at the start of a file, which some editors leave; 0 without one."""
+    """Return the length of the byte order mark at the start of a file, which some editors leave; 0 without one."""
     with open(file, "rb") as stream:
         if stream.read(len(BOM)) != BOM:
             return 0

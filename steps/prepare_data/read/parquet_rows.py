@@ -48,7 +48,7 @@ def read_parquet(
 
 
 def layout(file: Path) -> dict[str, str]:
-    """Give the columns of a file with their types, in its order; empty for what is no readable parquet file."""
+    """Return the columns of a file with their types, in its order; empty for what is no readable parquet file."""
     with open(file, "rb") as stream:
         if stream.read(4) != b"PAR1":
             return {}
@@ -59,7 +59,7 @@ def layout(file: Path) -> dict[str, str]:
 
 
 def differ(one: dict[str, str], other: dict[str, str]) -> bool:
-    """Say whether two files have their common columns in another order, or with other types."""
+    """Return whether two files have their common columns in another order, or with other types."""
     return [(name, kind) for name, kind in one.items() if name in other] != [
         (name, kind) for name, kind in other.items() if name in one
     ]
@@ -145,7 +145,7 @@ Repair = Callable[[str, str, str], None]
 
 
 def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
-    """Give the function that turns values of a column into what JSON would hold; None when they are that already."""
+    """Return the function that turns values of a column into what JSON would hold; None when they are that already."""
     if not _foreign(kind):
         return None
 
@@ -178,7 +178,7 @@ class _Unmendable(Exception):
 
 
 def _foreign(kind: pa.DataType) -> bool:
-    """Whether values hold bytes, dates or maps, at any depth."""
+    """Return whether values hold bytes, dates or maps, at any depth."""
     if pa.types.is_struct(kind):
         return any(_foreign(field.type) for field in kind)
     if _is_list(kind):

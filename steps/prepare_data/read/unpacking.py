@@ -73,7 +73,7 @@ def _pieces(file: Path, name: str) -> Iterator[bytes]:
 
 
 def _next_member(rest: bytes, read: object, name: str, good: int) -> bytes:
-    """Give the bytes where the next member starts; tape drives leave zeros between them."""
+    """Return the bytes where the next member starts; tape drives leave zeros between them."""
     while rest and not rest.strip(b"\0"):
         rest = read(PIECE)  # type: ignore[operator]
     rest = rest.lstrip(b"\0")

@@ -46,7 +46,7 @@ class Classification(Preparation):
 
     @property
     def multilabel(self) -> bool:
-        """Whether a row may have any number of classes."""
+        """Return whether a row may have any number of classes."""
         return bool(self.settings.columns.get("multilabel", False))
 
 
@@ -91,7 +91,7 @@ def write(draft: Draft, preparation: Classification, checked: DataCheck) -> dict
 
 
 def has_types(folder: Path) -> bool:
-    """Whether the model has an embedding for the second text; a folder without configuration may have one."""
+    """Return whether the model has an embedding for the second text; a folder without configuration may have one."""
     file = folder / CONFIG
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8")).get("type_vocab_size", 0) > 1
 

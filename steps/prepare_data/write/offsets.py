@@ -48,7 +48,7 @@ class Spelling:
         return self._lengths[ids]
 
     def spells(self, ids: list[int], text: str) -> bool:
-        """Say whether tokens, all of which were met, are the text byte for byte."""
+        """Return whether tokens, all of which were met, are the text byte for byte."""
         return b"".join(map(self._bytes.__getitem__, ids)) == text.encode("utf-8", "surrogatepass")
 
     def _spell(self, number: int) -> bytes:
@@ -62,7 +62,7 @@ class Spelling:
 
 @lru_cache(maxsize=4)
 def spelling(tokenizer: Any) -> Spelling | None:
-    """Give the spelling of a tokenizer; None when its vocabulary is not one of bytes."""
+    """Return the spelling of a tokenizer; None when its vocabulary is not one of bytes."""
     if b'"ByteLevel"' not in _state(tokenizer.backend_tokenizer.pre_tokenizer):
         return None
     return Spelling(tokenizer)

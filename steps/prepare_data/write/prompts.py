@@ -39,7 +39,7 @@ class Fitted:
 
     @property
     def all_long(self) -> bool:
-        """Whether no given prompt fitted: then the limit is wrong, not the rows."""
+        """Return whether no given prompt fitted: then the limit is wrong, not the rows."""
         return 0 < len(self.long) == len(self.lengths)
 
 

@@ -36,6 +36,6 @@ def fit_texts(
 
 
 def _ends(tokenizer: Any, text: str) -> list[int]:
-    """Give the character behind each token of a text."""
+    """Return the character behind each token of a text."""
     places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     return [end for _, end in places]

@@ -197,7 +197,7 @@ def _windows(preparation: Spans, batch: list[dict[str, Any]], first_row: int) ->
 
 
 def _place(offsets: np.ndarray, inside: np.ndarray, answers: list[dict[str, Any]]) -> tuple[int, int]:
-    """Give the tokens in which the first answer starts and ends; NO_ANSWER twice where it is not whole inside."""
+    """Return the tokens in which the first answer starts and ends; NO_ANSWER twice where it is not whole inside."""
     tokens = np.flatnonzero(inside)
     if not answers or not len(tokens):
         return NO_ANSWER, NO_ANSWER

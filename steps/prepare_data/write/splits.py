@@ -175,7 +175,7 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
 
 
 def _keeps_answers(preparation: Preparation) -> bool:
-    """Whether a long row loses the end of its text, and not its answer: where the task says what is the text."""
+    """Return whether a long row loses the end of its text, and not its answer: where the task says what is the text."""
     truncates = preparation.settings.preprocessing.length_handling == "truncate"
     return truncates and hasattr(preparation.task, "prompt_form") and preparation.tokenizer.is_fast
 

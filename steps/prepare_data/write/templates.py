@@ -49,7 +49,7 @@ def read_template(uri: str) -> str:
 
 
 def has_generation_marks(template: str | dict[str, str] | None) -> bool:
-    """Say whether a template encloses the assistant's turns in {% generation %}."""
+    """Return whether a template encloses the assistant's turns in {% generation %}."""
     if isinstance(template, dict):  # named variants
         template = template["default"]
     return bool(template) and GENERATION.search(str(template)) is not None
@@ -76,7 +76,7 @@ def training_template(tokenizer: Any) -> str | None:
 
 
 def stop_is_learned(tokenizer: Any, template: str | None) -> bool:
-    """Say whether the token that ends an assistant's turn is inside its marks.
+    """Return whether the token that ends an assistant's turn is inside its marks.
 
     A template that puts it outside gives a model that never stops, with a loss that looks healthy. As in TRL 1.16
     (`is_chat_template_stop_token_trained`) the last learned token of a turn in the middle of a conversation, blanks
@@ -114,7 +114,7 @@ def end_of_turn(tokenizer: Any) -> str:
 
 
 def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
-    """Give the added tokens that a text begins with, with nothing between them."""
+    """Return the added tokens that a text begins with, with nothing between them."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
     found: list[str] = []
     while token := max((token for token in added if text.startswith(token)), key=len, default=""):

@@ -122,7 +122,7 @@ def encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list[
 
 
 def _adds_nothing(tokenizer: Any) -> bool:
-    """Say whether a tokenizer only hands its texts on to the fast tokenizer beneath; a few models do more."""
+    """Return whether a tokenizer only hands its texts on to the fast tokenizer beneath; a few models do more."""
     from transformers import PreTrainedTokenizerFast
 
     own = type(tokenizer)
