@@ -49,7 +49,7 @@ BAD_TEXT = [
     (7, "a.csv", b"text\nx\x00\n", "DATA-E0105", ":2 (record 1)", "offset 6"),
     (11, "a.jsonl", b"", "DATA-E0101", "", "0 bytes"),
     (11, "a.parquet", b"", "DATA-E0101", "", "0 bytes"),
-    (12, "a.jsonl", b" \n\n\t\n", "DATA-E0102", "", "only white space"),
+    (12, "a.jsonl", b" \n\n\t\n", "DATA-E0102", "", "only whitespace"),
     (13, "a.jsonl", b"\x1f\x8b\x08\x00rest", "DATA-E0106", "", "rename it to a.jsonl.gz"),
     (13, "a.csv", b"PK\x03\x04rest", "DATA-E0106", "", "zip"),
     (16, "a.jsonl", b'{"text": NaN}\n', "DATA-E0602", ":1 (record 1) text", "found null"),
@@ -84,7 +84,7 @@ BAD_TEXT = [
     (92, "a.csv", b'id,text\n1,""\n', "DATA-E0603", ":2 (record 1) text", 'found ""'),
     (0, "a.txt", b"once upon a time", "DATA-E0107", "", "the suffix '.txt'"),
     (0, "a.csv", GOOD.encode(), "DATA-E0107", "", "name the file .jsonl"),
-    (0, "a.json", b'[{"text": "a"}] {"text": "b"}', "DATA-E0203", ":1 (record 1)", "behind the list"),
+    (0, "a.json", b'[{"text": "a"}] {"text": "b"}', "DATA-E0203", ":1 (record 1)", "after the list"),
     (0, "a.jsonl", b'{"text" "a"}\n' + GOOD.encode(), "DATA-E0201", ":1 (record 1)", "character 9"),
 ]  # fmt: skip
 
