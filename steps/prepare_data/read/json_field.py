@@ -64,9 +64,7 @@ def _find(data: mmap.mmap, field: str) -> tuple[int, int, list[str]]:
             key = _text(last)
             keys.append(key)
         last = token
-    return (
-        (start, len(data), keys) if start >= 0 else (-1, -1, keys)
-    )  # a truncated list is reported at its end
+    return (start, len(data), keys) if start >= 0 else (-1, -1, keys)  # a truncated list is reported at its end
 
 
 def _text(token: bytes) -> str:

@@ -14,9 +14,7 @@ from steps.errors import OutOfResources, Problem, UserError
 
 MAGIC = b"\x1f\x8b"
 PIECE = 1024 * 1024
-FREE = (
-    64 * 1024 * 1024
-)  # bytes; below it the ratio is not checked, as equal rows compress a thousandfold
+FREE = 64 * 1024 * 1024  # bytes; below it the ratio is not checked, as equal rows compress a thousandfold
 GZIP = 31  # zlib's window bits for a gzip header and checksum
 
 
