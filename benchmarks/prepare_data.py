@@ -147,7 +147,7 @@ def main() -> int:
                 assert pq.read_table(made)["labels"].to_pylist() == expected["labels"][:], "not the same labels"
                 tokens = sum(map(len, expected["input_ids"]))
                 own, trl = (statistics.median(seconds[arm]) for arm in ("ours", "theirs"))
-                # Both arms of a round run under the same load, so the median of ratios is used, not the ratio of medians.
+                # Both arms of a round run under the same load: take the median of ratios, not the ratio of medians.
                 ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
                 print(
                     f"{count} chats, {tokens} tokens, packing={packing}, answers only={answers_only}: "
