@@ -1,4 +1,4 @@
-"""Turn the user's files into checked rows, and rows into tokens."""
+"""Check the user's files and convert their rows to tokens."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     """Check, split, tokenise, label and pack the rows into the artifact `data`; describe them in `report` (HTML).
 
     `tokenizer` is a tokenizer artifact or any folder with tokenizer files.
-    Raises UserError with every problem of every file, when a file changed since the plan, or when the tokenizer
-    cannot write the rows; Outage when a file does not answer.
+    Raises UserError with every problem of every file, if a file changed since the plan, or if the tokenizer cannot
+    encode the rows; Outage if a source does not answer.
     """
     from steps.reports import write_data_report
 
@@ -44,9 +44,9 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
 
 
 def refuse_changed(settings: DataSettings) -> None:
-    """Raise UserError when a file holds other bytes than the plan saw.
+    """Raise UserError if the content of a file changed since the plan.
 
-    Not an Outage: the same plan would be refused again, only a new one can help.
+    This is not an Outage, because a retry with the same plan would fail again.
     """
     problems = []
     for name in SPLITS:
@@ -58,7 +58,7 @@ def refuse_changed(settings: DataSettings) -> None:
         if now != source.digest:
             problems.append(
                 Problem("DATA-E0111", found[0].parameter if found else name, f"content {now[:12]} at {source.uri}",
-                        f"{source.digest[:12]}, as planned", "run again: the file changed after the plan looked at it")
+                        f"{source.digest[:12]}, as planned", "run again: the file changed after the plan")
             )  # fmt: skip
     if problems:
         raise UserError(problems)

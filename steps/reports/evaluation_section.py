@@ -1,4 +1,4 @@
-"""Base and tuned model side by side: metrics, what was fixed and what was broken, and rows to judge by eye."""
+"""The evaluation section: metrics of base and tuned model, outcomes of the rows, and sample rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from steps.reports.formats import SHOWN, cut, number
 from steps.reports.page import Section
 
 ROWS_SHOWN = 10
-WRONG_SHOWN = 6  # when there are right ones too
-ALIKE = 0.5  # below this share of equal characters, marking the differences marks everything
+WRONG_SHOWN = 6  # if there are right ones too
+ALIKE = 0.5  # below this share of equal characters, differences are not marked: nearly everything differs
 
-# (base right, tuned right) → what happened to the row, in the order in which the rows are shown.
+# (base right, tuned right) → outcome of the row, in the order of display.
 OUTCOMES = {
     (True, False): "broken",
     (False, False): "still wrong",
@@ -30,7 +30,7 @@ def section(evaluation: Path) -> Section:
     """Read metrics.json and predictions.parquet of the artifact `evaluation`."""
     measured = read(evaluation / METRICS)
     if not measured:
-        return Section("evaluation", "Evaluation", missing=f"The evaluation folder holds no {METRICS}.")
+        return Section("evaluation", "Evaluation", missing=f"The evaluation folder has no {METRICS}.")
     facts = {
         "rows": measured.get("rows"),
         "gate": measured.get("gate") or {},
@@ -48,12 +48,12 @@ def section(evaluation: Path) -> Section:
 
 
 def reason(gate: dict[str, Any]) -> str:
-    """Take the gate's sentence without its first word, which the badge beside it shows."""
+    """Return the gate's reason without its first words, which the badge shows."""
     return (gate.get("reason") or "").removeprefix("Passed: ").removeprefix("Not passed: ")
 
 
 def metric_rows(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put both models' metrics beside each other, with the difference and whether it is for the better."""
+    """Return the metrics of both models with their difference and whether it is an improvement."""
     names = [*base, *(name for name in tuned if name not in base)]
     return [_metric_row(name, base.get(name), tuned.get(name)) for name in names]
 
@@ -82,7 +82,7 @@ def _signed(change: float, like: float) -> str:
 
 
 def _predictions(file: Path) -> dict[str, Any]:
-    """Count outcomes over all rows; read the texts of the few that are shown."""
+    """Count the outcomes of all rows; read the texts of the shown rows only."""
     import pyarrow.parquet as pq
 
     judged = pq.read_table(file, columns=["base_exact", "tuned_exact", "base_loss", "tuned_loss"]).to_pydict()
@@ -110,7 +110,7 @@ def _predictions(file: Path) -> dict[str, Any]:
 
 
 def _choose(outcomes: list[str | None]) -> list[int]:
-    """Pick rows by number: wrong ones first, then right ones, then those without a right answer."""
+    """Select row numbers: wrong rows first, then right ones, then those without a reference."""
     order = [*OUTCOMES.values(), None]
     ranked = sorted(range(len(outcomes)), key=lambda place: (order.index(outcomes[place]), place))
     wrong = [place for place in ranked if outcomes[place] in ("broken", "still wrong")]
@@ -132,7 +132,7 @@ def _sample(row: dict[str, Any], outcome: str | None) -> dict[str, Any]:
 
 
 def _difference(reference: str, answer: str) -> list[tuple[str, bool]] | None:
-    """Split a wrong answer into pieces, True for those that the reference does not have; None for other texts."""
+    """Split a wrong answer into pieces, True if not in the reference; None if the texts are long or too different."""
     if len(answer) > SHOWN or len(reference) > SHOWN:
         return None
     matcher = SequenceMatcher(None, reference, answer, autojunk=False)

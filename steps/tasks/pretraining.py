@@ -1,4 +1,4 @@
-"""Plain texts to go on learning a language, or a subject, from.
+"""Plain texts for continued pretraining on a language or a domain.
 
 {"text": "Once upon a time …"}
 """
@@ -35,17 +35,17 @@ SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
 
 
 def columns_of(columns: PretrainingColumns) -> tuple[str, ...]:
-    """Name the required column."""
+    """Return the required column."""
     return (columns.text_key,)
 
 
 def check_row(row: dict[str, Any], columns: PretrainingColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: a missing column, no text, empty text."""
+    """Yield the errors in one row: a missing column, another type, empty text."""
     return text_faults(row, (columns.text_key,), columns)
 
 
 def remarks(row: dict[str, Any], columns: PretrainingColumns) -> Iterator[tuple[str, str]]:
-    """Nothing to say about a good text."""
+    """Yield nothing: there are no remarks on a valid text."""
     return iter(())
 
 
@@ -55,12 +55,12 @@ def canonical(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, Any
 
 
 def training_row(row: dict[str, Any], columns: PretrainingColumns) -> dict[str, Any]:
-    """Give the text under the name that TRL knows."""
+    """Return the text in the column that TRL expects."""
     return {"text": row["text"]}
 
 
 def question(row: dict[str, Any], columns: PretrainingColumns) -> None:
-    """Nothing is asked: the whole text is learned."""
+    """Return None: the whole text is a training target."""
     return
 
 

@@ -30,21 +30,21 @@ SCHEMA = pa.schema(
     [pa.field("document", pa.string(), nullable=False), pa.field("summary", pa.string(), nullable=False)]
 )
 
-PREFIX = "summarize: "  # as T5 was trained with
+PREFIX = "summarize: "  # the prefix that T5 was trained with
 
 
 def columns_of(columns: SummarizationColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.document_key, columns.summary_key)
 
 
 def check_row(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: a missing column, no text, empty text."""
+    """Yield the errors in one row: a missing column, another type, empty text."""
     return text_faults(row, (columns.document_key, columns.summary_key), columns)
 
 
 def remarks(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[tuple[str, str]]:
-    """Yield a warning for a summary that is no shorter than what it sums up (in characters)."""
+    """Yield a warning for a summary that is not shorter than its document, in characters."""
     document, summary = row[columns.document_key], row[columns.summary_key]
     if len(summary) >= len(document):
         if summary == document:
@@ -65,13 +65,13 @@ def training_row(row: dict[str, Any], columns: SummarizationColumns) -> dict[str
 
 
 def question(row: dict[str, Any], columns: SummarizationColumns) -> tuple[str, str]:
-    """Give the prompt with the document, and the summary that is right."""
+    """Return the prompt with the document, and the reference summary."""
     before, after = prompt_form(columns)
     return before + row["document"] + after, row["summary"]
 
 
 def prompt_form(columns: SummarizationColumns) -> tuple[str, str]:
-    """Give what stands before and after the document in a prompt."""
+    """Return the prompt's text before and after the document."""
     before = PREFIX if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
     return before, columns.after_text
 

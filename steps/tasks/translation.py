@@ -1,4 +1,4 @@
-"""Texts and their translations; the columns are named by the languages.
+"""Texts and their translations; the column names are the languages.
 
 {"en": "cat", "de": "Katze"}
 {"translation": {"en": "cat", "de": "Katze"}}      with translation_key="translation"; in csv the object is JSON text
@@ -30,18 +30,18 @@ UNFIT = dict.fromkeys(("chat_template", "add_template_tokens"), NO_CHAT)
 
 SCHEMA = pa.schema([pa.field("source", pa.string(), nullable=False), pa.field("target", pa.string(), nullable=False)])
 
-# The languages that T5 was trained to translate, by the names that stood in its prompts; others go by their codes.
+# Names of the languages in the prompts that T5 was trained with; for other languages the code is used.
 LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romanian"}
-MOST_EQUAL = 0.05  # names and numbers stay as they are; more than this is text that nobody translated
+MOST_EQUAL = 0.05  # names and numbers are equal in both languages; a larger share means untranslated text
 
 
 def columns_of(columns: TranslationColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.translation_key,) if columns.translation_key else (columns.source_lang, columns.target_lang)
 
 
 def check_row(row: dict[str, Any], columns: TranslationColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: a missing column or language, no text, empty text."""
+    """Yield the errors in one row: a missing column or language, another type, empty text."""
     key = columns.translation_key
     if not key:
         yield from text_faults(row, (columns.source_lang, columns.target_lang), columns)
@@ -71,7 +71,7 @@ def check_row(row: dict[str, Any], columns: TranslationColumns) -> Iterator[Faul
 
 
 def remarks(row: dict[str, Any], columns: TranslationColumns) -> Iterator[tuple[str, str]]:
-    """Nothing to say about one pair: equal texts matter only when they are many."""
+    """Yield nothing: equal texts are reported only if there are many (see `judge`)."""
     return iter(())
 
 
@@ -88,20 +88,20 @@ def training_row(row: dict[str, Any], columns: TranslationColumns) -> dict[str, 
 
 
 def question(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, str]:
-    """Give the prompt with the text, and the translation that is right."""
+    """Return the prompt with the text, and the reference translation."""
     before, after = prompt_form(columns)
     return before + row["source"] + after, row["target"]
 
 
 def prompt_form(columns: TranslationColumns) -> tuple[str, str]:
-    """Give what stands before and after the text in a prompt."""
+    """Return the prompt's text before and after the source text."""
     source, target = (LANGUAGES.get(code, code) for code in (columns.source_lang, columns.target_lang))
     before = f"translate {source} to {target}: " if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
     return before, columns.after_text
 
 
 def counted(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, ...]:
-    """Count the rows that were not translated."""
+    """Count the rows in which both texts are equal."""
     return ("equal",) if row["source"] == row["target"] else ()
 
 

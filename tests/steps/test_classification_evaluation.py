@@ -169,7 +169,7 @@ def test_the_report_shows_labels_rows_and_curves_without_running_what_stands_in_
     world = worlds("bert")
     run(world, tmp_path, gate_must_beat_base=False)
     page = (tmp_path / "r.html").read_text()
-    for word in ("What is taken for what", "Label by label", "ROC", "Row by row", "colour"):
+    for word in ("Confusion matrix", ">Labels<", "ROC", "Sample rows", "colour"):
         assert word in page
     assert page.count("<svg") == 2
     evaluation = json.loads((tmp_path / "e/metrics.json").read_text())

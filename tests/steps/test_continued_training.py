@@ -336,7 +336,7 @@ def test_rewards_are_measured_against_the_reference_of_the_training(tiny_model, 
         margins = [0.3 * (now - then) for now, then in zip(ahead[name], ahead["reference"], strict=True)]
         assert told[name]["reward_margin"] == pytest.approx(sum(margins) / len(margins), abs=1e-4)
         assert told[name]["reward_accuracy"] == sum(margin > 0 for margin in margins) / len(margins)
-    assert "reference model that the training was given" in (ours / "evaluation.html").read_text()
+    assert "reference model of the training" in (ours / "evaluation.html").read_text()
 
 
 def test_an_adapter_on_a_merged_model_does_not_claim_the_base_of_the_first(tiny_model, adapter, tmp_path):

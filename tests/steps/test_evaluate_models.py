@@ -326,7 +326,7 @@ def test_changed_weights_are_not_measured(world, tmp_path):
     with open(tuned / "model.safetensors", "r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x55")
-    with pytest.raises(Outage, match=r"model\.safetensors with other bytes"):
+    with pytest.raises(Outage, match=r"model\.safetensors with other content"):
         run({**world, "tuned": tuned}, tmp_path, settings())
 
 

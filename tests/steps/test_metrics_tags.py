@@ -106,7 +106,7 @@ def test_without_entities_only_accuracy_is_defined_and_nothing_warns():
         warnings.simplefilter("error")
         scored = score_tags([["O", "O"]], [["O", "B-PER"]])
     assert scored.values == {"accuracy": 0.5}
-    assert set(scored.undefined.values()) == {"no test row holds an entity"}
+    assert set(scored.undefined.values()) == {"no test row contains an entity"}
     assert len(scored.undefined) == 12
 
 

@@ -87,7 +87,7 @@ def test_every_unknown_metric_is_refused_with_the_nearest():
     assert [problem.fix for problem in error.value.problems] == [
         "did you mean accuracy?",
         "did you mean f1_macro?",
-        "take a name from that list, or leave it out",
+        "use a name from that list, or leave it out",
     ]
     assert "EVAL-E0205 evaluation_config: metrics: found 'acuracy'; expected one of accuracy, f1_macro" in str(
         error.value

@@ -167,7 +167,7 @@ def test_what_the_sources_make_worth_knowing_is_told(given, tmp_path, chat_file)
     write_jsonl(tmp_path / "table/a.jsonl", chat_rows(30))
     (tmp_path / "table/MLTable").write_text("paths: [{file: a.jsonl}]")
     _, told = planned(given, tmp_path, train_mltable_path=str(tmp_path / "table"))
-    assert told["warnings"] == ["train_mltable_path wins over train_file_path, which is not read"]
+    assert told["warnings"] == ["train_mltable_path takes precedence over train_file_path, which is not read"]
 
 
 def test_the_plan_says_how_the_rows_will_be_read(given, tmp_path, chat_file):

@@ -90,7 +90,7 @@ def test_a_long_prompt_loses_its_start_and_is_told(tiny_model, tmp_path):
     assert len(whole["prompt_ids"]) > 64
     assert tokens_of(data)[5] == {**whole, "prompt_ids": whole["prompt_ids"][-40:]}
     warnings = {warning["code"]: warning for warning in read_manifest(data).facts["warnings"]}
-    assert "lost their start" in warnings["DATA-W0807"]["what"]
+    assert "were truncated at the start" in warnings["DATA-W0807"]["what"]
     assert warnings["DATA-W0807"]["rows"] == [6]
     filtered = prepared(
         tiny_model, tmp_path / "c", rows, max_prompt_length=40, preprocessing={"length_handling": "filter"}

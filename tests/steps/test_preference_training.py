@@ -158,7 +158,7 @@ def test_every_method_moves_the_answers_apart_and_keeps_the_best_step(base, tmp_
     assert ("reward_auc" in scores["tuned"]) is rated
     page = (tmp_path / "r.html").read_text()
     assert "its loss is ln 2" in page
-    assert "Row by row" in page
+    assert "Sample rows" in page
 
 
 def test_what_the_reference_says_is_asked_once(base, tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ def test_the_numbers_are_those_of_plain_transformers(base, tmp_path):
         output = models[0].generate(prompt, do_sample=False, max_new_tokens=20, attention_mask=torch.ones_like(prompt))
         assert text == tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
     assert said[5:] == [None] * 7
-    assert "What they answer" in (tmp_path / "r.html").read_text()
+    assert "Generated answers" in (tmp_path / "r.html").read_text()
 
 
 def test_a_model_tuned_on_conversations_is_served_as_a_chat():

@@ -322,7 +322,7 @@ def test_absent_and_partial_weights_are_refused_before_anything_is_created(world
     weights = world["tuned"] / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + b"\x55")
-    refused(world, settings(), Outage, "other bytes")
+    refused(world, settings(), Outage, "other content")
     weights.write_bytes(whole[:100])
     refused(world, settings(), Outage, "100 bytes instead of")
     weights.unlink()

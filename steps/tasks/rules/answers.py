@@ -1,4 +1,4 @@
-"""Prompts and answers that may be texts or messages: shared by preference, kto, grpo and verl."""
+"""Prompts and answers as texts or messages, for preference, kto, grpo and verl."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from steps.params.chat_columns import MessageRules
 from steps.tasks import Fault, as_found, kind_of
 from steps.tasks.rules.messages import forbidden_characters, from_text, message_faults, order_faults, standard
 
-SUFFIX = "_messages"  # seed names such as prompt_messages stand in for prompt
-TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as messages of their own")
-SEAM = ("DATA-W0601", "no space between the prompt and the text that follows: tokens may span the seam")
+SUFFIX = "_messages"  # a column such as prompt_messages is used if prompt is absent
+TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as separate messages")
+SEAM = ("DATA-W0601", "no space between the prompt and the text that follows: a token may span the boundary")
 
 
 def stand_in(name: str) -> str:
-    """Give the name that takes a column's place where it is absent."""
+    """Return the name of the column that is used if `name` is absent."""
     return name + SUFFIX
 
 
 def key_in(row: Mapping[str, Any], name: str) -> str:
-    """Give the name under which a row has a column: its own, or the one that stands in for it."""
+    """Return the name of a column in a row: its own, or that of its substitute."""
     return stand_in(name) if name not in row and stand_in(name) in row else name
 
 
 def read_value(row: Mapping[str, Any], name: str, rules: MessageRules) -> tuple[Any, list[tuple[str, str]]]:
-    """Give a text, or standard messages and what was mended in them; any other value as it is."""
+    """Return a text, or standard messages and the repairs made in them; any other value unchanged."""
     value = from_text(row.get(key_in(row, name)))
     return standard(value, rules) if type(value) is list else (value, [])
 
 
 def value_faults(value: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
-    """Yield what is wrong with a text or with each message; their order is checked with their neighbours."""
+    """Yield the errors in a text or in each message; `joint_faults` checks the order of messages."""
     if type(value) is list:
         yield from message_faults(value, path, rules)
     else:
@@ -42,7 +42,7 @@ def value_faults(value: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
 
 
 def text_faults(value: Any, path: str, expected: str = "text") -> Iterator[Fault]:
-    """Yield what is wrong with a text."""
+    """Yield the errors in a text."""
     if type(value) is not str:
         yield Fault("DATA-E0602", path, as_found(value), f"{expected}, not {kind_of(value)}",
                     "write the text itself, or remove the row")  # fmt: skip
@@ -51,17 +51,17 @@ def text_faults(value: Any, path: str, expected: str = "text") -> Iterator[Fault
 
 
 def answer_faults(answer: list[Any], path: str) -> Iterator[Fault]:
-    """Yield a fault when an answer in messages does not end with the assistant's own words."""
+    """Yield a fault if an answer in messages does not end with an assistant message."""
     roles = [str(message.get("role")) for message in answer if type(message) is dict]
     if roles[-1:] != ["assistant"]:
-        yield Fault("DATA-E1504", path, f"roles {', '.join(roles)[:60]}" if roles else "no message behind the prompt",
+        yield Fault("DATA-E1504", path, f"roles {', '.join(roles)[:60]}" if roles else "no message after the prompt",
                     "an answer that ends with an assistant's turn", "add the answer, or remove the row")  # fmt: skip
 
 
 def joint_faults(
     prompt: list[Any], prompt_key: str, answer: list[Any], key: str, rules: MessageRules, own_columns: bool
 ) -> Iterator[Fault]:
-    """Yield what is wrong in the order of a prompt and its answer, each in its own column or both in `key`."""
+    """Yield errors in the order of the messages of a prompt and its answer, in separate columns or both in `key`."""
     for fault in order_faults(prompt + answer, key, rules):
         index = int(fault.column[len(key) + 1 :].partition("]")[0])
         place = f"{prompt_key}[{index}]" if index < len(prompt) else f"{key}[{index - len(prompt)}]"
@@ -69,15 +69,15 @@ def joint_faults(
 
 
 def as_question(value: Any) -> Any:
-    """Make a text one user message."""
+    """Convert a text to one user message."""
     return [{"role": "user", "content": value}] if type(value) is str else value
 
 
 def as_answer(value: Any) -> Any:
-    """Make a text one assistant message."""
+    """Convert a text to one assistant message."""
     return [{"role": "assistant", "content": value}] if type(value) is str else value
 
 
 def runs_together(prompt: str, answer: str) -> bool:
-    """Say whether a token may span the border between a prompt and the text that follows."""
+    """Return whether a token may span the boundary between a prompt and the text that follows."""
     return not (prompt[-1:].isspace() or answer[:1].isspace())

@@ -1,4 +1,4 @@
-"""What one value of a row is: a text, a whole number, or a list that a csv cell holds as JSON text."""
+"""Read single values of a row: texts, whole numbers, and lists that a csv cell holds as JSON text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import orjson
 from steps.params.group import Group
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
 
-EXACT = 2**53  # from here on a float stands for several whole numbers
-WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")  # 18 digits fit into 64 bits
+EXACT = 2**53  # from here on, a float cannot represent every whole number
+WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")  # 18 digits fit into an int64
 
 
 def text_faults(row: dict[str, Any], names: Sequence[str], columns: Group) -> Iterator[Fault]:
-    """Yield what is wrong with the columns that must hold a text: absent, no text, empty text."""
+    """Yield the errors in text columns: missing column, another type, empty text."""
     for name in names:
         value = row.get(name)
         if type(value) is not str:
@@ -32,9 +32,9 @@ def text_faults(row: dict[str, Any], names: Sequence[str], columns: Group) -> It
 
 
 def whole_number(value: Any) -> int | None:
-    """Read a whole number that stands there as 7, 7.0, decimal 7.00 or "7"; None for what is not exactly one.
+    """Read a whole number written as 7, 7.0, decimal 7.00 or "7"; None for any other value.
 
-    True is no number, "1,000" may be either of two, and a float of 2**53 or more has lost its last digits.
+    None also for True, for "1,000" (1000 or 1.0), and for a float of 2**53 or more, which is not exact.
     """
     kind = type(value)
     if kind is int:
@@ -49,15 +49,15 @@ def whole_number(value: Any) -> int | None:
 
 
 def from_cell(value: Any) -> Any:
-    """Unpack a list or object that a csv cell holds as JSON text; any other value is given back as it is.
+    """Parse a list or object that a csv cell holds as JSON text; return any other value unchanged.
 
-    Raises orjson.JSONDecodeError (a ValueError) when the text starts like one and is none.
+    Raises orjson.JSONDecodeError (a ValueError) when a text that starts with [ or { is not JSON.
     """
     return orjson.loads(value) if type(value) is str and value[:1] in ("[", "{") else value
 
 
 def broken_cell(column: str, value: str, error: ValueError, expected: str) -> Fault:
-    """Say why a cell could not be unpacked."""
+    """Return the fault of a cell that could not be parsed."""
     python = value[:2] in ("['", "{'") or "'" in value[:20]
     words = str(error).partition(":")[0]
     return Fault("DATA-E1011", column, as_found(value), f"{expected} as JSON ({words})",

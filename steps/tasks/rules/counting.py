@@ -1,4 +1,4 @@
-"""What is counted over all rows of a file, and what the counts say: labels nobody trained on, one class only, …"""
+"""Counts over all rows of a file, and conclusions from them: labels missing in train, only one class, …"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECORDS_KEPT = 5
 
 
 class Tally:
-    """How often each key was seen in a file, and in which records first."""
+    """How often each key occurs in a file, and its first records."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -30,7 +30,7 @@ class Tally:
                 first.append(record)
 
     def extend(self, later: Tally, shift: int) -> None:
-        """Add the counts of a later part of the file, whose first record stands `shift` records further down."""
+        """Add the counts of a later part of the file; `shift` records come before it."""
         self.rows += later.rows
         self.counts += later.counts
         for key, records in later.records.items():
@@ -40,13 +40,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the counts of a file mean; the letter of the code says whether that refuses, warns or only tells."""
+    """A conclusion from the counts of a file; the letter of its code says whether it is an error, warning or note."""
 
     split: str
     """Which of the given files: train, validation or test."""
     fault: Fault
-    """DATA-E… refuses the file. Of DATA-W… and DATA-F… only `found` is told: a whole sentence about the file."""
+    """DATA-E… refuses the file. For DATA-W… and DATA-F… only `found` is reported, a sentence about the file."""
     count: int = 1
-    """Rows that are meant."""
+    """Number of rows concerned."""
     records: tuple[int, ...] = ()
-    """The first of them."""
+    """The first of these rows."""

@@ -1,7 +1,7 @@
-"""What the classes of a data set are, and what their counts say: shared by the tasks whose answer is one of a list.
+"""Labels of the classification tasks: their text, the class list, and checks of their counts.
 
-A label is text from here on: `labels_of` makes it, `in_order` gives each its number, `judge_labels` looks at all of
-them together.
+Labels are texts: `as_label` converts a value to one, `in_order` sorts them into the class list, `judge_labels` checks
+their counts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from steps.tasks import Fault, as_found
 from steps.tasks.rules.cells import whole_number
 from steps.tasks.rules.counting import RECORDS_KEPT, Judgement, Tally
 
-# A number that is no whole one as it stands: 1.0 (and 1.5), or 1,000, of which nobody knows what the comma means.
+# A number not written as a whole number: 1.0 (and 1.5), or 1,000, in which the comma is ambiguous.
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}\.[0-9]*|[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 INTEGER = re.compile(r"-?[0-9]{1,18}")
-TRUTH = {"true": 0, "false": 0, "yes": 1, "no": 1}  # word → which pair it belongs to
-STARTS = frozenset("0123456789+-[")  # of texts that may be something else than a name: a number, a list
+TRUTH = {"true": 0, "false": 0, "yes": 1, "no": 1}  # word → index of its pair
+STARTS = frozenset("0123456789+-[")  # first characters of texts that may be a number or a list
 
 
 def as_label(value: Any) -> str | None:
-    """Write a label as text: 1, 1.0 and decimal 1.00 are "1", false and true "0" and "1"; None for what is no label.
+    """Convert a label to text: 1, 1.0 and decimal 1.00 to "1", false and true to "0" and "1"; None if it is no label.
 
-    Text is kept as it is, but for "1.0" (a csv file has no numbers), which is "1" too; "1.5" and "1,000" are no labels.
+    Text is kept, except that "1.0" becomes "1", because csv files have no numbers; "1.5" and "1,000" are not labels.
     """
     if type(value) is str:
         if value[:1] not in STARTS or not NUMBER.fullmatch(value):
@@ -45,17 +45,17 @@ def as_label(value: Any) -> str | None:
 
 @lru_cache(maxsize=8)
 def declared(names: str) -> dict[str, None]:
-    """Take a parameter apart that lists labels with commas between them; in its order, without doubles."""
+    """Split a comma-separated list of labels; keeps the order, drops duplicates."""
     return dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
 
 
 def names_in(column: pa.ChunkedArray, listed: str = "") -> list[str]:
-    """Give the class list: as the parameter lists it, else what stands in a column of lists, in order."""
+    """Return the class list: from the parameter, else the sorted values of a column of lists."""
     return list(declared(listed)) or in_order(pc.unique(pc.list_flatten(column)).to_pylist())
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Sort labels: as numbers when all are whole numbers, else by their characters."""
+    """Sort labels: as numbers if all are whole numbers, else as texts."""
     labels = list(labels)
     if all(INTEGER.fullmatch(label) for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
@@ -63,7 +63,7 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 
 def judge_labels(tallies: Mapping[str, Tally], column: str, listed: str, parameter: str) -> Iterator[Judgement]:
-    """Yield what the counts of the labels in `column` say; `parameter` is the one that may list them, as `listed`."""
+    """Yield conclusions from the label counts of `column`; `parameter` may list the labels, with the value `listed`."""
     train = tallies.get("train")
     for split, tally in tallies.items():
         for code, what, odd in _alike(tally):
@@ -75,7 +75,7 @@ def judge_labels(tallies: Mapping[str, Tally], column: str, listed: str, paramet
         return
     if len(train.counts) < 2:
         found = f"{_listed(train.counts)} in every row" if train.counts else "no label in any row"
-        yield Judgement("train", Fault("DATA-E1005", column, found, "at least two different ones",
+        yield Judgement("train", Fault("DATA-E1005", column, found, "at least two different labels",
                                        "add rows of another class"))  # fmt: skip
     if rare := [label for label, count in train.counts.items() if count == 1]:
         what = f"{column}: classes with a single row: {_listed(rare)}"
@@ -83,18 +83,18 @@ def judge_labels(tallies: Mapping[str, Tally], column: str, listed: str, paramet
 
 
 def judge_numbers(tally: Tally, column: str) -> Iterator[Judgement]:
-    """Tell that numbered classes are counted from 0 (labels 1 to N), and warn of numbers among names."""
+    """Note that classes are numbered from 0 (for labels 1 to N), and warn of numbers mixed with names."""
     labels = [str(label) for label in tally.counts]
     numbers = {label for label in labels if INTEGER.fullmatch(label)}
     names = [label for label in labels if label not in numbers]
     if numbers and names:
         rows = [sum(tally.counts[label] for label in part) for part in (numbers, names)]
         odd = sorted(numbers) if rows[0] < rows[1] else names
-        what = f"{column}: numbers and names side by side; {_listed(odd)} is the smaller part"
+        what = f"{column}: numbers and names are mixed; {_listed(odd)} is the smaller part"
         yield _told("train", tally, odd, Fault("DATA-W1004", "", what, "", ""))
         return
     ordered = in_order(numbers)
-    plain = all(str(int(label)) == label for label in ordered)  # 007 is a name made of digits
+    plain = all(str(int(label)) == label for label in ordered)  # 007 is a name, not a number
     if plain and ordered != [str(number) for number in range(len(ordered))]:
         what = f"labels {ordered[0]} to {ordered[-1]} became the classes 0 to {len(ordered) - 1}, in this order"
         yield Judgement("train", Fault("DATA-F1003", "", what, "", ""), tally.rows)
@@ -106,8 +106,8 @@ def _unseen(
     unseen = [label for label in tally.counts if label not in train.counts]
     if not unseen:
         return
-    if listed:  # each stands in the list, or its row was refused
-        what = f"{column}: {_listed(unseen)} stands in no training row"
+    if listed:  # rows with labels outside the list were refused
+        what = f"{column}: {_listed(unseen)} occurs in no training row"
         yield _told(split, tally, unseen, Fault("DATA-W1005", "", what, "", ""))
         return
     folded = {_fold(str(label)): label for label in train.counts}
@@ -121,23 +121,23 @@ def _unseen(
 
 
 def _alike(tally: Tally) -> Iterator[tuple[str, str, list[Any]]]:
-    """Find labels that look the same: equal after NFC, or but for capitals and blanks at the ends."""
+    """Find labels that look the same: equal after NFC, or except for case and surrounding blanks."""
     for code, normal, why in (
         ("DATA-W1001", _nfc, "equal after NFC"),
-        ("DATA-W1002", _fold, "equal but for capitals or blanks"),
+        ("DATA-W1002", _fold, "equal except for case or blanks"),
     ):
         groups = defaultdict(set)
         for label in tally.counts:
             groups[normal(str(label))].add(label if normal is _nfc else _nfc(str(label)))
         odd = [label for label in tally.counts if len(groups[normal(str(label))]) > 1]
         if odd:
-            # Written as they are, nobody could tell the two apart.
+            # Without escapes the labels would look the same.
             shown = ", ".join(f'"{_escaped(label)}"' for label in odd[:4]) if normal is _nfc else _listed(odd)
             yield code, f"{len(odd)} labels {why}: {shown}", odd
 
 
 def _spellings(split: str, tally: Tally, column: str) -> Iterator[Judgement]:
-    """Refuse true, FALSE and yes in one column: nobody can tell two classes from four."""
+    """Refuse true, FALSE and yes in one column: they may mean two classes or four."""
     styles: dict[tuple[int, str], list[Any]] = {}
     for label, _ in tally.counts.most_common():
         word = str(label).strip()
@@ -154,7 +154,7 @@ def _spellings(split: str, tally: Tally, column: str) -> Iterator[Judgement]:
 
 
 def _told(split: str, tally: Tally, labels: Iterable[Any], fault: Fault, count: int = 0) -> Judgement:
-    """Point at the first rows with these labels; without a count, count their rows."""
+    """Return a judgement with the first rows of these labels; without a count, with the number of their rows."""
     labels = list(labels)
     first = sorted({record for label in labels for record in tally.records[label]})[:RECORDS_KEPT]
     return Judgement(split, fault, count or sum(tally.counts[label] for label in labels), tuple(first))
@@ -173,7 +173,7 @@ def _fold(label: str) -> str:
 
 
 def _listed(labels: Iterable[Any]) -> str:
-    """Write labels as they stand in the file, as many as fit into a message."""
+    """List labels as written in the file, as many as fit into a message."""
     labels = list(labels)
     shown = [as_found(label) for label in labels[:8]]
     while len(shown) > 1 and len(", ".join(shown)) > FOUND_LIMIT:

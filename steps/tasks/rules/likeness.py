@@ -1,4 +1,4 @@
-"""When two rows are the same, and when they are nearly the same: equal but for case and white space."""
+"""Hashes that find equal rows, and nearly equal rows: equal except for case and whitespace."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import orjson
 LOWER = bytes(code + 32 if 65 <= code <= 90 else code for code in range(256))
 SPACES = b" \t\r\n\x0b\x0c"
 EDGE = 48
-"""Characters at the end of a text that an outline looks at."""
+"""Characters at the end of a text that an outline reads."""
 COMPARED = 24
-"""Bytes of them that it compares, white space taken out."""
+"""Bytes of them, without whitespace, that it hashes."""
 
 
 def fingerprint(row: dict[str, Any]) -> int:
-    """Hash a canonical row; equal rows of one process (and its forks) have equal values."""
+    """Hash a canonical row; within one process and its forks, equal rows have equal hashes."""
     messages = row.get("messages")
     if type(messages) is not list:
         values = tuple(row.values())
@@ -33,29 +33,29 @@ def fingerprint(row: dict[str, Any]) -> int:
 def outline(row: dict[str, Any]) -> int:
     """Hash the folded ends of a canonical row's last two texts: nearly equal rows have equal outlines.
 
-    Cheap, so that only rows that share one need be compared as a whole.
+    Cheap to compute; only rows with equal outlines are then compared completely.
     """
     *_, before, last = ["", "", *_texts(row)]
     return outline_of(before, last)
 
 
 def outline_of(before: str, last: str) -> int:
-    """As `outline`, for a row's last two texts."""
+    """Return the outline of a row with these last two texts."""
     one, other = before[-EDGE:].encode().translate(LOWER, SPACES), last[-EDGE:].encode().translate(LOWER, SPACES)
     return hash((one[-COMPARED:], other[-COMPARED:]))
 
 
 def folded(row: dict[str, Any]) -> int:
-    """Hash all texts of a canonical row without case (of ASCII) and white space."""
+    """Hash all texts of a canonical row, ignoring ASCII case and whitespace."""
     return hash(b"\0".join(text.encode().translate(LOWER, SPACES) for text in _texts(row)))
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text of a value, in order."""
+    """Yield every text of a value, in order."""
     if type(value) is str:
         yield value
     elif type(value) is dict:
-        if "role" in value and "content" in value:  # the outline of a message is what it says
+        if "role" in value and "content" in value:  # the role is ignored
             yield from _texts(value["content"])
             yield from _texts({name: v for name, v in value.items() if name not in ("role", "content")})
         else:

@@ -1,10 +1,10 @@
-"""Messages of conversations, wherever a task has them: what they may look like, what is mended, their canonical form.
+"""Messages of conversations: their checks, repairs and canonical form, for all tasks that have messages.
 
-is_plain(messages)            nearly every conversation is good as it stands: this asks for nothing else
-standard(value, rules)        other spellings → {role, content, …}; what cannot be understood stays as it is
-conversation_faults(…)        what is wrong with standard messages
+is_plain(messages)            quick check for the common case: valid messages that need no repair
+standard(value, rules)        other formats → {role, content, …}; unknown formats stay unchanged
+conversation_faults(…)        errors in standard messages
 packed(messages)              standard → canonical, with the keys besides role and content as one JSON text
-unpacked(messages)            canonical → what chat templates take
+unpacked(messages)            canonical → the form for chat templates
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ MESSAGES = pa.list_(
         [
             pa.field("role", pa.string(), nullable=False),
             pa.field("content", pa.string()),
-            # The message's other keys as one JSON object; null when there are none.
+            # The message's other keys as one JSON object; null if there are none.
             pa.field("more", pa.string()),
         ]
     )
 )
 
-# Each row is asked about three times in a row (check, remarks, canonical form): the last answer is kept.
+# Each row is tested three times in succession (check, remarks, canonical form), so the last result is cached.
 _last_plain: list[Any] = [None]
 
-# What other systems call the same roles.
+# Names of these roles in other systems.
 OTHER_NAMES = {"bot": "assistant", "gpt": "assistant", "model": "assistant", "ai": "assistant", "chatgpt": "assistant",
                "human": "user", "prompter": "user", "developer": "system", "function": "tool"}  # fmt: skip
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
                   "bard": "assistant", "model": "assistant", "assistant": "assistant", "system": "system",
                   "function_call": "assistant", "observation": "tool", "function_response": "tool",
                   "tool": "tool"}  # fmt: skip
-TURN_BREAK = "\n\n"  # between joined turns: the Markdown of a new paragraph
+TURN_BREAK = "\n\n"  # between joined turns: a new paragraph in Markdown
 
-# What `standard` and `joined` mend, in the words of the report.
+# Repairs by `standard` and `joined`, as the report names them.
 SHAREGPT = ("DATA-F0414", "ShareGPT messages: from and value read as role and content")
 MAPPED = ("DATA-F0415", "roles renamed by role_map")
-JOINED = ("DATA-F0416", "successive user turns joined")
+JOINED = ("DATA-F0416", "consecutive user turns joined")
 PARTS = ("DATA-F0417", "text parts joined into one content")
 ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
-LATE_SYSTEM = ("DATA-W0424", "a system message behind the first place")
+LATE_SYSTEM = ("DATA-W0424", "a system message after the first message")
 
 
 def forbidden_characters(value: Any, path: str) -> Iterator[Fault]:
-    """Yield a fault for each text with U+0000, over which tokenizers and databases stumble; strict refuses them."""
+    """Yield a fault for each text with U+0000, which many tokenizers and databases do not accept (strict=true)."""
     if type(value) is str:
         if "\0" in value:
             yield Fault("DATA-E0413", path, as_found(value), "text without the character U+0000",
@@ -68,7 +68,7 @@ def forbidden_characters(value: Any, path: str) -> Iterator[Fault]:
 
 
 def is_plain(messages: list[Any]) -> bool:
-    """Say quickly that a conversation needs no second look: role and text only, in order, with an answer."""
+    """Return whether a conversation certainly needs no repair: only role and text, valid order, with an answer."""
     if messages is _last_plain[0]:
         return True
     before: Any = ""
@@ -94,7 +94,7 @@ def is_plain(messages: list[Any]) -> bool:
 
 
 def from_text(value: Any) -> Any:
-    """Read a list that stands in a cell as JSON text; any other value is given back."""
+    """Parse a list that a cell holds as JSON text; return any other value unchanged."""
     if type(value) is str and value.lstrip()[:2] in ("[{", "[]", "[ ", "[\n"):
         try:
             read = orjson.loads(value)
@@ -105,7 +105,7 @@ def from_text(value: Any) -> Any:
 
 
 def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[tuple[str, str]]]:
-    """Give messages in the usual spelling, one for each that stands there, and what was mended.
+    """Return messages in the standard form, one for each given message, and the repairs.
 
     [{"from": "human", "value": "hi"}] → [{"role": "user", "content": "hi"}]
     """
@@ -114,7 +114,7 @@ def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[
 
 
 def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join successive user turns into the first of them."""
+    """Join consecutive user turns into the first of them."""
     turns: list[dict[str, Any]] = []
     for message in messages:
         if turns and message["role"] == "user" == turns[-1]["role"]:
@@ -125,17 +125,17 @@ def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def conversation_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
-    """Yield what is wrong with standard messages: each alone, their order, an answer that is missing."""
+    """Yield the errors in standard messages: in single messages, in their order, and a missing answer."""
     yield from message_faults(messages, path, rules)
     yield from order_faults(messages, path, rules)
     roles = [_role_of(message) for message in messages]
-    if roles and set(roles) <= set(ROLES) - {"assistant"}:  # an unknown role may be the answer: it is told already
+    if roles and set(roles) <= set(ROLES) - {"assistant"}:  # an unknown role, already reported, may be the answer
         yield Fault("DATA-E0410", path, f"roles {', '.join(roles)[:60]}",
                     "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
 
 
 def message_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
-    """Yield what is wrong with each message alone, or that there is none."""
+    """Yield the errors in single messages, or a fault if there are no messages."""
     if not messages:
         yield Fault("DATA-E0402", path, "[]", "at least one message", "fill it in, or remove the row")
     for index, message in enumerate(messages):
@@ -143,7 +143,7 @@ def message_faults(messages: list[Any], path: str, rules: MessageRules) -> Itera
 
 
 def order_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
-    """Yield what is wrong between messages: turns that follow each other, tool results without a call."""
+    """Yield the errors in the order of messages: consecutive user turns, tool results without a call."""
     before: Any = ""
     for index, message in enumerate(messages):
         here = f"{path}[{index}]"
@@ -161,7 +161,7 @@ def order_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterato
 def remarks_on(
     messages: list[dict[str, Any]], mended: list[tuple[str, str]], rules: MessageRules
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is worth telling about good standard messages."""
+    """Yield the remarks on valid standard messages."""
     yield from mended
     roles = [message["role"] for message in messages]
     if rules.merge_turns and ("user", "user") in pairwise(roles):
@@ -171,12 +171,12 @@ def remarks_on(
 
 
 def plain_packed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give plain messages in their canonical form."""
+    """Return plain messages in their canonical form."""
     return [{"role": message["role"], "content": message["content"], "more": None} for message in messages]
 
 
 def packed(messages: list[dict[str, Any]], rules: MessageRules) -> list[dict[str, Any]]:
-    """Give standard messages in their canonical form; keys without a value are dropped.
+    """Return standard messages in their canonical form; keys without a value are dropped.
 
     [{"role": "user", "content": "hi", "name": "Ann"}] → [{"role": "user", "content": "hi", "more": '{"name":"Ann"}'}]
     """
@@ -186,7 +186,7 @@ def packed(messages: list[dict[str, Any]], rules: MessageRules) -> list[dict[str
 
 
 def unpacked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give canonical messages as TRL and every chat template take them."""
+    """Return canonical messages in the form that TRL and chat templates expect."""
     return [
         {"role": m["role"], "content": m["content"], **(orjson.loads(m["more"]) if m["more"] else {})}
         for m in messages
@@ -217,7 +217,7 @@ def _from_sharegpt(message: dict[str, Any], rules: MessageRules) -> dict[str, An
     """{"from": "function_call", "value": '{"name": …}'} → {"role": "assistant", "content": null, "tool_calls": […]}"""
     more = {key: value for key, value in message.items() if key not in ("from", "value", "role", "content")}
     name, content = message["from"], message["value"]
-    known = type(name) is str and name not in rules.role_map  # a role_map of the user's own comes later
+    known = type(name) is str and name not in rules.role_map  # the user's role_map is applied later
     role = SHAREGPT_ROLES.get(name, name) if known else name
     if name == "function_call" and (calls := calls_in_text(content)):
         return {"role": role, "content": None, "tool_calls": calls, **more}
@@ -254,8 +254,8 @@ def _content_faults(message: dict[str, Any], content: Any, path: str, rules: Mes
             yield Fault("DATA-E0404", path, "null" if "content" in message else "nothing",
                         "text (or tool_calls beside it)", "fill it in, or remove the row")  # fmt: skip
     elif type(content) is list and (kinds := _foreign_parts(content)):
-        yield Fault("DATA-E0422", path, f"parts of type {', '.join(kinds)}"[:80], "text: these models read no images, "
-                    "sound or files", "remove these parts, or the row")  # fmt: skip
+        yield Fault("DATA-E0422", path, f"parts of type {', '.join(kinds)}"[:80], "text only: these models do not read "
+                    "images, audio or files", "remove these parts, or the row")  # fmt: skip
     elif type(content) is not str:
         yield Fault("DATA-E0405", path, as_found(content), f"text, not {kind_of(content)}",
                     "write the text itself")  # fmt: skip

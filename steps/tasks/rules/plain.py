@@ -1,9 +1,9 @@
-"""Rows that are certainly good, recognised many at a time.
+"""A fast check that recognises rows that are certainly valid, in blocks.
 
-Nearly every row of nearly every file has nothing but the task's own columns, of the right types. Such rows are decoded
-straight into small structs and judged by a few C calls each, several times faster than one by one. Whatever is not
-recognised here is looked at by the task itself: a reader in this file may say "I am not sure", never "bad", and what
-it takes for good the task must find good too (tests/steps/test_plain.py compares the two).
+Most rows of most files have only the task's own columns, of the right types. Such rows are decoded directly into small
+structs and checked with a few C calls per block, several times faster than one by one. All other rows are checked by
+the task: a reader in this file may only answer "certainly valid" or "unknown", never "invalid", and a row that it
+accepts must be valid for the task too (tests/steps/test_plain.py compares the two).
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from steps.tasks.rules.likeness import outline_of
 
 @dataclass
 class PlainRows:
-    """What a block of good rows holds."""
+    """A block of valid rows."""
 
     strings: int
-    """Keys and values between quotes in all objects: the text has more when it doubles a key."""
+    """Number of strings (keys and values) in all objects: the text has more if it repeats a key."""
     fingerprints: list[int]
     """`steps.tasks.likeness.fingerprint` of each row."""
     outlines: list[int]
     """`steps.tasks.likeness.outline` of each row."""
     canonical: Callable[[], pa.RecordBatch]
-    """Makes the canonical rows."""
+    """Builds the canonical rows."""
 
 
 class PlainReader(Protocol):
-    """Reads rows of one task."""
+    """Reads plain rows of one task."""
 
     decoder: msgspec.json.Decoder[Any]
 
     def read(self, rows: list[Any]) -> PlainRows | None:
-        """Judge decoded rows; None when any of them needs a closer look."""
+        """Check decoded rows; None if any of them needs the full check."""
 
 
 def plain_reader(task: str, columns: Group) -> PlainReader | None:
-    """Give the reader for a task's plain rows; None where there is none."""
+    """Return the reader for a task's plain rows; None if there is none."""
     values = columns.model_dump()
     if task == "chat_completion" and not values["role_map"]:
         return PlainChats(values["messages_key"])
@@ -59,7 +59,7 @@ STRICT: dict[str, Any] = {"gc": False, "forbid_unknown_fields": True}
 
 
 class Message(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A message without anything beside role and content."""
+    """A message with only role and content."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
@@ -78,7 +78,7 @@ class PlainChats:
         self.good_orders: set[tuple[str, ...]] = set()
 
     def read(self, rows: list[Any]) -> PlainRows | None:
-        """Judge conversations: roles in order, an answer among them, no empty content."""
+        """Check conversations: a valid order of roles, at least one answer, no empty content."""
         all_messages = list(map(self.messages, rows))
         all_roles = [tuple(map(ROLE, messages)) for messages in all_messages]
         all_texts = [tuple(map(CONTENT, messages)) for messages in all_messages]
@@ -98,7 +98,7 @@ class PlainChats:
 
 
 class PlainTexts:
-    """Texts, or prompts with what should follow."""
+    """Texts, or prompts with completions."""
 
     def __init__(self, text_key: str, ground_truth_key: str, separator: str):
         self.separator = separator
@@ -108,7 +108,7 @@ class PlainTexts:
         self.values = [attrgetter(name) for name in names]
 
     def read(self, rows: list[Any]) -> PlainRows | None:
-        """Judge texts: none empty, a space between prompt and answer."""
+        """Check texts: none empty, a space between prompt and answer."""
         texts, *truths = (list(map(value, rows)) for value in self.values)
         if not all(texts) or any(map(str.isspace, texts)):
             return None
@@ -134,7 +134,7 @@ class PlainTexts:
 def _is_good_order(roles: tuple[str, ...]) -> bool:
     return (
         "assistant" in roles
-        and "tool" not in roles  # only good behind a call, which is no plain message
+        and "tool" not in roles  # valid only after a call, and a message with a call is not plain
         and "system" not in roles[1:]
         and not any(first == second == "user" for first, second in pairwise(roles))
     )

@@ -1,7 +1,7 @@
-"""Functions in conversations: the schemas that may be called, the calls of an assistant, the results of a tool.
+"""Tool calls in conversations: function schemas, the assistant's calls, and tool results.
 
 Chat templates write arguments with `tojson`, so a call's arguments are kept as an object, as transformers documents it;
-OpenAI's form, an object as JSON text, would be quoted twice.
+OpenAI's format, an object as JSON text, would be encoded twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from steps.tasks import Fault, as_found, kind_of
 
 
 def read_arguments(calls: Any) -> Any:
-    """Give calls whose arguments are objects; the same list when nothing had to be read from text.
+    """Return calls whose arguments are objects; the same list if no arguments were JSON text.
 
     [{"function": {"name": "add", "arguments": '{"a": 1}'}}] → [{"function": {"name": "add", "arguments": {"a": 1}}}]
     """
@@ -25,7 +25,7 @@ def read_arguments(calls: Any) -> Any:
 
 
 def calls_in_text(text: Any) -> list[dict[str, Any]]:
-    """Read the calls that a ShareGPT function_call holds as text; empty when it holds none."""
+    """Parse the calls in the text of a ShareGPT function_call; empty if there are none."""
     try:
         value = orjson.loads(text)
     except (orjson.JSONDecodeError, TypeError):
@@ -37,7 +37,7 @@ def calls_in_text(text: Any) -> list[dict[str, Any]]:
 
 
 def call_faults(calls: Any, role: Any, path: str) -> Iterator[Fault]:
-    """Yield what is wrong with the calls of one message."""
+    """Yield the errors in the calls of one message."""
     if type(calls) is not list:
         yield Fault("DATA-E0420", path, as_found(calls), f"a list of calls, not {kind_of(calls)}",
                     'write it as [{"type": "function", "function": {"name": …, "arguments": {…}}}]')  # fmt: skip
@@ -58,7 +58,7 @@ def call_faults(calls: Any, role: Any, path: str) -> Iterator[Fault]:
 
 
 def result_faults(messages: list[Any], path: str) -> Iterator[Fault]:
-    """Yield the tool results that answer no call: no assistant spoke before, or none of its calls has that id."""
+    """Yield the tool results without a call: no assistant message before them, or no earlier call with that id."""
     ids: set[Any] = set()
     called = unnamed = spoke = False
     for index, message in enumerate(messages):
@@ -85,7 +85,7 @@ def result_faults(messages: list[Any], path: str) -> Iterator[Fault]:
 
 
 def read_tools(value: Any) -> Any:
-    """Read the schemas of a row: a list, or a list as JSON text; None for none, any other value as it is."""
+    """Read the schemas of a row: a list, or a list as JSON text; None if empty, any other value unchanged."""
     if type(value) is str:
         if not value.strip():
             return None
@@ -97,7 +97,7 @@ def read_tools(value: Any) -> Any:
 
 
 def tools_faults(value: Any, path: str) -> Iterator[Fault]:
-    """Yield what is wrong with the schemas of a row, as `read_tools` gives them."""
+    """Yield the errors in the schemas of a row, as returned by `read_tools`."""
     form = '[{"type": "function", "function": {"name": …, "parameters": {…}}}]'
     if type(value) is not list:
         yield Fault("DATA-E0423", path, as_found(value), "a list of function schemas, or one as JSON text",
@@ -115,7 +115,7 @@ def _is_one_of(value: Any, ids: set[Any]) -> bool:
 
 
 def _function(call: Any) -> Any:
-    """The part of a call or schema that holds the name; both may stand without the wrapping object."""
+    """Return the object of a call or schema that holds the name; the enclosing object may be missing."""
     return call.get("function", call) if type(call) is dict else None
 
 
