@@ -1,13 +1,13 @@
 """Adapters: LoRA and its relatives."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from steps.errors import Problem, shown
 from steps.params.adapter_kinds import KINDS, kwargs_problems, whole_numbers
-from steps.params.group import Group
+from steps.params.group import Group, Renamed
 
 # Layers that no adapter is put on: TRL multiplies by the head's weights without looking at an adapter, and what is
 # tied to them could not be merged.
@@ -19,7 +19,7 @@ ALL = "all-linear"
 class LoraParams(Group):
     """How the adapter is shaped."""
 
-    apply_lora: bool = False
+    apply_lora: Annotated[bool, Renamed(names=("use_peft",))] = False
     """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
 
     peft_type: Literal["lora", "ia3", "loha", "lokr", "prompt_tuning"] = "lora"
