@@ -44,13 +44,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, get_args
 
 from steps.errors import FOUND_LIMIT, nearest
+from steps.params.secrets import without_secrets
 from steps.params.settings import Head
 
 TASKS = {
@@ -80,12 +80,6 @@ OTHER_SHAPES = {
     "chosen_key": ("completion", "set method=kto if these are rated answers"),
     "rejected_key": ("completion", "set method=kto if these are rated answers"),
 }
-
-# A message is read by more people than the data: keys and addresses in it are cut.
-SECRETS = re.compile(
-    r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w.-]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|[\w.+-]+@[\w-]+\.[\w.-]+"
-)
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ def as_found(value: object) -> str:
     `steps.errors.shown` speaks Python; whoever opens a jsonl file looks for "bot" and null, not for 'bot' and None.
     """
     text = json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")
-    text = SECRETS.sub("…", text[: 8 * FOUND_LIMIT])  # a row may hold a book
+    text = without_secrets(text[: 8 * FOUND_LIMIT])  # a row may hold a book
     text = visible(text)
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
 
