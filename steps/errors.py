@@ -1,7 +1,7 @@
 """Error classes, their exit codes and the form of an error message.
 
 Every process of this project that fails exits with the code of one of these classes. A message always has the same
-parts: where, what was found, what was expected, how to fix it.
+parts: where, what was found, what was expected (and why, where that is not obvious), how to fix it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Problem:
     rows: tuple[int, ...] = field(default=())
     """The first rows with this problem, if there are several."""
     count: int = 1
+    why: str = field(default="", kw_only=True)
+    """The reason for what is expected, as it stands after "because"; empty where it needs none."""
 
     def __str__(self) -> str:
         more = ""
@@ -36,7 +38,9 @@ class Problem:
             shown = ", ".join(str(row) for row in self.rows)
             more = f" ({self.count:,} like this; first: {shown})" if shown else f" ({self.count:,} like this)"
         stop = "" if self.fix.endswith("?") else "."
-        return f"{self.code} {self.where}: found {self.found}; expected {self.expected}. Fix: {self.fix}{stop}{more}"
+        because = f", because {self.why}" if self.why else ""
+        told = f"found {self.found}; expected {self.expected}{because}."
+        return f"{self.code} {self.where}: {told} Fix: {self.fix}{stop}{more}"
 
 
 class StepError(Exception):
@@ -60,6 +64,7 @@ class StepError(Exception):
             "where": first.where,
             "found": first.found,
             "expected": first.expected,
+            "why": first.why,
             "fix": first.fix,
             "retryable": self.retryable,
             "resume_from": self.resume_from,

@@ -23,7 +23,7 @@ from typing import Any, get_type_hints
 
 from steps import STEPS, wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
-from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
+from steps.errors import OutOfResources, Problem, StepError
 
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
@@ -135,7 +135,7 @@ def bug(error: BaseException) -> StepError:
     where = f"{frame.filename}:{frame.lineno}" if frame else "unknown"
     return StepError(
         Problem(
-            f"BUG-E{EXIT_BUG:04d}",
+            "BUG-E0070",
             where,
             f"{type(error).__name__}: {error}",
             "no exception",

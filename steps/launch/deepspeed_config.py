@@ -254,7 +254,7 @@ def _offload_problems(zero: Config, name: str, keys: set[str], where: str, stage
     for key in sorted(set(block) - keys):
         yield _unknown(f"{where}: zero_optimization.{name}.{key}", block[key], key, keys)
     if block.get("device") == "cpu" and stage < (3 if name == "offload_param" else 1):
-        yield Problem("PLAN-E0334", f"{where}: zero_optimization.{name}", f"cpu with stage {stage}",
+        yield Problem("PLAN-E0340", f"{where}: zero_optimization.{name}", f"cpu with stage {stage}",
                       "stage 3" if name == "offload_param" else "stage 1, 2 or 3",
                       "leave it out, or raise the stage")  # fmt: skip
 

@@ -7,9 +7,17 @@ from pydantic import Field, field_validator
 
 from steps.errors import Problem, shown
 from steps.kinds.adapters import ADAPTER_KINDS
-from steps.params.adapter_kinds import ReadBy, kwargs_problems, marks, peft_names, whole_numbers
+from steps.params.adapter_kinds import (
+    KINDS_OF_PEFT,
+    NOT_OFFERED,
+    ReadBy,
+    kwargs_problems,
+    marks,
+    peft_names,
+    whole_numbers,
+)
 from steps.params.choice import OneOf
-from steps.params.group import Group
+from steps.params.group import Group, Renamed
 
 # Layers that no adapter is put on: TRL multiplies by the head's weights without looking at an adapter, and what is
 # tied to them could not be merged.
@@ -27,10 +35,10 @@ IN_LAYERS = tuple(name for name, kind in ADAPTER_KINDS.items() if kind.layers)
 class LoraParams(Group):
     """How the adapter is shaped."""
 
-    apply_lora: bool = False
+    apply_lora: Annotated[bool, Renamed(names=("use_peft",))] = False
     """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
 
-    peft_type: Annotated[str, OneOf(ADAPTER_KINDS)] = "lora"
+    peft_type: Annotated[str, OneOf(ADAPTER_KINDS), Renamed(values=KINDS_OF_PEFT, instead=NOT_OFFERED)] = "lora"
     """Kind: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), factors (ia3), prompt_tuning."""
 
     lora_r: Annotated[int, ReadBy(RANKED, without_adapter=True)] = Field(8, ge=1)

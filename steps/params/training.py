@@ -7,7 +7,7 @@ from pydantic import Field
 
 from steps.errors import Problem
 from steps.params.choice import OneOf
-from steps.params.group import Group
+from steps.params.group import Group, Renamed
 from steps.params.metrics import STEERING
 
 # What other systems put into model_args and has a place of its own here → what to do instead.
@@ -57,10 +57,10 @@ class TrainingParams(Group):
     learning_rate: float = Field(2e-5, gt=0)
     """Highest learning rate of the schedule."""
 
-    lr_scheduler_type: Literal[
+    lr_scheduler_type: Annotated[Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
         "inverse_sqrt", "reduce_lr_on_plateau",
-    ] = "linear"  # fmt: skip
+    ], Renamed(values={"": "linear"})] = "linear"  # fmt: skip
     """Shape of the learning rate over the run."""
 
     warmup_steps: int = Field(0, ge=0)
@@ -69,10 +69,10 @@ class TrainingParams(Group):
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """Share of all steps over which the learning rate climbs from 0; warmup_steps wins over it."""
 
-    optim: Literal[
+    optim: Annotated[Literal[
         "adamw_hf", "adamw_torch", "adamw_torch_fused", "adafactor", "ademamix", "sgd", "adagrad", "rmsprop",
         "galore_adamw", "grokadamw", "schedule_free_sgd",
-    ] = "adamw_hf"  # fmt: skip
+    ], Renamed(values={"adamw_hf": "adamw_torch", "": "adamw_torch"})] = "adamw_hf"  # fmt: skip
     """Optimizer; adamw_hf is the old name of adamw_torch and means the same."""
 
     weight_decay: float = Field(0.0, ge=0)
@@ -102,7 +102,10 @@ class TrainingParams(Group):
     model_args: dict[str, Any] = Field(default_factory=dict)
     """Values of the model's configuration that the training changes, as JSON, such as {"attention_dropout": 0.1}."""
 
-    evaluation_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    evaluation_strategy: Annotated[
+        Literal["epoch", "steps", "no"],
+        Renamed(names=("eval_strategy",), values={"disable": "no", "false": "no"}),  # YAML reads a bare `no` as false
+    ] = "epoch"
     """When the model is evaluated and a checkpoint is written."""
 
     eval_steps: int = Field(500, ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steps.kinds.adapters import ADAPTER_KINDS
+from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 from steps.params.pipeline import SupervisedParameters
@@ -130,8 +131,8 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
             {
                 "task": task,
                 "what": text,
-                "cpu": hardware.cpu if hardware else "1",
-                "memory": hardware.memory if hardware else "2Gi",
+                "cpu": hardware.cpu if hardware else SMALL_CPU,
+                "memory": hardware.memory if hardware else SMALL_MEMORY,
                 "gpu_type": hardware.gpu_type if hardware else "",
                 "gpu_count": hardware.gpu_count if hardware else "0",
                 "node_pool": next(iter(hardware.node_selector.values()), "any") if hardware else "any",

@@ -49,8 +49,8 @@ Codes: DATA-E… is an error, DATA-W… a warning, DATA-F… a repair. 01 file a
 04 conversations, 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, ratings and
 rewards. The meaning of a code never changes.
 
-The record of a model kind or a method of learning (`steps/kinds/`) names the module that writes its tokens. To add one: a
-file with `prepare(settings, tokenizer) -> preparation`, which refuses unusable settings before any row is read, and
+The record of a model kind or a method of learning (`steps/kinds/`) names the module that writes its tokens. To add one:
+a file with `prepare(settings, tokenizer) -> preparation`, which refuses unusable settings before any row is read, and
 `write(draft, preparation, checked) -> facts`; its name in a record, and a test.
 
 To add a format: see `reading.py`; a task: see `steps/tasks`; a check of rows: in its task; a check of bytes: in the

@@ -13,7 +13,7 @@ from steps.artifacts import write_durably
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
-from steps.params.reading import refused
+from steps.params.reading import refused, under_todays_names
 from steps.prepare_data.check.checking import DRAWN, DataCheck, check_data
 from steps.tasks import TASKS, load_task
 
@@ -57,7 +57,11 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
     """Split options into those of the task and of DataSource. Raises UserError for unknown names and wrong values."""
     models = (load_task(task).Columns, DataSource)
     known = [name for model in models for name in model.model_fields]
-    problems = [
+    clashes: list[Problem] = []
+    for model in models:
+        options, _, twice = under_todays_names(model, options)
+        clashes += twice
+    problems = clashes + [
         Problem("PARAM-E0101", name, shown(value), f"one of {', '.join(known)}", nearest(name, known) or "leave it out")
         for name, value in options.items()
         if name not in known

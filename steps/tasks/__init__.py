@@ -49,13 +49,13 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from steps.errors import FOUND_LIMIT, nearest
+from steps.params.secrets import without_secrets
 
 TASKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
@@ -69,12 +69,6 @@ OTHER_SHAPES = {
     "chosen_key": ("completion", "set method=kto if these are rated answers"),
     "rejected_key": ("completion", "set method=kto if these are rated answers"),
 }
-
-# More people read messages than data, so keys and e-mail addresses are removed from messages.
-SECRETS = re.compile(
-    r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w.-]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|[\w.+-]+@[\w-]+\.[\w.-]+"
-)
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ def as_found(value: object) -> str:
     `steps.errors.shown` writes Python, but a reader of a jsonl file looks for "bot" and null, not for 'bot' and None.
     """
     text = json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")
-    text = SECRETS.sub("…", text[: 8 * FOUND_LIMIT])  # a text may be as long as a book
+    text = without_secrets(text[: 8 * FOUND_LIMIT])  # a text may be as long as a book
     text = visible(text)
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
 

@@ -196,7 +196,7 @@ REFUSED = {
     "nothing whole": ({"zero_optimization": {"stage": 3}}, "PLAN-E0333", "set it to true"),
     "disks": ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}}, "PLAN-E0334", "cpu"),
     "a compiler": ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "PLAN-E0334", "compiles"),
-    "weights of stage 2": ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "PLAN-E0334",
+    "weights of stage 2": ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "PLAN-E0340",
                            "expected stage 3"),
     "a key of no one": ({"zero_optimization": {"stage": 2, "overlap_com": True}}, "PLAN-E0335",
                         "did you mean overlap_comm"),

@@ -49,7 +49,7 @@ def _experimental(name: str) -> Any:
         return importlib.import_module(f"trl.experimental.{name}")
     except ImportError as error:
         raise UserError(
-            Problem("TRAIN-E0203", "method", f"trl {version('trl')}, which has no experimental {name} ({error})",
+            Problem("TRAIN-E0204", "method", f"trl {version('trl')}, which has no experimental {name} ({error})",
                     f"a version with trl.experimental.{name}, such as 1.16", "set method=dpo, or install trl 1.16")
         ) from error  # fmt: skip
 

@@ -100,7 +100,7 @@ def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[st
     if template != KEEP and preparation.conversations:
         (draft / "chat_template.jinja").write_text(preparation.tokenizer.chat_template, encoding="utf-8")
     elif template != KEEP:
-        preparation.warn("DATA-W0806", "chat_template was not used: the rows are texts, not conversations")
+        preparation.warn("DATA-W0809", "chat_template was not used: the rows are texts, not conversations")
     return {
         "task": settings.task,
         "max_length": settings.max_length,
@@ -217,7 +217,7 @@ def _judge(name: str, rows: Rows, seen: Split, preparation: Preferences) -> None
     filtered = settings.preprocessing.length_handling == "filter"
     if filtered and len(seen.prompts) == len(rows):
         preparation.problems.append(
-            Problem("DATA-E0817", rows.where(0), f"every prompt of {name} longer than {settings.max_prompt_length} "
+            Problem("DATA-E0820", rows.where(0), f"every prompt of {name} longer than {settings.max_prompt_length} "
                     "tokens", f"prompts of at most {settings.max_prompt_length} tokens",
                     "raise max_prompt_length, or set length_handling=truncate")
         )  # fmt: skip
