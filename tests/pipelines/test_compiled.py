@@ -93,6 +93,23 @@ def test_images_can_be_put_into_a_registry_or_pinned(tmp_path):
     assert used == {"core@sha256:" + "0" * 64, "registry/project/finetune-pipelines-train:0.1.0"}
 
 
+def test_kfp_still_names_the_setting_that_it_refuses():
+    from kfp.dsl import pipeline_task
+
+    from pipelines.signature import pipeline
+    from pipelines.supervised import chat_completion
+
+    usual = pipeline_task.inspect
+
+    def nested(p, plan):
+        chat_completion().set_cpu_limit("1")
+
+    nested.__annotations__["return"] = None
+    with pytest.raises(ValueError, match=r"^set_cpu_limit can only be used on single-step components"):
+        pipeline(PIPELINES["chat_completion"].parameters)(nested)
+    assert pipeline_task.inspect is usual
+
+
 # What the checker must find; the SDK accepts every one of these.
 
 
