@@ -11,7 +11,7 @@ from steps.errors import Problem, UserError
 from steps.finetune.continuing import continued
 from steps.finetune.deepspeed import left_out
 from steps.finetune.loading import lora_config, model_options
-from steps.finetune.quantising import quantisation, train_in_float32
+from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
 from steps.params.settings import FinetuneSettings
 
 # What PEFT trains whole beside an adapter whether it is new or not, by the kind of task.
@@ -42,6 +42,7 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
             empty = _load(auto_class, folder, settings, how | {"device_map": "meta"})
             how |= quantisation(settings, [*_new_modules(*empty), *HEADS])
         model, found = _load(auto_class, folder, settings, how)
+        keep_as_stored(model)
     except RuntimeError as error:
         if not settings.deepspeed or "size mismatch" not in str(error):
             raise

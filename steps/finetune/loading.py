@@ -9,7 +9,7 @@ from typing import Any
 from steps.finetune.adapters import adapter_config
 from steps.finetune.continuing import continued
 from steps.finetune.inference import set_end_of_turn
-from steps.finetune.quantising import quantisation, train_in_float32
+from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 
@@ -36,7 +36,9 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     dtype = torch.bfloat16 if frozen_half else torch.float32
     if not settings.new_weights:
         how = {**model_options(settings), **quantisation(settings)}
-        return auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how)
+        model = auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how)
+        keep_as_stored(model)
+        return model
     set_seed(settings.training.seed)
     options = model_options(settings)
     attention = {key: options.pop(key) for key in ("attn_implementation",) if key in options}

@@ -46,6 +46,17 @@ def train_in_float32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
+def keep_as_stored(model: Any) -> None:
+    """Keep bitsandbytes 0.50 from storing 4-bit weights in another order when a CPU with AVX512-BF16 evaluates.
+
+    It would compute in bfloat16 from then on, which no other CPU does, and it fails where the number of a layer's
+    outputs is not a multiple of 32.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def with_exact_adapter(trainer: Any, settings: FinetuneSettings) -> Any:
     """Give the trainer back, all that it trains in float32.
 

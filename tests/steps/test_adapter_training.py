@@ -234,3 +234,23 @@ def test_in_sixteen_bits_too_what_is_trained_is_kept_in_float32(lora, stored, tm
     # A number that bfloat16 could not hold shows that the updates, a thousandth of the weights, are not lost.
     assert all((tensor != tensor.bfloat16().float()).any() for tensor in saved.values())
     assert any(name.endswith("bias") for name in saved) == ("peft_kwargs" in lora)
+
+
+@pytest.mark.slow
+def test_an_evaluation_leaves_weights_of_4_bits_as_they_are_stored_on_every_cpu(tmp_path, monkeypatch):
+    from bitsandbytes.nn import modules
+    from conftest import build_model
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    build_model(tmp_path / "source", intermediate_size=88)  # no multiple of 32
+    model = as_imported(tmp_path / "source", tmp_path / "model")
+    rows = write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
+    losses = []
+    for strategy in ("steps", "no"):
+        training = {"max_steps": 4, "evaluation_strategy": strategy, "eval_steps": 2}
+        settings = settings_with(
+            training, lora=LoraParams(apply_lora=True), quantisation=QuantisationParams(load_in_4bit=True)
+        )
+        losses.append([point["loss"] for point in train(settings, model, rows, tmp_path / strategy)["points"]])
+    assert losses[0] == losses[1]
