@@ -14,7 +14,7 @@ from training_inputs import as_imported, settings_with, write_ids, write_tokens
 
 from steps import wire
 from steps.artifacts import read_manifest
-from steps.errors import NumericError, Preempted, UserError
+from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
@@ -144,6 +144,7 @@ def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, loca
     _, errors = process.communicate(timeout=60)
     outcome = json.loads(errors.decode().strip().splitlines()[-1])
     assert process.returncode == outcome["code"] == 143
+    assert outcome["retryable"] is True
     assert Path(outcome["resume_from"]).is_dir()
     assert not (tmp_path / "out" / "tuned").exists()
 
@@ -306,11 +307,6 @@ def test_pruning_keeps_the_newest_and_the_best(folder):
     steps = [checkpoint(folder, step) for step in (5, 10, 15, 20)]
     prune(folder.path, 2, best=str(steps[0]))
     assert sorted(path.name for path in folder.path.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
-
-
-def test_preempted_is_an_error_that_may_be_retried():
-    assert Preempted.retryable
-    assert Preempted.exit_code == 143
 
 
 def reseal(folder: Path) -> None:
