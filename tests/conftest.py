@@ -126,6 +126,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFolders]:
 
 
 @pytest.fixture(scope="session")
+def made(shared: SharedFolders) -> Path:
+    """A checkout with examples/ and everything that they make; read only."""
+    from example_files import make_all
+
+    return shared.made("checkout", make_all)
+
+
+@pytest.fixture(scope="session")
 def tiny_model(shared: SharedFolders) -> Path:
     """A folder with a tiny random chat model and tokenizer, as a user would have it (no manifest)."""
     return shared.made("tiny", build_model)

@@ -17,12 +17,13 @@ def test_what_is_new_gone_or_other_is_told_and_nothing_else(tmp_path):
     (tmp_path / "docs/c.md").unlink()
     (tmp_path / "steps/a.py").write_text("edited by a person")
     (tmp_path / "steps/b.py").unlink()
+    (tmp_path / "steps/new.py").touch()
     (tmp_path / "steps/new").mkdir()
     (tmp_path / "steps/__pycache__").mkdir()
     expected = ["docs/a.md changed", "docs/b.md changed", "docs/c.md is gone", "steps/new is new"]
     assert changes(before, snapshot(tmp_path), ["docs"]) == expected
     assert changes(before, snapshot(tmp_path)) == [*expected[:3], "steps/a.py changed", "steps/b.py is gone",
-                                                   "steps/new is new"]  # fmt: skip
+                                                   "steps/new is new", "steps/new.py is new"]  # fmt: skip
 
 
 def test_a_shared_folder_is_made_once_and_a_change_of_it_is_told(tmp_path):
