@@ -15,6 +15,8 @@ import pytest
 from shared import SharedFolders, shared_folders
 from unchanged import CHECKOUT, NEVER_EDITED, changes, snapshot
 
+pytest_plugins = ["training_inputs", "merge_inputs"]
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
@@ -146,12 +148,8 @@ def chat_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def chat_inputs(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def chat_inputs(model: Path, tokenizer, tmp_path: Path, local_root: Path) -> tuple[Path, Path]:
     """A model artifact and 40 + 16 tokenised conversations for a training that keeps its checkpoints below tmp_path."""
-    from training_inputs import as_imported, write_tokens
-    from transformers import AutoTokenizer
+    from training_inputs import write_tokens
 
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    model = as_imported(tiny_model, tmp_path / "model")
-    return model, write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(tiny_model), chat_rows(56))
+    return model, write_tokens(tmp_path / "data", tokenizer, chat_rows(56))

@@ -27,7 +27,7 @@ def snapshot(folder: Path) -> Snapshot:
 
 
 def changes(before: Snapshot, after: Snapshot, watched: Iterable[str] = ("",)) -> list[str]:
-    """List what is new, changed or gone below the `watched` folders ("" is all of them), elsewhere new files but .py."""
+    """List what is new, changed or gone below the `watched` folders ("" is all), elsewhere what is new but Python."""
     tops = tuple(watched)
 
     def inside(name: str) -> bool:

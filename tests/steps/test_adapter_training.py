@@ -1,15 +1,16 @@
 """Every kind of adapter, and those on a quantised base: trained as by TRL and PEFT, merged to the same logits."""
 
-import json
 from pathlib import Path
 
 import pytest
 from conftest import chat_rows
-from training_inputs import as_imported, settings_with, write_tokens
+from training_inputs import as_imported, settings_with, train, write_tokens
 
 from steps.params.lora import LoraParams
 from steps.params.quantisation import QuantisationParams
 from steps.params.settings import FinetuneSettings
+
+pytestmark = pytest.mark.usefixtures("local_root")
 
 MLP = ["gate_proj", "up_proj", "down_proj"]
 # Our parameters → PEFT's class and its arguments, written by hand.
@@ -70,36 +71,6 @@ BASES: dict[str, tuple[dict, dict]] = {
         {"load_in_8bit": True, "llm_int8_threshold": 0.0},
     ),
 }
-
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return as_imported(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def tokenizer(model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
-@pytest.fixture
-def data(tmp_path: Path, tokenizer) -> Path:
-    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    from steps.finetune.step import finetune
-
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def bare_losses(model: Path, tokenizer, out: Path, config: str, arguments: dict, base: dict | None = None) -> list:

@@ -21,7 +21,7 @@ from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams, TrainingParams
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_root")]
 
 NF4 = {"quantisation": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
 INT8 = {"quantisation": {"load_in_8bit": True}}
@@ -55,12 +55,6 @@ PAIRS = [
     ("T5", "IA3"), ("T5", "QLoRA"), ("T5", "8 bits"),
     ("BART", "LoHa"), ("BART", "QLoRA"), ("hidden words", "QLoRA"), ("hidden words", "LoKr"),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def inputs(name: str, folder: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows
-from training_inputs import as_imported, settings_with, write_ids, write_tokens
+from training_inputs import settings_with, train, write_ids, write_tokens
 
 from steps import wire
 from steps.artifacts import read_manifest
@@ -22,36 +22,7 @@ from steps.params.training import CheckpointParams
 from steps.tracking import UNSENT
 from steps.tracking.records import read_unsent
 
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return as_imported(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def tokenizer(model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
-@pytest.fixture
-def data(tmp_path: Path, tokenizer) -> Path:
-    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path / "root"
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    from steps.finetune.step import finetune
-
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
+pytestmark = pytest.mark.usefixtures("local_root")
 
 
 def bare_losses(settings: FinetuneSettings, model: Path, tokenizer, out: Path) -> list[float]:
