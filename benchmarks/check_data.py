@@ -1,11 +1,11 @@
-"""Wall time and memory of checking chat rows: this project's check against datasets, polars and duckdb.
+"""Wall time and memory of checking chat rows: our check compared with datasets, polars and duckdb.
 
     python benchmarks/check_data.py [--megabytes N] [--rounds N] [--scratch DIR]
 
-Every arm reads the same jsonl file and checks roles, their order and empty content. The peers only count what is bad;
-ours also names the row, looks for repeated and nearly equal rows and splits them. The arms take turns, each in a
-process of its own; the time runs from the call to its result, so that nobody's imports count. Then ours alone reads
-files of 12, 200 and 1,000 MB for the memory and the growth. Exits with 1 when a target is missed.
+Each arm reads the same jsonl file and checks roles, their order and empty content. The peers only count bad rows; ours
+also names the row, searches for repeated and nearly equal rows and splits the rows. The arms alternate, each in a
+separate process; the time is measured from the call to its result, without imports. Then ours alone reads files of 12,
+200 and 1,000 MB to measure memory and growth. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ ARMS = {"ours": OURS, "datasets": DATASETS, "polars": POLARS, "duckdb": DUCKDB}
 
 
 def main() -> int:
-    """Write the files, measure, print, judge."""
+    """Write the files, measure, print, and compare with the targets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
@@ -149,9 +149,9 @@ def _run(code: str, file: Path) -> dict[str, float]:
 
 
 def _memory_mib(pid: int) -> float:
-    """Memory of a process and its children; pages that they share count once (proportional set size).
+    """Return the memory of a process and its children; shared pages count once (proportional set size).
 
-    0 when one of them ended meanwhile: its shared pages would count for the others too.
+    0 if one of them ended during the measurement: its shared pages would then be attributed to the others.
     """
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
@@ -186,7 +186,7 @@ def _report_growth(scratch: Path) -> bool:
     runs = {}
     for size in SIZES:
         file = _write_chats(scratch / f"{size}.jsonl", size)
-        # the quickest of three: the question is how cost grows, not how busy the machine is
+        # the fastest of three runs, to reduce the influence of other load on the machine
         runs[size] = min((_run(OURS, file) for _ in range(3)), key=lambda run: run["seconds"])
     for size, run in runs.items():
         print(f"ours, {size:5} MB: {run['seconds']:6.2f} s, {run['mib']:4.0f} MiB")

@@ -1,10 +1,10 @@
-"""Wall time and memory of merging a LoRA adapter: this project's merge_adapter against PEFT's merge_and_unload.
+"""Wall time and memory of merging a LoRA adapter: our merge_adapter compared with PEFT's merge_and_unload.
 
     python benchmarks/merge_adapter.py [--params MILLIONS] [--rounds N] [--scratch DIR]
 
-A random bf16 Llama in several shards and a rank-16 adapter on all its linear layers are built once, then the arms take
-turns, each in a process of its own, start-up included; a plain copy of the weights is the floor. The merged tensors
-must agree bit by bit. Exits with 1 when they do not, or when a target is missed: 4 times faster, at most 700 MiB.
+A random bf16 Llama in several shards and a rank-16 adapter on all its linear layers are built once. Then the arms
+alternate, each in a separate process, including start-up; a plain copy of the weights is the lower bound. The merged
+tensors must be bit-equal. Exits with 1 if they are not, or if a target is missed: 4 times faster, at most 700 MiB.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TARGET_MIB = 700
 
 
 class Run(NamedTuple):
-    """What one process took."""
+    """Time and memory of one process."""
 
     seconds: float
     cpu_seconds: float
-    """On a busy machine this tells more than the clock."""
+    """More reliable than wall time on a busy machine."""
     mib: float
     """Peak resident memory."""
 
@@ -95,7 +95,7 @@ print(len(theirs), int(equal), sum(not same(ours, base, name) for name in ours))
 
 
 def main() -> int:
-    """Build, measure, compare, print."""
+    """Build the model, measure, compare the tensors, and print."""
     options = _options()
     scratch = Path(tempfile.mkdtemp(prefix="merge-adapter-", dir=options.scratch))
     try:
@@ -141,9 +141,9 @@ def _output(script: str, *arguments: str) -> str:
 
 
 def _measure(words: list[str], output: Path) -> Run:
-    """Run one arm in a process of its own."""
+    """Run one arm in a separate process."""
     shutil.rmtree(output, ignore_errors=True)
-    os.sync()  # the arm before must not leave its writing to this one
+    os.sync()  # pending writes of the previous arm must not slow this one
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -1,8 +1,8 @@
-"""What the pipeline around a training costs: `finetune run` against a bare TRL script that does the same work.
+"""Overhead of the pipeline: `finetune run` compared with a plain TRL script that does the same work.
 
-The peer loads the example's model and data, trains with the same settings, saves, and measures base and tuned model on
-the test rows (loss, and exact match of greedy answers). Both run as processes of their own, in turn; medians count.
-Target: finetune run takes at most 1.3 times as long.
+The peer loads the example's model and data, trains with the same settings, saves, and evaluates base and tuned model on
+the test rows (loss, and exact match of greedy answers). Both run as separate processes, alternating; medians are
+compared. Target: finetune run takes at most 1.3 times as long.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ for folder in (config["pytorch_model_path"], sys.argv[1] + "/tuned"):
 
 
 def main() -> None:
-    """Run both in turn, print a table, exit 1 when the target is missed."""
+    """Run both alternately, print a table, and exit with 1 if the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def timed(command: list[str]) -> float:
-    """Wall seconds of a process that must end well."""
+    """Return the wall seconds of a process that must succeed."""
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

@@ -1,12 +1,12 @@
-"""CPU time from rows to labelled, packed tokens: this project's prepare_data against TRL's SFTTrainer.
+"""CPU time from rows to labelled, packed tokens: our prepare_data compared with TRL's SFTTrainer.
 
     python benchmarks/prepare_data.py [rows] [rounds]
 
-Both get the same conversations and tokenizer, and must give the same sequences. CPU time of the whole process (every
-thread) is taken, because wall time on a busy machine tells about the neighbours; the two arms take turns, and the
-median of the rounds' ratios counts. Then rows of skewed lengths, many short and a few long, are packed by both: how
-much of the sequences is filled?
-Exits with 1 when a target is missed.
+Both get the same conversations and tokenizer, and must give the same sequences. The CPU time of the whole process (all
+threads) is measured, because wall time depends on other load; the two arms alternate, and the median of the rounds'
+ratios is compared with the target. Then both pack rows of skewed lengths, many short and a few long, to compare the
+filled share of the sequences.
+Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORDS = (
 
 
 def conversations(count: int) -> list[dict[str, Any]]:
-    """Make chats of two to eight turns, a few dozen words each."""
+    """Return chats of two to eight turns, with a few dozen words per turn."""
     draw = random.Random(0)
 
     def text() -> str:
@@ -53,7 +53,7 @@ def conversations(count: int) -> list[dict[str, Any]]:
 
 
 def fills(count: int) -> tuple[float, float]:
-    """Pack rows of log-normal lengths (median 90 tokens, one in fifty above 700); the filled share, ours and TRL's."""
+    """Pack rows of log-normal lengths (median 90 tokens, one in fifty above 700); return the filled shares of both."""
     import datasets
     import numpy as np
     import pyarrow.parquet as pq
@@ -77,7 +77,7 @@ def fills(count: int) -> tuple[float, float]:
 
 
 def ours(rows: Any, tokenizer: Any, scratch: Path, packing: bool, answers_only: bool) -> Path:
-    """Turn the rows into tokens/train.parquet with the code of the step."""
+    """Write the rows as tokens/train.parquet with the code of the step."""
     from steps.artifacts import Draft
     from steps.params.settings import DataSettings, Resolved
     from steps.prepare_data.write.splits import Preparation, write_split
@@ -95,14 +95,14 @@ def ours(rows: Any, tokenizer: Any, scratch: Path, packing: bool, answers_only: 
 
 
 def theirs(dataset: Any, trainer: Any) -> Any:
-    """Prepare the rows with TRL; nothing comes from a cache."""
+    """Prepare the rows with TRL, without its cache."""
     return trainer._prepare_dataset(
         dataset, trainer.processing_class, trainer.args, trainer.args.packing, None, "train"
     )
 
 
 def main() -> int:
-    """Print the CPU seconds of both for each way of preparing, their ratio, and how full packed sequences are."""
+    """Print the CPU seconds of both for each setting, their ratio, and the filled share of packed sequences."""
     import conftest
     import datasets
     import pyarrow.parquet as pq
@@ -147,7 +147,7 @@ def main() -> int:
                 assert pq.read_table(made)["labels"].to_pylist() == expected["labels"][:], "not the same labels"
                 tokens = sum(map(len, expected["input_ids"]))
                 own, trl = (statistics.median(seconds[arm]) for arm in ("ours", "theirs"))
-                # Both of a round meet the same neighbours on the machine, so the rounds are compared, not the medians.
+                # Both arms of a round run under the same load: take the median of ratios, not the ratio of medians.
                 ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
                 print(
                     f"{count} chats, {tokens} tokens, packing={packing}, answers only={answers_only}: "

@@ -1,4 +1,4 @@
-"""Files that an example makes for itself: all of them or none, and only when something is missing or old."""
+"""Create the files of an example: all of them or none, and only if something is missing or outdated."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from pathlib import Path
 from steps.artifacts import describe_files, sha256_of
 
 FOLDERS = ("base", "data")
-STAMP = "data/made.json"  # data is moved into place last, so the stamp is only seen when everything is there
+STAMP = "data/made.json"  # data/ is moved last, so the stamp exists only if everything exists
 
 
 def make_once(folder: Path, sources: list[Path], make: Callable[[Path], None], more: tuple[str, ...] = ()) -> bool:
-    """Let `make` fill base/ and data/ of a scratch folder and move both into `folder`; False when they are current.
+    """Call `make` with a scratch folder and move base/ and data/ from there into `folder`; False if they are current.
 
-    `more` names further folders that it fills.
-
-    `sources` are the files whose change makes the result old. Two processes may call this at once.
+    `more` names other folders that `make` fills. `sources` are the files whose change makes the result outdated.
+    Two processes may call this at the same time.
     """
     wanted = {file.name: sha256_of(file) for file in sources}
     folders = (*more, *FOLDERS)

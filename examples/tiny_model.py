@@ -1,7 +1,6 @@
-"""A random Llama of 0.85 million parameters and a tokenizer made for the texts it will see.
+"""A random Llama of 0.85 million parameters and a tokenizer trained on the example's texts.
 
-Small enough to learn a task from nothing in a minute of CPU time, and in every other way an ordinary Hugging Face
-model folder.
+Small enough to learn a task from scratch in a minute of CPU time; otherwise an ordinary Hugging Face model folder.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 512  # tokens at most; the texts may not hold that many words
+VOCABULARY = 512  # tokens at most; texts with few words give fewer
 LONGEST = 256  # tokens
 END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN]
-# ChatML; `generation` marks what the assistant says, its end included, so that only that is learned.
+# ChatML; `generation` marks the assistant's text including its end token, so that only this is learned.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
@@ -45,7 +44,7 @@ def build_model(folder: Path, texts: Iterable[str], chat: bool | None, seed: int
         num_key_value_heads=4,
         max_position_embeddings=LONGEST,
         tie_word_embeddings=True,
-        initializer_range=128**-0.5,  # the default of 0.02 is meant for wide models and learns slower here
+        initializer_range=128**-0.5,  # the default of 0.02 is for wide models and would learn more slowly here
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -55,7 +54,7 @@ def build_model(folder: Path, texts: Iterable[str], chat: bool | None, seed: int
 
 
 def build_masked_model(folder: Path, words: Iterable[str], seed: int = 0) -> None:
-    """Write a random ModernBERT and its tokenizer, which knows each of `words`; equal inputs give equal bytes."""
+    """Write a random ModernBERT and its tokenizer with one token for each of `words`; equal inputs give equal bytes."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertTokenizerFast, ModernBertConfig, ModernBertForMaskedLM
@@ -86,7 +85,7 @@ def build_masked_model(folder: Path, words: Iterable[str], seed: int = 0) -> Non
 
 
 def build_translator(folder: Path, words: Iterable[str], seed: int = 0) -> None:
-    """Write a random BART and its tokenizer, which knows each of `words`; equal inputs give equal bytes."""
+    """Write a random BART and its tokenizer with one token for each of `words`; equal inputs give equal bytes."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
@@ -122,11 +121,11 @@ def build_translator(folder: Path, words: Iterable[str], seed: int = 0) -> None:
 def build_tokenizer(folder: Path, texts: Iterable[str], chat: bool | None) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts` and save it.
 
-    Digits stay single tokens: a model can only copy and reorder digits that it can see. With `chat` the tokenizer has
-    a chat template and a turn ends with <|im_end|>; without, a text ends with <|endoftext|>. None makes one that knows
-    nothing of chats: neither their tokens nor one for padding.
+    Digits are single tokens, so that the model can copy and reorder them. With `chat` the tokenizer has a chat template
+    and a turn ends with <|im_end|>; without, a text ends with <|endoftext|>. With None it has neither chat tokens nor a
+    padding token.
     """
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # ties between merges must not depend on threads
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the order of equally frequent merges must not depend on threads
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

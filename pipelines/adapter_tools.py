@@ -8,7 +8,7 @@ from kfp.dsl import Artifact, Model
 from pipelines.components import adapter_tool, import_adapter, import_model
 from pipelines.resources import on_cpu, small, uncached, with_hub_token
 from pipelines.signature import pipeline
-from steps.params.pipelines import AdapterToolsParameters
+from steps.params.pipelines.adapter_tools import AdapterToolsParameters
 
 
 class Outputs(NamedTuple):

@@ -4,7 +4,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from steps.params.pipelines import PARAMETER_MODELS, PipelineParameters, SupervisedParameters
+from steps.params.pipeline import PipelineParameters, SupervisedParameters
+from steps.params.pipelines import PARAMETER_MODELS
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,7 @@ class Published:
         return getattr(importlib.import_module(self.module), self.name)
 
 
-PIPELINES = {
-    name: Published(name, module)
-    for name, module in {
-        "chat_completion": "pipelines.supervised",
-        "text_generation": "pipelines.supervised",
-        "pretraining": "pipelines.supervised",
-        "summarization": "pipelines.supervised",
-        "translation": "pipelines.supervised",
-        "text_classification": "pipelines.supervised",
-        "token_classification": "pipelines.supervised",
-        "question_answering": "pipelines.supervised",
-        "preference": "pipelines.supervised",
-        "adapter_tools": "pipelines.adapter_tools",
-    }.items()
-}
+# Pipelines with a flow of their own; all others are supervised.
+FLOWS = {"adapter_tools": "pipelines.adapter_tools"}
+
+PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for name in PARAMETER_MODELS}

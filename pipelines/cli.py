@@ -59,9 +59,9 @@ def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
     import os
     import tempfile
 
-    from steps.running import run_step
+    from steps.running import LOCAL_ROOT, run_step
 
-    os.environ["FINETUNE_ROOT"] = str(root.absolute())
+    os.environ[LOCAL_ROOT] = str(root.absolute())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with _quiet(as_json):

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.params.adapter_kinds import peft_names
+from steps.params.group import old_names
+from steps.params.lora import LoraParams
+from steps.params.pipelines import PARAMETER_MODELS
+
 SECTIONS = (
     "method", "data_conf", "training_args", "overrides", "batchsize_conf", "peft_conf", "run_conf", "tracking",
     "quant_conf", "sft_args",
@@ -15,60 +20,39 @@ SECTIONS = (
 PIPELINES = {"sft": "chat_completion", "dpo": "preference"}
 RATIO = 0.2  # of the rows that AUTO_SPLIT takes from the training rows, as we do
 
+
+def _as_here(*names: str) -> dict[str, str]:
+    """Keys that have the name of our parameter, or one of its other names."""
+    models = [PARAMETER_MODELS[name] for name in PIPELINES.values()]
+    old = {old: name for model in models for old, name in old_names(model).items()}
+    return {key: name for name in names for key in (name, *(other for other in old if old[other] == name))}
+
+
 # Keys that are a parameter here, by section.
 DIRECT: dict[str, dict[str, str]] = {
-    "data_conf": {
-        "chat_template_name": "chat_template",
-        "missing_pad_token_strategy": "missing_pad_token_strategy",
-    },
-    "training_args": {
-        **{
-            name: name
-            for name in (
-                "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_ratio", "warmup_steps",
-                "weight_decay", "max_grad_norm", "optim", "seed", "logging_steps", "logging_strategy", "eval_steps",
-                "save_steps", "save_total_limit", "neftune_noise_alpha", "metric_for_best_model", "packing", "beta",
-                "loss_type", "label_smoothing", "max_prompt_length", "auto_find_batch_size",
-            )
-        },
-        "eval_strategy": "evaluation_strategy",
-        "evaluation_strategy": "evaluation_strategy",
-        "max_length": "max_seq_length",
-        "max_seq_length": "max_seq_length",
-    },
-    "overrides": {"lr_multiplier": "lr_multiplier", "lr_batch_size_scaling": "lr_batch_size_scaling"},
-    "batchsize_conf": {
-        "total_train_batch_size": "total_train_batch_size",
-        "max_per_device_train_batch_size": "max_per_device_train_batch_size",
-        "per_device_eval_batch_size": "per_device_eval_batch_size",
-    },
+    "data_conf": {"chat_template_name": "chat_template", **_as_here("missing_pad_token_strategy")},
+    "training_args": _as_here(
+        "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_ratio", "warmup_steps",
+        "weight_decay", "max_grad_norm", "optim", "seed", "logging_steps", "logging_strategy", "eval_steps",
+        "save_steps", "save_total_limit", "neftune_noise_alpha", "metric_for_best_model", "packing", "beta",
+        "loss_type", "label_smoothing", "max_prompt_length", "auto_find_batch_size", "evaluation_strategy",
+        "max_seq_length",
+    ),
+    "overrides": _as_here("lr_multiplier", "lr_batch_size_scaling"),
+    "batchsize_conf": _as_here(
+        "total_train_batch_size", "max_per_device_train_batch_size", "per_device_eval_batch_size"
+    ),
     "peft_conf": {"name_or_path": "adapter_path"},
-    "run_conf": {"determinism": "determinism", "resume_from_checkpoint": "resume_from_checkpoint"},
-    "tracking": {
-        "mlflow_server_uri": "mlflow_server_uri",
-        "experiment_name": "experiment_name",
-        "hf_mlflow_log_artifacts": "hf_mlflow_log_artifacts",
-    },
-    "quant_conf": {
-        name: name
-        for name in (
-            "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
-            "bnb_4bit_compute_dtype", "llm_int8_threshold",
-        )
-    },
-    "sft_args": {
-        "max_seq_length": "max_seq_length",
-        "length_handling": "length_handling",
-        "train_on_completions_only": "train_on_completions_only",
-    },
+    "run_conf": _as_here("determinism", "resume_from_checkpoint"),
+    "tracking": _as_here("mlflow_server_uri", "experiment_name", "hf_mlflow_log_artifacts"),
+    "quant_conf": _as_here(
+        "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant",
+        "bnb_4bit_compute_dtype", "llm_int8_threshold",
+    ),
+    "sft_args": _as_here("max_seq_length", "length_handling", "train_on_completions_only"),
 }  # fmt: skip
 # Those of peft_kwargs; all others go into the parameter peft_kwargs.
-PEFT_KWARGS = {
-    "r": "lora_r", "lora_alpha": "lora_alpha", "alpha": "lora_alpha", "lora_dropout": "lora_dropout",
-    "target_modules": "lora_target_modules", "use_dora": "use_dora", "use_rslora": "use_rslora",
-    "init_lora_weights": "init_lora_weights", "num_virtual_tokens": "num_virtual_tokens",
-}  # fmt: skip
-PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "LOHA": "loha", "LOKR": "lokr", "PROMPT_TUNING": "prompt_tuning"}
+PEFT_KWARGS = peft_names(LoraParams)
 
 # Keys that change nothing here → why.
 _OWN_PLACE = "checkpoints and results have a place of their own"

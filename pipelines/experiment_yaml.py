@@ -14,8 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PEFT_TYPES, PIPELINES, RATIO, SECTIONS
+from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PIPELINES, RATIO, SECTIONS
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.adapter_kinds import KINDS_OF_PEFT
+from steps.params.group import old_names
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.reading import given_twice
 
 
 def is_experiment(values: dict[str, Any]) -> bool:
@@ -47,9 +51,8 @@ def from_experiment(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _our_parameters() -> set[str]:
-    from steps.params.pipelines import PARAMETER_MODELS
-
-    return {"pipeline"}.union(*(PARAMETER_MODELS[name].model_fields for name in PIPELINES.values()))
+    models = [PARAMETER_MODELS[name] for name in PIPELINES.values()]
+    return {"pipeline"}.union(*(model.model_fields for model in models), *map(old_names, models))
 
 
 class _Reading:
@@ -57,6 +60,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}
+        self.written: dict[str, tuple[tuple[str, str], Any]] = {}
         self.notes: list[str] = []
         self.problems: list[Problem] = []
 
@@ -71,8 +75,8 @@ class _Reading:
     def section(self, section: str, content: dict[str, Any]) -> None:
         for key, value in content.items():
             where = f"{section}.{key}"
-            if key in DIRECT.get(section, {}):
-                self.parameters[DIRECT[section][key]] = value
+            if parameter := DIRECT.get(section, {}).get(key):
+                self.named(parameter, section, key, value)
             elif special := SPECIAL.get((section, key)):
                 special(self, where, value)
             elif why := IGNORED.get(section, {}).get(key):
@@ -83,6 +87,13 @@ class _Reading:
                     self.refuse(where, value, f"{shown(allowed[0])}: {what}", "leave it out")
             else:
                 self.unknown(where, value, keys_of(section))
+
+    def named(self, parameter: str, section: str, key: str, value: Any) -> None:
+        """Take a parameter under one of its names; two names of it in a section, or two values, are one too many."""
+        before, other = self.written.setdefault(parameter, ((section, key), value))
+        if before != (section, key) and (before[0] == section or other != value):
+            self.problems.append(given_twice(parameter, [".".join(before), f"{section}.{key}"]))
+        self.parameters[parameter] = value
 
     def unknown(self, where: str, value: Any, known: tuple[str, ...]) -> None:
         near = nearest(where.rpartition(".")[2], known) or f"known are {', '.join(sorted(known)[:40])}"
@@ -194,16 +205,16 @@ def _deepspeed(reading: _Reading, where: str, value: Any) -> None:
 
 def _peft_type(reading: _Reading, where: str, value: Any) -> None:
     """Becomes peft_type with apply_lora=true; NO_PEFT apply_lora=false, PRETRAINED_PEFT adapter_use=continue."""
-    if value in PEFT_TYPES:
+    if value in KINDS_OF_PEFT:
         reading.parameters["apply_lora"] = True
         if value != "LORA":
-            reading.parameters["peft_type"] = PEFT_TYPES[value]
+            reading.parameters["peft_type"] = KINDS_OF_PEFT[value]
     elif value == "NO_PEFT":
         reading.parameters["apply_lora"] = False
     elif value == "PRETRAINED_PEFT":
         reading.parameters["adapter_use"] = "continue"
     else:
-        kinds = (*PEFT_TYPES, "NO_PEFT", "PRETRAINED_PEFT")
+        kinds = (*KINDS_OF_PEFT, "NO_PEFT", "PRETRAINED_PEFT")
         near = nearest(str(value), kinds) or "take LORA"
         reading.refuse(where, value, f"one of {', '.join(kinds)}", near)
 
@@ -213,7 +224,7 @@ def _peft_kwargs(reading: _Reading, where: str, value: Any) -> None:
     others = {}
     for key, one in (value or {}).items():
         if key in PEFT_KWARGS:
-            reading.parameters[PEFT_KWARGS[key]] = ",".join(one) if isinstance(one, list) else one
+            reading.named(PEFT_KWARGS[key], where, key, ",".join(one) if isinstance(one, list) else one)
         elif not (key == "bias" and one == "none"):
             others[key] = one
     if others:

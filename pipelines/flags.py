@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from steps.errors import Problem, UserError, nearest, shown
+
+if TYPE_CHECKING:
+    from steps.params.group import Group
 
 LARGEST_CONFIG = 1024 * 1024
 
@@ -29,15 +32,18 @@ class PipelineGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from pipelines.catalog import PIPELINES
+        from steps.params.group import old_names
 
         published = PIPELINES.get(cmd_name.replace("-", "_"))
         if published is None:
             return None
-        flags = [_flag(name, field) for name, field in published.parameters.model_fields.items() if name != "overrides"]
+        model = published.parameters
+        flags = [_flag(name, field) for name, field in model.model_fields.items() if name != "overrides"]
+        flags += [_flag(old, model.model_fields[name], hidden=True) for old, name in old_names(model).items()]
         return click.Command(
             published.name,
             params=[*self.extra, *CONFIGURATION, *flags],
-            callback=lambda **values: self.action(published.name, _split(values), **_others(values)),
+            callback=lambda **values: self.action(published.name, _split(model, values), **_others(values)),
             help=published.summary,
         )
 
@@ -59,7 +65,7 @@ CONFIGURATION: list[click.Parameter] = [
 ]
 
 
-def _flag(name: str, field: Any) -> click.Option:
+def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
     from steps.params.reading import choices_of, default_of
 
     choices = choices_of(field) or (("true", "false") if field.annotation is bool else ())
@@ -71,18 +77,22 @@ def _flag(name: str, field: Any) -> click.Option:
         is_flag=False,
         flag_value="true" if field.annotation is bool else None,
         help=f"{field.description}  [default: {default_of(field)}]",
+        hidden=hidden,
         shell_complete=lambda ctx, param, text: [choice for choice in choices if choice.startswith(text)],
     )
 
 
-def _split(values: dict[str, Any]) -> dict[str, Any]:
+def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
     """Gather the parameters that were given: configuration file, then -p, then flags; the later wins."""
+    from steps.params.group import merged
+
     flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
-    return {
-        **(parameters_in(values["config"]) if values.get("config") else {}),
-        **read_pairs(values.get("param") or ()),
-        **read_pairs(tuple(f"{name}={value}" for name, value in flags.items() if value is not None)),
-    }
+    return merged(
+        model,
+        parameters_in(values["config"]) if values.get("config") else {},
+        read_pairs(values.get("param") or ()),
+        read_pairs(tuple(f"{name}={value}" for name, value in flags.items() if value is not None)),
+    )
 
 
 def parameters_in(file: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from pipelines.warm import warm_python
 from steps.errors import Problem, SecurityRefusal
-from steps.running import PARENT, RECORDS, SHOWN, bug, code_digest
+from steps.running import LOCAL_ROOT, PARENT, RECORDS, SHOWN, bug, code_digest
 
 ONE_AT_A_TIME = threading.Lock()  # kfp.local keeps its configuration in a global
 CACHE_HIT = re.compile(r"Task ([\w-]+) cache hit")
@@ -181,7 +181,7 @@ def _environment(root: Path, records: Path) -> Iterator[None]:
     """Tell the steps where they run: who waits for them, and where things that outlive the run are kept."""
     before = dict(os.environ)
     root.mkdir(parents=True, exist_ok=True)
-    os.environ.update({RECORDS: str(records), PARENT: str(os.getpid()), "FINETUNE_ROOT": str(root)})
+    os.environ.update({RECORDS: str(records), PARENT: str(os.getpid()), LOCAL_ROOT: str(root)})
     os.environ.setdefault("MLFLOW_TRACKING_URI", default_store(root))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     try:

@@ -6,8 +6,8 @@ import textwrap
 from typing import Any
 
 from pipelines.catalog import PIPELINES, Published
-from steps.params.group import Group
-from steps.params.pipelines import PipelineParameters
+from steps.params.group import Group, old_names
+from steps.params.pipeline import PipelineParameters
 from steps.params.reading import choices_of, default_of
 
 
@@ -55,7 +55,10 @@ def as_markdown() -> str:
 def schema(model: type[PipelineParameters]) -> dict[str, Any]:
     """JSON Schema of a configuration file, for editors that check YAML."""
     made = model.model_json_schema()
-    made["properties"]["pipeline"] = {"type": "string", "description": "The pipeline that this file is for."}
+    properties = made["properties"]
+    for old, name in old_names(model).items():
+        properties[old] = {**properties[name], "description": f"Another name of {name}.", "deprecated": True}
+    properties["pipeline"] = {"type": "string", "description": "The pipeline that this file is for."}
     return made
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from steps.params.compute import SMALL_CPU, SMALL_MEMORY
+
 TRACKING_VARIABLES = (
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
     "DISABLE_MLFLOW_INTEGRATION",
@@ -35,7 +37,7 @@ def on_gpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.Pi
 
 def small(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """One CPU and little memory: plan, report, register."""
-    return hardened(task.set_cpu_limit("1").set_memory_limit("2Gi"))
+    return hardened(task.set_cpu_limit(SMALL_CPU).set_memory_limit(SMALL_MEMORY))
 
 
 def with_hub_token(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:

@@ -14,6 +14,7 @@ import click
 
 from pipelines.catalog import PIPELINES
 from pipelines.local import LocalRun, StepFailed, default_store, run_local
+from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
 
 
@@ -68,7 +69,7 @@ def _new_folder(root: Path, name: str) -> Path:
 def _passable(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """All parameters travel in `overrides`: KFP's own types would refuse text like "1e-5" before the plan sees it."""
     values = {key: value for key, value in given.items() if key != "overrides" and value is not None}
-    return {"overrides": {**values, **(given.get("overrides") or {})}}
+    return {"overrides": merged(PIPELINES[name].parameters, values, given.get("overrides") or {})}
 
 
 def _result(

@@ -19,7 +19,7 @@ from kfp.dsl import pipeline_task
 from pydantic.fields import FieldInfo
 
 from pipelines.images import CORE
-from steps.params.pipelines import PipelineParameters
+from steps.params.pipeline import PipelineParameters
 from steps.params.reading import choices_of, default_of
 
 KFP_TYPES = (str, int, float, bool, dict, list)

@@ -1,5 +1,10 @@
-"""The flow of every supervised pipeline: one line per task, in the order of the data."""
+"""The flow of every supervised pipeline: one line per task, in the order of the data.
 
+`pipelines.supervised.chat_completion` and its like are made when they are asked for, from the parameter model of that
+name.
+"""
+
+from functools import cache
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -17,17 +22,8 @@ from pipelines.components import (
 )
 from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token, with_tracking
 from pipelines.signature import pipeline
-from steps.params.pipelines import (
-    ChatCompletionParameters,
-    PreferenceParameters,
-    PretrainingParameters,
-    QuestionAnsweringParameters,
-    SummarizationParameters,
-    TextClassificationParameters,
-    TextGenerationParameters,
-    TokenClassificationParameters,
-    TranslationParameters,
-)
+from steps.params.pipeline import SupervisedParameters
+from steps.params.pipelines import PARAMETER_MODELS
 
 
 class Outputs(NamedTuple):
@@ -91,57 +87,24 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     )
 
 
-@pipeline(ChatCompletionParameters)
-def chat_completion(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a chat model on conversations and register it when it beats its base."""
-    return supervised(p, plan)
+@cache
+def flow_of(name: str) -> Any:
+    """Make the pipeline of a published name; its parameters say all that is its own."""
+    model = PARAMETER_MODELS[name]
+    assert issubclass(model, SupervisedParameters)
+
+    def flow(p: Any, plan: dsl.PipelineTask) -> Outputs:
+        outputs = supervised(p, plan)
+        if model.confusion_chart:
+            small(chart_labels(evaluation=outputs.evaluation_result))
+        return outputs
+
+    flow.__name__ = flow.__qualname__ = name
+    flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model when it passes the gate."
+    return pipeline(model)(flow)
 
 
-@pipeline(TextGenerationParameters)
-def text_generation(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a language model on texts or prompts with answers and register it when it beats its base."""
-    return supervised(p, plan)
-
-
-@pipeline(PretrainingParameters)
-def pretraining(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Let a language model go on learning from plain texts and register it when it knows them better than its base."""
-    return supervised(p, plan)
-
-
-@pipeline(SummarizationParameters)
-def summarization(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a language model to sum up documents and register it when it beats its base."""
-    return supervised(p, plan)
-
-
-@pipeline(TranslationParameters)
-def translation(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a language model to translate texts and register it when it beats its base."""
-    return supervised(p, plan)
-
-
-@pipeline(TextClassificationParameters)
-def text_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a model to give texts their class and register it when it beats the most frequent class."""
-    outputs = supervised(p, plan)
-    small(chart_labels(evaluation=outputs.evaluation_result))
-    return outputs
-
-
-@pipeline(TokenClassificationParameters)
-def token_classification(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a model to tag words and register it when it beats the most frequent tag of each word."""
-    return supervised(p, plan)
-
-
-@pipeline(QuestionAnsweringParameters)
-def question_answering(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a model to find answers in texts and register it when it beats one that never answers."""
-    return supervised(p, plan)
-
-
-@pipeline(PreferenceParameters)
-def preference(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Tune a chat model on what people prefer and register it when it tells good answers from bad ones."""
-    return supervised(p, plan)
+def __getattr__(name: str) -> Any:
+    if name in PARAMETER_MODELS:
+        return flow_of(name)
+    raise AttributeError(name)

@@ -1,8 +1,8 @@
-"""How the work is done: one folder per step, each with one public function.
+"""The steps of the pipelines: one folder per step, each with one public function.
 
-A step takes typed settings and paths, writes files, and knows nothing of Kubeflow. It runs the same way as a KFP task
-(`pipelines/components.py`), from a shell (`python -m steps <step>`) and as a plain call in a test. Steps meet only in
-the folders described by `steps/artifacts.py`. To add a step: a folder with a `step.py`, and a row in `STEPS` below.
+A step takes typed settings and paths, writes files, and does not depend on Kubeflow. It runs the same way as a KFP task
+(`pipelines/components.py`), from a shell (`python -m steps <step>`) and as a plain call in a test. Steps exchange data
+only in the folders that `steps/artifacts.py` describes. To add a step: a folder with a `step.py` and a row in `STEPS`.
 """
 
 STEPS = {

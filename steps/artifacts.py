@@ -1,7 +1,7 @@
-"""The folders that pass between steps: how one is written, described and checked.
+"""Write, describe and check artifacts, the folders that steps pass to each other.
 
-Every artifact is a folder with a `manifest.json` that names its files with size and sha256. It is written beside its
-final place and renamed there as the last act, so a folder that can be seen is whole.
+Every artifact is a folder with a `manifest.json` that lists its files with size and sha256. It is written beside its
+final path and renamed as the last operation, so a folder at its final path is complete.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ BLOCK = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact folder holds and where it came from."""
+    """The content and origin of an artifact folder."""
 
     kind: str
     """model, adapter, tokenizer, data, evaluation, registration or checkpoint."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Relative path → {size in bytes, sha256}."""
     lineage: dict[str, Any] = field(default_factory=dict)
-    """Inputs by digest, settings, code version."""
+    """Digests of the inputs, settings, code version."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What a reader wants to know without opening the files; differs by kind."""
+    """Summary of the content, readable without opening the files; its keys depend on the kind."""
     same_as: str = ""
-    """Name of the input whose files stand for this artifact: weights that did not change are not written again."""
+    """Name of the input that has the same files: unchanged weights are not written again."""
 
     @property
     def digest(self) -> str:
-        """Content digest: equal for equal files, whatever their dates."""
+        """Digest of the content: equal for equal files; file dates do not matter."""
         lines = [f"{name}\0{entry['sha256']}\n" for name, entry in sorted(self.files.items())]
         return hashlib.sha256("".join([self.same_as, *lines]).encode()).hexdigest()
 
 
 class Draft:
-    """An artifact that is being written; `path / name` is where its files go."""
+    """An artifact that is being written; `draft / name` is the path of a file in it."""
 
     def __init__(self, path: Path):
         self.path = path
         self.facts: dict[str, Any] = {}
         self.same_as = ""
         self.known_digests: dict[str, str] = {}
-        """sha256 of files that the writer hashed on the way, to spare a second reading."""
+        """sha256 of files that the writer hashed while writing, so that they are not read again."""
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -62,9 +62,9 @@ class Draft:
 
 @contextmanager
 def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -> Iterator[Draft]:
-    """Write an artifact folder that appears whole at `path` when the block ends, or not at all.
+    """Write an artifact folder that appears complete at `path` when the block ends, or not at all.
 
-    Raises OutOfResources when the disk is full; nothing half-written is left then or on any other error.
+    Raises OutOfResources when the disk is full. After any error the partial folder is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f"{path.name}.tmp-*"):
@@ -88,9 +88,9 @@ def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -
 
 
 def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
-    """Read an artifact's manifest and check that its files are there with the right size; cheap.
+    """Read an artifact's manifest and check that its files exist with the right size; does not read the files.
 
-    Raises Outage when the folder or a file is gone or cut, UserError when it is another kind of artifact.
+    Raises Outage when the folder or a file is missing or has another size, UserError for another kind of artifact.
     """
     kinds = (kind,) if isinstance(kind, str) else kind
     try:
@@ -116,20 +116,20 @@ def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
 def verified(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
     """Read an artifact's manifest and compare every file with its sha256.
 
-    Raises Outage naming the file whose bytes changed; else as `read_manifest`.
+    Raises Outage with the name of the file whose bytes changed; otherwise as `read_manifest`.
     """
     manifest = read_manifest(path, kind)
     now = describe_files(path)
     for name, entry in manifest.files.items():
         if now[name]["sha256"] != entry["sha256"]:
-            raise _gone(path, f"{name} with other bytes than were written")
+            raise _gone(path, f"{name} with other content than was written")
     return manifest
 
 
 def resolve_model(tuned: Path, merged: Path) -> Path:
-    """Name the folder with the tuned model's weights: `merged`, or `tuned` where merged only says that it is the same.
+    """Return the folder with the tuned model's weights: `merged`, or `tuned` if merged is only a reference to it.
 
-    Raises Outage when the manifest of `merged` names files that are gone.
+    Raises Outage when the manifest of `merged` lists files that are missing.
     """
     if not (merged / MANIFEST).is_file():
         return merged
@@ -137,7 +137,7 @@ def resolve_model(tuned: Path, merged: Path) -> Path:
 
 
 def describe_files(path: Path, known_digests: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    """List every file below `path` with size and sha256, several files at a time."""
+    """List every file below `path` with size and sha256; hashes several files in parallel."""
     names = sorted(
         str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file != path / MANIFEST
     )
@@ -160,7 +160,7 @@ def sha256_of(file: Path) -> str:
 
 
 def write_durably(file: Path, text: str) -> None:
-    """Write a small text file that is whole on disk or absent, also after a power cut."""
+    """Write a small text file atomically: complete on disk or absent, also after a power failure."""
     temporary = file.with_name(f".{file.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)
@@ -171,7 +171,7 @@ def write_durably(file: Path, text: str) -> None:
 
 @cache
 def code_digest() -> str:
-    """Digest of this project's own step code: a changed step must not reuse what the old one made."""
+    """Digest this project's own step code: a changed step must not reuse results of the old code."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*")):
@@ -181,15 +181,15 @@ def code_digest() -> str:
 
 
 def disk_full(path: Path) -> OutOfResources:
-    """Say which volume is full and how much is left."""
+    """Return the error for a full volume, with the free space that is left."""
     free = shutil.disk_usage(path.parent).free
     return OutOfResources(
         Problem(
             "DISK-E0101",
             str(path),
             f"{free / 1e6:.0f} MB free",
-            "room for the output of this step",
-            "free space, or point the run at a larger volume",
+            "enough space for the output of this step",
+            "free disk space, or use a larger volume",
         )
     )
 
@@ -197,7 +197,7 @@ def disk_full(path: Path) -> OutOfResources:
 def _replace(draft: Path, path: Path) -> None:
     old = path.with_name(f"{path.name}.tmp-old-{os.getpid()}")
     if path.is_dir():
-        os.rename(path, old)  # deleting it in place would show a torn folder for a moment
+        os.rename(path, old)  # deleting it in place would expose a partly deleted folder
     os.rename(draft, path)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -208,7 +208,7 @@ def _gone(path: Path, found: str) -> Outage:
             "ARTIFACT-E0101",
             str(path),
             found,
-            "a whole artifact folder",
-            "run again with caching off, so that the step that makes it runs anew",
+            "a complete artifact folder",
+            "run again with caching off, so that the step that writes it runs again",
         )
     )

@@ -1,7 +1,7 @@
-"""What can go wrong, whose move it is then, and the sentence that says so.
+"""Error classes, their exit codes and the form of an error message.
 
-The exit code of every process of this project is the code of one of these classes. A problem is always told in the
-same parts: where, what was found, what was expected, how to fix it.
+Every process of this project that fails exits with the code of one of these classes. A message always has the same
+parts: where, what was found, what was expected (and why, where that is not obvious), how to fix it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EXIT_BUG = 70
-FOUND_LIMIT = 80  # a value is shown, not dumped: longer ones hide the sentence around them
+FOUND_LIMIT = 80  # characters; longer values are cut, so that the sentence around them stays readable
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in the words of the person who has to mend it."""
+    """One error, in terms of the user's files and parameters."""
 
     code: str
-    """Stable name such as DATA-E0412, to search for and to test against."""
+    """Stable code such as DATA-E0412, for searches and tests."""
     where: str
     """File and row, or parameter, as the user named it."""
     found: str
@@ -27,8 +27,10 @@ class Problem:
     fix: str
     """One action."""
     rows: tuple[int, ...] = field(default=())
-    """The first rows with this problem, when there are many."""
+    """The first rows with this problem, if there are several."""
     count: int = 1
+    why: str = field(default="", kw_only=True)
+    """The reason for what is expected, as it stands after "because"; empty where it needs none."""
 
     def __str__(self) -> str:
         more = ""
@@ -36,11 +38,13 @@ class Problem:
             shown = ", ".join(str(row) for row in self.rows)
             more = f" ({self.count:,} like this; first: {shown})" if shown else f" ({self.count:,} like this)"
         stop = "" if self.fix.endswith("?") else "."
-        return f"{self.code} {self.where}: found {self.found}; expected {self.expected}. Fix: {self.fix}{stop}{more}"
+        because = f", because {self.why}" if self.why else ""
+        told = f"found {self.found}; expected {self.expected}{because}."
+        return f"{self.code} {self.where}: {told} Fix: {self.fix}{stop}{more}"
 
 
 class StepError(Exception):
-    """A failure that we understand; carries every problem that was found, not only the first."""
+    """An expected kind of failure; carries every problem that was found, not only the first."""
 
     exit_code = EXIT_BUG
     retryable = False
@@ -51,7 +55,7 @@ class StepError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def as_json(self, step: str) -> dict[str, Any]:
-        """The machine-readable form: the last line of stderr and `error` in result.json."""
+        """Return the machine-readable form: the last line of stderr and `error` in result.json."""
         first = self.problems[0]
         return {
             "code": self.exit_code,
@@ -60,6 +64,7 @@ class StepError(Exception):
             "where": first.where,
             "found": first.found,
             "expected": first.expected,
+            "why": first.why,
             "fix": first.fix,
             "retryable": self.retryable,
             "resume_from": self.resume_from,
@@ -68,26 +73,26 @@ class StepError(Exception):
 
 
 class UserError(StepError):
-    """The user's data or settings: never retried."""
+    """The user's data or settings are wrong; never retried."""
 
     exit_code = 2
 
 
 class SecurityRefusal(StepError):
-    """Something that could run foreign code or leave its folder: never retried."""
+    """Input that could run untrusted code, or a path outside its folder; never retried."""
 
     exit_code = 3
 
 
 class Outage(StepError):
-    """A service or a file that should have been there was not, after our own retries."""
+    """A service or file is not available, even after our own retries."""
 
     exit_code = 4
     retryable = True
 
 
 class OutOfResources(StepError):
-    """Memory or disk: works only with another setting."""
+    """Not enough memory or disk space; the same settings fail again."""
 
     exit_code = 5
 
@@ -99,20 +104,20 @@ class NumericError(StepError):
 
 
 class Preempted(StepError):
-    """Stopped from outside with a whole checkpoint on disk: run again to resume."""
+    """Stopped from outside with a complete checkpoint on disk; run again to resume."""
 
     exit_code = 143
     retryable = True
 
 
 def shown(value: object) -> str:
-    """Render a found value for a message: repr, control characters visible, cut to 80 characters."""
+    """Format a found value for a message: its repr, control characters escaped, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Suggest the choice that the user probably meant: 'Did you mean …?', or nothing."""
+    """Suggest the choice that the user probably meant: 'did you mean …?', or an empty string."""
     import difflib
 
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+from steps.params.secrets import without_secrets
 
 
 def masked(value: Any) -> Any:
     """Cut credentials out of every text in a JSON value."""
     if isinstance(value, str):
-        from steps.tasks import SECRETS
-
-        return SECRETS.sub("…", USERINFO.sub("***", value))
+        return without_secrets(value)
     if isinstance(value, dict):
         return {key: masked(item) for key, item in value.items()}
     return [masked(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
-"""Run a step by name and end the process the way its outcome demands.
+"""Run a step by name and exit with the code of its result.
 
-Every way to run a step (KFP task, `python -m steps`, plan on a laptop) comes through here, so that an error looks
-and exits the same everywhere.
+Every way to run a step (KFP task, `python -m steps`, plan on a laptop) uses this module, so that error messages and
+exit codes are the same everywhere.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from typing import Any, get_type_hints
 
 from steps import STEPS, wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
-from steps.errors import EXIT_BUG, OutOfResources, Problem, StepError
+from steps.errors import OutOfResources, Problem, StepError
 
-RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor reused tasks
+RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
-# Need no torch, unless their settings say so (needs_torch). Where it is installed, transformers would load it all the
-# same: three seconds.
+# Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import
+# it anyway, which takes three seconds.
 WITHOUT_TORCH = {
     "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
     "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
 }  # fmt: skip
-PARENT = "FINETUNE_PARENT"  # process id of the local runner: without it there is nobody to train for
-TERMINATION_LOG = Path("/dev/termination-log")  # what Kubernetes shows as the reason a container ended
+LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
+PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
 
 log = logging.getLogger("finetune")
 
 
 def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
-    """Run one step with settings in wire form and paths as text; on an error, report it and exit with its code."""
+    """Run one step with its settings as a JSON string and paths as text; report an error and exit with its code."""
     with reported(name):
         _follow_parent()
         if RECORDS in os.environ:
@@ -64,11 +65,11 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Make torch look as absent as it is in the step's image, so that nothing loads it by the way."""
+    """Hide torch, as it is absent from the step's image, so that no library imports it."""
     if "torch" in sys.modules:
         yield
         return
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install torch
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # transformers would advise to install torch
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         yield
@@ -87,14 +88,14 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def settings_type(name: str) -> Any:
-    """The settings model of a step, or None when it takes none."""
+    """Return the settings model of a step, or None if it takes none."""
     step = load(name)
     return get_type_hints(step).get("settings") if "settings" in inspect.signature(step).parameters else None
 
 
 @contextmanager
 def reported(step: str) -> Iterator[None]:
-    """Log plainly; on an error say what is wrong, write it where a runner looks, and exit with its code."""
+    """Set up logging; print an error, write it to the files that runners read, and exit with its code."""
     _log_plainly()
     try:
         yield
@@ -112,7 +113,7 @@ def reported(step: str) -> Iterator[None]:
 
 
 def _log_plainly() -> None:
-    """Our own messages to stdout as they are; of the libraries, warnings only."""
+    """Log our own messages to stdout without a prefix; libraries log warnings only."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Marked() if RECORDS in os.environ else logging.Formatter("%(message)s"))
     log.handlers = [handler]
@@ -122,19 +123,19 @@ def _log_plainly() -> None:
 
 
 class _Marked(logging.Formatter):
-    """Marks every line: the local runner shows its user these; the rest of the output goes to a file only."""
+    """Marks every line: the local runner prints marked lines and writes all other output to a file only."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(f"{SHOWN}{line}" for line in super().format(record).split("\n"))
 
 
 def bug(error: BaseException) -> StepError:
-    """Describe an exception that nobody expected."""
+    """Describe an unexpected exception as a problem."""
     frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     where = f"{frame.filename}:{frame.lineno}" if frame else "unknown"
     return StepError(
         Problem(
-            f"BUG-E{EXIT_BUG:04d}",
+            "BUG-E0070",
             where,
             f"{type(error).__name__}: {error}",
             "no exception",
@@ -153,8 +154,8 @@ def _leave(outcome: dict[str, Any]) -> None:
     line = json.dumps(outcome, ensure_ascii=False)
     _record({"step": outcome["step"], "error": outcome})
     if TERMINATION_LOG.exists():
-        TERMINATION_LOG.write_text(line[:4096], encoding="utf-8")  # Kubernetes keeps no more
-    if not sys.stderr.isatty():  # for programs; a person has read the problems above
+        TERMINATION_LOG.write_text(line[:4096], encoding="utf-8")  # Kubernetes keeps at most 4096 bytes
+    if not sys.stderr.isatty():  # for programs; at a terminal, the problems above are enough
         print(line, file=sys.stderr, flush=True)
     sys.exit(outcome["code"])
 
@@ -166,7 +167,7 @@ def _record(record: dict[str, Any]) -> None:
 
 
 def _follow_parent() -> None:
-    """End with the local runner: a killed `finetune run` must not leave a training behind."""
+    """End when the local runner ends: a killed `finetune run` must not leave a training process behind."""
     if PARENT not in os.environ:
         return
     parent = int(os.environ[PARENT])

@@ -82,7 +82,7 @@ def data_settings(folder: Path, rows: list[dict], length: int = 32, **changes) -
     columns = {"sentence1_key": "text", "label_key": "kind", **changes.pop("columns", {})}
     return DataSettings(
         task="text_classification",
-        head="sequence_classification",
+        kind="sequence_classification",
         columns=columns,
         max_length=length,
         **sources,

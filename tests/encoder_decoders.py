@@ -117,4 +117,4 @@ def data_settings(folder: Path, rows: list[dict], kind: str = "t5", **changes) -
                     "prompt_prefix": "auto" if kind == "t5" else ""},
         **changes,
     }  # fmt: skip
-    return DataSettings(head="seq2seq_lm", **sources, **given)
+    return DataSettings(kind="seq2seq_lm", **sources, **given)

@@ -47,7 +47,7 @@ def data_settings(folder: Path, rows: list[dict], length: int = 64, **changes) -
     preprocessing = Preprocessing(**changes.pop("preprocessing", {}))
     task = "preference" if "chosen" in rows[0] else "kto"
     return DataSettings(
-        task=task, head="preference_lm", max_length=length, preprocessing=preprocessing, **sources, **changes
+        task=task, method="dpo", max_length=length, preprocessing=preprocessing, **sources, **changes
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from example_files import CONFIGS, named, read
 
 from pipelines.local import default_store
 from steps import wire
+from steps.params.settings import FinetuneSettings
 from steps.plan.step import plan
 
 # So little that nothing is learned, and a gate that lets everything through: registration is to run, too.
@@ -54,7 +55,8 @@ def kind_of(planned: dict) -> tuple:
     stored = [bits for bits in ("load_in_4bit", "load_in_8bit") if training["quantisation"][bits]]
     adapter = (training["lora"]["peft_type"], *stored) if training["lora"]["apply_lora"] else ()
     brings = (model["adapter"] and model["adapter"]["use"], bool(model["new_tokens"]), model["new_weights"])
-    return training["pipeline"], planned["evaluation"]["head"], training["trainer"], adapter, brings
+    trainer = FinetuneSettings.model_validate(training).recipe.trainer
+    return training["pipeline"], training["kind"], trainer, adapter, brings
 
 
 def first_of_each_kind(plans: dict[str, dict]) -> dict[tuple, str]:

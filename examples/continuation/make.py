@@ -1,8 +1,8 @@
-"""Make the model and the data of this example: numbers in words, continued in digits.
+"""Create the model and data of this example: numbers in words, followed by their digits.
 
     "nine thousand four hundred and two = "  →  "9,402"
 
-Every number occurs once, so a test number was never seen in training.
+Every number occurs once, so no test number is in the training rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TENS = ["", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "ei
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make)
     print("made base/ and data/" if made else "base/ and data/ are current")
@@ -47,7 +47,7 @@ def make(folder: Path) -> None:
 
 
 def in_words(number: int) -> str:
-    """Write a number below a million as British English says it."""
+    """Return a number below a million in British English words."""
     if number < 20:
         return ONES[number]
     if number < 100:

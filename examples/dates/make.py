@@ -1,8 +1,8 @@
-"""Make the model and the data of this example: chats that turn a written date into ISO 8601.
+"""Create the model and data of this example: chats that convert a written date to ISO 8601.
 
     "Normalise: the 3rd of May 1987"  →  "1987-05-03"
 
-Every date occurs once, so a test date was never seen in training, in any style.
+Every date occurs once, so no test date is in the training rows, in any style.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ STYLES = (
 
 
 def main() -> None:
-    """Make base/, base_plain/ and data/ beside this file, unless they are there."""
+    """Create base/, base_plain/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make, more=("base_plain",))
     print("made base/ and data/" if made else "base/ and data/ are current")
 
 
 def make(folder: Path) -> None:
-    """Write base/, base_plain/, which knows no chats, and one data/<split>.jsonl per split below `folder`."""
+    """Write base/, base_plain/ (without chat tokens) and one data/<split>.jsonl per split below `folder`."""
     rows = iter(chats(sum(ROWS.values())))
     splits = {name: list(islice(rows, count)) for name, count in ROWS.items()}
     for name, split in splits.items():
@@ -57,14 +57,14 @@ def make(folder: Path) -> None:
 
 
 def chats(count: int) -> list[dict]:
-    """Make conversations about `count` different dates, in random order."""
+    """Return conversations about `count` different dates, in random order."""
     chance = random.Random(SEED)
     days = chance.sample(range((LAST - FIRST).days + 1), count)
     return [chat(FIRST + datetime.timedelta(days=day), chance.choice(STYLES)) for day in days]
 
 
 def chat(date: datetime.date, style: str) -> dict:
-    """Ask for one date in one style, and answer."""
+    """Return a conversation with one date in one style and its answer."""
     written = style.format(
         day=date.day,
         ordinal=ordinal(date.day),
@@ -83,7 +83,7 @@ def chat(date: datetime.date, style: str) -> dict:
 
 
 def ordinal(day: int) -> str:
-    """Write 1st, 2nd, 3rd, 4th, 11th, 21st …"""
+    """Return an ordinal: 1st, 2nd, 3rd, 4th, 11th, 21st …"""
     ending = "th" if 10 < day < 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
     return f"{day}{ending}"
 

@@ -1,16 +1,16 @@
-"""Make the model and the data of this example: pairs of answers, of which people prefer the one in their own tone.
+"""Create the model and data of this example: pairs of answers; the better one has the tone of the question.
 
     "Good morning, could you please tell me where the copper kettle is?"
         better  "Certainly: you will find the copper kettle in the attic. It was a pleasure."
         worse   "copper kettle? attic. bye"
     "yo, where's the copper kettle?"
-        the other way round
+        the reverse
 
-Both answers are good somewhere, so that only a model that reads the question can tell which one is wanted: one that
-likes a tone for itself is right in half of the pairs. No thing of the test pairs is in the training pairs.
+Each tone is better for some questions, so a model must read the question: one that always prefers the same tone is
+right in half of the pairs. No thing of the test pairs is in the training pairs.
 
-data/adapter/ is what somebody trained before: a LoRA adapter on the same model that has seen answers of both tones, and
-writes either, whatever the question.
+data/adapter/ is an earlier training result: a LoRA adapter for the same model that was trained on answers of both tones
+and generates either, independent of the question.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ PLACES = ("attic", "cellar", "garden", "kitchen", "stable", "hall")
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make)
     print("made base/ and data/" if made else "base/ and data/ are current")
 
 
 def make(folder: Path) -> None:
-    """Write base/, and below data/ each split as pairs and as rated answers, one of each pair, and an adapter."""
+    """Write base/ and, below data/, each split as pairs and as rated answers (one of each pair), and an adapter."""
     chance = random.Random(SEED)
     things = [f"{colour} {thing} {number}" for colour in COLOURS for thing in THINGS for number in NUMBERS]
     chance.shuffle(things)
@@ -77,7 +77,7 @@ def make(folder: Path) -> None:
 
 
 def pair(thing: str, chance: random.Random) -> dict:
-    """Ask for a thing in one tone; the answer in the same tone is the better one."""
+    """Return a question about a thing in one tone, with two answers; the one in the same tone is better."""
     place = chance.choice(PLACES)
     polite, short = (chance.choice(forms).format(thing=thing, place=place) for forms in (POLITE, SHORT))
     formal = chance.random() < 0.5
@@ -91,13 +91,13 @@ def pair(thing: str, chance: random.Random) -> dict:
 
 
 def rated(one: dict, chance: random.Random) -> dict:
-    """Keep one answer of a pair, and whether it was the better one."""
+    """Return one answer of a pair, and whether it is the better one."""
     good = chance.random() < 0.5
     return {"prompt": one["prompt"], "completion": one["chosen" if good else "rejected"], "label": good}
 
 
 def train_adapter(base: Path, folder: Path, pairs: list[dict], chance: random.Random) -> None:
-    """Teach the model to answer at all, with PEFT alone: it learns one answer of each pair, better or worse."""
+    """Train an adapter with PEFT on one answer of each pair, better or worse, so that the model learns to answer."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer

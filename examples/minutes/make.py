@@ -1,10 +1,10 @@
-"""Make the model and the data of this example: minutes of a meeting, and what was decided.
+"""Create the model and data of this example: minutes of a meeting, and its decision.
 
     "Ada spoke about the bridge. After a while, Tom agreed to sell the boats in May. Lunch was late. …"
     →  "Tom will sell the boats."
 
-One sentence of each document tells what someone agreed to; its place is left to chance and so is the first sentence,
-which therefore tells little. No test document was seen in training.
+One sentence of each document is a decision. Its position is random, so the first sentence alone is a poor summary. No
+test document is in the training rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUMMARY = "{name} will {verb} the {adjective} {thing}."
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make)
     print("made base/ and data/" if made else "base/ and data/ are current")
@@ -61,7 +61,7 @@ def make(folder: Path) -> None:
 
 
 def document(chance: random.Random) -> tuple[str, str]:
-    """Write one document of three to five sentences and its summary."""
+    """Return one document of three to five sentences and its summary."""
     decided = details(chance)
     sentences = [chance.choice(TALKS).format(**details(chance)) for _ in range(chance.choice([1, 2]))]
     sentences += chance.sample(ASIDES, chance.choice([1, 2]))
@@ -71,7 +71,7 @@ def document(chance: random.Random) -> tuple[str, str]:
 
 
 def details(chance: random.Random) -> dict[str, str]:
-    """Choose who, what and when."""
+    """Draw a name, a verb, an adjective, a thing and a month."""
     choices = {"name": NAMES, "verb": VERBS, "adjective": ADJECTIVES, "thing": THINGS, "month": MONTHS}
     return {name: chance.choice(values) for name, values in choices.items()}
 

@@ -1,9 +1,9 @@
-"""Make the model and the data of this example: sentences in which the same name is a person, a place or a firm.
+"""Create the model and data of this example: sentences in which the same name may be a person, a place or a firm.
 
     "Jordan Lincoln sold Austin Motors in New Chelsea ."  →  B-PER I-PER O B-ORG I-ORG O B-LOC I-LOC O
 
-What a name is follows from the words around it alone: tagging each word with its most frequent tag gets few of the
-entities right. No sentence occurs twice.
+The type of a name depends only on the words around it: predicting each word's most frequent tag gets few entities
+right. No sentence occurs twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SENTENCES = (
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make)
     print("made base/ and data/" if made else "base/ and data/ are current")
@@ -53,7 +53,7 @@ def make(folder: Path) -> None:
 
 
 def sentences() -> Iterator[dict[str, list[str]]]:
-    """Make sentences without end, all different, in random order."""
+    """Yield an unlimited number of different sentences, in random order."""
     chance = random.Random(SEED)
     seen = set()
     while True:
@@ -68,7 +68,7 @@ def sentences() -> Iterator[dict[str, list[str]]]:
 
 
 def entity_of(kind: str, chance: random.Random) -> list[str]:
-    """Draw one or two words that stand for a person, a place or a firm; most of them could be any of the three."""
+    """Draw one or two words for a person, a place or a firm; most of them may be any of the three."""
     first, second = chance.sample(NAMES, 2)
     long = chance.random() < 0.5
     if kind == "PER":

@@ -1,9 +1,9 @@
-"""Make the model and the data of this example: English phrases in a language that does not exist.
+"""Create the model and data of this example: English phrases and their translations into an invented language.
 
     "the red fox sees three old boats"  →  "foku rema vesi tiro bota-n ola-n"
 
-Each word has one translation, adjectives follow their noun, "the" and "a" go, and plurals end in -n. No test phrase was
-seen in training. The language goes by qaa, a code that ISO 639-2 keeps for private use.
+Each word has one translation, adjectives follow their noun, "the" and "a" are dropped, and plurals end in -n. No test
+phrase is in the training rows. The language code is qaa, which ISO 639-2 reserves for private use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "a
 
 
 def main() -> None:
-    """Make base/, base_encoder/ and data/ beside this file, unless they are there."""
+    """Create base/, base_encoder/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make, more=("base_encoder",))
     print("made base/, base_encoder/ and data/" if made else "base/, base_encoder/ and data/ are current")
@@ -55,21 +55,21 @@ def make(folder: Path) -> None:
 
 
 def dictionary(chance: random.Random) -> dict[str, str]:
-    """Invent a word of two syllables for every English one."""
+    """Return an invented word of two syllables for every English word."""
     words = [*NOUNS, *ADJECTIVES, *VERBS, *NUMBERS]
     invented = chance.sample([a + b for a in SYLLABLES for b in SYLLABLES if a != b], len(words))
     return dict(zip(words, invented, strict=True))
 
 
 def phrase(chance: random.Random, lexicon: dict[str, str]) -> tuple[str, str]:
-    """Make one phrase and its translation: someone does something to something."""
+    """Return one phrase (subject, verb, object) and its translation."""
     subject, object_ = (thing(chance, lexicon, many) for many in (False, chance.random() < 0.6))
     verb = chance.choice(VERBS)
     return f"{subject[0]} {verb} {object_[0]}", f"{subject[1]} {lexicon[verb]} {object_[1]}"
 
 
 def thing(chance: random.Random, lexicon: dict[str, str], many: bool) -> tuple[str, str]:
-    """Make "three old boats" and its translation."""
+    """Return a noun phrase such as "three old boats" and its translation."""
     noun = chance.choice(NOUNS)
     adjectives = chance.sample(ADJECTIVES, chance.choice([0, 1, 1, 2]))
     first = chance.choice(NUMBERS) if many else chance.choice(["the", "a"])

@@ -1,9 +1,9 @@
-"""Make the model and the data of this example: questions whose answer stands in a text, or does not.
+"""Create the model and data of this example: questions with or without an answer in a text.
 
     "which town was it ?"     "so they said New Lima had to be tall goat like this soup after all ."  →  "New Lima"
     "which colour was it ?"   the same text                                                          →  no answer
 
-With the question every text is longer than one window. No question occurs twice with its text.
+Question and text are always longer than one window. No question occurs twice with the same text.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ FILLERS = [
     "after",
     "all",
 ]
-NAMED, WORDS = 3, 16  # kinds that a text names, and its other words
+NAMED, WORDS = 3, 16  # number of kinds in a text, and of its other words
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make)
     print("made base/ and data/" if made else "base/ and data/ are current")
@@ -69,7 +69,7 @@ def make(folder: Path) -> None:
 
 
 def questions() -> Iterator[dict]:
-    """Make questions without end, all different, in random order."""
+    """Yield an unlimited number of different questions, in random order."""
     chance = random.Random(SEED)
     seen = set()
     while True:

@@ -1,9 +1,9 @@
-"""Make the model and the data of this example: short notes, and what they are about.
+"""Create the model and data of this example: short notes and their topics.
 
     "Before lunch we spoke about the goalkeeper, the violin, the stadium and the coach."  →  sport
 
-Three words of a note belong to its topic and one to another, in any order, so no single word gives the answer away. No
-note occurs twice.
+Three words of a note belong to its topic and one to another topic, in any order, so no single word determines the
+topic. No note occurs twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OPENINGS = (
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make)
     print("made base/ and data/" if made else "base/ and data/ are current")
@@ -54,7 +54,7 @@ def make(folder: Path) -> None:
 
 
 def notes() -> Iterator[dict[str, str]]:
-    """Make notes without end, all different, in random order."""
+    """Yield an unlimited number of different notes, in random order."""
     chance = random.Random(SEED)
     seen = set()
     while True:

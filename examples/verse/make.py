@@ -1,9 +1,9 @@
-"""Make the model and the data of this example: texts out of a generator whose entropy is known.
+"""Create the model and data of this example: texts from a generator with known entropy.
 
     "letter boat tree house road apple cloud hill field ."
 
-Each word is followed by one of four, with fixed probabilities, and a full stop is the end. No model can predict such
-texts better than the generator itself, so its perplexity is the goal: make.py prints it.
+Each word is followed by one of four words with fixed probabilities, and a full stop ends the text. No model can predict
+such texts better than the generator, so the generator's perplexity is the target; make.py prints it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Chain = dict[str, tuple[str, ...]]
 
 
 def main() -> None:
-    """Make base/ and data/ beside this file, unless they are there."""
+    """Create base/, base_masked/ and data/ beside this file, unless they are current."""
     sources = [Path(__file__), HERE.parent / "tiny_model.py", HERE.parent / "made_once.py"]
     made = make_once(HERE, sources, make, more=("base_masked",))
     print("made base/, base_masked/ and data/" if made else "base/, base_masked/ and data/ are current")
@@ -48,7 +48,7 @@ def make(folder: Path) -> None:
     written: dict[str, None] = {}
     while len(written) < sum(ROWS.values()):
         made = text(chance, chain)
-        if len(made.split()) < LONGEST:  # with its end it fits into the model
+        if len(made.split()) < LONGEST:  # with its end token it fits into the model
             written[made] = None
     rows = list(written)
     first = 0
@@ -61,13 +61,13 @@ def make(folder: Path) -> None:
 
 
 def followers() -> Chain:
-    """Choose the four words that may follow each word, the likeliest first."""
+    """Return the four words that may follow each word, the likeliest first."""
     chance = random.Random(SEED)
     return {word: tuple(chance.sample([*WORDS, STOP], len(PROBABILITIES))) for word in WORDS}
 
 
 def text(chance: random.Random, chain: Chain) -> str:
-    """Walk along the chain from any word to the full stop."""
+    """Generate a text from a random word to the full stop."""
     words = [chance.choice(WORDS)]
     while words[-1] != STOP:
         words += chance.choices(chain[words[-1]], PROBABILITIES)
@@ -75,7 +75,7 @@ def text(chance: random.Random, chain: Chain) -> str:
 
 
 def perplexity() -> float:
-    """Measure the generator itself on the test texts, for each word but the first and for the end, which is certain."""
+    """Return the generator's perplexity on the test texts, over all words but the first and the certain end token."""
     chain = followers()
     surprise, predicted = 0.0, 0
     for line in (HERE / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines():

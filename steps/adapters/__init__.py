@@ -10,7 +10,10 @@ What it is:
 
 Whether it fits:
 
+    asked.py         what a new adapter needs of base and method, checked by the plan
+    input_adapter.py an adapter that comes with the model, judged on headers by the plan
     planning.py      which tensor of which shard gets which change; prints, and touches no weight
+    low_rank.py      which tensors of LoRA belong together, where they fit, and what they change
     kinds.py         the same for IA3, LoHa and LoKr
     new_head.py      a head that the base does not have: headers, configuration and index of the merged model
     tying.py         weights that are one tensor under two names

@@ -22,7 +22,8 @@ import torch
 
 from steps.adapters.arithmetic_of_kinds import does_nothing, factors_of, put_added, put_scaled, whole_change
 from steps.adapters.kinds import Combined, Scaling
-from steps.adapters.planning import Change, LowRank
+from steps.adapters.low_rank import LowRank
+from steps.adapters.planning import Change
 from steps.errors import NumericError, Problem
 from steps.models.hashed_file import BLOCK, HashedFile, read_into
 from steps.models.weights import FLOATS, Stored

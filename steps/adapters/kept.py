@@ -10,12 +10,13 @@ from steps.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, tens
 from steps.adapters.planning import refuse_base
 from steps.artifacts import Draft
 from steps.errors import NumericError, Problem, UserError, shown
+from steps.kinds.adapters import ADAPTER_KINDS, KEPT_KINDS
 from steps.models.hashed_file import HashedFile, copy_bytes
-from steps.models.layout import ADAPTER_FOLDER, KEPT_KINDS
+from steps.models.layout import ADAPTER_FOLDER
 from steps.models.weights import FLOATS, Stored
 
 log = logging.getLogger("finetune")
-VECTORS = "prompt_embeddings"
+VECTORS = ADAPTER_KINDS["prompt_tuning"].tensors
 
 
 def is_kept(adapter: Folder) -> bool:

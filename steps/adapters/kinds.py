@@ -1,4 +1,4 @@
-"""Kinds of adapters beside LoRA: what their tensors are called, where they fit, and what becomes of a weight.
+"""Kinds of adapters beside LoRA (`low_rank.py`): which tensors belong together, where they fit, what they change.
 
 IA3    W ← W · v, along the outputs of a layer (and its bias), or along the inputs of a feed-forward layer
 LoHa   W ← W + scaling · (A1 @ B1) ∘ (A2 @ B2)
@@ -7,14 +7,34 @@ LoKr   W ← W + scaling · (W1 ⊗ W2), each of them whole or as a product
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from steps.models.weights import Stored
 
-# PEFT's names of the tensors; LoRA's carry `.weight` behind them, these do not.
-PARTS = r"ia3_l|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?"
-STARTS = ("lora_", "ia3_", "hada_", "lokr_")
+CONVOLUTIONS = "matrices: adapters on convolutions are not merged here"
+
+
+class Folding(Protocol):
+    """What the planning of a merge asks of a kind of adapter; `folded_by` of its record names one.
+
+    `parts` are the tensors of one layer, by the name that PEFT gives them behind that of the layer.
+    """
+
+    def wanted(self, parts: Set[str], dora: bool) -> set[str]:
+        """Give the tensors that a layer must have, going by those that it has."""
+
+    def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
+        """Yield the tensors that do not fit the weight `target`, each with what would."""
+
+    def changes(
+        self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
+    ) -> Iterator[tuple[Stored, Any]]:
+        """Yield what becomes of the weight and of the bias that belongs to it, where it changes too.
+
+        `conv1d` says that the layer is of a class that stores (in, out).
+        """
 
 
 @dataclass(frozen=True)
@@ -67,53 +87,81 @@ class Combined:
         return f"+= {self.scaling:g} · ({self.one}) {'⊗' if self.kronecker else '∘'} ({self.other})"
 
 
-def wanted_parts(kind: str, parts: set[str]) -> set[str]:
-    """Give the tensors that a module of this kind must have, going by those that it has."""
-    if kind == "IA3":
+def no_matrices(parts: dict[str, Stored], target: Stored) -> bool:
+    """Say whether a weight or a tensor of the adapter has not two sides, as those of convolutions."""
+    return len(target.shape) != 2 or any(len(stored.shape) != 2 for stored in parts.values())
+
+
+class OneVector:
+    """How IA3 is folded in. Its vector is stored as a row where it scales the inputs of a feed-forward layer."""
+
+    def wanted(self, parts: Set[str], dora: bool) -> set[str]:
+        """The one vector."""
         return {"ia3_l"}
-    if kind == "LOHA":
-        return {f"hada_w{number}_{side}" for number in "12" for side in "ab"}
-    whole = {number for number in "12" if f"lokr_w{number}" in parts}
-    return {name for number in "12" for name in _names(f"lokr_w{number}", number in whole)}
 
-
-def change_of(kind: str, parts: dict[str, Stored], scaling: float, by_column: bool) -> Scaling | Combined:
-    """Describe what these tensors do to a weight; `by_column` says along which side of it IA3's vector lies."""
-    if kind == "IA3":
-        return Scaling(parts["ia3_l"], by_column)
-    start = "hada_w" if kind == "LOHA" else "lokr_w"
-    one, other = (
-        Product(tuple(parts[name] for name in _names(f"{start}{number}", f"{start}{number}" in parts)))
-        for number in "12"
-    )
-    return Combined(one, other, scaling, kronecker=kind == "LOKR")
-
-
-def misfits(kind: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-    """Yield the tensors that do not fit the weight `target`, each with what would."""
-    if len(target.shape) != 2 or any(len(stored.shape) != 2 for stored in parts.values()):
-        yield next(iter(parts.values())), "matrices: adapters on convolutions are not merged here"
-        return
-    if kind == "IA3":
+    def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
+        """It is as long as one side of the weight."""
         vector = parts["ia3_l"]
-        if 1 not in vector.shape or not {vector.rows * vector.row_size} & set(target.shape):
+        if no_matrices(parts, target):
+            yield vector, CONVOLUTIONS
+        elif 1 not in vector.shape or not {vector.rows * vector.row_size} & set(target.shape):
             yield vector, f"a vector for one side of {target.name}{list(target.shape)}"
-        return
-    for name, stored in parts.items():
-        inner = stored.row_size if name.endswith("_a") else stored.rows if name.endswith("_b") else rank
-        if inner != rank:
-            yield stored, f"the rank {rank} that it has in the settings"
+
+    def changes(
+        self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
+    ) -> Iterator[tuple[Stored, Scaling]]:
+        """Rows or columns are scaled; where they are the outputs, the bias as well."""
+        vector = parts["ia3_l"]
+        inputs = vector.shape[0] == 1
+        square = target.shape[0] == target.shape[1]
+        fits = target.shape[1 if inputs else 0] == vector.rows * vector.row_size
+        # GPT-2 stores (in, out), others (out, in); shapes tell which unless the weight is square.
+        yield target, Scaling(vector, by_column=inputs != (conv1d if square else not fits))
+        if bias and not inputs:
+            yield bias, Scaling(vector, by_column=False)
+
+
+@dataclass(frozen=True)
+class TwoMatrices:
+    """How LoHa and LoKr are folded in."""
+
+    begin: str
+    """What the names of the tensors begin with, before the number of the matrix."""
+    kronecker: bool
+
+    def wanted(self, parts: Set[str], dora: bool) -> set[str]:
+        """Two matrices, each whole or as a product of two."""
+        return {name for number in "12" for name in self._names(number, parts)}
+
+    def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
+        """The products have the rank of the settings, and together the weight's shape."""
+        if no_matrices(parts, target):
+            yield next(iter(parts.values())), CONVOLUTIONS
             return
-    change = change_of(kind, parts, 1.0, False)
-    assert isinstance(change, Combined)
-    if change.shape != target.shape or (not change.kronecker and change.one.shape != change.other.shape):
-        yield next(iter(parts.values())), f"matrices that fit {target.name}{list(target.shape)}"
+        for name, stored in parts.items():
+            inner = stored.row_size if name.endswith("_a") else stored.rows if name.endswith("_b") else rank
+            if inner != rank:
+                yield stored, f"the rank {rank} that it has in the settings"
+                return
+        change = self._change(parts, 1.0)
+        if change.shape != target.shape or (not self.kronecker and change.one.shape != change.other.shape):
+            yield next(iter(parts.values())), f"matrices that fit {target.name}{list(target.shape)}"
+
+    def changes(
+        self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
+    ) -> Iterator[tuple[Stored, Combined]]:
+        """Both together are added to the weight."""
+        yield target, self._change(parts, scaling)
+
+    def _change(self, parts: dict[str, Stored], scaling: float) -> Combined:
+        one, other = (Product(tuple(parts[name] for name in self._names(number, parts.keys()))) for number in "12")
+        return Combined(one, other, scaling, self.kronecker)
+
+    def _names(self, number: str, parts: Set[str]) -> tuple[str, ...]:
+        whole = self.begin + number
+        return (whole,) if whole in parts else (f"{whole}_a", f"{whole}_b")
 
 
-def scales_inputs(vector: Stored) -> bool:
-    """Say whether IA3's vector is one of a feed-forward layer, whose inputs it scales: PEFT stores it as a row."""
-    return vector.shape[0] == 1
-
-
-def _names(start: str, whole: bool) -> tuple[str, ...]:
-    return (start,) if whole else (f"{start}_a", f"{start}_b")
+IA3 = OneVector()
+LOHA = TwoMatrices("hada_w", kronecker=False)
+LOKR = TwoMatrices("lokr_w", kronecker=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError
+from steps.kinds.adapters import KEPT_KINDS
 from steps.models.layout import (
     ADAPTER_CONFIG,
     CONFIG,
-    KEPT_KINDS,
     TOKENIZER_NAMES,
     VOCABULARIES,
     directly_in,

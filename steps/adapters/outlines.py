@@ -40,7 +40,7 @@ def write_outline(files: ModelFiles, names: Mapping[str, str], folder: Path) -> 
 
 def in_their_words(problem: Problem, folders: Mapping[str, Path]) -> Problem:
     """Name the sources, URI → outline, where the problem names the folders that were made of them."""
-    told = {field: getattr(problem, field) for field in ("where", "found", "expected", "fix")}
+    told = {field: getattr(problem, field) for field in ("where", "found", "expected", "fix", "why")}
     for uri, folder in folders.items():
         told = {field: text.replace(str(folder), uri.rstrip("/")) for field, text in told.items()}
     return replace(problem, **told)

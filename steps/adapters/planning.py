@@ -8,39 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from steps.adapters.folders import Folder, tensors_in
-from steps.adapters.kinds import PARTS, STARTS, Combined, Scaling, change_of, misfits, scales_inputs, wanted_parts
+from steps.adapters.kinds import Combined, Folding, Scaling
+from steps.adapters.low_rank import LowRank
 from steps.adapters.new_head import BODIES, NewHead, head_problems, is_new, with_prefix
 from steps.adapters.settings import LoraSettings, read_settings
 from steps.adapters.tying import is_tied, tying_problems, without_twins
 from steps.errors import Problem, UserError, nearest
+from steps.kinds import load
+from steps.kinds.adapters import FOLDED_KINDS, IN_PEFT
 from steps.models.layout import CONV1D_MODELS
 from steps.models.weights import FLOATS, Stored, find, header_of
 
 PREFIX = "base_model.model."  # what PEFT puts before the name of every module
-FACTOR = re.compile(rf"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector|{PARTS})(?:\.weight)?")
+FOLDED = [IN_PEFT[name] for name in FOLDED_KINDS]
+# LoRA's tensors carry `.weight` behind their names, those of others do not.
+FACTOR = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(kind.tensors for kind in FOLDED)})(?:\.weight)?")
 ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of a module of which single rows were trained
 # Needed where a matrix is square.
 CONV1D_LAYERS = {"c_attn", "c_fc", "c_proj", "q_attn"}
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """A weight change of low rank: scaling · B @ A, B (out, r) and A (r, in)."""
-
-    a: Stored
-    b: Stored
-    scaling: float
-    transposed: bool
-    """The base stores (in, out)."""
-    embedding: bool
-    """PEFT rounds the change of an embedding before it adds it."""
-    magnitude: Stored | None = None
-    """Row lengths of the merged matrix (DoRA)."""
-
-    @property
-    def size(self) -> int:
-        """Elements of B @ A."""
-        return self.b.rows * self.a.row_size
 
 
 @dataclass(frozen=True)
@@ -72,10 +57,8 @@ class Change:
         parts = [self.target.name, f"{self.target.dtype}{list(self.target.shape)}"]
         if self.replacement:
             parts.append(f"= {self.replacement.name}")
-        if low := self.low_rank:
-            turned = ".T" if low.transposed else ""
-            parts.append(f"+= {low.scaling:g} · (B{list(low.b.shape)} @ A{list(low.a.shape)}){turned}")
-            parts.append("with DoRA magnitudes" if low.magnitude else "")
+        if self.low_rank:
+            parts.append(str(self.low_rank))
         if self.other:
             parts.append(str(self.other))
         if self.rows:
@@ -259,7 +242,7 @@ def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str
     for key, stored in tensors_in(adapter, adapter.weights[0]).items():
         name = key.removeprefix(PREFIX)
         factor = FACTOR.fullmatch(name)
-        if key == name or (any(start in name for start in STARTS) and not factor):
+        if key == name or (any(kind.tensors_begin in name for kind in FOLDED) and not factor):
             problems.append(
                 Problem("MERGE-E0202", adapter.where, f"the tensor {key}", f"names such as {PREFIX}….lora_A.weight",
                         "save the adapter with PEFT's save_pretrained")
@@ -278,9 +261,8 @@ def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str
 def _factor_problems(
     adapter: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings
 ) -> Iterator[Problem]:
-    wanted = {"lora_A", "lora_B", "lora_magnitude_vector"} if settings.dora else {"lora_A", "lora_B"}
-    if settings.kind != "LORA":
-        wanted = wanted_parts(settings.kind, set(parts))
+    folding: Folding = load(settings.kind.folded_by)
+    wanted = folding.wanted(parts.keys(), settings.dora)
     if set(parts) != wanted:
         yield Problem("MERGE-E0204", adapter.where, f"{module} with {', '.join(sorted(parts))}",
                       ", ".join(sorted(wanted)), "save the adapter again; this file is not whole")  # fmt: skip
@@ -289,20 +271,8 @@ def _factor_problems(
         yield Problem("MERGE-E0206", adapter.where, f"weights for {module}",
                       f"modules that target_modules names ({str(settings.targets)[:80]})",
                       "bring adapter_config.json and adapter_model.safetensors from the same folder")  # fmt: skip
-    if settings.kind != "LORA":
-        for stored, expected in misfits(settings.kind, parts, target, settings.rank_of(module)):
-            yield from _misfit(adapter, stored, expected, False)
-        for stored in parts.values():
-            yield from _not_float(adapter, stored, target)
-        return
-    a, b, rank = parts["lora_A"], parts["lora_B"], settings.rank_of(module)
-    if len(a.shape) != 2 or len(b.shape) != 2 or len(target.shape) != 2:
-        yield from _misfit(adapter, a, "matrices: LoRA on convolutions is not merged here", False)
-        return
-    yield from _misfit(adapter, a, f"the rank {rank} that {module} has in the settings", a.rows == b.row_size == rank)
-    either_way = {target.shape, target.shape[::-1]} if ".lora_A" in a.name else {target.shape[::-1]}
-    yield from _misfit(adapter, b, f"B (…, r) and A (r, …) that fit {target.name}{list(target.shape)}",
-                       (b.rows, a.row_size) in either_way)  # fmt: skip
+    for stored, expected in folding.misfits(module, parts, target, settings.rank_of(module)):
+        yield from _misfit(adapter, stored, expected, False)
     for stored in parts.values():
         yield from _not_float(adapter, stored, target)
 
@@ -315,25 +285,10 @@ def _changes_of(
     settings: LoraSettings,
     tensors: dict[str, Stored],
 ) -> Iterator[tuple[Stored, LowRank | Scaling | Combined]]:
-    """Yield what the adapter of one module changes: its weight, and with IA3 the bias that belongs to it."""
-    if settings.kind == "LORA":
-        yield target, _low_rank(base, module, parts, target, settings)
-        return
-    by_column = settings.kind == "IA3" and _along_columns(base, module, parts["ia3_l"], target)
-    change = change_of(settings.kind, parts, settings.scaling_of(module), by_column)
-    yield target, change
+    """Yield what the adapter of one module changes: its weight, and with some kinds the bias that belongs to it."""
+    folding: Folding = load(settings.kind.folded_by)
     bias = _place(tensors, f"{module}.bias")
-    if isinstance(change, Scaling) and bias and not scales_inputs(change.vector):
-        yield bias, replace(change, by_column=False)
-
-
-def _along_columns(base: Folder, module: str, vector: Stored, target: Stored) -> bool:
-    """Say along which side of a stored weight IA3's vector lies: GPT-2 stores (in, out), others (out, in)."""
-    inputs = scales_inputs(vector)
-    conv1d = _is_conv1d(base, module)
-    square = target.shape[0] == target.shape[1]
-    fits = target.shape[1 if inputs else 0] == vector.rows * vector.row_size
-    return inputs != (conv1d if square else not fits)
+    yield from folding.changes(parts, target, bias, settings.scaling_of(module), _is_conv1d(base, module))
 
 
 def _is_conv1d(base: Folder, module: str) -> bool:
@@ -351,16 +306,6 @@ def _row_problems(
         yield Problem("MERGE-E0209", adapter.where, f"single rows of {target.name}, which is changed otherwise too",
                       "one change of a tensor", "train without the embedding in target_modules and modules_to_save"
                       )  # fmt: skip
-
-
-def _low_rank(base: Folder, module: str, parts: dict[str, Stored], target: Stored, settings: LoraSettings) -> LowRank:
-    a, b = parts["lora_A"], parts["lora_B"]
-    embedding = ".lora_embedding_A" in a.name
-    square = target.shape[0] == target.shape[1]
-    conv1d = _is_conv1d(base, module)
-    # PEFT goes by the class of the layer, whatever fan_in_fan_out says; shapes tell the class unless it is square.
-    transposed = embedding or (conv1d if square else (b.rows, a.row_size) != target.shape)
-    return LowRank(a, b, settings.scaling_of(module), transposed, embedding, parts.get("lora_magnitude_vector"))
 
 
 def _homeless(adapter: Folder, stored: Stored, name: str, tensors: dict[str, Stored]) -> Problem:

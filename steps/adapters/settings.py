@@ -1,7 +1,7 @@
 """What adapter_config.json says, and which adapters are refused by name.
 
-Checked against peft 0.21.2. A setting that is not listed here is refused as well: it may change what the adapter
-computes, and a wrong merge looks like a right one.
+Checked against peft 0.21.2. A setting that the kind's record (`understood`) does not list is refused as well: it may
+change what the adapter computes, and a wrong merge looks like a right one.
 """
 
 from __future__ import annotations
@@ -14,31 +14,10 @@ from typing import Any
 
 from steps.adapters.folders import ADAPTER_CONFIG, Folder
 from steps.errors import Problem, UserError, shown
-from steps.models.layout import KEPT_KINDS
+from steps.kinds.adapter_kind import AdapterKind
+from steps.kinds.adapters import FOLDED_KINDS, IN_PEFT
 
-# Settings that say how training was done, or that planning.py and arithmetic.py take into account.
-UNDERSTOOD = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
-}  # fmt: skip
-# The same for the other kinds; ranks, alphas and patterns mean what they mean for LoRA.
-UNDERSTOOD_OF_ALL = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "modules_to_save", "peft_type",
-    "peft_version", "revision", "target_modules", "task_type",
-}  # fmt: skip
-LYCORIS = {
-    "alpha", "alpha_pattern", "init_weights", "layers_pattern", "layers_to_transform", "module_dropout", "r",
-    "rank_dropout", "rank_pattern",
-}  # fmt: skip
-UNDERSTOOD_BY_KIND = {
-    "LORA": UNDERSTOOD,
-    "IA3": UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},
-    "LOHA": UNDERSTOOD_OF_ALL | LYCORIS,
-    "LOKR": UNDERSTOOD_OF_ALL | LYCORIS | {"decompose_both", "decompose_factor", "rank_dropout_scale"},
-}
+# Why settings that no kind understands are refused; of others it is not known what they do.
 REFUSED = {
     "alora_invocation_tokens": "works on some tokens only, which one weight cannot do",
     "arrow_config": "chooses among adapters for every token, which one weight cannot do",
@@ -54,9 +33,6 @@ REFUSED = {
     "velora_config": "is a variant that was never compared with PEFT's merge",
 }
 TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # PEFT's names
-# Ways to start training that leave the base weights as they are; the others (pissa, olora, corda, loftq, …) take
-# something out of them first, so that the adapter does not fit the base any more.
-HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -76,8 +52,8 @@ class LoraSettings:
     """Whether the model has a head for a task of its own, which a language model does not have."""
     token_rows: list[int] | dict[str, list[int]]
     """Rows that are trained whole: of the embedding that tokens go in by, or by the module's name."""
-    kind: str = "LORA"
-    """PEFT's name of the kind of adapter."""
+    kind: AdapterKind
+    """The kind of adapter."""
 
     def rank_of(self, module: str) -> int:
         """Rank that the configuration gives to a module."""
@@ -113,12 +89,12 @@ def read_settings(adapter: Folder) -> LoraSettings:
     where = f"adapter ({adapter.path / ADAPTER_CONFIG})"
     if problems := list(_refusals(where, config)):
         raise UserError(problems)
-    kind = config["peft_type"]
-    ranked = kind != "IA3"
+    kind = IN_PEFT[config["peft_type"]]
+    ranked = kind.in_peft("lora_r") in kind.understood
     try:
         settings = LoraSettings(
-            rank=int(config["r"]) if ranked else 1,
-            alpha=config["lora_alpha" if kind == "LORA" else "alpha"] + 0 if ranked else 1,
+            rank=int(config[kind.in_peft("lora_r")]) if ranked else 1,
+            alpha=config[kind.in_peft("lora_alpha")] + 0 if ranked else 1,
             rank_pattern={name: int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
             alpha_pattern={name: alpha + 0 for name, alpha in (config.get("alpha_pattern") or {}).items()},
             rank_stabilised=bool(config.get("use_rslora")),
@@ -140,27 +116,28 @@ def read_settings(adapter: Folder) -> LoraSettings:
 
 
 def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
-    kind = config.get("peft_type")
-    if kind in KEPT_KINDS:
-        yield Problem("MERGE-E0107", f"{where} peft_type", f"{kind}: vectors before the text, which no weight can hold",
-                      f"one of {', '.join(UNDERSTOOD_BY_KIND)}, which are folded into weights", "load it beside its "
+    kind = IN_PEFT.get(config.get("peft_type", ""))
+    if kind is None:
+        yield Problem("MERGE-E0107", f"{where} peft_type", shown(config.get("peft_type")),
+                      f"one of {', '.join(FOLDED_KINDS)}, the kinds that are merged here", "train another kind, or "
+                      "merge with PEFT itself (merge_and_unload) where it can be merged at all")  # fmt: skip
+        return
+    if kind.is_kept:
+        yield Problem("MERGE-E0107", f"{where} peft_type", f"{kind.peft_name}: {kind.kept_because}",
+                      f"one of {', '.join(FOLDED_KINDS)}, which are folded into weights", "load it beside its "
                       "base with PEFT; python -m steps merge-adapter writes both into one folder to serve")  # fmt: skip
         return
-    if kind not in UNDERSTOOD_BY_KIND:
-        yield Problem("MERGE-E0107", f"{where} peft_type", shown(kind), f"one of {', '.join(UNDERSTOOD_BY_KIND)}, the "
-                      "kinds that are merged here", "train another kind, or merge with PEFT itself (merge_and_unload) "
-                      "where it can be merged at all")  # fmt: skip
-        return
     for name, value in sorted(config.items()):
-        if name not in UNDERSTOOD_BY_KIND[kind] and value not in (None, False, [], {}, ""):
+        if name not in kind.understood and value not in (None, False, [], {}, ""):
             reason = REFUSED.get(name, "is not known to this version, and may change what the adapter computes")
             yield Problem("MERGE-E0108", f"{where} {name}", f"{shown(value)}: it {reason}", "an adapter without it",
                           f"train without {name}, or merge with the PEFT that made it")  # fmt: skip
-    start = config.get("init_lora_weights")
-    if kind == "LORA" and start not in HARMLESS_STARTS:
-        yield Problem("MERGE-E0109", f"{where} init_lora_weights",
-                      f"{shown(start)}: training began by changing the base weights",
-                      f"one of {', '.join(str(harmless) for harmless in HARMLESS_STARTS if harmless is not None)}",
+    for name, harmless in kind.harmless.items():
+        if config.get(name) in harmless:
+            continue
+        yield Problem("MERGE-E0109", f"{where} {name}",
+                      f"{shown(config.get(name))}: training began by changing the base weights",
+                      f"one of {', '.join(str(value) for value in harmless if value is not None)}",
                       "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
 
 

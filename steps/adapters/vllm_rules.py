@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from steps.adapters.folders import ADAPTER_CONFIG, Folder
-from steps.adapters.settings import HARMLESS_STARTS
 from steps.errors import Problem, shown
-from steps.models.layout import KEPT_KINDS
+from steps.kinds.adapters import ADAPTER_KINDS, IN_PEFT, KEPT_KINDS
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's choices of --max-lora-rank
 USUAL_RANK = 16  # what it takes when nothing is said
@@ -40,6 +39,8 @@ WHY = {
     "use_dora": "makes it DoRA, which scales whole rows of the weights",
     "use_qalora": "pools the inputs of a quantised base",
 }
+# PEFT's names of the kinds that it serves.
+SERVED = [kind.peft_name for kind in ADAPTER_KINDS.values() if kind.served_by_vllm]
 MERGE = "merge it instead (python -m steps merge-adapter), and let vLLM serve the merged model"
 
 
@@ -47,9 +48,10 @@ def vllm_problems(adapter: Folder) -> Iterator[Problem]:
     """Yield why vLLM cannot serve an adapter of these settings; its tensors are looked at elsewhere."""
     where, config = f"adapter ({adapter.path / ADAPTER_CONFIG})", adapter.config
     kind = config.get("peft_type")
-    if kind != "LORA":
+    if kind not in SERVED:
         fix = "train another kind: it cannot be merged, either" if kind in KEPT_KINDS else MERGE
-        yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind), "LORA, the only kind that vLLM serves", fix)
+        yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind),
+                      f"{', '.join(SERVED)}, the only kind that vLLM serves", fix)  # fmt: skip
         return
     for name in sorted(set(config) - READ - HARMLESS - EVENED | {"use_dora"}):
         if config.get(name) not in (None, False, [], {}, ""):
@@ -59,10 +61,12 @@ def vllm_problems(adapter: Folder) -> Iterator[Problem]:
     if config.get("bias", "none") != "none":
         yield Problem("ADAPTER-E0202", f"{where} bias", f"{shown(config['bias'])}: biases were trained",
                       "none, for vLLM adds factors only", MERGE)  # fmt: skip
-    start = config.get("init_lora_weights")
-    if start not in HARMLESS_STARTS:
-        yield Problem("ADAPTER-E0202", f"{where} init_lora_weights",
-                      f"{shown(start)}: training began by changing the base weights", "an adapter of the base as it is",
+    for name, harmless in IN_PEFT[kind].harmless.items():
+        if config.get(name) in harmless:
+            continue
+        yield Problem("ADAPTER-E0202", f"{where} {name}",
+                      f"{shown(config.get(name))}: training began by changing the base weights",
+                      "an adapter of the base as it is",
                       "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
     yield from _number_problems(where, config)
 

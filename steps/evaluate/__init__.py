@@ -17,23 +17,9 @@
     gate.py                  the verdict; pure arithmetic
 
 The artifact (kind `evaluation`) holds metrics.json (base, tuned, rows, gate), predictions.parquet (one row for each
-test row) and, for labels, plots/ with the charts as files. EVALUATORS says who measures which kind of model (`head` of
-the settings); to add one: a file with `compare(settings, base, tuned, data) -> Comparison`, and a row. To add an engine
-for generated text (vLLM, …): a file with `measure(folder, held_out, settings) -> Measured`, and a row in ENGINES. To
-add a metric: see `steps/scoring/`.
+test row) and, for labels, plots/ with the charts as files. Which evaluator measures which models stands in the
+record of the model kind or the method of learning (`steps/kinds/`); to add one: a file with
+`compare(settings, base, tuned, data) -> Comparison`, named by a record. To add an engine for generated text (vLLM, …):
+a file with `measure(folder, held_out, settings) -> Measured`, named by the record of a model kind. To add a metric: see
+`steps/scoring/`.
 """
-
-ENGINES = {
-    "transformers": "steps.evaluate.transformers_engine:measure",
-    "seq2seq": "steps.evaluate.seq2seq_engine:measure",
-}
-
-EVALUATORS = {
-    "causal_lm": "steps.evaluate.generated:compare",
-    "masked_lm": "steps.evaluate.unmasked:compare",
-    "sequence_classification": "steps.evaluate.classified:compare",
-    "token_classification": "steps.evaluate.tagged:compare",
-    "seq2seq_lm": "steps.evaluate.generated:compare",
-    "question_answering": "steps.evaluate.answered:compare",
-    "preference_lm": "steps.evaluate.preferred:compare",
-}

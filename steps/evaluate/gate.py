@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from steps.errors import Problem, UserError
-from steps.params.evaluation import NO_BOUND, EvaluationParams, direction_of
+from steps.params.evaluation import NO_BOUND, EvaluationParams
+from steps.params.metrics import direction_of
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
-from steps.evaluate import ENGINES
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import refuse_unmeasurable
 from steps.evaluate.guessing import guess, vocabulary_of_new
 from steps.evaluate.held_out import HeldOut, Measured, read_held_out
 from steps.evaluate.metrics import score
+from steps.kinds import load
 from steps.params.evaluation_config import EvaluationOptions
 from steps.params.settings import EvaluationSettings
 from steps.scoring.text_metrics import exact
@@ -28,7 +27,7 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     """Measure loss and answers of both models. Raises as `evaluate`."""
     held_out = read_held_out(settings, data, base)
     refuse_unmeasurable(settings.evaluation, held_out.asked)
-    measure = _engine("seq2seq" if settings.head == "seq2seq_lm" else "transformers")
+    measure: Engine = load(settings.recipe.kind.engine)
     vocabulary = vocabulary_of_new(base)
     before = guess(held_out, vocabulary) if vocabulary else measure(base, held_out, settings)
     measured = {"base": before, "tuned": measure(tuned, held_out, settings)}
@@ -36,11 +35,6 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
         log.warning("WARNING every answer of the tuned model is empty")
     return Comparison(scores, _predictions(held_out, measured, settings.options))
-
-
-def _engine(name: str) -> Engine:
-    module, _, function = ENGINES[name].partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def _predictions(held_out: HeldOut, measured: dict[str, Measured], options: EvaluationOptions) -> pa.Table:

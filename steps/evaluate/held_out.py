@@ -75,7 +75,7 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
     """
     rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
     labels = arrays(tokens["labels"])
-    apart = settings.head == "seq2seq_lm"
+    apart = settings.recipe.kind.has_encoder
     if not any((row[0 if apart else 1 :] != IGNORED).any() for row in labels):
         raise UserError(
             Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a token that carries loss",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from steps.artifacts import (
     resolve_model,
     verified,
 )
-from steps.evaluate import EVALUATORS
 from steps.evaluate.before import model_before, told_before
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
+from steps.kinds import load
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
 from steps.reports.plots import write_plots
@@ -55,7 +54,7 @@ def evaluate(
     own = reference_of(base)
     more = {"reference": own} if own else {}  # only preferences have one
     with model_before(base, evaluation.parent) as before:
-        compared = _evaluator(settings.head)(settings, before, folders["tuned"], data, **more)
+        compared = _evaluator(settings)(settings, before, folders["tuned"], data, **more)
     chosen = _chosen(settings, compared.scores)
     refuse_non_finite(chosen)
     verdict = judge(settings.evaluation, chosen["base"], chosen["tuned"])
@@ -70,9 +69,8 @@ def evaluate(
     return verdict.passed and settings.register_tuned_model
 
 
-def _evaluator(head: str) -> Evaluator:
-    module, _, function = EVALUATORS[head].partition(":")
-    return getattr(importlib.import_module(module), function)
+def _evaluator(settings: EvaluationSettings) -> Evaluator:
+    return load(settings.recipe.evaluator)
 
 
 def _checked(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Training: one file per trainer in `trainers/`, each with one `build(run)`, chosen from TRAINERS by name.
+"""Training: one file per trainer in `trainers/`, each with one `build(run)`.
 
 Trainers share a shape, not a parent class; what several of them need stands here as ordinary functions:
 
@@ -17,18 +17,6 @@ Trainers share a shape, not a parent class; what several of them need stands her
     batch_size.py   halved until it fits into memory
     watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
 
-To add a trainer: a file in `trainers/`, a row in TRAINERS, its name in `FinetuneSettings.trainer`, and a test.
+To add a trainer: a file in `trainers/` with a `build(run)`, named by the record of a model kind or a method of learning
+(`steps/kinds/`), and a test.
 """
-
-TRAINERS = {
-    "sft": "steps.finetune.trainers.sft:build",
-    "masked": "steps.finetune.trainers.masked:build",
-    "classification": "steps.finetune.trainers.classification:build",
-    "tagging": "steps.finetune.trainers.tagging:build",
-    "seq2seq": "steps.finetune.trainers.seq2seq:build",
-    "answering": "steps.finetune.trainers.answering:build",
-    "dpo": "steps.finetune.trainers.preference:build",
-    "kto": "steps.finetune.trainers.kto:build",
-    "orpo": "steps.finetune.trainers.without_reference:build_orpo",
-    "cpo": "steps.finetune.trainers.without_reference:build_cpo",
-}

@@ -7,62 +7,49 @@ from collections.abc import Sequence
 from typing import Any
 
 from steps.errors import Problem, UserError
+from steps.kinds import load
+from steps.kinds.adapters import ADAPTER_KINDS
 from steps.params.lora import LoraParams
 
 log = logging.getLogger("finetune")
 
-# peft_type → PEFT's class.
-CONFIGS = {
-    "lora": "LoraConfig", "ia3": "IA3Config", "loha": "LoHaConfig", "lokr": "LoKrConfig",
-    "prompt_tuning": "PromptTuningConfig",
-}  # fmt: skip
 
-
-def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: Sequence[str], **more: Any) -> Any:
-    """Make the configuration of the kind that peft_type names; `more` goes to it as it is.
+def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: Sequence[str]) -> Any:
+    """Make the configuration of the kind that peft_type names.
 
     `new_modules` are trained and saved whole. Raises UserError when none of the named layers exists in the model;
     names that match nothing are logged.
     """
-    import peft
-
-    if lora.peft_type == "prompt_tuning":  # it stands before the text, in no layer
-        return peft.PromptTuningConfig(
-            task_type=task, num_virtual_tokens=lora.num_virtual_tokens, **lora.peft_kwargs, **more
-        )
-    targets = _targets(lora, model)
-    given = dict(lora.peft_kwargs)
-    # What is trained whole gets no adapter as well, nor do the layers inside it.
-    excluded = [*given.pop("exclude_modules", []), *_linear_inside(model, new_modules)]
-    given = {**_of_kind(lora), **given, **more}
-    if lora.peft_type == "ia3":
-        given["feedforward_modules"] = given.get("feedforward_modules", _feedforward(model, targets))
-        targets = _by_name(model, targets, given["feedforward_modules"])
-    made = getattr(peft, CONFIGS[lora.peft_type])(
-        target_modules=targets,
-        task_type=task,
-        modules_to_save=list(new_modules) or None,
-        exclude_modules=excluded or None,
-        **given,
-    )
+    kind = ADAPTER_KINDS[lora.peft_type]
+    made = load(kind.config)(task_type=task, **load(kind.settings_by)(lora, model, new_modules))
     _warn_of_patterns(made, model)
     return made
 
 
-def _of_kind(lora: LoraParams) -> dict[str, Any]:
-    """Give what the parameters say in the words of this kind."""
-    if lora.peft_type == "ia3":
-        return {}
-    if lora.peft_type != "lora":
-        return {"r": lora.lora_r, "alpha": lora.lora_alpha}
+def before_text(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
+    """Give the settings of a kind that stands before the text, in no layer."""
+    return {**lora.peft_settings, **lora.peft_kwargs}
+
+
+def in_layers(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
+    """Give the settings of a kind that is put into layers."""
+    given = {**lora.peft_settings, **lora.peft_kwargs}
+    # What is trained whole gets no adapter as well, nor do the layers inside it.
+    excluded = [*given.get("exclude_modules", []), *_linear_inside(model, new_modules)]
     return {
-        "r": lora.lora_r,
-        "lora_alpha": lora.lora_alpha,
-        "lora_dropout": lora.lora_dropout,
-        "use_dora": lora.use_dora,
-        "use_rslora": lora.use_rslora,
-        "init_lora_weights": True if lora.init_lora_weights == "true" else lora.init_lora_weights,
+        **given,
+        "target_modules": _targets(lora, model),
+        "modules_to_save": list(new_modules) or None,
+        "exclude_modules": excluded or None,
     }
+
+
+def in_layers_of_ia3(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
+    """Give IA3's settings, which also say where it scales the inputs of a layer."""
+    given = in_layers(lora, model, new_modules)
+    feedforward = given.get("feedforward_modules", _feedforward(model, given["target_modules"]))
+    targets = _by_name(model, given["target_modules"], feedforward)
+    return {**given, "feedforward_modules": feedforward, "target_modules": targets}
 
 
 def _feedforward(model: Any, targets: str | list[str]) -> list[str]:

@@ -6,9 +6,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from steps.params.evaluation import direction_of
-from steps.params.reading import RENAMED_VALUES
+from steps.params.metrics import direction_of
+from steps.params.reading import todays_value
 from steps.params.settings import FinetuneSettings
+from steps.params.training import TrainingParams
 
 
 def sixteen_bit_type() -> str:
@@ -43,7 +44,7 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup_steps or training.warmup_ratio,  # below 1 it is a share of all steps
         # The plan has translated old names already; a step that runs alone has seen no plan.
-        "optim": RENAMED_VALUES.get(("optim", training.optim), training.optim),
+        "optim": todays_value(TrainingParams, "optim", training.optim),
         "optim_target_modules": "all-linear" if training.optim == "galore_adamw" else None,
         "neftune_noise_alpha": training.neftune_noise_alpha or None,
         "full_determinism": training.determinism == "full",

@@ -20,6 +20,7 @@ from typing import IO, Any
 from steps.artifacts import MANIFEST, Manifest, describe_files, verified, write_durably
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.params.settings import FinetuneSettings
+from steps.running import LOCAL_ROOT
 from steps.tracking import flat
 
 log = logging.getLogger("finetune")
@@ -27,7 +28,6 @@ log = logging.getLogger("finetune")
 SETTINGS_FILE = "training.json"
 SHARED = "shared"  # beside the pipelines' folders
 LOCK_SECONDS = 60  # a killed run needs a moment to end its training
-LOCAL_ROOT = "FINETUNE_ROOT"  # set by the local runner
 
 
 @dataclass(frozen=True)

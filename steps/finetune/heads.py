@@ -42,7 +42,6 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
             empty = _load(auto_class, folder, settings, how | {"device_map": "meta"})
             how |= quantisation(settings, [*_new_modules(*empty), *HEADS])
         model, found = _load(auto_class, folder, settings, how)
-        keep_as_stored(model)
     except RuntimeError as error:
         if not settings.deepspeed or "size mismatch" not in str(error):
             raise
@@ -58,6 +57,7 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
             Problem("TRAIN-E0202", "model", f"a model of the type {kind}", f"one that {auto_class.__name__} knows",
                     "take another base model, such as one of BERT's or Llama's kind")
         ) from None  # fmt: skip
+    keep_as_stored(model)
     # Decoders read the class off the last token that is no padding, so they must know which that is.
     model.config.pad_token_id = tokenizer.pad_token_id
     if tuned := continued(model, folder, settings):
@@ -125,7 +125,7 @@ def modules_of(model: Any, names: Iterable[str]) -> list[str]:
 def _with_adapter(model: Any, settings: FinetuneSettings, new: list[str]) -> Any:
     from peft import get_peft_model
 
-    config = lora_config(settings.lora, model, type(model).__name__, new)
+    config = lora_config(settings, model, new)
     tuned = get_peft_model(model, config)
     train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":

@@ -9,8 +9,6 @@ from typing import Any
 from steps.artifacts import read_manifest
 from steps.models.tokenizer_files import TokenizerFiles
 
-# Trainers of models that go on from a prompt; others read their texts at inference just as in training.
-GO_ON = {"sft", "dpo", "kto", "orpo", "cpo"}
 GENERATION, CONFIG = "generation_config.json", "config.json"
 
 
@@ -34,11 +32,15 @@ def name_padding(tokenizer: Any, model: Any, folder: Path) -> None:
         model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def save_tokenizer(tokenizer: Any, folder: Path, trainer: str) -> None:
-    """Save a tokenizer. That of a model that goes on from a prompt ends no text by itself: no answer would follow."""
+def save_tokenizer(tokenizer: Any, folder: Path, ends_prompts: bool) -> None:
+    """Save a tokenizer, without `ends_prompts` one that puts no end token behind a text.
+
+    After an end token a model that goes on from its prompt would give no answer; others read their texts at inference
+    just as in training.
+    """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"
-    if trainer not in GO_ON or not file.is_file():
+    if ends_prompts or not file.is_file():
         return
     told = json.loads(file.read_bytes())
     ends = {token for token in (tokenizer.eos_token, tokenizer.init_kwargs.get("eos_token")) if token}

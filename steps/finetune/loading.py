@@ -10,7 +10,6 @@ from steps.finetune.adapters import adapter_config
 from steps.finetune.continuing import continued
 from steps.finetune.inference import set_end_of_turn
 from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
-from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 
 
@@ -36,9 +35,7 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     dtype = torch.bfloat16 if frozen_half else torch.float32
     if not settings.new_weights:
         how = {**model_options(settings), **quantisation(settings)}
-        model = auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how)
-        keep_as_stored(model)
-        return model
+        return keep_as_stored(auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how))
     set_seed(settings.training.seed)
     options = model_options(settings)
     attention = {key: options.pop(key) for key in ("attn_implementation",) if key in options}
@@ -64,7 +61,7 @@ def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> A
         return model
     from peft import get_peft_model
 
-    tuned = get_peft_model(model, lora_config(settings.lora, model, type(model).__name__))
+    tuned = get_peft_model(model, lora_config(settings, model))
     train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":
         tuned.enable_input_require_grads()
@@ -89,25 +86,12 @@ def load_tokenizer(folder: Path, data: Path, pads_with_end: bool = False) -> Any
     return tokenizer
 
 
-# How PEFT calls what a model puts out, by the end of its class's name.
-PEFT_TASKS = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "MTModel": "SEQ_2_SEQ_LM",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForMaskedLM": None,
-}
-
-
-def lora_config(lora: LoraParams, model: Any, kind: str = "", new_modules: Sequence[str] = ()) -> Any:
+def lora_config(settings: FinetuneSettings, model: Any, new_modules: Sequence[str] = ()) -> Any:
     """Describe the adapter to PEFT; None when every weight is trained, or when the model has its adapter already.
 
-    `kind` is the model's class where it is no language model; `new_modules`, which the base does not have, are trained
-    and saved whole.
+    `new_modules`, which the base does not have, are trained and saved whole.
     Raises UserError when none of the named modules exists in the model; names that match nothing are logged.
     """
-    if not lora.apply_lora or hasattr(model, "peft_config"):
+    if not settings.lora.apply_lora or hasattr(model, "peft_config"):
         return None
-    task = next((task for end, task in PEFT_TASKS.items() if kind.endswith(end)), "CAUSAL_LM")
-    return adapter_config(lora, model, task, new_modules)
+    return adapter_config(settings.lora, model, settings.recipe.kind.peft_task, new_modules)

@@ -35,6 +35,18 @@ def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> d
     return {"quantization_config": config}
 
 
+def keep_as_stored(model: Any) -> Any:
+    """Give the model back, its 4-bit weights never packed anew.
+
+    On a CPU with AVX512-BF16 bitsandbytes 0.50 packs them at the first evaluation: it rounds their scales to bfloat16,
+    with which training then goes on, and fails where a layer's width is no multiple of 32.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
 def train_in_float32(model: Any) -> None:
     """Keep what is trained in float32, whatever type the base has.
 
@@ -44,17 +56,6 @@ def train_in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def keep_as_stored(model: Any) -> None:
-    """Keep bitsandbytes 0.50 from storing 4-bit weights in another order when a CPU with AVX512-BF16 evaluates.
-
-    It would compute in bfloat16 from then on, which no other CPU does, and it fails where the number of a layer's
-    outputs is not a multiple of 32.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def with_exact_adapter(trainer: Any, settings: FinetuneSettings) -> Any:

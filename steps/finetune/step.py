@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import shutil
@@ -12,7 +11,6 @@ from typing import Any
 
 from steps.artifacts import Manifest, new_artifact, read_manifest, verified
 from steps.errors import NumericError, OutOfResources, Preempted, Problem
-from steps.finetune import TRAINERS
 from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
 from steps.finetune.continuing import own_parameters
@@ -21,6 +19,7 @@ from steps.finetune.inference import GENERATION, generation_settings, name_paddi
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
+from steps.kinds import load
 from steps.params.settings import FinetuneSettings
 from steps.tracking import UNSENT, Tracker
 
@@ -89,9 +88,8 @@ def _train(
             patience = settings.training.early_stopping_patience
             watchers.append(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
         _be_deterministic(settings)
-        module, _, function = TRAINERS[settings.trainer].partition(":")
         run = Run(settings, model, data, folder.path, watchers, folder.shared)
-        trainer = getattr(importlib.import_module(module), function)(run)
+        trainer = load(settings.recipe.trainer)(run)
         if settings.deepspeed:
             keep_names(trainer.model)
         trainer.remove_callback(PrinterCallback)  # Progress prints the same numbers, for people
@@ -155,7 +153,7 @@ def _write_tuned(
             source = "" if changed else base.lineage.get("source", "")
             trainer.model.peft_config["default"].base_model_name_or_path = source
             trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
-            if settings.trainer == "seq2seq":
+            if settings.recipe.kind.has_encoder:
                 # How an answer begins was settled with the languages.
                 trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
             elif stops_anew(trainer.model, model):
@@ -171,7 +169,7 @@ def _write_tuned(
                 dtype = _dtype_of(model)
                 trainer.model.to(dtype) if weights is None else change_dtype(weights, dtype)
             trainer.model.save_pretrained(draft.path, state_dict=weights)
-        save_tokenizer(trainer.processing_class, draft.path, settings.trainer)
+        save_tokenizer(trainer.processing_class, draft.path, ends_prompts=not settings.recipe.kind.goes_on)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
         tracker.write_unsent(draft.path)
         draft.facts = {"parameters": history["parameters"], "steps": history["steps"]}

@@ -1,12 +1,15 @@
 """The files of a model and its tokenizer, read and written without torch.
 
-layout.py           which files of a folder matter, and what makes one unusable
-weights.py          where each tensor lies inside a safetensors file
-hashed_file.py      a file that is hashed while it is written
-embeddings.py       names of the embeddings
-tokenizer_files.py  tokens and special tokens of a tokenizer, and how it gets more
-token_files.py      the edits of each tokenizer file that rename tokens
-token_renaming.py   which tokens can be renamed; token_proof.py loads the result and compares
-word_tokenizer.py   the tokenizer of a model that tags words
-seq2seq.py          the tokenizer of a model with an encoder and a decoder, and its languages
+    layout.py           files of a model folder: which are used, and which make it unusable
+    weights.py          byte ranges of the tensors in a safetensors file
+    hashed_file.py      a file that is hashed while it is written
+    embeddings.py       names of the embedding matrices
+    tokenizer_files.py  tokens and special tokens of a tokenizer, and adding tokens
+    new_tokens.py       the plan's decision which tokens a model gets
+    token_files.py      renaming tokens in each tokenizer file
+    token_renaming.py   which tokens can be renamed; token_proof.py loads the result and compares it with the original
+    word_tokenizer.py   the tokenizer for token classification
+    seq2seq.py          the tokenizer and language codes of an encoder-decoder model
+
+transformers loads a tokenizer where text must be tokenised; everything else reads JSON files and headers.
 """

@@ -1,4 +1,4 @@
-"""What the weights over a vocabulary are called: a row for each token, where it goes in and where it comes out."""
+"""Names of the embedding matrices: tensors with one row for each token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from steps.params.lora import WITHOUT_ADAPTER
 
 # Output and input embeddings by the last part of their module's name.
 HEADS = {"embed_out", "lm_head"}
-EMBEDDINGS = WITHOUT_ADAPTER - {"wpe"}  # positions are no vocabulary
+EMBEDDINGS = WITHOUT_ADAPTER - {"wpe"}  # position embeddings have no rows for tokens
 
 
 def module_of(name: str) -> str:
-    """Name the module of a tensor: model.embed_tokens for model.embed_tokens.weight."""
+    """Return the module of a tensor: model.embed_tokens for model.embed_tokens.weight."""
     return name.rpartition(".")[0]
 
 
 def last_of(name: str) -> str:
-    """Give the last part of the name of a tensor's module."""
+    """Return the last part of the name of a tensor's module: embed_tokens for model.embed_tokens.weight."""
     return module_of(name).rpartition(".")[2]
 
 
 def is_vocabulary(tensor: Stored, rows: int) -> bool:
-    """Say whether a tensor has one row (or, a bias, one number) for each of `rows` tokens."""
+    """Return whether a tensor has one row (a bias: one number) for each of `rows` tokens."""
     return last_of(tensor.name) in EMBEDDINGS and bool(tensor.shape) and tensor.shape[0] == rows

@@ -11,19 +11,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 
-BLOCK = 256 * 1024  # with larger ones the data has left the processor's cache before it is hashed and written
-BUFFERS = 4  # one is filled, the others wait to be written
+BLOCK = 256 * 1024  # larger blocks leave the CPU cache before they are hashed and written
+BUFFERS = 4  # one is being filled, the others wait to be written
 
 
 class HashedFile:
-    """A file whose blocks a second thread writes and hashes while the caller computes the next ones."""
+    """A file whose blocks are written and hashed by a second thread while the caller computes the next ones."""
 
     def __init__(self, path: Path):
         self.stream = open(path, "wb", buffering=0)  # noqa: SIM115, closed by __exit__
         self.hash = hashlib.sha256()
         self.writer = ThreadPoolExecutor(1)
         self.pending: deque[Future[None]] = deque()
-        # Fresh memory for every block would cost as much in page faults as the writing itself.
+        # Buffers are reused: page faults of newly allocated ones would take as long as writing.
         self.free: SimpleQueue[bytearray] = SimpleQueue()
         for _ in range(BUFFERS):
             self.free.put(bytearray(BLOCK))
@@ -43,13 +43,13 @@ class HashedFile:
         """Let `put` write `length` bytes into a buffer, and append them to the file."""
         self._raise_failures()
         buffer = self.free.get()
-        if length > len(buffer):  # a single row that is larger than a block
+        if length > len(buffer):  # a row that is larger than a block
             buffer = bytearray(length)
         put(memoryview(buffer)[:length])
         self.pending.append(self.writer.submit(self._append, buffer, length))
 
     def append(self, content: bytes) -> None:
-        """Append bytes that are in memory already."""
+        """Append bytes from memory."""
         for start in range(0, len(content), BLOCK):
             part = content[start : start + BLOCK]
 
@@ -79,11 +79,11 @@ def copy_bytes(file: Path, start: int, stop: int, out: HashedFile) -> None:
 
 
 def read_into(file: Path, start: int, view: memoryview) -> None:
-    """Fill `view` with the bytes of `file` from `start`. Raises OSError when there are not that many."""
+    """Fill `view` with the bytes of `file` from `start`. Raises OSError when the file is too short."""
     with open(file, "rb", buffering=0) as stream:
         stream.seek(start)
         while view:
             count = stream.readinto(view)
             if not count:
-                raise OSError(f"{file} was cut while it was read")
+                raise OSError(f"{file} was truncated while it was read")
             view = view[count:]

@@ -1,7 +1,7 @@
-"""What a model folder looks like: which of its files matter, and what makes one unusable.
+"""Layout of a model folder: which files are used, and which make the folder unusable.
 
-Works on file names and small files alone, so that the plan can judge a model in object storage or on the Hub without
-fetching weights, and import_model fetches exactly what was judged.
+Reads only file names and small files, so that the plan can check a model in object storage or on the Hub without
+fetching weights, and import_model fetches exactly the files that were checked.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError
+from steps.kinds.adapters import KEPT_KINDS
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
-# The folder inside of a model artifact for an adapter: one that training goes on with, or one of KEPT_KINDS.
+# Folder of an adapter inside a model artifact: an adapter that training continues, or one of KEPT_KINDS.
 ADAPTER_FOLDER = "adapter"
-# PEFT's kinds of adapters that no weight can hold: a tuned model keeps one in ADAPTER_FOLDER, beside the weights.
-KEPT_KINDS = ("PROMPT_TUNING",)
 INDEX = "model.safetensors.index.json"
 TOKENIZER_NAMES = {
     "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
@@ -27,7 +26,7 @@ TOKENIZER_NAMES = {
 }  # fmt: skip
 VOCABULARIES = {"tokenizer.json", *(name for name in TOKENIZER_NAMES if name.endswith(".model") or name[:5] == "vocab")}
 MODEL_NAMES = {CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"}
-# Formats that can run code when they are opened.
+# Formats that can run code when they are loaded.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".keras", ".npz", ".msgpack", ".joblib")
 # MLflow flavour → (folders with the weights, folders with the tokenizer), first match wins.
 MLFLOW_FLAVOURS = {
@@ -35,18 +34,18 @@ MLFLOW_FLAVOURS = {
     "hftransformersv2": (("data/model",), ("data/tokenizer", "data/model")),
     "hftransformers": (("data/model",), ("data/tokenizer", "data/model")),
 }
-# Kinds whose first position is numbered after the padding token, so that fewer are left than the file says.
+# Model types that number positions from pad_token_id + 1, so fewer are usable than max_position_embeddings.
 COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer"}
-# Kinds that see distances, not positions: what their configuration names is the length that they were trained with.
+# Model types with relative positions: the length in their configuration is that of training, not a limit.
 WITHOUT_POSITIONS = {"longt5", "mt5", "t5", "umt5"}
-# Models whose layers are transformers' Conv1D, which stores (in, out) where all others store (out, in).
+# Model types with transformers' Conv1D layers, which store weights as (in, out) instead of (out, in).
 CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
 UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """The files of one model, by the name they get in an artifact → path inside the source."""
+    """The files of one model: name in the artifact → path inside the source."""
 
     weights: dict[str, str]
     model_files: dict[str, str]
@@ -55,23 +54,23 @@ class ModelLayout:
     config: dict[str, Any]
     tokenizer_config: dict[str, Any]
     left_out: tuple[str, ...]
-    """Files of the source that are not taken along."""
+    """Files of the source that are not imported."""
 
     @property
     def files(self) -> dict[str, str]:
-        """Every file that is taken along."""
+        """Every file that is imported."""
         return {**self.weights, **self.model_files, **self.tokenizer_files}
 
     @property
     def max_length(self) -> int:
-        """Longest input in tokens: what the tokenizer says, the positions at most, 512 when neither names a limit."""
+        """Longest input in tokens: the lower limit of tokenizer and positions; 512 if neither sets one."""
         known = (self.tokenizer_config.get("model_max_length"), self.max_positions)
         limits = [int(limit) for limit in known if limit and limit < UNLIMITED]
         return min(limits, default=512)
 
     @property
     def size(self) -> int:
-        """Number of weights that the configuration amounts to, roughly: embeddings, and 12·hidden² in each layer."""
+        """Estimated number of parameters: embeddings, and 12·hidden² for each layer."""
         hidden = int(self.config.get("hidden_size") or self.config.get("n_embd") or 0)
         layers = int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
         matrices = 1 if self.config.get("tie_word_embeddings", True) else 2
@@ -79,7 +78,7 @@ class ModelLayout:
 
     @property
     def max_positions(self) -> int | None:
-        """Positions that the model was built for, when it has such a limit."""
+        """Number of positions of the model; None without such a limit."""
         if self.config.get("model_type") in WITHOUT_POSITIONS:
             return None
         limit = self.config.get("max_position_embeddings") or self.config.get("n_positions")
@@ -89,18 +88,18 @@ class ModelLayout:
 
 
 def vocabulary_rows(config: dict[str, Any]) -> int:
-    """Rows of the embedding that a configuration promises, that of the text in models of several kinds; 0 if none."""
+    """Return the vocabulary size of a configuration, of text_config in multimodal models; 0 if there is none."""
     return int(config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 0)
 
 
 def read_layout(
     parameter: str, kind: str, names: Mapping[str, int], read: Callable[[str], bytes], with_weights: bool = True
 ) -> ModelLayout:
-    """Judge a model source by its file names (→ bytes) and small JSON files, which `read` returns.
+    """Check a model source by its file names (→ bytes) and small JSON files, which `read` returns.
 
-    `parameter` is the one that named the source, `kind` is huggingface, pytorch or mlflow. Raises UserError with
-    every problem (wrong kind of folder, nothing to load, missing shards), SecurityRefusal for pickles and remote code.
-    Without `with_weights` none are looked for.
+    `parameter` is the one that named the source; `kind` is huggingface, pytorch or mlflow. Weights are required unless
+    with_weights is false. Raises UserError with every problem (wrong kind of folder, nothing to load, missing shards),
+    SecurityRefusal for pickles and remote code.
     """
     weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
     config = read_json(parameter, read, weight_folder + CONFIG)
@@ -129,13 +128,14 @@ def read_layout(
 
 
 def _refuse_kept_adapter(parameter: str, folder: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> None:
-    """Raise UserError when a model is not what its weights alone make it: nothing here trains on below a prompt."""
+    """Raise UserError for a model with a learned prompt beside its weights: no training can continue from it."""
     path = f"{folder}{ADAPTER_FOLDER}/{ADAPTER_CONFIG}"
     if path in names and (kind := read_json(parameter, read, path).get("peft_type")) in KEPT_KINDS:
         raise UserError(
-            Problem("MODEL-E0113", parameter, f"a model with a learned prompt beside it ({kind} in {ADAPTER_FOLDER}/)",
-                    "a model whose weights are all of it: the prompt would be lost",
-                    "name the base that the prompt was trained on")
+            Problem("MODEL-E0113", parameter,
+                    f"a model with a learned prompt beside its weights ({kind} in {ADAPTER_FOLDER}/)",
+                    "a model that consists of weights only, because the prompt would be lost",
+                    "name the base model that the prompt was trained on")
         )  # fmt: skip
 
 
@@ -150,15 +150,15 @@ def _folders(parameter: str, kind: str, names: Mapping[str, int], read: Callable
         return _mlflow_folders(parameter, mlmodel, names, read)
     if mlmodel is not None:
         raise UserError(
-            Problem("MODEL-E0102", parameter, f"an MLflow model folder (it holds {mlmodel})",
+            Problem("MODEL-E0102", parameter, f"an MLflow model folder (it contains {mlmodel})",
                     "a plain model folder", "pass this folder as mlflow_model_path")
         )  # fmt: skip
     folder = shallowest_with(CONFIG, names)
     if folder is None or adapter_in(names) is not None:
         some = ", ".join(sorted(names)[:5]) or "nothing"
-        found, fix = f"no {CONFIG} (there is: {some})", "save the model with save_pretrained, and name its folder"
+        found, fix = f"no {CONFIG} (it contains: {some})", "save the model with save_pretrained, and name its folder"
         if adapter_in(names) is not None:
-            found = f"an adapter, not a model (there is: {some})"
+            found = f"an adapter, not a model (it contains: {some})"
             fix = "name this folder as adapter_path, or merge it into its base first: python -m steps merge-adapter"
         raise UserError(Problem("MODEL-E0103", parameter, found, "a model folder", fix))
     return folder, folder
@@ -181,32 +181,32 @@ def _mlflow_folders(
                 return weights, tokens
     raise UserError(
         Problem("MODEL-E0104", parameter, f"the flavours {', '.join(flavours) or 'none'} without {CONFIG}",
-                f"one of {', '.join(MLFLOW_FLAVOURS)} with model and tokenizer",
+                f"one of {', '.join(MLFLOW_FLAVOURS)} with a model and a tokenizer",
                 "log the model with mlflow.transformers.log_model")
     )  # fmt: skip
 
 
 def adapter_in(names: Mapping[str, int]) -> str | None:
-    """Find the folder of an adapter in a source that holds no whole model; "" is its top level, None says no."""
+    """Find the folder of an adapter in a source without a complete model: "" for the top level, None if none."""
     model = shallowest_with(CONFIG, names)
     whole = model is not None and any(directly_in(name, model) and _are_weights(name.rsplit("/")[-1]) for name in names)
     return None if whole else shallowest_with(ADAPTER_CONFIG, names)
 
 
 def _are_weights(name: str) -> bool:
-    """Whether a file holds weights of a model; an adapter's and an optimizer's are none."""
+    """Return whether a file holds model weights, rather than those of an adapter or an optimizer."""
     safe = name.endswith((".safetensors", INDEX)) and not name.startswith("adapter_")
     return safe or (name.startswith("pytorch_model") and name.endswith(".bin"))
 
 
 def shallowest_with(wanted: str, names: Mapping[str, int]) -> str | None:
-    """Find the folder nearest to the top that holds a file of that name: its path with a slash, "" for the top."""
+    """Find the topmost folder that contains a file of that name: its path with a slash, "" for the top level."""
     folders = [name.removesuffix(wanted) for name in names if name == wanted or name.endswith("/" + wanted)]
     return min(folders, key=lambda folder: (folder.count("/"), folder), default=None)
 
 
 def directly_in(name: str, folder: str) -> bool:
-    """Whether a file lies in just this folder, whose path ends with a slash."""
+    """Return whether a file is directly in this folder, not in a subfolder; the folder's path ends with a slash."""
     return name.startswith(folder) and "/" not in name.removeprefix(folder)
 
 
@@ -215,7 +215,7 @@ def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], by
         wanted = set(read_json(parameter, read, inside[INDEX])["weight_map"].values())
         if missing := sorted(wanted - set(inside)):
             raise UserError(
-                Problem("MODEL-E0106", parameter, f"{INDEX} without {', '.join(missing)}", "every shard it names",
+                Problem("MODEL-E0106", parameter, f"{INDEX} without {', '.join(missing)}", "every shard that it lists",
                         "upload the missing files", count=len(missing))
             )  # fmt: skip
         return {name: inside[name] for name in [INDEX, *sorted(wanted)]}
@@ -229,8 +229,8 @@ def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], by
         return {"model.safetensors": inside[name]}
     if pickles := sorted(name for name in inside if name.endswith(PICKLES)):
         raise SecurityRefusal(
-            Problem("MODEL-E0301", parameter, f"pickled weights only ({', '.join(pickles[:3])})", "safetensors",
-                    "convert them where you trust their author: model.save_pretrained(folder) writes safetensors")
+            Problem("MODEL-E0301", parameter, f"only pickled weights ({', '.join(pickles[:3])})", "safetensors",
+                    "if you trust their author, convert them: model.save_pretrained(folder) writes safetensors")
         )  # fmt: skip
     raise UserError(
         Problem("MODEL-E0108", parameter, "a folder without weights", "model.safetensors", "upload the weights")
@@ -238,12 +238,12 @@ def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], by
 
 
 def refuse_code(parameter: str, config: dict[str, Any]) -> None:
-    """Raise SecurityRefusal when a configuration names code that comes with the model."""
+    """Raise SecurityRefusal when a configuration refers to code that comes with the model."""
     if code := config.get("auto_map"):
         files = sorted({str(value).split(".")[0].split("--")[-1] + ".py" for value in _flat(code)})
         raise SecurityRefusal(
-            Problem("MODEL-E0302", parameter, f"a model that runs its own code ({', '.join(files)})",
-                    "an architecture that transformers has built in", "use a model without auto_map")
+            Problem("MODEL-E0302", parameter, f"a model that needs its own code ({', '.join(files)})",
+                    "an architecture that is part of transformers", "use a model without auto_map")
         )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ def _flat(code: dict[str, Any]) -> list[str]:
 
 
 def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError when the file holds none."""
+    """Read a JSON object. Raises UserError when the file does not contain one."""
     try:
         value = json.loads(read(name))
     except ValueError as error:

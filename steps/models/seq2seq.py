@@ -1,7 +1,7 @@
-"""What a model with an encoder and a decoder needs wherever it is used: its languages, and how its answers are written.
+"""Tokenizer and language codes of an encoder-decoder model.
 
-Models of many languages read a code for the language beside the text, and another one stands at the beginning of the
-answer: as the first token that is written (M2M100, NLLB, mBART-50), or as the one from which writing starts (mBART).
+Multilingual models read a code for the source language with the text, and the answer begins with the code of the
+target language: as the first generated token (M2M100, NLLB, mBART-50), or as the decoder's start token (mBART).
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ CODE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")  # en_XX, eng_Latn
 
 @dataclass(frozen=True)
 class Languages:
-    """From which language to which, in the tokenizer's own codes."""
+    """Source and target language, as the tokenizer's codes."""
 
     source: str
     target: str
 
 
 def load_tokenizer(folder: Path, languages: Languages | None = None) -> Any:
-    """Load a tokenizer, told its languages where it knows any. Raises UserError when a package for it is missing."""
+    """Load a tokenizer, with its languages if it has language codes. Raises UserError when sentencepiece is missing."""
     from transformers import AutoTokenizer
 
-    told = {"src_lang": languages.source, "tgt_lang": languages.target} if languages else {}
+    codes = {"src_lang": languages.source, "tgt_lang": languages.target} if languages else {}
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **told)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **codes)
     except (ImportError, ValueError) as error:
         if "sentencepiece" not in str(error).lower():
             raise
         raise UserError(
-            Problem("DATA-E0818", "tokenizer", "one that needs the package sentencepiece",
-                    "tokenizer.json, which needs no package",
+            Problem("DATA-E0818", "tokenizer", "a tokenizer that needs the package sentencepiece",
+                    "tokenizer.json, which does not need it",
                     "save the fast tokenizer beside the model, or use an image with sentencepiece")
         ) from None  # fmt: skip
 
 
 def find_languages(tokenizer: Any, source: tuple[str, str], target: tuple[str, str]) -> Languages | None:
-    """Find a tokenizer's codes for two languages, given as parameter and value; None when it knows no languages.
+    """Find a tokenizer's codes for two languages, given as parameter and value; None if it has no language codes.
 
-    "en" is found as en_XX. Raises UserError with all that are unknown or not clear.
+    "en" matches en_XX. Raises UserError with all languages that are unknown or ambiguous.
     """
     if not hasattr(tokenizer, "src_lang"):
         return None
@@ -66,7 +66,7 @@ def find_languages(tokenizer: Any, source: tuple[str, str], target: tuple[str, s
 
 
 def opening_of(tokenizer: Any, languages: Languages | None) -> dict[str, int]:
-    """Give the generation settings by which an answer in the target language begins; none without languages."""
+    """Return the generation settings that start an answer in the target language; empty without languages."""
     if languages is None:
         return {}
     codes = getattr(tokenizer, "lang_code_to_id", None) or {}

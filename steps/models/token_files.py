@@ -1,9 +1,9 @@
-"""Renaming tokens in each file of a tokenizer; ids stay as they are.
+"""Rename tokens in each file of a tokenizer; ids do not change.
 
     tokenizer.json {"added_tokens": [{"id": 2, "content": "<|im_end|>"}]}  →  {"id": 2, "content": "</s>"}
 
-Files are read as JSON and changed where a token stands as a whole value, so that text which only looks like a token is
-left alone. Chat templates are text that speaks of tokens in the middle of words, so there every occurrence is renamed.
+JSON files are changed only where a whole value is a token, so other text that contains the same characters is not
+changed. Chat templates are text in which tokens can appear anywhere, so there every occurrence is renamed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Names = dict[str, str]  # token → its new name
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Settings of tokenizer_config.json whose values are no tokens, whatever they look like.
+# Settings of tokenizer_config.json whose values are never tokens.
 NO_TOKENS = {"tokenizer_class", "processor_class", "name_or_path", "padding_side", "truncation_side", "backend"}
 
 
 def renamed_files(folder: Path, names: Names) -> dict[str, bytes]:
-    """Give the new content of every file of a tokenizer that changes. Raises UserError for files that are no JSON."""
+    """Return the new content of each tokenizer file that changes. Raises UserError for files that are not JSON."""
     made = {}
     known = known_tokens(folder)
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -38,7 +38,7 @@ def renamed_files(folder: Path, names: Names) -> dict[str, bytes]:
 
 
 def known_tokens(folder: Path) -> dict[str, int]:
-    """Every token of tokenizer.json by its id: the vocabulary and what was added to it."""
+    """Return every token of tokenizer.json with its id: the vocabulary and the added tokens."""
     content = _read(folder / TOKENIZER, (folder / TOKENIZER).read_text(encoding="utf-8"))
     vocabulary = (content.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):  # Unigram: [token, score], in the order of the ids
@@ -47,13 +47,13 @@ def known_tokens(folder: Path) -> dict[str, int]:
 
 
 def added_tokens(folder: Path) -> set[str]:
-    """Tokens that are found in a text as a whole, before anything else is cut."""
+    """Return the added tokens, which are matched as a whole before the rest of a text is tokenized."""
     content = _read(folder / TOKENIZER, (folder / TOKENIZER).read_text(encoding="utf-8"))
     return {token["content"] for token in content.get("added_tokens") or ()}
 
 
 def merged_pieces(folder: Path) -> set[str]:
-    """Pieces that merges of a BPE put together, or make: their names are a part of how texts are cut."""
+    """Return the inputs and results of all BPE merges: renaming them would change how texts are tokenized."""
     content = _read(folder / TOKENIZER, (folder / TOKENIZER).read_text(encoding="utf-8"))
     pieces = set()
     for merge in (content.get("model") or {}).get("merges") or ():
@@ -96,9 +96,9 @@ def _tokenizer(file: Path, text: str, names: Names, known: dict[str, int]) -> st
 
 
 def _processor(value: Any, names: Names) -> Any:
-    """Rename in what is put around a text: {"SpecialToken": {"id": "<s>"}}, ["</s>", 2], {"<s>": {"tokens": …}}."""
+    """Rename in the post-processor or padding: {"SpecialToken": {"id": "<s>"}}, ["</s>", 2], {"<s>": {"tokens": …}}."""
     if isinstance(value, dict):
-        # "A" and "B" are the two texts there, no tokens; types are no tokens either.
+        # "A" and "B" stand for the two texts, not for tokens; types are not tokens either.
         return {
             names.get(key, key): inside if key in ("Sequence", "type", "direction", "strategy")
             else _processor(inside, names)
@@ -127,7 +127,7 @@ def _keys_of(file: Path, text: str, names: Names, known: dict[str, int]) -> str:
 
 
 def _values(value: Any, names: Names) -> Any:
-    """Rename every value that is a token as a whole; keys are names of settings, or ids."""
+    """Rename every value that equals a token; keys are setting names or ids and stay."""
     if isinstance(value, dict):
         return {key: _values(inside, names) for key, inside in value.items()}
     if isinstance(value, list):
@@ -136,14 +136,14 @@ def _values(value: Any, names: Names) -> Any:
 
 
 def in_text(text: str, names: Names, known: dict[str, int]) -> str:
-    """Rename inside a text; a longer token that holds a shorter one stays whole."""
+    """Rename tokens inside a text; a longer token that contains a renamed one is not changed."""
     around = [token for token in known if any(name != token and name in token for name in names)]
     longest_first = sorted({*names, *around}, key=len, reverse=True)
     return re.sub("|".join(map(re.escape, longest_first)), lambda match: names.get(match[0], match[0]), text)
 
 
 def template_texts(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every chat template of a folder: (where it stands, its text)."""
+    """Yield every chat template of a folder: (its location, its text)."""
     for file in sorted(folder.glob("*.jinja")):
         yield file.name, file.read_text(encoding="utf-8")
     if (folder / TOKENIZER_CONFIG).is_file():
@@ -166,7 +166,7 @@ def _read(file: Path, text: str) -> dict[str, Any]:
 
 
 def _dump(before: str, content: Any) -> str:
-    """Write JSON in the form of the file that it comes from, so that only what was renamed differs."""
+    """Write JSON in the format of the original file, so that only the renamed tokens differ."""
     plain = before.isascii()
     indent = len(found[1]) if (found := re.match(r"\{\n( +)", before)) else None
     separators = None if indent or '": ' in before[:200] else (",", ":")

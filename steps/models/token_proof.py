@@ -1,4 +1,4 @@
-"""The renamed tokenizer, loaded by transformers and compared with the one before; needs no torch."""
+"""Load the renamed tokenizer with transformers and compare it with the original; needs no torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CONVERSATION = [
 
 
 def prove(before: Path, after: Path, names: Names) -> None:
-    """Compare two tokenizers that shall differ in the names of some tokens only.
+    """Check that two tokenizers differ only in the names of some tokens.
 
-    Raises UserError when an id moved, when a new name is not read or written as its token, or when a chat template
+    Raises UserError when an id changed, when a new name is not encoded or decoded as its token, or when a chat template
     gives other tokens than before.
     """
     old, new = _load(before), _load(after)
@@ -34,7 +34,7 @@ def _load(folder: Path) -> Any:
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise UserError(
             Problem("ADAPTER-E0307", str(folder), f"{type(error).__name__}: {str(error)[:120]}",
-                    "a tokenizer that transformers loads", "bring the folder's tokenizer files again")
+                    "a tokenizer that transformers can load", "copy the tokenizer files into the folder again")
         ) from error  # fmt: skip
 
 
@@ -49,11 +49,11 @@ def _differences(old: Any, new: Any, names: Names) -> Iterator[Problem]:
         place = vocabulary[name]
         read, written = new.encode(name, add_special_tokens=False), new.decode([place])
         if read != [place] or written.strip() != name.strip():
-            yield _problem(token, f"{shown(name)}, read as {read} and written as {shown(written)}",
-                           f"a token that stands for itself, read as [{place}]")  # fmt: skip
+            yield _problem(token, f"{shown(name)}, encoded as {read} and decoded as {shown(written)}",
+                           f"a single token, encoded as [{place}]")  # fmt: skip
         text = "What is {} and {}?"
         if old.encode(text.format(token, token)) != new.encode(text.format(name, name)):
-            yield _problem(token, f"{shown(name)}, which is cut otherwise in a text", "the tokens that there were")
+            yield _problem(token, f"{shown(name)}, which changes the tokens of a text", "the same tokens as before")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
         if getattr(old, name) != getattr(new, name):
             yield _problem(name, str(getattr(new, name)), str(getattr(old, name)))
@@ -65,7 +65,7 @@ def _template_differences(old: Any, new: Any) -> Iterator[Problem]:
         return
     try:
         wanted = old.apply_chat_template(CONVERSATION, tokenize=True, return_dict=False)
-    except Exception:  # some templates refuse this conversation: they have nothing to compare
+    except Exception:  # a template that refuses this conversation gives no tokens to compare
         return
     found = new.apply_chat_template(CONVERSATION, tokenize=True, return_dict=False)
     if wanted != found:
@@ -73,4 +73,4 @@ def _template_differences(old: Any, new: Any) -> Iterator[Problem]:
 
 
 def _problem(where: str, found: str, expected: str) -> Problem:
-    return Problem("ADAPTER-E0305", where, found, expected, "choose another name, or leave this token as it is")
+    return Problem("ADAPTER-E0305", where, found, expected, "choose another name, or do not rename this token")

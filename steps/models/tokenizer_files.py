@@ -1,8 +1,8 @@
-"""The vocabulary that a tokenizer's files amount to, and how tokens are added to it, without transformers or torch.
+"""Read a tokenizer's vocabulary from its files and add tokens to it, without transformers or torch.
 
-transformers takes a tokenizer's tokens from several files: tokenizer.json, the tokens that tokenizer_config.json tells
-by number or by role (pad_token, …), and, from older versions, special_tokens_map.json and added_tokens.json. What
-tokenizer.json lacks it adds behind, in this order; here the same is done, so that a new token gets the number that it
+transformers takes a tokenizer's tokens from several files: tokenizer.json, the tokens that tokenizer_config.json lists
+by id or by role (pad_token, …), and, from older versions, special_tokens_map.json and added_tokens.json. Tokens that
+tokenizer.json lacks are appended in this order. This module does the same, so that a new token gets the id that it
 will have when the tokenizer is loaded.
 """
 
@@ -18,35 +18,35 @@ TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
-# How a control token is found: exactly as it is written, wherever it stands.
+# A control token is matched exactly as written, anywhere in a text.
 CONTROL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer's JSON files, read."""
+    """The content of a tokenizer's JSON files."""
 
     files: Mapping[str, dict[str, Any]]
-    """Name → content; those that are there."""
+    """Name → content of the files that exist."""
 
     @classmethod
     def read(cls, names: Iterable[str], read: Callable[[str], bytes]) -> TokenizerFiles:
-        """Read the files that matter of those that there are. Raises ValueError for one that is no JSON object."""
+        """Read those tokenizer files that exist. Raises ValueError for one that is not a JSON object."""
         found = {name: json.loads(read(name)) for name in (TOKENIZER, CONFIG, SPECIAL, ADDED) if name in set(names)}
         for name, content in found.items():
             if not isinstance(content, dict):
-                raise ValueError(f"{name}: no JSON object")
+                raise ValueError(f"{name}: not a JSON object")
         return cls(found)
 
     def named(self, role: str) -> str:
-        """Give the token of a role such as pad_token; empty without one."""
+        """Return the token of a role such as pad_token; empty if there is none."""
         for name in (CONFIG, SPECIAL):
             if token := _content(self.files.get(name, {}).get(role)):
                 return token
         return ""
 
     def numbers(self) -> dict[str, int]:
-        """Give every token's number, added ones included. Raises ValueError where tokenizer.json cannot be read."""
+        """Return every token's id, including added tokens. Raises ValueError if tokenizer.json cannot be read."""
         return self._numbers
 
     @cached_property
@@ -54,35 +54,35 @@ class TokenizerFiles:
         return dict(self._backend().get_vocab(with_added_tokens=True))
 
     def missing(self, tokens: Iterable[str]) -> list[str]:
-        """Give those of `tokens` that the tokenizer does not know. Raises ValueError as `numbers`."""
+        """Return those of `tokens` that are not in the vocabulary. Raises ValueError as `numbers`."""
         known = self.numbers()
         return [token for token in tokens if token not in known]
 
     def divided(self, tokens: Iterable[str]) -> list[str]:
-        """Give those of `tokens` that a text may not hold as one piece: unknown ones, and mere letters."""
+        """Return those of `tokens` that a text may split: unknown tokens, and those that are not added tokens."""
         whole = self._listed() | {token.content for token in self._implied()}
         return [token for token in tokens if token not in whole]
 
     def with_tokens(self, tokens: Iterable[str]) -> TokenizerFiles:
-        """Add control tokens, those that are unknown behind the last one. Raises ValueError as `numbers`."""
+        """Add control tokens; unknown ones are appended to the vocabulary. Raises ValueError as `numbers`."""
         backend, new = self._backend(), self.divided(tokens)
         backend.add_special_tokens(new)
         now = backend.get_vocab(with_added_tokens=True)
-        # Tokens that only the other files told are written down as well, or the new ones would take their numbers.
+        # Tokens that only the other files list are written as well, or the new ones would take their ids.
         implied = [token for token in self._implied() if token.content not in self._listed()]
         entries = [{"id": now[token.content], **_flags(token)} for token in implied]
         entries += [{"id": now[token], "content": token, **CONTROL} for token in new]
         return self._with_entries(sorted(entries, key=lambda entry: entry["id"]))
 
     def with_role(self, role: str, token: str) -> TokenizerFiles:
-        """Give a token a role."""
+        """Return a token a role."""
         files = {**self.files, CONFIG: {**self.files.get(CONFIG, {}), role: token}}
         if SPECIAL in files:
             files[SPECIAL] = {**files[SPECIAL], role: token}
         return TokenizerFiles(files)
 
     def changed(self, before: TokenizerFiles) -> dict[str, bytes]:
-        """Give the content of the files that are not as `before`."""
+        """Return the content of the files that differ from `before`."""
         return {
             name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
             for name, content in self.files.items()
@@ -97,9 +97,9 @@ class TokenizerFiles:
         tokenizer = files[TOKENIZER]
         files[TOKENIZER] = {**tokenizer, "added_tokens": [*(tokenizer.get("added_tokens") or []), *entries]}
         config = files.get(CONFIG, {})
-        if config.get("added_tokens_decoder"):  # where it is there, some kinds of tokenizers read nothing else
-            told = {str(entry["id"]): {key: entry[key] for key in entry if key != "id"} for entry in entries}
-            files[CONFIG] = {**config, "added_tokens_decoder": {**config["added_tokens_decoder"], **told}}
+        if config.get("added_tokens_decoder"):  # if it exists, some tokenizer classes read only this
+            new = {str(entry["id"]): {key: entry[key] for key in entry if key != "id"} for entry in entries}
+            files[CONFIG] = {**config, "added_tokens_decoder": {**config["added_tokens_decoder"], **new}}
         if ADDED in files:
             files[ADDED] = {**files[ADDED], **{entry["content"]: entry["id"] for entry in entries}}
         return TokenizerFiles(files)
@@ -109,18 +109,18 @@ class TokenizerFiles:
 
         try:
             backend = Tokenizer.from_str(json.dumps(self.files[TOKENIZER]))
-        except Exception as error:  # the library raises nothing more precise
+        except Exception as error:  # the library raises no more specific class
             raise ValueError(f"{TOKENIZER}: {error}") from None
         known = backend.get_vocab(with_added_tokens=True)
         backend.add_tokens([token for token in self._implied() if token.content not in known])
         return backend
 
     def _implied(self) -> Iterator[Any]:
-        """Yield the tokens that the other files tell, each once."""
+        """Yield the tokens that the other files list, each once."""
         from tokenizers import AddedToken
 
         seen: set[str] = set()
-        for said, special in self._told():
+        for said, special in self._in_other_files():
             flags = {**CONTROL, "normalized": not special, "special": special}
             if isinstance(said, dict):
                 flags |= {name: said[name] for name in flags if name in said}
@@ -129,7 +129,7 @@ class TokenizerFiles:
                 seen.add(content)
                 yield AddedToken(content, **flags)
 
-    def _told(self) -> Iterator[tuple[Any, bool]]:
+    def _in_other_files(self) -> Iterator[tuple[Any, bool]]:
         config, legacy = self.files.get(CONFIG, {}), {}
         decoder = config.get("added_tokens_decoder") or {}
         yield from ((decoder[number], False) for number in sorted(decoder, key=int))

@@ -1,4 +1,4 @@
-"""The tokenizer of a model that tags words."""
+"""The tokenizer for token classification."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from steps.errors import Problem, UserError
 
 
 def load_word_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer for texts that come as lists of words; pads with the end token if it has none.
+    """Load a tokenizer for texts given as lists of words; pads with the end token if there is no padding token.
 
-    Tokenizers of GPT-2's and RoBERTa's kind are told to put a space before each word, as there is one inside a text.
-    Raises UserError for a tokenizer that cannot say which token belongs to which word.
+    Byte-level BPE tokenizers (GPT-2, RoBERTa) are loaded with add_prefix_space, as words inside a text follow a space.
+    Raises UserError for a slow tokenizer, which cannot map tokens to words.
     """
     from transformers import AutoTokenizer
 
@@ -20,8 +20,8 @@ def load_word_tokenizer(folder: Path) -> Any:
     tokenizer: Any = AutoTokenizer.from_pretrained(where, local_files_only=True, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(
-            Problem("DATA-E0816", "tokenizer", "a tokenizer without tokenizer.json", "a fast tokenizer, which knows "
-                    "the word of each token", "save the fast tokenizer beside the model")
+            Problem("DATA-E0816", "tokenizer", "a tokenizer without tokenizer.json", "a fast tokenizer, which maps "
+                    "tokens to words", "save the fast tokenizer beside the model")
         )  # fmt: skip
     if getattr(tokenizer, "add_prefix_space", None) is False:
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, add_prefix_space=True)

@@ -1,109 +1,46 @@
-"""What the kinds of adapters take: which of our parameters, and which keys of `peft_kwargs`.
+"""How a parameter says which kinds of adapters read it, and what may stand in `peft_kwargs`.
 
-A table, so that the plan can refuse a wrong key without importing PEFT; tests/steps/test_adapter_parameters.py holds it
+What a kind is stands in its record (`steps/kinds/adapters/`). tests/steps/test_adapter_parameters.py holds all of it
 against PEFT's own classes.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from steps.errors import Problem, nearest, shown
+from steps.kinds.adapters import ADAPTER_KINDS
+
+# PEFT's name of a kind → ours.
+KINDS_OF_PEFT = {kind.peft_name: kind.name for kind in ADAPTER_KINDS.values()}
 
 
 @dataclass(frozen=True)
-class Values:
-    """What a key may be set to."""
+class ReadBy:
+    """Marks a field as a parameter of adapters; how the kinds' records and PEFT are asked for it follows from that."""
 
-    expected: str
-    fits: Callable[[Any], bool]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of adapter."""
-
-    takes: frozenset[str]
-    """Those of the group's parameters that change something for it."""
-    kwargs: dict[str, Values]
-    """Key of `peft_kwargs` → its values."""
+    kinds: tuple[str, ...]
+    """Kinds of adapters that it changes something for."""
+    without_adapter: bool = False
+    """Whether it may be set where no adapter is asked for: such defaults are copied from one file to the next."""
+    at_start: bool = False
+    """Whether it says how an adapter begins: one that training goes on with has begun."""
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def marks(model: type[BaseModel]) -> dict[str, ReadBy]:
+    """Give the parameters of a model that adapters read, each with its mark."""
+    fields = model.model_fields.items()
+    return {name: mark for name, field in fields for mark in field.metadata if isinstance(mark, ReadBy)}
 
 
-def _share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+def peft_names(model: type[BaseModel]) -> dict[str, str]:
+    """Give what PEFT calls these parameters, for any kind → our name."""
+    return {ADAPTER_KINDS[kind].in_peft(name): name for name, mark in marks(model).items() for kind in mark.kinds}
 
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
-
-
-def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    def fit(value: Any) -> bool:
-        return isinstance(value, dict) and bool(value) and all(map(fits, value.values())) and all(map(_pattern, value))
-
-    return fit
-
-
-def _pattern(name: str) -> bool:
-    try:
-        return bool(re.compile(name))
-    except re.error:
-        return False
-
-
-def _layers(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_whole(layer) and layer >= 0 for layer in value)
-
-
-NAMES = Values("a list of module names", _names)
-YES_OR_NO = Values("true or false", lambda value: isinstance(value, bool))
-DROPOUT = Values("a number from 0 up to 1", _share)
-# Keys of every kind that puts something into chosen layers.
-CHOOSING = {
-    "exclude_modules": NAMES,
-    "layers_to_transform": Values("a list of layer numbers, the first one 0", _layers),
-    "layers_pattern": Values("the name of the list of layers, such as layers", lambda value: isinstance(value, str)),
-}
-# Keys of every kind whose matrices have a rank.
-RANKS = {
-    "rank_pattern": Values(
-        "whole numbers of at least 1 by module name", _by_name(lambda rank: _whole(rank) and rank > 0)
-    ),
-    "alpha_pattern": Values("numbers above 0 by module name", _by_name(lambda a: isinstance(a, int | float) and a > 0)),
-}
-LYCORIS = {**CHOOSING, **RANKS, "rank_dropout": DROPOUT, "module_dropout": DROPOUT}
-
-# What every kind that is put into layers takes.
-LAYERS = frozenset({"lora_target_modules"})
-
-KINDS = {
-    "lora": Kind(
-        LAYERS | {"lora_r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights"},
-        {**CHOOSING, **RANKS, "bias": Values("none, all or lora_only", ("none", "all", "lora_only").__contains__)},
-    ),
-    "ia3": Kind(LAYERS, {"exclude_modules": NAMES, "feedforward_modules": NAMES}),
-    "loha": Kind(LAYERS | {"lora_r", "lora_alpha"}, LYCORIS),
-    "lokr": Kind(
-        LAYERS | {"lora_r", "lora_alpha"},
-        {
-            **LYCORIS,
-            "decompose_both": YES_OR_NO,
-            "decompose_factor": Values("-1, or a whole number above 0", lambda v: _whole(v) and (v == -1 or v > 0)),
-            "rank_dropout_scale": YES_OR_NO,
-        },
-    ),
-    "prompt_tuning": Kind(
-        frozenset({"num_virtual_tokens"}),
-        {"prompt_tuning_init": Values("RANDOM or SAMPLE_VOCAB", ("RANDOM", "SAMPLE_VOCAB").__contains__)},
-    ),
-}
 
 # Kinds that PEFT knows and that are not offered → what to do instead.
 NOT_OFFERED = {
@@ -115,19 +52,10 @@ NOT_OFFERED = {
     "no_peft": "set apply_lora=false",
 }
 
-# Keys that PEFT knows and that are not given here → where to go instead.
+# More keys that PEFT knows and that are not given in peft_kwargs, beside those of parameters → what to do instead.
 ELSEWHERE = {
-    "r": "set lora_r",
-    "alpha": "set lora_alpha",
-    "lora_alpha": "set lora_alpha",
-    "lora_dropout": "set lora_dropout",
-    "num_virtual_tokens": "set num_virtual_tokens",
     "prompt_tuning_init_text": "leave it out: a prompt begins as random vectors, or as those of random tokens",
-    "target_modules": "set lora_target_modules",
     "peft_type": "set peft_type",
-    "use_dora": "set use_dora",
-    "use_rslora": "set use_rslora",
-    "init_lora_weights": "set init_lora_weights",
     "task_type": "leave it out: the pipeline's task decides it",
     "inference_mode": "leave it out: an adapter is trained here",
     "fan_in_fan_out": "leave it out: the layer's own class decides it",
@@ -147,15 +75,16 @@ def whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def kwargs_problems(kind: str, kwargs: dict[str, Any]) -> Iterator[Problem]:
-    """Yield what is wrong with `peft_kwargs` for a kind of adapter."""
-    known = KINDS[kind].kwargs
+def kwargs_problems(kind: str, kwargs: dict[str, Any], parameters: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with `peft_kwargs` for a kind of adapter; `parameters` are those of `peft_names`."""
+    known = ADAPTER_KINDS[kind].kwargs
+    elsewhere = {**{theirs: f"set {ours}" for theirs, ours in parameters.items()}, **ELSEWHERE}
     for name, value in kwargs.items():
         where = f"peft_kwargs.{name}"
-        if name in ELSEWHERE:
-            yield Problem("PARAM-E0262", where, shown(value), "a key without a parameter of its own", ELSEWHERE[name])
+        if name in elsewhere:
+            yield Problem("PARAM-E0262", where, shown(value), "a key without a parameter of its own", elsewhere[name])
         elif name not in known:
-            others = [other for other, takes in KINDS.items() if name in takes.kwargs]
+            others = [other.name for other in ADAPTER_KINDS.values() if name in other.kwargs]
             fix = f"leave it out, or set peft_type={others[0]}" if others else nearest(name, known) or "leave it out"
             yield Problem("PARAM-E0262", where, f"{name} with peft_type={kind}", f"one of {', '.join(sorted(known))}",
                           fix)  # fmt: skip

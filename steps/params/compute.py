@@ -5,6 +5,8 @@ from pydantic import Field
 from steps.params.group import Group
 
 SERVERLESS = "serverless"
+# What a task gets that computes next to nothing: plan, report, register_model.
+SMALL_CPU, SMALL_MEMORY = "1", "2Gi"
 
 
 class ImportCompute(Group):

@@ -3,12 +3,12 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from steps.errors import Problem
-from steps.params.group import Group
+from steps.params.group import Group, Renamed
 from steps.params.mixture import read_mixture
 
 # The formats that come with us (steps/prepare_data/write/chat_templates/<name>.jinja) → the tokens that turns are
@@ -157,7 +157,7 @@ class Preprocessing(Group):
     batch_size: int = Field(1000, ge=1)
     """Rows handed to the tokenizer at a time."""
 
-    max_seq_length: int = Field(-1, ge=-1)
+    max_seq_length: Annotated[int, Renamed(names=("max_length",))] = Field(-1, ge=-1)
     """Longest row in tokens; -1 takes the model's own limit (512 where the model names none)."""
 
     pad_to_max_length: bool = False
@@ -172,7 +172,9 @@ class Preprocessing(Group):
     train_on_completions_only: bool = False
     """Learn only the answers: assistant turns of a chat, or ground_truth_key of a text; the prompt carries no loss."""
 
-    chat_template: str = Field("keep", min_length=1)
+    chat_template: Annotated[str, Renamed(names=("chat_template_name",), values={"keep-original": "keep"})] = Field(
+        "keep", min_length=1
+    )
     """Jinja chat template: keep (the model's), chat-ml, mistral-with-system, poro, simplified-llama31, or a file."""
 
     response_template: str = ""

@@ -73,14 +73,14 @@ def read_options(where: str, text: str, metrics: Collection[str], texts: bool) -
     except ValueError as error:
         given = str(error)
     if not isinstance(given, dict):
-        return [Problem("PLAN-E0312", where, shown(given), "a JSON object", 'write it as {"metrics": ["f1"]}')]
+        return [Problem("PLAN-E0318", where, shown(given), "a JSON object", 'write it as {"metrics": ["f1"]}')]
     problems = list(_wrong_keys(where, given, texts))
     try:
         options = EvaluationOptions(**{key: value for key, value in given.items() if key in OPTIONS})
     except ValidationError as error:
         detail = error.errors()[0]
         key = ".".join(map(str, detail["loc"]))
-        return [*problems, Problem("PLAN-E0312", f"{where}: {key}", shown(detail["input"]),
+        return [*problems, Problem("PLAN-E0318", f"{where}: {key}", shown(detail["input"]),
                                    detail["msg"].removeprefix("Value error, "), "correct it")]  # fmt: skip
     problems += _unknown_metrics(where, options.metrics, metrics)
     return problems or options
@@ -98,7 +98,7 @@ def _wrong_keys(where: str, given: dict[str, Any], texts: bool) -> Iterator[Prob
     for key, value in given.items():
         if key not in OPTIONS:
             fix = nearest(key, OPTIONS) or "leave it out"
-            yield Problem("PLAN-E0312", f"{where}: {key}", shown(value), f"one of {', '.join(OPTIONS)}", fix)
+            yield Problem("PLAN-E0318", f"{where}: {key}", shown(value), f"one of {', '.join(OPTIONS)}", fix)
         elif key in OF_TEXTS and not texts:
             yield Problem("PLAN-E0314", f"{where}: {key}", shown(value), "an option of this task, which compares no "
                           "texts", "leave it out")  # fmt: skip
@@ -108,4 +108,4 @@ def _unknown_metrics(where: str, wanted: list[str], metrics: Collection[str]) ->
     for name in wanted:
         if our_name(name, metrics) not in metrics:
             fix = nearest(our_name(name, metrics), metrics) or "take a name from that list"
-            yield Problem("PLAN-E0313", f"{where}: metrics", shown(name), f"one of {', '.join(metrics)}", fix)
+            yield Problem("PLAN-E0319", f"{where}: metrics", shown(name), f"one of {', '.join(metrics)}", fix)

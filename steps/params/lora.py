@@ -1,13 +1,23 @@
 """Adapters: LoRA and its relatives."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from steps.errors import Problem, shown
-from steps.params.adapter_kinds import KINDS, kwargs_problems, whole_numbers
-from steps.params.group import Group
+from steps.kinds.adapters import ADAPTER_KINDS
+from steps.params.adapter_kinds import (
+    KINDS_OF_PEFT,
+    NOT_OFFERED,
+    ReadBy,
+    kwargs_problems,
+    marks,
+    peft_names,
+    whole_numbers,
+)
+from steps.params.choice import OneOf
+from steps.params.group import Group, Renamed
 
 # Layers that no adapter is put on: TRL multiplies by the head's weights without looking at an adapter, and what is
 # tied to them could not be merged.
@@ -15,38 +25,44 @@ WITHOUT_ADAPTER = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared",
 
 ALL = "all-linear"
 
+# To add a parameter: a field with the kinds that read it. PEFT's name goes into `renamed` of their records
+# (`steps/kinds/adapters/`) where it is another; all else follows.
+LORA = ("lora",)
+RANKED = ("lora", "loha", "lokr")
+IN_LAYERS = tuple(name for name, kind in ADAPTER_KINDS.items() if kind.layers)
+
 
 class LoraParams(Group):
     """How the adapter is shaped."""
 
-    apply_lora: bool = False
+    apply_lora: Annotated[bool, Renamed(names=("use_peft",))] = False
     """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
 
-    peft_type: Literal["lora", "ia3", "loha", "lokr", "prompt_tuning"] = "lora"
+    peft_type: Annotated[str, OneOf(ADAPTER_KINDS), Renamed(values=KINDS_OF_PEFT, instead=NOT_OFFERED)] = "lora"
     """Kind: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), factors (ia3), prompt_tuning."""
 
-    lora_r: int = Field(8, ge=1)
+    lora_r: Annotated[int, ReadBy(RANKED, without_adapter=True)] = Field(8, ge=1)
     """Rank of the adapter matrices; memory and capacity grow with it."""
 
-    lora_alpha: int = Field(128, ge=1)
+    lora_alpha: Annotated[int, ReadBy(RANKED, without_adapter=True)] = Field(128, ge=1)
     """Scale of the adapter: its update is multiplied by lora_alpha / lora_r."""
 
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: Annotated[float, ReadBy(LORA, without_adapter=True)] = Field(0.0, ge=0, lt=1)
     """Share of the adapter's inputs that is dropped during training."""
 
-    lora_target_modules: str = Field("all-linear", min_length=1)
+    lora_target_modules: Annotated[str, ReadBy(IN_LAYERS, without_adapter=True)] = Field(ALL, min_length=1)
     """Layers that get an adapter: all-linear, or module names separated by commas (q_proj,v_proj)."""
 
-    use_dora: bool = False
+    use_dora: Annotated[bool, ReadBy(LORA)] = False
     """Learn lengths and directions of the weights' rows apart (DoRA): closer to full training, a third slower."""
 
-    use_rslora: bool = False
+    use_rslora: Annotated[bool, ReadBy(LORA)] = False
     """Multiply the update by lora_alpha / √lora_r (rank-stabilised), so that a high rank does not learn too slowly."""
 
-    init_lora_weights: Literal["true", "gaussian", "orthogonal"] = "true"
+    init_lora_weights: Annotated[Literal["true", "gaussian", "orthogonal"], ReadBy(LORA, at_start=True)] = "true"
     """First weights of a LoRA: true draws uniform ones as its authors did; all of them leave the model as it is."""
 
-    num_virtual_tokens: int = Field(20, ge=1)
+    num_virtual_tokens: Annotated[int, ReadBy(("prompt_tuning",))] = Field(20, ge=1)
     """Vectors that prompt_tuning learns to put before every text; they take up as many of the model's positions."""
 
     peft_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -74,13 +90,29 @@ class LoraParams(Group):
             return []
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
 
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions of the model that the adapter takes up before every text; 0 for most kinds."""
+        return ADAPTER_KINDS[self.peft_type].positions(self) if self.apply_lora else 0
+
+    @property
+    def peft_settings(self) -> dict[str, Any]:
+        """The parameters that the kind of adapter reads, in PEFT's words."""
+        kind = ADAPTER_KINDS[self.peft_type]
+        values = {kind.in_peft(name): getattr(self, name) for name in self._read()}
+        # A choice that is a text here may be true or false there.
+        return {name: {"true": True, "false": False}.get(str(value), value) for name, value in values.items()}
+
+    def _read(self) -> list[str]:
+        return [name for name, mark in marks(type(self)).items() if self.peft_type in mark.kinds]
+
     def conflicts(self) -> Iterator[Problem]:
         """Every kind has settings of its own, and none is set where nothing would read it."""
         if not self.apply_lora:
             yield from self._without_adapter()
             return
         yield from self._ignored()
-        yield from kwargs_problems(self.peft_type, self.peft_kwargs)
+        yield from kwargs_problems(self.peft_type, self.peft_kwargs, peft_names(type(self)))
         yield from self._layer_problems()
         if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
             yield Problem("PARAM-E0264", "init_lora_weights", f"orthogonal with lora_r={self.lora_r}",
@@ -88,22 +120,23 @@ class LoraParams(Group):
 
     def _without_adapter(self) -> Iterator[Problem]:
         """Asking for a kind of adapter and not for an adapter is a mistake; ranks have defaults that others copy."""
-        fields = LoraParams.model_fields
-        for name in ("peft_type", "use_dora", "use_rslora", "init_lora_weights", "num_virtual_tokens", "peft_kwargs"):
+        fields = type(self).model_fields
+        shaping = [name for name, mark in marks(type(self)).items() if not mark.without_adapter]
+        for name in ("peft_type", *shaping, "peft_kwargs"):
             value = getattr(self, name)
             if value != fields[name].get_default(call_default_factory=True):
                 yield Problem("PARAM-E0261", name, f"{shown(value)} with apply_lora=false", "an adapter to shape",
                               "set apply_lora=true, or leave it out")  # fmt: skip
 
     def _ignored(self) -> Iterator[Problem]:
-        takes = KINDS[self.peft_type].takes
-        for name in sorted(frozenset().union(*(kind.takes for kind in KINDS.values())) - takes):
-            value, default = getattr(self, name), LoraParams.model_fields[name].default
+        marked, read = marks(type(self)), self._read()
+        for name in sorted(set(marked) - set(read)):
+            value, default = getattr(self, name), type(self).model_fields[name].default
             if value == default:
                 continue
-            other = next(other for other, kind in KINDS.items() if name in kind.takes)
+            other = next(other for other in ADAPTER_KINDS if other in marked[name].kinds)
             instead = f"leave it out, or set peft_type={other}"
-            if name == "lora_dropout" and "rank_dropout" in KINDS[self.peft_type].kwargs:
+            if name == "lora_dropout" and "rank_dropout" in ADAPTER_KINDS[self.peft_type].kwargs:
                 instead = 'leave it out, or set peft_kwargs={"rank_dropout": …} for rows of the update'
             yield Problem("PARAM-E0261", name, f"{shown(value)} with peft_type={self.peft_type}",
                           f"{shown(default)}: {self.peft_type} has no such setting", instead)  # fmt: skip

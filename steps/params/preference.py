@@ -1,36 +1,23 @@
 """How a model learns from what people prefer: the method, its loss, and what holds it near the model that it was."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from steps.errors import Problem, nearest
+from steps.kinds.method import Loss, Method
+from steps.kinds.methods import METHODS, PREFERENCE_METHODS
+from steps.params.choice import OneOf
 from steps.params.group import Group
 
 OWN_LOSS = "auto"
-# Losses of TRL 1.16 by method; the first is the method's own. It refuses an unknown one at its first step only.
-LOSSES = {
-    "dpo": (
-        "sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot",
-        "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
-    ),
-    "ipo": ("ipo",),
-    "kto": ("kto", "apo_zero_unpaired"),
-    "orpo": ("orpo",),
-    "cpo": ("sigmoid", "hinge", "ipo", "simpo"),
-    "simpo": ("simpo",),
-}  # fmt: skip
-SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
-SMOOTHED_WITHOUT_REFERENCE = {"sigmoid", "simpo"}
-SORTED_WITHIN_BATCH = ("aot", "aot_unpaired")
-WITHOUT_REFERENCE = ("orpo", "cpo", "simpo")
 
 
 class PreferenceMethod(Group):
     """How pairs of a better and a worse answer, or rated answers, change the model."""
 
-    method: Literal["dpo", "ipo", "kto", "orpo", "cpo", "simpo"] = "dpo"
+    method: Annotated[str, OneOf(PREFERENCE_METHODS)] = "dpo"
     """Method: dpo, ipo and kto measure against the base model; orpo, cpo and simpo need no reference."""
 
     loss_type: str = Field(OWN_LOSS, min_length=1)
@@ -70,11 +57,21 @@ class PreferenceMethod(Group):
     """Weight of learning the better answer as it stands, for cpo; simpo does none of it."""
 
     @property
+    def learning(self) -> Method:
+        """The record of the method."""
+        return METHODS[self.method]
+
+    @property
     def losses(self) -> list[str]:
         """The losses by name."""
         if self.loss_type == OWN_LOSS:
-            return [LOSSES[self.method][0]]
+            return [next(iter(self.learning.losses))]
         return [name.strip() for name in self.loss_type.split(",")]
+
+    @property
+    def chosen_losses(self) -> dict[str, Loss]:
+        """The records of the losses that the method knows."""
+        return {name: self.learning.losses[name] for name in self.losses if name in self.learning.losses}
 
     @property
     def weights(self) -> list[float] | None:
@@ -82,14 +79,14 @@ class PreferenceMethod(Group):
         return [float(weight) for weight in self.loss_weights.split(",")] if self.loss_weights else None
 
     @property
-    def compares(self) -> bool:
-        """Whether the method asks a reference model."""
-        return self.method not in WITHOUT_REFERENCE
+    def rated(self) -> bool:
+        """Whether the rows are rated answers, not pairs."""
+        return self.learning.rated and self.kto_rows == "rated"
 
     @property
     def unpairs(self) -> bool:
         """Whether pairs are taken apart."""
-        return self.method == "kto" and self.kto_rows == "pairs"
+        return self.learning.rated and self.kto_rows == "pairs"
 
     def conflicts(self) -> Iterator[Problem]:
         """Each method has losses of its own, and parameters that only it knows."""
@@ -98,21 +95,22 @@ class PreferenceMethod(Group):
         yield from self._unused()
 
     def _unknown_losses(self) -> Iterator[Problem]:
-        known = LOSSES[self.method]
+        known = self.learning.losses
         for name in self.losses:
             if name in known:
                 continue
             other = name.partition("_")[0]  # kto_pair
-            named = f"set method={other}" if other in LOSSES and other != self.method else ""
+            named = f"set method={other}" if other in PREFERENCE_METHODS and other != self.method else ""
             fix = named or nearest(name, known) or "set loss_type=auto"
             yield Problem("PARAM-E0251", "loss_type", f"{name} with method={self.method}",
                           f"auto, or one of {', '.join(known)}", fix)  # fmt: skip
 
     def _wrong_losses(self) -> Iterator[Problem]:
         losses = self.losses
-        if self.method != "dpo" and len(losses) > 1:
+        if len(losses) > 1 and not self.learning.sums_losses:
+            summing = next(name for name in PREFERENCE_METHODS if METHODS[name].sums_losses)
             yield Problem("PARAM-E0252", "loss_type", f"{len(losses)} losses with method={self.method}", "one loss",
-                          "set method=dpo, which adds up several")  # fmt: skip
+                          f"set method={summing}, which adds up several")  # fmt: skip
         if len(set(losses)) < len(losses):
             yield Problem("PARAM-E0252", "loss_type", self.loss_type, "each loss once",
                           "name it once, and weigh it with loss_weights")  # fmt: skip
@@ -120,14 +118,21 @@ class PreferenceMethod(Group):
             yield Problem("PARAM-E0253", "loss_weights", repr(self.loss_weights), f"{len(losses)} positive "
                           f"number{'s' if len(losses) > 1 else ''}, one for each loss of loss_type",
                           "write numbers with commas between, such as 0.8,0.2")  # fmt: skip
-        takers = self._smoothed()
-        if "exo_pair" in losses and self.method == "dpo" and not self.label_smoothing:
-            yield Problem("PARAM-E0254", "label_smoothing", "0.0 with exo_pair", "a small number above 0",
+        yield from self._wrong_smoothing()
+
+    def _wrong_smoothing(self) -> Iterator[Problem]:
+        takers = sorted(name for name, loss in self.learning.losses.items() if loss.smooths)
+        needing = [name for name, loss in self.chosen_losses.items() if loss.needs_smoothing]
+        if needing and not self.label_smoothing:
+            yield Problem("PARAM-E0254", "label_smoothing", f"0.0 with {needing[0]}", "a small number above 0",
                           "set label_smoothing=0.001")  # fmt: skip
-        if self.label_smoothing and not takers & set(losses):
-            fix = "leave it out, or set loss_type=robust" if self.method == "dpo" else "leave it out"
-            yield Problem("PARAM-E0254", "label_smoothing", f"{self.label_smoothing} with the loss {', '.join(losses)}",
-                          f"0.0: {self.method} smooths {', '.join(sorted(takers)) or 'no loss'}", fix)  # fmt: skip
+        if self.label_smoothing and not set(takers) & set(self.losses):
+            plain = Loss(smooths=True)
+            other = [name for name, loss in self.learning.losses.items() if loss == plain]
+            fix = f"leave it out, or set loss_type={other[0]}" if other else "leave it out"
+            yield Problem("PARAM-E0254", "label_smoothing",
+                          f"{self.label_smoothing} with the loss {', '.join(self.losses)}",
+                          f"0.0: {self.method} smooths {', '.join(takers) or 'no loss'}", fix)  # fmt: skip
 
     def _weighs(self) -> bool:
         try:
@@ -136,25 +141,25 @@ class PreferenceMethod(Group):
             return False
         return len(weights) == len(self.losses) and all(0 < weight < float("inf") for weight in weights)
 
-    def _smoothed(self) -> set[str]:
-        if self.method in ("cpo", "simpo"):
-            return SMOOTHED_WITHOUT_REFERENCE
-        return SMOOTHED if self.method == "dpo" else set()
-
     def _unused(self) -> Iterator[Problem]:
         """Refuse what the method would ignore."""
-        simpo = self.losses == ["simpo"]
-        needed = {
-            "reference_model_path": (self.compares, "a method with a reference: dpo, ipo or kto"),
-            "precompute_ref_log_probs": (self.compares, "a method with a reference: dpo, ipo or kto"),
-            "desirable_weight": (self.method == "kto", "method=kto"),
-            "undesirable_weight": (self.method == "kto", "method=kto"),
-            "kto_rows": (self.method == "kto", "method=kto"),
-            "simpo_gamma": (simpo, "method=simpo, or method=cpo with loss_type=simpo"),
-            "cpo_alpha": (self.method == "cpo", "method=cpo"),
-        }
-        for name, (used, wants) in needed.items():
+        read = self.learning.reads.union(*(loss.reads for loss in self.chosen_losses.values()))
+        for name, takers in _takers().items():
             value, default = getattr(self, name), PreferenceMethod.model_fields[name].default
-            if value != default and not used:
+            if name not in read and value != default:
                 yield Problem("PARAM-E0255", name, f"{str(value).lower()} with method={self.method}",
-                              f"{wants}; {self.method} knows no {name}", "leave it out, or change method")  # fmt: skip
+                              f"{', or '.join(takers)}; {self.method} knows no {name}",
+                              "leave it out, or change method")  # fmt: skip
+
+
+def _takers() -> dict[str, list[str]]:
+    """Parameter that only some methods or losses read → which of them."""
+    takers: dict[str, list[str]] = {}
+    for name in PREFERENCE_METHODS:
+        for parameter in sorted(METHODS[name].reads | next(iter(METHODS[name].losses.values())).reads):
+            takers.setdefault(parameter, []).append(f"method={name}")
+    for name in PREFERENCE_METHODS:
+        for loss, record in list(METHODS[name].losses.items())[1:]:
+            for parameter in sorted(record.reads):
+                takers.setdefault(parameter, []).append(f"method={name} with loss_type={loss}")
+    return takers

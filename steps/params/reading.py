@@ -13,37 +13,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
-from steps.params.adapter_kinds import NOT_OFFERED
-from steps.params.group import Group
-from steps.params.pipelines import PARAMETER_MODELS, PipelineParameters
+from steps.params.choice import OneOf
+from steps.params.group import Group, Renamed, merged, old_names, renamed_in
+from steps.params.pipeline import PipelineParameters
+from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.secrets import secret_in
-
-# Other systems' names for parameters that we have.
-RENAMED_PARAMETERS = {
-    "eval_strategy": "evaluation_strategy",
-    "use_peft": "apply_lora",
-    "max_length": "max_seq_length",
-    "tracking_uri": "mlflow_server_uri",
-    "chat_template_name": "chat_template",
-}
-
-# (parameter, value of an older library) → today's value. An empty choice means "choose for me".
-RENAMED_VALUES = {
-    ("optim", "adamw_hf"): "adamw_torch",  # transformers 5 no longer has it
-    ("optim", ""): "adamw_torch",
-    ("lr_scheduler_type", ""): "linear",
-    ("chat_template", "keep-original"): "keep",
-    ("peft_type", "LORA"): "lora",  # as PEFT writes them
-    ("peft_type", "IA3"): "ia3",
-    ("peft_type", "LOHA"): "loha",
-    ("peft_type", "LOKR"): "lokr",
-    ("peft_type", "PROMPT_TUNING"): "prompt_tuning",
-    ("evaluation_strategy", "disable"): "no",
-    ("evaluation_strategy", "false"): "no",  # YAML reads a bare `no` as false
-}
-
-# Parameter → values that other systems have and we have not → what to do instead.
-INSTEAD = {"peft_type": NOT_OFFERED}
 
 
 @dataclass(frozen=True)
@@ -87,9 +61,11 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
         hint = nearest(pipeline, PARAMETER_MODELS) or "see `finetune list`"
         raise UserError(Problem("PARAM-E0100", "pipeline", shown(pipeline), f"one of {names}", hint))
     model = PARAMETER_MODELS[pipeline]
-    values, problems = _with_overrides(given)
-    _refuse_secrets(values)
-    values, translations = _translate(model, values)
+    _refuse_secrets(given)
+    written, problems = _with_overrides(model, given)
+    asked, translations, clashes = under_todays_names(model, written)
+    values, other = _translate(model, asked)
+    problems += clashes
     for name in [name for name in values if name not in model.model_fields]:
         problems.append(_unknown(model, name, values.pop(name)))
     parameters, refused = _validate(model, values)
@@ -97,8 +73,7 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     problems += [p for p in parameters.all_conflicts() if not any(p.where.startswith(bad.where) for bad in refused)]
     if problems:
         raise UserError(problems)
-    requested = {**defaults(model), **_with_overrides(given)[0]}
-    return Reading(pipeline, parameters, requested, tuple(translations))
+    return Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other))
 
 
 def defaults(model: type[PipelineParameters]) -> dict[str, Any]:
@@ -113,11 +88,17 @@ def default_of(field: FieldInfo) -> Any:
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The allowed values of a closed choice; empty for any other parameter."""
+    computed = [rule.names for rule in field.metadata if isinstance(rule, OneOf)]
+    if computed:
+        return computed[0]
     return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
 
 
-def _refuse_secrets(values: dict[str, Any]) -> None:
-    found = {name: kind for name, value in values.items() if (kind := secret_in(value))}
+def _refuse_secrets(given: dict[str, Any]) -> None:
+    """Refuse every value that holds a secret, also one that another place overrules: it is stored all the same."""
+    overrides = given.get("overrides")
+    layers = [{**given, "overrides": ""}, overrides] if isinstance(overrides, dict) else [given]
+    found = {name: kind for layer in layers for name, value in layer.items() if (kind := secret_in(value))}
     if found:
         raise SecurityRefusal(
             Problem("PARAM-E0302", name, kind, "no secret: parameters are stored and shown",
@@ -126,37 +107,61 @@ def _refuse_secrets(values: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _with_overrides(given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def _with_overrides(model: type[PipelineParameters], given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     values = dict(given)
     overrides = values.pop("overrides", None) or {}
     if isinstance(overrides, dict) and "overrides" not in overrides:
         # KFP hands every number inside a dict over as a float.
         whole = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in overrides.items()}
-        return {**values, **whole}, []
+        return merged(model, values, whole), []
     problem = Problem("PARAM-E0106", "overrides", shown(overrides), "an object of parameters by name",
                       'write it as {"learning_rate": 1e-5}')  # fmt: skip
     return values, [problem]
 
 
-def _translate(model: type[PipelineParameters], given: dict[str, Any]) -> tuple[dict[str, Any], list[Translation]]:
+def under_todays_names(
+    model: type[Group], given: dict[str, Any]
+) -> tuple[dict[str, Any], list[Translation], list[Problem]]:
+    """Give the values under the names that the model has, the names that were translated, and those given twice."""
+    names = old_names(model)
     values: dict[str, Any] = {}
-    translations = []
+    written: dict[str, list[str]] = {}
     for name, value in given.items():
-        today = RENAMED_PARAMETERS.get(name, name) if name not in model.model_fields else name
-        if today != name:
-            translations.append(Translation(name, name, today, by_user=True))
+        today = names.get(name, name)
+        written.setdefault(today, []).append(name)
         values[today] = value
-    asked = set(values)
-    for name, value in {**defaults(model), **values}.items():
+    translations = [Translation(name, name, names[name], by_user=True) for name in given if name in names]
+    return values, translations, [given_twice(name, both) for name, both in written.items() if len(both) > 1]
+
+
+def given_twice(parameter: str, names: list[str]) -> Problem:
+    """Refuse a parameter that was given under several of its names."""
+    return Problem("PARAM-E0107", " and ".join(names), f"{len(names)} values for {parameter}", "one of them",
+                   f"keep one of {' and '.join(names)}", why=f"each of them means {parameter}")  # fmt: skip
+
+
+def _translate(model: type[PipelineParameters], asked: dict[str, Any]) -> tuple[dict[str, Any], list[Translation]]:
+    """Give today's values, and what was translated: defaults too, but only what is asked for concerns the user."""
+    values = dict(asked)
+    translations = []
+    for name, value in {**defaults(model), **asked}.items():
         field = model.model_fields.get(name)
         if field and isinstance(value, bool | int | float) and (choices_of(field) or field.annotation is str):
             value = str(value).lower()  # YAML reads precision: 16 and resume_from_checkpoint: true as no text
             values[name] = value
-        effective = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
-        if effective is not None:
-            translations.append(Translation(name, str(value), effective, by_user=name in asked))
+        if isinstance(value, str) and (effective := todays_value(model, name, value)) != value:
+            translations.append(Translation(name, value, effective, by_user=name in asked))
             values[name] = effective
     return values, translations
+
+
+def todays_value(model: type[Group], name: str, value: str) -> str:
+    """Give the value that stands for one of an older library; any other as it is."""
+    return _other_words(model, name).values.get(value, value)
+
+
+def _other_words(model: type[Group], name: str) -> Renamed:
+    return renamed_in(model).get(name, Renamed())
 
 
 def _unknown(model: type[PipelineParameters], name: str, value: Any) -> Problem:
@@ -185,7 +190,7 @@ def refused(model: type[Group], detail: Any) -> Problem:
     name = str(detail["loc"][0])
     field = model.model_fields[name]
     if choices := choices_of(field):
-        instead = INSTEAD.get(name, {}).get(str(detail["input"]).lower())
+        instead = _other_words(model, name).instead.get(str(detail["input"]).lower())
         fix = instead or nearest(str(detail["input"]), choices) or f"set {name} to one of them"
         return Problem("PARAM-E0102", name, shown(detail["input"]), f"one of {', '.join(choices)}", fix)
     expected = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from steps.errors import Problem, shown
-from steps.params.group import Group
+from steps.params.group import Group, Renamed
 
 _BOOLEAN = TypeAdapter(bool)
 _NAME = re.compile(r"\w[\w .-]{0,199}")
@@ -29,7 +29,7 @@ def _switch(value: Any) -> Any:
 class TrackingParams(Group):
     """Where metrics go while the model trains."""
 
-    mlflow_server_uri: str = ""
+    mlflow_server_uri: Annotated[str, Renamed(names=("tracking_uri",))] = ""
     """MLflow server; a folder gets a database, empty takes MLFLOW_TRACKING_URI, a local run its own sqlite store."""
 
     experiment_name: str = Field("default", min_length=1)

@@ -4,29 +4,43 @@ A settings value holds only what changes the step's result, so that KFP's cache,
 when the result would differ.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from steps.kinds.methods import METHODS
+from steps.kinds.models import MODEL_KINDS
+from steps.kinds.recipe import Recipe, recipe
 from steps.params.adapter_tools import Action
+from steps.params.choice import OneOf
 from steps.params.data import DataSource, Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.evaluation_config import EvaluationOptions
-from steps.params.group import Group
+from steps.params.group import Group, default_in
 from steps.params.lora import LoraParams
-from steps.params.pipelines import Task
+from steps.params.pipeline import AnswerOnly
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.task_columns import PretrainingColumns
 from steps.params.training import CheckpointParams, TrainingParams
 
 SourceKind = Literal["huggingface", "pytorch", "mlflow"]
-# What a model puts out: the next token, hidden tokens, one class (or several) for a text, one for each word, a span,
-# another text, the next token as learned from what people prefer.
-Head = Literal[
-    "causal_lm", "masked_lm", "sequence_classification", "token_classification", "question_answering", "seq2seq_lm",
-    "preference_lm",
-]  # fmt: skip
+
+
+class Learned(Group):
+    """What the model puts out and how it learns to, for every step whose work depends on it."""
+
+    kind: Annotated[str, OneOf(MODEL_KINDS)] = "causal_lm"
+    """What the model puts out, as decided by the plan."""
+
+    method: Annotated[str, OneOf(METHODS)] = "supervised"
+    """How it learns."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The records of both."""
+        return recipe(self.kind, self.method)
 
 
 class Resolved(Group):
@@ -112,14 +126,11 @@ class AdapterToolSettings(Group):
     """What the training configuration lets expect besides low-rank factors."""
 
 
-class DataSettings(Group):
+class DataSettings(Learned):
     """For prepare_data."""
 
-    task: Task
+    task: str
     """Which file of steps/tasks reads the rows."""
-
-    head: Head = "causal_lm"
-    """What the model puts out, as decided by the plan."""
 
     columns: dict[str, Any] = Field(default_factory=dict)
     """Values of the task's own parameters: its columns, and how strictly they are read."""
@@ -151,9 +162,10 @@ class DataSettings(Group):
     max_length: int = Field(512, ge=1)
     """Longest row in tokens, as decided by the plan."""
 
-    max_target_length: int = Field(128, ge=1)
+    max_target_length: int = Field(default_in(AnswerOnly, "max_target_length"), ge=1)
     """Longest answer in tokens of a model with an encoder."""
-    max_prompt_length: int = Field(1536, ge=1)
+
+    max_prompt_length: int = Field(default_in(PreferenceMethod, "max_prompt_length"), ge=1)
     """Longest prompt in tokens where answers are preferred."""
 
     unpairs: bool = False
@@ -177,10 +189,8 @@ class FinetuneSettings(Group):
     pipeline: str
     """Name of the pipeline, under which checkpoints and tracked runs are filed."""
 
-    trainer: Literal[
-        "sft", "masked", "classification", "tagging", "answering", "dpo", "kto", "orpo", "cpo", "seq2seq"
-    ] = "sft"  # fmt: skip
-    """Row of the table in steps/finetune/trainers."""
+    kind: Annotated[str, OneOf(MODEL_KINDS)] = "causal_lm"
+    """What the model puts out, as decided by the plan."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
     """The training parameters; `auto` is already decided."""
@@ -200,7 +210,7 @@ class FinetuneSettings(Group):
     pad_to_max_length: bool = False
     """Pad every batch to max_length."""
 
-    mlm_probability: float = 0.15
+    mlm_probability: float = default_in(PretrainingColumns, "mlm_probability")
     """Share of the tokens that a masked model has to put back."""
 
     new_weights: bool = False
@@ -212,10 +222,11 @@ class FinetuneSettings(Group):
     max_new_tokens: int = Field(0, ge=0)
     """Longest answer that is written at an evaluation while training; 0 writes none."""
 
-    num_beams: int = Field(1, ge=1)
+    num_beams: int = Field(default_in(AnswerOnly, "num_beams"), ge=1)
     """Answers that are followed up at a time when one is written."""
-    preference: PreferenceMethod = Field(default_factory=PreferenceMethod)
-    """How preferences are learned, for the trainers that learn them."""
+
+    preference: PreferenceMethod | None = None
+    """How preferences are learned; None where the model learns from right answers."""
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's configuration as the plan made it; "auto" stands for the parameters' value. Empty: no DeepSpeed."""
@@ -226,15 +237,23 @@ class FinetuneSettings(Group):
     tracking: TrackingParams = Field(default_factory=TrackingParams)
     """Where metrics go."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """The records of the model's kind and of the method of learning."""
+        return recipe(self.kind, self.preference.method if self.preference else "supervised")
 
-class EvaluationSettings(Group):
+    @property
+    def preferred(self) -> PreferenceMethod:
+        """How preferences are learned, for the trainers that learn them."""
+        assert self.preference is not None
+        return self.preference
+
+
+class EvaluationSettings(Learned):
     """For evaluate."""
 
-    task: Task
+    task: str
     """Which file of steps/tasks reads the rows."""
-
-    head: Head = "causal_lm"
-    """What the model puts out, as decided by the plan."""
 
     columns: dict[str, Any] = Field(default_factory=dict)
     """Values of the task's own parameters: the form of a prompt is among them."""
@@ -248,9 +267,10 @@ class EvaluationSettings(Group):
     batch_size: int = Field(1, ge=1)
     """Rows generated at a time."""
 
-    num_beams: int = Field(1, ge=1)
+    num_beams: int = Field(default_in(AnswerOnly, "num_beams"), ge=1)
     """Answers that a model with an encoder follows up at a time when it writes one."""
-    beta: float = Field(0.1, gt=0)
+
+    beta: float = Field(default_in(PreferenceMethod, "beta"), gt=0)
     """Scale of the rewards where answers are preferred."""
 
     precision: Literal["32", "16"] = "32"
@@ -260,17 +280,14 @@ class EvaluationSettings(Group):
     """Whether a passing model shall be registered."""
 
 
-class RegistrationSettings(Group):
+class RegistrationSettings(Learned):
     """For register_model."""
 
     pipeline: str
     """Name of the pipeline."""
 
-    task: Task
+    task: str
     """What the registered model answers."""
-
-    head: Head = "causal_lm"
-    """What it puts out."""
 
     registration: RegistrationParams = Field(default_factory=RegistrationParams)
     """Name (never empty here) and alias."""
@@ -278,14 +295,15 @@ class RegistrationSettings(Group):
     tracking: TrackingParams = Field(default_factory=TrackingParams)
     """The registry and the experiment of the run that the version belongs to."""
 
-    max_new_tokens: int = 128
+    max_new_tokens: int = default_in(EvaluationParams, "evaluation_max_new_tokens")
     """Default length of an answer of the registered model."""
 
-    num_beams: int = Field(1, ge=1)
+    num_beams: int = Field(default_in(AnswerOnly, "num_beams"), ge=1)
     """Answers that a model with an encoder follows up at a time when it writes one."""
 
     prompt_form: tuple[str, str] = ("", "")
     """What the registered model puts before and after a text, as it was trained."""
+
     max_length: int | None = Field(None, ge=1)
     """Longest input in tokens of a model that does not go on from it, as in training."""
 

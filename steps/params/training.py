@@ -1,20 +1,14 @@
 """Optimizer, schedule, evaluation during training, checkpoints."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from steps.errors import Problem
-from steps.params.group import Group
-
-# A pipeline's own parameters narrow the choice to what its task can be judged by (`task_metrics.py`).
-BestMetric = Literal[
-    "loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro", "f1", "precision", "recall", "exact",
-    "rewards/accuracies", "rewards/margins",
-    "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
-]  # fmt: skip
-
+from steps.params.choice import OneOf
+from steps.params.group import Group, Renamed
+from steps.params.metrics import STEERING
 
 # What other systems put into model_args and has a place of its own here → what to do instead.
 NO_MODEL_ARGS = {
@@ -63,10 +57,10 @@ class TrainingParams(Group):
     learning_rate: float = Field(2e-5, gt=0)
     """Highest learning rate of the schedule."""
 
-    lr_scheduler_type: Literal[
+    lr_scheduler_type: Annotated[Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
         "inverse_sqrt", "reduce_lr_on_plateau",
-    ] = "linear"  # fmt: skip
+    ], Renamed(values={"": "linear"})] = "linear"  # fmt: skip
     """Shape of the learning rate over the run."""
 
     warmup_steps: int = Field(0, ge=0)
@@ -75,10 +69,10 @@ class TrainingParams(Group):
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """Share of all steps over which the learning rate climbs from 0; warmup_steps wins over it."""
 
-    optim: Literal[
+    optim: Annotated[Literal[
         "adamw_hf", "adamw_torch", "adamw_torch_fused", "adafactor", "ademamix", "sgd", "adagrad", "rmsprop",
         "galore_adamw", "grokadamw", "schedule_free_sgd",
-    ] = "adamw_hf"  # fmt: skip
+    ], Renamed(values={"adamw_hf": "adamw_torch", "": "adamw_torch"})] = "adamw_hf"  # fmt: skip
     """Optimizer; adamw_hf is the old name of adamw_torch and means the same."""
 
     weight_decay: float = Field(0.0, ge=0)
@@ -108,13 +102,17 @@ class TrainingParams(Group):
     model_args: dict[str, Any] = Field(default_factory=dict)
     """Values of the model's configuration that the training changes, as JSON, such as {"attention_dropout": 0.1}."""
 
-    evaluation_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    evaluation_strategy: Annotated[
+        Literal["epoch", "steps", "no"],
+        Renamed(names=("eval_strategy",), values={"disable": "no", "false": "no"}),  # YAML reads a bare `no` as false
+    ] = "epoch"
     """When the model is evaluated and a checkpoint is written."""
 
     eval_steps: int = Field(500, ge=1)
     """Steps between two evaluations with evaluation_strategy=steps."""
 
-    metric_for_best_model: BestMetric = "loss"
+    # A pipeline narrows the choice to what its task can be judged by (`metrics.py`).
+    metric_for_best_model: Annotated[str, OneOf(STEERING)] = "loss"
     """Metric on the validation rows that decides which checkpoint is the result."""
 
     logging_strategy: Literal["steps", "epoch"] = "steps"

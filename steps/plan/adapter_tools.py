@@ -17,7 +17,7 @@ from steps.artifacts import MANIFEST, Manifest
 from steps.errors import UserError
 from steps.models.token_renaming import renamed
 from steps.params.group import Group
-from steps.params.pipelines import AdapterToolsParameters
+from steps.params.pipelines.adapter_tools import AdapterToolsParameters
 from steps.params.reading import Reading, read_parameters
 from steps.params.settings import AdapterSettings, AdapterToolSettings
 from steps.plan.deciding import Trouble, asked_for
@@ -60,7 +60,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     """
     reading = read_parameters(pipeline, asked_for(pipeline, arguments))
     p = _parameters(reading)
-    trouble = Trouble([])
+    trouble = Trouble()
     model = trouble.gather(lambda: look_at_base(p))
     path = p.adapter_path.strip()
     adapter = trouble.gather(lambda: open_files("adapter_path", "pytorch", path)) if path else None

@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 
 # Shares of the training rows that become validation and test rows when those are not given (the seed's ratios).
 TRAIN_SHARE = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.8, (False, False): 0.8}
 
 
-def devices_of(parameters: SupervisedParameters) -> int:
-    """Processes that train: one for each GPU, one without any."""
-    return max(parameters.number_of_gpu_to_use_finetuning, 1) * parameters.num_nodes_finetune
-
-
-def sequences_per_step(parameters: SupervisedParameters) -> int:
-    """Sequences behind one optimizer step over all devices."""
-    return parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * devices_of(parameters)
-
-
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
     """Rows of {name, value, how}; `rows` is the number of given training rows, None when not known before reading."""
-    devices = devices_of(parameters)
-    step = sequences_per_step(parameters)
+    devices = parameters.devices
+    step = parameters.sequences_per_step
     how = (
         f"{parameters.per_device_train_batch_size} per device × {devices} device"
         f"{'s' if devices > 1 else ''} × {parameters.gradient_accumulation_steps} accumulated"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from steps.errors import Problem, UserError
-from steps.params.pipelines import SupervisedParameters
-from steps.plan.arithmetic import devices_of, sequences_per_step
+from steps.params.pipeline import SupervisedParameters
 
 
 def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
@@ -29,7 +28,7 @@ def resolved(parameters: SupervisedParameters) -> SupervisedParameters:
     """
     p = parameters
     if total := p.total_train_batch_size:
-        devices = devices_of(p)
+        devices = p.devices
         if total % devices:
             below = total // devices * devices
             near = f"{below} or {below + devices}" if below else str(devices)
@@ -48,7 +47,7 @@ def resolved(parameters: SupervisedParameters) -> SupervisedParameters:
             changes["per_device_eval_batch_size"] = size
         p = p.model_copy(update=changes)
     rate = p.learning_rate * p.lr_multiplier
-    scaling = {"none": 1.0, "sqrt": math.sqrt(sequences_per_step(p)), "linear": float(sequences_per_step(p))}
+    scaling = {"none": 1.0, "sqrt": math.sqrt(p.sequences_per_step), "linear": float(p.sequences_per_step)}
     rate *= scaling[p.lr_batch_size_scaling]
     if rate == p.learning_rate:
         return p

@@ -7,7 +7,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.compute import SERVERLESS, ImportCompute
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.sources.storage import FORBIDDEN
 
 NVIDIA = "nvidia.com/gpu"

@@ -6,13 +6,15 @@ per layer in 16 bit, attention without the quadratic term), logits in 32 bit. Go
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from steps.params.pipelines import SupervisedParameters
-from steps.params.preference import PreferenceMethod
-from steps.params.settings import Head
-from steps.plan.soft_prompts import virtual_tokens
+from steps.kinds.adapters import ADAPTER_KINDS
+from steps.kinds.recipe import Recipe
+from steps.params.pipeline import SupervisedParameters
+from steps.plan.hardware import Hardware
+from steps.plan.seen import runs_here
 
 GIB = 2**30
 HEADROOM = 0.9  # the CUDA context, fragmentation and the allocator's rounding take the rest
@@ -43,7 +45,7 @@ class MemoryEstimate:
 
 def estimate(
     parameters: SupervisedParameters,
-    head: Head,
+    recipe: Recipe,
     config: dict[str, Any],
     weights: int,
     max_length: int,
@@ -59,10 +61,10 @@ def estimate(
     """
     available = int(gpu_memory * GIB * HEADROOM) or None
     asked = parameters.gradient_checkpointing
-    given = (parameters, head, config, weights, max_length)
+    given = (parameters, recipe, config, weights, max_length)
     kept, recomputed = (_parts(*given, recompute=recompute) for recompute in (False, True))
     changes, on_cpu = _zero_parts(parameters, config, weights, zero) if zero else ({}, 0)
-    changes |= _reference(parameters, weights, reference)
+    changes |= _reference(parameters, recipe, weights, reference)
     plain = MemoryEstimate(kept | changes, available, False, on_cpu)
     saving = MemoryEstimate(recomputed | changes, available, True, on_cpu)
     if asked != "auto":
@@ -70,9 +72,23 @@ def estimate(
     return saving if available is not None and plain.needed > available else plain
 
 
+def memory_notes(memory: MemoryEstimate, hardware: Hardware) -> Iterator[str]:
+    """Say where a GPU, or the CPU beside it, is too small."""
+    if memory.available is not None and memory.needed > memory.available:
+        yield (
+            f"finetune is expected to need {memory.needed / GIB:.1f} GiB of GPU memory where "
+            f"{memory.available / GIB:.1f} GiB are usable: lower per_device_train_batch_size or max_seq_length, or "
+            "set apply_lora=true"
+        )
+    there = int(hardware.memory.removesuffix("Gi"))
+    if not runs_here() and memory.on_cpu >= there * GIB:  # what DeepSpeed moves off the GPU must fit beside it
+        yield (f"DeepSpeed puts {memory.on_cpu / GIB:.0f} GiB into the CPU's memory, where finetune has {there} GiB: "
+               "choose a larger instance_type_finetune")  # fmt: skip
+
+
 def _parts(
     parameters: SupervisedParameters,
-    head: Head,
+    recipe: Recipe,
     config: dict[str, Any],
     weights: int,
     max_length: int,
@@ -81,12 +97,10 @@ def _parts(
     half = parameters.precision == "16"
     hidden = _hidden(config)
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
-    preference = parameters if isinstance(parameters, PreferenceMethod) else None
-    # Both answers of a pair stand in one batch; rated answers stand alone.
-    both = 2 if preference and preference.method != "kto" else 1
-    written = tokens = parameters.per_device_train_batch_size * (max_length + virtual_tokens(parameters)) * both
+    sequences = parameters.per_device_train_batch_size * recipe.method.answers_per_row
+    written = tokens = sequences * (max_length + parameters.virtual_tokens)
     blocks = layers
-    if head == "seq2seq_lm":
+    if recipe.kind.has_encoder:
         written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)
         encoding, decoding = encoder_and_decoder(config)
         # A layer of the decoder attends twice. Counted as layers of the encoder, which reads more tokens.
@@ -100,7 +114,7 @@ def _parts(
         + (trained * 4 if parameters.apply_lora else 0),
         "gradients and optimizer": trained * STATE_BYTES.get(parameters.optim, 12),
         "activations": kept,
-        "logits": _logits(head, config, written, whole=bool(preference and not preference.compares)),
+        "logits": _logits(recipe, config, written),
     }
 
 
@@ -110,10 +124,9 @@ def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
     return encoding, config.get("decoder_layers") or config.get("num_decoder_layers") or encoding
 
 
-def _reference(parameters: SupervisedParameters, weights: int, own: int) -> dict[str, int]:
+def _reference(parameters: SupervisedParameters, recipe: Recipe, weights: int, own: int) -> dict[str, int]:
     """A second model beside the one that is trained: the first weights, or `own` weights of another model."""
-    preference = parameters if isinstance(parameters, PreferenceMethod) else None
-    if preference is None or not preference.compares or preference.precompute_ref_log_probs:
+    if not recipe.method.asks_reference or getattr(parameters, "precompute_ref_log_probs", False):
         return {}
     if own:
         half = parameters.precision == "16" and parameters.apply_lora
@@ -121,14 +134,12 @@ def _reference(parameters: SupervisedParameters, weights: int, own: int) -> dict
     return {} if parameters.apply_lora else {"reference model": weights * 4}
 
 
-def _logits(head: Head, config: dict[str, Any], tokens: int, whole: bool = False) -> int:
-    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary.
-
-    `whole` is for trainers that hold the logits of a batch all at once.
-    """
-    if head not in ("causal_lm", "seq2seq_lm", "preference_lm"):
+def _logits(recipe: Recipe, config: dict[str, Any], tokens: int) -> int:
+    """Logits and their gradients; next to nothing where no word is chosen from the vocabulary."""
+    if not recipe.kind.logits_over_vocabulary:
         return 0
-    return (tokens if whole else min(tokens, LOGIT_TOKENS)) * (config.get("vocab_size") or 0) * 4 * 2
+    held = tokens if recipe.method.whole_logits else min(tokens, LOGIT_TOKENS)
+    return held * (config.get("vocab_size") or 0) * 4 * 2
 
 
 def _stored(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, weights: int, usual: int) -> int:
@@ -175,22 +186,7 @@ def _hidden(config: dict[str, Any]) -> int:
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
-    """Parameters of an adapter on every linear layer of Llama-like blocks: four of attention, three wide ones."""
-    if taken := virtual_tokens(parameters):
-        return taken * hidden
+    """Parameters of an adapter on a model of Llama-like blocks: four linear layers of attention, three wide ones."""
     wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
     shapes = [*[(hidden, hidden)] * 4, *[(hidden, wide)] * 2, (wide, hidden)]
-    return int(layers * sum(_adapter_of(parameters, *shape) for shape in shapes))
-
-
-def _adapter_of(parameters: SupervisedParameters, inputs: int, outputs: int) -> float:
-    """Parameters of the adapter of one matrix."""
-    rank = parameters.lora_r
-    match parameters.peft_type:
-        case "ia3":
-            return max(inputs, outputs)  # the last layer of a block is the one whose inputs are scaled
-        case "loha":
-            return 2 * rank * (inputs + outputs)
-        case "lokr":  # both sides are cut near their roots
-            return (inputs * outputs) ** 0.5 + rank * (inputs**0.5 + outputs**0.5)
-    return rank * (inputs + outputs) + (outputs if parameters.use_dora else 0)
+    return int(ADAPTER_KINDS[parameters.peft_type].size(parameters, hidden, shapes, layers))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
+from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
@@ -15,36 +16,13 @@ from steps.params.settings import (
     DataSettings,
     EvaluationSettings,
     FinetuneSettings,
-    Head,
     ImportSettings,
     RegistrationSettings,
 )
 from steps.params.training import CheckpointParams, TrainingParams
-from steps.plan.arithmetic import sequences_per_step
 from steps.plan.deciding import Decisions
-from steps.plan.heads import asked_form
+from steps.plan.kinds import asked_form
 from steps.tasks import load_task
-
-# What the model puts out → who trains it: a row of TRAINERS in steps/finetune.
-TRAINERS: dict[Head, Literal["sft", "masked", "classification", "tagging", "answering", "dpo", "seq2seq"]] = {
-    "causal_lm": "sft",
-    "masked_lm": "masked",
-    "sequence_classification": "classification",
-    "token_classification": "tagging",
-    "seq2seq_lm": "seq2seq",
-    "question_answering": "answering",
-    "preference_lm": "dpo",
-}
-# The same for the methods of learning preferences.
-METHODS = {"kto": "kto", "orpo": "orpo", "cpo": "cpo", "simpo": "cpo"}
-# Their input may be as long as the positions that the answer leaves.
-GO_ON: tuple[Head, ...] = ("causal_lm", "preference_lm")
-
-
-def trainer_of(decisions: Decisions) -> str:
-    """Give the row of TRAINERS in steps/finetune that trains."""
-    usual = TRAINERS[decisions.head]
-    return METHODS.get(_preference(decisions).method, usual) if decisions.head == "preference_lm" else usual
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
@@ -67,7 +45,7 @@ def _data(decisions: Decisions) -> DataSettings:
     p = decisions.parameters
     return DataSettings(
         task=p.rows_task,
-        head=decisions.head,
+        **_learned(decisions),
         columns=_columns(decisions),
         **{split: found.resolved for split, found in decisions.data.items()},
         source=decisions.source,
@@ -76,10 +54,9 @@ def _data(decisions: Decisions) -> DataSettings:
         preprocessing=Preprocessing.of(p),
         chat_template_digest=decisions.template_digest,
         max_length=decisions.max_length,
-        max_target_length=getattr(p, "max_target_length", 128),
-        max_prompt_length=getattr(p, "max_prompt_length", 1536),
-        unpairs=_preference(decisions).unpairs,
-        rows_per_step=sequences_per_step(p),
+        **_given(p, "max_target_length", "max_prompt_length"),
+        unpairs=isinstance(p, PreferenceMethod) and p.unpairs,
+        rows_per_step=p.sequences_per_step,
     )
 
 
@@ -88,22 +65,22 @@ def _training(decisions: Decisions) -> FinetuneSettings:
     training = TrainingParams.of(p).model_copy(
         update={"gradient_checkpointing": "true" if decisions.memory.checkpointing else "false"}
     )
-    writes = decisions.head == "seq2seq_lm" and training.metric_for_best_model != "loss"
+    writes = decisions.recipe.kind.writes_while_training and training.metric_for_best_model != "loss"
     return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
-        trainer=trainer_of(decisions),
+        kind=decisions.recipe.kind.name,
         training=training,
         lora=LoraParams.of(p),
         quantisation=QuantisationParams.of(p),
         packing=p.packing,
         max_length=decisions.max_length,
         pad_to_max_length=p.pad_to_max_length,
-        mlm_probability=getattr(p, "mlm_probability", 0.15),
+        **_given(p, "mlm_probability"),
         new_weights=decisions.model.settings.new_weights,
         pads_with_end=p.missing_pad_token_strategy == "unk-convert-to-eos" and decisions.new_tokens.padding != "",
         max_new_tokens=p.evaluation_max_new_tokens if writes else 0,
-        num_beams=_beams(decisions) if writes else 1,
-        preference=_preference(decisions),
+        **(_given(p, "num_beams") if writes else {}),
+        preference=_preference(p),
         deepspeed=decisions.zero.config if decisions.zero else {},
         checkpoints=CheckpointParams.of(p),
         tracking=TrackingParams.of(p),
@@ -114,13 +91,13 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
     p = decisions.parameters
     return EvaluationSettings(
         task=p.rows_task,
-        head=decisions.head,
+        **_learned(decisions),
         columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
         options=decisions.options,
         batch_size=p.per_device_eval_batch_size,
-        num_beams=_beams(decisions),
-        beta=_preference(decisions).beta,
+        **_given(p, "num_beams"),
+        **_given(p, "beta"),
         precision=p.precision,
         register_tuned_model=p.register_tuned_model,
     )
@@ -139,15 +116,15 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
     return RegistrationSettings(
         pipeline=decisions.reading.pipeline,
         task=p.task,
-        head=decisions.head,
+        **_learned(decisions),
         registration=RegistrationParams.of(p).model_copy(update={"registered_model_name": name}),
         tracking=TrackingParams.of(p),
         max_new_tokens=p.evaluation_max_new_tokens,
-        num_beams=_beams(decisions),
+        **_given(p, "num_beams"),
         prompt_form=_prompt_form(p.rows_task, columns),
-        max_length=None if decisions.head in GO_ON else decisions.max_length,
+        max_length=None if decisions.recipe.kind.goes_on else decisions.max_length,
         pairs=bool(columns.get("sentence2_key")),
-        columns=columns if decisions.head == "question_answering" else {},
+        columns=columns if decisions.recipe.kind.served_columns else {},
         lineage=lineage,
     )
 
@@ -164,21 +141,23 @@ def _came_with(decisions: Decisions) -> dict[str, Any]:
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
-    return columns | asked_form(p, decisions.head, decisions.model.layout.config)
+    return columns | asked_form(p, decisions.recipe, decisions.model.layout.config)
 
 
-def _beams(decisions: Decisions) -> int:
-    return int(getattr(decisions.parameters, "num_beams", 1))
+def _learned(decisions: Decisions) -> dict[str, str]:
+    return {"kind": decisions.recipe.kind.name, "method": decisions.recipe.method.name}
 
 
-def _preference(decisions: Decisions) -> PreferenceMethod:
+def _given(p: SupervisedParameters, *names: str) -> dict[str, Any]:
+    """Give the parameters that the pipeline has; the others keep the default of the settings."""
+    return {name: getattr(p, name) for name in names if name in type(p).model_fields}
+
+
+def _preference(p: SupervisedParameters) -> PreferenceMethod | None:
     """Give how preferences are learned; where the reference came from does not matter, for import_model brings it."""
-    p = decisions.parameters
-    return (
-        PreferenceMethod.of(p).model_copy(update={"reference_model_path": ""})
-        if isinstance(p, PreferenceMethod)
-        else PreferenceMethod()
-    )
+    if not isinstance(p, PreferenceMethod):
+        return None
+    return PreferenceMethod.of(p).model_copy(update={"reference_model_path": ""})
 
 
 def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
+from steps.adapters.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
 from steps.errors import Problem, StepError, UserError, nearest
 from steps.models.layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
-from steps.params.pipelines import SupervisedParameters
+from steps.params.pipeline import SupervisedParameters
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
-from steps.plan.heads import head_of
-from steps.plan.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
+from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
@@ -76,7 +76,7 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     found = _found(files, getattr(parameters, "new_weights", False))
     if own is None:
         return found
-    adapter = look_at_adapter(parameters, head_of(parameters, found.layout.config), files, found.layout, own)
+    adapter = look_at_adapter(parameters, recipe_for(parameters, found.layout.config), files, found.layout, own)
     comes = AdapterFound(kind=adapter.files.kind, source=adapter.files.resolved, use=parameters.adapter_use)
     settings = found.settings.model_copy(update={"adapter": comes})
     return replace(found, settings=settings, layout=with_tokenizer(found.layout, adapter.layout), adapter=adapter)

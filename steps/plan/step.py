@@ -12,7 +12,9 @@ from typing import Any
 from steps import wire
 from steps.artifacts import new_artifact
 from steps.params.group import Group
-from steps.params.pipelines import PARAMETER_MODELS, AdapterToolsParameters, PipelineParameters
+from steps.params.pipeline import PipelineParameters
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.pipelines.adapter_tools import AdapterToolsParameters
 from steps.params.planned import AdapterToolsPlan, Plan
 from steps.plan.hardware import Hardware
 from steps.plan.summary import as_text

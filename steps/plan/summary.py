@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.kinds.adapters import ADAPTER_KINDS
+from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
-from steps.params.pipelines import SupervisedParameters
-from steps.params.preference import PreferenceMethod
+from steps.params.pipeline import SupervisedParameters
 from steps.params.registration import TrackingParams
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.memory import GIB
-from steps.plan.settings import trainer_of
-from steps.plan.soft_prompts import virtual_tokens
 from steps.redaction import masked
 from steps.tracking.target import target_of
 
@@ -100,27 +99,18 @@ def _reading(given: DataSource) -> dict[str, str]:
     return told
 
 
-NAMES = {"lora": "LoRA", "ia3": "IA3", "loha": "LoHa", "lokr": "LoKr"}
-
-
 def _adapter(p: SupervisedParameters) -> str:
     """Say in a few words what is trained, and on what."""
-    if taken := virtual_tokens(p):
-        return f"a prompt of {taken} vectors"
-    name = "DoRA" if p.use_dora else NAMES[p.peft_type]
-    rank = "" if p.peft_type == "ia3" else f" rank {p.lora_r}"
-    return f"{name}{rank}" + (f" on a base in {p.bits} bits" if p.bits else "")
+    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a base in {p.bits} bits" if p.bits else "")
 
 
 def _merging(p: SupervisedParameters) -> str:
-    if virtual_tokens(p):
-        return "put the learned prompt beside the base"
-    return "fold the adapter into the base" if p.apply_lora else "nothing to merge"
+    return ADAPTER_KINDS[p.peft_type].merging if p.apply_lora else "nothing to merge"
 
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
-    trainer = p.method if isinstance(p, PreferenceMethod) else trainer_of(decisions)
+    trainer = decisions.recipe.told
     adapter = decisions.model.settings.adapter
     merged, kept = (adapter is not None and adapter.use == use for use in ("merge", "continue"))
     method = f"{_adapter(p)}{', continued' if kept else ''}" if p.apply_lora else "all weights"
@@ -141,8 +131,8 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
             {
                 "task": task,
                 "what": text,
-                "cpu": hardware.cpu if hardware else "1",
-                "memory": hardware.memory if hardware else "2Gi",
+                "cpu": hardware.cpu if hardware else SMALL_CPU,
+                "memory": hardware.memory if hardware else SMALL_MEMORY,
                 "gpu_type": hardware.gpu_type if hardware else "",
                 "gpu_count": hardware.gpu_count if hardware else "0",
                 "node_pool": next(iter(hardware.node_selector.values()), "any") if hardware else "any",

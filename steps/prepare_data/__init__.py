@@ -1,69 +1,58 @@
-"""Rows become tokens, once: read, check every row, split, tokenise, mask, pack.
+"""Prepare the data once per run: read rows, check every row, split, tokenise, mask, pack.
 
 The artifact (kind `data`) holds, for each of train, validation and test:
 
     rows/<split>.parquet     canonical rows of the task (`steps/tasks`)
-    tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, when packed, seq_lengths;
+    tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, if packed, seq_lengths;
                              test is never packed and has one row for each canonical row;
-                             for preferences prompt_ids and chosen_ids, rejected_ids or completion_ids, label;
-                             for an encoder with a decoder input_ids are the text, labels the answer;
-                             for a classifier input_ids, token_type_ids where the model has them, and labels;
-                             for a tagger labels and words, for answers start_positions, end_positions and row
-    chat_template.jinja      the template, when another one than the model's own was asked for
-    manifest.json            facts: counts, lengths, tokens, what was truncated, left out or repaired
+                             preferences: prompt_ids and chosen_ids, rejected_ids or completion_ids, label;
+                             encoder-decoder models: input_ids of the text, labels of the answer;
+                             classifiers: input_ids, token_type_ids if the model has them, and labels;
+                             taggers: labels and words; extractive answers: start_positions, end_positions and row
+    chat_template.jinja      the chat template, if it is not the model's own
+    manifest.json            facts: counts, lengths, tokens, and what was truncated, left out or repaired
 
 Rows that were left out (too long, or without a token to learn) are in neither file. `length` and `histogram` in the
-facts describe rows before any cut, `tokens` what was written. Equal input gives equal bytes.
+facts describe rows before truncation, `tokens` what was written. Equal input gives equal bytes.
 
-    step.py        the story                       alone.py       the check without a run
-    findings.py    problems, warnings, repairs, as all of them tell them
+    step.py        the step from start to end      alone.py       the check without a run
+    findings.py    problems, warnings and repairs
 
-read/: from what the parameters name to raw rows:
+read/: from sources to raw rows:
 
-    sources.py     what the parameters name, opened: unpacking.py, dataset_rows.py, json_field.py
-    reading.py     which format → its reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py
+    sources.py     open sources: unpacking.py, dataset_rows.py, json_field.py
+    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py
     processing.py  the user's own function
 
-check/: from raw rows to good ones, each in its place (checking.py tells the order):
+check/: from raw rows to valid rows in splits (checking.py calls the others in order):
 
-    parts.py       one stretch of a file checked; several at a time, plain rows a block at a time
-    gathering.py   the files of a split
-    places.py      where each row stands           rows.py        good rows, on disk
-    repeats.py     repeated and leaked rows        secret_scan.py rows that hold keys
-    splitting.py   which row goes where            mixing.py      which row comes next
+    parts.py       check one part of a file        gathering.py   the files of a split
+    places.py      file, record and line of rows   rows.py        valid rows, on disk
+    repeats.py     repeated and leaked rows        secret_scan.py rows that contain keys
+    splitting.py   held-out splits                 mixing.py      mixtures of sources
 
 write/: from rows to tokens:
 
-    causal.py      tokens that are learned         masked.py      tokens that are hidden
-    classification.py  texts with the number of their class
-    spans.py       windows of a text with the place of an answer
-    tagged.py      words with the number of their tag    lengths.py  rows that are too long
-    seq2seq.py     texts and their answers apart
+    causal.py      causal language models          masked.py      masked language models
+    classification.py  texts with class numbers    tagged.py      words with tag numbers
+    spans.py       windows of a context with the position of an answer
+    seq2seq.py     texts and answers for encoder-decoder models
+    preferences.py prompts with their answers: answer_tokens.py (as TRL tokenises them), answer_tables.py (files)
     splits.py      one split from rows to files    writing.py     parquet files and their facts
-    tokenising.py  batches → ids and labels, as TRL makes them    packing.py  short rows → sequences, as TRL packs them
-    templates.py   tokenizer and chat template     chat_templates/  the templates that go by a name
-    preferences.py prompts with their answers: answer_tokens.py (as TRL makes them), answer_tables.py (files)
-    offsets.py     which token holds a character   markers.py     answers told apart by the tokens before them
-    prompts.py     prompts that are too long        shortening.py  long texts whose answers stay
+    tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
+    templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
+    offsets.py     character offsets of tokens     markers.py     answers found by the tokens before them
+    lengths.py     rows that are too long          prompts.py     prompts that are too long
+    shortening.py  long texts truncated before their answers
 
-Codes: DATA-E… refuses, DATA-W… warns, DATA-F… was mended. 01 file and encoding, 02 JSON, 03 csv, 04 conversations,
-05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, rated answers and rewards. A code
-keeps its meaning for ever.
+Codes: DATA-E… is an error, DATA-W… a warning, DATA-F… a repair. 01 file and encoding, 02 JSON, 03 csv,
+04 conversations, 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, ratings and
+rewards. The meaning of a code never changes.
 
-WRITERS says who writes the tokens for which kind of model (`head` of the settings). To add one: a file with
-`prepare(settings, tokenizer) -> preparation`, which refuses what cannot work before any row is read, and
-`write(draft, preparation, checked) -> facts`; a row in WRITERS, and a test.
+The record of a model kind or a method of learning (`steps/kinds/`) names the module that writes its tokens. To add one:
+a file with `prepare(settings, tokenizer) -> preparation`, which refuses unusable settings before any row is read, and
+`write(draft, preparation, checked) -> facts`; its name in a record, and a test.
 
 To add a format: see `reading.py`; a task: see `steps/tasks`; a check of rows: in its task; a check of bytes: in the
 reader. Each gets a line in the tables of tests/steps/test_prepare_data_reading.py.
 """
-
-WRITERS = {
-    "causal_lm": "steps.prepare_data.write.causal",
-    "masked_lm": "steps.prepare_data.write.masked",
-    "sequence_classification": "steps.prepare_data.write.classification",
-    "token_classification": "steps.prepare_data.write.tagged",
-    "seq2seq_lm": "steps.prepare_data.write.seq2seq",
-    "question_answering": "steps.prepare_data.write.spans",
-    "preference_lm": "steps.prepare_data.write.preferences",
-}

@@ -1,4 +1,4 @@
-"""The data check on its own: `finetune check-data`, before there is a model or a run."""
+"""The data check as a command, `finetune check-data`, without a model or a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.artifacts import write_durably
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
-from steps.params.reading import refused
+from steps.params.reading import refused, under_todays_names
 from steps.prepare_data.check.checking import DRAWN, DataCheck, check_data
 from steps.tasks import TASKS, load_task
 
@@ -26,7 +26,7 @@ def check_alone(
     task: str, train: str = "", validation: str = "", test: str = "", options: dict[str, Any] | None = None,
     findings: Path | None = None,
 ) -> None:  # fmt: skip
-    """Check data files and say what was found; `findings` receives the same as JSON, also when they are refused.
+    """Check data files and log the findings; `findings` is a JSON file for them, also written if the data is refused.
 
     `options` are the task's own parameters and those of DataSource, by name.
     Raises UserError with every problem of every file.
@@ -44,20 +44,24 @@ def check_alone(
         raise
     log.info(_as_text(checked))
     if findings:
-        told = {
+        found = {
             "rows": checked.counts,
             "sources": checked.sources,
             "warnings": checked.warnings,
             "repairs": checked.repairs,
         }
-        write_durably(findings, json.dumps({"good": True, **told}, indent=1, ensure_ascii=False))
+        write_durably(findings, json.dumps({"good": True, **found}, indent=1, ensure_ascii=False))
 
 
 def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
-    """Split options into the task's own and the source's. Raises UserError for unknown names and wrong values."""
+    """Split options into those of the task and of DataSource. Raises UserError for unknown names and wrong values."""
     models = (load_task(task).Columns, DataSource)
     known = [name for model in models for name in model.model_fields]
-    problems = [
+    clashes: list[Problem] = []
+    for model in models:
+        options, _, twice = under_todays_names(model, options)
+        clashes += twice
+    problems = clashes + [
         Problem("PARAM-E0101", name, shown(value), f"one of {', '.join(known)}", nearest(name, known) or "leave it out")
         for name, value in options.items()
         if name not in known
@@ -82,4 +86,4 @@ def _as_text(checked: DataCheck) -> str:
         for repair in checked.repairs
     ]
     lines += [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in checked.warnings]
-    return "\n".join([*lines, "every row is good"])
+    return "\n".join([*lines, "all rows are valid"])

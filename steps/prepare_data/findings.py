@@ -1,6 +1,6 @@
-"""What was seen in one file: problems to refuse it for, warnings, repairs; each counted, none lost.
+"""Findings in one file: problems, which refuse it, warnings and repairs, each with its count.
 
-A problem is told once for each code and column, with its exact count and its first rows, however many rows have it.
+A problem is reported once for each code and column, with its exact count and its first rows.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import Any
 
 from steps.errors import Problem
 from steps.tasks import Fault, visible
-from steps.tasks.counting import Judgement
+from steps.tasks.rules.counting import Judgement
 
 ROWS_SHOWN = 5
-LONGEST_FOUND = 160  # characters; with what is expected and the fix, a message still fits into a few lines
-MOST_PER_CODE = 100  # different columns with the same code; more would only hide the first
+LONGEST_FOUND = 160  # characters; with the expectation and the fix, a message still fits into a few lines
+MOST_PER_CODE = 100  # different columns with the same code; more would hide the first ones
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands in its file: record 1 is the first row, line 1 the first line (0: a format without lines)."""
+    """A row's position in its file: record 1 is the first row, line 1 the first line (0: a format without lines)."""
 
     record: int
     line: int = 0
 
     def moved(self, records: int, lines: int) -> Place:
-        """The same place seen from further up in the file; a place of record 0 is the file itself."""
+        """Return the place further down by `records` and `lines`; record 0, the file itself, does not change."""
         if not self.record:
             return self
         return Place(self.record + records, self.line + lines if self.line else 0)
 
     def in_file(self, name: str, column: str = "") -> str:
-        """Write the place as a message has it: `train.jsonl:7 (record 6) messages[1].role`."""
+        """Format the place as messages show it: `train.jsonl:7 (record 6) messages[1].role`."""
         line = f":{self.line}" if self.line else ""
         record = f" (record {self.record})" if self.record else ""
         return f"{name}{line}{record} {column}".rstrip()
@@ -49,19 +49,19 @@ class _Group:
 
 
 class Findings:
-    """Gathers what is found in the file that the user calls `name`."""
+    """Collects the findings in a file; `name` is the file as the user wrote it."""
 
     def __init__(self, name: str):
         self.name = name
         self.repairs: Counter[tuple[str, str]] = Counter()
         self.bad_rows = 0
-        """Faults so far; a reader of rows asks whether this grew."""
+        """Number of faults so far; a reader of rows checks whether it grew."""
         self._problems: dict[tuple[str, str], _Group] = {}
         self._warnings: dict[tuple[str, str], _Group] = {}
         self._per_code: Counter[str] = Counter()
 
     def fault(self, fault: Fault, record: int = 0, line: int = 0) -> None:
-        """Note what is wrong with a row; with record 0, with the file."""
+        """Add an error of a row; with record 0, of the file."""
         self.bad_rows += 1
         key = (fault.code, re.sub(r"\[\d+\]", "[]", fault.column))
         group = self._problems.get(key)
@@ -73,25 +73,25 @@ class Findings:
         _count(group, record)
 
     def warn(self, code: str, what: str, record: int = 0) -> None:
-        """Note what the user should know about a row that is used all the same."""
+        """Add a warning about a row that is used nevertheless."""
         group = self._warnings.get((code, what))
         if group is None:
             group = self._warnings[code, what] = _Group(Fault(code, "", "", "", ""), Place(record))
         _count(group, record)
 
     def remark(self, code: str, what: str, record: int) -> None:
-        """Note what a task tells about a good row: a warning, or what it mends."""
+        """Add a task's remark on a valid row: a warning or a repair."""
         if code.startswith("DATA-F"):
             self.repair(code, what)
         else:
             self.warn(code, what, record)
 
     def repair(self, code: str, what: str, count: int = 1) -> None:
-        """Note what was mended without loss."""
+        """Add a repair without loss."""
         self.repairs[code, what] += count
 
     def judge(self, judgement: Judgement, line: int = 0) -> None:
-        """Note what the counts of the whole file say; `line` is where the first record stands."""
+        """Add a conclusion from the counts of the whole file; `line` is the line of its first record."""
         fault, rows = judgement.fault, list(judgement.records[:ROWS_SHOWN])
         if fault.code.startswith("DATA-E"):
             self.bad_rows += 1
@@ -103,7 +103,7 @@ class Findings:
             self.repair(fault.code, fault.found, judgement.count)
 
     def extend(self, later: Findings, records: int, lines: int) -> None:
-        """Add what was found in a later part of the file, so many records and lines further down."""
+        """Append the findings in a later part of the file; `records` and `lines` come before it."""
         self.repairs += later.repairs
         self.bad_rows += later.bad_rows
         for groups, others in ((self._problems, later._problems), (self._warnings, later._warnings)):
@@ -120,7 +120,7 @@ class Findings:
 
     @property
     def problems(self) -> list[Problem]:
-        """Every problem in the form of steps.errors, in the order of the file."""
+        """Every problem as defined in steps.errors, in the order of the file."""
         groups = sorted(self._problems.values(), key=lambda group: group.place.record)
         return [
             Problem(
@@ -157,7 +157,7 @@ def _short(text: str) -> str:
 
 
 def _count(group: _Group, record: int) -> None:
-    if record and record == group.last:  # several faults of one row (two empty messages) are one row
+    if record and record == group.last:  # several faults of one row, such as two empty messages, count once
         return
     group.last = record
     group.count += 1

@@ -1,16 +1,15 @@
-"""Turn the user's files into checked rows, and rows into tokens."""
+"""Check the user's files and convert their rows to tokens."""
 
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
+from steps.kinds import load
 from steps.params.settings import DataSettings
-from steps.prepare_data import WRITERS
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
 from steps.sources import data_sources
@@ -23,12 +22,12 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     """Check, split, tokenise, label and pack the rows into the artifact `data`; describe them in `report` (HTML).
 
     `tokenizer` is a tokenizer artifact or any folder with tokenizer files.
-    Raises UserError with every problem of every file, when a file changed since the plan, or when the tokenizer
-    cannot write the rows; Outage when a file does not answer.
+    Raises UserError with every problem of every file, if a file changed since the plan, or if the tokenizer cannot
+    encode the rows; Outage if a source does not answer.
     """
     from steps.reports import write_data_report
 
-    writer = import_module(WRITERS[settings.head])
+    writer = load(settings.recipe.writer)
     preparation = writer.prepare(settings, tokenizer)
     refuse_changed(settings)
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
@@ -45,9 +44,9 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
 
 
 def refuse_changed(settings: DataSettings) -> None:
-    """Raise UserError when a file holds other bytes than the plan saw.
+    """Raise UserError if the content of a file changed since the plan.
 
-    Not an Outage: the same plan would be refused again, only a new one can help.
+    This is not an Outage, because a retry with the same plan would fail again.
     """
     problems = []
     for name in SPLITS:
@@ -59,7 +58,7 @@ def refuse_changed(settings: DataSettings) -> None:
         if now != source.digest:
             problems.append(
                 Problem("DATA-E0111", found[0].parameter if found else name, f"content {now[:12]} at {source.uri}",
-                        f"{source.digest[:12]}, as planned", "run again: the file changed after the plan looked at it")
+                        f"{source.digest[:12]}, as planned", "run again: the file changed after the plan")
             )  # fmt: skip
     if problems:
         raise UserError(problems)

@@ -8,34 +8,12 @@ from typing import Any
 
 from steps.adapters.layout import kept_adapter_of
 from steps.artifacts import MANIFEST, Manifest, read_manifest
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import Weights, masked
+from steps.tasks import load_task
 
-TASKS = {
-    "chat_completion": "answers conversations",
-    "text_generation": "continues texts",
-    "pretraining": "continues texts",
-    "summarization": "sums up documents",
-    "translation": "translates texts",
-    "preference": "answers the way that people prefer",
-    "token_classification": "gives each word of a text its tag",
-    "question_answering": "finds answers in texts",
-    "text_classification": "gives texts their label",
-}
 BETTER = {True: "more", False: "less", None: "–"}
-INPUTS = {
-    "chat_completion": '{"messages": [{"role": "user", "content": "Hello"}]}',
-    "text_generation": '"Once upon a time"',
-    "pretraining": '"Once upon a time"',
-    "summarization": '"The council met on Monday and …"',
-    "translation": '"cat"',
-    "preference": '{"messages": [{"role": "user", "content": "Hello"}]}',
-    "token_classification": '["Ada Lovelace wrote to Charles Babbage"]',
-    "question_answering": '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}',
-    "text_classification": '["Great value."]',
-}
-PAIR = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'
 
 
 def write_card(candidate: Candidate, base: Path) -> str:
@@ -64,11 +42,11 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "pipeline": candidate.settings.pipeline,
         "code": candidate.weights.manifest.lineage.get("code", ""),
     }
-    task = candidate.settings.task
-    example = PAIR if candidate.settings.pairs else INPUTS[task]
+    task = load_task(candidate.settings.task)
+    example = task.EXAMPLE_OF_PAIRS if candidate.settings.pairs else task.EXAMPLE
     parts = [
         f"# {candidate.target.name}",
-        f"A tuned model that {TASKS[task]}: {about_base['base model']}, tuned with the pipeline "
+        f"A tuned model that {task.DOES}: {about_base['base model']}, tuned with the pipeline "
         f"{candidate.settings.pipeline}.",
         "## Where it comes from\n\n" + _table(("what", "value"), {**about_base, **came_with, **about_data}.items()),
         "## How good it is\n\n" + _numbers(candidate.metrics),

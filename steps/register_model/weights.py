@@ -11,7 +11,7 @@ from typing import Any
 
 from steps.artifacts import Manifest, read_manifest, verified
 from steps.errors import Problem, SecurityRefusal, UserError
-from steps.redaction import USERINFO
+from steps.params.secrets import USERINFO
 from steps.redaction import masked as masked  # for the files beside this one
 from steps.sources import storage
 

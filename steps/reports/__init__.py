@@ -1,14 +1,14 @@
-"""What a person reads: HTML pages made of the facts that the steps left on disk.
+"""HTML reports, written from the facts that the steps stored on disk.
 
-A page is one file that needs no script and loads nothing, so it opens from a mail, prints, and shows inside the
-sandboxed frame of the KFP interface. It is made of sections; a section is one module with one `section(folder)` that
-reads an artifact, and one template. Nothing is computed here that a step could have written down.
+A page is one file that needs no script and loads no other file, so it can be mailed, printed and shown inside the
+sandboxed frame of the KFP interface. It consists of sections; a section is one module with a function
+`section(folder)`, which reads an artifact, and one template. Facts are computed by the steps, not here.
 
     plan_section.py  data_section.py  training_section.py  evaluation_section.py
-    verdict.py   the head of the run report          charts.py   SVG drawings
-    formats.py   how numbers and long texts look     page.py     sections → file
-    label_facts.py   the evaluation of a classifier
-    facts.py     the files that sections read        step.py     the step that writes the run report
+    verdict.py   the head of the run report          charts.py   SVG charts
+    formats.py   formats of numbers and long texts   page.py     sections → file
+    label_facts.py   the evaluation of a classifier (also tag_facts, answer_facts, preference_facts)
+    facts.py     the JSON files that sections read   step.py     the step that writes the run report
 
 To add a section: a module with `section(folder)`, a template, a row in SECTIONS, and a test.
 """
@@ -26,27 +26,27 @@ SECTIONS = {
 
 
 def write_plan_report(plan: Path, file: Path) -> None:
-    """Show what will run, on what, with which settings; `plan` is the folder with plan.json."""
+    """Write the report of a plan: tasks, sources and settings; `plan` is the folder with plan.json."""
     _write(file, "Plan", plan=plan)
 
 
 def write_data_report(data: Path, file: Path) -> None:
-    """Show what became of the rows; `data` is a data artifact."""
+    """Write the report of the prepared data; `data` is a data artifact."""
     _write(file, "Data", data=data)
 
 
 def write_training_report(tuned: Path, file: Path) -> None:
-    """Show how the training went; `tuned` is the artifact with history.json."""
+    """Write the report of the training; `tuned` is the artifact with history.json."""
     _write(file, "Training", training=tuned)
 
 
 def write_evaluation_report(evaluation: Path, file: Path) -> None:
-    """Show base and tuned model side by side; `evaluation` is an evaluation artifact."""
+    """Write the comparison of base and tuned model; `evaluation` is an evaluation artifact."""
     _write(file, "Evaluation", evaluation=evaluation)
 
 
 def write_run_report(plan: Path, data: Path, tuned: Path, evaluation: Path, file: Path) -> None:
-    """Show a whole run on one page, the verdict first."""
+    """Write the report of a whole run on one page, with the verdict first."""
     from steps.reports.verdict import verdict
 
     _write(file, "Run", verdict(plan, evaluation), evaluation=evaluation, training=tuned, data=data, plan=plan)
@@ -56,7 +56,7 @@ def _write(file: Path, title: str, head: dict | None = None, **folders: Path) ->
     from importlib import import_module
 
     from steps.artifacts import MANIFEST, read_manifest
-    from steps.reports.page import write_page  # jinja2 and the charts are only imported to write one
+    from steps.reports.page import write_page  # imports jinja2 and matplotlib, which only a report needs
 
     sections, digests = [], {}
     for name, folder in folders.items():

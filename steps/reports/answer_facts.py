@@ -1,4 +1,4 @@
-"""Which questions a model got wrong."""
+"""Facts about extracted answers: the worst questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steps.reports.label_facts import ROWS_SHOWN
 
 
 def answer_facts(answers: dict[str, Any], predictions: Path) -> dict[str, Any]:
-    """Make the facts of the template answers.html from the part of metrics.json that is called `answers`."""
+    """Return the facts for the template answers.html from `answers` in metrics.json."""
     return {"answers": answers, "answer_rows": _rows(predictions) if predictions.is_file() else []}
 
 

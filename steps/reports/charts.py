@@ -1,7 +1,7 @@
-"""Drawings as SVG that takes its colours and its font from the page around it.
+"""SVG charts that take their colours and font from the page.
 
-matplotlib knows no CSS: it draws in stand-in colours, which are then replaced by the page's variables, so one drawing
-serves light and dark. Equal facts give equal bytes.
+matplotlib does not support CSS: it draws in placeholder colours, which are then replaced by the page's variables, so
+the same chart works in light and dark mode. Equal facts give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 POINTS_DRAWN = 400
 BARS = 30
 CLASSES_DRAWN = 20
-COUNTS_WRITTEN = 12  # classes; with more, a cell is too small for its number
+COUNTS_WRITTEN = 12  # classes; with more classes, a cell is too small for its number
 NAME_DRAWN = 18  # characters
-WIDE = 50  # a loss that falls by more than this factor is drawn on a log scale
+WIDE = 50  # a loss that decreases by more than this factor is drawn on a log scale
 
-# Stand-in colour → variable of style.css.
+# Placeholder colour → variable of style.css.
 PAPER, MUTED, GRID, FIRST, SECOND, GOOD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 INK = "#070707"
 VARIABLES = {
@@ -36,19 +36,19 @@ VARIABLES = {
 
 
 class Chart:
-    """A drawing and what its caption has to say about it."""
+    """A chart and the facts for its caption."""
 
     def __init__(self) -> None:
         self.svg = Markup("")
         self.log_scale = False
         self.averaged = 1
-        """Logged points behind one drawn point."""
+        """Number of logged points averaged in one drawn point."""
         self.limited = False
-        """Whether the limit on the length is in the picture."""
+        """Whether the length limit is drawn."""
         self.folded = 0
-        """Classes that share one row and one column because they were mistaken least."""
+        """Number of classes with the fewest mistakes, which share one row and one column."""
         self.highlighted = ""
-        """Class whose curve has the second colour: the one that is told apart worst."""
+        """Class with the lowest AUC, whose curve has the second colour."""
 
 
 def loss_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]], best: dict[str, Any] | None) -> Chart:
@@ -78,7 +78,7 @@ def loss_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]], 
 
 
 def _loss_at(best: dict[str, Any], evaluations: list[dict[str, Any]]) -> float:
-    """The validation loss of the best step, which another metric may have chosen."""
+    """Return the validation loss of the best step, which may have been selected by another metric."""
     return next((point["loss"] for point in evaluations if point["step"] == best["step"]), best["value"])
 
 
@@ -94,7 +94,7 @@ def rate_chart(points: list[dict[str, Any]]) -> Chart:
 
 
 def margin_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> Chart:
-    """Draw over steps how much more the better answers are rewarded than the worse ones."""
+    """Draw the reward margin between better and worse answers over steps."""
     chart = Chart()
     name = "rewards/margins"
     logged = [(point["step"], point[name]) for point in points if point.get(name) is not None]
@@ -111,7 +111,7 @@ def margin_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]]
 
 
 def reward_histogram(values: dict[str, list[float]]) -> Chart:
-    """Draw how many rows have which reward; one or two kinds of rows, and a line at 0."""
+    """Draw a histogram of rewards for one or two kinds of rows, with a line at 0."""
     chart = Chart()
     everything = [value for kind in values.values() for value in kind] + [0.0]
     low, high = min(everything), max(everything)
@@ -129,7 +129,7 @@ def reward_histogram(values: dict[str, list[float]]) -> Chart:
 
 
 def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
-    """Draw how many rows have which length in tokens, and where they are cut."""
+    """Draw a histogram of row lengths in tokens, with the length limit."""
     chart = Chart()
     edges, counts = histogram["edges"], histogram["counts"]
     with _drawing(chart, "rows by length in tokens") as axes:
@@ -137,7 +137,7 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
         axes.bar(edges[:-1], counts, widths, align="edge", color=FIRST, edgecolor=PAPER, linewidth=1)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        # Far from every row, the limit would squeeze them into a corner; the table beside the chart names it.
+        # A limit far beyond all rows would compress the histogram; the table beside the chart shows it.
         chart.limited = limit is not None and limit <= 1.5 * edges[-1]
         if chart.limited and limit is not None:
             axes.axvline(limit, color=SECOND, linewidth=1.4, linestyle=(0, (3, 3)))
@@ -147,10 +147,10 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
 
 
 def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") -> Chart:
-    """Draw true classes as rows and predicted ones as columns; a cell is as deep as its share of its row.
+    """Draw true classes as rows and predicted classes as columns; a cell's opacity is its share of its row.
 
-    Of many classes those with the most mistakes are drawn, the others together as one. `of` tells two drawings on one
-    page apart.
+    With many classes, those with the most mistakes are drawn and the others combined into one. `of` distinguishes two
+    charts on one page.
     """
     from matplotlib.patches import Rectangle
 
@@ -164,7 +164,7 @@ def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") ->
                     continue
                 share = count / sum(cells)
                 colour = FIRST if row == column else SECOND
-                # Never deeper than this, so that the number is readable on it in light and in dark.
+                # The opacity is limited, so that the number is readable in light and dark mode.
                 axes.add_patch(
                     Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.06 + 0.44 * share, lw=0)
                 )
@@ -180,7 +180,7 @@ def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") ->
         lean: dict[str, Any] = (
             {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if classes * max(map(len, shown)) > 60 else {}
         )
-        # A class may be named "$5$", which is no formula.
+        # A class may be named "$5$", which must not be read as a formula.
         axes.set_xticks(range(classes), shown, parse_math=False, **lean)
         axes.set_yticks(range(classes), shown, parse_math=False)
         axes.tick_params(length=0)
@@ -190,16 +190,16 @@ def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") ->
 
 
 def roc_curve(points: dict[str, dict[str, Any]], of: str = "") -> Chart:
-    """Draw the share of right alarms over that of false alarms for each class, and the line of guessing.
+    """Draw the true positive rate over the false positive rate for each class, and the line of guessing.
 
-    `points` maps a class to fpr, tpr and auc. Two classes mirror each other: only the second is drawn. `of`
-    tells two drawings on one page apart.
+    `points` maps a class to fpr, tpr and auc. With two classes only the second is drawn, as the first mirrors it. `of`
+    distinguishes two charts on one page.
     """
     chart = Chart()
     drawn = list(points) if len(points) != 2 else list(points)[1:]
     if len(drawn) > 1:
         chart.highlighted = min(drawn, key=lambda name: points[name]["auc"])
-    with _drawing(chart, f"right alarms over false alarms {of}".strip()) as axes:
+    with _drawing(chart, f"true positive rate over false positive rate {of}".strip()) as axes:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for name in sorted(drawn, key=lambda name: name == chart.highlighted):
             worst = name == chart.highlighted
@@ -212,8 +212,8 @@ def roc_curve(points: dict[str, dict[str, Any]], of: str = "") -> Chart:
             axis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.01)
-        axes.set_xlabel("false alarms", color=MUTED)
-        axes.set_ylabel("right alarms", color=MUTED)
+        axes.set_xlabel("false positive rate", color=MUTED)
+        axes.set_ylabel("true positive rate", color=MUTED)
     return chart
 
 
@@ -223,7 +223,7 @@ def _short(name: str) -> str:
 
 
 def _folded(names: list[str], counts: list[list[int]]) -> tuple[int, list[str], list[list[int]]]:
-    """Keep the classes with the most mistakes, in their order, and add up the others as one."""
+    """Keep the classes with the most mistakes, in their order, and combine the others into one."""
     if len(names) <= CLASSES_DRAWN:
         return 0, names, counts
     places = range(len(names))
@@ -252,7 +252,7 @@ def _ticker() -> Any:
 
 
 def _thinned(points: list[tuple[float, float]]) -> tuple[int, list[tuple[float, float]]]:
-    """Average neighbours until no more than POINTS_DRAWN are left; say how many went into one."""
+    """Average adjacent points so that at most POINTS_DRAWN remain; also return the number of points per average."""
     if not points:
         return 1, points
     each = -(-len(points) // POINTS_DRAWN)
@@ -262,7 +262,7 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[int, list[tuple[float, 
 
 @contextmanager
 def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
-    """Give axes to draw on, `height` inches high, and put the finished SVG into `chart`."""
+    """Yield axes to draw on, `height` inches high, then store the SVG in `chart`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -294,7 +294,7 @@ def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with warnings.catch_warnings():
-            # Only for measuring: the page's font has the letters that matplotlib's lacks.
+            # matplotlib's font is only used for measuring; the page's font has the missing characters.
             warnings.filterwarnings("ignore", "Glyph .* missing")
             figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
     chart.svg = _fit_into_page(drawn.getvalue(), label)
@@ -302,12 +302,12 @@ def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
 
 def _fit_into_page(svg: str, label: str) -> Markup:
     svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # What is written in the drawing may be a name out of the data, and is not ours to change.
+    # Texts in the chart may be names from the data and must not be changed.
     written = re.findall(r">([^<]*)</text>", svg)
     svg = re.sub(r">[^<]*</text>", "></text>", svg)
-    svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # its rules would hold for the whole page
+    svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # its rules would apply to the whole page
     used = set(re.findall(r"#([\w.]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)  # equal on every chart
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)  # the same in all charts
     svg = re.sub(r" font-family: [^;]*;", "", svg)
     box = re.search(r'viewBox="[^"]*"', svg)
     attributes = f'class="chart" role="img" aria-label="{escape(label)}" {box.group() if box else ""}'

@@ -1,4 +1,4 @@
-"""What became of the rows, and what the model is asked to learn."""
+"""The data section: counts, findings, lengths, and samples with the tokens to learn."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from steps.reports.page import Section
 def section(data: Path) -> Section:
     """Read the facts in the manifest of the artifact `data`."""
     if not (data / MANIFEST).is_file():
-        return Section("data", "Data", missing=f"The data folder holds no {MANIFEST}.")
+        return Section("data", "Data", missing=f"The data folder has no {MANIFEST}.")
     facts = read_manifest(data, "data").facts
     splits = facts.get("splits") or {}
     if not splits:
-        return Section("data", "Data", missing="The data manifest does not say what the splits hold.")
+        return Section("data", "Data", missing="The data manifest does not describe the splits.")
     train = splits.get("train") or {}
     chart = length_chart(train["histogram"], facts.get("max_length")) if train.get("histogram") else None
     return Section(
@@ -26,7 +26,7 @@ def section(data: Path) -> Section:
 
 
 def _samples(samples: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Join neighbouring tokens of equal kind into runs; single tokens would only add markup."""
+    """Join adjacent tokens of the same kind into runs, to reduce markup."""
     joined = []
     for sample in samples:
         runs: list[dict[str, Any]] = []

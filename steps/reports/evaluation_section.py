@@ -1,4 +1,4 @@
-"""Base and tuned model side by side: metrics, what was fixed and what was broken, and rows to judge by eye."""
+"""The evaluation section: metrics of base and tuned model, outcomes of the rows, and sample rows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from steps.params.evaluation import DIRECTIONS
-from steps.reports.answer_facts import answer_facts
+from steps.kinds import load
+from steps.kinds.recipe import reports
+from steps.params.metrics import KNOWN, direction_of
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
-from steps.reports.label_facts import label_facts
 from steps.reports.page import Section
-from steps.reports.preference_facts import preference_facts
-from steps.reports.tag_facts import tag_facts
 
 ROWS_SHOWN = 10
-WRONG_SHOWN = 6  # when there are right ones too
-ALIKE = 0.5  # below this share of equal characters, marking the differences marks everything
+WRONG_SHOWN = 6  # if there are right ones too
+ALIKE = 0.5  # below this share of equal characters, differences are not marked: nearly everything differs
 
-# (base right, tuned right) → what happened to the row, in the order in which the rows are shown.
+# (base right, tuned right) → outcome of the row, in the order of display.
 OUTCOMES = {
     (True, False): "broken",
     (False, False): "still wrong",
@@ -32,7 +30,7 @@ def section(evaluation: Path) -> Section:
     """Read metrics.json and predictions.parquet of the artifact `evaluation`."""
     measured = read(evaluation / METRICS)
     if not measured:
-        return Section("evaluation", "Evaluation", missing=f"The evaluation folder holds no {METRICS}.")
+        return Section("evaluation", "Evaluation", missing=f"The evaluation folder has no {METRICS}.")
     facts = {
         "rows": measured.get("rows"),
         "gate": measured.get("gate") or {},
@@ -40,32 +38,28 @@ def section(evaluation: Path) -> Section:
         "metrics": metric_rows(measured.get("base") or {}, measured.get("tuned") or {}),
         "base_is": measured.get("base_is", ""),
     }
-    if labels := measured.get("labels"):
-        facts |= label_facts(labels, evaluation / PREDICTIONS)
-    elif tags := measured.get("tags"):
-        facts |= tag_facts(tags, evaluation / PREDICTIONS)
-    elif answers := measured.get("answers"):
-        facts |= answer_facts(answers, evaluation / PREDICTIONS)
-    elif preferences := measured.get("preferences"):
-        facts |= preference_facts(preferences, evaluation / PREDICTIONS)
-    elif (evaluation / PREDICTIONS).is_file():
+    for key, name in reports().items():
+        if key in measured:
+            facts |= load(name)(measured[key], evaluation / PREDICTIONS)
+            return Section("evaluation", "Evaluation", facts)
+    if (evaluation / PREDICTIONS).is_file():
         facts |= _predictions(evaluation / PREDICTIONS)
     return Section("evaluation", "Evaluation", facts)
 
 
 def reason(gate: dict[str, Any]) -> str:
-    """Take the gate's sentence without its first word, which the badge beside it shows."""
+    """Return the gate's reason without its first words, which the badge shows."""
     return (gate.get("reason") or "").removeprefix("Passed: ").removeprefix("Not passed: ")
 
 
 def metric_rows(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put both models' metrics beside each other, with the difference and whether it is for the better."""
+    """Return the metrics of both models with their difference and whether it is an improvement."""
     names = [*base, *(name for name in tuned if name not in base)]
     return [_metric_row(name, base.get(name), tuned.get(name)) for name in names]
 
 
 def _metric_row(name: str, was: float | None, now: float | None) -> dict[str, Any]:
-    higher = DIRECTIONS.get(name)
+    higher = direction_of(name) if name in KNOWN else None
     row = {"name": name, "higher": higher, "better": None, "change": number(None)}
     if was is None or now is None:
         return {**row, "base": number(was), "tuned": number(now)}
@@ -88,7 +82,7 @@ def _signed(change: float, like: float) -> str:
 
 
 def _predictions(file: Path) -> dict[str, Any]:
-    """Count outcomes over all rows; read the texts of the few that are shown."""
+    """Count the outcomes of all rows; read the texts of the shown rows only."""
     import pyarrow.parquet as pq
 
     judged = pq.read_table(file, columns=["base_exact", "tuned_exact", "base_loss", "tuned_loss"]).to_pydict()
@@ -116,7 +110,7 @@ def _predictions(file: Path) -> dict[str, Any]:
 
 
 def _choose(outcomes: list[str | None]) -> list[int]:
-    """Pick rows by number: wrong ones first, then right ones, then those without a right answer."""
+    """Select row numbers: wrong rows first, then right ones, then those without a reference."""
     order = [*OUTCOMES.values(), None]
     ranked = sorted(range(len(outcomes)), key=lambda place: (order.index(outcomes[place]), place))
     wrong = [place for place in ranked if outcomes[place] in ("broken", "still wrong")]
@@ -138,7 +132,7 @@ def _sample(row: dict[str, Any], outcome: str | None) -> dict[str, Any]:
 
 
 def _difference(reference: str, answer: str) -> list[tuple[str, bool]] | None:
-    """Split a wrong answer into pieces, True for those that the reference does not have; None for other texts."""
+    """Split a wrong answer into pieces, True if not in the reference; None if the texts are long or too different."""
     if len(answer) > SHOWN or len(reference) > SHOWN:
         return None
     matcher = SequenceMatcher(None, reference, answer, autojunk=False)

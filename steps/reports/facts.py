@@ -1,4 +1,4 @@
-"""The JSON files that the steps left for a reader."""
+"""The JSON files that the sections read."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ PREDICTIONS = "predictions.parquet"
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read one; a missing file is empty, so that a page can say so."""
+    """Read a JSON file; a missing file gives an empty dict, so that the page can report it."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

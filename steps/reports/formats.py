@@ -1,4 +1,4 @@
-"""How numbers and long texts look on a page; the names are filters in the templates. None is a dash."""
+"""Formats of numbers and long texts; the function names are filters in the templates. None is a dash."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "–"
-SHOWN = 600  # characters of a long text that are open to read
-UNFOLDED = 4000  # and how many more are behind a click; the rest stays in the file it came from
+SHOWN = 600  # characters of a long text that are visible
+UNFOLDED = 4000  # further characters that a click shows; the rest is only in the original file
 
 
 def count(value: Any) -> str:
-    """1234567 → 1,234,567."""
+    """Format a count: 1234567 → 1,234,567."""
     if value is None:
         return NOTHING
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:,.1f}"
 
 
 def number(value: Any, like: float | None = None) -> str:
-    """Four digits that matter; `like` gives the magnitude that decides about decimals, for numbers in one row."""
+    """Format with four significant digits; `like` sets the number of decimals, for numbers in one row."""
     if value is None:
         return NOTHING
     size = abs(value if like is None else like)
@@ -30,7 +30,7 @@ def number(value: Any, like: float | None = None) -> str:
 
 
 def size(value: Any) -> str:
-    """1536 → 1.5 KiB."""
+    """Format a size in bytes: 1536 → 1.5 KiB."""
     if value is None:
         return NOTHING
     rest = float(value)
@@ -42,7 +42,7 @@ def size(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """3725 → 1 h 2 min."""
+    """Format a duration in seconds: 3725 → 1 h 2 min."""
     if seconds is None:
         return NOTHING
     if seconds < 60:
@@ -54,7 +54,7 @@ def duration(seconds: Any) -> str:
 
 
 def percent(part: Any, whole: Any) -> str:
-    """(1, 8) → 12.5 %; never rounds something to 0 % or to 100 %."""
+    """Format a share: (1, 8) → 12.5 %; only exact values give 0 % or 100 %."""
     if part is None or not whole:
         return NOTHING
     if part in (0, whole):
@@ -63,22 +63,22 @@ def percent(part: Any, whole: Any) -> str:
 
 
 def words(name: str | None) -> str:
-    """must_beat_base → must beat base."""
+    """Replace underscores by spaces: must_beat_base → must beat base."""
     return (name or NOTHING).replace("_", " ")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text from the outside, cut so that one row cannot fill the page."""
+    """A text from the data, truncated so that one row cannot fill the page."""
 
     start: str
     rest: str
-    """What a click unfolds."""
+    """The part that a click shows."""
     left_out: int
-    """Characters that are on no page."""
+    """Number of characters that are not on the page."""
 
 
 def cut(text: str) -> Text:
-    """Cut a long text."""
+    """Truncate a long text."""
     end = SHOWN + UNFOLDED
     return Text(text[:SHOWN], text[SHOWN:end], max(len(text) - end, 0))

@@ -1,4 +1,4 @@
-"""What a classifier got right: which labels it mixes up, how sure it can be asked to be, and the rows it got wrong."""
+"""Facts about a classifier: metrics by class, confusion matrix, ROC curves, and wrong rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES_SHOWN = 100
 
 
 def label_facts(labels: dict[str, Any], predictions: Path) -> dict[str, Any]:
-    """Make the facts of the template labels.html from the part of metrics.json that is called `labels`."""
+    """Return the facts for the template labels.html from `labels` in metrics.json."""
     names = labels["names"]
     classes = [{"name": name, **labels["classes"].get(name, {})} for name in names]
     confusion, roc = labels.get("confusion"), labels.get("roc")
@@ -30,13 +30,13 @@ def label_facts(labels: dict[str, Any], predictions: Path) -> dict[str, Any]:
 
 
 def _rows(predictions: Path) -> list[dict[str, Any]]:
-    """Choose rows to judge by eye: wrong ones first, the surest of them at the top."""
+    """Select sample rows: wrong rows first, in order of decreasing probability."""
     import numpy as np
     import pyarrow.parquet as pq
 
     judged = pq.read_table(predictions, columns=["right", "probability"])
     right = np.array(judged["right"].to_pylist(), dtype=bool)
-    sure = np.array(judged["probability"].to_pylist(), dtype=float)  # NaN where several labels may apply
+    sure = np.array(judged["probability"].to_pylist(), dtype=float)  # NaN if several labels may apply
     shown = np.lexsort((-np.nan_to_num(sure), right))[:ROWS_SHOWN].tolist()
     columns = ["row", "sentence1", "sentence2", "label", "base", "predicted", "right", "probability"]
     rows = pq.read_table(predictions, columns=columns).take(shown).to_pylist()

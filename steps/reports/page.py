@@ -1,4 +1,4 @@
-"""Sections become one HTML file."""
+"""Write sections as one HTML file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Section:
     """One part of a page."""
 
     name: str
-    """Also the anchor, and the template without `.html`."""
+    """Also the anchor, and the name of the template without `.html`."""
     title: str
     facts: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
-    """Why there is nothing to show; empty when there is."""
+    """Why the section has no content; empty if it has content."""
 
 
 def write_page(
     file: Path, title: str, sections: list[Section], digests: dict[str, str], head: dict[str, Any] | None = None
 ) -> None:
-    """Write a page; `digests` name the artifacts it was made from, `head` is the verdict of a run, above all else."""
+    """Write a page; `digests` are those of its artifacts, `head` is the verdict of a run, shown at the top."""
     css = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     page = _environment().get_template("page.html")
     text = page.render(title=title, css=css, sections=sections, digests=digests, head=head)
@@ -51,5 +51,5 @@ def _environment() -> Environment:
 
 
 def _forgiving(filter_: Callable[..., str]) -> Callable[..., str]:
-    """A fact that is not in the file is no reason to have no page: it is shown as a dash, like a null."""
+    """Format missing facts as a dash, like null, instead of failing."""
     return lambda *values: filter_(*(None if isinstance(value, Undefined) else value for value in values))

@@ -1,4 +1,4 @@
-"""What a run will do, on what, and with which settings."""
+"""The plan section: tasks, sources and settings of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def section(plan: Path) -> Section:
     """Read plan.json of the folder `plan`."""
     facts = read(plan / PLAN)
     if not facts:
-        return Section("plan", "Plan", missing=f"The plan folder holds no {PLAN}.")
+        return Section("plan", "Plan", missing=f"The plan folder has no {PLAN}.")
     chosen, others = _parameters(facts)
     return Section("plan", "Plan", {**facts, "chosen": chosen, "others": others, "memory": _memory(facts)})
 
 
 def _parameters(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Sort the effective parameters into those that differ from their default and the others."""
+    """Split the effective parameters into those that differ from their default and the others."""
     model = PARAMETER_MODELS.get(facts.get("pipeline", ""))
     usual = defaults(model) if model else {}
     requested = facts.get("requested") or {}
@@ -31,7 +31,7 @@ def _parameters(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[
     others: list[dict[str, Any]] = []
     for name, value in (facts.get("effective") or {}).items():
         asked = requested.get(name, value)
-        same = asked == value or str(asked).lower() == str(value).lower()  # 2 and 2.0, 16 and "16" are one value
+        same = asked == value or str(asked).lower() == str(value).lower()  # 2 and 2.0, 16 and "16" are the same value
         row = {"name": name, "value": _as_text(value), "asked": "" if same else _as_text(asked)}
         is_usual = name in usual and (value == usual[name] or name in translated)
         (others if is_usual else chosen).append(row)
@@ -39,7 +39,7 @@ def _parameters(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[
 
 
 def _memory(facts: dict[str, Any]) -> dict[str, Any] | None:
-    """Lay the parts out as shares of what is needed or, where known, of what there is."""
+    """Return the parts as shares of the needed or, if known and larger, the available memory."""
     memory = facts.get("memory")
     if not memory or not memory.get("needed_bytes"):
         return None

@@ -1,4 +1,4 @@
-"""The charts of an evaluation as files of their own, for slides and papers."""
+"""The charts of an evaluation as separate files, for slides and papers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STYLE = Path(__file__).parent / "templates" / "style.css"
 
 
 def write_plots(folder: Path, measured: dict[str, Any]) -> None:
-    """Write confusion_matrix.svg and roc_curve.svg where labels were measured; nothing otherwise."""
+    """Write confusion_matrix.svg and roc_curve.svg if there are metrics of labels; else nothing."""
     labels = measured.get("labels") or {}
     charts: dict[str, Chart] = {}
     if confusion := labels.get("confusion"):
@@ -26,8 +26,8 @@ def write_plots(folder: Path, measured: dict[str, Any]) -> None:
 
 
 def alone(svg: str) -> str:
-    """Make a chart that takes its colours from the page into one that stands for itself."""
-    light = STYLE.read_text(encoding="utf-8").partition("}")[0]  # the first rule holds the colours of a light page
+    """Convert a chart that takes its colours from the page to a self-contained one."""
+    light = STYLE.read_text(encoding="utf-8").partition("}")[0]  # the first rule defines the colours of light mode
     colours = dict(re.findall(r"--([\w-]+):\s*([^;]+);", light))
     svg = re.sub(r"var\(--([\w-]+)\)", lambda found: colours.get(found[1], "#000000"), svg)
     return svg if "xmlns=" in svg else svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

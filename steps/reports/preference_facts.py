@@ -1,4 +1,4 @@
-"""How far better and worse answers have moved apart, and the answers that the model still gets the wrong way round."""
+"""Facts about preferences: rewards of better and worse answers, and the worst rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steps.reports.label_facts import ROWS_SHOWN
 
 
 def preference_facts(preferences: dict[str, Any], predictions: Path) -> dict[str, Any]:
-    """Make the facts of the template preferences.html from the part of metrics.json that is called `preferences`."""
+    """Return the facts for the template preferences.html from `preferences` in metrics.json."""
     told: dict[str, Any] = {"preferences": preferences, "preference_rows": [], "reward_chart": None}
     if not predictions.is_file():
         return told
@@ -54,7 +54,7 @@ def _said(file: Path) -> list[dict[str, Any]]:
 
 
 def _worst(file: Path, for_it: list[float]) -> list[dict[str, Any]]:
-    """Read the rows with the lowest numbers."""
+    """Read the rows with the lowest values."""
     import pyarrow.parquet as pq
 
     order = sorted(range(len(for_it)), key=lambda row: (for_it[row], row))[:ROWS_SHOWN]
@@ -62,7 +62,7 @@ def _worst(file: Path, for_it: list[float]) -> list[dict[str, Any]]:
 
 
 def _shown(row: dict[str, Any], reward: float, right: bool, answers: dict[str, str]) -> dict[str, Any]:
-    """Give one row for the page; `answers` maps the column of an answer to its name there."""
+    """Return one row for the page; `answers` maps the column of an answer to its name on the page."""
     told = [
         {"name": name, "text": cut(row[key]), "base": row[f"base_{key}_logp"], "tuned": row[f"tuned_{key}_logp"]}
         for key, name in answers.items()

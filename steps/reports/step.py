@@ -1,4 +1,4 @@
-"""The run report, as a step: it needs no GPU and no torch."""
+"""The step that writes the run report; needs neither GPU nor torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = {"plan": ("plan",), "data": ("data",), "tuned": ("model", "adapter"), "e
 def report(plan: Path, data: Path, tuned: Path, evaluation: Path, report: Path) -> None:
     """Write one HTML page about a whole run.
 
-    Raises UserError when a folder is of another kind, Outage when one is gone or cut.
+    Raises UserError for a folder of another kind, Outage for one that is missing or incomplete.
     """
     folders = {"plan": plan, "data": data, "tuned": tuned, "evaluation": evaluation}
     for name, kind in KINDS.items():

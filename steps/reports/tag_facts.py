@@ -1,4 +1,4 @@
-"""What a tagger got right: entity by entity, and the sentences it got wrong."""
+"""Facts about a tagger: metrics by entity type, and wrong sentences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS_SHOWN = 80
 
 
 def tag_facts(tags: dict[str, Any], predictions: Path) -> dict[str, Any]:
-    """Make the facts of the template tags.html from the part of metrics.json that is called `tags`."""
+    """Return the facts for the template tags.html from `tags` in metrics.json."""
     classes = [{"name": name, **values} for name, values in tags["classes"].items()]
     return {
         "tags": tags,

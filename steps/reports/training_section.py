@@ -1,4 +1,4 @@
-"""How the loss fell."""
+"""The training section: loss, reward margin and learning rate over steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def section(tuned: Path) -> Section:
     """Read history.json of the artifact `tuned`."""
     history = read(tuned / HISTORY)
     if not history:
-        return Section("training", "Training", missing=f"The tuned model's folder holds no {HISTORY}.")
+        return Section("training", "Training", missing=f"The tuned model's folder has no {HISTORY}.")
     points, evaluations = history.get("points") or [], history.get("evaluations") or []
     rated = [point for point in points if point.get("learning_rate") is not None]
     facts = {
@@ -33,7 +33,7 @@ def section(tuned: Path) -> Section:
 
 
 def _spread(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take at most ROWS_SHOWN points, evenly, the first and the last among them."""
+    """Select at most ROWS_SHOWN points at equal distances, including the first and the last."""
     if len(points) <= ROWS_SHOWN:
         return points
     last = len(points) - 1

@@ -1,4 +1,4 @@
-"""The head of the run report: did it work, and by how much."""
+"""The head of the run report: the verdict of the gate, and the change of its metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steps.reports.facts import METRICS, PLAN, read
 
 
 def verdict(plan: Path, evaluation: Path) -> dict[str, Any]:
-    """Read the gate of `evaluation` and what was run from `plan`; either may be missing."""
+    """Read the gate of `evaluation`, and pipeline and model of `plan`; either may be missing."""
     planned, measured = read(plan / PLAN), read(evaluation / METRICS)
     gate = measured.get("gate") or {}
     headline = None

@@ -1,12 +1,12 @@
-"""How good predictions are, as numbers: the same while training and after it. Pure arithmetic, no model, no torch.
+"""Metrics of predictions, used both during training and in evaluation. Arithmetic only, without a model or torch.
 
-    classification_metrics.py   labels            tag_metrics.py   words with tags
-    answer_spans.py             from the logits of windows to the text of an answer
+    classification_metrics.py   labels            tag_metrics.py   tags of words
+    answer_spans.py             from the logits of windows to the answer to one question
     answer_windows.py           the same for all questions of a split
-    answer_metrics.py           such answers      text_metrics.py  generated texts
-    preference_metrics.py       better answers told from worse ones
-    scored.py                   what these give back, and the choice of a person among them
+    answer_metrics.py           extracted answers text_metrics.py  generated texts
+    preference_metrics.py       preferences between answers
+    scored.py                   the result of these modules, and the selection of metrics
 
-To add a metric: its arithmetic here, its direction in `steps/params/evaluation.py`, and the tasks that may be judged by
-it in `steps/params/task_metrics.py`.
+To add a metric: its arithmetic here, its direction in `steps/params/evaluation.py`, and its tasks in
+`steps/params/task_metrics.py`.
 """

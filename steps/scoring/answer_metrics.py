@@ -1,6 +1,6 @@
-"""How SQuAD 2.0 judges answers that are spans of a context.
+"""SQuAD 2.0 metrics of answers that are spans of a context.
 
-Source of the rules: the official evaluation script of SQuAD 2.0 (Rajpurkar, Jia, Liang 2018). Shares go from 0 to 100.
+Source: the official evaluation script of SQuAD 2.0 (Rajpurkar, Jia, Liang 2018). Scores range from 0 to 100.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def score_answers(
     no_answer_probabilities: Sequence[float] | None = None,
     no_answer_threshold: float = 1.0,
 ) -> dict[str, float]:
-    """Compare each predicted answer ("" for none) with the right ones (none where the question has no answer).
+    """Compare each predicted answer ("" for none) with its references (an empty list if the question has no answer).
 
-    Gives exact, f1 and total over all questions, and the same as HasAns_* and NoAns_* where there are such questions. A
-    question whose probability of having no answer is above the threshold counts as answered with none. With
-    probabilities also best_exact and best_f1, what the best threshold would reach, and best_exact_thresh and
-    best_f1_thresh, these thresholds. Raises ValueError without questions and for lists of unequal length.
+    Returns exact, f1 and total over all questions, and the same as HasAns_* and NoAns_* if there are such questions. If
+    the probability of no answer is above the threshold, the prediction counts as no answer. With probabilities, also
+    returns best_exact and best_f1, the scores with the best threshold, and best_exact_thresh and best_f1_thresh, these
+    thresholds. Raises ValueError without questions and for lists of unequal length.
     """
     if not predicted:
         raise ValueError("no question")
@@ -56,23 +56,23 @@ def score_answers(
 
 
 def best_exact(answer: str, references: Sequence[str]) -> float:
-    """1 when the normalised answer is one of the normalised references, else 0."""
+    """Return 1 if the normalised answer is one of the normalised references, else 0."""
     return float(normalised(answer) in _gold(references))
 
 
 def best_f1(answer: str, references: Sequence[str]) -> float:
-    """Overlap in words with the reference that is nearest, from 0 to 1."""
+    """Return the highest word-level F1 with any reference, from 0 to 1."""
     words = normalised(answer).split()
     return max(_overlap(words, reference.split()) for reference in _gold(references))
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous white space: "The  U.S.!" → "us"."""
+    """Return a text in lower case, without punctuation, articles and extra whitespace: "The  U.S.!" → "us"."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def _gold(references: Sequence[str]) -> list[str]:
-    """Normalise the right answers; where nothing is left, only silence is right."""
+    """Normalise the references; if none remains, only an empty answer is right."""
     return [text for text in map(normalised, references) if text] or [""]
 
 
@@ -86,10 +86,10 @@ def _overlap(words: list[str], right: list[str]) -> float:
 def _best_threshold(
     scores: np.ndarray, doubts: np.ndarray, answerable: np.ndarray, silent: np.ndarray
 ) -> tuple[float, float]:
-    """Find the doubt up to which answers should be given: what it reaches (0 to 100) and the threshold.
+    """Find the best threshold for the probability of no answer; return its score (0 to 100) and the threshold.
 
-    Begins with silence everywhere, then answers one question after the other, the least doubtful first. Like the
-    official script it may stop between two questions of equal doubt.
+    Starts without any answer and adds answers in order of increasing probability of no answer. Like the official
+    script, it may place the threshold between two questions of equal probability.
     """
     order = np.argsort(doubts, kind="stable")
     gains = np.where(answerable, scores, np.where(silent, 0.0, -1.0))[order]

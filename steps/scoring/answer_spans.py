@@ -1,6 +1,6 @@
-"""From the logits of a model to the text of an answer: a span of the context, or none.
+"""Convert the logits of a model to an answer: a span of the context, or no answer.
 
-A long context is cut into overlapping windows; each window votes for where the answer starts and where it ends.
+A long context is divided into overlapping windows; each window has logits for the start and the end of the answer.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from steps.errors import NumericError, Problem
 
 @dataclass(frozen=True)
 class Window:
-    """What the model said about one window of a context."""
+    """The model's logits for one window of a context."""
 
     start: np.ndarray
-    """A logit per token: the answer starts here."""
+    """One logit per token: the answer starts here."""
     end: np.ndarray
-    """A logit per token: the answer ends here."""
+    """One logit per token: the answer ends here."""
     offsets: Sequence[tuple[int, int] | None]
-    """First character of each token in the context and the one after its last; None for other tokens."""
+    """Character offsets of each token in the context (start, exclusive end); None for other tokens."""
     null_position: int = 0
-    """The token that stands for "no answer", usually CLS."""
+    """Index of the token that means "no answer", usually CLS."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Candidate:
     text: str
     """Empty for "no answer"."""
     place: int
-    """First character in the context; -1 for "no answer"."""
+    """Offset of its first character in the context; -1 for "no answer"."""
     score: float
     """Sum of both logits."""
     probability: float
@@ -44,20 +44,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question and what stood behind it."""
+    """The answer to one question, with its candidates."""
 
     text: str
     candidates: tuple[Candidate, ...]
     """Best first."""
     null_score_difference: float | None
-    """Score of "no answer" minus that of the best span; None when only spans were allowed, infinite without a span."""
+    """Score of "no answer" minus that of the best span; None if an answer is required, infinite without a span."""
 
     @property
     def no_answer_probability(self) -> float:
-        """Sigmoid of null_score_difference: above 0.5 where "no answer" scores higher than the best span."""
+        """Sigmoid of null_score_difference: above 0.5 if "no answer" scores higher than the best span."""
         if self.null_score_difference is None:
             return 0.0
-        # By tanh, because exp overflows for scores that are far apart.
+        # Computed with tanh, because exp overflows for large differences.
         return 0.5 * (1 + math.tanh(self.null_score_difference / 2))
 
 
@@ -70,11 +70,11 @@ def postprocess(
     may_have_no_answer: bool = True,
     null_score_threshold: float = 0.0,
 ) -> Answer:
-    """Choose the best span of `context` over all windows of one question.
+    """Select the best span of `context` over all windows of one question.
 
-    Of each window the `n_best_size` best starts meet its `n_best_size` best ends. "No answer" has the score of the
-    window that believes in it least, since the answer may stand in another one; it wins when it exceeds the best span
-    by more than `null_score_threshold`. Raises NumericError for logits that are not finite.
+    In each window the `n_best_size` best starts are combined with the `n_best_size` best ends. The score of "no answer"
+    is its lowest score over all windows, because another window may contain the answer; it is selected if it exceeds
+    that of the best span by more than `null_score_threshold`. Raises NumericError for logits that are not finite.
     """
     spans: list[tuple[float, int, int]] = []
     null_score = math.inf
@@ -88,7 +88,7 @@ def postprocess(
     if not windows or not may_have_no_answer:
         text = context[spans[0][1] : spans[0][2]] if spans else ""
         return Answer(text, _candidates(context, spans), None)
-    # "No answer" stays in the list even where n_best_size spans score higher: its probability is asked for.
+    # "No answer" stays in the list even if n_best_size spans score higher, because its probability is needed.
     everything = sorted([*spans, (null_score, -1, -1)], key=lambda span: -span[0])
     if len(everything) > n_best_size:
         del everything[-2 if everything[-1][1] == -1 and n_best_size > 1 else -1]
@@ -98,17 +98,17 @@ def postprocess(
 
 
 def _best_spans(window: Window, n_best_size: int, longest: int) -> list[tuple[float, int, int]]:
-    """Give (score, first character, character after the last) of the best spans that lie in the context."""
+    """Return (score, start, exclusive end) in characters of the best spans inside the context."""
     starts, ends = (_best(logits, n_best_size) for logits in (window.start, window.end))
     inside = np.array([offset is not None for offset in window.offsets])
     tokens = ends[None, :] - starts[:, None] + 1
     allowed = (tokens >= 1) & (tokens <= longest) & inside[starts][:, None] & inside[ends][None, :]
-    start, end = (np.asarray(logits, dtype=np.float64) for logits in (window.start, window.end))  # half overflows
+    start, end = (np.asarray(logits, dtype=np.float64) for logits in (window.start, window.end))  # fp16 overflows
     scores = start[starts][:, None] + end[ends][None, :]
     spans = []
     for row, column in np.argwhere(allowed):
         first, last = window.offsets[starts[row]], window.offsets[ends[column]]
-        if first and last and first[0] < last[1]:  # some tokenizers make tokens without a character
+        if first and last and first[0] < last[1]:  # some tokenizers create tokens without characters
             spans.append((float(scores[row, column]), first[0], last[1]))
     return spans
 

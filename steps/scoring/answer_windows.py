@@ -1,4 +1,4 @@
-"""From the logits of all windows of a split to one answer for each question."""
+"""Convert the logits of all windows of a split to one answer for each question."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from steps.scoring.answer_spans import Answer, Window, postprocess
 def answers_of(
     rows: pa.Table, windows: pa.Table, starts: Sequence[np.ndarray], ends: Sequence[np.ndarray], columns: dict[str, Any]
 ) -> list[Answer]:
-    """Choose an answer for every row.
+    """Select an answer for every row.
 
-    `windows` are those that prepare_data wrote, `starts` and `ends` hold a logit for each token of each window (more
-    are padding), `columns` the parameters of the task. Raises NumericError for logits that are not finite.
+    `windows` are those written by prepare_data; `starts` and `ends` have a logit for each token of each window, then
+    padding; `columns` are the task's parameters. Raises NumericError for logits that are not finite.
     """
     contexts = rows["context"].to_pylist()
     of_row: list[list[Window]] = [[] for _ in contexts]
@@ -39,5 +39,5 @@ def answers_of(
 
 
 def references_of(rows: pa.Table) -> list[list[str]]:
-    """Give the right answers of every row; none where there is none."""
+    """Return the right answers of every row; an empty list for a question without an answer."""
     return [[answer["text"] for answer in answers] for answers in rows["answers"].to_pylist()]

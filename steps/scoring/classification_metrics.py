@@ -1,9 +1,9 @@
-"""Numbers out of true labels, predicted labels and probabilities; scikit-learn does the arithmetic.
+"""Classification metrics from true labels, predicted labels and probabilities, computed with scikit-learn.
 
-A class without a test row has no recall, so macro and weighted averages are over the classes that have one; a class
-that has rows and is never predicted counts with precision 0 there, or a model could gain by ignoring it. Both are named
-in the remarks. mcc goes from -1 to 1, norm_macro_recall is below 0 for less than guessing, all others from 0 to 1 but
-log_loss.
+A class without a test row has no recall, so macro and weighted averages are over the classes with test rows. A class
+with rows that is never predicted counts with precision 0, otherwise a model could gain by ignoring it. The remarks name
+both. mcc ranges from -1 to 1, norm_macro_recall is negative if worse than guessing; all others except log_loss range
+from 0 to 1.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ROC_POINTS = 100
 def score_labels(
     truth: Sequence[str], predicted: Sequence[str], probabilities: np.ndarray | None, names: Sequence[str]
 ) -> Scored:
-    """Compare one label per row; of two names the second is the positive one.
+    """Compare one label per row; of two classes the second is the positive one.
 
     `probabilities` has the shape (rows, classes), in the order of `names`; each row sums to 1. log_loss is in nats.
-    weighted_accuracy weighs each row by the number of rows with the same true label. norm_macro_recall is macro recall
+    weighted_accuracy weights each row by the number of rows with the same true label. norm_macro_recall is macro recall
     scaled so that guessing gives 0. Raises ValueError for a label outside `names`, NumericError for probabilities that
     are not finite.
     """
@@ -68,7 +68,7 @@ def score_labels(
 def score_label_sets(
     truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None, names: Sequence[str]
 ) -> Scored:
-    """Compare any number of labels per row, each argument of shape (rows, classes), the first two of bool.
+    """Compare any number of labels per row; arguments have the shape (rows, classes), the first two are bool.
 
     subset_accuracy is the share of rows with exactly the right labels, hamming_loss the share of wrong decisions.
     Raises ValueError for other shapes, NumericError for probabilities that are not finite.
@@ -101,9 +101,9 @@ def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], names: Sequ
 
 
 def roc_curves(truth: Sequence[str], probabilities: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give fpr, tpr, threshold and AUC of each class against the others, at no more than 100 points.
+    """Return fpr, tpr, threshold and AUC of each class against the others, with at most 100 points.
 
-    Thresholds fall. A class without a test row, or without a row of another class, has no curve and is left out.
+    Thresholds decrease. A class without a test row, or without a row of another class, has no curve and is left out.
     """
     from sklearn import metrics
 
@@ -115,7 +115,7 @@ def roc_curves(truth: Sequence[str], probabilities: np.ndarray, names: Sequence[
         if rows.all() or not rows.any():
             continue
         fpr, tpr, thresholds = metrics.roc_curve(rows, scores)
-        # The first point says "none": scikit-learn gives it an infinite threshold, which JSON cannot hold.
+        # The first point predicts no row; scikit-learn gives it an infinite threshold, which JSON cannot hold.
         thresholds[0] = np.nextafter(scores.max(), np.inf)
         kept = _spread(fpr, tpr)
         curves[name] = {
@@ -128,7 +128,7 @@ def roc_curves(truth: Sequence[str], probabilities: np.ndarray, names: Sequence[
 
 
 def _decided(true: np.ndarray, said: np.ndarray, names: Sequence[str], undefined: dict[str, str]) -> Scored:
-    """Precision, recall and F1 of each class and their averages, from two tables of bool."""
+    """Return precision, recall and F1 of each class and their averages, from two bool arrays."""
     from sklearn.metrics import precision_recall_fscore_support
 
     rows, calls = true.sum(axis=0), said.sum(axis=0)
@@ -146,7 +146,7 @@ def _decided(true: np.ndarray, said: np.ndarray, names: Sequence[str], undefined
         classes[name] = own
     values: dict[str, float] = {}
     for average in AVERAGES:
-        among = None if average == "micro" else present  # a wrong call of an absent class is wrong all the same
+        among = None if average == "micro" else present  # a wrong prediction of an absent class also counts
         if not len(present) or (average == "micro" and not calls.sum()):
             missing = ("precision", "recall", "f1") if not len(present) else ("precision",)
             why = "no test row has a label" if not len(present) else "no label was predicted"
@@ -171,7 +171,7 @@ def _of_positive(own: dict[str, float], undefined: dict[str, str], name: str) ->
 
 
 def _ranked(true: np.ndarray, probabilities: np.ndarray, undefined: dict[str, str]) -> dict[str, float]:
-    """Average precision and AUC: each class against the rest, by probability."""
+    """Return average precision and AUC of each class against the rest, by probability."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     values: dict[str, float] = {}
@@ -184,9 +184,9 @@ def _ranked(true: np.ndarray, probabilities: np.ndarray, undefined: dict[str, st
             columns = np.full(len(some), True) if average == "micro" else usable
             chosen = true[:, columns]
             if not chosen.any() or (name == "AUC" and chosen.all()):
-                undefined[f"{name}_{average}"] = "no class has test rows of its own and test rows of others"
+                undefined[f"{name}_{average}"] = "no class has both test rows of its own and test rows of others"
             else:
-                # One column is a task of its own to scikit-learn, and an average over one class is that class.
+                # scikit-learn treats one column as a binary task; the average over one class is that class.
                 shape = chosen.ravel() if chosen.shape[1] == 1 else chosen
                 said = probabilities[:, columns]
                 values[f"{name}_{average}"] = score(shape, said.reshape(shape.shape), average=average)
@@ -195,7 +195,7 @@ def _ranked(true: np.ndarray, probabilities: np.ndarray, undefined: dict[str, st
 
 def _refuse_one_class(names: Sequence[str]) -> None:
     if len(names) < 2:
-        raise ValueError(f"classes {list(names)}: nothing to tell apart")
+        raise ValueError(f"classes {list(names)}: at least two are needed")
 
 
 def _checked(probabilities: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -218,7 +218,7 @@ def _places(labels: Sequence[str], place: dict[str, int]) -> list[int]:
 
 
 def _spread(fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:
-    """Choose points that are evenly far from each other along the curve, with both ends."""
+    """Select points at equal distances along the curve, including both ends."""
     along = fpr + tpr
     if len(along) <= ROC_POINTS:
         return np.arange(len(along))

@@ -1,7 +1,7 @@
-"""How well a model tells better answers from worse ones, from the log-probabilities of both.
+"""Preference metrics: how well a model separates better from worse answers, from their log-probabilities.
 
-A reward is beta · (log-probability now − before), as in DPO (Rafailov et al. 2023). Where two numbers are equal, a pair
-counts as half right: a model that learned nothing is right in half of them.
+A reward is beta · (log-probability of the model − that of the reference), as in DPO (Rafailov et al. 2023). A pair with
+equal values counts as half right, so a model that learned nothing has an accuracy of one half.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Likely:
-    """How likely the answers of one kind are to a model; arrays have one entry for each row."""
+    """The log-probabilities of one kind of answers; arrays have one entry for each row."""
 
     logps: np.ndarray
     """Sum of the log-probabilities of the answer's tokens, in nats."""
@@ -27,7 +27,7 @@ class Likely:
 
     @property
     def loss(self) -> float:
-        """Mean negative log-likelihood over all tokens, as in every other `loss` of text."""
+        """Mean negative log-likelihood over all tokens, in nats, as for the other text losses."""
         return float(-self.logps.sum() / self.counts.sum())
 
     def of(self, rows: np.ndarray) -> Likely:
@@ -36,7 +36,7 @@ class Likely:
 
 
 def score_pairs(model: dict[str, Likely], reference: dict[str, Likely], beta: float) -> dict[str, float]:
-    """Score pairs: `model` and `reference` map chosen and rejected to their likelihood; all in nats."""
+    """Score pairs; `model` and `reference` map chosen and rejected to their log-probabilities, in nats."""
     chosen, rejected = model["chosen"], model["rejected"]
     margins = beta * ((chosen.logps - reference["chosen"].logps) - (rejected.logps - reference["rejected"].logps))
     return {
@@ -51,7 +51,7 @@ def score_pairs(model: dict[str, Likely], reference: dict[str, Likely], beta: fl
 
 
 def score_rated(model: Likely, reference: Likely, good: np.ndarray, beta: float) -> dict[str, float]:
-    """Score rated answers; `good` holds True for those that people liked. Without both kinds fewer numbers."""
+    """Score rated answers; `good` is True for good answers. Some metrics are missing without both kinds."""
     from sklearn.metrics import roc_auc_score
 
     rewards = beta * (model.logps - reference.logps)

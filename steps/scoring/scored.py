@@ -1,4 +1,4 @@
-"""What every metric function gives back, and which of its numbers a person asked for."""
+"""The result of the metric functions, and the selection of metrics."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from steps.params.evaluation_config import our_name
 
 @dataclass(frozen=True)
 class Scored:
-    """The numbers of one model; a number that its definition does not give is missing from them, with the reason."""
+    """The metrics of one model; undefined metrics are missing from `values` and listed with the reason."""
 
     values: dict[str, float]
     undefined: dict[str, str] = field(default_factory=dict)
-    """Metric that has no value here → why."""
+    """Metric without a value → the reason."""
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Class or entity → its own precision, recall, f1 where they are defined, and `rows`: how often it is right."""
+    """Class or entity type → precision, recall and f1 if defined, and `rows`: its number of true occurrences."""
     remarks: tuple[str, ...] = ()
-    """Sentences about classes that an average leaves out or counts as 0."""
+    """Sentences about classes that are left out of an average or count as 0."""
 
 
 def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dict[str, float]:
-    """Keep the metrics that are wanted, in the order in which they were measured; all of them when none is named.
+    """Keep the metrics in `wanted`, in the order of `available`; all of them if `wanted` is empty.
 
-    Raises UserError for every name that was not measured, with the nearest that was.
+    Raises UserError for every name that is not available, with the most similar name.
     """
     if not wanted:
         return dict(available)
@@ -34,7 +34,7 @@ def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dic
     if unknown:
         raise UserError([
             Problem("EVAL-E0205", "evaluation_config: metrics", shown(name), f"one of {', '.join(available)}",
-                    nearest(ours[name], available) or "take a name from that list, or leave it out")
+                    nearest(ours[name], available) or "use a name from that list, or leave it out")
             for name in unknown
         ])  # fmt: skip
     chosen = set(ours.values())

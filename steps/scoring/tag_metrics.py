@@ -1,7 +1,7 @@
-"""Precision, recall and F1 over whole entities, from tags of words; seqeval does the arithmetic.
+"""Precision, recall and F1 of entities, from tags of words, computed with seqeval.
 
-An entity is right when its words and its type are. Tags may be written as IO, BIO, BIOES or BILOU. A tag without such a
-letter (NOUN, VERB) is a class of its own, and each word with it an entity of one word.
+An entity is right if its words and its type are right. Tags may be IO, BIO, BIOES or BILOU. A tag without such a
+prefix (NOUN, VERB) is a class, and each word with it is an entity of one word.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numpy as np
 from steps.scoring.scored import Scored
 
 OUTSIDE = "O"
-LAST_AND_UNIT = {"L": "E", "U": "S"}  # BILOU's letters for what BIOES calls end and single
+LAST_AND_UNIT = {"L": "E", "U": "S"}  # BILOU's prefixes → those of BIOES
 MEASURES = ("precision", "recall", "f1")
 
 
 def score_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Scored:
-    """Compare tags, one list per sentence; entities are found as conlleval finds them: I- after another type opens one.
+    """Compare tags, one list per sentence; entities are found as in conlleval: I- after another type starts one.
 
-    precision, recall and f1 are those over all entities (micro). accuracy is the share of words with the right tag, O
-    counted like any other. macro and weighted averages are over the entity types that occur in `truth`. All between 0
-    and 1. Raises ValueError for sentences of unequal length, or when there is no word.
+    precision, recall and f1 are over all entities (micro). accuracy is the share of words with the right tag, including
+    O. macro and weighted averages are over the entity types that occur in `truth`. All range from 0 to 1. Raises
+    ValueError for sentences of unequal length, or if there are no words.
     """
     from seqeval.metrics import accuracy_score
     from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
     lengths = [(len(right), len(said)) for right, said in zip(truth, predicted, strict=True)]
     if any(right != said for right, said in lengths) or not any(right for right, _ in lengths):
-        raise ValueError("there is no word, or a sentence without a tag for each word")
+        raise ValueError("no words, or a sentence without a tag for each word")
     true, said = ([[_lettered(tag) for tag in tags] for tags in sentences] for sentences in (truth, predicted))
     values = {"accuracy": float(accuracy_score(list(truth), list(predicted)))}
     types, called = ({name for name, _, _ in get_entities(tags)} for tags in (true, said))
     if not types:
-        why = "no test row holds an entity"
+        why = "no test row contains an entity"
         every = (
             *MEASURES,
             *(f"{measure}_{average}" for measure in MEASURES for average in ("micro", "macro", "weighted")),
@@ -65,7 +65,7 @@ def score_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
 
 @lru_cache(maxsize=4096)
 def _lettered(tag: str) -> str:
-    """Write a tag in the letters of BIOES: B-PER, L-PER → E-PER, NOUN → S-NOUN."""
+    """Convert a tag to BIOES: B-PER, L-PER → E-PER, NOUN → S-NOUN."""
     if tag == OUTSIDE:
         return tag
     found = re.fullmatch(r"([BIESLU])-(.+)", tag, re.DOTALL)

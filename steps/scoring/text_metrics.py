@@ -1,4 +1,4 @@
-"""How near generated texts come to the right ones."""
+"""Metrics that compare generated texts with references."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 def score_texts(
     answers: list[str], references: list[str], options: EvaluationOptions | None = None
 ) -> dict[str, float]:
-    """Compare answers with references: exact_match is a share of 0 to 1, all others go from 0 to 100.
+    """Compare answers with references: exact_match is a share from 0 to 1, all others range from 0 to 100.
 
     bleu is sacreBLEU's corpus BLEU with its default tokenizer (13a) and smoothing (exp). bleu_1 to bleu_4 are corpus
     BLEU as Papineni et al. (2002) define it, from n-grams of up to that length, with the same tokenizer and no
-    smoothing: 0 when no n-gram of some length is right. chrf is sacreBLEU's chrF2. ROUGE is the mean over rows of the F
-    measure with Porter stemming; rougeLsum takes lines as sentences.
+    smoothing: 0 if no n-gram of some length is right. chrf is sacreBLEU's chrF2. ROUGE is the mean over rows of the F
+    measure with Porter stemming; rougeLsum treats lines as sentences.
     """
     options = options or EvaluationOptions()
     import sacrebleu
     from rouge_score import rouge_scorer
 
-    logging.getLogger("absl").setLevel(logging.WARNING)  # rouge_score tells which tokenizer it takes, each time
+    logging.getLogger("absl").setLevel(logging.WARNING)  # rouge_score logs its tokenizer on each call
     right = sum(exact(answer, reference, options) for answer, reference in zip(answers, references, strict=True))
     scorer = rouge_scorer.RougeScorer(list(ROUGE), use_stemmer=options.use_stemmer)
     rows = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
@@ -47,19 +47,19 @@ def score_texts(
 
 
 def generated_length(token_counts: Sequence[int]) -> dict[str, float]:
-    """Mean number of generated tokens per answer, without padding, as gen_len."""
+    """Return gen_len, the mean number of generated tokens per answer, without padding."""
     return {"gen_len": sum(token_counts) / len(token_counts)}
 
 
 def exact(answer: str, reference: str, options: EvaluationOptions | None = None) -> bool:
-    """Whether an answer is the reference, but for white space around it and what the options leave out."""
+    """Return whether an answer equals the reference, ignoring surrounding whitespace and what `options` ignores."""
     if options is None:
         return answer.strip() == reference.strip()
     return without(answer, options).strip() == without(reference, options).strip()
 
 
 def without(text: str, options: EvaluationOptions) -> str:
-    """Leave out of a text what is not compared."""
+    """Remove from a text what `options` ignores."""
     for pattern in options.regexes_to_ignore:
         text = re.sub(pattern, "", text)
     if options.ignore_case:
@@ -72,7 +72,7 @@ def without(text: str, options: EvaluationOptions) -> str:
 
 
 def _of_order(bleu: BLEUScore, order: int, smoothing: bool) -> float:
-    """Take BLEU of n-grams up to `order` from the counts of a BLEU of longer ones, so that texts are read once."""
+    """Compute BLEU of n-grams up to `order` from the counts of a higher order, so that texts are read only once."""
     from sacrebleu import BLEU
 
     correct, total = bleu.counts[:order], bleu.totals[:order]

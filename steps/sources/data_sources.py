@@ -1,6 +1,6 @@
-"""What the data parameters name: every file and data set of a split, found and listed before one is opened.
+"""Resolve the data parameters: list every file and data set of a split before any is opened.
 
-The plan digests what is found here, prepare_data opens it; so both always speak of the same files.
+The plan digests this list and prepare_data opens it, so both always use the same files.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from steps.sources import mltable, storage
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 Notes = Callable[[str, str], None]
-"""Takes a code (DATA-F… or DATA-W…) and a sentence."""
+"""Called with a code (DATA-F… or DATA-W…) and a sentence."""
 
-# Folders named split=…, as Hive and Spark write them: which of our splits they mean.
+# Folders named split=…, as Hive and Spark write them → our splits.
 SPLIT_WORDS = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
 HIVE_SPLIT = re.compile(r"(?:^|/)split=([^/]+)/")
-LITTER = re.compile(r"(?:^|/)(?:_(?:SUCCESS|temporary|committed_|started_|metadata|common_metadata|delta_log)|\.)")
-SAVED = {"state.json", "dataset_info.json"}  # what save_to_disk writes beside the Arrow files
+NO_ROWS = re.compile(r"(?:^|/)(?:_(?:SUCCESS|temporary|committed_|started_|metadata|common_metadata|delta_log)|\.)")
+SAVED = {"state.json", "dataset_info.json"}  # save_to_disk writes them beside the Arrow files
 NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file with rows."""
+    """A file that holds rows."""
 
     parameter: str
     uri: str
-    """Opens it."""
+    """The URI that opens it."""
     relative: str
-    """Its name inside the folder that was given; empty for a file that was given itself."""
+    """Its path inside the given folder; empty if the file itself was given."""
     size: int
     identity: str = ""
-    """What an object store says about its content."""
+    """Version or etag that an object store reports for its content."""
     weight: float = 1.0
     source: str = ""
-    """What counts and reports call the source that it belongs to."""
+    """Name of its source in counts and reports."""
     format: str = ""
-    """Empty: the suffix and the content decide."""
+    """If empty, the suffix and the content decide."""
     delimiter: str = ""
     header: bool = True
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a data set that the library datasets reads."""
+    """One split of a data set, read with the library datasets."""
 
     parameter: str
     name: str
@@ -66,7 +66,7 @@ class Dataset:
 
     @property
     def on_hub(self) -> bool:
-        """Whether it is an id, not a folder: neither a scheme nor a folder of that name."""
+        """Return whether the name is a Hub id: it has no scheme, and no folder of that name exists."""
         local = storage.local_path(self.name)
         return local is not None and not local.exists() and bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name))
 
@@ -75,15 +75,15 @@ Found = DataFile | Dataset
 
 
 def suffix_of(name: str) -> str:
-    """Give the suffix that names the format, in small letters: `.jsonl` for rows.jsonl.gz."""
+    """Return the suffix that names the format, in lower case: `.jsonl` for rows.jsonl.gz."""
     path = PurePosixPath(name.lower())
     return PurePosixPath(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 def look(split: str, given: DataSource, notes: Notes) -> list[Found]:
-    """List everything that the parameters name for one split; empty when they name nothing.
+    """List all files and data sets that the parameters name for one split; empty if there are none.
 
-    Raises UserError with the problems of all sources, SecurityRefusal for a path that leaves its folder, and as
+    Raises UserError with the problems of all sources, SecurityRefusal for a path outside its folder, and the errors of
     `storage.find_files`.
     """
     found: list[Found] = []
@@ -104,7 +104,7 @@ def look(split: str, given: DataSource, notes: Notes) -> list[Found]:
 
 
 def digest(found: list[Found]) -> str:
-    """Digest what the sources of a split mean now: content for local files, etags, sizes and commits for others.
+    """Digest the current sources of a split: content of local files, etags, sizes and commits of others.
 
     Raises as `storage.digest_of` and `hub.resolve_dataset`.
     """
@@ -123,7 +123,7 @@ def digest(found: list[Found]) -> str:
 
 
 def dataset_digest(one: Dataset) -> str:
-    """Give the commit of a data set on the Hub, or the digest of its folder."""
+    """Return the commit of a data set on the Hub, or the digest of its folder."""
     if not one.on_hub:
         return storage.digest_of(one.parameter, one.name)
     if re.fullmatch(r"[0-9a-f]{40}", one.revision):
@@ -134,13 +134,13 @@ def dataset_digest(one: Dataset) -> str:
 
 
 def pinned(given: DataSource) -> DataSource:
-    """Replace the revision of every data set on the Hub by the commit that it means now. Raises as `digest`."""
+    """Replace the revision of every data set on the Hub by its current commit. Raises as `digest`."""
     changes: dict[str, str] = {}
     mixture, _ = read_mixture(given.training_data) if given.training_data else (None, [])
     if mixture:
         parts = []
         for number, part in enumerate(mixture.datasets):
-            found = _part(number, part, "train", _unheard) if part.dataset_name and part.sampling_weight else []
+            found = _part(number, part, "train", _ignore_note) if part.dataset_name and part.sampling_weight else []
             revisions = [dataset_digest(one) for one in found if isinstance(one, Dataset) and one.on_hub]
             parts.append(part.model_copy(update={"dataset_revision": revisions[0]}) if revisions else part)
         changes["training_data"] = mixture.model_copy(update={"datasets": tuple(parts)}).model_dump_json()
@@ -151,12 +151,12 @@ def pinned(given: DataSource) -> DataSource:
     return given.model_copy(update=changes)
 
 
-def _unheard(code: str, what: str) -> None:
-    """Take a note that was told before."""
+def _ignore_note(code: str, what: str) -> None:
+    """Ignore a note: it was reported when the source was searched."""
 
 
 def description(split: str, given: DataSource) -> str:
-    """Name the source of a split as the user did; empty when there is none."""
+    """Return the source of a split as the user wrote it; empty if there is none."""
     mltable_path, files = getattr(given, f"{split}_mltable_path"), getattr(given, f"{split}_file_path")
     if split == "train" and given.training_data:
         mixture, _ = read_mixture(given.training_data)
@@ -168,7 +168,7 @@ def description(split: str, given: DataSource) -> str:
 
 
 def _searches(split: str, given: DataSource, notes: Notes) -> Iterator[Callable[[], list[Found]]]:
-    """Yield a search for each source of a split; the order says what wins."""
+    """Yield a search for each source of a split; MLTable takes precedence over files, files over a data set."""
     table, files = getattr(given, f"{split}_mltable_path").strip(), getattr(given, f"{split}_file_path").strip()
     dataset = _dataset_split(split, given) if given.dataset_name else ""
     if split == "train" and given.training_data:
@@ -180,10 +180,10 @@ def _searches(split: str, given: DataSource, notes: Notes) -> Iterator[Callable[
                 yield lambda number=number, part=part: _part(number, part, split, notes)  # type: ignore[misc]
         return
     if table and files:
-        notes("DATA-W2001", f"{split}_mltable_path wins over {split}_file_path, which is not read")
+        notes("DATA-W2001", f"{split}_mltable_path takes precedence over {split}_file_path, which is not read")
     if (table or files) and dataset:
         winner = f"{split}_mltable_path" if table else f"{split}_file_path"
-        notes("DATA-W2002", f"{winner} wins over dataset_name, whose split {dataset} is not read")
+        notes("DATA-W2002", f"{winner} takes precedence over dataset_name, whose split {dataset} is not read")
     if table:
         yield lambda: _table(f"{split}_mltable_path", table)
     elif files:
@@ -202,7 +202,7 @@ def _dataset_split(split: str, given: DataSource) -> str:
 
 
 def _part(number: int, part: Any, split: str, notes: Notes) -> list[Found]:
-    """Find one source of a mixture."""
+    """Find the files or data set of one source of a mixture."""
     parameter = f"training_data[{number}]"
     weight, label = part.sampling_weight, part.label
     if part.dataset_name:
@@ -215,7 +215,7 @@ def _part(number: int, part: Any, split: str, notes: Notes) -> list[Found]:
 
 
 def separate(parameter: str, text: str) -> list[str]:
-    """Split a list at newlines and commas; a file whose own name has a comma stays whole when it exists."""
+    """Split a list at newlines and commas; a line is not split at commas if a file of that name exists."""
     uris = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         whole = "," not in line or ((local := storage.local_path(line)) is not None and local.exists())
@@ -224,7 +224,7 @@ def separate(parameter: str, text: str) -> list[str]:
 
 
 def _files(parameter: str, uri: str, split: str, notes: Notes) -> list[Found]:
-    """Find what one path, folder or pattern names."""
+    """Find the files or data set that one path, folder or pattern names."""
     if problems := storage.check_uri(parameter, uri):
         raise UserError(problems)
     if storage.is_pattern(uri):
@@ -232,31 +232,31 @@ def _files(parameter: str, uri: str, split: str, notes: Notes) -> list[Found]:
         matches = storage.find_matches(parameter, uri)
         names = {name.removeprefix(folder): info for name, info in matches.items()}
         return _rows_of(parameter, uri, folder, names, split, notes)
-    litter: list[str] = []
-    names = storage.find_files(parameter, uri, litter)
+    skipped: list[str] = []
+    names = storage.find_files(parameter, uri, skipped)
     if "" in names:
         return [DataFile(parameter, uri, "", names[""]["size"], names[""]["identity"], source=uri)]
     if mltable.NAME in names:
         return _table(parameter, uri)
     if names.keys() >= SAVED or "dataset_dict.json" in names:
         return [Dataset(parameter, uri, split, source=uri)]
-    if litter:
-        notes("DATA-F0113", f"{uri}: files that hold no rows were skipped: {_listed(litter)}")
+    if skipped:
+        notes("DATA-F0113", f"{uri}: files without rows were skipped: {_listed(skipped)}")
     return _rows_of(parameter, uri, uri.rstrip("/") + "/", names, split, notes)
 
 
 def _rows_of(
     parameter: str, uri: str, folder: str, names: dict[str, dict[str, Any]], split: str, notes: Notes
 ) -> list[Found]:
-    """Choose the files of a folder or pattern that hold rows of this split; say which were left out."""
-    hidden = [name for name in names if LITTER.search(name)]
+    """Select the files of a folder or pattern that hold rows of this split; note which were left out."""
+    hidden = [name for name in names if NO_ROWS.search(name)]
     if hidden:
-        notes("DATA-F0113", f"{uri}: files that hold no rows were skipped: {_listed(hidden)}")
+        notes("DATA-F0113", f"{uri}: files without rows were skipped: {_listed(hidden)}")
     seen = [name for name in sorted(names) if name not in hidden]
     rows = [name for name in seen if suffix_of(name) in SUFFIXES]
     if not rows:
         what = "files" if seen else "nothing"
-        held = f", which holds {_listed(seen)}" if seen else ""
+        held = f", which contains {_listed(seen)}" if seen else ""
         raise UserError(
             Problem("DATA-E0113", parameter, f"{what} without rows at {uri}{held}" if seen else f"nothing at {uri}",
                     f"files ending in {', '.join(SUFFIXES)}, or .gz of them", "correct the path, or rename the files")
@@ -267,7 +267,7 @@ def _rows_of(
                     "names without control characters", "rename the file")
         )  # fmt: skip
     if others := [name for name in seen if name not in rows]:
-        notes("DATA-W0113", f"{uri}: files without a suffix of rows were left out: {_listed(others)}")
+        notes("DATA-W0113", f"{uri}: files without a suffix for rows were left out: {_listed(others)}")
     rows = _of_split(parameter, uri, rows, split, notes)
     return [
         DataFile(parameter, folder + name, name, names[name]["size"], names[name]["identity"], source=uri)
@@ -276,7 +276,7 @@ def _rows_of(
 
 
 def _of_split(parameter: str, uri: str, names: list[str], split: str, notes: Notes) -> list[str]:
-    """Keep the folders split=… that mean this split: the test rows of a table are no training rows."""
+    """Keep the folders split=… of this split: the test rows of a table must not become training rows."""
     parts = {name: match[1].lower() for name in names if (match := HIVE_SPLIT.search(name))}
     if not parts:
         return names
@@ -313,12 +313,12 @@ def _table(parameter: str, uri: str) -> list[Found]:
 
 
 def _refuse_links(uri: str, folder: Path, names: tuple[str, ...]) -> None:
-    """Raise SecurityRefusal for a file that is a link to somewhere outside the table's folder."""
+    """Raise SecurityRefusal for a file that is a link to a target outside the table's folder."""
     root = os.path.realpath(folder)
     for name in names:
         if not os.path.realpath(folder / name).startswith(root + os.sep):
             raise SecurityRefusal(
-                Problem("DATA-E2001", storage.join(uri, name), "a link that leaves the table folder",
+                Problem("DATA-E2001", storage.join(uri, name), "a link to a file outside the table's folder",
                         "a file inside the table's folder", "copy the file into the folder")
             )  # fmt: skip
 

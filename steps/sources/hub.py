@@ -1,6 +1,6 @@
-"""The Hugging Face Hub: what an id and revision mean now, and its files.
+"""Resolve ids and revisions on the Hugging Face Hub to commits, and fetch files.
 
-Goes through huggingface_hub, so HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the local cache work as everywhere.
+Uses huggingface_hub, so HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the local cache work as usual.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HubModel:
             return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
 
     def cached(self, name: str) -> Path | None:
-        """Give the path of a file that is in the local cache already."""
+        """Return the path of a file in the local cache; None if it is not there."""
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.repo_id, name, revision=self.commit)
@@ -48,9 +48,10 @@ class HubModel:
 
 
 def resolve(repo_id: str, revision: str) -> HubModel:
-    """Pin an id and a branch, tag or commit to a commit; offline, to the commit in the local cache.
+    """Resolve an id and a branch, tag or commit to a commit; offline, to the commit in the local cache.
 
-    Raises UserError when the repository does not exist or is closed to this token, Outage when the Hub does not answer.
+    Raises UserError for a repository that does not exist or that the token may not read, Outage when the Hub does not
+    answer.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -64,7 +65,7 @@ def resolve(repo_id: str, revision: str) -> HubModel:
 
 
 def resolve_dataset(parameter: str, name: str, revision: str) -> str:
-    """Pin a data set's id and a branch, tag or commit to a commit. Raises as `resolve`."""
+    """Resolve a data set's id and a branch, tag or commit to a commit. Raises as `resolve`."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
     with explained(name, parameter):
@@ -76,7 +77,7 @@ def resolve_dataset(parameter: str, name: str, revision: str) -> str:
 
 @contextmanager
 def explained(repo_id: str, parameter: str = "huggingface_id") -> Iterator[None]:
-    """Say whose move it is when the Hub refuses."""
+    """Turn errors of the Hub into our errors, which say who must act."""
     from huggingface_hub import errors
 
     where = f"{parameter} {repo_id!r}"
@@ -85,18 +86,18 @@ def explained(repo_id: str, parameter: str = "huggingface_id") -> Iterator[None]
         yield
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise UserError(
-            Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and that HF_TOKEN may read",
+            Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and is readable with HF_TOKEN",
                     f"check the id, accept the {kind}'s licence on the Hub, or set huggingface_token_secret")
         ) from error  # fmt: skip
     except errors.HFValidationError as error:
         raise UserError(
-            Problem("HUB-E0202", where, str(error), "an id like name or owner/name", "correct it")
+            Problem("HUB-E0202", where, str(error), "an id of the form name or owner/name", "correct it")
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise UserError(
-            Problem("HUB-E0203", where, "no copy in the local cache while HF_HUB_OFFLINE is set",
-                    f"the Hub, or a copy of the {kind}",
-                    f"unset HF_HUB_OFFLINE, or pass a folder with the files as {folder}")
+            Problem("HUB-E0203", where, "no copy in the local cache, and HF_HUB_OFFLINE is set",
+                    f"access to the Hub, or a copy of the {kind}",
+                    f"unset HF_HUB_OFFLINE, or set {folder} to a folder with the files")
         ) from error  # fmt: skip
     except (errors.HfHubHTTPError, OSError) as error:
         raise Outage(

@@ -1,7 +1,7 @@
-"""MLTable folders: which of their files hold the rows, and how these are written.
+"""Read MLTable folders: which files hold the rows, and in which format.
 
-A table may name only what lies inside its folder, and only what is understood here; everything else is refused rather
-than ignored, because an ignored transformation would train on other rows than the table's owner sees.
+A table may name only files inside its folder and only the options that are supported here. Everything else is refused,
+not ignored: without a transformation, training would use other rows than the table's owner sees.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from steps.errors import Problem, SecurityRefusal, UserError, shown
 
 NAME = "MLTable"
-LARGEST = 64 * 1024  # bytes; a table description is a page of text
+LARGEST = 64 * 1024  # bytes; an MLTable file is a page of text
 DEEPEST = 16
 TOP = ("$schema", "type", "paths", "transformations")
 KINDS = ("file", "folder", "pattern")
 
-# Transformation → option → the values that mean what is done here anyway.
+# Transformation → option → the values that match what the readers do.
 SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "read_json_lines": {
         "encoding": ("utf8", "utf-8"), "invalid_lines": ("error",), "include_path_column": (False,),
@@ -37,12 +37,12 @@ FORMATS = {"read_json_lines": "jsonl", "read_delimited": "csv", "read_parquet": 
 
 @dataclass(frozen=True)
 class Table:
-    """What an MLTable file says."""
+    """The content of an MLTable file."""
 
     files: tuple[str, ...]
     """Names of its files, relative to the folder, in the order of `paths`."""
     format: str = ""
-    """jsonl, csv or parquet; empty when there is no transformation and each file's suffix decides."""
+    """jsonl, csv or parquet; if empty, there is no transformation and each file's suffix decides."""
     delimiter: str = ""
     header: bool = True
 
@@ -50,7 +50,7 @@ class Table:
 def read_table(where: str, text: bytes, names: list[str]) -> Table:
     """Read the text of an MLTable file; `names` are the files of its folder, `where` the folder as the user wrote it.
 
-    Raises SecurityRefusal when a path leaves the folder, UserError with everything that is not understood.
+    Raises SecurityRefusal for a path outside the folder, UserError with everything that is not supported.
     """
     place = f"{where.rstrip('/')}/{NAME}"
     value = _load(place, text)
@@ -70,7 +70,7 @@ def read_table(where: str, text: bytes, names: list[str]) -> Table:
 
 
 def _load(place: str, text: bytes) -> Any:
-    """Parse YAML without objects and without aliases: nine aliases of aliases make a billion values."""
+    """Parse YAML without objects and aliases: nine levels of aliases can expand to a billion values."""
     import yaml
 
     if len(text) > LARGEST:
@@ -96,7 +96,7 @@ def _load(place: str, text: bytes) -> Any:
         said = str(getattr(error, "problem", None) or f"{type(error).__name__}: {error}").splitlines()[0]
         raise UserError(
             Problem("DATA-E2005", f"{place}:{mark.line + 1}" if mark else place, shown(said),
-                    "YAML of plain values", "correct it; objects (!!python/…) are never made")
+                    "YAML of plain values", "correct it; objects (!!python/…) are not allowed")
         ) from None  # fmt: skip
 
 
@@ -110,13 +110,13 @@ def _unknown_keys(place: str, value: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _transformation(place: str, steps: Any, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
-    """Name the one reader and its options; what is not understood goes to `problems`."""
+    """Return the single reader and its options; append what is not supported to `problems`."""
     supported = "; ".join(f"{name} ({', '.join(options)})" for name, options in SUPPORTED.items())
     if not isinstance(steps, list) or len(steps) > 1:
         found = f"{len(steps)} transformations" if isinstance(steps, list) else shown(steps)
         problems.append(
             Problem("DATA-E2008", f"{place} transformations", found, f"one of {supported}",
-                    "apply the others to the files, and leave one reader")
+                    "apply the others to the files, and keep one reader")
         )  # fmt: skip
         return "", {}
     if not steps:
@@ -148,12 +148,12 @@ def _transformation(place: str, steps: Any, problems: list[Problem]) -> tuple[st
 
 
 def _plain(value: Any) -> Any:
-    """Read the text 'true' as YAML's true: both are common in these files."""
+    """Convert the text 'true' to YAML's true: both are common in these files."""
     return {"true": True, "false": False}.get(value.lower(), value.lower()) if isinstance(value, str) else value
 
 
 def _matching(place: str, entry: Any, names: list[str], problems: list[Problem]) -> list[str]:
-    """List the files of one entry of `paths`. Raises SecurityRefusal when it points outside the folder."""
+    """List the files of one entry of `paths`. Raises SecurityRefusal for a path outside the folder."""
     if not isinstance(entry, dict) or len(entry) != 1 or next(iter(entry)) not in KINDS:
         problems.append(
             Problem("DATA-E2006", place, shown(entry), f"one of {', '.join(KINDS)} with a path", "correct the entry")
@@ -164,7 +164,7 @@ def _matching(place: str, entry: Any, names: list[str], problems: list[Problem])
     inside = posixpath.normpath(path)
     if "://" in path or path.startswith(("/", "~")) or inside.split("/")[0] == ".." or re.match(r"[A-Za-z]:", path):
         raise SecurityRefusal(
-            Problem("DATA-E2001", place, f"{shown(path)}, which leaves the table folder", "a path inside the folder",
+            Problem("DATA-E2001", place, f"{shown(path)}, outside the table's folder", "a path inside the folder",
                     "move the files into the folder, or pass them as train_file_path")
         )  # fmt: skip
     if kind == "file":
@@ -181,6 +181,6 @@ def _matching(place: str, entry: Any, names: list[str], problems: list[Problem])
         present = ", ".join(name for name in names[:6] if name != NAME) or "no file"
         problems.append(
             Problem("DATA-E2010", place, f"no file for the {kind} {shown(path)}",
-                    f"a file in the folder, which holds {present}", "correct the path")
+                    f"a file in the folder, which contains {present}", "correct the path")
         )  # fmt: skip
     return found

@@ -1,4 +1,4 @@
-"""A model or an adapter where it lies: its files by name, what they mean now, and how they get here."""
+"""Files of a model or adapter at its source: list, digest, read and fetch them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from steps.sources import hub, storage
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A folder, an object store's folder, or one commit of a Hub repository; nothing of it is fetched yet."""
+    """A local folder, a folder in an object store, or one commit of a Hub repository; nothing is fetched yet."""
 
     parameter: str
-    """The parameter that named it, for messages."""
+    """The parameter that named the source, for messages."""
     kind: SourceKind
     uri: str
     names: dict[str, int]
@@ -25,12 +25,12 @@ class ModelFiles:
 
     @cached_property
     def digest(self) -> str:
-        """What it means now: the commit, the content of local files, etags and sizes in object stores."""
+        """Digest of the current state: the commit, the content of local files, or etags and sizes in object stores."""
         return self.repository.commit if self.repository else storage.digest_of(self.parameter, self.uri)
 
     @property
     def resolved(self) -> Resolved:
-        """The source with its digest, as settings hold it."""
+        """The source with its digest, in the form used in settings."""
         return Resolved(uri=self.uri, digest=self.digest)
 
     def read(self, name: str) -> bytes:
@@ -40,7 +40,7 @@ class ModelFiles:
         return storage.read_bytes(self.parameter, storage.join(self.uri, name))
 
     def read_start(self, name: str, count: int) -> bytes:
-        """Read the first bytes of a file of any size, and no more of it. Raises as `read`."""
+        """Read only the first `count` bytes of a file. Raises as `read`."""
         if not self.repository:
             return storage.read_bytes(self.parameter, storage.join(self.uri, name), count)
         if here := self.repository.cached(name):
@@ -51,7 +51,7 @@ class ModelFiles:
         )
 
     def local(self, name: str) -> Path | None:
-        """Give the path of a file that is on this machine; None where it would have to be fetched."""
+        """Return the path of a file on this machine; None if it would have to be fetched."""
         if self.repository:
             return self.repository.cached(name)
         folder = storage.local_path(self.uri)
@@ -59,9 +59,9 @@ class ModelFiles:
 
 
 def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main") -> ModelFiles:
-    """Look at a source of a model or an adapter; `revision` is for the Hub.
+    """List the files at a source of a model or adapter; `revision` is for the Hub.
 
-    Raises UserError when nothing usable is there, Outage when it does not answer.
+    Raises UserError when there is nothing usable, Outage when the source does not answer.
     """
     if kind == "huggingface":
         repository = hub.resolve(uri, revision)
@@ -71,6 +71,6 @@ def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main
     names = {name: info["size"] for name, info in storage.find_files(parameter, uri).items()}
     if "" in names:
         raise UserError(
-            Problem("MODEL-E0112", parameter, f"the file {uri}", "a folder", "name the folder that holds it")
+            Problem("MODEL-E0112", parameter, f"the file {uri}", "a folder", "name the folder that contains it")
         )
     return ModelFiles(parameter, kind, uri, names)

@@ -1,7 +1,7 @@
-"""Files behind URIs: what may be opened, what it means now, and how it gets here.
+"""Check, list, digest and fetch files by URI.
 
-A path or any of the fsspec schemes in SCHEMES. Every fetch compares sizes, because an object store client can return
-a cut body without an error.
+A URI is a path or has one of the fsspec schemes in SCHEMES. Every fetch compares sizes, because an object store client
+can return a truncated body without an error.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 from steps.errors import Outage, Problem, SecurityRefusal, UserError
 
-# No http(s): a pod that opens any address a parameter names can be made to read the cluster's metadata service.
+# No http(s): with it, a parameter could make a pod read the cluster's metadata service.
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "hf"}
 FORBIDDEN = set("\\'") | {chr(code) for code in range(32)} | {chr(127)}
 DOWNLOADS_AT_ONCE = 8
 CLIENTS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp")
-# macOS and Spark leave these beside data; they are no rows and no weights.
-LITTER = ("._", ".DS_Store", "_SUCCESS", ".crc")
+# macOS and Spark write these beside data; they hold neither rows nor weights.
+SYSTEM_FILES = ("._", ".DS_Store", "_SUCCESS", ".crc")
 
 
 def check_uri(parameter: str, uri: str) -> list[Problem]:
-    """Say what is wrong with a URI's text, without opening it."""
+    """Check the text of a URI without opening it; return the problems."""
     bad = sorted(FORBIDDEN & set(uri))
     if bad:
         return [
             Problem("URI-E0101", parameter, f"{uri!r} with {bad[0]!r}", "no backslash, quote or control character",
-                    "rename the file, or quote nothing: the value is never passed to a shell")
+                    "rename the file, or remove the quotes: the value is not passed to a shell")
         ]  # fmt: skip
     if (scheme := scheme_of(uri)) not in SCHEMES:
         known = ", ".join(sorted(SCHEMES - {"file"}))
@@ -43,15 +43,15 @@ def check_uri(parameter: str, uri: str) -> list[Problem]:
 
 
 def scheme_of(uri: str) -> str:
-    """Name the scheme of a URI; a plain path is `file`."""
+    """Return the scheme of a URI; `file` for a plain path."""
     return uri.split("://", 1)[0].lower() if "://" in uri else "file"
 
 
-def find_files(parameter: str, uri: str, litter: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """List what a URI names: {"": info} for one file, {relative path: info} for a folder.
+def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """List the files at a URI: {"": info} for one file, {relative path: info} for a folder.
 
-    `info` holds size and an identity (etag, version, commit or, for local files, nothing). The names of files that
-    are left out, because macOS or Spark wrote them beside the data, are appended to `litter`.
+    `info` holds the size and an identity (etag, version or commit; empty for local files). The names of files that
+    macOS or Spark wrote beside the data are left out and appended to `skipped`.
     Raises UserError when nothing is there or access is denied, Outage when the store does not answer.
     """
     with _explained(parameter, uri):
@@ -63,9 +63,9 @@ def find_files(parameter: str, uri: str, litter: list[str] | None = None) -> dic
         found = filesystem.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
         names = {name.removeprefix(prefix): _info(info) for name, info in found.items()}
-        if litter is not None:
-            litter += [name for name in names if _is_litter(name)]
-        return {name: info for name, info in names.items() if not _is_litter(name)}
+        if skipped is not None:
+            skipped += [name for name in names if _is_system_file(name)]
+        return {name: info for name, info in names.items() if not _is_system_file(name)}
 
 
 def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:
@@ -82,7 +82,7 @@ def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def is_pattern(uri: str) -> bool:
-    """Whether a URI has wildcards and is no file of that very name."""
+    """Return whether a URI has wildcards and no file of exactly that name exists."""
     if not set("*?[") & set(uri):
         return False
     local = local_path(uri)
@@ -90,13 +90,13 @@ def is_pattern(uri: str) -> bool:
 
 
 def fixed_folder(pattern: str) -> str:
-    """Give the part of a pattern before its first wildcard, up to and with the last slash."""
+    """Return the part of a pattern up to and including the last slash before its first wildcard."""
     first = min(pattern.index(mark) for mark in "*?[" if mark in pattern)
     return pattern[: pattern.rfind("/", 0, first) + 1]
 
 
 def digest_of(parameter: str, uri: str) -> str:
-    """Digest what a URI means now: content for local files, etags and sizes for object stores.
+    """Digest the files at a URI: content of local files, etags and sizes in object stores.
 
     Raises as `find_files`.
     """
@@ -114,9 +114,9 @@ def digest_of(parameter: str, uri: str) -> str:
 
 
 def fetch(parameter: str, uri: str, target: Path) -> Path:
-    """Bring a file or folder here, several files at a time; a local path is returned as it is, without a copy.
+    """Download a file or folder, several files in parallel; a local path is returned unchanged, without a copy.
 
-    Raises as `find_files`, and Outage when fewer bytes arrived than the store promised.
+    Raises as `find_files`, and Outage when the size of a downloaded file differs from the listing.
     """
     if local := local_path(uri):
         find_files(parameter, uri)
@@ -140,7 +140,7 @@ def fetch(parameter: str, uri: str, target: Path) -> Path:
 
 
 def read_bytes(parameter: str, uri: str, limit: int = -1) -> bytes:
-    """Read the first `limit` bytes of a file; all of it with -1. Raises as `find_files`."""
+    """Read the first `limit` bytes of a file, or all of it with -1. Raises as `find_files`."""
     with _explained(parameter, uri):
         filesystem, path = _filesystem(uri)
         with filesystem.open(path, "rb") as stream:
@@ -148,12 +148,12 @@ def read_bytes(parameter: str, uri: str, limit: int = -1) -> bytes:
 
 
 def local_path(uri: str) -> Path | None:
-    """Turn a local URI into a path; None for object stores."""
+    """Convert a local URI to a path; None for object stores."""
     return Path(uri.removeprefix("file://")).expanduser() if scheme_of(uri) == "file" else None
 
 
 def join(uri: str, name: str) -> str:
-    """Name a file inside a folder URI."""
+    """Return the URI of a file inside a folder URI."""
     return f"{uri.rstrip('/')}/{name}" if name else uri
 
 
@@ -173,14 +173,14 @@ def _info(info: dict[str, Any]) -> dict[str, Any]:
     return {"size": info["size"], "identity": str(identity).strip('"')}
 
 
-def _is_litter(name: str) -> bool:
+def _is_system_file(name: str) -> bool:
     last = os.path.basename(name)
-    return last.startswith(LITTER[0]) or last in LITTER[1:3] or last.endswith(LITTER[3])
+    return last.startswith(SYSTEM_FILES[0]) or last in SYSTEM_FILES[1:3] or last.endswith(SYSTEM_FILES[3])
 
 
 @contextmanager
 def _explained(parameter: str, uri: str) -> Iterator[None]:
-    """Turn what a store says into whose move it is."""
+    """Turn errors of a store into our errors, which say who must act."""
     try:
         yield
     except FileNotFoundError:
@@ -189,27 +189,27 @@ def _explained(parameter: str, uri: str) -> Iterator[None]:
         ) from None
     except PermissionError as error:
         raise UserError(
-            Problem("URI-E0202", parameter, f"no access to {uri!r} ({error})", "credentials that may read it",
+            Problem("URI-E0202", parameter, f"no access to {uri!r} ({error})", "credentials with read access",
                     "give the run's service account or secret read access")
         ) from None  # fmt: skip
     except ImportError as error:
         raise UserError(
-            Problem("URI-E0203", parameter, f"{uri!r}, whose client is missing ({error})", "a store with a client",
-                    "install that package into the image, or copy the files to s3")
+            Problem("URI-E0203", parameter, f"{uri!r}, whose client package is missing ({error})",
+                    "a store whose client is installed", "install that package into the image, or copy the files to s3")
         ) from None  # fmt: skip
     except Exception as error:
         if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
             raise
         if "Credential" in type(error).__name__:
             raise UserError(
-                Problem("URI-E0202", parameter, f"no credentials for {uri!r}", "credentials that may read it",
-                        "give them to the run by a service account, a secret or the environment")
+                Problem("URI-E0202", parameter, f"no credentials for {uri!r}", "credentials with read access",
+                        "provide them by a service account, a secret or the environment")
             ) from None  # fmt: skip
         if local_path(uri):
             raise
         raise Outage(
             Problem("URI-E0401", parameter, f"{type(error).__name__}: {error}", f"an answer for {uri!r}",
-                    "run again; if it stays, look at the object store")
+                    "run again; if it fails again, check the object store")
         ) from error  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A function of the user's own, named as file.py:function: checked without running it, loaded where it is used."""
+"""User functions, named as file.py:function: checked without running them, loaded by the step that calls them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from steps.sources import storage
 
 @dataclass(frozen=True)
 class UserFunction:
-    """Where a function of the user's stands."""
+    """File and name of a user function."""
 
     uri: str
-    """File, as the user named it."""
+    """The file, as the user wrote it."""
     name: str
     digest: str
     """Of the file's content."""
@@ -27,21 +27,21 @@ class UserFunction:
 
 @dataclass(frozen=True)
 class LoadedFunction:
-    """A function that can be called."""
+    """A user function that is loaded and can be called."""
 
     call: Callable[[Any], Any]
     uri: str
     name: str
     file: str
-    """Where it was loaded from, as tracebacks have it."""
+    """Path that it was loaded from, as it appears in tracebacks."""
 
     def place_of(self, error: BaseException) -> str:
-        """Name the last line of the user's file that an exception went through: `clean.py:12`."""
+        """Return the last line of the user's file in an exception's traceback: `clean.py:12`."""
         return place_of(error, self.uri, self.file)
 
 
 def check_function(parameter: str, given: str) -> UserFunction:
-    """Check that file.py:function exists and takes one argument, without running a line of it.
+    """Check that file.py:function exists and takes one argument, without running the file.
 
     Raises UserError, and as `storage.find_files`.
     """
@@ -69,7 +69,7 @@ def check_function(parameter: str, given: str) -> UserFunction:
 
 
 def load_function(parameter: str, given: str) -> LoadedFunction:
-    """Run the file and give its function. Raises as `check_function`, and UserError when the file itself fails."""
+    """Run the file and return its function. Raises as `check_function`, and UserError when the file itself fails."""
     found = check_function(parameter, given)
     with TemporaryDirectory() as scratch:
         file = storage.fetch(parameter, found.uri, Path(scratch) / "user_code.py")
@@ -79,7 +79,7 @@ def load_function(parameter: str, given: str) -> LoadedFunction:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the user's file raises is told as theirs, with its line
+        except Exception as error:  # any error of the user's file is reported as a UserError with its line
             raise UserError(
                 Problem("DATA-E2204", place_of(error, found.uri, str(file)), shown(f"{type(error).__name__}: {error}"),
                         "a file that can be imported", "correct it, or add the package to the image")
@@ -91,7 +91,7 @@ def load_function(parameter: str, given: str) -> LoadedFunction:
 
 
 def place_of(error: BaseException, uri: str, file: str) -> str:
-    """Name the last line of the user's file that an exception went through: `clean.py:12`."""
+    """Return the last line of the user's file in an exception's traceback: `clean.py:12`."""
     line = 0
     traceback = error.__traceback__
     while traceback:
@@ -113,6 +113,7 @@ def _split(parameter: str, given: str) -> tuple[str, str]:
 
 
 def _no_function(parameter: str, uri: str, name: str, functions: list[str]) -> Problem:
-    held = f", which holds {', '.join(functions[:8])}" if functions else ""
-    return Problem("DATA-E2202", parameter, f"no function {name!r} in {uri}{held}", "a function at the top of the file",
+    held = f", which defines {', '.join(functions[:8])}" if functions else ""
+    return Problem("DATA-E2202", parameter, f"no function {name!r} in {uri}{held}",
+                   "a function at the top level of the file",
                    nearest(name, functions) or "name one of them, or add it")  # fmt: skip

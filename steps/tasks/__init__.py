@@ -1,96 +1,79 @@
-"""What a kind of data means: its columns, when a row is good, its canonical form, what is asked and what is right.
+"""Tasks: the columns of each kind of data, the checks of a row, its canonical form, and its prompt and answer.
 
-One module per task, all with the same names (they share a shape, not a parent class):
+One module per task; all define the same names (without a common base class):
 
     Columns                       the column parameters (a Group from steps/params/)
-    HEAD                          what the model usually puts out, one of HEADS; how rows are written, which trainer and
-                                  which evaluator work on them, and what is served follow from it (steps/plan/heads.py)
+    KINDS                         model kinds for this task (steps/kinds/models), the default first; another kind is
+                                  used when the model was made for it
+    DOES, EXAMPLE                 what a model of this task does, and an example input, for the model card
+    CONVERSATIONS                 whether rows are conversations, which a chat template renders
+    UNFIT                         parameter without effect for the task → reason
     columns_of(columns)           required column names in the user's file
-    other_columns(columns)        the columns besides or in place of those (OtherColumns); may be left out
+    other_columns(columns)        optional and alternative columns (OtherColumns); this function is optional
     SCHEMA                        pyarrow schema of the canonical rows
-    check_row(row, columns)       yields a Fault for everything wrong with one raw row
-    remarks(row, columns)         yields what is worth telling about a good raw row, as (code, sentence): DATA-W… warns,
-                                  DATA-F… says what canonical() mends without loss
+    check_row(row, columns)       yields a Fault for every error in one raw row
+    remarks(row, columns)         yields remarks on a valid raw row, as (code, sentence): DATA-W… is a warning,
+                                  DATA-F… a repair that canonical() makes without loss
     canonical(row, columns)       raw row → canonical row; only called on rows without a Fault
-    training_row(row, columns)    canonical row → what TRL calls it: {messages}, {prompt, completion}, {text}, …
+    training_row(row, columns)    canonical row → the columns for TRL: {messages}, {prompt, completion}, {text}, …
     question(row, columns)        canonical row → (prompt, reference answer) for generation, or None
 
-and, where rows only mean something together:
+and, for checks across rows:
 
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
-    STRATIFY                      canonical column (a list) whose values are shared evenly among drawn splits
-    judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/counting.py)
+    STRATIFY                      canonical column (a list) by which a shuffled split is stratified
+    judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/rules/counting.py)
 
-and, where the answer is one of a list:
+and, for classes:
 
-    STRATIFY                      canonical column whose values a shuffled split spreads evenly (one label per row)
-    label_names(table, columns)   canonical rows → the class list; a label's place in it is its number
+    STRATIFY                      canonical column by which a shuffled split is stratified (one label per row)
+    label_names(table, columns)   canonical rows → the class list; a label's index in it is its class number
 
-and, where the model is told what to do with a text:
+and, for prompts made from a text:
 
-    prompt_form(columns)          what stands before and after the text in a prompt; the registered model puts it there
+    model_problems(p, recipe, config)   yields a Problem for every parameter that this model cannot be used with
+    prompt_form(columns)          the prompt's text before and after the row's text; the registered model adds both
 
-A canonical row holds the texts that later steps need: `training_row` and `question` take only the form of a prompt
-from the columns they are handed, so a reader of rows/<split>.parquet needs no column names.
+A canonical row holds the texts that later steps need: `training_row` and `question` use `columns` only for the form of
+a prompt, so a reader of rows/<split>.parquet needs no column names.
 
 Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 12 answers, 13 summaries,
-14 translations, 15 preferences and rewards. What several tasks ask is in cells.py (one value), labels.py (all labels
-together), messages.py, tool_calls.py and answers.py.
+14 translations, 15 preferences and rewards. Checks shared by several tasks are in cells.py (single values), labels.py
+(all labels of a file), messages.py, tool_calls.py and answers.py.
 
-To add a task: a module, a row in TASKS, its columns in steps/params/task_columns.py or chat_columns.py, and a test.
+To add a task: a module here, its parameters in steps/params/pipelines/, and a test.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import re
+import pkgutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 from steps.errors import FOUND_LIMIT, nearest
-from steps.params.settings import Head
+from steps.params.secrets import without_secrets
 
-TASKS = {
-    "chat_completion": "steps.tasks.chat_completion",
-    "pretraining": "steps.tasks.pretraining",
-    "question_answering": "steps.tasks.question_answering",
-    "summarization": "steps.tasks.summarization",
-    "text_classification": "steps.tasks.text_classification",
-    "text_generation": "steps.tasks.text_generation",
-    "preference": "steps.tasks.preference",
-    "kto": "steps.tasks.kto",
-    "grpo": "steps.tasks.grpo",
-    "verl": "steps.tasks.verl",
-    "token_classification": "steps.tasks.token_classification",
-    "translation": "steps.tasks.translation",
-}
+TASKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
-HEADS: tuple[Head, ...] = get_args(Head)
-
-# Columns that hold what another parameter looks for in vain: parameter → the column, and what to set then.
+# For a missing column: parameter → a column that suggests another setting, and that setting.
 OTHER_SHAPES = {
     "source_lang": ("translation", "set translation_key=translation"),
     "target_lang": ("translation", "set translation_key=translation"),
-    "answers_key": ("answer_start", "set answers_key to nothing if each row has one answer in columns of its own"),
+    "answers_key": ("answer_start", "set answers_key to an empty text if each row has one answer in separate columns"),
     "completion_key": ("chosen", "set kto_rows=pairs if these are pairs"),
     "label_key": ("chosen", "set kto_rows=pairs if these are pairs"),
     "chosen_key": ("completion", "set method=kto if these are rated answers"),
     "rejected_key": ("completion", "set method=kto if these are rated answers"),
 }
 
-# A message is read by more people than the data: keys and addresses in it are cut.
-SECRETS = re.compile(
-    r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w.-]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY|[\w.+-]+@[\w-]+\.[\w.-]+"
-)
-
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong in one row; prepare_data adds file, record and line."""
+    """An error in one row; prepare_data adds file, record and line."""
 
     code: str
     """Such as DATA-E0412."""
@@ -103,22 +86,22 @@ class Fault:
 
 @dataclass(frozen=True)
 class OtherColumns:
-    """Columns that a file may have besides the required ones, or in their place."""
+    """Columns that a file may have in addition to the required ones, or instead of them."""
 
     optional: Collection[str] | None = ()
-    """Used where they are; None means every column."""
+    """Used if present; None means every column."""
     instead: Mapping[str, str] = field(default_factory=dict)
-    """Required column → the one that takes its place where it is absent."""
+    """Required column → the column that is used if it is absent."""
 
     def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
-        """Give `wanted` (parameter → required column) with the names that a file uses."""
+        """Return `wanted` (parameter → required column) with the column names of the file."""
         return {
             parameter: self.instead[name] if name not in present and self.instead.get(name) in present else name
             for parameter, name in wanted.items()
         }
 
     def used(self, wanted: Mapping[str, str], present: Iterable[str]) -> list[str]:
-        """Give the columns of a file that are read, in the file's order, each once."""
+        """Return the columns of a file that are read, in the file's order, each once."""
         return [
             name
             for name in dict.fromkeys(present)
@@ -126,7 +109,7 @@ class OtherColumns:
         ]
 
     def known(self, required: Iterable[str]) -> set[str] | None:
-        """Give every column name with a meaning; None when all have one."""
+        """Return every column name that is used; None if all are."""
         return None if self.optional is None else {*required, *self.instead.values(), *self.optional}
 
 
@@ -134,36 +117,38 @@ NO_OTHERS = OtherColumns()
 
 
 def load_task(name: str) -> ModuleType:
-    """Import a task's module."""
-    return importlib.import_module(TASKS[name])
+    """Import a task's module. Raises KeyError for a name that is none."""
+    if name not in TASKS:
+        raise KeyError(name)
+    return importlib.import_module(f"steps.tasks.{name}")
 
 
 def as_found(value: object) -> str:
-    """Render a value from a data file the way it stands there: JSON, control characters visible, secrets cut.
+    """Format a value from a data file as JSON, with control characters escaped and secrets removed.
 
-    `steps.errors.shown` speaks Python; whoever opens a jsonl file looks for "bot" and null, not for 'bot' and None.
+    `steps.errors.shown` writes Python, but a reader of a jsonl file looks for "bot" and null, not for 'bot' and None.
     """
     text = json.dumps(value, ensure_ascii=False, default=lambda other: f"{type(other).__name__} {other}")
-    text = SECRETS.sub("…", text[: 8 * FOUND_LIMIT])  # a row may hold a book
+    text = without_secrets(text[: 8 * FOUND_LIMIT])  # a text may be as long as a book
     text = visible(text)
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
 
 
 def visible(text: str) -> str:
-    """Write control characters as escapes: a message is one line, and a terminal obeys none of it."""
+    """Escape control characters, so that a message is one line and a terminal does not interpret them."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def kind_of(value: object) -> str:
-    """Name a value's type in JSON's words."""
+    """Return the name of a value's JSON type."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
 def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterator[Fault]:
-    """Yield a Fault for every column that is not there; `wanted` maps the parameter that names it to its name."""
+    """Yield a Fault for every missing column; `wanted` maps parameters to column names."""
     present = list(present)
     for parameter, name in wanted.items():
         if name not in present:
@@ -176,7 +161,7 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
 
 
 def named_by(columns: Any, names: Iterable[str]) -> dict[str, str]:
-    """Map the parameters of a task's columns to the column names that they hold."""
+    """Map the column parameters of a task to those of `names` that they hold."""
     held: dict[str, str] = {}
     for parameter, value in columns.model_dump().items():
         if parameter.endswith(("_key", "_lang", "_column")):

@@ -5,7 +5,7 @@
     {"messages": […], "tools": [{"type": "function", "function": {"name": "add", …}}]}
 
 In csv and tsv files a cell holds the list as JSON text. Other keys of a message (tool_calls, tool_call_id, name, …)
-are handed to the chat template as they are.
+are passed to the chat template unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import ChatColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
-from steps.tasks.messages import (
+from steps.tasks.rules.messages import (
     MESSAGES,
     conversation_faults,
     is_plain,
@@ -28,33 +28,37 @@ from steps.tasks.messages import (
     standard,
     unpacked,
 )
-from steps.tasks.tool_calls import read_tools, tools_faults
+from steps.tasks.rules.tool_calls import read_tools, tools_faults
 
 Columns = ChatColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm",)
+DOES = "answers conversations"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = True
+UNFIT: dict[str, str] = {}
 SHAREGPT_KEY = "conversations"
 
 SCHEMA = pa.schema(
     [
         pa.field("messages", MESSAGES, nullable=False),
-        # Schemas of the functions that may be called, as one JSON list; null when there are none.
+        # Schemas of the functions that may be called, as one JSON list; null if there are none.
         pa.field("tools", pa.string()),
     ]
 )
 
 
 def columns_of(columns: ChatColumns) -> tuple[str, ...]:
-    """Name the required column."""
+    """Return the required column."""
     return (columns.messages_key,)
 
 
 def other_columns(columns: ChatColumns) -> OtherColumns:
-    """ShareGPT files have another name for the messages; tools may be there."""
+    """Accept ShareGPT's name for the messages, and optional tools."""
     return OtherColumns((columns.tools_key,), {columns.messages_key: SHAREGPT_KEY})
 
 
 def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one conversation: its shape, its messages, their order, its tools."""
+    """Yield the errors in one conversation: its type, its messages, their order, its tools."""
     messages = row.get(columns.messages_key)
     if type(messages) is list and is_plain(messages) and columns.tools_key not in row and not columns.strict:
         return
@@ -68,7 +72,7 @@ def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
 
 
 def remarks(row: dict[str, Any], columns: ChatColumns) -> Iterator[tuple[str, str]]:
-    """Yield what is mended in a good conversation, and a system message in an unusual place."""
+    """Yield the repairs of a valid conversation, and a warning for a system message after the first message."""
     messages = row.get(columns.messages_key)
     if type(messages) is list and is_plain(messages):
         return iter(())
@@ -91,13 +95,13 @@ def canonical(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
-    """Give the conversation as TRL and every chat template take it: {messages}, with {tools} where there are any."""
+    """Return the conversation as TRL and chat templates expect it: {messages}, and {tools} if there are any."""
     messages = unpacked(row["messages"])
     return {"messages": messages, "tools": orjson.loads(row["tools"])} if row.get("tools") else {"messages": messages}
 
 
 def question(row: dict[str, Any], columns: ChatColumns) -> tuple[list[dict[str, Any]], str] | None:
-    """Give the messages up to the last one, and the last one's content when it is an assistant's text; else None."""
+    """Return all messages but the last and the last one's content, if that is an assistant's text; else None."""
     *asked, last = row["messages"]
     if last["role"] != "assistant" or not last["content"] or not asked:
         return None
@@ -105,7 +109,7 @@ def question(row: dict[str, Any], columns: ChatColumns) -> tuple[list[dict[str, 
 
 
 def _messages_of(row: dict[str, Any], columns: ChatColumns) -> tuple[str, Any]:
-    """Find the column with the messages and its value, read from JSON text where a cell holds that."""
+    """Find the column with the messages and its value, parsed if it is JSON text."""
     key = columns.messages_key
     if row.get(key) is None and row.get(SHAREGPT_KEY) is not None:
         key = SHAREGPT_KEY
@@ -134,4 +138,4 @@ def _why_no_json(text: str) -> str:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return str(error.msg)
-    return "it is none"
+    return "not a list"

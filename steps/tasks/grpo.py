@@ -1,9 +1,9 @@
-"""Questions whose answers are rewarded: a prompt, the right answer where there is one, and what reward functions need.
+"""Prompts for training with rewards: a prompt, an optional ground truth, and columns for the reward functions.
 
     {"problem": "2 + 2?", "solution": "4", "level": 1}
     {"prompt": [{"role": "user", "content": "2 + 2?"}], "solution": "4"}
 
-Every further column is kept for the reward functions, which take columns by name.
+All other columns are kept for the reward functions, which take columns by name.
 """
 
 from __future__ import annotations
@@ -17,47 +17,51 @@ import pyarrow as pa
 
 from steps.params.chat_columns import GrpoColumns
 from steps.tasks import Fault, OtherColumns, missing_columns, named_by
-from steps.tasks.answers import as_question, read_value, value_faults
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.answers import as_question, read_value, value_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 
 Columns = GrpoColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm",)
+DOES = "answers the way that is rewarded"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [
         pa.field("prompt", MESSAGES, nullable=False),
-        # What the right answer is; null where there is none.
+        # The right answer; null if there is none.
         pa.field("ground_truth", pa.string()),
-        # Every further column, as one JSON object; null when there are none.
+        # All other columns, as one JSON object; null if there are none.
         pa.field("more", pa.string()),
     ]
 )
 DEFAULT_PROMPT, OTHER_PROMPT = "problem", "prompt"
-# Names that the trainer gives to reward functions itself.
+# Names of arguments that the trainer itself passes to reward functions.
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids", "messages", "ground_truth",
             "trainer_state", "log_extra", "log_metric")  # fmt: skip
-TO_TEXT = ("DATA-F1521", "ground truths that are no text written as text")
-LEAK = ("DATA-W1523", "the prompt already holds the right answer, which earns the reward by copying")
-# What makes even a short ground truth a leak when it follows.
+TO_TEXT = ("DATA-F1521", "ground truths converted to text")
+LEAK = ("DATA-W1523", "the prompt contains the ground truth, so that copying it earns the reward")
+# After these words even a short ground truth is a leak.
 ANNOUNCED = r"(?:answer|solution|result)(?:\s+is)?\W{0,4}|####\s*|\\boxed\{\s*"
-LONG_ENOUGH = 4  # characters; shorter answers (B, yes) and numbers stand in many questions and give nothing away
+LONG_ENOUGH = 4  # characters; shorter answers (B, yes) and numbers occur in many questions without being a leak
 
 
 def columns_of(columns: GrpoColumns) -> tuple[str, ...]:
-    """Name the required column, and the ground truth's when it was named."""
+    """Return the required column, and that of the ground truth if the parameter was set."""
     named = columns.dataset_ground_truth_column
     default = GrpoColumns.model_fields["dataset_ground_truth_column"].default
     return (columns.dataset_prompt_column,) if named == default else (columns.dataset_prompt_column, named)
 
 
 def other_columns(columns: GrpoColumns) -> OtherColumns:
-    """Every column may be what a reward function needs; prompt stands in for problem."""
+    """Use every column, because a reward function may need it; prompt replaces a missing problem."""
     return OtherColumns(None, {DEFAULT_PROMPT: OTHER_PROMPT})
 
 
 def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one question."""
+    """Yield the errors in one row."""
     key = _prompt_key(row, columns)
     if key not in row:
         yield from missing_columns(row, named_by(columns, [columns.dataset_prompt_column]))
@@ -69,12 +73,12 @@ def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
         return
     yield from order_faults(prompt, key, columns)
     if prompt[-1]["role"] == "assistant":
-        yield Fault("DATA-E1521", f"{key}[{len(prompt) - 1}].role", '"assistant"', "a question at the end",
+        yield Fault("DATA-E1521", f"{key}[{len(prompt) - 1}].role", '"assistant"', "a question as the last message",
                     f"move the answer to the column {columns.dataset_ground_truth_column}")  # fmt: skip
 
 
 def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, str]]:
-    """Yield what is mended, and a prompt that gives its answer away."""
+    """Yield the repairs, and a warning for a prompt that contains its answer."""
     prompt, mended = read_value(row, _prompt_key(row, columns), columns)
     truth = row.get(columns.dataset_ground_truth_column)
     yield from remarks_on(as_question(prompt), mended, columns)
@@ -85,7 +89,7 @@ def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, st
 
 
 def canonical(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
-    """Give the prompt as messages, the ground truth as text and every further column as JSON text.
+    """Return the prompt as messages, the ground truth as text and all other columns as JSON text.
 
     {"problem": "2 + 2?", "solution": 4, "level": 1}
     → {"prompt": [{"role": "user", "content": "2 + 2?", "more": None}], "ground_truth": "4", "more": '{"level":1}'}
@@ -101,13 +105,13 @@ def canonical(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
-    """Give {prompt, ground_truth} and every further column, as TRL hands them to reward functions."""
+    """Return {prompt, ground_truth} and all other columns, as TRL passes them to reward functions."""
     more = orjson.loads(row["more"]) if row["more"] else {}
     return {"prompt": unpacked(row["prompt"]), "ground_truth": row["ground_truth"], **more}
 
 
 def question(row: dict[str, Any], columns: GrpoColumns) -> tuple[list[dict[str, Any]], str] | None:
-    """Give the prompt and the ground truth; None when there is none."""
+    """Return the prompt and the ground truth; None if there is none."""
     return None if row["ground_truth"] is None else (unpacked(row["prompt"]), row["ground_truth"])
 
 
@@ -117,13 +121,13 @@ def counted(row: dict[str, Any], columns: GrpoColumns) -> tuple[str]:
 
 
 def judge(tallies: dict[str, Tally], columns: GrpoColumns) -> Iterator[Judgement]:
-    """Refuse files in which only some of the rows have a ground truth: the others would earn nothing."""
+    """Refuse files in which only some rows have a ground truth: the others would get no reward."""
     anywhere = any(tally.counts["with"] for tally in tallies.values())
     for split, tally in tallies.items():
         absent = tally.counts["without"]
         if absent and anywhere:
             fault = Fault("DATA-E1522", columns.dataset_ground_truth_column,
-                          f"nothing in {absent} of {tally.rows} rows", "a ground truth in every row, or in none",
+                          f"no value in {absent} of {tally.rows} rows", "a ground truth in every row, or in none",
                           "fill it in, or remove these rows")  # fmt: skip
             yield Judgement(split, fault, absent, tuple(tally.records["without"]))
 
@@ -134,7 +138,7 @@ def _prompt_key(row: dict[str, Any], columns: GrpoColumns) -> str:
 
 
 def _as_text(truth: Any) -> str | None:
-    """Write a ground truth the way it stands in JSON; None for nothing."""
+    """Return a ground truth as text, values of other types as JSON; None if it is empty."""
     if truth is None or type(truth) is str:
         return truth if truth and truth.strip() else None
     return orjson.dumps(truth, default=str).decode()

@@ -1,10 +1,10 @@
-"""Single answers that somebody called good or bad.
+"""Single answers, each rated good or bad.
 
     {"prompt": "2 + 2?", "completion": "5", "label": false}                                         texts
     {"prompt": [{"role": "user", …}], "completion": [{"role": "assistant", …}], "label": true}      messages
 
-Instead of prompt and completion the columns may be called prompt_messages and completion_messages. A text beside
-messages becomes a message of its own.
+The columns may also be named prompt_messages and completion_messages. A text beside messages becomes a separate
+message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import KtoColumns
 from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
-from steps.tasks.answers import (
+from steps.tasks.rules.answers import (
     SEAM,
     TEXT_TO_MESSAGE,
     answer_faults,
@@ -29,11 +29,15 @@ from steps.tasks.answers import (
     stand_in,
     value_faults,
 )
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.messages import MESSAGES, packed, remarks_on, unpacked
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.messages import MESSAGES, packed, remarks_on, unpacked
 
 Columns = KtoColumns
-HEAD = "preference_lm"
+KINDS = ("causal_lm",)
+DOES = "answers the way that people prefer"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 PARTS = ("prompt", "completion")
 # Texts or messages: a row has either the first two or the next two.
@@ -43,28 +47,28 @@ SCHEMA = pa.schema(
     + [pa.field("label", pa.bool_(), nullable=False)]
 )
 NUMBER_LABEL = ("DATA-F1511", "labels 1 and 0 read as true and false")
-MOST_PER_ROW_OF_THE_OTHER = 20  # TRL weighs the classes; further apart the rare one is noise
+MOST_PER_ROW_OF_THE_OTHER = 20  # TRL weights the classes; beyond this ratio the rare class is noise
 
 
 def columns_of(columns: KtoColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.prompt_key, columns.completion_key, columns.label_key)
 
 
 def other_columns(columns: KtoColumns) -> OtherColumns:
-    """Prompt and completion may have _messages in their names."""
+    """Accept prompt and completion with _messages in their names."""
     return OtherColumns(instead={name: stand_in(name) for name in (columns.prompt_key, columns.completion_key)})
 
 
 def check_row(row: dict[str, Any], columns: KtoColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one rated answer: its parts, their order, its label."""
+    """Yield the errors in one rated answer: its parts, their order, its label."""
     keys = [key_in(row, name) for name in columns_of(columns)[:2]]
     if absent := [key for key in (*keys, columns.label_key) if key not in row]:
         yield from missing_columns(row, named_by(columns, absent))
         return
     label = row[columns.label_key]
     if _truth(label) is None:
-        yield Fault("DATA-E1511", columns.label_key, as_found(label), "true or false (1 and 0 are read as such)",
+        yield Fault("DATA-E1511", columns.label_key, as_found(label), "true or false (or 1 or 0)",
                     "write true for a good answer and false for a bad one, or remove the row")  # fmt: skip
     prompt, completion = (read_value(row, name, columns)[0] for name in columns_of(columns)[:2])
     faults = [*value_faults(prompt, keys[0], columns), *value_faults(completion, keys[1], columns)]
@@ -76,7 +80,7 @@ def check_row(row: dict[str, Any], columns: KtoColumns) -> Iterator[Fault]:
 
 
 def remarks(row: dict[str, Any], columns: KtoColumns) -> Iterator[tuple[str, str]]:
-    """Yield what is mended, and texts that run into each other."""
+    """Yield the repairs, and a warning for a prompt and an answer without a space between them."""
     if type(row[columns.label_key]) is not bool and str(row[columns.label_key]) not in ("true", "false"):
         yield NUMBER_LABEL
     (prompt, completion), mended = _parts(row, columns)
@@ -88,7 +92,7 @@ def remarks(row: dict[str, Any], columns: KtoColumns) -> Iterator[tuple[str, str
 
 
 def canonical(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
-    """Give prompt and completion as texts or as messages, and the label as true or false.
+    """Return prompt and completion as texts or as messages, and the label as a bool.
 
     {"prompt": "2 + 2?", "completion": "5", "label": 0}
     → {"prompt_text": "2 + 2?", "completion_text": "5", "prompt": None, "completion": None, "label": False}
@@ -103,14 +107,14 @@ def canonical(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
-    """Give {prompt, completion, label} as TRL takes them."""
+    """Return {prompt, completion, label} as TRL expects them."""
     if row["prompt"] is None:
         return {**{name: row[f"{name}_text"] for name in PARTS}, "label": row["label"]}
     return {**{name: unpacked(row[name]) for name in PARTS}, "label": row["label"]}
 
 
 def question(row: dict[str, Any], columns: KtoColumns) -> tuple[Any, str] | None:
-    """Give the prompt and the answer where that was good; else None: a bad answer is no reference."""
+    """Return the prompt and a good answer; None for a bad answer, which is not a reference."""
     if not row["label"]:
         return None
     if row["prompt"] is None:
@@ -125,7 +129,7 @@ def counted(row: dict[str, Any], columns: KtoColumns) -> tuple[bool]:
 
 
 def judge(tallies: dict[str, Tally], columns: KtoColumns) -> Iterator[Judgement]:
-    """Refuse training rows that are all good or all bad; warn when one kind is rare."""
+    """Refuse training rows that are all good or all bad; warn if one of the two is rare."""
     tally = tallies.get("train")
     if tally is None or not tally.rows:
         return
@@ -137,7 +141,7 @@ def judge(tallies: dict[str, Tally], columns: KtoColumns) -> Iterator[Judgement]
         yield Judgement("train", fault, tally.rows, tuple(tally.records[bool(good)]))
     elif max(good, bad) > MOST_PER_ROW_OF_THE_OTHER * min(good, bad):
         rare = good < bad
-        told = f"{good} good and {bad} bad answers: balance them, or weigh them with desirable_weight"
+        told = f"{good} good and {bad} bad answers: balance them, or weight them with desirable_weight"
         fault = Fault("DATA-W1513", columns.label_key, told, "", "")
         yield Judgement("train", fault, tally.counts[rare], tuple(tally.records[rare]))
 
@@ -150,7 +154,7 @@ def _truth(label: Any) -> bool | None:
 
 
 def _parts(row: dict[str, Any], columns: KtoColumns) -> tuple[tuple[Any, Any], list[tuple[str, str]]]:
-    """Give prompt and completion of a good row, both texts or both messages, and what was mended."""
+    """Return prompt and completion of a valid row, both texts or both messages, and the repairs."""
     read = [read_value(row, name, columns) for name in columns_of(columns)[:2]]
     (prompt, first), (completion, second) = read
     mended = list(dict.fromkeys(first + second))

@@ -2,10 +2,10 @@
 
     {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}                                            texts
     {"prompt": [{"role": "user", …}], "chosen": [{"role": "assistant", …}], "rejected": […]}        messages
-    {"chosen": [user, assistant], "rejected": [user, assistant]}              the prompt is what both start with
+    {"chosen": [user, assistant], "rejected": [user, assistant]}              the prompt is their common start
 
-Instead of prompt, chosen and rejected the columns may be called prompt_messages, chosen_messages and
-rejected_messages. A text beside messages becomes a message of its own.
+The columns may also be named prompt_messages, chosen_messages and rejected_messages. A text beside messages becomes a
+separate message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import PreferenceColumns
 from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
-from steps.tasks.answers import (
+from steps.tasks.rules.answers import (
     SEAM,
     TEXT_TO_MESSAGE,
     answer_faults,
@@ -31,10 +31,14 @@ from steps.tasks.answers import (
     stand_in,
     value_faults,
 )
-from steps.tasks.messages import MESSAGES, packed, remarks_on, unpacked
+from steps.tasks.rules.messages import MESSAGES, packed, remarks_on, unpacked
 
 Columns = PreferenceColumns
-HEAD = "preference_lm"
+KINDS = ("causal_lm",)
+DOES = "answers the way that people prefer"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 PARTS = ("prompt", "chosen", "rejected")
 # Texts or messages: a row has either the first three or the last three.
@@ -42,25 +46,25 @@ SCHEMA = pa.schema(
     [pa.field(f"{name}_text", pa.string()) for name in PARTS] + [pa.field(name, MESSAGES) for name in PARTS]
 )
 NO_PARTS = dict.fromkeys(SCHEMA.names)
-NOT_REPEATED = ("DATA-F1502", "answers that repeat the prompt: the repetition is left out")
-SHARED_START = ("DATA-F1503", "prompts taken from what both answers start with")
+NOT_REPEATED = ("DATA-F1502", "answers that repeat the prompt: the repetition was removed")
+SHARED_START = ("DATA-F1503", "prompts taken from the common start of both answers")
 
 Parts = tuple[Any, Any, Any]
 
 
 def columns_of(columns: PreferenceColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.chosen_key, columns.rejected_key)
 
 
 def other_columns(columns: PreferenceColumns) -> OtherColumns:
-    """The prompt may be absent; every column may have _messages in its name."""
+    """Accept rows without a prompt, and columns with _messages in their names."""
     prompt = columns.prompt_key
     return OtherColumns((prompt, stand_in(prompt)), {name: stand_in(name) for name in columns_of(columns)})
 
 
 def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one pair: its parts, their order, and answers that teach nothing."""
+    """Yield the errors in one pair: its parts, their order, equal answers."""
     chosen_key, rejected_key = (key_in(row, name) for name in columns_of(columns))
     if absent := [key for key in (chosen_key, rejected_key) if key not in row]:
         yield from missing_columns(row, named_by(columns, absent))
@@ -78,8 +82,9 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
         return
     (prompt, chosen, rejected), mended = _split(*values)
     if values[1] == values[2] or chosen == rejected:
-        yield Fault("DATA-E1501", rejected_key, as_found(_words(rejected or values[2])), "another answer than chosen",
-                    "correct the answer, or remove the row: equal answers teach nothing")  # fmt: skip
+        yield Fault("DATA-E1501", rejected_key, as_found(_words(rejected or values[2])),
+                    "an answer that differs from chosen",
+                    "correct the answer, or remove the row: equal answers give no training signal")  # fmt: skip
     elif not prompt:
         found = "no prompt, and answers that start differently"
         yield Fault("DATA-E1503", keys[0], found, "a prompt, or answers that both start with it",
@@ -92,12 +97,12 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
     else:
         for answer, key in ((chosen, chosen_key), (rejected, rejected_key)):
             if not answer.strip():
-                yield Fault("DATA-E1504", key, as_found(answer), "an answer behind the shared start",
+                yield Fault("DATA-E1504", key, as_found(answer), "an answer after the common start",
                             "add the answer, or remove the row")  # fmt: skip
 
 
 def remarks(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[tuple[str, str]]:
-    """Yield what is mended, and texts that run into each other."""
+    """Yield the repairs, and a warning for a prompt and an answer without a space between them."""
     (prompt, chosen, rejected), mended = _parts(row, columns)
     if type(prompt) is str:
         if runs_together(prompt, chosen) or runs_together(prompt, rejected):
@@ -122,14 +127,14 @@ def canonical(row: dict[str, Any], columns: PreferenceColumns) -> dict[str, Any]
 
 
 def training_row(row: dict[str, Any], columns: PreferenceColumns) -> dict[str, Any]:
-    """Give {prompt, chosen, rejected} as TRL takes them: all texts, or all messages."""
+    """Return {prompt, chosen, rejected} as TRL expects them: all texts, or all messages."""
     if row["prompt"] is None:
         return {name: row[f"{name}_text"] for name in PARTS}
     return {name: unpacked(row[name]) for name in PARTS}
 
 
 def question(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Any, str] | None:
-    """Give the prompt and the chosen answer's last words; None when there are none."""
+    """Return the prompt and the last text of the chosen answer; None if it has none."""
     if row["prompt"] is None:
         return row["prompt_text"], row["chosen_text"]
     answer = row["chosen"][-1]["content"]
@@ -141,17 +146,17 @@ def _names(columns: PreferenceColumns) -> tuple[str, str, str]:
 
 
 def _parts(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Parts, list[tuple[str, str]]]:
-    """Give prompt, chosen and rejected of a good row, and what was mended."""
+    """Return prompt, chosen and rejected of a valid row, and the repairs."""
     read = [read_value(row, name, columns) for name in _names(columns)]
     parts, mended = _split(*(value for value, _ in read))
     return parts, [*dict.fromkeys(note for _, notes in read for note in notes), *mended]
 
 
 def _split(prompt: Any, chosen: Any, rejected: Any) -> tuple[Parts, list[tuple[str, str]]]:
-    """Separate the prompt from the answers, and make all three texts or all three messages.
+    """Separate the prompt from the answers, and convert all three to texts or all three to messages.
 
-    What both answers start with is the prompt where none is given, as in TRL 1.16 (`extract_prompt`); where one is
-    given, answers that repeat it lose the repetition.
+    Without a prompt, the common start of both answers is the prompt, as in TRL 1.16 (`extract_prompt`). If both answers
+    repeat a given prompt, the repetition is removed.
     """
     mended = []
     kinds = {type(value) for value in (prompt, chosen, rejected) if value is not None}
@@ -168,7 +173,7 @@ def _split(prompt: Any, chosen: Any, rejected: Any) -> tuple[Parts, list[tuple[s
 
 
 def _shared_start(chosen: Any, rejected: Any) -> int:
-    """Count the characters or messages that both answers start with."""
+    """Return the length of the answers' common start, in characters or messages."""
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
     return start - 1 if start and chosen[start - 1] == " " else start  # a space belongs to the answer's first word
 

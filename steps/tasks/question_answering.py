@@ -1,10 +1,10 @@
-"""Questions whose answers stand in a text, word for word.
+"""Extractive question answering: each answer is a span of the context.
 
 {"question": "Who wrote it?", "context": "Ada wrote it.", "answers": {"text": ["Ada"], "answer_start": [0]}}
 {"question": "Who wrote it?", "context": "Ada wrote it.", "text": "Ada", "answer_start": 0}       with answers_key=""
 
-Places are counted in characters from 0. Without an answer the lists, or the two columns, are empty. In csv and tsv
-files a cell holds lists and objects as JSON text.
+Starts are character offsets, counted from 0. Without an answer the lists, or the two columns, are empty. In csv and
+tsv files a cell holds lists and objects as JSON text.
 """
 
 from __future__ import annotations
@@ -16,29 +16,33 @@ import pyarrow as pa
 
 from steps.params.task_columns import AnswerColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell, text_faults, whole_number
+from steps.tasks.rules.cells import broken_cell, from_cell, text_faults, whole_number
 
 Columns = AnswerColumns
-HEAD = "question_answering"
+KINDS = ("question_answering",)
+DOES = "finds answers in texts"
+EXAMPLE = '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 ANSWER = pa.struct([pa.field("text", pa.string(), nullable=False), pa.field("start", pa.int64(), nullable=False)])
 SCHEMA = pa.schema(
     [
         pa.field("question", pa.string(), nullable=False),
         pa.field("context", pa.string(), nullable=False),
-        # No answer: an empty list.
+        # Empty if there is no answer.
         pa.field("answers", pa.list_(ANSWER), nullable=False),
     ]
 )
 
 
 def columns_of(columns: AnswerColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.question_key, columns.context_key, *_answer_columns(columns))
 
 
 def check_row(row: dict[str, Any], columns: AnswerColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: no texts, answers of another shape, answers that the context does not hold."""
+    """Yield the errors in one row: missing texts, a wrong form of answers, answers that are not in the context."""
     yield from text_faults(row, (columns.question_key, columns.context_key), columns)
     for key in _answer_columns(columns):
         if key not in row:
@@ -68,12 +72,12 @@ def check_row(row: dict[str, Any], columns: AnswerColumns) -> Iterator[Fault]:
 
 
 def remarks(row: dict[str, Any], columns: AnswerColumns) -> Iterator[tuple[str, str]]:
-    """Nothing to say about a good question."""
+    """Yield nothing: there are no remarks on a valid question."""
     return iter(())
 
 
 def canonical(row: dict[str, Any], columns: AnswerColumns) -> dict[str, Any]:
-    """Keep question and context, and each answer with its place.
+    """Keep question and context, and each answer with its start.
 
     {"question": …, "context": …, "answers": {"text": ["Ada"], "answer_start": [0]}, "id": 7}
     → {"question": …, "context": …, "answers": [{"text": "Ada", "start": 0}]}
@@ -89,12 +93,12 @@ def canonical(row: dict[str, Any], columns: AnswerColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: AnswerColumns) -> dict[str, Any]:
-    """Give the canonical row: the trainer of an extractive model needs nothing else."""
+    """Return the canonical row, which the trainer of an extractive model uses unchanged."""
     return row
 
 
 def question(row: dict[str, Any], columns: AnswerColumns) -> None:
-    """Nothing is generated: the answer is a place in the context."""
+    """Return None: the answer is a span of the context, not generated text."""
     return
 
 
@@ -108,7 +112,7 @@ def _paths(columns: AnswerColumns) -> tuple[str, str]:
 
 
 def _answers(row: dict[str, Any], columns: AnswerColumns) -> tuple[list[Any], list[Any]] | Fault:
-    """Give texts and starts of a row's answers, unchecked, or what is wrong with their shape."""
+    """Return texts and starts of a row's answers, unchecked, or the fault in their form."""
     text_key, start_key = columns.answer_text_key, columns.answer_start_key
     if not columns.answers_key:
         return _flat(row, text_key, start_key)
@@ -117,7 +121,7 @@ def _answers(row: dict[str, Any], columns: AnswerColumns) -> tuple[list[Any], li
         answers = from_cell(row[key])
     except ValueError as error:
         return broken_cell(key, row[key], error, f"{{{text_key}, {start_key}}}")
-    if type(answers) is list and all(type(answer) is dict for answer in answers):  # as the SQuAD files themselves
+    if type(answers) is list and all(type(answer) is dict for answer in answers):  # as in the original SQuAD files
         absent = [answer for answer in answers if text_key not in answer or start_key not in answer]
         if not absent:
             return [answer[text_key] for answer in answers], [answer[start_key] for answer in answers]
@@ -139,7 +143,7 @@ def _answers(row: dict[str, Any], columns: AnswerColumns) -> tuple[list[Any], li
 
 
 def _flat(row: dict[str, Any], text_key: str, start_key: str) -> tuple[list[Any], list[Any]] | Fault:
-    """Give texts and starts of columns of their own; the start says whether a text cell holds a list."""
+    """Return texts and starts of separate columns; if the start is a list, a text cell holds a list too."""
     text, start = row[text_key], row[start_key]
     try:
         start = from_cell(start)
@@ -161,31 +165,31 @@ def _flat(row: dict[str, Any], text_key: str, start_key: str) -> tuple[list[Any]
 
 
 def _answer_fault(text: Any, start: Any, context: str, text_path: str, start_path: str) -> Fault:
-    """Say why a place is not that of the answer, and where the answer is."""
+    """Return the fault of an answer that is not at its start, with the correct start if there is one."""
     if type(text) is not str or not text:
-        return Fault("DATA-E1207", text_path, as_found(text), "the words of the answer",
+        return Fault("DATA-E1207", text_path, as_found(text), "the text of the answer",
                      "fill it in, or leave text and start empty for a question without an answer")  # fmt: skip
     place = whole_number(start)
     if place is None:
         return Fault("DATA-E1206", start_path, as_found(start), "a whole number of characters",
                      "write it as a plain number")  # fmt: skip
     nearest = _nearest_place(text, context, place)
-    correct = f"set it to {nearest}" if nearest is not None else "correct text and place, or remove the row"
+    correct = f"set it to {nearest}" if nearest is not None else "correct text and start, or remove the row"
     if not 0 <= place < len(context):
-        return Fault("DATA-E1204", start_path, as_found(place), f"a place in the context, 0 to {len(context) - 1:,}",
+        return Fault("DATA-E1204", start_path, as_found(place), f"an offset in the context, 0 to {len(context) - 1:,}",
                      correct)  # fmt: skip
     if nearest is None:
-        return Fault("DATA-E1205", text_path, as_found(text), "words that stand in the context exactly so",
+        return Fault("DATA-E1205", text_path, as_found(text), "text that occurs in the context exactly like this",
                      "copy the answer from the context, or remove the row")  # fmt: skip
     if context.encode("utf-8", "replace")[place:].startswith(text.encode("utf-8", "replace")):
-        correct += " (places are counted in characters; this one counts bytes)"
+        correct += " (offsets are counted in characters; this one counts bytes)"
     standing = as_found(context[place : place + len(text)])
-    return Fault("DATA-E1205", start_path, f"{standing} at {place:,}", f"{as_found(text)}, which stands at {nearest:,}",
+    return Fault("DATA-E1205", start_path, f"{standing} at {place:,}", f"{as_found(text)}, which is at {nearest:,}",
                  correct)  # fmt: skip
 
 
 def _nearest_place(text: str, context: str, place: int) -> int | None:
-    """Find where the text stands in the context, nearest to a place."""
+    """Find the occurrence of the text in the context that is nearest to an offset."""
     place = min(max(place, 0), len(context))
     found = [spot for spot in (context.rfind(text, 0, place + len(text)), context.find(text, place)) if spot >= 0]
     return min(found, key=lambda spot: abs(spot - place), default=None)

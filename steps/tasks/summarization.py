@@ -5,37 +5,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from steps.errors import Problem
+from steps.kinds.models.seq2seq_lm import MULTILINGUAL
+from steps.kinds.models.unfit import NO_CHAT
+from steps.kinds.recipe import Recipe
 from steps.params.task_columns import USUAL_PREFIX, SummarizationColumns
 from steps.tasks import Fault
-from steps.tasks.cells import text_faults
+from steps.tasks.rules.cells import text_faults
+from steps.tasks.rules.written import steering_problems
 
 Columns = SummarizationColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm", "seq2seq_lm")
+DOES = "sums up documents"
+EXAMPLE = '"The council met on Monday and …"'
+CONVERSATIONS = False
+UNFIT = dict.fromkeys(("chat_template", "add_template_tokens"), NO_CHAT)
 
 SCHEMA = pa.schema(
     [pa.field("document", pa.string(), nullable=False), pa.field("summary", pa.string(), nullable=False)]
 )
 
-PREFIX = "summarize: "  # as T5 was trained with
+PREFIX = "summarize: "  # the prefix that T5 was trained with
 
 
 def columns_of(columns: SummarizationColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.document_key, columns.summary_key)
 
 
 def check_row(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: a missing column, no text, empty text."""
+    """Yield the errors in one row: a missing column, another type, empty text."""
     return text_faults(row, (columns.document_key, columns.summary_key), columns)
 
 
 def remarks(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[tuple[str, str]]:
-    """Yield a warning for a summary that is no shorter than what it sums up (in characters)."""
+    """Yield a warning for a summary that is not shorter than its document, in characters."""
     document, summary = row[columns.document_key], row[columns.summary_key]
     if len(summary) >= len(document):
         if summary == document:
@@ -56,12 +65,22 @@ def training_row(row: dict[str, Any], columns: SummarizationColumns) -> dict[str
 
 
 def question(row: dict[str, Any], columns: SummarizationColumns) -> tuple[str, str]:
-    """Give the prompt with the document, and the summary that is right."""
+    """Return the prompt with the document, and the reference summary."""
     before, after = prompt_form(columns)
     return before + row["document"] + after, row["summary"]
 
 
 def prompt_form(columns: SummarizationColumns) -> tuple[str, str]:
-    """Give what stands before and after the document in a prompt."""
+    """Return the prompt's text before and after the document."""
     before = PREFIX if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
     return before, columns.after_text
+
+
+def model_problems(p: Any, recipe: Recipe, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what this model cannot be asked for: a metric of texts while it trains, a language that it is not told."""
+    yield from steering_problems(p.metric_for_best_model, recipe)
+    usual, kind = Columns.model_fields["summarization_lang"].default, config.get("model_type", "unknown")
+    if p.summarization_lang != usual and kind not in MULTILINGUAL:
+        yield Problem("PLAN-E0102", "summarization_lang", p.summarization_lang,
+                      f"{usual!r} for a model of the type {kind}: only those of the types "
+                      f"{' and '.join(sorted(MULTILINGUAL))} are told the language", "leave it out")  # fmt: skip

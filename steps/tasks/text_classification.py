@@ -1,11 +1,11 @@
-"""Texts, or pairs of texts, with the class that they belong to.
+"""Texts, or pairs of texts, with a class.
 
 {"sentence1": "Great value.", "label": "good"}
 {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 1}      with sentence2_key="sentence2"
 {"sentence1": "A war film.", "label": "war|drama"}                     with multilabel=true; or a list
 
-Labels are text from here on: 1 and 1.0 are "1", false and true are "0" and "1". The class list is their sorted list,
-whatever numbers they had.
+Labels become texts: 1 and 1.0 are "1", false and true are "0" and "1". The class list is the sorted list of labels,
+so a class number may differ from a numeric label.
 """
 
 from __future__ import annotations
@@ -18,38 +18,43 @@ import pyarrow as pa
 from steps.errors import nearest
 from steps.params.task_columns import ClassificationColumns
 from steps.tasks import Fault, as_found, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell, text_faults
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
+from steps.tasks.rules.cells import broken_cell, from_cell, text_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
 
 Columns = ClassificationColumns
-HEAD = "sequence_classification"
+KINDS = ("sequence_classification",)
+DOES = "gives texts their label"
+EXAMPLE = '["Great value."]'
+EXAMPLE_OF_PAIRS = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [
         pa.field("sentence1", pa.string(), nullable=False),
         pa.field("sentence2", pa.string()),
-        # One label; with multilabel=true any number of them.
+        # One label; any number with multilabel=true.
         pa.field("labels", pa.list_(pa.string()), nullable=False),
     ]
 )
 
-# A shuffled split keeps the shares of the values of this column.
+# A shuffled split is stratified by this column.
 STRATIFY = "labels"
 
 
 def columns_of(columns: ClassificationColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (*_texts(columns), columns.label_key)
 
 
 def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: its texts, its label, or several labels where one is expected."""
+    """Yield the errors in one row: its texts, its label, or several labels instead of one."""
     yield from text_faults(row, _texts(columns), columns)
     key = columns.label_key
     value = row.get(key)
     if not columns.multilabel:
-        if type(value) is str and value[:1] not in STARTS:  # nearly every label is a name
+        if type(value) is str and value[:1] not in STARTS:  # the common case: a label that is a name
             if not value or value.isspace() or columns.label_separator in value:
                 yield _label_fault(value, key, columns)
             elif columns.labels and value not in declared(columns.labels):
@@ -78,7 +83,7 @@ def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[F
 
 
 def remarks(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[tuple[str, str]]:
-    """Yield which labels are written another way: true/false, 1.0, or the same one twice."""
+    """Yield the repairs of labels: true/false and 1.0 converted, duplicates removed."""
     value = row[columns.label_key]
     if not columns.multilabel:
         if type(value) is not str or value[:1] in STARTS:
@@ -88,7 +93,7 @@ def remarks(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[tup
     for part in values:
         yield from _mended(part)
     if len(set(map(as_label, values))) < len(values):
-        yield "DATA-F1004", "a label that stands twice in a row was counted once"
+        yield "DATA-F1004", "a label that occurs twice in one row was counted once"
 
 
 def canonical(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, Any]:
@@ -104,12 +109,12 @@ def canonical(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, 
 
 
 def training_row(row: dict[str, Any], columns: ClassificationColumns) -> dict[str, Any]:
-    """Give the canonical row: a classifier's trainer needs nothing else."""
+    """Return the canonical row, which a classifier's trainer uses unchanged."""
     return row
 
 
 def question(row: dict[str, Any], columns: ClassificationColumns) -> None:
-    """Nothing is generated: the answer is a class."""
+    """Return None: the answer is a class, not generated text."""
     return
 
 
@@ -119,16 +124,16 @@ def counted(row: dict[str, Any], columns: ClassificationColumns) -> list[str]:
 
 
 def judge(tallies: Mapping[str, Tally], columns: ClassificationColumns) -> Iterator[Judgement]:
-    """Yield what the labels of all files say: one class only, unseen ones, look-alikes, single rows."""
+    """Yield conclusions from the labels of all files: only one class, unseen labels, similar labels, single rows."""
     yield from judge_labels(tallies, columns.label_key, columns.labels, "labels")
     if "train" in tallies and not columns.labels:
         yield from judge_numbers(tallies["train"], columns.label_key)
 
 
 def label_names(table: pa.Table, columns: ClassificationColumns | None = None) -> list[str]:
-    """Give the class list of canonical rows; a label's place in it is the number of its class.
+    """Return the class list of canonical rows; a label's index in it is its class number.
 
-    Hand in the rows of all splits: a class may have none left in train. `columns` matter when they list the labels.
+    Pass the rows of all splits, because train may have no row of a class. `columns` is needed if it lists the labels.
     """
     return names_in(table["labels"], columns.labels if columns else "")
 
@@ -138,7 +143,7 @@ def _texts(columns: ClassificationColumns) -> tuple[str, ...]:
 
 
 def _apart(value: Any, columns: ClassificationColumns) -> list[Any]:
-    """Give the labels of a row one by one. Raises ValueError for a csv cell that starts like a list and is none."""
+    """Split the labels of a row. Raises ValueError for a csv cell that starts like a list but is not JSON."""
     value = from_cell(value)
     if type(value) is list:
         return value
@@ -155,7 +160,7 @@ def _mended(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_list(value: Any) -> bool:
-    """Say whether a label is a list, or the text of one in a csv cell."""
+    """Return whether a label is a list, or a csv cell with a list as JSON text."""
     try:
         return type(from_cell(value)) is list
     except ValueError:
@@ -170,7 +175,7 @@ def _label_fault(value: Any, path: str, columns: ClassificationColumns) -> Fault
     if _is_list(value) or (type(value) is str and columns.label_separator in value):
         fix = "set multilabel=true if a row may have several labels"
         if not _is_list(value):
-            fix += ", or label_separator to something that no label holds"
+            fix += ", or label_separator to a text that occurs in no label"
         return Fault("DATA-E1003", path, found, "one label", fix)
     return Fault("DATA-E1002", path, found, "a name or a whole number",
                  "write a name, such as \"class 1.5\", or a whole number without separators")  # fmt: skip

@@ -17,12 +17,16 @@ import pyarrow as pa
 from steps.errors import nearest
 from steps.params.task_columns import TokenColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.labels import declared, judge_labels, names_in
+from steps.tasks.rules.cells import broken_cell, from_cell
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.labels import declared, judge_labels, names_in
 
 Columns = TokenColumns
-HEAD = "token_classification"
+KINDS = ("token_classification",)
+DOES = "gives each word of a text its tag"
+EXAMPLE = '["Ada Lovelace wrote to Charles Babbage"]'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [
@@ -33,12 +37,12 @@ SCHEMA = pa.schema(
 
 
 def columns_of(columns: TokenColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.token_key, columns.tag_key)
 
 
 def check_row(row: dict[str, Any], columns: TokenColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: no lists, empty words, unknown tags, not as many tags as words."""
+    """Yield the errors in one row: values that are not lists, empty words, unknown tags, too few or too many tags."""
     lists = []
     for key, what in ((columns.token_key, "words"), (columns.tag_key, "tags")):
         values = row.get(key)
@@ -77,18 +81,18 @@ def check_row(row: dict[str, Any], columns: TokenColumns) -> Iterator[Fault]:
 
 
 def remarks(row: dict[str, Any], columns: TokenColumns) -> Iterator[tuple[str, str]]:
-    """Yield a warning for a chunk that starts in its middle, and which tags were numbers."""
+    """Yield a warning for a chunk that starts with an I- tag, and the conversion of tag numbers."""
     tags = from_cell(row[columns.tag_key])
     if columns.tags and int in set(map(type, tags)):
-        yield "DATA-F1101", "numbers of tags became their names"
+        yield "DATA-F1101", "tag numbers were replaced by tag names"
         tags = _named(tags, columns)
     if any(_breaks(before, tag) for before, tag in set(zip(["O", *tags], tags, strict=False))):
-        yield ("DATA-W1101", "an I- tag without a B- or I- tag of its kind before it; seqeval counts it as the start "
-               "of a new chunk")  # fmt: skip
+        yield ("DATA-W1101", "an I- tag that does not follow a B- or I- tag of its type; seqeval counts it as the "
+               "start of a new chunk")  # fmt: skip
 
 
 def canonical(row: dict[str, Any], columns: TokenColumns) -> dict[str, Any]:
-    """Keep words and tags, the latter by name.
+    """Keep words and tags; tag numbers are replaced by names.
 
     {"words": ["Ada"], "ner": [1], "id": 7} → {"tokens": ["Ada"], "tags": ["B-PER"]} with tags="O,B-PER"
     """
@@ -100,29 +104,29 @@ def canonical(row: dict[str, Any], columns: TokenColumns) -> dict[str, Any]:
 
 
 def training_row(row: dict[str, Any], columns: TokenColumns) -> dict[str, Any]:
-    """Give the canonical row: a tagger's trainer needs nothing else."""
+    """Return the canonical row, which a tagger's trainer uses unchanged."""
     return row
 
 
 def question(row: dict[str, Any], columns: TokenColumns) -> None:
-    """Nothing is generated: the answer is a list of tags."""
+    """Return None: the answer is a list of tags, not generated text."""
     return
 
 
 def counted(row: dict[str, Any], columns: TokenColumns) -> set[str]:
-    """Count the rows that have a tag."""
+    """Count the rows in which each tag occurs."""
     return set(row["tags"])
 
 
 def judge(tallies: Mapping[str, Tally], columns: TokenColumns) -> Iterator[Judgement]:
-    """Yield what the tags of all files say: one tag only, unseen ones, look-alikes, single rows."""
+    """Yield conclusions from the tags of all files: only one tag, unseen tags, similar tags, single rows."""
     yield from judge_labels(tallies, columns.tag_key, columns.tags, "tags")
 
 
 def label_names(table: pa.Table, columns: TokenColumns | None = None) -> list[str]:
-    """Give the tag list of canonical rows; a tag's place in it is its number.
+    """Return the tag list of canonical rows; a tag's index in it is its number.
 
-    Hand in the rows of all splits: a tag may have none left in train. `columns` matter when they list the tags.
+    Pass the rows of all splits, because train may have no row with a tag. `columns` is needed if it lists the tags.
     """
     return names_in(table["tags"], columns.tags if columns else "")
 
@@ -159,7 +163,7 @@ def _tag_faults(tags: list[Any], key: str, listed: Mapping[str, None]) -> Iterat
                 yield Fault("DATA-E1105", path, as_found(tag), f"a number from 0 to {len(names) - 1}",
                             "correct it, or add the missing names to tags")  # fmt: skip
         elif type(tag) is not str or not tag:
-            yield Fault("DATA-E1106", path, as_found(tag), "the name of a tag", "write O for a word without one")
+            yield Fault("DATA-E1106", path, as_found(tag), "the name of a tag", "write O for a word without a tag")
         elif names and tag not in listed:
             near = nearest(tag, names)
             yield Fault("DATA-E1105", path, as_found(tag), f"one of {', '.join(names)[:60]}",

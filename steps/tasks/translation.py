@@ -1,4 +1,4 @@
-"""Texts and their translations; the columns are named by the languages.
+"""Texts and their translations; the column names are the languages.
 
 {"en": "cat", "de": "Katze"}
 {"translation": {"en": "cat", "de": "Katze"}}      with translation_key="translation"; in csv the object is JSON text
@@ -11,29 +11,37 @@ from typing import Any
 
 import pyarrow as pa
 
-from steps.errors import nearest
+from steps.errors import Problem, nearest
+from steps.kinds.models.seq2seq_lm import TOLD_WHAT_TO_DO
+from steps.kinds.models.unfit import NO_CHAT
+from steps.kinds.recipe import Recipe
 from steps.params.task_columns import USUAL_PREFIX, TranslationColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.cells import broken_cell, from_cell, text_faults
-from steps.tasks.counting import Judgement, Tally
+from steps.tasks.rules.cells import broken_cell, from_cell, text_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.written import steering_problems
 
 Columns = TranslationColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm", "seq2seq_lm")
+DOES = "translates texts"
+EXAMPLE = '"cat"'
+CONVERSATIONS = False
+UNFIT = dict.fromkeys(("chat_template", "add_template_tokens"), NO_CHAT)
 
 SCHEMA = pa.schema([pa.field("source", pa.string(), nullable=False), pa.field("target", pa.string(), nullable=False)])
 
-# The languages that T5 was trained to translate, by the names that stood in its prompts; others go by their codes.
+# Names of the languages in the prompts that T5 was trained with; for other languages the code is used.
 LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romanian"}
-MOST_EQUAL = 0.05  # names and numbers stay as they are; more than this is text that nobody translated
+MOST_EQUAL = 0.05  # names and numbers are equal in both languages; a larger share means untranslated text
 
 
 def columns_of(columns: TranslationColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     return (columns.translation_key,) if columns.translation_key else (columns.source_lang, columns.target_lang)
 
 
 def check_row(row: dict[str, Any], columns: TranslationColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one row: a missing column or language, no text, empty text."""
+    """Yield the errors in one row: a missing column or language, another type, empty text."""
     key = columns.translation_key
     if not key:
         yield from text_faults(row, (columns.source_lang, columns.target_lang), columns)
@@ -63,7 +71,7 @@ def check_row(row: dict[str, Any], columns: TranslationColumns) -> Iterator[Faul
 
 
 def remarks(row: dict[str, Any], columns: TranslationColumns) -> Iterator[tuple[str, str]]:
-    """Nothing to say about one pair: equal texts matter only when they are many."""
+    """Yield nothing: equal texts are reported only if there are many (see `judge`)."""
     return iter(())
 
 
@@ -80,20 +88,20 @@ def training_row(row: dict[str, Any], columns: TranslationColumns) -> dict[str, 
 
 
 def question(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, str]:
-    """Give the prompt with the text, and the translation that is right."""
+    """Return the prompt with the text, and the reference translation."""
     before, after = prompt_form(columns)
     return before + row["source"] + after, row["target"]
 
 
 def prompt_form(columns: TranslationColumns) -> tuple[str, str]:
-    """Give what stands before and after the text in a prompt."""
+    """Return the prompt's text before and after the source text."""
     source, target = (LANGUAGES.get(code, code) for code in (columns.source_lang, columns.target_lang))
     before = f"translate {source} to {target}: " if columns.prompt_prefix == USUAL_PREFIX else columns.prompt_prefix
     return before, columns.after_text
 
 
 def counted(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, ...]:
-    """Count the rows that were not translated."""
+    """Count the rows in which both texts are equal."""
     return ("equal",) if row["source"] == row["target"] else ()
 
 
@@ -106,3 +114,14 @@ def judge(tallies: Mapping[str, Tally], columns: TranslationColumns) -> Iterator
             told = Fault("DATA-W1401", "", f"{columns.source_lang} and {columns.target_lang} are the same text in "
                          f"{share} of the rows", "", "")  # fmt: skip
             yield Judgement(split, told, equal, tuple(tally.records["equal"]))
+
+
+def model_problems(p: Any, recipe: Recipe, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what this model cannot be asked for: a metric of texts while it trains, a language unknown to T5."""
+    yield from steering_problems(p.metric_for_best_model, recipe)
+    if recipe.kind.has_encoder and config.get("model_type") in TOLD_WHAT_TO_DO and p.prompt_prefix == USUAL_PREFIX:
+        for name in ("source_lang", "target_lang"):
+            if (language := getattr(p, name)) not in LANGUAGES:
+                yield Problem("PLAN-E0313", name, f"{language} with a T5",
+                              f"one of {', '.join(LANGUAGES)}, which it was trained to translate",
+                              'set prompt_prefix to words of your own, such as "translate: "')  # fmt: skip

@@ -1,4 +1,4 @@
-"""Questions for verl, each with the data source that chooses its reward function.
+"""Prompts for verl, each with the data source that selects its reward function.
 
 {"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": "math",
  "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 0}}
@@ -17,12 +17,16 @@ import pyarrow as pa
 from steps.errors import nearest
 from steps.params.chat_columns import VerlColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
-from steps.tasks.answers import as_question, read_value, text_faults, value_faults
-from steps.tasks.counting import Judgement, Tally
-from steps.tasks.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.answers import as_question, read_value, text_faults, value_faults
+from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 
 Columns = VerlColumns
-HEAD = "causal_lm"
+KINDS = ("causal_lm",)
+DOES = "answers the way that is rewarded"
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
+CONVERSATIONS = False
+UNFIT: dict[str, str] = {}
 
 SCHEMA = pa.schema(
     [
@@ -35,7 +39,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-# verl 0.9.1 has a reward function for these, and for every name that starts like one of STARTS.
+# verl 0.9.1 has reward functions for these names, and for every name that starts with one of STARTS.
 KNOWN = (
     "openai/gsm8k", "lighteval/MATH", "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500", "math",
     "math_dapo", "math_dapo_reasoning", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
@@ -44,28 +48,28 @@ KNOWN = (
     "searchR1_2wikimultihopqa", "searchR1_musique", "searchR1_bamboogle",
 )  # fmt: skip
 STARTS = ("aime",)
-OBJECT_TRUTHS = "searchR1_"  # their reward functions take an object, every other one a text
+OBJECT_TRUTHS = "searchR1_"  # prefix of the sources whose reward functions take an object; all others take a text
 MEDIA = ("images", "videos", "audios")
-MADE_STYLE = "rule"  # rows made of plain questions are judged by comparing
+MADE_STYLE = "rule"  # style of rows made from question and answer columns: rewarded by comparison
 AS_MESSAGE = ("DATA-F1532", "prompts as text read as one user message")
-TO_TEXT = ("DATA-F1533", "ground truths that are no text written as text")
+TO_TEXT = ("DATA-F1533", "ground truths converted to text")
 INDEXED = ("DATA-F1534", "extra_info.index made from the row's content")
 
 
 def columns_of(columns: VerlColumns) -> tuple[str, ...]:
-    """Name the required columns."""
+    """Return the required columns."""
     names = (columns.question_key, columns.answer_key) if columns.question_key else (
         columns.prompt_key, columns.reward_model_key)  # fmt: skip
     return names if columns.data_source else (columns.data_source_key, *names)
 
 
 def other_columns(columns: VerlColumns) -> OtherColumns:
-    """Name the columns that not every row has; images and the like only to be refused."""
+    """Return the optional columns; those of images, videos and audio are listed so that check_row can refuse them."""
     return OtherColumns((columns.ability_key, columns.extra_info_key, columns.data_source_key, *MEDIA))
 
 
 def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
-    """Yield what is wrong with one question: its parts, and a data source that verl cannot judge."""
+    """Yield the errors in one row: its parts, and a data source for which verl has no reward function."""
     if absent := [name for name in columns_of(columns) if name not in row]:
         yield from missing_columns(row, named_by(columns, absent))
         return
@@ -77,7 +81,7 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
     if not faults and type(prompt) is list:
         yield from order_faults(prompt, key, columns)
         if prompt[-1]["role"] == "assistant":
-            yield Fault("DATA-E1535", f"{key}[{len(prompt) - 1}].role", '"assistant"', "a question at the end",
+            yield Fault("DATA-E1535", f"{key}[{len(prompt) - 1}].role", '"assistant"', "a question as the last message",
                         "move the answer to reward_model.ground_truth")  # fmt: skip
     yield from _reward_faults(row, columns)
     info = _as_object(row.get(columns.extra_info_key))
@@ -89,12 +93,12 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
         yield from text_faults(ability, columns.ability_key)
     for name in MEDIA:
         if row.get(name):
-            yield Fault("DATA-E1536", name, as_found(row[name]), "text only: these models read no images or sound",
+            yield Fault("DATA-E1536", name, as_found(row[name]), "text only: these models do not read images or audio",
                         "remove the column, or these rows")  # fmt: skip
 
 
 def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, str]]:
-    """Yield what is mended."""
+    """Yield the repairs."""
     prompt, mended = read_value(row, columns.question_key or columns.prompt_key, columns)
     if type(prompt) is str and not columns.question_key:
         mended = [*mended, AS_MESSAGE]
@@ -106,7 +110,7 @@ def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, st
 
 
 def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
-    """Give the five columns of verl; a plain question gets the style "rule" and an index made from its content.
+    """Return the five columns of verl; question and answer columns give the style "rule" and an index hashed from them.
 
     {"question": "2 + 2?", "answer": 4}
     → {"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": None,
@@ -125,13 +129,13 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
         },
     }
     info = {**(_as_object(row.get(columns.extra_info_key)) or {})}
-    if info.get("index") is None:  # the same row has the same index wherever it stands
+    if info.get("index") is None:  # equal rows have equal indexes
         info["index"] = int.from_bytes(blake2b(orjson.dumps(made), digest_size=6).digest())
     return {**made, "extra_info": orjson.dumps(info, default=str).decode()}
 
 
 def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
-    """Give the row as verl reads it from its parquet files."""
+    """Return the row in the form that verl reads from its parquet files."""
     style, truth = row["reward_model"]["style"], row["reward_model"]["ground_truth"]
     if row["data_source"].startswith(OBJECT_TRUTHS) and truth.startswith("{"):
         truth = orjson.loads(truth)
@@ -145,7 +149,7 @@ def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
 
 
 def question(row: dict[str, Any], columns: VerlColumns) -> tuple[list[dict[str, Any]], str]:
-    """Give the prompt and the ground truth."""
+    """Return the prompt and the ground truth."""
     return unpacked(row["prompt"]), row["reward_model"]["ground_truth"]
 
 
@@ -155,12 +159,12 @@ def counted(row: dict[str, Any], columns: VerlColumns) -> tuple[str]:
 
 
 def judge(tallies: dict[str, Tally], columns: VerlColumns) -> Iterator[Judgement]:
-    """Warn of rows that share an index: verl's logs cannot tell them apart."""
+    """Warn of rows with the same index: verl's logs cannot distinguish them."""
     for split, tally in tallies.items():
         shared = [key for key, count in tally.counts.items() if count > 1]
         if shared:
             count = sum(tally.counts[key] for key in shared)
-            told = f"rows that share their extra_info.index with others ({len(shared)} numbers)"
+            told = f"rows that share their extra_info.index with others ({len(shared)} values)"
             fault = Fault("DATA-W1535", columns.extra_info_key, told, "", "")
             yield Judgement(split, fault, count, tuple(tally.records[shared[0]]))
 
@@ -195,7 +199,7 @@ def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
                     'write it as {"style": "rule", "ground_truth": …}')  # fmt: skip
         return
     if absent := [name for name in ("style", "ground_truth") if reward.get(name) in (None, "")]:
-        yield Fault("DATA-E1533", f"{key}.{absent[0]}", f"nothing for {' and '.join(absent)}",
+        yield Fault("DATA-E1533", f"{key}.{absent[0]}", f"no value for {' and '.join(absent)}",
                     "an object with style and ground_truth", "fill it in, or remove the row")  # fmt: skip
     elif type(reward["style"]) is not str:
         yield from text_faults(reward["style"], f"{key}.style")
@@ -209,7 +213,7 @@ def _reward_of(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
 
 
 def _as_object(value: Any) -> Any:
-    """Read an object that stands in a cell as JSON text; an empty cell is none."""
+    """Parse an object that a cell holds as JSON text; None for an empty cell."""
     if type(value) is not str:
         return value
     if not value.strip():

@@ -1,9 +1,9 @@
-"""Metrics and checkpoints to MLflow: a server that is slow or down never holds a training up, and misses nothing.
+"""Send metrics and checkpoints to MLflow; a slow or unavailable server does not delay training or lose records.
 
-target.py       where to: parameters before the environment
-tracker.py      one tracked run; what a step calls
-store.py        the run on the server, and what a server's answers mean
-records.py      what is sent, and the file of what could not be
+target.py       which server and experiment: parameters, then environment variables
+tracker.py      one tracked run; the interface for steps
+store.py        the run on the server, and the classification of server errors
+records.py      the records, and the file of unsent records
 checkpoints.py  copies of checkpoints, in the background
 unsent.py       the step that sends such a file later
 """

@@ -1,4 +1,4 @@
-"""Copies of checkpoints in the run's artifact store: sent in the background, one at a time, the newest first."""
+"""Copy checkpoints to the run's artifact store, in the background, one at a time; older waiting ones are skipped."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from steps.tracking.store import Store
 
 log = logging.getLogger("finetune")
 
-LAST_SECONDS = 120.0  # the training is over then, and a GPU may be waiting
+LAST_SECONDS = 120.0  # training is over then, and the GPU is idle
 TRIES = 3
 WAIT = 5.0  # seconds between two tries
 
 
 class CheckpointCopies:
-    """Sends what it is offered; a checkpoint that waits gives way to a newer one."""
+    """Sends checkpoints; a newer checkpoint replaces one that is still waiting."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -32,21 +32,21 @@ class CheckpointCopies:
         self._thread.start()
 
     def offer(self, checkpoint: Path) -> None:
-        """Send this checkpoint when it is its turn; links keep its files from being deleted until then."""
+        """Queue a checkpoint; hard links keep its files until it is sent."""
         place = checkpoint.parent / ".sending" / checkpoint.name
         try:
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(checkpoint, place, copy_function=os.link)
-        except OSError:  # a volume without links
+        except OSError:  # a volume without hard links
             place = checkpoint
         with self._change:
             if self._waiting is not None:
-                self._give_up(self._waiting, "a newer one came before it was sent")
+                self._give_up(self._waiting, "replaced by a newer one before it was sent")
             self._waiting = place
             self._change.notify_all()
 
     def close(self, seconds: float | None = None) -> None:
-        """Wait for what is under way, but not for ever, and say what was not sent."""
+        """Wait a limited time for pending copies, and log those that were not sent."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -54,7 +54,7 @@ class CheckpointCopies:
         with self._change:
             for left in (self._sending, self._waiting):
                 if left is not None:
-                    self._give_up(left, "time was up")
+                    self._give_up(left, "time limit reached")
             if self._missing:
                 log.warning("WARNING not copied to MLflow: %s", ", ".join(self._missing))
 
@@ -77,17 +77,17 @@ class CheckpointCopies:
                         _forget(place)
 
     def _send(self, place: Path) -> str:
-        """Send one checkpoint; what went wrong, or nothing."""
+        """Send one checkpoint; return the error message, or an empty text."""
         said = ""
         for attempt in range(TRIES):
             with self._change:
                 if attempt and (self._waiting is not None or self._closed):
-                    break  # a newer one is worth more than another try
+                    break  # send the newer one instead of retrying
             try:
                 self.store.client().log_artifacts(self.store.run.run_id, str(place), place.name)
                 log.info("copied %s to MLflow", place.name)
                 return ""
-            except Exception as error:  # a store that refuses or breaks never stops a training
+            except Exception as error:  # an error of the store must not stop the training
                 said = str(masked(str(error).splitlines()[0] if str(error) else type(error).__name__))[:200]
             with self._change:
                 if not self._closed:

@@ -1,4 +1,4 @@
-"""The run on an MLflow server: opened when the server first answers, and every call may be repeated."""
+"""A run on an MLflow server: created when the server first answers; every call can be repeated."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from steps.tracking.records import Record, TrackedRun
 from steps.tracking.target import SQLITE, make_place
 
-MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow takes 1,000 and 100 in one call
+MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow accepts 1,000 and 100 per call
 RUN_KEY = "finetune_run_key"
-# MLflow's own bounds keep a thread for a quarter of an hour on a server that is down; here it is asked again anyway.
+# With MLflow's defaults, a call to an unavailable server takes a quarter of an hour; the tracker retries anyway.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-# Answers that would be the same next time.
+# Errors that a retry does not change.
 REFUSALS = {
     "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED",
     "INVALID_STATE", "ENDPOINT_NOT_FOUND",
@@ -35,7 +35,7 @@ class Store:
         self._client: Any = None
 
     def client(self) -> Any:
-        """Connect, and open the run if nobody has; raises what MLflow raises."""
+        """Connect, and create the run if it does not exist; raises what MLflow raises."""
         with self._opening:
             if self._client is not None:
                 return self._client
@@ -51,7 +51,7 @@ class Store:
             return client
 
     def send(self, records: list[Record]) -> None:
-        """Send records in their order, in few calls; raises what MLflow raises."""
+        """Send records in order, in few calls; raises what MLflow raises."""
         from mlflow.entities import Metric, Param
 
         client, run_id = self.client(), self.run.run_id
@@ -72,7 +72,7 @@ class Store:
     def _open(self, client: Any) -> str:
         run = self.run
         experiment = experiment_id(client, run.experiment, self.uri)
-        # An earlier try may have opened it without our hearing the answer.
+        # An earlier attempt may have created it although its answer was lost.
         if self._tried and (found := client.search_runs([experiment], f"tags.{RUN_KEY} = '{run.key}'", max_results=1)):
             return found[0].info.run_id
         self._tried = True
@@ -80,17 +80,17 @@ class Store:
         return client.create_run(experiment, start_time=run.started, tags=tags, run_name=run.name).info.run_id
 
     def reopen(self) -> None:
-        """Look for the run before opening it: it may be there from another process."""
+        """Search for the run before creating it, because another process may have created it."""
         self._tried = True
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether a server said no, other than not answering or being at a loss."""
+    """Return whether a server rejected a request, as opposed to not answering or failing."""
     return getattr(error, "error_code", "") in REFUSALS
 
 
 def experiment_id(client: Any, name: str, uri: str) -> str:
-    """Find an experiment by name, or make it; two that make it at once both get it."""
+    """Find or create an experiment; also works if two processes create it at the same time."""
     from mlflow.exceptions import MlflowException
 
     if known := client.get_experiment_by_name(name):
@@ -104,7 +104,7 @@ def experiment_id(client: Any, name: str, uri: str) -> str:
 
 
 def _artifact_location(uri: str) -> str | None:
-    """Where a store without a server keeps its files: beside the database, not in whatever folder the step runs in."""
+    """Return the artifact folder of a store without a server: beside the database, not in the working directory."""
     if not uri.startswith(SQLITE):
         return None
     return str(Path(uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts")

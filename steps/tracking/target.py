@@ -1,6 +1,6 @@
-"""Where metrics go: a parameter that was given, else the environment, else its default.
+"""Choose the server for metrics: the parameter if set, else the environment, else its default.
 
-Flags win over the configuration file before this (`pipelines/flags.py`), so the whole order is flag, file, environment.
+Flags already override the configuration file (`pipelines/flags.py`), so the order is flag, file, environment.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from steps.params.registration import TrackingParams
 
 MEANS_OFF = "DISABLE_MLFLOW_INTEGRATION"
 SQLITE = "sqlite:///"
-HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow knows by a name alone
-TRUE = {"1", "ON", "YES", "TRUE"}  # as transformers reads these variables
+HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow accepts as a plain name
+TRUE = {"1", "ON", "YES", "TRUE"}  # the values that transformers accepts
 
 
 @dataclass(frozen=True)
 class TrackingTarget:
-    """One place for a run's metrics."""
+    """Server and settings for a run's metrics."""
 
     uri: str = ""
-    """Tracking server; empty: nothing is tracked."""
+    """Tracking server; if empty, nothing is tracked."""
     experiment: str = "default"
     copies_checkpoints: bool = False
     flattens: bool = True
-    """Whether nested settings become parameters with dotted names, or one text for each group."""
+    """Whether nested settings become parameters with dotted names; if not, each group becomes one text."""
     run_id: str = ""
-    """A run that somebody else has opened, and ends."""
+    """A run that another program created and ends."""
     tags: dict[str, str] = field(default_factory=dict)
 
 
 def target_of(tracking: TrackingParams, environment: Mapping[str, str] = os.environ) -> TrackingTarget:
-    """Decide where a step's metrics go."""
+    """Return the target of a step's metrics."""
     usual = TrackingParams.model_fields["experiment_name"].default
     asked = tracking.experiment_name
     return TrackingTarget(
@@ -54,12 +54,12 @@ def target_of(tracking: TrackingParams, environment: Mapping[str, str] = os.envi
 
 
 def registry_uri(tracking: TrackingParams, environment: Mapping[str, str] = os.environ) -> str:
-    """Name the server, which registers models also where metrics are switched off."""
+    """Return the server's URI; models are registered there even if metrics are switched off."""
     return store_of(tracking.mlflow_server_uri or environment.get("MLFLOW_TRACKING_URI", ""))
 
 
 def store_of(uri: str) -> str:
-    """Give the database of a folder, in which MLflow 3 keeps nothing otherwise; any other URI is itself."""
+    """Return the SQLite URI for a folder, because MLflow 3 needs a database there; other URIs stay unchanged."""
     if uri.startswith("file:"):
         folder = Path(unquote(urlsplit(uri).path))
     elif uri and ":" not in uri and uri not in HOSTED:
@@ -70,13 +70,13 @@ def store_of(uri: str) -> str:
 
 
 def make_place(uri: str) -> None:
-    """Make the folder of a store without a server."""
+    """Create the folder of a store without a server."""
     if uri.startswith(SQLITE):
         Path(uri.removeprefix(SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
 
 
 def is_off(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment switches the tracking of metrics off."""
+    """Return whether the environment switches the tracking of metrics off."""
     return _is_true(environment, MEANS_OFF)
 
 
@@ -85,7 +85,7 @@ def _is_true(environment: Mapping[str, str], name: str, default: str = "") -> bo
 
 
 def _tags(text: str) -> dict[str, str]:
-    """Read MLFLOW_TAGS, a JSON object; anything else is nobody's tags."""
+    """Read MLFLOW_TAGS, a JSON object; anything else is ignored."""
     try:
         given = json.loads(text or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""One tracked run. A thread of its own sends; while the server is down, everything waits in order and is sent later."""
+"""One tracked run. A separate thread sends; while the server is unavailable, records wait in order."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from steps.tracking.target import target_of
 
 log = logging.getLogger("finetune")
 
-FLUSH_SECONDS = 30.0  # a run must not wait longer than this for its tracking server at the end
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between two tries while the server is down
+FLUSH_SECONDS = 30.0  # longest wait for the tracking server at the end of a run
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between two attempts while the server is unavailable
 AT_A_TIME = 200  # records
-MOST_RECORDS = 50_000  # days of an outage; what comes after is in history.json
-LONGEST_VALUE = 6000  # MLflow's bound on a parameter's text
+MOST_RECORDS = 50_000  # enough for an outage of days; later metrics are only in history.json
+LONGEST_VALUE = 6000  # MLflow's limit for the text of a parameter
 
 
 class Tracker:
-    """One tracked run; every method but `flush` returns at once, and none raises."""
+    """One tracked run; all methods except `flush` return at once, and none raises."""
 
     def __init__(
         self, tracking: TrackingParams, name: str, tags: dict[str, str] | None = None, keep: Path | None = None
     ):
-        """`keep` is the folder for what could not be sent, when the run ends before `unsent` was asked."""
+        """`keep` is the folder for unsent records if the run ends before `write_unsent` was called."""
         self.target = target_of(tracking)
         run = TrackedRun(name, self.target.experiment, {**(tags or {}), **self.target.tags})
         run.run_id, run.ours = self.target.run_id, not self.target.run_id
@@ -69,7 +69,7 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """The run's id; None when there is no server, or none that has answered."""
+        """The run's id; None without a server, or before it has answered."""
         return self.store.run.run_id or None
 
     def parameters(self, values: dict[str, Any]) -> None:
@@ -78,17 +78,17 @@ class Tracker:
         self._put({"parameters": {key: str(masked(value))[:LONGEST_VALUE] for key, value in given.items()}})
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Record numbers of one step; what is not finite is left out, for MLflow refuses it."""
+        """Record metrics of one step; values that are not finite are left out, because MLflow refuses them."""
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         self._put({"metrics": finite, "step": step, "time": now()})
 
     def checkpoint(self, folder: Path) -> None:
-        """Copy a whole checkpoint to the run's artifacts, where that is asked for."""
+        """Copy a complete checkpoint to the run's artifacts, if enabled."""
         if self._copies:
             self._copies.offer(folder)
 
     def flush(self, seconds: float | None = None) -> None:
-        """Wait until everything was sent, or for so long."""
+        """Wait until all records are sent, at most `seconds`."""
         if not self.target.uri:
             return
         limit = time.monotonic() + (FLUSH_SECONDS if seconds is None else seconds)
@@ -99,22 +99,22 @@ class Tracker:
                 self._change.wait(left)
 
     def unsent(self) -> list[Record]:
-        """Give what the server has not taken."""
+        """Return the records that the server has not accepted."""
         with self._change:
             return [*self._pending, *self._refused]
 
     def write_unsent(self, folder: Path) -> None:
-        """Write what the server has not taken into a folder that stays, if there is any."""
+        """Write the records that the server has not accepted, if any, into a folder that is kept."""
         if left := self.unsent():
             write_unsent(folder / UNSENT, self.store.run, [*left, {"status": "FINISHED", "time": now()}])
             self._told = True
 
     def tell(self, file: Path, left: list[Record]) -> None:
-        """Say what is missing on the server, and how it gets there."""
-        more = f"; {self.dropped} more were too many to keep" if self.dropped else ""
+        """Log which records are missing on the server, and how to send them."""
+        more = f"; {self.dropped} more were dropped" if self.dropped else ""
         log.warning(
-            "WARNING MLflow at %s did not take %d records%s. They are in %s; register_model sends them, or: python -m "
-            "steps send-metrics --file %s", masked(self.target.uri), len(left), more, file, file,
+            "WARNING MLflow at %s did not accept %d records%s. They are in %s; register_model sends them, or: python "
+            "-m steps send-metrics --file %s", masked(self.target.uri), len(left), more, file, file,
         )  # fmt: skip
 
     def _put(self, record: Record) -> None:
@@ -132,7 +132,7 @@ class Tracker:
         while (batch := self._next()) is not None:
             try:
                 self.store.send(batch)
-            except Exception as error:  # whatever goes wrong there, the training goes on
+            except Exception as error:  # an error of the server must not stop the training
                 if is_refusal(error) and self.store.run.run_id:
                     self._sort_out(batch, error)
                     continue
@@ -141,12 +141,12 @@ class Tracker:
                 wait = min(wait * 2, LONGEST_WAIT)
             else:
                 if self._down:
-                    log.info("MLflow at %s answers again; nothing is lost", masked(self.target.uri))
+                    log.info("MLflow at %s answers again; no records are lost", masked(self.target.uri))
                 self._down, wait = False, FIRST_WAIT
                 self._done(len(batch))
 
     def _next(self) -> list[Record] | None:
-        """Wait for records and give the oldest, which stay where they are until they are sent; None at the end."""
+        """Wait for records and return the oldest, which stay in the queue until they are sent; None at the end."""
         with self._change:
             while not self._pending and not self._stopped:
                 self._change.wait()
@@ -159,14 +159,14 @@ class Tracker:
             self._change.notify_all()
 
     def _sort_out(self, batch: list[Record], error: Exception) -> None:
-        """Put the record aside that the server refuses; a batch of several is sent one by one to find it."""
+        """Set aside the record that the server refuses; a batch is sent one by one to find it."""
         for record in batch:
             try:
                 if len(batch) > 1:
                     self.store.send([record])
             except Exception as single:
                 if not is_refusal(single):
-                    return  # it went down meanwhile
+                    return  # the server became unavailable
                 error = single
             else:
                 if len(batch) > 1:
@@ -181,14 +181,14 @@ class Tracker:
     def _say_down(self, error: Exception) -> None:
         if not self._down:
             log.warning(
-                "WARNING MLflow at %s: %s; training goes on, and metrics wait",
+                "WARNING MLflow at %s: %s; training continues, and metrics are sent later",
                 masked(self.target.uri),
                 _first_line(error),
             )
         self._down = True
 
     def _pause(self, seconds: float) -> None:
-        """Wait before the next try: not long at the end, when somebody waits for it."""
+        """Wait before the next attempt; only briefly at the end of the run."""
         until = time.monotonic() + seconds
         with self._change:
             while not self._stopped and (left := until - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""Send what a training could not send."""
+"""Send the metrics that a training run could not send."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ AT_A_TIME = 200
 
 
 def send_metrics(file: Path, mlflow_server_uri: str = "") -> str:
-    """Send the metrics of a file that a training left behind, and give the run's id; sending twice changes nothing.
+    """Send a file of unsent metrics and return the run's id; sending it twice changes nothing.
 
-    Raises UserError when the file is none of those, no server is named or it refuses, Outage when it does not answer.
+    Raises UserError for another file, without a server, or if the server refuses; Outage if it does not answer.
     """
     uri = store_of(mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
     if not uri:
         raise UserError(
             Problem("TRACK-E0201", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI", "an MLflow server",
-                    "name the server that shall get the metrics")
+                    "name the server for the metrics")
         )  # fmt: skip
     try:
         run, records = read_unsent(file)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             Problem("TRACK-E0202", str(file), f"{type(error).__name__}: {error}", "a file of unsent metrics",
-                    "name unsent-metrics.jsonl of a tuned model")
+                    "name the file unsent-metrics.jsonl of a tuned model")
         ) from error  # fmt: skip
     try:
         return send_records(uri, run, records)
@@ -40,13 +40,19 @@ def send_metrics(file: Path, mlflow_server_uri: str = "") -> str:
         said, where = str(masked(str(error)))[:300], f"MLflow at {masked(uri)}"
         if is_refusal(error):
             raise UserError(
-                Problem("TRACK-E0203", where, said, "a server that takes them", "see what it says")
+                Problem(
+                    "TRACK-E0203",
+                    where,
+                    said,
+                    "a server that accepts the records",
+                    "see the server's message",
+                )
             ) from error
         raise Outage(Problem("TRACK-E0401", where, said, "an answer", "run this again")) from error
 
 
 def send_records(uri: str, run: TrackedRun, records: list[Record]) -> str:
-    """Send records to their run, which is opened if it is not there, and give its id; raises what MLflow raises."""
+    """Send records to their run, which is created if missing, and return its id; raises what MLflow raises."""
     store = Store(uri, run)
     store.reopen()
     for start in range(0, len(records), AT_A_TIME):

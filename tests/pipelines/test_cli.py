@@ -27,7 +27,7 @@ def test_list_names_every_pipeline():
 
 
 def test_describe_tells_every_parameter_with_default_and_meaning():
-    from steps.params.pipelines import ChatCompletionParameters
+    from steps.params.pipelines.chat_completion import ChatCompletionParameters
 
     text = finetune("describe", "chat_completion").stdout
     for name, field in ChatCompletionParameters.model_fields.items():

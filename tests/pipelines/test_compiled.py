@@ -1,6 +1,7 @@
 """compiled/ is what the code says, sound beyond what the SDK checks, and runs."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_pods_run_as_a_normal_user_and_install_nothing(spec):
         assert "pip install" not in str(executor["container"]["command"]), label
         assert settings[label]["securityContext"]["runAsNonRoot"] is True, label
         assert executor["container"]["image"].startswith("finetune-pipelines-"), label
+
+
+def test_the_plan_says_what_the_pipeline_requests(spec, tiny_model, chat_file, tmp_path):
+    from steps.plan.step import plan
+
+    given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file), "mlflow_server_uri": "http://m"}
+    made = plan("chat_completion", given, tmp_path / "plan", tmp_path / "plan.html")
+    executors = spec[0]["deploymentSpec"]["executors"]
+    for told in json.loads((tmp_path / "plan" / "plan.json").read_text())["tasks"]:
+        resources = executors[f"exec-{told['task'].replace('_', '-')}"]["container"]["resources"]
+        for what, key in (("cpu", "resourceCpuLimit"), ("memory", "resourceMemoryLimit")):
+            _, at_run_time, output = resources[key].partition("pipelinechannel--plan-")
+            requested = getattr(made, output.removesuffix("']}}")) if at_run_time else resources[key]
+            assert told[what] == requested, (told["task"], what)
 
 
 def test_an_old_backend_can_have_a_pipeline_without_choices(tmp_path):

@@ -158,7 +158,10 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     file.write_text(
         "tracking: {experiment_name: file, mlflow_server_uri: 'http://file'}\nsft_args: {max_seq_length: 9}"
     )
-    given = _split({"config": file, "param": ("experiment_name=shell",), "parameter_max_seq_length": "7"})
+    given = _split(
+        PARAMETER_MODELS["chat_completion"],
+        {"config": file, "param": ("experiment_name=shell",), "parameter_max_seq_length": "7"},
+    )
     assert given == {"experiment_name": "shell", "mlflow_server_uri": "http://file", "max_seq_length": "7"}
 
 

@@ -10,7 +10,10 @@ from conftest import build_model, write_jsonl
 from test_plan import LLAMA_8B, memory
 
 from steps.errors import UserError
-from steps.params.adapter_kinds import ELSEWHERE, KINDS
+from steps.kinds.adapters import ADAPTER_KINDS
+from steps.kinds.recipe import recipe
+from steps.params.adapter_kinds import ELSEWHERE, peft_names
+from steps.params.lora import LoraParams
 from steps.params.reading import read_parameters
 from steps.plan.memory import GIB
 from steps.plan.step import plan
@@ -172,13 +175,13 @@ def test_pefts_spelling_of_a_kind_is_understood():
     assert reading.parameters.peft_type == "ia3"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ADAPTER_KINDS)
 def test_the_table_of_keys_is_pefts(name):
     import peft
 
     known = set(getattr(peft, CONFIGS[name])().to_dict())
-    assert set(KINDS[name].kwargs) <= known
-    assert not set(KINDS[name].kwargs) & set(ELSEWHERE)
+    assert set(ADAPTER_KINDS[name].kwargs) <= known
+    assert not set(ADAPTER_KINDS[name].kwargs) & {*ELSEWHERE, *peft_names(LoraParams)}
 
 
 def test_the_table_is_read_without_peft_or_torch():
@@ -239,9 +242,9 @@ def test_what_the_base_cannot_have_is_refused(config, given, words, tmp_path):
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    from steps.plan import deciding
+    from steps.plan import place
 
-    monkeypatch.setattr(deciding, "missing_here", lambda package: package == "bitsandbytes")
+    monkeypatch.setattr(place, "missing_here", lambda package: package == "bitsandbytes")
     with pytest.raises(UserError, match="load_in_8bit: found true, but the package bitsandbytes is missing"):
         planned(tmp_path, with_config(tmp_path), apply_lora=True, load_in_8bit=True)
 
@@ -250,7 +253,6 @@ def test_a_step_without_plan_names_the_missing_package(monkeypatch):
     from training_inputs import settings_with
 
     from steps.finetune import packages
-    from steps.params.lora import LoraParams
     from steps.params.quantisation import QuantisationParams
 
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
@@ -259,16 +261,24 @@ def test_a_step_without_plan_names_the_missing_package(monkeypatch):
         packages.refuse_missing(settings)
 
 
-@pytest.mark.parametrize("head", ["seq2seq_lm", "masked_lm", "preference_lm", "sequence_classification"])
-def test_a_prompt_is_learned_by_models_that_go_on_from_it(head):
-    from steps.plan.soft_prompts import soft_prompt_problems
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("seq2seq_lm", "supervised"), ("masked_lm", "supervised"), ("causal_lm", "dpo"),
+     ("sequence_classification", "supervised")],
+)  # fmt: skip
+def test_a_prompt_is_learned_by_models_that_go_on_from_it(model, method):
+    from types import SimpleNamespace
 
-    asked, lora = (
-        read_parameters("chat_completion", {**GIVEN, **given}).parameters for given in (kind("prompt_tuning"), LORA)
-    )
-    assert [problem.code for problem in soft_prompt_problems(asked, head, 512)] == ["PLAN-E0384"]
-    assert not list(soft_prompt_problems(asked, "causal_lm", 512))
-    assert not list(soft_prompt_problems(lora, head, 512))
+    from steps.adapters.asked import prompt_problems
+
+    def codes(given: dict, *names: str) -> list[str]:
+        parameters = read_parameters("chat_completion", {**GIVEN, **given}).parameters
+        seen = SimpleNamespace(parameters=parameters, recipe=recipe(*names), positions=512)
+        return [problem.code for problem in prompt_problems(seen)]
+
+    assert codes(kind("prompt_tuning"), model, method) == ["PLAN-E0384"]
+    assert codes(kind("prompt_tuning"), "causal_lm", "supervised") == []
+    assert codes(LORA, model, method) == []
 
 
 def test_a_prompt_leaves_room_for_itself(tmp_path):
@@ -314,7 +324,7 @@ def test_the_bytes_of_a_base_are_those_that_it_has(given, tmp_path):
 
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     count = sum(parameter.numel() for parameter in whole.parameters())
-    parts = estimate(parameters, "causal_lm", config, count, 64, 0).parts
+    parts = estimate(parameters, recipe("causal_lm", "supervised"), config, count, 64, 0).parts
     adapter = parts["gradients and optimizer"] // 12 * 4
     assert parts["weights"] - adapter == pytest.approx(held, rel=0.01)
 
@@ -352,7 +362,7 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(given, rank, tmp
     from steps.plan.memory import estimate
 
     parameters = read_parameters("chat_completion", {**GIVEN, **given}).parameters
-    parts = estimate(parameters, "causal_lm", config.to_dict(), 1, 64, 0).parts
+    parts = estimate(parameters, recipe("causal_lm", "supervised"), config.to_dict(), 1, 64, 0).parts
     assert parts["gradients and optimizer"] / 12 == pytest.approx(trained, rel=0.05)
 
 

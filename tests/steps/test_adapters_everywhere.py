@@ -25,18 +25,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_root")]
 
 NF4 = {"quantisation": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
 INT8 = {"quantisation": {"load_in_8bit": True}}
-# Base, trainer, the method of learning preferences.
+# Base, what the model puts out, the method of learning preferences.
 TRAINED: dict[str, tuple[str, str, str]] = {
-    "sft": ("llama", "sft", ""),
-    "dpo": ("llama", "dpo", "dpo"),
-    "kto": ("llama", "kto", "kto"),
-    "orpo": ("llama", "orpo", "orpo"),
-    "simpo": ("llama", "cpo", "simpo"),
-    "classes": ("bert", "classification", ""),
-    "classes of GPT-2": ("gpt2 backbone", "classification", ""),
-    "hidden words": ("bert", "masked", ""),
-    "T5": ("t5", "seq2seq", ""),
-    "BART": ("bart", "seq2seq", ""),
+    "sft": ("llama", "causal_lm", ""),
+    "dpo": ("llama", "causal_lm", "dpo"),
+    "kto": ("llama", "causal_lm", "kto"),
+    "orpo": ("llama", "causal_lm", "orpo"),
+    "simpo": ("llama", "causal_lm", "simpo"),
+    "classes": ("bert", "sequence_classification", ""),
+    "classes of GPT-2": ("gpt2 backbone", "sequence_classification", ""),
+    "hidden words": ("bert", "masked_lm", ""),
+    "T5": ("t5", "seq2seq_lm", ""),
+    "BART": ("bart", "seq2seq_lm", ""),
 }
 ADAPTERS: dict[str, tuple[dict, dict]] = {
     "QLoRA": ({"lora_alpha": 16}, NF4),
@@ -59,16 +59,16 @@ PAIRS = [
 
 def inputs(name: str, folder: Path) -> tuple[Path, Path]:
     """Make a base and the data of a trainer."""
-    base, trainer, method = TRAINED[name]
-    if trainer == "classification":
+    base, kind, method = TRAINED[name]
+    if kind == "sequence_classification":
         return test_classification_training.made(folder, base, label_rows(90))
     build: Callable[[Path], None] = {**BUILDERS, **TRANSLATORS, "bert": build_bert}[base]
     (folder / "source").mkdir()
     build(folder / "source")
     model = as_imported(folder / "source", folder / "model")
-    if trainer == "masked":
+    if kind == "masked_lm":
         return model, test_masked.prepared(model, folder / "rows")
-    if trainer == "seq2seq":
+    if kind == "seq2seq_lm":
         return model, test_seq2seq.prepared(model, folder / "rows", base)
     if method:
         rows = rated_rows(72) if method == "kto" else pair_rows(72)
@@ -79,15 +79,15 @@ def inputs(name: str, folder: Path) -> tuple[Path, Path]:
 
 
 def settings_of(name: str, adapter: str, resume: str = "false") -> FinetuneSettings:
-    _, trainer, method = TRAINED[name]
+    _, kind, method = TRAINED[name]
     lora, stored = ADAPTERS[adapter]
     return FinetuneSettings(
         pipeline=name.replace(" ", "-"),
-        trainer=trainer,
+        kind=kind,
         training=TrainingParams(**{**TRAINING, "max_steps": 6, "evaluation_strategy": "no"}),
         lora=LoraParams(apply_lora=True, **lora),
-        max_length=32 if trainer in ("classification", "seq2seq", "masked") else 64,
-        preference={"method": method} if method else {},
+        max_length=32 if kind in ("sequence_classification", "seq2seq_lm", "masked_lm") else 64,
+        preference={"method": method} if method else None,
         checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint=resume),
         **stored,
     )

@@ -50,7 +50,7 @@ def prepared(
     files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
     sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
     settings = DataSettings(
-        task="question_answering", head="question_answering", columns=columns(stride), max_length=length, **sources,
+        task="question_answering", kind="question_answering", columns=columns(stride), max_length=length, **sources,
         **how,
     )  # fmt: skip
     prepare_data(settings, base, folder / "data", folder / "data.html")
@@ -59,7 +59,9 @@ def prepared(
 
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, **(training or {})})
-    return FinetuneSettings(pipeline="question_answering", trainer="answering", training=made, max_length=24, **changes)
+    return FinetuneSettings(
+        pipeline="question_answering", kind="question_answering", training=made, max_length=24, **changes
+    )
 
 
 def test_a_window_begins_where_the_one_before_ends_but_for_the_stride(bert, tmp_path):
@@ -191,7 +193,7 @@ def test_numbers_predictions_and_the_served_model_agree(base, tmp_path, lora):
     assert history["best"]["metric"] == "validation f1"
     merge_adapter(base, tuned, merged)
     settings = EvaluationSettings(
-        task="question_answering", head="question_answering", columns=columns(), batch_size=4,
+        task="question_answering", kind="question_answering", columns=columns(), batch_size=4,
         evaluation=EvaluationParams(gate_metric="f1"),
     )  # fmt: skip
     evaluate(settings, base, tuned, merged, data, tmp_path / "evaluation", tmp_path / "report.html")

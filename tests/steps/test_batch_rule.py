@@ -115,7 +115,7 @@ def test_two_ways_to_say_it_or_half_of_one_are_refused(planned, changes, words):
 
 
 def test_a_total_that_the_devices_cannot_share_names_the_nearest():
-    from steps.params.pipelines import ChatCompletionParameters
+    from steps.params.pipelines.chat_completion import ChatCompletionParameters
     from steps.plan.batch_rule import resolved
 
     given = ChatCompletionParameters(

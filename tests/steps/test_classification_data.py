@@ -102,7 +102,7 @@ def test_rows_that_are_too_long_are_left_out_when_that_is_wanted(bert, tmp_path)
 
 
 def test_a_limit_without_room_for_text_is_refused(bert, tmp_path):
-    with pytest.raises(UserError, match=r"DATA-E0814 max_seq_length: found 3, of which the tokenizer itself takes 3"):
+    with pytest.raises(UserError, match=r"DATA-E0814 max_seq_length: found 3, of which special tokens take 3"):
         prepared(tmp_path, bert, label_rows(60, pairs=True), length=3, columns={"sentence2_key": "other"})
 
 

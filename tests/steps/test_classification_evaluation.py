@@ -56,7 +56,7 @@ def make_world(folder: Path, kind: str, several: bool) -> dict[str, Path]:
 def run(world: dict[str, Path], folder: Path, batch_size: int = 4, **gate) -> tuple[bool, dict, list[dict]]:
     settings = EvaluationSettings(
         task="text_classification",
-        head="sequence_classification",
+        kind="sequence_classification",
         batch_size=batch_size,
         evaluation=EvaluationParams(**gate),
     )
@@ -169,7 +169,7 @@ def test_the_report_shows_labels_rows_and_curves_without_running_what_stands_in_
     world = worlds("bert")
     run(world, tmp_path, gate_must_beat_base=False)
     page = (tmp_path / "r.html").read_text()
-    for word in ("What is taken for what", "Label by label", "ROC", "Row by row", "colour"):
+    for word in ("Confusion matrix", ">Labels<", "ROC", "Sample rows", "colour"):
         assert word in page
     assert page.count("<svg") == 2
     evaluation = json.loads((tmp_path / "e/metrics.json").read_text())

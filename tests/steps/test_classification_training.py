@@ -32,7 +32,7 @@ def made(folder: Path, kind: str, rows: list[dict], **changes) -> tuple[Path, Pa
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     training = TrainingParams(**{**TRAINING, **(training or {})})
     return FinetuneSettings(
-        pipeline="text_classification", trainer="classification", training=training, max_length=32, **changes
+        pipeline="text_classification", kind="sequence_classification", training=training, max_length=32, **changes
     )
 
 

@@ -46,10 +46,10 @@ def imported(base: Path, adapter: Path, out: Path) -> tuple[Path, Path]:
     return out / "model", out / "data"
 
 
-def train(model: Path, data: Path, out: Path, trainer: str = "classification") -> list[float]:
+def train(model: Path, data: Path, out: Path, kind: str = "sequence_classification") -> list[float]:
     training = TrainingParams(**{**TRAINING, "num_train_epochs": 1})
     lora = {"apply_lora": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": "query,value"}
-    settings = FinetuneSettings(pipeline="any", trainer=trainer, training=training, max_length=32, lora=lora)
+    settings = FinetuneSettings(pipeline="any", kind=kind, training=training, max_length=32, lora=lora)
     finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
     return [point["loss"] for point in json.loads((out / "tuned/history.json").read_text())["points"]]
 
@@ -98,7 +98,7 @@ def test_it_is_held_against_the_classifier_that_came_in(base, classifier, tmp_pa
     train(model, data, ours)
     merge_adapter(model, ours / "tuned", ours / "merged")
     settings = EvaluationSettings(
-        task="text_classification", head="sequence_classification", batch_size=4,
+        task="text_classification", kind="sequence_classification", batch_size=4,
         evaluation=EvaluationParams(gate_metric="accuracy"), columns={"sentence1_key": "text", "label_key": "kind"},
     )  # fmt: skip
     evaluate(settings, model, ours / "tuned", ours / "merged", data, ours / "evaluation", ours / "evaluation.html")
@@ -132,7 +132,7 @@ def test_a_masked_model_goes_on_with_its_adapter(base, tmp_path):
 
     adapter = make_adapter(base, tmp_path / "adapter", "AutoModelForMaskedLM", task_type=None, **LAYERS)
     import_model(import_settings(base, adapter, "continue"), tmp_path / "in/model", tmp_path / "in/tokenizer")
-    settings = FinetuneSettings(pipeline="any", trainer="masked", training=TrainingParams(), lora={"apply_lora": True})
+    settings = FinetuneSettings(pipeline="any", kind="masked_lm", training=TrainingParams(), lora={"apply_lora": True})
     ours = load_masked_model(tmp_path / "in/model", settings)
     theirs = PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained(base), adapter, is_trainable=True)
     mine, other = ours.state_dict(), theirs.state_dict()
@@ -161,7 +161,7 @@ def test_an_encoder_with_a_decoder_goes_on_with_its_adapter(tmp_path, monkeypatc
     how = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "v"]}
     adapter = make_adapter(tmp_path / "base", tmp_path / "adapter", "AutoModelForSeq2SeqLM", **how)
     import_model(import_settings(tmp_path / "base", adapter, "continue"), tmp_path / "model", tmp_path / "tokenizer")
-    settings = FinetuneSettings(pipeline="any", trainer="seq2seq", lora={"apply_lora": True})
+    settings = FinetuneSettings(pipeline="any", kind="seq2seq_lm", lora={"apply_lora": True})
     ours = load_adapted(AutoModelForSeq2SeqLM, tmp_path / "model", settings)
     theirs = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base"), adapter)
     other = theirs.state_dict()

@@ -30,9 +30,9 @@ ARGUMENTS = {
 }  # fmt: skip
 LORA = {"apply_lora": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": "q_proj,v_proj"}
 METHODS = {
-    "dpo": ("dpo", "DPO", "trl", {}),
-    "kto": ("kto", "KTO", "trl", {}),
-    "orpo": ("orpo", "ORPO", "trl.experimental.orpo", {}),
+    "dpo": ("DPO", "trl", {}),
+    "kto": ("KTO", "trl", {}),
+    "orpo": ("ORPO", "trl.experimental.orpo", {}),
 }
 
 
@@ -58,10 +58,18 @@ def model(tiny_model, adapter, tmp_path) -> Path:
     return imported(tmp_path, tiny_model, adapter, "continue")
 
 
-def settings_with(trainer: str, training: dict | None = None, lora: dict = LORA, **changes) -> FinetuneSettings:
+def settings_with(
+    method: str, training: dict | None = None, lora: dict = LORA, preference: dict | None = None, **changes
+) -> FinetuneSettings:
+    """Settings of a training; the method sft learns from right answers."""
     made = {**TRAINING, "max_steps": STEPS, "evaluation_strategy": "no", **(training or {})}
     return FinetuneSettings(
-        pipeline="any", trainer=trainer, training=TrainingParams(**made), lora=lora, max_length=64, **changes
+        pipeline="any",
+        training=TrainingParams(**made),
+        lora=lora,
+        max_length=64,
+        preference=None if method == "sft" else {"method": method, **(preference or {})},
+        **changes,
     )
 
 
@@ -120,11 +128,11 @@ def test_supervised_training_goes_on_as_trl_alone(tiny_model, adapter, model, tm
 def test_preferences_are_learned_on_as_trl_alone(tiny_model, adapter, model, tmp_path, name):
     from steps.tasks import kto
 
-    trainer, theirs, where, loss = METHODS[name]
+    theirs, where, loss = METHODS[name]
     chat = name != "orpo"  # of conversations TRL's ORPO makes other tokens than its DPO
     rows = (rated_rows if name == "kto" else pair_rows)(84, chat)
     data = prepared(tiny_model, tmp_path / "a", rows)
-    ours = train(settings_with(trainer, preference={"method": name}), model, data, tmp_path / "ours")
+    ours = train(settings_with(name), model, data, tmp_path / "ours")
     given = rows[:60]
     if name == "kto":
         given = [kto.training_row(row, kto.Columns()) for row in pq.read_table(data / "rows/train.parquet").to_pylist()]
@@ -288,7 +296,7 @@ def test_the_base_is_the_model_with_the_adapter_as_it_came(tiny_model, adapter, 
     ours = tmp_path / "ours"
     train(settings_with("dpo"), model, data, ours)
     gate = EvaluationParams(gate_metric="reward_accuracy", evaluation_max_new_tokens=4)
-    told = measured(model, data, ours, head="preference_lm", evaluation=gate)
+    told = measured(model, data, ours, method="dpo", evaluation=gate)
     rows = pq.read_table(data / "tokens/test.parquet").to_pylist()
     before = logps(continuing(tiny_model, adapter).eval(), rows, "chosen")
     assert told["base"]["loss"] == pytest.approx(math.log(2))
@@ -310,7 +318,7 @@ def test_rewards_are_measured_against_the_reference_of_the_training(tiny_model, 
     ours = tmp_path / "ours"
     train(settings_with("dpo", lora={}), model, data, ours)
     gate = EvaluationParams(gate_metric="reward_accuracy", evaluation_max_new_tokens=4)
-    told = measured(model, data, ours, head="preference_lm", evaluation=gate, beta=0.3)
+    told = measured(model, data, ours, method="dpo", evaluation=gate, beta=0.3)
     rows = pq.read_table(data / "tokens/test.parquet").to_pylist()
     folders = {"tuned": ours / "tuned", "base": tiny_model, "reference": tmp_path / "other"}
     models = {name: AutoModelForCausalLM.from_pretrained(folder).eval() for name, folder in folders.items()}
@@ -322,7 +330,7 @@ def test_rewards_are_measured_against_the_reference_of_the_training(tiny_model, 
         margins = [0.3 * (now - then) for now, then in zip(ahead[name], ahead["reference"], strict=True)]
         assert told[name]["reward_margin"] == pytest.approx(sum(margins) / len(margins), abs=1e-4)
         assert told[name]["reward_accuracy"] == sum(margin > 0 for margin in margins) / len(margins)
-    assert "reference model that the training was given" in (ours / "evaluation.html").read_text()
+    assert "reference model of the training" in (ours / "evaluation.html").read_text()
 
 
 def test_an_adapter_on_a_merged_model_does_not_claim_the_base_of_the_first(tiny_model, adapter, tmp_path):

@@ -121,7 +121,7 @@ def test_parquet_files_of_another_column_order_or_width_are_read_alike_and_count
     folder = parquet_folder(tmp_path, first, second, third)
     checked = check_data("text_classification", folder, scratch=tmp_path)
     assert told(checked)["DATA-F2402"]["count"] == 1
-    assert told(checked)["DATA-F2402"]["what"].startswith(f"{folder}/1.parquet: columns stand in another order")
+    assert told(checked)["DATA-F2402"]["what"].startswith(f"{folder}/1.parquet: columns have another order")
     labels = [label for part in checked.rows.values() for row in part.table().to_pylist() for label in row["labels"]]
     assert sorted(labels) == ["0"] * 30 + ["1"] * 30
 

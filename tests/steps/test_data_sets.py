@@ -85,7 +85,7 @@ def test_a_table_that_leaves_its_folder_is_refused_for_security(tmp_path, path):
         folder = table(tmp_path, f"paths: [{{{kind}: '{path}'}}]", a__jsonl=rows("a"))
         error = refused(tmp_path, train_mltable_path=folder)
         assert isinstance(error, SecurityRefusal)
-        assert "leaves the table folder" in str(error)
+        assert "outside the table's folder" in str(error)
 
 
 def test_a_link_out_of_the_table_is_refused_for_security(tmp_path):

@@ -133,8 +133,8 @@ def test_the_same_file_under_two_names_is_told(tmp_path):  # 133
     files, told = open_all(tmp_path, train_file_path=f"{a},{b},{c},file://{a}")
     assert len(files) == 4
     assert told == [
-        ("DATA-W0115", f"{b} is the same file as {a}: its rows count twice"),
-        ("DATA-W0115", f"file://{a} is the same file as {a}: its rows count twice"),
+        ("DATA-W0115", f"{b} has the same content as {a}: its rows count twice"),
+        ("DATA-W0115", f"file://{a} has the same content as {a}: its rows count twice"),
     ]
 
 

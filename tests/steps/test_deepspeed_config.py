@@ -8,8 +8,9 @@ from conftest import write_jsonl  # noqa: F401  (its fixtures come with it)
 
 from steps import wire
 from steps.errors import Problem, SecurityRefusal, StepError
+from steps.kinds.recipe import recipe
+from steps.launch.deepspeed_config import BUILT_IN, LARGEST, normalised
 from steps.params.settings import FinetuneSettings
-from steps.plan.deepspeed_config import BUILT_IN, LARGEST, normalised
 from steps.plan.memory import estimate
 from steps.plan.step import plan
 
@@ -195,7 +196,7 @@ REFUSED = {
     "nothing whole": ({"zero_optimization": {"stage": 3}}, "PLAN-E0333", "set it to true"),
     "disks": ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}}, "PLAN-E0334", "cpu"),
     "a compiler": ({"zero_optimization": {"stage": 2, "zero_quantized_gradients": True}}, "PLAN-E0334", "compiles"),
-    "weights of stage 2": ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "PLAN-E0334",
+    "weights of stage 2": ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "PLAN-E0340",
                            "expected stage 3"),
     "a key of no one": ({"zero_optimization": {"stage": 2, "overlap_com": True}}, "PLAN-E0335",
                         "did you mean overlap_comm"),
@@ -276,7 +277,7 @@ def memory(precision: str = "16", zero: dict | None = None, **changes):
     given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", "precision": precision, **changes}
     parameters = read_parameters("chat_completion", given).parameters
     config = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256}
-    return estimate(parameters, "causal_lm", config, 8_000_000_000, 2048, 80, zero=zero)
+    return estimate(parameters, recipe("causal_lm", "supervised"), config, 8_000_000_000, 2048, 80, zero=zero)
 
 
 def test_what_lies_on_the_cpu_is_not_counted_on_the_gpu():
@@ -292,10 +293,10 @@ def test_what_lies_on_the_cpu_is_not_counted_on_the_gpu():
 
 
 def test_too_little_memory_beside_the_gpu_is_told(given, tmp_path, monkeypatch):
-    from steps.plan import deciding
+    from steps.plan import memory
 
     monkeypatch.delenv("FINETUNE_ROOT", raising=False)
-    monkeypatch.setattr(deciding, "GIB", 1)  # as if the tiny model were large
+    monkeypatch.setattr(memory, "GIB", 1)  # as if the tiny model were large
     small = {"instance_type_finetune": "cpu=2,memory=1Gi,gpu=nvidia.com/gpu"}
     _, told = planned(given, tmp_path, **small)
     assert any("choose a larger instance_type_finetune" in warning for warning in told["warnings"])
@@ -310,7 +311,7 @@ def test_the_keys_are_those_of_the_deepspeed_that_is_installed():
     )
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-    from steps.plan.deepspeed_config import OFFLOAD_KEYS, OLD_ZERO_KEYS, ZERO_KEYS
+    from steps.launch.deepspeed_config import OFFLOAD_KEYS, OLD_ZERO_KEYS, ZERO_KEYS
 
     fields = config.DeepSpeedZeroConfig.model_fields
     known = {field.alias or name for name, field in fields.items()}

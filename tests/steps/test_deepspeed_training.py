@@ -13,10 +13,10 @@ from training_inputs import TRAINING, as_imported, settings_with, train
 
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for
+from steps.launch.deepspeed_config import BUILT_IN
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams, TrainingParams
-from steps.plan.deepspeed_config import BUILT_IN
 
 pytestmark = [
     pytest.mark.slow,
@@ -106,7 +106,7 @@ def test_zero_3_saves_a_new_head_and_the_names_of_the_base(tmp_path, monkeypatch
     prepare_data(data_settings(tmp_path / "rows", label_rows(60)), base, data, tmp_path / "data.html")
     training = TrainingParams(**{**TRAINING, "max_steps": 6})
     settings = FinetuneSettings(
-        pipeline="text_classification", trainer="classification", training=training, max_length=32
+        pipeline="text_classification", kind="sequence_classification", training=training, max_length=32
     )
     plain = train(settings, base, data, tmp_path / "plain")
     ours = train(settings.model_copy(update={"deepspeed": config("3")}), base, data, tmp_path / "ours")
@@ -126,7 +126,7 @@ def test_zero_3_refuses_to_replace_a_last_layer_of_other_classes(tmp_path, monke
     data = tmp_path / "data"
     prepare_data(data_settings(tmp_path / "rows", label_rows(60)), base, data, tmp_path / "data.html")
     settings = FinetuneSettings(
-        pipeline="text_classification", trainer="classification", max_length=32, deepspeed=config("3"),
+        pipeline="text_classification", kind="sequence_classification", max_length=32, deepspeed=config("3"),
         training=TrainingParams(**{**TRAINING, "max_steps": 2}),
     )  # fmt: skip
     with pytest.raises(UserError, match="set deepspeed_stage=2"):

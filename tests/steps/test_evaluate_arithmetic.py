@@ -12,7 +12,8 @@ from steps.evaluate.gate import judge, refuse_unmeasurable
 from steps.evaluate.held_out import Measured
 from steps.evaluate.metrics import refuse_non_finite, score
 from steps.generation.batching import batches
-from steps.params.evaluation import HIGHER_IS_BETTER, EvaluationParams
+from steps.params.evaluation import EvaluationParams
+from steps.params.metrics import WRITTEN, direction_of
 from steps.scoring.text_metrics import score_texts
 
 ANSWERS = ["Paris is the capital of France.", "the quick brown foxes jumped over dogs", " 42\n", "", "one\ntwo three"]
@@ -115,10 +116,10 @@ def test_the_gate(metric, bounds, must_beat, base, tuned, passed, word):
     assert verdict.reason.startswith("Passed" if passed else "Not passed")
 
 
-@pytest.mark.parametrize("metric", HIGHER_IS_BETTER)
+@pytest.mark.parametrize("metric", WRITTEN)
 def test_a_better_model_passes_and_a_worse_one_does_not_for_every_metric(metric):
     gate = EvaluationParams(gate_metric=metric)
-    better, worse = ({metric: 0.9}, {metric: 0.1}) if HIGHER_IS_BETTER[metric] else ({metric: 0.1}, {metric: 0.9})
+    better, worse = ({metric: 0.9}, {metric: 0.1}) if direction_of(metric) else ({metric: 0.1}, {metric: 0.9})
     assert judge(gate, base=worse, tuned=better).passed
     assert not judge(gate, base=better, tuned=worse).passed
 

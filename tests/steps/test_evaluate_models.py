@@ -18,8 +18,8 @@ from steps.evaluate.held_out import read_held_out
 from steps.evaluate.step import evaluate
 from steps.evaluate.transformers_engine import measure
 from steps.params.evaluation import EvaluationParams
+from steps.params.metrics import TextMetrics
 from steps.params.settings import EvaluationSettings
-from steps.params.task_metrics import TextMetrics
 from steps.tasks import load_task
 
 pytestmark = pytest.mark.slow
@@ -326,7 +326,7 @@ def test_changed_weights_are_not_measured(world, tmp_path):
     with open(tuned / "model.safetensors", "r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x55")
-    with pytest.raises(Outage, match=r"model\.safetensors with other bytes"):
+    with pytest.raises(Outage, match=r"model\.safetensors with other content"):
         run({**world, "tuned": tuned}, tmp_path, settings())
 
 

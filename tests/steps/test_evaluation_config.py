@@ -46,15 +46,15 @@ def test_a_file_and_its_text_mean_the_same(planned, tmp_path):
 @pytest.mark.parametrize(
     ("pipeline", "config", "words"),
     [
-        ("chat_completion", "{", "PLAN-E0312 evaluation_config_params: .*a JSON object"),
-        ("chat_completion", "[]", "PLAN-E0312 evaluation_config_params: .*a JSON object"),
-        ("chat_completion", '{"metric": []}', "PLAN-E0312 evaluation_config_params: metric: .*did you mean metrics?"),
-        ("chat_completion", '{"metrics": "bleu"}', "PLAN-E0312 evaluation_config_params: metrics"),
-        ("chat_completion", '{"metrics": ["rogueL"]}', "PLAN-E0313 .*found 'rogueL'.*did you mean rougeL"),
-        ("chat_completion", '{"metrics": ["mcc"]}', "PLAN-E0313"),
-        ("chat_completion", '{"regexes_to_ignore": ["("]}', "PLAN-E0312 .*regexes_to_ignore"),
+        ("chat_completion", "{", "PLAN-E0318 evaluation_config_params: .*a JSON object"),
+        ("chat_completion", "[]", "PLAN-E0318 evaluation_config_params: .*a JSON object"),
+        ("chat_completion", '{"metric": []}', "PLAN-E0318 evaluation_config_params: metric: .*did you mean metrics?"),
+        ("chat_completion", '{"metrics": "bleu"}', "PLAN-E0318 evaluation_config_params: metrics"),
+        ("chat_completion", '{"metrics": ["rogueL"]}', "PLAN-E0319 .*found 'rogueL'.*did you mean rougeL"),
+        ("chat_completion", '{"metrics": ["mcc"]}', "PLAN-E0319"),
+        ("chat_completion", '{"regexes_to_ignore": ["("]}', "PLAN-E0318 .*regexes_to_ignore"),
         ("text_classification", '{"ignore_case": true}', "PLAN-E0314 evaluation_config_params: ignore_case"),
-        ("text_classification", '{"metrics": ["bleu"]}', "PLAN-E0313"),
+        ("text_classification", '{"metrics": ["bleu"]}', "PLAN-E0319"),
     ],
 )
 def test_what_is_wrong_is_told_by_the_plan(planned, pipeline, config, words):

@@ -206,10 +206,9 @@ def test_lora_layers_that_do_not_exist_are_refused_by_name(tiny_model):
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with pytest.raises(UserError, match=r"found query,value; expected .*q_proj"):
-        lora_config(LoraParams(apply_lora=True, lora_target_modules="query,value"), model)
-    assert lora_config(LoraParams(apply_lora=True, lora_target_modules="q_proj,value"), model).target_modules == {
-        "q_proj"
-    }
+        lora_config(settings_with(lora=LoraParams(apply_lora=True, lora_target_modules="query,value")), model)
+    some = settings_with(lora=LoraParams(apply_lora=True, lora_target_modules="q_proj,value"))
+    assert lora_config(some, model).target_modules == {"q_proj"}
 
 
 # Which checkpoint a training may go on from.

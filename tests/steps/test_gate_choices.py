@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from steps.params.evaluation import EvaluationParams, direction_of
+from steps.params.evaluation import EvaluationParams
+from steps.params.metrics import OF_LABEL_SETS, OF_ONE_LABEL, OF_PAIRS, OF_RATED, direction_of
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of
-from steps.params.task_metrics import OF_LABEL_SETS, OF_ONE_LABEL, OF_PAIRS, OF_RATED
 from steps.scoring.answer_metrics import score_answers
 from steps.scoring.classification_metrics import score_label_sets, score_labels
 from steps.scoring.preference_metrics import Likely, score_pairs, score_rated

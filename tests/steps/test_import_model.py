@@ -140,7 +140,7 @@ BAD_SOURCES = {
     "no tokenizer": (lambda f: [(f / n).unlink() for n in ("tokenizer.json",)], UserError, "tokenizer"),
     "pickle": (replace_weights("pytorch_model.bin", b"\x80\x04."), SecurityRefusal, "pytorch_model.bin"),
     "cut": (cut_weights, UserError, "model.safetensors"),
-    "no safetensors": (replace_weights("model.safetensors", b"PK\x03\x04 a zip"), UserError, "no safetensors"),
+    "no safetensors": (replace_weights("model.safetensors", b"PK\x03\x04 a zip"), UserError, "not a safetensors file"),
     "missing shards": (lose_a_shard, UserError, "model-00001-of-00002.safetensors, model-00002-of-00002"),
     "remote code": (
         mend("config.json", lambda c: {**c, "auto_map": {"AutoModel": "evil.Model"}}), SecurityRefusal, "evil.py",

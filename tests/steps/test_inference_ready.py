@@ -12,9 +12,9 @@ from preferences import pair_rows, prepared, rated_rows
 from training_inputs import as_imported, settings_with, write_tokens
 
 from steps.artifacts import new_artifact
-from steps.finetune import TRAINERS
 from steps.finetune.inference import generation_settings, name_padding, save_tokenizer, set_end_of_turn, stops_anew
 from steps.finetune.run import Run
+from steps.kinds import load
 from steps.prepare_data.write.templates import end_of_turn, load_tokenizer
 
 TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -106,8 +106,8 @@ def test_a_tokenizer_that_ends_every_text_ends_no_prompt_any_more(tmp_path):
     )
     count = tokenizer("Count", add_special_tokens=False).input_ids
     assert tokenizer("Count").input_ids == [1, *count, 2]
-    save_tokenizer(tokenizer, tmp_path / "goes on", "sft")
-    save_tokenizer(tokenizer, tmp_path / "reads", "classification")
+    save_tokenizer(tokenizer, tmp_path / "goes on", ends_prompts=False)
+    save_tokenizer(tokenizer, tmp_path / "reads", ends_prompts=True)
     again, reading = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("goes on", "reads"))
     assert again("Count").input_ids == [1, *count]
     assert again("Count", "Count").input_ids == [1, *count, *count]
@@ -178,13 +178,8 @@ def test_every_answer_keeps_its_end_where_the_end_token_pads(name, pads_with_end
         data = write_tokens(tmp_path / "data", tokenizer, rows)
     else:
         data = prepared(unpadded, tmp_path, varied((rated_rows if name == "kto" else pair_rows)(60)))
-    settings = settings_with(
-        trainer=name, preference={"method": "dpo" if name == "sft" else name}, pads_with_end=pads_with_end
-    )
-    module, _, function = TRAINERS[name].partition(":")
-    import importlib
-
-    trainer = getattr(importlib.import_module(module), function)(Run(settings, model, data, tmp_path / "checkpoints"))
+    settings = settings_with(preference=None if name == "sft" else {"method": name}, pads_with_end=pads_with_end)
+    trainer = load(settings.recipe.trainer)(Run(settings, model, data, tmp_path / "checkpoints"))
     assert trainer.processing_class.pad_token == tokenizer.eos_token
     batch = batch_of(trainer)
     end = tokenizer.eos_token_id

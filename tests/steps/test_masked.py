@@ -42,7 +42,7 @@ def prepared(base: Path, folder: Path, length: int = 16, probability: float = 0.
     files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
     sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
     settings = DataSettings(
-        task="pretraining", head="masked_lm", columns={"mlm_probability": probability}, max_length=length,
+        task="pretraining", kind="masked_lm", columns={"mlm_probability": probability}, max_length=length,
         preprocessing=Preprocessing(**how), seed=seed, **sources,
     )  # fmt: skip
     prepare_data(settings, base, folder / "data", folder / "data.html")
@@ -125,7 +125,7 @@ def test_a_tokenizer_without_a_mask_is_refused(tiny_model, tmp_path):
 
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, **(training or {})})
-    return FinetuneSettings(pipeline="pretraining", trainer="masked", training=made, max_length=16, **changes)
+    return FinetuneSettings(pipeline="pretraining", kind="masked_lm", training=made, max_length=16, **changes)
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_the_measured_loss_is_the_models_own_and_new_weights_are_held_against_a_
         draft.facts = {"weights": "new", "vocab_size": 18}
         (draft / "config.json").write_text((base / "config.json").read_text())
     for name, folder in (("stored", base), ("empty", tmp_path / "empty")):
-        settings = EvaluationSettings(task="pretraining", head="masked_lm", batch_size=4)
+        settings = EvaluationSettings(task="pretraining", kind="masked_lm", batch_size=4)
         evaluate(settings, folder, tuned, tmp_path / "merged", data, tmp_path / name, tmp_path / f"{name}.html")
     stored, empty = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("stored", "empty"))
     model = AutoModelForMaskedLM.from_pretrained(tuned).eval()

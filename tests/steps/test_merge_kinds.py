@@ -149,11 +149,12 @@ def test_settings_that_are_not_understood_are_refused_by_name(config, setting, b
 def test_settings_of_every_ordinary_adapter_of_this_peft_are_understood():
     import peft
 
-    from steps.adapters.settings import REFUSED, UNDERSTOOD_BY_KIND
+    from steps.adapters.settings import REFUSED
+    from steps.kinds.adapters import IN_PEFT
 
     for config, kind in (("IA3Config", "IA3"), ("LoHaConfig", "LOHA"), ("LoKrConfig", "LOKR")):
         known = set(getattr(peft, config)(task_type="CAUSAL_LM").to_dict())
-        assert known <= UNDERSTOOD_BY_KIND[kind] | REFUSED.keys(), kind
+        assert known <= IN_PEFT[kind].understood | REFUSED.keys(), kind
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,10 @@ def test_adapters_that_changed_their_base_first_are_refused(start, good):
 def test_settings_of_every_ordinary_adapter_of_this_peft_are_understood(bases, tmp_path):
     from peft import LoraConfig
 
-    from steps.adapters.settings import REFUSED, UNDERSTOOD
+    from steps.adapters.settings import REFUSED
+    from steps.kinds.adapters import ADAPTER_KINDS
 
-    assert set(LoraConfig(task_type="CAUSAL_LM").to_dict()) <= UNDERSTOOD | REFUSED.keys()
+    assert set(LoraConfig(task_type="CAUSAL_LM").to_dict()) <= ADAPTER_KINDS["lora"].understood | REFUSED.keys()
 
 
 def test_all_refusals_are_told_at_once(good):

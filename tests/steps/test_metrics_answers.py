@@ -9,7 +9,7 @@ import pytest
 from transformers.data.metrics import squad_metrics as peer
 
 from steps.errors import NumericError
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.scoring.answer_metrics import normalised, score_answers
 from steps.scoring.answer_spans import Window, postprocess
 

@@ -75,7 +75,7 @@ def test_the_class_that_is_told_apart_worst_is_drawn_last_in_its_own_colour():
     chart = roc_curve({"a": curve(0.9), "b": curve(0.6), "c": curve(0.8)})
     assert chart.highlighted == "b"
     assert lines(chart) == ["--first", "--first", "--second"]
-    assert "false alarms" in texts(chart)
+    assert "false positive rate" in texts(chart)
 
 
 def test_of_two_classes_one_curve_is_drawn():

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sk
 
 from steps.errors import NumericError
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.scoring.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 
 NAMES = ["good", "bad", "so-so", "none"]
@@ -204,7 +204,7 @@ def test_what_only_a_mistake_of_ours_can_cause_raises():
         score_labels([], [], None, NAMES)
     with pytest.raises(ValueError, match="shape"):
         score_labels(["good"], ["bad"], np.array([[0.5, 0.5]]), NAMES)
-    with pytest.raises(ValueError, match="nothing to tell apart"):
+    with pytest.raises(ValueError, match="at least two are needed"):
         score_labels(["good"], ["good"], None, ["good"])
     with pytest.raises(ValueError, match="shape"):
         score_label_sets(np.ones((2, 3)), np.ones((2, 2)), None, NAMES[:3])

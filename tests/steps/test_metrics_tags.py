@@ -8,7 +8,7 @@ import pytest
 from seqeval import metrics as peer
 from seqeval.metrics import classification_report
 
-from steps.params.evaluation import direction_of
+from steps.params.metrics import direction_of
 from steps.scoring.tag_metrics import score_tags
 
 BIO = ["O", "O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG"]
@@ -106,7 +106,7 @@ def test_without_entities_only_accuracy_is_defined_and_nothing_warns():
         warnings.simplefilter("error")
         scored = score_tags([["O", "O"]], [["O", "B-PER"]])
     assert scored.values == {"accuracy": 0.5}
-    assert set(scored.undefined.values()) == {"no test row holds an entity"}
+    assert set(scored.undefined.values()) == {"no test row contains an entity"}
     assert len(scored.undefined) == 12
 
 

@@ -7,10 +7,10 @@ import pytest
 import sacrebleu
 
 from steps.errors import UserError
-from steps.params.evaluation import HIGHER_IS_BETTER, EvaluationParams, direction_of
+from steps.params.evaluation import EvaluationParams
+from steps.params.metrics import WRITTEN, WrittenMetrics, direction_of
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of
-from steps.params.task_metrics import WrittenMetrics
 from steps.scoring.scored import choose_metrics
 from steps.scoring.text_metrics import generated_length, score_texts
 
@@ -55,7 +55,7 @@ def test_generated_length_is_the_mean_number_of_tokens():
 
 def test_every_metric_of_texts_has_a_direction_and_can_be_gated():
     measured = set(score_texts(["a b"], ["a b"])) | {"loss", "perplexity"}
-    assert measured == set(HIGHER_IS_BETTER)
+    assert measured == set(WRITTEN)
     written = [name for name, model in PARAMETER_MODELS.items() if issubclass(model, WrittenMetrics)]
     assert {"chat_completion", "text_generation", "summarization", "translation"} <= set(written)
     for pipeline in written:
@@ -97,7 +97,7 @@ def test_every_unknown_metric_is_refused_with_the_nearest():
     assert [problem.fix for problem in error.value.problems] == [
         "did you mean accuracy?",
         "did you mean f1_macro?",
-        "take a name from that list, or leave it out",
+        "use a name from that list, or leave it out",
     ]
     assert "EVAL-E0205 evaluation_config: metrics: found 'acuracy'; expected one of accuracy, f1_macro" in str(
         error.value

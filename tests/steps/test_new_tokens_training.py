@@ -71,10 +71,10 @@ def chats(out: Path) -> Path:
     return out / "data"
 
 
-def tuned(base: Path, data: Path, out: Path, trainer: str = "sft", lora: bool = True, **changes) -> Path:
+def tuned(base: Path, data: Path, out: Path, lora: bool = True, **changes) -> Path:
     training = {**TRAINING, "max_steps": 4, "num_train_epochs": 1, **changes.pop("training", {})}
     settings = FinetuneSettings(
-        pipeline="chat_completion", trainer=trainer, training=TrainingParams(**training), max_length=64,
+        pipeline="chat_completion", training=TrainingParams(**training), max_length=64,
         lora={"apply_lora": lora, "lora_r": 4}, **changes,
     )  # fmt: skip
     finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
@@ -142,7 +142,7 @@ def test_preferences_are_learned_with_new_tokens(trainer, kind, tmp_path):
     method = {"method": trainer, "precompute_ref_log_probs": kind == "tied" and trainer == "dpo"}
     rows = (rated_rows if trainer == "kto" else pair_rows)(60)
     data = prepared(base, tmp_path, rows, preprocessing={"chat_template": "simplified-llama31"})
-    adapter = tuned(base, data, tmp_path, trainer, preference=method)
+    adapter = tuned(base, data, tmp_path, preference=method)
     merge_adapter(base, adapter, tmp_path / "merged")
     assert differing(tensors_of(tmp_path / "merged"), merged_by_peft(base, adapter, tmp_path / "peft")) == []
     assert all(found == NEW for found in changed_rows(base, tmp_path / "merged").values())

@@ -7,7 +7,7 @@ import pytest
 
 from steps.params.chat_columns import ChatColumns
 from steps.params.data import TextColumns
-from steps.prepare_data import parts
+from steps.prepare_data.check import parts
 from steps.prepare_data.check.parts import check_jsonl
 from steps.prepare_data.read.sources import SourceFile
 

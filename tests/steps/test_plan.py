@@ -7,9 +7,12 @@ import sys
 
 import pytest
 from conftest import chat_rows, write_jsonl
+from input_adapters import make_adapter
+from preferences import pair_rows
 
 from steps import wire
 from steps.errors import SecurityRefusal, StepError, UserError
+from steps.kinds.recipe import recipe
 from steps.params.planned import Plan
 from steps.params.reading import read_parameters
 from steps.params.settings import (
@@ -164,7 +167,7 @@ def test_what_the_sources_make_worth_knowing_is_told(given, tmp_path, chat_file)
     write_jsonl(tmp_path / "table/a.jsonl", chat_rows(30))
     (tmp_path / "table/MLTable").write_text("paths: [{file: a.jsonl}]")
     _, told = planned(given, tmp_path, train_mltable_path=str(tmp_path / "table"))
-    assert told["warnings"] == ["train_mltable_path wins over train_file_path, which is not read"]
+    assert told["warnings"] == ["train_mltable_path takes precedence over train_file_path, which is not read"]
 
 
 def test_the_plan_says_how_the_rows_will_be_read(given, tmp_path, chat_file):
@@ -267,7 +270,7 @@ LLAMA_8B = {
 def memory(gpu_memory: int, **changes):
     given = {"pytorch_model_path": "m", "train_file_path": "t.jsonl", **changes}
     parameters = read_parameters("chat_completion", given).parameters
-    return estimate(parameters, "causal_lm", LLAMA_8B, 8_030_000_000, 2048, gpu_memory)
+    return estimate(parameters, recipe("causal_lm", "supervised"), LLAMA_8B, 8_030_000_000, 2048, gpu_memory)
 
 
 def test_full_training_needs_sixteen_bytes_a_parameter_and_an_adapter_far_less():
@@ -284,14 +287,30 @@ def test_activations_are_recomputed_only_when_they_would_not_fit():
     assert memory(400, **lora, gradient_checkpointing="true").checkpointing
 
 
-def test_the_plan_loads_neither_torch_nor_transformers(given, tmp_path):
+# Features that stand in other rooms and are asked by the plan: adapters, DeepSpeed, new tokens, preferences.
+FEATURES = {
+    "plain": ("chat_completion", {}),
+    "a new adapter": ("chat_completion", {"apply_lora": True, "lora_target_modules": "q_proj"}),
+    "an adapter that comes with the model": ("chat_completion", {"adapter_path": "adapter", "adapter_use": "continue"}),
+    "DeepSpeed": ("chat_completion", {"apply_deepspeed": True, "deepspeed_stage": "3"}),
+    "new tokens": ("chat_completion", {"additional_special_tokens": "<|think|>", "apply_lora": True}),
+    "preferences": ("preference", {"reference_model_path": "reference", "train_file_path": "pairs.jsonl"}),
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_the_plan_loads_neither_torch_nor_transformers(feature, given, tiny_model, tmp_path):
+    pipeline, changes = FEATURES[feature]
+    made = {"adapter": lambda: make_adapter(tiny_model, tmp_path / "adapter"), "reference": lambda: tiny_model,
+            "pairs.jsonl": lambda: write_jsonl(tmp_path / "pairs.jsonl", pair_rows(40))}  # fmt: skip
+    changes = {name: str(made[value]()) if value in made else value for name, value in changes.items()}
     script = (
         "import json, sys\nfrom steps.running import run_step\n"
-        "given = dict(pipeline='chat_completion', arguments=json.loads(sys.argv[1]))\n"
-        "run_step('plan', **given, plan=sys.argv[2], report=sys.argv[3])\n"
+        "given = dict(pipeline=sys.argv[1], arguments=json.loads(sys.argv[2]))\n"
+        "run_step('plan', **given, plan=sys.argv[3], report=sys.argv[4])\n"
         "print([name for name in ('torch', 'transformers', 'kfp', 'mlflow') if name in sys.modules])"
     )
-    words = [json.dumps(given), str(tmp_path / "plan"), str(tmp_path / "plan.html")]
+    words = [pipeline, json.dumps({**given, **changes}), str(tmp_path / "plan"), str(tmp_path / "plan.html")]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

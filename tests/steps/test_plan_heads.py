@@ -11,13 +11,12 @@ from conftest import write_jsonl
 from pipelines.catalog import PIPELINES
 from steps import wire
 from steps.errors import UserError
+from steps.kinds.models import MODEL_KINDS
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import read_parameters
 from steps.params.settings import FinetuneSettings, RegistrationSettings
-from steps.plan.settings import TRAINERS
 from steps.plan.step import plan
-from steps.plan.unfit import UNFIT
-from steps.tasks import HEADS, TASKS, load_task
+from steps.tasks import TASKS, load_task
 
 
 @pytest.fixture
@@ -34,26 +33,25 @@ def planned(given: dict, tmp_path: Path, **changes):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_says_what_its_model_puts_out(task):
-    assert load_task(task).HEAD in HEADS
+    assert load_task(task).KINDS
+    assert set(load_task(task).KINDS) <= set(MODEL_KINDS)
 
 
 @pytest.mark.parametrize("pipeline", [name for name, one in PIPELINES.items() if one.trains])
-def test_every_pipeline_has_who_writes_trains_and_measures(pipeline):
-    from steps.evaluate import EVALUATORS
-    from steps.finetune import TRAINERS as FILES
-    from steps.prepare_data import WRITERS
-
-    head = load_task(PARAMETER_MODELS[pipeline].task).HEAD
-    assert head in WRITERS
-    assert head in EVALUATORS
-    assert TRAINERS[head] in FILES
-    assert UNFIT[head].keys() <= PARAMETER_MODELS[pipeline].model_fields.keys()
+def test_what_is_refused_for_a_kind_is_a_parameter_of_every_pipeline_that_trains_it(pipeline):
+    parameters = PARAMETER_MODELS[pipeline]
+    usual, *others = load_task(parameters.task).KINDS
+    for name in load_task(parameters.task).UNFIT:
+        assert name in parameters.model_fields
+    for kind in (usual, *others):
+        only_some = {"max_target_length", "num_beams"}  # of pipelines that take models with an encoder too
+        assert MODEL_KINDS[kind].unfit.keys() - only_some <= parameters.model_fields.keys()
 
 
 def test_the_plan_chooses_the_trainer_and_says_so(given, tmp_path):
     made = planned(given, tmp_path, metric_for_best_model="f1_macro", gate_metric="mcc", sentence2_key="more")
     training = FinetuneSettings.model_validate(wire.load(made.training))
-    assert (training.trainer, training.training.metric_for_best_model) == ("classification", "f1_macro")
+    assert (training.kind, training.training.metric_for_best_model) == ("sequence_classification", "f1_macro")
     registration = RegistrationSettings.model_validate(wire.load(made.registration))
     assert (registration.pairs, registration.max_length) == (True, 256)
     told = json.loads((tmp_path / "plan/plan.json").read_text())

@@ -187,7 +187,7 @@ def test_a_reference_is_pinned_and_needs_memory(preferences, tmp_path, tiny_mode
     other = shutil.copytree(tiny_model, tmp_path / "other")
     model, training, told = planned(preferences, tmp_path, "preference", reference_model_path=str(other))
     assert model.reference.source.digest == digest_of("path", str(other))
-    assert training.preference.reference_model_path == ""  # its content counts, not its place
+    assert training.preferred.reference_model_path == ""  # its content counts, not its place
     assert {"what": "reference", "uri": str(other)}.items() <= told["sources"][1].items()
     weights = (tiny_model / "model.safetensors").stat().st_size
     assert told["memory"]["parts"]["reference model"] == pytest.approx(weights, rel=0.02)

@@ -36,10 +36,10 @@ def planned(tmp_path, monkeypatch):
 
 
 def test_the_model_decides_the_objective_unless_it_is_named(planned, bert, tiny_model):
-    for model, head, trainer in ((bert, "masked_lm", "masked"), (tiny_model, "causal_lm", "sft")):
+    for model, head in ((bert, "masked_lm"), (tiny_model, "causal_lm")):
         made = planned(model)
-        assert DataSettings.model_validate(wire.load(made.data)).head == head
-        assert FinetuneSettings.model_validate(wire.load(made.training)).trainer == trainer
+        assert DataSettings.model_validate(wire.load(made.data)).kind == head
+        assert FinetuneSettings.model_validate(wire.load(made.training)).kind == head
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ def test_every_later_step_is_told(given, tmp_path):
         for kind, value in ((DataSettings, made.data), (FinetuneSettings, made.training),
                             (EvaluationSettings, made.evaluation), (RegistrationSettings, made.registration))
     )  # fmt: skip
-    assert {data.head, evaluation.head, registration.head} == {"seq2seq_lm"}
+    assert {data.kind, training.kind, evaluation.kind, registration.kind} == {"seq2seq_lm"}
     assert (data.max_length, data.max_target_length) == (256, 40)  # the tokenizer's limit; T5 itself has none
-    assert (training.trainer, training.max_new_tokens, training.num_beams) == ("seq2seq", 30, 2)
+    assert (training.max_new_tokens, training.num_beams) == (30, 2)
     assert (evaluation.num_beams, registration.num_beams, registration.max_length) == (2, 2, 256)
     assert registration.prompt_form == ("translate English to German: ", "")
     assert data.columns == evaluation.columns

@@ -90,7 +90,7 @@ def test_a_long_prompt_loses_its_start_and_is_told(tiny_model, tmp_path):
     assert len(whole["prompt_ids"]) > 64
     assert tokens_of(data)[5] == {**whole, "prompt_ids": whole["prompt_ids"][-40:]}
     warnings = {warning["code"]: warning for warning in read_manifest(data).facts["warnings"]}
-    assert "lost their start" in warnings["DATA-W0807"]["what"]
+    assert "were truncated at the start" in warnings["DATA-W0807"]["what"]
     assert warnings["DATA-W0807"]["rows"] == [6]
     filtered = prepared(
         tiny_model, tmp_path / "c", rows, max_prompt_length=40, preprocessing={"length_handling": "filter"}
@@ -112,7 +112,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out_and_many_are_ref
 
 
 def test_prompts_that_are_all_too_long_are_refused(tiny_model, tmp_path):
-    with pytest.raises(UserError, match=r"DATA-E0817 .*train.jsonl:1 .*every prompt of train longer than 5 tokens"):
+    with pytest.raises(UserError, match=r"DATA-E0820 .*train.jsonl:1 .*every prompt of train longer than 5 tokens"):
         prepared(
             tiny_model, tmp_path / "a", pair_rows(84), max_prompt_length=5, preprocessing={"length_handling": "filter"}
         )
@@ -152,7 +152,7 @@ def test_a_template_that_no_row_needs_is_told(tiny_model, tmp_path):
     for chat, told in ((True, False), (False, True)):
         data = prepared(tiny_model, tmp_path / str(chat), pair_rows(84, chat), **how)
         codes = {warning["code"] for warning in read_manifest(data).facts["warnings"]}
-        assert ("DATA-W0806" in codes) is told
+        assert ("DATA-W0809" in codes) is told
         assert (data / "chat_template.jinja").is_file() is chat
 
 

@@ -10,7 +10,7 @@ from preferences import pair_rows, rated_rows
 
 from steps import wire
 from steps.errors import UserError
-from steps.params.preference import LOSSES
+from steps.kinds.methods import METHODS
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings
 from steps.plan.step import plan
 
@@ -29,7 +29,14 @@ def planned(given: dict, tmp_path: Path, **changes):
 
 @pytest.mark.parametrize(
     ("method", "trainer"),
-    [("dpo", "dpo"), ("ipo", "dpo"), ("kto", "kto"), ("orpo", "orpo"), ("cpo", "cpo"), ("simpo", "cpo")],
+    [
+        ("dpo", "preference:build"),
+        ("ipo", "preference:build"),
+        ("kto", "kto:build"),
+        ("orpo", "without_reference:build_orpo"),
+        ("cpo", "without_reference:build_cpo"),
+        ("simpo", "without_reference:build_cpo"),
+    ],
 )
 def test_the_method_chooses_the_trainer_and_the_rows(given, tmp_path, method, trainer):
     made = planned(given, tmp_path, method=method, beta=0.4)
@@ -37,8 +44,10 @@ def test_the_method_chooses_the_trainer_and_the_rows(given, tmp_path, method, tr
     data = DataSettings.model_validate(wire.load(made.data))
     evaluation = EvaluationSettings.model_validate(wire.load(made.evaluation))
     rows = "kto" if method == "kto" else "preference"
-    assert (training.trainer, training.preference.losses) == (trainer, [LOSSES[method][0]])
-    assert (data.task, evaluation.task, data.head, evaluation.head) == (rows, rows, "preference_lm", "preference_lm")
+    assert training.recipe.trainer == f"steps.finetune.trainers.{trainer}"
+    assert training.preferred.losses == [next(iter(METHODS[method].losses))]
+    assert (data.task, evaluation.task, data.kind, evaluation.kind) == (rows, rows, "causal_lm", "causal_lm")
+    assert {data.method, evaluation.method} == {method}
     assert (data.max_prompt_length, evaluation.beta) == (1536, 0.4)
     assert data.columns.keys() >= ({"completion_key"} if method == "kto" else {"chosen_key"})
     told = json.loads((tmp_path / "plan/plan.json").read_text())
@@ -66,7 +75,7 @@ def test_a_second_model_is_counted_only_where_there_is_one(given, tmp_path, prec
     assert ("reference model" in parts) is not (precompute or lora)
 
 
-@pytest.mark.parametrize("loss", LOSSES["dpo"])
+@pytest.mark.parametrize("loss", METHODS["dpo"].losses)
 def test_every_loss_of_dpo_is_accepted(given, tmp_path, loss):
     smooth = {"label_smoothing": 0.01} if loss == "exo_pair" else {}
     planned(given, tmp_path, loss_type=loss, **smooth)
@@ -127,7 +136,7 @@ def test_trl_knows_every_loss_and_no_other():
     from trl import DPOTrainer
 
     source = getsource(DPOTrainer._compute_loss)
-    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(LOSSES["dpo"])
+    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(METHODS["dpo"].losses)
 
 
 def test_a_model_that_reads_a_whole_text_is_refused(given, tmp_path):

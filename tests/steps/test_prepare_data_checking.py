@@ -92,7 +92,7 @@ def test_rows_that_differ_only_in_case_and_space_are_worth_a_warning(tmp_path): 
     other = write_jsonl(tmp_path / "b.jsonl", [{"text": "Text Number 3"}, {"text": "something else"}])
     [near] = check_data("text_generation", write_jsonl(tmp_path / "a.jsonl", texts(50)), other).warnings
     assert (near["count"], near["rows"]) == (1, [1])
-    assert near["what"] == f"{other}: rows that differ from an earlier one only in case and white space"
+    assert near["what"] == f"{other}: rows that differ from an earlier one only in case and whitespace"
 
 
 def test_a_large_file_gives_the_same_in_one_stretch_and_in_many(tmp_path, monkeypatch):

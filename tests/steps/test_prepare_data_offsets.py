@@ -8,7 +8,7 @@ from conftest import CHAT_TEMPLATE, SENTENCES, build_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from steps.prepare_data import offsets
+from steps.prepare_data.write import offsets
 from steps.prepare_data.write.tokenising import NO_LOSS, tokenise
 
 WORDS = [

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from classifiers import BUILDERS
+from conftest import build_model
 from training_inputs import settings_with
 
 from steps.finetune.heads import load_with_head
@@ -15,15 +16,15 @@ AUTO = {
     "tags": "AutoModelForTokenClassification",
     "answers": "AutoModelForQuestionAnswering",
 }
+KINDS = {"classes": "sequence_classification", "tags": "token_classification", "answers": "question_answering"}
 BITS = {"4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "8": {"load_in_8bit": True}}
 
 
 def loaded(folder: Path, task: str, bits: str, **lora):
     import transformers
 
-    settings = settings_with(
-        lora=LoraParams(apply_lora=True, **lora), quantisation=QuantisationParams(**BITS[bits] if bits else {})
-    )
+    quantised = QuantisationParams(**BITS[bits] if bits else {})
+    settings = settings_with(kind=KINDS[task], lora=LoraParams(apply_lora=True, **lora), quantisation=quantised)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     head = {} if task == "answers" else {"num_labels": 3}
@@ -88,3 +89,31 @@ def test_it_learns_and_merges_into_the_whole_base(base, task, bits, tmp_path):
     with torch.no_grad():
         assert merged(input_ids=ids, **labels).loss < losses[0] / 2
     assert not hasattr(merged.config, "quantization_config")
+
+
+@pytest.mark.parametrize("width", [64, 72])  # bitsandbytes packs rows in blocks of 32
+@pytest.mark.parametrize("task", ["text", "classes"])
+def test_an_evaluation_leaves_the_stored_weights_as_they_are(task, width, tmp_path, monkeypatch):
+    import bitsandbytes.nn.modules
+    import torch
+
+    from steps.finetune.loading import load_model
+
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)  # whatever this CPU has
+    build_model(tmp_path, intermediate_size=width)
+    if task == "text":
+        quantised = QuantisationParams(**BITS["4"])
+        model = load_model(tmp_path, settings_with(lora=LoraParams(apply_lora=True), quantisation=quantised))
+    else:
+        model = loaded(tmp_path, task, "4")
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    scales = {
+        name: one.quant_state.absmax.dtype for name, one in model.named_parameters() if hasattr(one, "quant_state")
+    }
+    with torch.no_grad():
+        model.eval()(input_ids=torch.tensor([[1, 2, 3]]))
+    assert scales
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        if name in scales:
+            assert parameter.quant_state.absmax.dtype == scales[name]

@@ -322,7 +322,7 @@ def test_absent_and_partial_weights_are_refused_before_anything_is_created(world
     weights = world["tuned"] / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + b"\x55")
-    refused(world, settings(), Outage, "other bytes")
+    refused(world, settings(), Outage, "other content")
     weights.write_bytes(whole[:100])
     refused(world, settings(), Outage, "100 bytes instead of")
     weights.unlink()
@@ -502,7 +502,7 @@ def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(wo
     tokenizer.save_pretrained(tmp_path / "labels")
     tuned = as_artifact(tmp_path / "labels", tmp_path / "classifier")
     evaluation = write_evaluation(tmp_path / "measured", tuned, labels={"base": "Base is the most frequent class."})
-    given = settings(task="text_classification", head="sequence_classification", max_length=12, pairs=not several)
+    given = settings(task="text_classification", kind="sequence_classification", max_length=12, pairs=not several)
     uri = register_model(given, **{**world, "tuned": tuned, "evaluation": evaluation})
     texts = [("The quick", "brown"), ("Count to ten: 1 2 3 4 5 6 7 8 9 10", "fox"), ("Paris", "is the capital of")]
     asked = [first for first, _ in texts] if several else [{"sentence1": a, "sentence2": b} for a, b in texts]

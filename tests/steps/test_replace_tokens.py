@@ -170,14 +170,14 @@ def test_sentencepiece_files_with_the_old_names_are_left_out(tokenizer, tmp_path
 
 REFUSED = {
     "an unknown token": (["<|im_nd|>"], ["</s>"], "ADAPTER-E0303", "did you mean <|im_end|>?"),
-    "a name that exists": (["<|im_end|>"], ["<|im_start|>"], "ADAPTER-E0304", "a token already"),
-    "a piece as a name": (["<|im_end|>"], ["a"], "ADAPTER-E0304", "a token already"),
-    "a name for two": (["<|im_end|>", "<|im_start|>"], ["</s>", "</s>"], "ADAPTER-E0304", "a token already"),
-    "a piece of words": (["th"], ["</s>"], "ADAPTER-E0303", "a piece that words are cut into"),
+    "a name that exists": (["<|im_end|>"], ["<|im_start|>"], "ADAPTER-E0304", "already a token"),
+    "a piece as a name": (["<|im_end|>"], ["a"], "ADAPTER-E0304", "already a token"),
+    "a name for two": (["<|im_end|>", "<|im_start|>"], ["</s>", "</s>"], "ADAPTER-E0304", "already a token"),
+    "a piece of words": (["th"], ["</s>"], "ADAPTER-E0303", "a piece of a BPE merge"),
     "a name with a quote": (["<|im_end|>"], ["it's"], "ADAPTER-E0304", "without quotes"),
     "a name with a brace": (["<|im_end|>"], ["{{x}}"], "ADAPTER-E0304", "without quotes"),
     "no name": (["<|im_end|>"], [""], "ADAPTER-E0304", "without quotes"),
-    "a word of the template": (["<|im_end|>"], ["assistant"], "ADAPTER-E0304", "holds as plain text"),
+    "a word of the template": (["<|im_end|>"], ["assistant"], "ADAPTER-E0304", "contains as plain text"),
     "names missing": (["<|im_end|>", "<|im_start|>"], ["</s>"], "ADAPTER-E0301", "2 and 1 tokens"),
 }
 

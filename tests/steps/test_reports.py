@@ -80,7 +80,12 @@ def page_of(write, *folders: Path, file: Path) -> Page:
 def test_run_report_leads_with_the_verdict_and_holds_every_section(run, tmp_path):
     report(**run, report=tmp_path / "run.html")
     page = Page(tmp_path / "run.html")
-    for earlier, later in [("Passed", "Evaluation"), ("0.2857", "→"), ("→", "0.7143"), ("0.7143", "Side by side")]:
+    for earlier, later in [
+        ("Passed", "Evaluation"),
+        ("0.2857", "→"),
+        ("→", "0.7143"),
+        ("0.7143", "Answers of both models"),
+    ]:
         assert page.text.index(earlier) < page.text.index(later)
     assert [name for name in page.ids if name in reports.SECTIONS] == ["evaluation", "training", "data", "plan"]
     assert "meta-llama/Llama-3.2-1B" in page.text
@@ -213,7 +218,7 @@ def test_rows_without_a_question_are_compared_by_loss_alone(tmp_path):
         pq.write_table(table, draft / "predictions.parquet")
     page = page_of(reports.write_evaluation_report, tmp_path / "e", file=tmp_path / "page.html")
     assert "loss is lower on 1 of 1" in page.text
-    assert "ask no question" in page.text
+    assert "have no prompts" in page.text
     assert "Row 0" not in page.text
 
 
@@ -253,7 +258,7 @@ def test_training_report_without_evaluations_draws_the_training_loss(tmp_path):
 def test_data_report_counts_rows_cuts_and_findings(run, tmp_path):
     page = page_of(reports.write_data_report, run["data"], file=tmp_path / "page.html")
     assert "rows 41,377 400 400" in page.text
-    assert "cut to 1,024 tokens 618 0 3" in page.text
+    assert "truncated to 1,024 tokens 618 0 3" in page.text
     assert "95 % of rows up to 611 611 611" in page.text
     assert "41.2 %" in page.text  # 87 of 211
     assert "rows that occur more than once DATA-W0501 · first rows: 17, 408, 409, 1033, 2048 1,312" in page.text
@@ -263,12 +268,10 @@ def test_data_report_counts_rows_cuts_and_findings(run, tmp_path):
 def test_data_report_counts_the_rows_of_each_source_of_a_mixture(tmp_path):
     data = write_data(tmp_path / "mixed", sources={"a.jsonl": 300, EVIL: 700})
     text = page_of(reports.write_data_report, data, file=tmp_path / "page.html").text
-    for words in ("Where training rows come from", "a.jsonl 300 30.0 %", "700 70.0 %"):
+    for words in ("Sources of the training rows", "a.jsonl 300 30.0 %", "700 70.0 %"):
         assert words in text
     data = write_data(tmp_path / "one", sources={})
-    assert (
-        "Where training rows come from" not in page_of(reports.write_data_report, data, file=tmp_path / "2.html").text
-    )
+    assert "Sources of the training rows" not in page_of(reports.write_data_report, data, file=tmp_path / "2.html").text
 
 
 def test_data_report_greys_what_carries_no_loss(run, tmp_path):
@@ -282,7 +285,7 @@ def test_plan_report_names_what_was_set_and_what_was_left_alone(run, tmp_path):
     chosen, others = page.text.split("Parameters set for this run")[1].split("parameters at their default")
     assert "lora_r 16" in chosen
     assert "weight_decay" not in chosen  # its default
-    assert "optim adamw_torch asked for adamw_hf" in others
+    assert "optim adamw_torch requested: adamw_hf" in others
     for told in ("4 × nvidia.com/gpu", "14.0 GiB", "72.0 GiB", "2.3 GiB", "4e20de362430", "deepspeed is ignored"):
         assert told in page.text
 
@@ -294,7 +297,7 @@ def test_a_run_without_anything_says_so_in_each_section(tmp_path):
     page = Page(tmp_path / "run.html")
     assert "No verdict" in page.text
     for missing in ("metrics.json", "history.json", "manifest.json", "plan.json"):
-        assert f"holds no {missing}" in page.text
+        assert f"has no {missing}" in page.text
 
 
 def test_facts_that_are_almost_empty_make_a_page_too(tmp_path):
@@ -310,9 +313,9 @@ def test_facts_that_are_almost_empty_make_a_page_too(tmp_path):
     }
     report(**run, report=tmp_path / "run.html")
     page = Page(tmp_path / "run.html")
-    assert "holds no metrics" in page.text
-    assert "holds no logged loss" in page.text
-    assert "holds no predictions.parquet" in page.text
+    assert "has no metrics" in page.text
+    assert "has no logged loss" in page.text
+    assert "has no predictions.parquet" in page.text
     assert "None" not in page.text
 
 
@@ -355,10 +358,10 @@ def test_charts_load_no_pyplot(run, tmp_path):
 def test_length_limit_far_from_every_row_is_not_drawn(tmp_path):
     near = page_of(reports.write_data_report, write_data(tmp_path / "near"), file=tmp_path / "near.html")
     far = page_of(reports.write_data_report, write_data(tmp_path / "far", max_length=32768), file=tmp_path / "far.html")
-    assert "rows are cut at 1,024 tokens" in near.text
+    assert "rows are truncated at 1,024 tokens" in near.text
     assert "var(--second)" in near.source.split("<svg")[1]
     assert "32,768 tokens" in far.text
-    assert "rows are cut at" not in far.text
+    assert "rows are truncated at" not in far.text
     assert "var(--second)" not in far.source.split("<svg")[1]
 
 
@@ -370,4 +373,4 @@ def test_plan_report_does_not_call_an_equal_value_another_one(tmp_path):
     )
     page = page_of(reports.write_plan_report, plan, file=tmp_path / "page.html")
     assert "num_train_epochs 2 precision 16" in page.text
-    assert "asked for" not in page.text
+    assert "requested:" not in page.text

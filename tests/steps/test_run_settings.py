@@ -47,8 +47,8 @@ def test_a_deterministic_training_gives_equal_bytes_and_says_so_to_torch(chat_in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["sft", "classification"])
-def test_attention_and_configuration_are_those_that_were_asked_for(chat_inputs, trainer):
+@pytest.mark.parametrize("kind", ["causal_lm", "sequence_classification"])
+def test_attention_and_configuration_are_those_that_were_asked_for(chat_inputs, kind):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from steps.finetune.heads import load_with_head
@@ -56,7 +56,7 @@ def test_attention_and_configuration_are_those_that_were_asked_for(chat_inputs, 
 
     model, _ = chat_inputs
     settings = settings_with({"attn_implementation": "eager", "model_args": {"attention_dropout": 0.25}})
-    if trainer == "sft":
+    if kind == "causal_lm":
         loaded = load_model(model, settings)
     else:
         tokenizer = AutoTokenizer.from_pretrained(model)

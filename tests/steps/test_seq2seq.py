@@ -46,7 +46,7 @@ def prepared(base: Path, folder: Path, kind: str = "t5", rows: list[dict] | None
 
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, **(training or {})})
-    return FinetuneSettings(pipeline="translation", trainer="seq2seq", training=made, max_length=32, **changes)
+    return FinetuneSettings(pipeline="translation", kind="seq2seq_lm", training=made, max_length=32, **changes)
 
 
 def codes(kind: str) -> dict[str, str]:
@@ -199,7 +199,7 @@ def test_losses_and_answers_are_those_of_plain_transformers(base, kind, tmp_path
     assert history["best"]["metric"] == "validation bleu"
     merge_adapter(base, tuned, merged)
     settings = EvaluationSettings(
-        task="translation", head="seq2seq_lm", batch_size=4, columns=data_settings(tmp_path / "c", rows, kind).columns,
+        task="translation", kind="seq2seq_lm", batch_size=4, columns=data_settings(tmp_path / "c", rows, kind).columns,
         evaluation=EvaluationParams(evaluation_max_new_tokens=12),
     )  # fmt: skip
     evaluate(settings, base, tuned, merged, data, tmp_path / "evaluation", tmp_path / "report.html")

@@ -50,7 +50,7 @@ def test_missing_credentials_are_the_users_to_give(monkeypatch):
 
 
 def test_a_store_whose_client_is_not_installed_says_so():
-    with pytest.raises(UserError, match="client is missing"):
+    with pytest.raises(UserError, match="client package is missing"):
         storage.find_files("train_file_path", "gs://bucket/train.jsonl")
 
 

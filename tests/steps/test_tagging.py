@@ -46,7 +46,7 @@ def prepared(base: Path, folder: Path, rows: list[dict] | None = None, length: i
     files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
     sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
     settings = DataSettings(
-        task="token_classification", head="token_classification", max_length=length,
+        task="token_classification", kind="token_classification", max_length=length,
         preprocessing=Preprocessing(**how), **sources,
     )  # fmt: skip
     prepare_data(settings, base, folder / "data", folder / "data.html")
@@ -55,7 +55,9 @@ def prepared(base: Path, folder: Path, rows: list[dict] | None = None, length: i
 
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, **(training or {})})
-    return FinetuneSettings(pipeline="token_classification", trainer="tagging", training=made, max_length=32, **changes)
+    return FinetuneSettings(
+        pipeline="token_classification", kind="token_classification", training=made, max_length=32, **changes
+    )
 
 
 def by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
@@ -189,7 +191,7 @@ def test_the_numbers_are_seqevals_on_what_transformers_says(base, tmp_path, lora
     assert history["best"]["metric"] == "validation f1"
     merge_adapter(base, tuned, merged)
     settings = EvaluationSettings(
-        task="token_classification", head="token_classification", batch_size=4,
+        task="token_classification", kind="token_classification", batch_size=4,
         evaluation=EvaluationParams(gate_metric="f1"),
     )  # fmt: skip
     evaluate(settings, base, tuned, merged, data, tmp_path / "evaluation", tmp_path / "report.html")
@@ -210,7 +212,7 @@ def test_words_behind_the_cut_count_as_outside(bert, tmp_path):
     data = prepared(bert, tmp_path / "a", length=5)
     train(settings_with(), bert, data, tmp_path / "ours")
     merge_adapter(bert, tmp_path / "ours/tuned", tmp_path / "merged")
-    settings = EvaluationSettings(task="token_classification", head="token_classification", batch_size=4)
+    settings = EvaluationSettings(task="token_classification", kind="token_classification", batch_size=4)
     evaluate(settings, bert, tmp_path / "ours/tuned", tmp_path / "merged", data, tmp_path / "e", tmp_path / "r.html")
     rows = pq.read_table(tmp_path / "e/predictions.parquet").to_pylist()
     assert all(len(row["predicted"]) == len(row["tags"]) for row in rows)

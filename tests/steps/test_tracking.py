@@ -125,7 +125,7 @@ def test_an_outage_delays_metrics_and_loses_none(server, said, when):
     (run,) = server.runs.values()
     sent = {int(metric["step"]): int(metric["timestamp"]) for metric in run["metrics"]}
     assert all(abs(sent[step] - asked) < 1000 for step, asked in enumerate(times, 1))
-    assert sum("training goes on" in line for line in said) == 1
+    assert sum("training continues" in line for line in said) == 1
     assert sum("answers again" in line for line in said) == 1
 
 
@@ -277,7 +277,7 @@ def test_a_store_that_hangs_is_left_when_time_is_up(tmp_path, said):
     started = time.monotonic()
     copies.close(0.3)
     assert time.monotonic() - started < 10
-    assert any("checkpoint-1 (time was up)" in line for line in said)
+    assert any("checkpoint-1 (time limit reached)" in line for line in said)
 
 
 @pytest.mark.slow

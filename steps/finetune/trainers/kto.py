@@ -23,7 +23,7 @@ class PreparedKTOTrainer(PreparedAnswers, KTOTrainer):
 
 def build(run: Run) -> Any:
     """Make the trainer; its reference is the one of DPO. Rows are taken in the order that prepare_data drew."""
-    settings, wanted = run.settings, run.settings.preference
+    settings, wanted = run.settings, run.settings.preferred
     model = load_model(run.model, settings)
     config = KTOConfig(
         **training_arguments(settings, run.checkpoints),

@@ -24,7 +24,7 @@ def build(run: Run) -> Any:
     With a new adapter that is the model without it; with one that training goes on with TRL keeps a frozen copy of it;
     without adapter a copy of the base.
     """
-    settings, wanted = run.settings, run.settings.preference
+    settings, wanted = run.settings, run.settings.preferred
     model = load_model(run.model, settings)
     config = DPOConfig(
         **training_arguments(settings, run.checkpoints),

@@ -18,6 +18,6 @@ def trl_inputs(run: Run, model: Any, rows: Callable[[str], Any] | None = None) -
         "train_dataset": read("train"),
         "eval_dataset": read("validation") if settings.training.evaluation_strategy != "no" else None,
         "processing_class": load_tokenizer(run.model, run.data, settings.pads_with_end),
-        "peft_config": with_new_tokens(lora_config(settings.lora, model), run.model, model),
+        "peft_config": with_new_tokens(lora_config(settings, model), run.model, model),
         "callbacks": run.callbacks,
     }

@@ -24,12 +24,12 @@ NO_LOSS = -100
 def build_orpo(run: Run) -> Any:
     """Make the ORPO trainer."""
     trl = _experimental("orpo")
-    return _build(run, trl.ORPOTrainer, trl.ORPOConfig, beta=run.settings.preference.beta)
+    return _build(run, trl.ORPOTrainer, trl.ORPOConfig, beta=run.settings.preferred.beta)
 
 
 def build_cpo(run: Run) -> Any:
     """Make the CPO trainer, whose loss simpo without the part of CPO is SimPO."""
-    trl, wanted = _experimental("cpo"), run.settings.preference
+    trl, wanted = _experimental("cpo"), run.settings.preferred
     return _build(
         run,
         trl.CPOTrainer,
@@ -49,7 +49,7 @@ def _experimental(name: str) -> Any:
         return importlib.import_module(f"trl.experimental.{name}")
     except ImportError as error:
         raise UserError(
-            Problem("TRAIN-E0203", "method", f"trl {version('trl')}, which has no experimental {name} ({error})",
+            Problem("TRAIN-E0204", "method", f"trl {version('trl')}, which has no experimental {name} ({error})",
                     f"a version with trl.experimental.{name}, such as 1.16", "set method=dpo, or install trl 1.16")
         ) from error  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""From raw rows to good ones, each in its place; the front page is `steps/prepare_data/__init__.py`."""
+"""Check raw rows and assign them to splits; see `steps/prepare_data/__init__.py`."""

@@ -1,4 +1,4 @@
-"""Every row of every file checked, without a model: what `finetune check-data` runs, and prepare_data first of all."""
+"""Check every row of every file, without a model; `finetune check-data` runs this, and prepare_data runs it first."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from steps.sources.user_code import LoadedFunction, load_function
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 
 DRAWN = "DATA-F2401"  # rows were held out from the training rows
-MOST_LEAKED = 0.01  # share of held-out rows that also stand in train; above it the comparison means nothing
+MOST_LEAKED = 0.01  # share of held-out rows that are also in train; above it, evaluation would be meaningless
 
 
 @dataclass
 class DataCheck:
-    """What a check of good data says."""
+    """The result of a check that found no errors."""
 
     counts: dict[str, int]
     """Rows of train, validation and test after the split."""
     rows: dict[str, Rows]
-    """The rows themselves, by split."""
+    """The rows by split."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
-    """{code, what, count, rows} of everything worth knowing that does not stop the run."""
+    """{code, what, count, rows} of each warning."""
     repairs: list[dict[str, Any]] = field(default_factory=list)
-    """{code, what, count} of everything that was mended without loss."""
+    """{code, what, count} of each repair without loss."""
     sources: dict[str, int] = field(default_factory=dict)
-    """Training rows of each source of a mixture, as often as they are drawn; empty without one."""
+    """Training rows from each source of a mixture, counting repetitions; empty without a mixture."""
 
 
 def check_data(
@@ -54,7 +54,7 @@ def check_data(
 ) -> DataCheck:
     """Check every row of every file and split them; needs no model.
 
-    With `scratch`, a folder, the canonical rows are kept there; the memory needed grows by 16 bytes a row.
+    With `scratch`, a folder, the canonical rows are stored there; the memory needed is 16 bytes per row.
     Raises UserError with every problem of every file, and as `open_source`.
     """
     columns = columns or load_task(task).Columns()
@@ -80,7 +80,7 @@ def check_data(
 
         near = nearly_equal(rows, {name: split.outlines for name, split in splits.items()}, with_texts)
     for split in splits.values():
-        split.outlines = array("q")  # only looked at once, and as large as all the rest that is kept of a row
+        split.outlines = array("q")  # used only once, and as large as everything else kept of a row
     again = repeated(rows["train"])
     warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
     warnings += leaked(rows, most=MOST_LEAKED) + near
@@ -94,7 +94,7 @@ def check_data(
     warnings += again
     parts, drawn = _split(rows, source, seed, alike)
     repairs += drawn
-    if again:  # equal rows of one file may fall on both sides of the split: worth a warning, no refusal
+    if again:  # a split of one file may separate equal rows: a warning, not an error
         warnings += leaked({name: part for name, part in parts.items() if name == "train" or name not in rows}, most=1)
     sources = _mix(parts, splits["train"], source) if source.training_data else {}
     return DataCheck({name: len(part) for name, part in parts.items()}, parts, warnings, repairs, sources)
@@ -103,7 +103,7 @@ def check_data(
 def _open_all(
     source: DataSource, folder: Path
 ) -> tuple[dict[str, list[SourceFile]], dict[str, list[dict[str, Any]]], list[Problem]]:
-    """Open the files of every split; what cannot be opened is a problem, and the others are looked at all the same."""
+    """Open the files of every split; return a problem for each that cannot be opened, and still check the others."""
     files: dict[str, list[SourceFile]] = {}
     notes: dict[str, list[dict[str, Any]]] = {"W": [], "F": []}
     problems: list[Problem] = []
@@ -130,13 +130,13 @@ def _gather(
     process_row: LoadedFunction | None,
     table: Callable[[int], Path] | None,
 ) -> Gathered:
-    """Check the files of a split one after the other."""
+    """Check the files of a split in order."""
     split = Gathered()
     layouts = [layout(file.path) for file in files] if len(files) > 1 else []
     for number, file in enumerate(files):
         part = _check_file(file, task, columns, process_row, table(number) if table else None)
         if layouts and differ(layouts[number], next(filter(None, layouts), {})):
-            part.findings.repair("DATA-F2402", "columns stand in another order or type than in the first parquet file")
+            part.findings.repair("DATA-F2402", "columns have another order or type than in the first parquet file")
         split.add(file, part)
     return split
 
@@ -144,7 +144,7 @@ def _gather(
 def _check_file(
     file: SourceFile, task: str, columns: Group, process_row: LoadedFunction | None, table: Path | None
 ) -> Part:
-    """Check every row of one file; canonical rows go to files whose names start like `table`."""
+    """Check every row of one file; canonical rows are written to files whose names start with `table`."""
     module = load_task(task)
     wanted = named_by(columns, module.columns_of(columns))
     others = module.other_columns(columns) if hasattr(module, "other_columns") else NO_OTHERS
@@ -167,7 +167,7 @@ def _check_file(
 
 
 def _judge(task: str, columns: Group, splits: dict[str, Gathered]) -> None:
-    """Let the task say what its counts over the whole splits mean."""
+    """Add the task's conclusions from the counts over whole splits."""
     module = load_task(task)
     if hasattr(module, "judge"):
         for judgement in module.judge({name: split.tally for name, split in splits.items()}, columns):
@@ -177,14 +177,14 @@ def _judge(task: str, columns: Group, splits: dict[str, Gathered]) -> None:
 def _split(
     rows: dict[str, Rows], source: DataSource, seed: int, alike: np.ndarray | None
 ) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
-    """Make the missing splits from the training rows, and say so. Raises UserError when too few are left."""
+    """Hold out the missing splits from the training rows; also return a note. Raises UserError if too few remain."""
     train = rows["train"]
     numbers = split_rows(len(train), set(rows) - {"train"}, source.split, seed, alike)
     parts = {name: train.take(numbers[name]) if name in numbers else rows[name] for name in SPLITS}
     if len(parts["train"]) >= source.min_train_rows and all(len(part) for part in parts.values()):
         return parts, _drawn({name: len(part) for name, part in parts.items() if name not in rows}, source, seed, train)
     held_out = " and ".join(name for name in SPLITS[1:] if name in numbers)
-    after = f" of {len(train)} after {held_out} took their share" if held_out else ""
+    after = f" of {len(train)} after holding out {held_out}" if held_out else ""
     raise UserError(
         Problem("DATA-E0701", train.source, f"{len(parts['train'])} training rows{after}",
                 f"at least {source.min_train_rows}, and one row for every split", "add rows, or lower min_train_rows")
@@ -192,7 +192,7 @@ def _split(
 
 
 def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) -> list[dict[str, Any]]:
-    """Tell which splits were made from the training rows, and how."""
+    """Return a note that says which splits were held out from the training rows, and how."""
     if not taken:
         return []
     rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
@@ -202,7 +202,7 @@ def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) ->
 
 
 def _mix(parts: dict[str, Rows], train: Gathered, source: DataSource) -> dict[str, int]:
-    """Bring the training rows into the order of the mixture; count the rows that each source gives."""
+    """Reorder the training rows as the mixture says; return the number of rows from each source."""
     mixture, _ = read_mixture(source.training_data)
     assert mixture
     labels = list(dict.fromkeys(file.source for file in train.files))
@@ -222,5 +222,5 @@ def _mix(parts: dict[str, Rows], train: Gathered, source: DataSource) -> dict[st
 def _unmixable(error: ValueError) -> StepError:
     return UserError(
         Problem("DATA-E2301", "training_data", str(error), "rows of every source after the split",
-                "add rows to the small source, or give it the weight 0")
+                "add rows to the small source, or set its weight to 0")
     )  # fmt: skip

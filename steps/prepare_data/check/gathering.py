@@ -1,4 +1,4 @@
-"""The files of one split together: rows counted on, findings told under each file's own name."""
+"""Combine the files of one split: rows are numbered across files, findings are reported by file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from steps.prepare_data.check.places import Places
 from steps.prepare_data.check.rows import Rows, StoredRows
 from steps.prepare_data.read.sources import SourceFile
 from steps.tasks import load_task
-from steps.tasks.counting import Judgement, Tally
+from steps.tasks.rules.counting import Judgement, Tally
 
 
 class Gathered:
-    """What was found in the files of a split, in their order."""
+    """The findings and valid rows of all files of a split, in order."""
 
     def __init__(self) -> None:
         self.files: list[SourceFile] = []
         self.places = Places()
         self.fingerprints, self.outlines, self.strata = array("q"), array("q"), array("q")
         self.tally = Tally()
-        """Its records are counted on from file to file."""
+        """Its record numbers continue from file to file."""
         self._parts: list[Part] = []
         self._starts: list[int] = []  # records before each file
 
@@ -44,16 +44,16 @@ class Gathered:
             setattr(part, name, array("q"))  # kept once
 
     def rows(self, task: str) -> Rows:
-        """The good rows."""
+        """Return the valid rows."""
         tables = [table for part in self._parts for table in part.tables]
         stored = StoredRows(tables, load_task(task).SCHEMA) if tables else None
         return Rows(self.places, np.frombuffer(self.fingerprints, np.int64), stored)
 
     def judge(self, judgement: Judgement) -> None:
-        """Note what the counts of the split say, in the file that holds the first row that is meant."""
+        """Add a judgement to the findings of the file that holds its first row."""
         if not judgement.records:
             if any(part.findings.bad_rows for part in self._parts):
-                return  # about all rows, of which some could not be read
+                return  # it concerns all rows, but some could not be read
             self._parts[0].findings.judge(judgement)
             return
         number = bisect_right(self._starts, judgement.records[0] - 1) - 1
@@ -62,20 +62,20 @@ class Gathered:
         part.findings.judge(replace(judgement, records=own), part.places.line_of(own[0]))
 
     def problems(self) -> list[Problem]:
-        """Every problem of every file."""
+        """Return every problem of every file."""
         return [problem for part in self._parts for problem in part.findings.problems]
 
     def warnings(self) -> list[dict[str, Any]]:
-        """Every warning, told once for the files that share it."""
+        """Return every warning, once for all files that have it."""
         return _together([warning for part in self._parts for warning in part.findings.warnings])
 
     def repairs(self) -> list[dict[str, Any]]:
-        """Every repair, told once for the files that share it."""
+        """Return every repair, once for all files that have it."""
         return _together([repair for part in self._parts for repair in part.findings.repaired])
 
 
 def _together(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join notes that differ in their file only; the first file's rows are shown."""
+    """Merge notes that differ only in their file; keep the rows of the first file."""
     first: dict[tuple[str, str], dict[str, Any]] = {}
     more: dict[tuple[str, str], int] = {}
     for note in notes:

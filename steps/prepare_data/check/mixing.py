@@ -1,4 +1,4 @@
-"""Which row comes next when rows of several sources are mixed by weight."""
+"""Order the rows of several sources that are mixed by weight."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ DRAWS_AT_ONCE = 1 << 16
 
 
 def mix(counts: Sequence[int], weights: Sequence[float], seed: int = MIXING_SEED) -> np.ndarray:
-    """Order the rows of several sources; gives int64 pairs (source, row), one line for each row of the mixture.
+    """Order the rows of several sources; returns int64 pairs (source, row), one for each row of the mixture.
 
-    Weights that are all 1.0 take turns: source 0, 1, …, 0, 1, … Other weights are made into probabilities, and a
-    source is drawn for each row; weight 0 leaves a source out. Either way the mixture ends when every source was used
-    up, and a source that is used up earlier starts again from its first row.
+    If all weights are 1.0, sources alternate: 0, 1, …, 0, 1, … Otherwise weights are normalised to probabilities, and a
+    source is drawn for each row; weight 0 leaves a source out. In both cases the mixture ends when every source is
+    exhausted, and a source that is exhausted earlier starts again from its first row.
     Raises ValueError for a negative weight, for weights that are all 0 and for a source without rows.
     """
     if len(counts) != len(weights) or not counts:
@@ -37,10 +37,10 @@ def mix(counts: Sequence[int], weights: Sequence[float], seed: int = MIXING_SEED
 
 
 def mix_rows(sources: np.ndarray, weights: Sequence[float], seed: int = MIXING_SEED) -> np.ndarray:
-    """Order rows whose sources are known; gives int64 positions in `sources`, which may repeat.
+    """Order rows by their sources; returns int64 positions in `sources`, which may repeat.
 
-    `sources` says for each row, in any order, which source it is from: an index of `weights`. So rows may be left out
-    or held out before they are mixed. Raises as `mix`.
+    `sources` holds the source of each row as an index of `weights`, in any order, so that rows can be left out or held
+    out before they are mixed. Raises as `mix`.
     """
     counts = np.bincount(sources, minlength=len(weights))
     order = mix(counts.tolist(), weights, seed)
@@ -49,14 +49,14 @@ def mix_rows(sources: np.ndarray, weights: Sequence[float], seed: int = MIXING_S
 
 
 def _turns(sizes: np.ndarray) -> np.ndarray:
-    """Take one row of each source in turn until the largest is used up."""
+    """Take one row of each source in turn until the largest source is exhausted."""
     rounds, sources = int(sizes.max()), len(sizes)
     rows = np.arange(rounds, dtype=np.int64)[:, None] % sizes
     return np.stack([np.tile(np.arange(sources, dtype=np.int64), rounds), rows.ravel()], axis=1)
 
 
 def _draws(sizes: np.ndarray, chances: np.ndarray, seed: int) -> np.ndarray:
-    """Draw a source for each row until each was used up; the row that uses the last one up is the last."""
+    """Draw a source for each row until all are exhausted; the row that exhausts the last one is the last row."""
     generator = np.random.default_rng(seed)
     drawn: list[np.ndarray] = []
     seen = np.zeros(len(sizes), np.int64)

@@ -1,8 +1,8 @@
-"""One stretch of a file, checked row by row: what was found, where the good rows are, and what they look like.
+"""Check one part of a file row by row; collect its findings and its valid rows.
 
-A large jsonl file is cut into stretches that are checked by several processes; any other file is one stretch. What is
-kept of a good row is two hashes and, when asked for, its canonical form in an Arrow file on disk: memory does not grow
-with the data.
+A large jsonl file is divided into parts that several processes check in parallel; any other file is one part. Of a
+valid row two hashes are kept in memory, and its canonical form, if needed, in an Arrow file on disk, so memory does not
+grow with the size of the rows.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.read.sources import SourceFile
 from steps.tasks import NO_OTHERS, load_task
-from steps.tasks.counting import Tally
-from steps.tasks.likeness import fingerprint, outline
-from steps.tasks.messages import forbidden_characters
-from steps.tasks.plain import PlainReader, PlainRows, plain_reader
+from steps.tasks.rules.counting import Tally
+from steps.tasks.rules.likeness import fingerprint, outline
+from steps.tasks.rules.messages import forbidden_characters
+from steps.tasks.rules.plain import PlainReader, PlainRows, plain_reader
 
 ROWS_AT_ONCE = 2048
 STRETCH = 4 * 1024 * 1024
-BLOCK = 256 * 1024  # decoded rows of a block stay in the processor's cache
+BLOCK = 256 * 1024  # the decoded rows of a block fit into the CPU cache
 MOST_WORKERS = 8
 NUL = b"\\u0000"  # as JSON writes U+0000
 QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'
@@ -49,26 +49,26 @@ QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'
 
 @dataclass
 class Part:
-    """What was found in a stretch; records and lines count from its start."""
+    """Findings and valid rows of one part; records and lines are counted from its start."""
 
     findings: Findings
     places: Places = field(default_factory=Places)
     fingerprints: array[int] = field(default_factory=lambda: array("q"))
     outlines: array[int] = field(default_factory=lambda: array("q"))
     strata: array[int] = field(default_factory=lambda: array("q"))
-    """What each row is like in the column by which a split is stratified; empty for tasks without one."""
+    """Hash of each row's value in the column by which a split is stratified; empty for tasks without one."""
     tally: Tally = field(default_factory=Tally)
     unused: Counter[str] = field(default_factory=Counter)
     """Columns that the task does not read."""
     records: int = 0
     lines: int = 0
     stopped: bool = False
-    """Nothing behind the last record could be understood."""
+    """Reading stopped: nothing after the last record can be parsed."""
     tables: list[Path] = field(default_factory=list)
-    """Arrow files with the canonical rows, when they are kept."""
+    """Arrow files with the canonical rows, if they are kept."""
 
     def extend(self, later: Part) -> None:
-        """Add the stretch that follows."""
+        """Append the part that follows."""
         self.findings.extend(later.findings, self.records, self.lines)
         self.places.extend(later.places, self.records, self.lines)
         self.tally.extend(later.tally, self.records)
@@ -83,7 +83,7 @@ class Part:
 
 
 class Checker:
-    """Checks rows of one task and gathers what is found in a Part."""
+    """Checks rows of one task and collects the findings in a Part."""
 
     def __init__(self, name: str, task: str, columns: Group, table: Path | None):
         self.part = Part(Findings(name))
@@ -97,7 +97,7 @@ class Checker:
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
 
     def check(self, rows: Iterable[Row], nul: bool = False) -> None:
-        """Check rows one by one; with `nul` some of them may hold the character U+0000."""
+        """Check rows one by one; with `nul`, some may contain the character U+0000."""
         part, task, columns, findings = self.part, self.task, self.columns, self.part.findings
         known = self.known
         for record, line, row in rows:
@@ -118,29 +118,29 @@ class Checker:
             part.fingerprints.append(fingerprint(canonical))
             part.outlines.append(outline(canonical))
             if self.stratify:
-                # not hash(), which differs from process to process: the same data must be split the same way
+                # not hash(), which differs between processes: equal data must be split in the same way
                 part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
             if self._writer:
                 self._writer.add(canonical)
 
     def _refuses_nul(self, row: dict[str, Any], record: int, line: int) -> bool:
-        """Note U+0000 in the columns that are read; say whether the row is refused for it."""
+        """Report U+0000 in the columns that are read; return whether the row is refused."""
         used = {name: value for name, value in row.items() if self.known is None or name in self.known}
         faults = [fault for name, value in used.items() for fault in forbidden_characters(value, name)]
         if faults and not self.strict:
-            self.part.findings.warn("DATA-W0202", "text holds the character U+0000", record)
+            self.part.findings.warn("DATA-W0202", "text contains the character U+0000", record)
             return False
         for fault in faults:
             self.part.findings.fault(fault, record, line)
         return bool(faults)
 
     def look_for_secrets(self, block: bytes, records: Sequence[int]) -> None:
-        """Warn of key-like strings in a block with a row on each line; `records` are the lines' records."""
+        """Warn of strings that look like keys in a block with one row per line; `records` are the lines' records."""
         for position in lines_with_secrets(block):
             self.part.findings.warn(secret_scan.CODE, secret_scan.WHAT, records[position])
 
     def take(self, rows: PlainRows, record: int, line: int) -> None:
-        """Take a block of rows that are known to be good."""
+        """Add a block of rows that are known to be valid."""
         self.part.places.add(record, line, len(rows.fingerprints))
         self.part.fingerprints.extend(rows.fingerprints)
         self.part.outlines.extend(rows.outlines)
@@ -148,14 +148,14 @@ class Checker:
             self._writer.add_batch(rows.canonical())
 
     def finish(self) -> Part:
-        """End the stretch."""
+        """End the part."""
         if self._writer:
             self.part.tables.append(self._writer.close())
         return self.part
 
 
 def check_jsonl(file: SourceFile, task: str, columns: Group, table: Path | None) -> Part:
-    """Check a jsonl file, its stretches side by side; canonical rows go to files whose names start like `table`."""
+    """Check the parts of a jsonl file in parallel; canonical rows go to files whose names start with `table`."""
     findings = Findings(file.name)
     start = skip_mark(file.path, findings)
     edges = [start, *_line_starts(file.path, start + STRETCH), file.path.stat().st_size]
@@ -177,7 +177,7 @@ def check_jsonl(file: SourceFile, task: str, columns: Group, table: Path | None)
 def check_rows(
     name: str, rows: Callable[[Findings], Iterator[Row]], task: str, columns: Group, table: Path | None
 ) -> Part:
-    """Check rows of any other format, which `rows` reads."""
+    """Check rows of any other format, read by `rows`."""
     checker = Checker(name, task, columns, table)
     found = rows(checker.part.findings)
     while some := list(islice(found, ROWS_AT_ONCE)):
@@ -194,7 +194,7 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
     if workers < 2:
         yield from map(work, stretches)
         return
-    # Forked: hashes of texts agree between the processes, and nothing has to be imported again.
+    # Forked processes give equal hashes of equal texts and need not import modules again.
     with ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable) as pool:
         yield from pool.map(work, stretches)
 
@@ -204,10 +204,10 @@ def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | 
     start, stop = edges
     checker = Checker(name, task, columns, table.with_name(f"{table.name}-{start}") if table else None)
     plain = plain_reader(task, columns)
-    whole = start <= 3  # a byte order mark may stand before the first line
+    whole = start <= 3  # a byte order mark may come before the first line
     lines = JsonLines(checker.part.findings, start, whole, bounds)
     collecting = gc.isenabled()
-    gc.disable()  # rows have no cycles; looking for some in every block takes a third of the time
+    gc.disable()  # rows have no reference cycles; garbage collection would take a third of the time
     try:
         for block in read_blocks(file, start, stop, BLOCK, bounds):
             checker.look_for_secrets(block, _Records(block, lines.record + 1))
@@ -230,7 +230,7 @@ def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | 
 
 
 class _Records(Sequence[int]):
-    """Records of the lines of a block; blank lines have none of their own."""
+    """Record numbers of the lines of a block; blank lines are not records."""
 
     def __init__(self, block: bytes, first: int):
         self.block, self.first = block, first
@@ -243,11 +243,11 @@ class _Records(Sequence[int]):
 
 
 def _plain_rows(block: bytes, plain: PlainReader) -> PlainRows | None:
-    """Read a block in which every line is a plain good row; None when that is not certain.
+    """Read a block in which every line is a plain valid row; None if that is not certain.
 
-    The decoder is lenient where the slow way is strict: it takes the last of two equal keys, lets U+0000 pass and
-    reads across line ends. So the text must have no more strings than the rows, and each line must start and end with
-    a brace.
+    The decoder is less strict than the full check: it takes the last of two equal keys, accepts U+0000 and reads
+    across line ends. So the text must not have more strings than the rows, and each line must start and end with a
+    brace.
     """
     text = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(text == NEWLINE)
@@ -268,7 +268,7 @@ def _plain_rows(block: bytes, plain: PlainReader) -> PlainRows | None:
 
 
 def _line_starts(file: Path, position: int) -> Iterator[int]:
-    """Yield a line start about every STRETCH bytes behind `position`."""
+    """Yield a line start about every STRETCH bytes after `position`."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         while position < size:

@@ -1,4 +1,4 @@
-"""Rows that stand in the data more than once: repeated, learned from and held out alike, or nearly the same."""
+"""Find duplicate rows: repeated training rows, training rows that are also held out, and nearly equal rows."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from steps.errors import Problem, UserError
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.findings import ROWS_SHOWN
-from steps.tasks.likeness import folded
+from steps.tasks.rules.likeness import folded
 
 ROWS_AT_ONCE = 2048
 
 
 def repeated(train: Rows) -> list[dict[str, Any]]:
-    """Warn of rows that stand in the training data more than once."""
+    """Warn of rows that occur more than once in the training data."""
     if _all_differ(train.fingerprints):
         return []
     order = np.argsort(train.fingerprints, kind="stable")
     ordered = train.fingerprints[order]
     again = np.sort(order[1:][ordered[1:] == ordered[:-1]])
     share = 100 * len(again) / len(train)
-    what = f"{train.source}: rows that stand further up already ({share:.1f} %)"
+    what = f"{train.source}: rows that repeat an earlier row ({share:.1f} %)"
     return [_warning("DATA-W0701", what, train.records[again])]
 
 
 def first_of_each(train: Rows) -> np.ndarray:
-    """Give the numbers of the rows that stand no further up already; rising."""
+    """Return the numbers of the rows that do not repeat an earlier row, in ascending order."""
     return np.sort(np.unique(train.fingerprints, return_index=True)[1])
 
 
 def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
-    """Warn of held-out rows that are also trained on. Raises UserError above the share `most`."""
+    """Warn of held-out rows that are also training rows. Raises UserError if their share exceeds `most`."""
     train = files["train"]
     held = {name: files[name] for name in SPLITS[1:] if name in files and len(files[name])}
     if not held:
@@ -67,10 +67,10 @@ def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
 def nearly_equal(
     files: dict[str, Rows], outlines: dict[str, array[int]], stored: Callable[[], dict[str, Rows]]
 ) -> list[dict[str, Any]]:
-    """Warn of rows that differ from an earlier one, or from a training row, only in case and white space.
+    """Warn of rows that differ from an earlier one, or from a training row, only in case and whitespace.
 
-    Rows with different outlines cannot be nearly equal, so most are never looked at; `stored` gives the same rows with
-    their texts, and is only called when some share an outline.
+    Rows with different outlines cannot be nearly equal, so most rows are not compared; `stored` returns the same rows
+    with their texts and is only called if some have equal outlines.
     """
     names = list(files)
     together = _joined([np.frombuffer(outlines[name], np.int64) for name in names])
@@ -93,14 +93,14 @@ def nearly_equal(
                 if earlier != prints[start + row]:
                     near.append(row)
         if near:
-            what = f"{part.source}: rows that differ from an earlier one only in case and white space"
+            what = f"{part.source}: rows that differ from an earlier one only in case and whitespace"
             warnings.append(_warning("DATA-W0703", what, part.records[np.array(near)]))
         start = end
     return warnings
 
 
 def _all_differ(values: np.ndarray) -> bool:
-    """Say whether no value stands twice; an eighth at a time, for a sorted copy of all would double the memory."""
+    """Return whether no value occurs twice; sorts an eighth at a time, as a sorted copy would double the memory."""
     lowest = np.ascontiguousarray(values).view(np.uint8)[:: values.itemsize] & 7
     for share in range(8):
         rising = np.sort(values[lowest == share])
@@ -114,13 +114,13 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _stand_in(values: np.ndarray, rising: np.ndarray) -> np.ndarray:
-    """Say of each value whether it stands among the rising ones."""
+    """Return for each value whether it is among the sorted values `rising`."""
     places = np.searchsorted(rising, values)
     return rising[np.minimum(places, len(rising) - 1)] == values
 
 
 def _different_with_one_outline(outlines: np.ndarray, prints: np.ndarray) -> np.ndarray:
-    """Find the rows that share an outline with a row of another fingerprint; rising row numbers."""
+    """Return the rows that share an outline with a row of another fingerprint, as ascending row numbers."""
     order = np.argsort(outlines, kind="stable")
     ordered = outlines[order]
     starts = np.concatenate(([0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))

@@ -1,4 +1,4 @@
-"""The good rows of a source or a split: where they stand, and their canonical form on disk."""
+"""The valid rows of a source or split: their places, and their canonical form on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steps.prepare_data.findings import Place
 
 
 class Rows:
-    """The good rows of a file, or some of them."""
+    """The valid rows of a file, or some of them."""
 
     def __init__(
         self,
@@ -25,9 +25,9 @@ class Rows:
     ):
         self.places = places
         self.stored = stored
-        """Where the canonical rows are, when they were kept."""
+        """The canonical rows, if they were kept."""
         self._fingerprints = fingerprints
-        self._order = order  # numbers of the rows in `places`, `stored` and the fingerprints; None: all of them
+        self._order = order  # row numbers in `places`, `stored` and the fingerprints; None for all rows
 
     def __len__(self) -> int:
         return len(self._fingerprints if self._order is None else self._order)
@@ -60,7 +60,7 @@ class Rows:
         return self.places.files(self._numbers(slice(None)))
 
     def take(self, rows: np.ndarray) -> Rows:
-        """Some of the rows, in the order that is asked for."""
+        """Return the given rows in the given order."""
         return Rows(self.places, self._fingerprints, self.stored, self._numbers(rows))
 
     def table(self, start: int = 0, stop: int | None = None) -> pa.Table:
@@ -69,7 +69,7 @@ class Rows:
         return self.stored.take(self._numbers(slice(start, stop)))
 
     def where(self, row: int, column: str = "") -> str:
-        """Name a row the way every message does."""
+        """Return a row's location as messages show it."""
         name, record, line = self.places.at(row if self._order is None else int(self._order[row]))
         return Place(record, line).in_file(name, column)
 
@@ -80,7 +80,7 @@ class Rows:
 
 
 class StoredRows:
-    """Canonical rows in Arrow files, mapped into memory and not read before they are asked for."""
+    """Canonical rows in memory-mapped Arrow files, read on demand."""
 
     def __init__(self, files: list[Path], schema: pa.Schema):
         self.schema = schema
@@ -107,7 +107,7 @@ class StoredRows:
 
 
 def read_back(rows: pa.Table) -> list[dict[str, Any]]:
-    """Turn canonical rows into Python values, column by column: five times as fast as `to_pylist`."""
+    """Convert canonical rows to Python values, column by column: five times as fast as `to_pylist`."""
     columns = [_values(column) for column in rows.combine_chunks().columns]
     return [dict(zip(rows.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 

@@ -1,8 +1,8 @@
-"""Counts rows that hold strings like keys: what a model learns it may say to anybody.
+"""Find rows with strings that look like keys: a model may reveal what it has learned.
 
-Every key holds one of a few groups of three characters that end in a rare one. A block of rows is searched for these
-with numpy, hundreds of megabytes a second; only lines where one stands are looked at closely. A value that was found
-is never given out.
+Every key contains one of a few groups of three characters with a rare last character. numpy searches a block of rows
+for these groups at hundreds of megabytes per second; only lines that contain one are matched against KEYS. The keys
+themselves are never reported.
 """
 
 from __future__ import annotations
@@ -12,26 +12,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from steps.params.secrets import SECRETS
+
 CODE, WHAT = "DATA-W0104", "key-like strings; remove the keys from the data and revoke them"
 
-KEYS = re.compile(
-    rb"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4}))"  # not inside a word, but behind JSON's escapes
-    rb"(?:"
-    rb"hf_[A-Za-z0-9]{30,}"  # Hugging Face
-    rb"|sk-(?:[a-z]+-){0,3}(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}"  # OpenAI, Anthropic and others
-    rb"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"  # Amazon
-    rb"|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,}|glpat-[A-Za-z0-9_-]{20,}"  # GitHub, GitLab
-    rb"|xox[abprs]-[A-Za-z0-9-]{20,}|AIza[A-Za-z0-9_-]{35}"  # Slack, Google
-    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----)"
-)
-# One of these stands in whatever KEYS matches; the last character of each is rare in texts, or the I in its middle.
-SIGNS = (b"hf_", b"hp_", b"ho_", b"hu_", b"hs_", b"hr_", b"ub_", b"sk-", b"at-", b"xa-", b"xb-", b"xp-", b"xr-",
-         b"xs-", b"EY-", b"KIA", b"SIA", b"AIz")  # fmt: skip
+# Not inside a word, but behind JSON's escapes.
+_BEFORE = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4}))"
+KEYS = re.compile(f"{_BEFORE}(?:{'|'.join(one.whole for one in SECRETS if one.signs)})".encode())
+# One of these stands in whatever KEYS matches.
+SIGNS = tuple(sign.encode() for one in SECRETS for sign in one.signs)
 
 
 def lines_with_secrets(block: bytes) -> Iterator[int]:
-    r"""Yield the positions, from 0, of the lines of a block that hold a key-like string; lines end in `\n`."""
-    line, start, end = 0, 0, -1  # the line that was looked at last
+    r"""Yield the positions, from 0, of the lines of a block that contain a string like a key; lines end in `\n`."""
+    line, start, end = 0, 0, -1  # the line that was searched last
     for place in _places_of_signs(block):
         if place <= end:
             continue
@@ -44,7 +38,7 @@ def lines_with_secrets(block: bytes) -> Iterator[int]:
 
 
 def _tables() -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Rare last character → for each pair of characters whether a sign starts so; and for I, the pair around it."""
+    """Return tables: rare last character → which pairs of characters precede it; and which pairs surround an I."""
     tables: dict[int, np.ndarray] = {}
     around = np.zeros(1 << 16, bool)
     for first, second, last in SIGNS:
@@ -60,7 +54,7 @@ STARTS, AROUND_I = _tables()
 
 
 def _places_of_signs(block: bytes) -> list[int]:
-    """Give the places, in order, of the last characters of SIGNS."""
+    """Return the positions of the last characters of SIGNS, in order."""
     text = np.frombuffer(block, np.uint8)
     places = np.flatnonzero(text[1:-1] == CAPITAL_I)
     found = [places[AROUND_I[text[places].astype(np.uint16) << 8 | text[places + 2]]] + 2]

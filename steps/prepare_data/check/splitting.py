@@ -1,4 +1,4 @@
-"""Which rows are learned from and which are held out."""
+"""Divide training rows into a training part and held-out splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 SPLITS = ("train", "validation", "test")
 
-# Percent of the training file that stays in train, and where test begins, by which files were given.
+# Which other files were given → percent of the training file that stays in train, and percent at which test begins.
 EDGES = {
     frozenset[str](): (80, 90),
     frozenset({"test"}): (80, 100),
@@ -19,12 +19,12 @@ EDGES = {
 def split_rows(
     rows: int, given: set[str], how: Literal["shuffled", "positional"], seed: int, strata: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Divide the row numbers 0 … rows-1 of the training file among the splits that have no file of their own.
+    """Divide the row numbers 0 … rows-1 of the training file among train and the splits without a file.
 
-    80/10/10, or 80/20 when one of the two others is given; all rows are for training when both are. `shuffled` draws
-    rows with the seed, `positional` takes them from the end; either way a split keeps the order of the file. Sizes are
-    rounded to the nearest row, and no missing split is left empty as long as there are rows for all. With `strata`,
-    an int64 for each row, drawn splits hold equal shares of each; what is too rare to share is for training.
+    80/10/10, or 80/20 if one of the two others is given; all rows are for training if both are. `shuffled` draws rows
+    with the seed, `positional` takes them from the end; in both cases a split keeps the order of the file. Sizes are
+    rounded to the nearest row, and no missing split is empty if there are enough rows. With `strata`, an int64 for each
+    row, drawn splits are stratified; strata that are too rare to divide go to training.
     """
     missing = [split for split in SPLITS[1:] if split not in given]
     if not missing:
@@ -41,12 +41,12 @@ def split_rows(
         parts[split] = order[start : start + held_out[split]]
         start += held_out[split]
     for part in parts.values():
-        part.sort()  # in place: a copy of a large file's row numbers is worth noticing
+        part.sort()  # in place, because a copy of a large file's row numbers takes much memory
     return parts
 
 
 def _interleaved(order: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Reorder rows so that any stretch holds each stratum in its share, and the first stretch the rare ones."""
+    """Reorder rows so that any range has each stratum in proportion; rare strata come first."""
     by_stratum = order[np.argsort(strata[order], kind="stable")]
     values = strata[by_stratum]
     starts = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))

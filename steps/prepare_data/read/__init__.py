@@ -1,1 +1,1 @@
-"""From what the parameters name to raw rows; the front page is `steps/prepare_data/__init__.py`."""
+"""Read raw rows from the sources that the parameters name; see `steps/prepare_data/__init__.py`."""

@@ -1,7 +1,7 @@
-"""Rows of csv and tsv files: the first line names the columns, every cell is text.
+"""Read rows of csv and tsv files: the first line names the columns, every cell is text.
 
-Nothing is guessed: "NA" stays a text, 007 keeps its zeros, an empty cell is an empty text. A record may span several
-lines, so both its number and the line where it starts are counted.
+No types are inferred: "NA" stays text, 007 keeps its zeros, an empty cell is an empty text. A record may span several
+lines, so both its number and its first line are counted.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", ":": "colon", 
 def read_csv(
     source: SourceFile, wanted: dict[str, str] | None, findings: Findings, others: OtherColumns = NO_OTHERS
 ) -> Iterator[Row]:
-    """Yield the wanted columns of every record, and `others`.
+    """Yield the wanted columns of every record, and those of `others`.
 
-    `wanted` maps parameters to column names; None takes every column.
+    `wanted` maps parameters to column names; None means every column.
     """
     lines = _Lines(source.path, findings, source.max_row_mib)
     delimiter = source.delimiter
     records = _records(lines, source, findings)
     header = next(records, None)
-    if header is None or header[0] != 0:  # a header that cannot be read was noted; the next row is none
+    if header is None or header[0] != 0:  # an unreadable header was reported, and the next record is not a header
         return
     names = header[2]
-    if not source.header:  # named as MLTable names them; the record is a row like the others
+    if not source.header:  # use MLTable's default names; the first record is a row too
         names = [f"Column{number}" for number in range(1, len(names) + 1)]
         records = ((record + 1, line, fields) for record, line, fields in chain([header], records))
     wanted = {name: name for name in names} if wanted is None else others.in_place(wanted, names)
@@ -56,23 +56,23 @@ def read_csv(
 
 
 class _Lines:
-    """The lines of a file as text, the physical line counted, those of the current record remembered."""
+    """The lines of a file as text; counts physical lines and keeps those of the current record."""
 
     def __init__(self, file: Path, findings: Findings, longest_mib: int):
         self.file, self.findings, self.longest_mib = file, findings, longest_mib
         self.number = 0
-        """Lines given out so far."""
+        """Number of lines read so far."""
         self.current: list[str] = []
         """Lines of the record that is being read."""
         self.fault: Fault | None = None
-        """What is wrong with the bytes of one of them."""
+        """The fault in the bytes of one of them."""
 
     def __iter__(self) -> Iterator[str]:
         offset = skip_mark(self.file, self.findings)
         for raw in _split(self.file, offset, self.longest_mib << 20):
             self.number += 1
             if self.number == 1 and raw.endswith(b"\r"):
-                self.findings.repair("DATA-F0103", "lines that end in CR alone were read as lines")
+                self.findings.repair("DATA-F0103", "CR without LF was read as a line end")
             try:
                 text = raw.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -87,7 +87,7 @@ class _Lines:
 
 
 def _split(file: Path, start: int, longest: int) -> Iterator[bytes]:
-    r"""Yield lines with their ends: `\n`, `\r\n` or `\r`, and no other character that Unicode calls a line end."""
+    r"""Yield lines with their ends: `\n`, `\r\n` or `\r`; other Unicode line separators do not end a line."""
     rest = b""
     with open(file, "rb") as stream:
         stream.seek(start)
@@ -102,7 +102,7 @@ def _split(file: Path, start: int, longest: int) -> Iterator[bytes]:
 
 
 def _records(lines: _Lines, source: SourceFile, findings: Findings) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield (record, line, fields), record 0 being the header; note records that are no csv."""
+    """Yield (record, line, fields); record 0 is the header. Report records that are not valid csv."""
     csv.field_size_limit(source.max_row_mib << 20)
     delimiter = source.delimiter
     reader = csv.reader(iter(lines), delimiter=delimiter, escapechar=source.escapechar or None, strict=True)
@@ -154,9 +154,9 @@ def _wrong_length(fields: list[str], expected: int, delimiter: str) -> Fault:
     if not any(fields[expected:]):
         return Fault("DATA-E0305", "", f"{found}, the last one empty", f"{expected} as in the header",
                      f"remove the {_name(delimiter)} at the end of the line")  # fmt: skip
-    return Fault("DATA-E0302", "", f"{found}: {as_found(fields[expected:][0])} is too much",
+    return Fault("DATA-E0302", "", f"{found}: {as_found(fields[expected:][0])} is one too many",
                  f"{expected} as in the header",
-                 f"put cells that hold a {_name(delimiter)} in double quotes")  # fmt: skip
+                 f"put cells that contain a {_name(delimiter)} in double quotes")  # fmt: skip
 
 
 def _name(delimiter: str) -> str:
@@ -164,7 +164,7 @@ def _name(delimiter: str) -> str:
 
 
 def _broken(lines: list[str], start: int, message: str, source: SourceFile, record: int) -> tuple[Fault, int, int]:
-    """Say what the csv parser stumbled over: a quote without partner (at the line that opens it), or one too many."""
+    """Return the fault of a record that is not valid csv: an unclosed quote (at its opening line) or an extra quote."""
     delimiter = source.delimiter
     if "field limit" in message and len(lines) == 1:
         fault = Fault("DATA-E0109", "", f"a row of more than {source.max_row_mib} MiB", f"at most {source.max_row_mib} "
@@ -179,7 +179,7 @@ def _broken(lines: list[str], start: int, message: str, source: SourceFile, reco
                       "double the quotes inside cells, or set escapechar=\\")  # fmt: skip
         return fault, record, opening_line
     if closed and "\n" not in text[opened:closed].replace("\r", "\n"):
-        fault = Fault("DATA-E0307", "", f"{as_found(text[closed : closed + 20])} behind a closing quote",
+        fault = Fault("DATA-E0307", "", f"{as_found(text[closed : closed + 20])} after a closing quote",
                       f"a {_name(delimiter)} or the end of the line", "double the quotes inside cells")  # fmt: skip
         return fault, record, opening_line
     fault = Fault("DATA-E0303", "", f"a quote that is never closed: {as_found(text[opened : opened + 40])}",
@@ -189,7 +189,7 @@ def _broken(lines: list[str], start: int, message: str, source: SourceFile, reco
 
 
 def _last_quoted_field(text: str, delimiter: str) -> tuple[int, int]:
-    """Find the quoted cell that broke the record: where its quote opens, and the quote that something follows (0)."""
+    """Find the invalid quoted cell of a record: its opening quote, and a closing quote followed by text (else 0)."""
     position, opened = 0, 0
     while position < len(text):
         if text[position] != '"':  # a cell without quotes

@@ -1,6 +1,6 @@
-"""Rows of a data set that the library datasets reads, written once as parquet.
+"""Load a data set with the library datasets and write its rows as parquet.
 
-`datasets` is imported here and nowhere else in this step, and only when a data set is asked for.
+`datasets` is imported only here in this step, and only if a data set is used.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from steps.sources.data_sources import SAVED, Dataset
 def write_rows(one: Dataset, place: Path) -> Path:
     """Load one split and write it to <place>.parquet.
 
-    Raises UserError when there is no such data set, configuration or split, or when its rows cannot be read; Outage
-    when the Hub does not answer.
+    Raises UserError if the data set, configuration or split does not exist or its rows cannot be read; Outage if the
+    Hub does not answer.
     """
     import datasets
 
@@ -28,13 +28,13 @@ def write_rows(one: Dataset, place: Path) -> Path:
         rows.to_parquet(str(target))
     except StepError:
         raise
-    except Exception as error:  # the library raises dozens of classes; each is told with its own words
+    except Exception as error:  # the library raises dozens of classes; the message quotes them
         raise _explained(one, error) from error
     return target
 
 
 def _load(one: Dataset, place: Path) -> Any:
-    """Load from the Hub, from a folder with rows, or from one that save_to_disk wrote."""
+    """Load from the Hub, from a folder of files with rows, or from a folder written by save_to_disk."""
     import datasets
 
     cache = str(place.with_suffix(".cache"))
@@ -62,7 +62,7 @@ def _no_split(one: Dataset, found: str) -> Problem:
 
 
 def _explained(one: Dataset, error: Exception) -> StepError:
-    """Say whose move it is when the library refuses."""
+    """Turn an error of the library into one of ours, which says who must act."""
     said = _said(error)
     kind = type(error).__name__
     if "nknown split" in str(error):
@@ -74,22 +74,22 @@ def _explained(one: Dataset, error: Exception) -> StepError:
         )  # fmt: skip
     if kind in ("DatasetNotFoundError", "DataFilesNotFoundError", "EmptyDatasetError"):
         return UserError(
-            Problem("DATA-E2101", one.parameter, said, "a data set that exists and that HF_TOKEN may read",
+            Problem("DATA-E2101", one.parameter, said, "a data set that exists and is readable with HF_TOKEN",
                     "correct dataset_name, or accept the data set's terms on the Hub")
         )  # fmt: skip
     if "BuilderConfig" in str(error) or "onfig name is missing" in str(error):
         return UserError(
             Problem("DATA-E2103", one.parameter, said, f"a configuration {one.config!r} of {one.name}",
-                    "set dataset_config to one of those that are named here")
+                    "set dataset_config to one of the configurations named here")
         )  # fmt: skip
     return UserError(
         Problem("DATA-E2105", one.parameter, said, f"rows of {one.name} that the library datasets can read",
-                "pass its files as train_file_path: then the file and row are named")
+                "pass its files as train_file_path, so that the message names the file and row")
     )  # fmt: skip
 
 
 def _said(error: Exception) -> str:
-    """Give the library's own words on one line; it hides the reason in the cause."""
+    """Return the library's message on one line, taken from the cause, which holds the reason."""
     inner = error.__cause__ or error
     text = " ".join(f"{type(inner).__name__}: {inner}".split())
     return text if len(text) <= 150 else text[:149] + "…"

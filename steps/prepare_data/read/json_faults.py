@@ -1,6 +1,6 @@
-"""Why a text is no JSON object, in words that tell what to change.
+"""Explain why a text is not a JSON object, and how to correct it.
 
-Only called on the few texts that the parser refused or that look odd, so it may take its time.
+Called only for the few texts that the parser refused or that need a closer check, so speed does not matter.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from typing import Any
 
 from steps.tasks import Fault, as_found
 
-# Enough for any row; a Python literal of this size still parses in a moment.
+# Larger than any usual row, and a Python literal of this size is still parsed quickly.
 LITERAL_LIMIT = 1_000_000
 DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a row may be; a file beyond them was made by mistake, or to fill somebody's memory."""
+    """Limits of a row; a file beyond them was written by mistake, or to exhaust memory."""
 
     max_row_mib: int = 64
     max_nesting: int = 64
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest row."""
+        """Longest row, in bytes."""
         return self.max_row_mib << 20
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a refused text turned out to be."""
+    """The explanation of a refused text."""
 
     fault: Fault | None
-    """Why it cannot be used; None when `value` can."""
+    """Why it cannot be used; None if `value` can be used."""
     value: Any = None
-    """The value, when the text was JSON but for NaN and Infinity, which became null."""
+    """The value, if the text was JSON except for NaN and Infinity, which became null."""
     unfinished: bool = False
-    """The text stops in the middle: whether the file was cut or the row goes on, only the next line tells."""
+    """The text ends in the middle; the next line shows whether the file was truncated or the row continues."""
 
 
 def explain(raw: bytes, message: str, position: int, offset: int, bounds: Bounds) -> Reading:
-    """Say why orjson refused `raw`; `message` and `position` are its own words, `offset` is where raw starts."""
+    """Explain why orjson refused `raw`; `message` and `position` are orjson's, `offset` is where `raw` starts."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -61,14 +61,14 @@ def explain(raw: bytes, message: str, position: int, offset: int, bounds: Bounds
         if reading := find(text, position):
             return reading
     end = raw.rstrip()
-    # A cut may fall into a literal (`tru`) or an escape, which then is what the parser complains of.
+    # A file may be truncated inside a literal (`tru`) or an escape; the parser then reports that.
     cut = message == "unexpected end of data" or (position >= len(end) - 6 and not end.endswith(b"}"))
     found = f"{as_found(_around(raw, position))} ({message}, character {position + 1})"
     return Reading(Fault("DATA-E0201", "", found, "one JSON object", "correct the row"), unfinished=cut)
 
 
 def not_utf8(raw: bytes, start: int, offset: int) -> Fault:
-    """Say which byte is no UTF-8 and what the file probably is."""
+    """Return the fault of a byte that is not UTF-8, with the probable encoding."""
     byte = raw[start]
     if byte == 0xED and start + 1 < len(raw) and 0xA0 <= raw[start + 1] <= 0xBF:
         guess, fix = "half of a surrogate pair", "write the character itself as UTF-8"
@@ -79,20 +79,20 @@ def not_utf8(raw: bytes, start: int, offset: int) -> Fault:
 
 
 def nul_byte(position: int, offset: int) -> Fault:
-    """Say where a NUL byte is."""
+    """Return the fault of a NUL byte."""
     return Fault(
-        "DATA-E0105", "", f"a NUL byte at offset {offset + position}", "text", "remove it; was the upload cut?"
+        "DATA-E0105", "", f"a NUL byte at offset {offset + position}", "text", "remove it; was the upload truncated?"
     )
 
 
 def too_deep(depth: int, bounds: Bounds) -> Fault:
-    """Refuse nesting that no row needs."""
+    """Return the fault of nesting that is too deep."""
     return Fault("DATA-E0211", "", f"nesting {depth} deep", f"at most {bounds.max_nesting}, max_nesting",
                  "flatten or remove the row, or raise max_nesting")  # fmt: skip
 
 
 def deepest(raw: bytes) -> int:
-    """Count how deep lists and objects are nested; brackets inside strings do not count."""
+    """Return the nesting depth of lists and objects, ignoring brackets inside strings."""
     depth = most = 0
     for bracket in re.findall(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', raw, re.DOTALL):
         if bracket in b"[{":
@@ -104,7 +104,7 @@ def deepest(raw: bytes) -> int:
 
 
 def duplicate_key(raw: bytes) -> Fault | None:
-    """Name the first key that an object has twice; its first value would be lost silently."""
+    """Return the fault of the first key that an object has twice: its first value would be lost silently."""
     doubled: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _not_finite(text: str, position: int) -> Reading | None:
 
 
 def _loads(text: str) -> Any:
-    """Parse as the standard library does, with null for NaN and infinity; None when that fails too."""
+    """Parse with the standard library, with null for NaN and infinity; None if that fails too."""
 
     def finite(number: str) -> float | None:
         value = float(number)
@@ -164,7 +164,7 @@ def _paths_with_surrogates(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _glued(text: str, position: int) -> Reading | None:
-    """Find a second value behind the first."""
+    """Return the fault of a second value after the first."""
     rest, count = text.strip(), 0
     while rest:
         try:
@@ -179,7 +179,7 @@ def _glued(text: str, position: int) -> Reading | None:
         )  # fmt: skip
     if count == 1 and not rest.startswith(("//", "#", "/*")):
         return Reading(
-            Fault("DATA-E0201", "", f"{as_found(rest[:60])} behind the object", "one JSON object on each line",
+            Fault("DATA-E0201", "", f"{as_found(rest[:60])} after the object", "one JSON object on each line",
                   "remove it")
         )  # fmt: skip
     return None
@@ -190,7 +190,7 @@ def _python_repr(text: str, position: int) -> Reading | None:
     if not literal.startswith(("{", "[")) or len(literal) > LITERAL_LIMIT:
         return None
     try:
-        with warnings.catch_warnings(action="ignore"):  # about escapes that only Python would mind
+        with warnings.catch_warnings(action="ignore"):  # about escapes that are invalid only in Python
             if not isinstance(ast.literal_eval(literal), dict | list):
                 return None
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):

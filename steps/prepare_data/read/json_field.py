@@ -1,6 +1,6 @@
-"""The rows inside a .json file that is an object: {"data": [row, …], …}.
+"""Extract the rows of a .json file that is an object: {"data": [row, …], …}.
 
-The list is copied with blanks for everything around it, so that every row keeps its line and offset.
+The list is copied and everything around it replaced by blanks, so that every row keeps its line and offset.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ NOT_LINE_END = bytes(10 if code == 10 else 32 for code in range(256))  # every b
 
 
 def take_field(file: Path, name: str, field: str, target: Path) -> Path:
-    """Copy the list under `field` to `target`; a file that is no object is returned as it is.
+    """Copy the list under `field` to `target`; a file that is not an object is returned unchanged.
 
-    Raises UserError when there is no such list. `name` is the user's name for the file.
+    Raises UserError if there is no such list. `name` is the file as the user wrote it.
     """
     if not file.stat().st_size:
         return file
@@ -35,7 +35,7 @@ def take_field(file: Path, name: str, field: str, target: Path) -> Path:
             near = nearest(field, keys)
             raise UserError(
                 Problem("DATA-E0213", name, found, f"a list under {field!r}, json_field",
-                        f"{near} Set json_field to a key that holds a list".strip())
+                        f"{near} Set json_field to the key of a list".strip())
             )  # fmt: skip
         with open(target, "wb") as out:
             for place in range(0, start, PIECE):
@@ -46,7 +46,7 @@ def take_field(file: Path, name: str, field: str, target: Path) -> Path:
 
 
 def _find(data: mmap.mmap, field: str) -> tuple[int, int, list[str]]:
-    """Give where the list under a top-level key starts and ends (-1 without it), and the keys seen until there."""
+    """Return start and end of the list under a top-level key (-1 if missing), and the keys read until there."""
     depth, key, start = 0, "", -1
     keys: list[str] = []
     last = b""
@@ -64,7 +64,7 @@ def _find(data: mmap.mmap, field: str) -> tuple[int, int, list[str]]:
             key = _text(last)
             keys.append(key)
         last = token
-    return (start, len(data), keys) if start >= 0 else (-1, -1, keys)  # a list that is cut is said so where it ends
+    return (start, len(data), keys) if start >= 0 else (-1, -1, keys)  # a truncated list is reported at its end
 
 
 def _text(token: bytes) -> str:

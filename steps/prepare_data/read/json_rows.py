@@ -1,8 +1,7 @@
-"""Rows of jsonl files (an object on each line) and of json files (a list of objects).
+"""Read rows of jsonl files (an object on each line) and of json files (a list of objects).
 
-Both are read piece by piece, so a file of any size needs memory for its longest row only. Line numbers are counted on
-`\\n` alone, across blocks: a reader that splits on every Unicode line separator invents rows, one that counts inside
-its blocks gives wrong numbers behind the first.
+Both are read in blocks, so a file of any size needs memory only for its longest row. Only `\\n` ends a line, because
+splitting at other Unicode line separators would create wrong rows, and line numbers are counted across blocks.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ BOM = b"\xef\xbb\xbf"
 Row = tuple[int, int, dict[str, Any]]
 """Record (1 is the first row), physical line, value."""
 
-# What stands between two brackets: strings as a whole, and anything that is no bracket. Possessive (++, *+): a failed
-# match must not try every way to cut the text.
+# The text between two brackets: complete strings, and all other characters except brackets. Possessive quantifiers
+# (++, *+), because a failed match must not backtrack.
 OUTSIDE = re.compile(rb'(?:[^"{}\[\],]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 INSIDE = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 SPACE = b" \t\r\n"
 
 
 def read_jsonl(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Iterator[Row]:
-    """Yield every line that is an object; note the others in `findings`."""
+    """Yield every line that is an object; report the others in `findings`."""
     reader = JsonLines(findings, skip_mark(file, findings), bounds=bounds)
     for block in read_blocks(file, reader.offset, bounds=bounds):
         yield from reader.rows(block)
@@ -44,23 +43,23 @@ def read_jsonl(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Iter
 
 
 class JsonLines:
-    """Reads the lines of a file, or of a stretch of it, block by block, and counts them."""
+    """Reads and counts the lines of a file, or of a part of it, block by block."""
 
     def __init__(self, findings: Findings, offset: int = 0, whole: bool = True, bounds: Bounds = DEFAULT):
         self.findings = findings
         self.bounds = bounds
         self.whole = whole
-        """The first line is the file's."""
+        """Whether the first line is that of the file."""
         self.offset = offset
-        """Where the next line starts in the file."""
+        """Offset of the next line in the file."""
         self.record = self.line = self.blank = 0
         self.stopped = False
-        """Nothing behind this line would be understood."""
+        """Reading stopped, because nothing after this line can be parsed."""
         self._unfinished: tuple[Fault, int, int] | None = None
-        """A line that stops in the middle: whether the file was cut or the row goes on, only the next line tells."""
+        """A line that ends in the middle; the next line shows whether the file was truncated or the row continues."""
 
     def rows(self, block: bytes) -> Iterator[Row]:
-        """Yield the objects of a block of whole lines."""
+        """Yield the objects of a block of complete lines."""
         loads, bounds = orjson.loads, self.bounds
         longest, deepest = bounds.longest, bounds.max_nesting
         if len(block) > longest and block.find(b"\n", 0, longest + 1) < 0:
@@ -78,7 +77,7 @@ class JsonLines:
             if self._unfinished and not self._goes_on(raw):
                 return
             self.record += 1
-            try:  # the common case, without a further call
+            try:  # the common case, without another function call
                 if type(value := loads(raw)) is dict and _is_plain(raw, value, deepest) and b"\\u0000" not in raw:
                     yield self.record, self.line, value
                     continue
@@ -91,7 +90,7 @@ class JsonLines:
                 self._unfinished = (stops, self.record, self.line)
 
     def skip(self, rows: int, size: int) -> None:
-        """Count rows of one line each that were read elsewhere."""
+        """Count rows of one line each that another reader has read."""
         if self._unfinished:
             self._goes_on(b"{")
         self.record += rows
@@ -99,14 +98,14 @@ class JsonLines:
         self.offset += size
 
     def close(self, last: bool = True) -> None:
-        """Settle what the end of the file, or of the stretch, decides."""
+        """Report what is only known at the end of the file or part."""
         if self._unfinished:
             self.findings.fault(_cut() if last else self._unfinished[0], *self._unfinished[1:])
         if self.blank:
             self.findings.repair("DATA-F0102", "blank lines skipped", self.blank)
 
     def _goes_on(self, raw: bytes) -> bool:
-        """Judge the line before by this one; False when the file is no jsonl at all."""
+        """Report the unfinished line before this one; return False if the file is not jsonl at all."""
         assert self._unfinished
         fault, record, line = self._unfinished
         self._unfinished = None
@@ -120,7 +119,7 @@ class JsonLines:
 
 
 def read_json(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Iterator[Row]:
-    """Yield every object of a file that is one JSON list, with the line where the object starts."""
+    """Yield every object of a file that is one JSON list, with the object's first line."""
     with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         line, position = _skip_space(data, skip_mark(file, findings), 1)
         if data[position : position + 1] != b"[":
@@ -133,25 +132,25 @@ def read_json(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Itera
             line, position = _skip_space(data, position, line)
             end, closing = _end_of_element(data, position)
             raw = data[position:end]
-            if raw or record or closing == b",":  # anything but an empty list
+            if raw or record or closing == b",":  # not an empty list
                 record += 1
                 if closing and (value := _element(raw.rstrip(), record, line, position, findings, bounds)) is not None:
                     yield record, line, value
             line, position = line + raw.count(b"\n"), end + 1
             if position - released > bounds.longest and hasattr(data, "madvise"):
-                # Pages that were read count as this process's memory until they are given back.
+                # Mapped pages that were read count as memory of this process until they are released.
                 released = position
                 data.madvise(mmap.MADV_DONTNEED)
         if not closing:
             findings.fault(_cut(), record or 1, line - raw.count(b"\n"))
         elif rest := data[end + (closing == b"]") : end + BLOCK].strip()[:60]:
-            fault = Fault("DATA-E0203", "", f"{as_found(rest.decode('utf-8', 'replace'))} behind the list",
+            fault = Fault("DATA-E0203", "", f"{as_found(rest.decode('utf-8', 'replace'))} after the list",
                           "one JSON list", "put all rows into one list")  # fmt: skip
             findings.fault(fault, record, line)
 
 
 def parse(raw: bytes, offset: int, bounds: Bounds = DEFAULT) -> tuple[Any, Reading | None]:
-    """Parse one object; the second value says what else the text was."""
+    """Parse one object; if that fails, the second value explains why."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -169,11 +168,11 @@ def parse(raw: bytes, offset: int, bounds: Bounds = DEFAULT) -> tuple[Any, Readi
 
 
 def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
-    """Say quickly that a text has neither doubled keys nor deep nesting; False means: look closer.
+    """Return whether a text certainly has neither duplicate keys nor deep nesting; False means that it may have.
 
-    orjson keeps the last of two equal keys without a word. The value written anew has each key once, so a doubled key
-    shows as one `":` less than in the text, where those inside strings count alike. The texts for which that could
-    fail (a blank before the colon, a quote written as an escape) are looked at closely too.
+    orjson silently keeps the last of two equal keys. The value serialised again has each key once, so a duplicate key
+    gives one `":` less than in the text; those inside strings count equally in both. False is also returned for texts
+    in which this could fail (a blank before the colon, an escaped quote).
     """
     return (
         raw.count(b'":') == orjson.dumps(value).count(b'":')
@@ -187,7 +186,7 @@ def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
 
 
 def skip_mark(file: Path, findings: Findings) -> int:
-    """Give the length of the byte order mark at the start of a file, which some editors leave; 0 without one."""
+    """Return the length of the byte order mark, which some editors write, at the start of a file; 0 without one."""
     with open(file, "rb") as stream:
         if stream.read(len(BOM)) != BOM:
             return 0
@@ -196,7 +195,7 @@ def skip_mark(file: Path, findings: Findings) -> int:
 
 
 def row_too_long(bounds: Bounds) -> Fault:
-    """Refuse a row that no model could learn from and that would fill the memory."""
+    """Return the fault of a row that is too long for a model and for memory."""
     return Fault("DATA-E0109", "", f"a row of more than {bounds.max_row_mib} MiB",
                  f"at most {bounds.max_row_mib} MiB, max_row_mib",
                  "is the file one row per line? Split or remove the row, or raise max_row_mib")  # fmt: skip
@@ -205,9 +204,9 @@ def row_too_long(bounds: Bounds) -> Fault:
 def read_blocks(
     file: Path, start: int = 0, stop: int | None = None, size: int = BLOCK, bounds: Bounds = DEFAULT
 ) -> Iterator[bytes]:
-    """Yield whole lines, about `size` bytes at a time; a longer line comes alone, one beyond the bounds as its start.
+    """Yield complete lines, about `size` bytes at a time; a longer line alone; of a line beyond the bounds, its start.
 
-    `start` and `stop` are places of line starts in the file.
+    `start` and `stop` are offsets of line starts in the file.
     """
     rest = b""
     left = (file.stat().st_size if stop is None else stop) - start
@@ -231,7 +230,7 @@ def read_blocks(
 def _read_row(
     raw: bytes, record: int, line: int, offset: int, findings: Findings, bounds: Bounds
 ) -> tuple[dict[str, Any] | None, Fault | None]:
-    """Read one object, noting what is wrong; the second value is the fault of a text that stops in the middle."""
+    """Read one object and report its faults; the second value is the fault of a text that ends in the middle."""
     value, reading = parse(raw, offset, bounds)
     if reading is None:
         return value, None
@@ -247,7 +246,7 @@ def _read_row(
 def _element(
     raw: bytes, record: int, line: int, offset: int, findings: Findings, bounds: Bounds
 ) -> dict[str, Any] | None:
-    """Read one element of the list, or note what is wrong with it."""
+    """Read one element of the list, or report its fault."""
     if not raw:
         findings.fault(Fault("DATA-E0204", "", "a comma without a value", "an object after each comma",
                              "remove the comma"), record, line)  # fmt: skip
@@ -269,12 +268,12 @@ def _skip_space(data: mmap.mmap, position: int, line: int) -> tuple[int, int]:
 
 
 def _end_of_element(data: mmap.mmap, position: int) -> tuple[int, bytes]:
-    """Find where an element of the list ends, and what ends it: a comma, the list's bracket, or nothing."""
+    """Find the end of an element of the list, and its delimiter: a comma, the closing bracket, or none."""
     depth = 0
     while True:
         position = (INSIDE if depth else OUTSIDE).match(data, position).end()  # type: ignore[union-attr]
         character = data[position : position + 1]
-        if character in (b"", b'"'):  # a quote here has no partner
+        if character in (b"", b'"'):  # a quote here is not closed
             return len(data), b""
         if character in (b"{", b"["):
             depth += 1
@@ -286,7 +285,7 @@ def _end_of_element(data: mmap.mmap, position: int) -> tuple[int, bytes]:
 
 
 def _refuse_document(data: mmap.mmap, position: int, findings: Findings, bounds: Bounds) -> None:
-    """Refuse a document that is no list, and name the lists inside."""
+    """Report a document that is not a list, and name the lists inside."""
     value: Any = {}
     if len(data) <= bounds.longest:
         value, reading = parse(data[position:], position, bounds)
@@ -296,7 +295,7 @@ def _refuse_document(data: mmap.mmap, position: int, findings: Findings, bounds:
         value = value if reading is None else reading.value
     keys = ", ".join(f"{key} ({len(v)} items)" if type(v) is list else str(key) for key, v in value.items())
     lists = [key for key, inner in value.items() if type(inner) is list]
-    fix = f"set json_field={lists[0]}, whose list holds the rows" if lists else "put the rows into one list [ … ]"
+    fix = f"set json_field={lists[0]}, if its list holds the rows" if lists else "put the rows into one list [ … ]"
     found = f"an object with the keys {keys[:200]}" if keys else "one object"
     findings.fault(Fault("DATA-E0212", "", found, "a list of rows [ {…}, {…} ]", fix))
 
@@ -307,5 +306,5 @@ def _pretty_printed() -> Fault:
 
 
 def _cut() -> Fault:
-    return Fault("DATA-E0202", "", "the end of the file in the middle of a row", "a whole row",
-                 "upload the file again; it was cut")  # fmt: skip
+    return Fault("DATA-E0202", "", "the end of the file in the middle of a row", "a complete row",
+                 "upload the file again; it is truncated")  # fmt: skip

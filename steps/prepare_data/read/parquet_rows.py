@@ -1,4 +1,4 @@
-"""Rows of parquet files: only the wanted columns are read, a batch at a time."""
+"""Read rows of parquet files, in batches and only the wanted columns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from steps.prepare_data.read.unpacking import FREE
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
 
 ROWS_AT_ONCE = 1024
-FIRST_ROWS = 16  # read before the size of a row is known: one row may be a book
-BATCH = 32 * 1024 * 1024  # bytes of one batch in memory, about
+FIRST_ROWS = 16  # read before the size of a row is known: a single row may be very large
+BATCH = 32 * 1024 * 1024  # approximate bytes of one batch in memory
 
 
 def read_parquet(
     source: SourceFile, wanted: dict[str, str] | None, findings: Findings, others: OtherColumns = NO_OTHERS
 ) -> Iterator[Row]:
-    """Yield the wanted columns of every row, and `others`; a row has a record number but no line.
+    """Yield the wanted columns of every row, and those of `others`; a row has a record number but no line.
 
-    `wanted` maps parameters to column names; None takes every column.
+    `wanted` maps parameters to column names; None means every column.
     """
     try:
         parquet = pq.ParquetFile(source.path, page_checksum_verification=True)
@@ -48,7 +48,7 @@ def read_parquet(
 
 
 def layout(file: Path) -> dict[str, str]:
-    """Give the columns of a file with their types, in its order; empty for what is no readable parquet file."""
+    """Return the columns of a file with their types, in its order; empty if it is not a readable parquet file."""
     with open(file, "rb") as stream:
         if stream.read(4) != b"PAR1":
             return {}
@@ -59,14 +59,14 @@ def layout(file: Path) -> dict[str, str]:
 
 
 def differ(one: dict[str, str], other: dict[str, str]) -> bool:
-    """Say whether two files have their common columns in another order, or with other types."""
+    """Return whether the common columns of two files differ in order or type."""
     return [(name, kind) for name, kind in one.items() if name in other] != [
         (name, kind) for name, kind in other.items() if name in one
     ]
 
 
 def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str]) -> Iterator[Fault]:
-    """Yield what can be seen without reading a row."""
+    """Yield the faults that are visible in the schema."""
     doubled = [name for name in used if schema.names.count(name) > 1]
     for name in doubled:
         yield Fault("DATA-E0504", name, f"{schema.names.count(name)} columns of this name", "every column name once",
@@ -77,7 +77,7 @@ def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str]) -
 def _rows(
     parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings, every: bool
 ) -> Iterator[Row]:
-    """Yield rows as JSON would hold them; with `every`, columns that it could not hold are left as they are."""
+    """Yield rows with JSON values; with `every`, values that JSON cannot hold stay unchanged."""
     record = 0
     schema = parquet.schema_arrow
     menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
@@ -97,10 +97,10 @@ def _rows(
 def _batches(
     parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches of bounded size; stop with a fault when the file grows like no honest file does.
+    """Yield batches of bounded size; stop with a fault if the file expands too much.
 
-    A dictionary page of one long text that a million rows point to is small on disk, and its metadata says so too:
-    only the decoded batches show what it becomes.
+    A dictionary page with one long text for a million rows is small on disk and in the metadata; only the decoded
+    batches show its real size.
     """
     size = source.path.stat().st_size
     limit, longest = max(FREE, size * source.max_expand), source.max_row_mib << 20
@@ -132,7 +132,7 @@ def _batches(
 
 
 def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Write dictionaries out: a batch of one drags the whole dictionary along, and its size says nothing."""
+    """Decode dictionary columns: a batch would keep the whole dictionary, and its size would be wrong."""
     for place, field in enumerate(batch.schema):
         if pa.types.is_dictionary(field.type):
             batch = batch.set_column(place, field.name, batch.column(place).dictionary_decode())
@@ -141,11 +141,11 @@ def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 Mender = Callable[[Any], Any]
 Repair = Callable[[str, str, str], None]
-"""Takes a code, what the values were and what they became."""
+"""Called with a code, the original kind of values and the new kind."""
 
 
 def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
-    """Give the function that turns values of a column into what JSON would hold; None when they are that already."""
+    """Return the function that converts values of a column to JSON values; None if they already are."""
     if not _foreign(kind):
         return None
 
@@ -154,14 +154,14 @@ def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
 
     def mend(value: Any) -> Any:
         made = _mended(value, kind, name, repair)
-        # One map of a role and its content is a conversation of one message.
+        # A single map with role and content is a conversation of one message.
         return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
 
     return mend
 
 
 def _mend(row: dict[str, Any], menders: dict[str, Mender]) -> Fault | None:
-    """Mend a row in place; give the first fault of a value that cannot be mended, which stays as it is."""
+    """Convert a row in place; return the first fault of a value that cannot be converted, which stays unchanged."""
     first = None
     for name, mend in menders.items():
         try:
@@ -178,7 +178,7 @@ class _Unmendable(Exception):
 
 
 def _foreign(kind: pa.DataType) -> bool:
-    """Whether values hold bytes, dates or maps, at any depth."""
+    """Return whether values contain bytes, dates or maps, at any depth."""
     if pa.types.is_struct(kind):
         return any(_foreign(field.type) for field in kind)
     if _is_list(kind):
@@ -187,7 +187,7 @@ def _foreign(kind: pa.DataType) -> bool:
 
 
 def _mended(value: Any, kind: pa.DataType, path: str, repair: Repair) -> Any:
-    """Turn bytes into text and maps into objects. Raises _Unmendable with the place, for dates always."""
+    """Convert bytes to text and maps to objects. Raises _Unmendable with the location, always for dates."""
     if value is None or not _foreign(kind):
         return value
     if pa.types.is_map(kind):
@@ -250,25 +250,29 @@ def _unreadable(file: Path, error: Exception) -> Fault:
     if last == b"PARE" or first == b"PARE":
         return _encrypted()
     if first != b"PAR1":
-        return Fault("DATA-E0501", "", f"no parquet file: it starts with {as_found(first.decode('latin-1'))}",
-                     "a parquet file", "name the file by what it holds")  # fmt: skip
+        return Fault("DATA-E0501", "", f"a file that starts with {as_found(first.decode('latin-1'))}",
+                     "a parquet file", "use the suffix of the file's real format")  # fmt: skip
     if last != b"PAR1":
         return Fault(
-            "DATA-E0501", "", "no footer at the end", "a whole parquet file", "upload the file again; it was cut"
+            "DATA-E0501",
+            "",
+            "no footer at the end",
+            "a complete parquet file",
+            "upload the file again; it is truncated",
         )
-    return Fault("DATA-E0502", "", f"a footer that cannot be read ({_first_line(error)})", "a whole file",
-                 "upload the file again; it was damaged")  # fmt: skip
+    return Fault("DATA-E0502", "", f"a footer that cannot be read ({_first_line(error)})", "an intact file",
+                 "upload the file again; it is damaged")  # fmt: skip
 
 
 def _broken_page(error: Exception) -> Fault:
     if "encrypt" in str(error).lower() or "decrypt" in str(error).lower():
         return _encrypted()
-    return Fault("DATA-E0502", "", f"a page that cannot be read ({_first_line(error)})", "a whole file",
-                 "upload the file again; it was damaged")  # fmt: skip
+    return Fault("DATA-E0502", "", f"a page that cannot be read ({_first_line(error)})", "an intact file",
+                 "upload the file again; it is damaged")  # fmt: skip
 
 
 def _encrypted() -> Fault:
-    return Fault("DATA-E0505", "", "an encrypted parquet file", "a plain one", "write it without encryption")
+    return Fault("DATA-E0505", "", "an encrypted parquet file", "an unencrypted file", "write it without encryption")
 
 
 def _first_line(error: Exception) -> str:

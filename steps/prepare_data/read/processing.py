@@ -1,7 +1,6 @@
-"""Rows through the user's own function: one row in; one row, several rows or None out.
+"""Apply the user's function to rows: it takes one row and returns one row, several rows or None.
 
-A row that the function makes keeps the place of the row that it was made from, so every later message still names a
-place in the user's file.
+A returned row has the place of its original row, so every later message still names a place in the user's file.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ EXPECTED = "a row (dict), a list of rows, or None to drop it"
 
 
 def process(rows: Iterator[Row], function: LoadedFunction, findings: Findings) -> Iterator[Row]:
-    """Yield the rows that the function makes of each row; note its exceptions and what it drops in `findings`."""
+    """Yield the rows that the function returns; report its exceptions and the dropped rows in `findings`."""
     dropped = multiplied = 0
     for record, line, row in rows:
         try:
             made = function.call(row)
-        except Exception as error:  # it is the user's code: whatever it raises is told with its line
+        except Exception as error:  # user code: any exception is reported with its line
             fault = Fault("DATA-E2205", "", as_found(f"{type(error).__name__}: {error}"),
                           f"no exception from {function.name} ({function.place_of(error)})",
                           "correct the function, or let it return None for such rows")  # fmt: skip
@@ -45,11 +44,11 @@ def process(rows: Iterator[Row], function: LoadedFunction, findings: Findings) -
     if dropped:
         findings.warn("DATA-W2201", f"rows dropped by {function.name}: {dropped:,}")
     if multiplied:
-        findings.repair("DATA-F2201", f"rows made into several by {function.name}", multiplied)
+        findings.repair("DATA-F2201", f"rows that {function.name} replaced by several rows", multiplied)
 
 
 def _fault(made: Any, function: LoadedFunction) -> Fault | None:
-    """Say why a result is no row: no object, or one that JSON could not hold."""
+    """Return the fault of a result that is not a row: not an object, or with values that JSON cannot hold."""
     if not isinstance(made, dict):
         return Fault("DATA-E2206", "", f"{as_found(made)} ({kind_of(made)}) from {function.name}", EXPECTED,
                      "change what it returns")  # fmt: skip

@@ -1,7 +1,7 @@
-"""Which format a file has, and its rows.
+"""Detect the format of a file and read its rows.
 
-The suffix says what the file should be, the first bytes what it is; when they disagree the message says so. To add a
-format: a reader that yields (record, line, row), a row in SUFFIXES and a line in `read_rows`.
+The suffix gives the intended format, the first bytes the real one; a disagreement is reported. To add a format: a
+reader that yields (record, line, row), a row in SUFFIXES and a line in `read_rows`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from steps.prepare_data.read.sources import SourceFile
 from steps.sources.data_sources import SUFFIXES, suffix_of
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 
-# First bytes → what the file is and how to mend it.
+# First bytes → what the file is, and the fix.
 SIGNATURES = {
-    b"\x1f\x8b": ("a gzip file (its first bytes say so)", "rename it to {name}.gz"),
+    b"\x1f\x8b": ("a gzip file (by its first bytes)", "rename it to {name}.gz"),
     b"PK\x03\x04": ("a zip file", "unpack it"),
     b"BZh": ("a bzip2 file", "unpack it with bunzip2"),
     b"\x28\xb5\x2f\xfd": ("a zstandard file", "unpack it with zstd -d"),
@@ -41,9 +41,9 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield (record, line, row) of every readable row; `wanted` maps parameters to required column names.
 
-    `kind` is what `detect` said. Rows of csv, tsv and parquet files hold the wanted columns and `others` only, or all
-    of them with None; rows of json files are as they stand there. Everything else that is seen goes to `findings`,
-    which knows the file by the user's name for it.
+    `kind` is the result of `detect`. Rows of csv, tsv and parquet files have only the wanted columns and those of
+    `others`, or all columns with None; rows of json files are unchanged. Everything else is reported in `findings`,
+    under the file's name as the user wrote it.
     """
     source = _as_source(file, findings)
     if kind == "jsonl":
@@ -62,7 +62,7 @@ def _as_source(file: SourceFile | Path, findings: Findings) -> SourceFile:
 
 
 def detect(file: SourceFile | Path, findings: Findings) -> str:
-    """Name the format of a file: jsonl, json, csv, tsv or parquet; "" with a fault when it is none of them."""
+    """Return the format of a file: jsonl, json, csv, tsv or parquet; "" and a fault if it is none of them."""
     source = _as_source(file, findings)
     file = source.path
     with open(file, "rb") as stream:
@@ -70,7 +70,7 @@ def detect(file: SourceFile | Path, findings: Findings) -> str:
     if fault := _not_text(head, PurePosixPath(findings.name).name):
         findings.fault(fault)
         return ""
-    if source.format:  # a table or the library datasets said so
+    if source.format:  # set by an MLTable or by the library datasets
         return source.format
     suffix = suffix_of(findings.name)
     kind = SUFFIXES.get(suffix, "")
@@ -78,7 +78,7 @@ def detect(file: SourceFile | Path, findings: Findings) -> str:
         return "parquet"
     first, more = _first_line(file)
     if not first:
-        findings.fault(Fault("DATA-E0102", "", "only white space", "rows", "upload the file again"))
+        findings.fault(Fault("DATA-E0102", "", "only whitespace", "rows", "upload the file again"))
         return ""
     if kind in ("csv", "tsv") and first[:2] not in (b'{"', b"[{"):
         return kind
@@ -98,7 +98,7 @@ def _not_text(head: bytes, name: str) -> Fault | None:
 
 
 def _first_line(file: Path) -> tuple[bytes, bool]:
-    """Read the first line that is not blank, and say whether anything stands behind it."""
+    """Return the first line that is not blank, and whether anything follows it."""
     with open(file, "rb") as stream:
         if stream.read(len(BOM)) != BOM:
             stream.seek(0)
@@ -109,16 +109,16 @@ def _first_line(file: Path) -> tuple[bytes, bool]:
 
 
 def _which_json(kind: str, suffix: str, first: bytes, more: bool, findings: Findings) -> str:
-    """Tell a list of rows from a row on each line: people mix up the suffixes, the content cannot lie."""
+    """Distinguish a list of rows from a row on each line by the content, because suffixes are often wrong."""
     if kind in ("csv", "tsv"):
         found, fix = f"JSON: {as_found(first[:40].decode('utf-8', 'replace'))}", "name the file .jsonl or .json"
     elif first[:1] == b"[":
         if kind != "jsonl":
             return "json"
         if more and _is_json(first):
-            return "jsonl"  # a list on each line: each is refused with its row
+            return "jsonl"  # a list on each line: each line is reported as a fault
         findings.repair("DATA-F0201", "a JSON list, read as .json")
-        findings.warn("DATA-W2401", f"the suffix {suffix} promises a row on each line: name the file .json")
+        findings.warn("DATA-W2401", f"the suffix {suffix} means one row on each line: name the file .json")
         return "json"
     elif first[:1] == b"{" or kind:
         if kind == "json" and more and _is_json(first):
@@ -126,7 +126,7 @@ def _which_json(kind: str, suffix: str, first: bytes, more: bool, findings: Find
             return "jsonl"
         return kind or "jsonl"
     else:
-        found, fix = f"the suffix {suffix!r}", f"name the file by what it holds: {', '.join(SUFFIXES)}"
+        found, fix = f"the suffix {suffix!r}", f"use the suffix of the file's real format: {', '.join(SUFFIXES)}"
     findings.fault(Fault("DATA-E0107", "", found, kind or "jsonl, json, csv, tsv or parquet", fix))
     return ""
 

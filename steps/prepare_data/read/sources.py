@@ -1,6 +1,6 @@
-"""Open the sources of a split: fetch, unpack, and hand over files that are ready to be read.
+"""Open the sources of a split: fetch and unpack files, so that they can be read.
 
-Whatever happens to a file on the way, it keeps the name by which the user knows it.
+Messages name a fetched or unpacked file as the user wrote it.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from steps.prepare_data.read.unpacking import MAGIC, unpack
 from steps.sources import storage
 from steps.sources.data_sources import Dataset, Found, Notes, look, suffix_of
 
-START = 1024  # bytes of each file that are compared first
+START = 1024  # leading bytes of each file, compared before its whole content
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of rows, local and readable."""
+    """A local file with rows."""
 
     path: Path
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     weight: float = 1.0
     """How often rows are drawn from its source, relative to the others."""
     source: str = ""
-    """What counts call the source that it belongs to; several files may belong to one."""
+    """Name of its source in counts; a source may have several files."""
     format: str = ""
-    """jsonl, json, csv, tsv or parquet; empty: name and content decide."""
+    """jsonl, json, csv, tsv or parquet; if empty, name and content decide."""
     delimiter: str = ""
-    """Between the columns of csv and tsv; empty: by the name."""
+    """Delimiter of csv and tsv columns; if empty, the name decides."""
     escapechar: str = ""
     header: bool = True
-    """Whether the first line of a csv or tsv names the columns; without, they are Column1, Column2, …"""
+    """Whether the first line of a csv or tsv file names the columns; if not, they are Column1, Column2, …"""
     max_row_mib: int = 64
     max_nesting: int = 64
     max_expand: int = 100
 
     @property
     def bounds(self) -> Bounds:
-        """What a row of JSON may be."""
+        """Limits of a JSON row."""
         return Bounds(self.max_row_mib, self.max_nesting)
 
 
 def open_source(split: str, given: DataSource, scratch: Path, notes: Notes) -> list[SourceFile]:
-    """Open everything that the parameters say about one split; empty when they say nothing.
+    """Open all files and data sets that the parameters name for one split; empty if there are none.
 
-    `scratch` receives what is fetched and unpacked, and must live as long as the files are read. `notes` is called
-    with a code (DATA-F…, DATA-W…) and a sentence. Raises UserError with the problems of all files, and as
-    `steps.sources.data_sources.look`.
+    Fetched and unpacked files are written to `scratch`, which must exist as long as the files are read. `notes` is
+    called with a code (DATA-F…, DATA-W…) and a sentence. Raises UserError with the problems of all files, and the
+    errors of `steps.sources.data_sources.look`.
     """
     found = look(split, given, notes)
     folder = scratch / split
@@ -78,7 +78,7 @@ def open_source(split: str, given: DataSource, scratch: Path, notes: Notes) -> l
 
 
 def _open(one: Found, given: DataSource, place: Path) -> SourceFile:
-    """Make one file readable; what has to be written goes to files whose names start with `place`."""
+    """Fetch, unpack or convert one file; files that are written have names that start with `place`."""
     opened = SourceFile(
         place, "", one.weight, one.source, escapechar=given.escapechar, max_row_mib=given.max_row_mib,
         max_nesting=given.max_nesting, max_expand=given.max_expand,
@@ -91,7 +91,11 @@ def _open(one: Found, given: DataSource, place: Path) -> SourceFile:
     if not os.access(path, os.R_OK):
         raise UserError(
             Problem(
-                "DATA-E0112", one.parameter, f"no right to read {one.uri!r}", "a readable file", "change its rights"
+                "DATA-E0112",
+                one.parameter,
+                f"no permission to read {one.uri!r}",
+                "a readable file",
+                "change its permissions",
             )
         )
     if one.uri.lower().endswith(".gz"):
@@ -107,24 +111,30 @@ def _unpacked(path: Path, name: str, target: Path, max_expand: int) -> Path:
         first = stream.read(2)
     if first == MAGIC:
         return unpack(path, name, target, max_expand)
-    what = f"bytes that are no gzip: {first!r}" if first else "0 bytes"
+    what = f"bytes that are not gzip: {first!r}" if first else "0 bytes"
     raise UserError(
-        Problem("DATA-E0118", name, what, "a gzip file, as its name says", "remove .gz from the name, or pack the file")
+        Problem(
+            "DATA-E0118",
+            name,
+            what,
+            "a gzip file, because of its suffix",
+            "remove .gz from the name, or compress the file",
+        )
     )
 
 
 def _note_twins(files: list[SourceFile], notes: Notes) -> None:
-    """Warn of files with the same bytes: their rows would count twice."""
+    """Warn of files with equal content: their rows would count twice."""
     alike: dict[tuple[int, bytes], list[SourceFile]] = defaultdict(list)
     for file in files:
         with open(file.path, "rb") as stream:
             alike[file.path.stat().st_size, stream.read(START)].append(file)
     for group in alike.values():
-        if len(group) == 1:  # almost always: only files that start alike are read to the end
+        if len(group) == 1:  # the usual case: only files with equal leading bytes are read completely
             continue
         first: dict[str, str] = {}
         for file in group:
             content = sha256_of(file.path)
             if content in first:
-                notes("DATA-W0115", f"{file.name} is the same file as {first[content]}: its rows count twice")
+                notes("DATA-W0115", f"{file.name} has the same content as {first[content]}: its rows count twice")
             first.setdefault(content, file.name)

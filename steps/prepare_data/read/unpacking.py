@@ -1,6 +1,6 @@
-"""Unpack gzip files piece by piece, never more than was allowed.
+"""Unpack gzip files in pieces, up to a limit.
 
-zlib is used instead of gzip.open because it says exactly where good data end.
+zlib is used instead of gzip.open because it tells exactly where valid data end.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from steps.errors import OutOfResources, Problem, UserError
 
 MAGIC = b"\x1f\x8b"
 PIECE = 1024 * 1024
-FREE = 64 * 1024 * 1024  # bytes; no ratio is judged below, for small files of equal rows pack a thousand times
+FREE = 64 * 1024 * 1024  # bytes; below it the ratio is not checked, as equal rows compress a thousandfold
 GZIP = 31  # zlib's window bits for a gzip header and checksum
 
 
 def unpack(file: Path, name: str, target: Path, max_expand: int) -> Path:
-    """Write the content of a gzip file to `target`; `name` is the user's name for it.
+    """Write the content of a gzip file to `target`; `name` is the file as the user wrote it.
 
-    Raises UserError when the file is cut, damaged or grows beyond `max_expand` times its size, OutOfResources when
-    the disk is full.
+    Raises UserError if the file is truncated, damaged or expands to more than `max_expand` times its size,
+    OutOfResources if the disk is full.
     """
     size = file.stat().st_size
     limit = max(FREE, size * max_expand)
@@ -38,14 +38,14 @@ def unpack(file: Path, name: str, target: Path, max_expand: int) -> Path:
         if error.errno != errno.ENOSPC:
             raise
         raise OutOfResources(
-            Problem("DATA-E0120", name, f"no room after {written:,} bytes", "room for the unpacked file",
-                    "ask for more disk, or pass smaller files")
+            Problem("DATA-E0120", name, f"a full disk after {written:,} bytes", "space for the unpacked file",
+                    "request more disk space, or pass smaller files")
         ) from error  # fmt: skip
     return target
 
 
 def _too_large(name: str, size: int, max_expand: int) -> Problem:
-    """Refuse a file that is small where it lies and fills the disk or memory where it is used."""
+    """Return the problem of a small file that expands too much for disk or memory."""
     limit = max(FREE, size * max_expand) >> 20
     return Problem("DATA-E0116", name, f"{size:,} bytes that unpack to more than {limit} MiB",
                    f"at most {max_expand} times its size, max_expand",
@@ -53,7 +53,7 @@ def _too_large(name: str, size: int, max_expand: int) -> Problem:
 
 
 def _pieces(file: Path, name: str) -> Iterator[bytes]:
-    """Yield the unpacked bytes of every member (pigz and bgzip write many) of a gzip file."""
+    """Yield the unpacked bytes of every member of a gzip file; pigz and bgzip write several."""
     good = 0
     with open(file, "rb") as stream:
         packed = stream.read(PIECE)
@@ -73,22 +73,22 @@ def _pieces(file: Path, name: str) -> Iterator[bytes]:
 
 
 def _next_member(rest: bytes, read: object, name: str, good: int) -> bytes:
-    """Give the bytes where the next member starts; tape drives leave zeros between them."""
+    """Return the bytes at which the next member starts; tape drives write zeros between members."""
     while rest and not rest.strip(b"\0"):
         rest = read(PIECE)  # type: ignore[operator]
     rest = rest.lstrip(b"\0")
     if len(rest) == 1:
         rest += read(PIECE)  # type: ignore[operator]
     if rest and not rest.startswith(MAGIC):
-        raise UserError(_damaged(name, good, "bytes behind the end that are no gzip"))
+        raise UserError(_damaged(name, good, "bytes after the end that are not gzip"))
     return rest
 
 
 def _cut(name: str, good: int, size: int) -> Problem:
     return Problem("DATA-E0114", name, f"a gzip file that ends after {size:,} bytes; {good:,} bytes could be unpacked",
-                   "a whole file", "upload the file again; it was cut")  # fmt: skip
+                   "a complete file", "upload the file again; it is truncated")  # fmt: skip
 
 
 def _damaged(name: str, good: int, said: str) -> Problem:
     return Problem("DATA-E0115", name, f"a damaged gzip file ({said[:60]}); {good:,} bytes could be unpacked",
-                   "a whole file", "upload the file again; it was damaged")  # fmt: skip
+                   "an intact file", "upload the file again; it is damaged")  # fmt: skip

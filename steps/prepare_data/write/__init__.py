@@ -1,1 +1,1 @@
-"""From rows to tokens; the front page is `steps/prepare_data/__init__.py`."""
+"""Convert rows to tokens; see `steps/prepare_data/__init__.py`."""

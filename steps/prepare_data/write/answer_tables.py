@@ -1,4 +1,4 @@
-"""The token rows of prompts and answers on disk: pairs, rated answers, or pairs taken apart."""
+"""Write token rows of prompts and answers: pairs, rated answers, or pairs split into rated answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PAIR, RATED = ("chosen", "rejected"), ("completion",)
 
 
 class TokenTables:
-    """Writes token rows as they come, and counts them."""
+    """Writes and counts token rows."""
 
     def __init__(self, file: Path, answers: tuple[str, ...]):
-        """`answers` are those of a written row: RATED takes the pairs that are added apart."""
+        """`answers` are the answers of a written row: with RATED, added pairs are split into two rows."""
         file.parent.mkdir(parents=True, exist_ok=True)
         self.answers = answers
         fields = [(f"{key}_ids", NUMBERS) for key in ("prompt", *answers)]
@@ -28,7 +28,7 @@ class TokenTables:
         self.sequences = self.tokens = self.supervised = 0
 
     def add(self, columns: dict[str, list[Any]]) -> None:
-        """Take rows by column: prompt, the answers, label."""
+        """Add rows, given by column: prompt, the answers, label."""
         if self.answers == RATED and "chosen" in columns:
             good, bad = columns["chosen"], columns["rejected"]
             columns = {
@@ -45,7 +45,7 @@ class TokenTables:
         self.tokens += learned + len(self.answers) * sum(map(len, columns["prompt"]))
 
     def close(self, seed: int | None) -> None:
-        """End the file; pairs that were taken apart are written in an order drawn from the seed."""
+        """Close the file; rows of split pairs are written in an order drawn from the seed."""
         if self._apart:
             rows = pa.concat_tables(self._apart)
             order = np.random.default_rng(seed).permutation(len(rows))

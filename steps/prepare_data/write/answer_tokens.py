@@ -1,8 +1,8 @@
-"""Prompts and their answers as token numbers, equal to what TRL's DPOTrainer and KTOTrainer make of the same rows.
+"""Tokenise prompts and their answers, with the same result as TRL's DPOTrainer and KTOTrainer.
 
-TRL tokenises row by row; here each batch is rendered and tokenised once. What looks arbitrary is TRL 1.16's
-(`DPOTrainer._prepare_dataset`): texts end with the end token, and an answer begins where the tokens of the prompt and
-those of prompt and answer together part, for a tokenizer may join letters across the seam.
+TRL tokenises row by row; here each batch is rendered and tokenised once. Choices that look arbitrary are TRL 1.16's
+(`DPOTrainer._prepare_dataset`): texts end with the end token, and an answer begins at the first difference between the
+tokens of the prompt and those of prompt and answer together, because a token may span the boundary.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Answered:
 
     prompts: Ids
     answers: dict[str, Ids]
-    """Name of an answer, such as chosen → its tokens."""
+    """Name of an answer, such as chosen → its tokens in each row."""
     parted: list[bool]
-    """Whether the prompt alone ends in other tokens than before an answer, which are left out then."""
+    """Whether the prompt alone ends in other tokens than before an answer; these are then left out."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -36,7 +36,7 @@ class Answered:
 
 
 def tokenise_answers(tokenizer: Any, rows: list[dict[str, Any]], names: tuple[str, ...]) -> Answered:
-    """Turn rows of {prompt, <names>} into tokens, texts and conversations alike. Raises RefusedRows."""
+    """Tokenise rows of {prompt, <names>}, texts or conversations. Raises RefusedRows."""
     chats = [type(row["prompt"]) is list for row in rows]
     if any(chats) != all(chats):
         return _mixed(tokenizer, rows, names, chats)
@@ -72,7 +72,7 @@ def _of_chats(tokenizer: Any, rows: list[dict[str, Any]], names: tuple[str, ...]
 
 
 def _mixed(tokenizer: Any, rows: list[dict[str, Any]], names: tuple[str, ...], chats: list[bool]) -> Answered:
-    """Tokenise texts and conversations of one batch apart, and put them back into their order."""
+    """Tokenise the texts and the conversations of a batch separately, and restore their order."""
     places = {kind: [row for row, chat in enumerate(chats) if chat is kind] for kind in (True, False)}
     parts: dict[bool, Answered] = {}
     refusals: dict[int, str] = {}
@@ -93,7 +93,7 @@ def _mixed(tokenizer: Any, rows: list[dict[str, Any]], names: tuple[str, ...], c
 
 
 def _shared(prompt: list[int], whole: list[int]) -> int:
-    """Count the tokens that both start with."""
+    """Return the number of leading tokens that both have in common."""
     if whole[: len(prompt)] == prompt:
         return len(prompt)
     pairs = enumerate(zip(prompt, whole, strict=False))

@@ -1,4 +1,4 @@
-"""Rows for a model that puts out the next token: the whole text is read, and its tokens are what is learned."""
+"""Rows for causal language models, with labels for all tokens or only for answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from steps.tasks import load_task
 
 
 def prepare(settings: DataSettings, folder: Path) -> Preparation:
-    """Load the tokenizer and choose the template. Raises UserError when they do not fit what is asked for."""
+    """Load the tokenizer and select the chat template. Raises UserError if they do not fit the settings."""
     preprocessing = settings.preprocessing
     tokenizer = load_tokenizer(folder, preprocessing.chat_template)
     markers = read_markers(preprocessing, tokenizer)
@@ -41,20 +41,20 @@ def prepare(settings: DataSettings, folder: Path) -> Preparation:
         if not tokenizer.is_fast:
             raise UserError(
                 Problem("DATA-E0809", "train_on_completions_only", "a tokenizer without tokenizer.json",
-                        "a fast tokenizer, which knows where each character went",
+                        "a fast tokenizer, which maps characters to tokens",
                         "convert the tokenizer, or set train_on_completions_only to false")
             )  # fmt: skip
         preparation.template = training_template(tokenizer)
         if preparation.template:
-            preparation.template_name += ", with TRL's marks around the answers"
+            preparation.template_name += ", with TRL's generation marks around the answers"
         if not stop_is_learned(tokenizer, preparation.template):
-            preparation.warn("DATA-W0801", "the chat template leaves the end of the assistant's turn out of the loss: "
+            preparation.warn("DATA-W0801", "the chat template excludes the end of the assistant's turn from the loss: "
                              "the model may not learn to stop")  # fmt: skip
     return preparation
 
 
 def write(draft: Draft, preparation: Preparation, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     splits = {name: write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)

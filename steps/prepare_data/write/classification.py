@@ -1,9 +1,9 @@
-"""Texts, or pairs of texts, with the number of their class.
+"""Rows for sequence classification: texts, or pairs of texts, with class numbers.
 
 {"sentence1": "Great value.", "sentence2": None, "labels": ["good"]}  →  input_ids [101, 2307, …], labels 1
 
-With multilabel=true `labels` is a list with 1.0 for each class that applies, else 0.0. The classes are those of the
-rows of all splits, in order, unless the parameter `labels` names them; their list stands in the facts (class_names).
+With multilabel=true, `labels` is a list with 1.0 for each class that applies, else 0.0. The classes are the sorted
+labels of all splits, unless the parameter `labels` lists them; the facts hold the list (class_names).
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ Encoded = dict[str, list[list[int]]]
 
 @dataclass
 class Classification(Preparation):
-    """What all splits share, and what was seen in them."""
+    """Settings and findings that all splits share."""
 
     with_types: bool = False
-    """Whether the model tells the two texts of a pair apart by token_type_ids."""
+    """Whether the model distinguishes the two texts of a pair by token_type_ids."""
     names: list[str] = field(default_factory=list)
-    """The classes; a label's place is its number."""
+    """The classes; a label's index is its class number."""
 
     @property
     def multilabel(self) -> bool:
-        """Whether a row may have any number of classes."""
+        """Return whether a row may have any number of classes."""
         return bool(self.settings.columns.get("multilabel", False))
 
 
 def prepare(settings: DataSettings, folder: Path) -> Classification:
-    """Load the tokenizer. Raises UserError when it cannot make batches, or max_seq_length leaves no room for text."""
+    """Load the tokenizer. Raises UserError if it has no padding token, or max_seq_length leaves no tokens for text."""
     tokenizer = load_tokenizer(folder, KEEP)
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise UserError(
-            Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them: rows of a "
-                    "batch are filled up with it", "add pad_token to the model's tokenizer_config.json")
+            Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them, to pad "
+                    "the rows of a batch", "add pad_token to the model's tokenizer_config.json")
         )  # fmt: skip
     pairs = bool(settings.columns.get("sentence2_key"))
     taken = tokenizer.num_special_tokens_to_add(pairs)
     if settings.max_length <= taken + pairs:
         raise UserError(
-            Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which the tokenizer itself takes "
-                    f"{taken}", "room for the text", f"raise max_seq_length above {taken + pairs}")
+            Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which special tokens take "
+                    f"{taken}", "enough tokens for the text", f"raise max_seq_length above {taken + pairs}")
         )  # fmt: skip
     types = "token_type_ids" in tokenizer.model_input_names and has_types(folder)
     return Classification(settings, load_task(settings.task), tokenizer, with_types=types)
 
 
 def write(draft: Draft, preparation: Classification, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     preparation.names = _class_names(preparation, checked)
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
@@ -91,13 +91,13 @@ def write(draft: Draft, preparation: Classification, checked: DataCheck) -> dict
 
 
 def has_types(folder: Path) -> bool:
-    """Whether the model has an embedding for the second text; a folder without configuration may have one."""
+    """Return whether the model has several token types; true for a folder without configuration."""
     file = folder / CONFIG
     return not file.is_file() or json.loads(file.read_text(encoding="utf-8")).get("type_vocab_size", 0) > 1
 
 
 def _class_names(preparation: Classification, checked: DataCheck) -> list[str]:
-    """Ask the task for the classes of all rows, read a few at a time."""
+    """Return the task's class list for all rows, which are read in groups."""
     seen: dict[str, None] = {}
     for rows in checked.rows.values():
         for start in range(0, len(rows), ROW_GROUP):
@@ -108,7 +108,7 @@ def _class_names(preparation: Classification, checked: DataCheck) -> list[str]:
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Classification) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split."""
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
     settings = preparation.settings
     limit, filtered = settings.max_length, settings.preprocessing.length_handling == "filter"
     place = {label: number for number, label in enumerate(preparation.names)}
@@ -156,9 +156,9 @@ def _schema(preparation: Classification) -> pa.Schema:
 
 
 def _encode(preparation: Classification, batch: list[dict[str, Any]]) -> tuple[Encoded, np.ndarray]:
-    """Encode texts or pairs, cut to max_length; give their lengths before the cut too.
+    """Encode texts or pairs, truncated to max_length; also return their lengths before truncation.
 
-    Of a pair the longer text is cut first.
+    Of a pair, the longer text is truncated first.
     """
     limit = preparation.settings.max_length
     encoded = _called(preparation, batch)
@@ -194,7 +194,7 @@ def _numbers(labels: Sequence[list[int]], preparation: Classification) -> list[A
 
 
 def _sample(preparation: Classification, ids: list[int], row: dict[str, Any]) -> dict[str, Any]:
-    """Show one training row as the model reads it, and its label."""
+    """Return one training row as the model reads it, with its label, for the report."""
     text = preparation.tokenizer.decode(ids[:SAMPLE_TOKENS])
     label = f"  → {', '.join(row['labels']) or 'no class'}"
     return {"split": "train", "tokens": [{"text": text, "supervised": False}, {"text": label, "supervised": True}]}

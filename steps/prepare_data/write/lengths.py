@@ -1,4 +1,4 @@
-"""Rows that are longer than the model may read."""
+"""Problems and warnings for rows that are longer than max_seq_length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIX = "raise max_seq_length, or set length_handling=truncate"
 def judge_lengths(
     name: str, rows: Rows, lengths: np.ndarray, preparation: Preparation, fix: str = FIX, hint: str = ""
 ) -> None:
-    """Refuse a split of which no row is left; warn when some rows are too long. `hint` ends the warning."""
+    """Refuse a split without remaining rows; warn if some rows are too long. `hint` is appended to the warning."""
     limit = preparation.settings.max_length
     if not len(long := np.flatnonzero(lengths > limit)):
         return
@@ -25,6 +25,6 @@ def judge_lengths(
                     f"(the shortest has {lengths.min()})", f"rows of at most {limit} tokens", fix)
         )  # fmt: skip
         return
-    done = "left out" if filtered else "cut"
+    done = "left out" if filtered else "truncated"
     what = f"rows of {name} longer than {limit} tokens were {done} ({len(long) / len(rows):.1%}){hint}"
     preparation.warn("DATA-W0804", f"{rows.source}: {what}", [int(rows.records[row]) for row in long], len(long))

@@ -1,10 +1,10 @@
-"""Answers told apart by the tokens around them: a marker before each answer, and one before each question.
+"""Find answers by marker tokens: one before each answer, and optionally one before each question.
 
     <question marker> 2 + 2? <answer marker> 4 <question marker> 3 + 3? <answer marker> 6
                                              ^ learned                                ^ learned
 
-As TRL's former DataCollatorForCompletionOnlyLM, with one difference: there the n-th question was paired with the n-th
-answer, so that two questions in a row cost an answer; here an answer goes up to the next question.
+As in TRL's former DataCollatorForCompletionOnlyLM, with one difference: it paired the n-th question with the n-th
+answer, so that two consecutive questions lost an answer; here an answer ends at the next question.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from steps.prepare_data.write.tokenising import NO_LOSS, Tokens
 
 @dataclass(frozen=True)
 class Markers:
-    """The tokens that stand before answers and before questions."""
+    """The tokens before answers and before questions."""
 
     response: list[int]
     instruction: list[int]
-    """Empty when there is none: then only what follows the last answer marker is learned."""
+    """If empty, only the tokens after the last answer marker are learned."""
 
     def learn(self, tokens: Tokens) -> Tokens:
-        """Take the loss off all but the answers; a row without the markers is left without loss."""
+        """Mask the loss of everything but the answers; a row without the markers has no loss."""
         if len(tokens.ids) == 0:
             return tokens
         answers, rows = _find(self.response, tokens)
@@ -36,16 +36,16 @@ class Markers:
         if self.instruction:
             learned = _between(answers, *_find(self.instruction, tokens), tokens)
         else:
-            first = tokens.starts[1:].copy()  # the row's end: nothing is learned
-            first[rows] = answers  # they rise, so the last one of a row stays
+            first = tokens.starts[1:].copy()  # the end of the row: nothing is learned
+            first[rows] = answers  # they are sorted, so the last one of a row remains
             learned = np.arange(len(tokens.ids)) >= np.repeat(first, tokens.lengths)
         return Tokens(tokens.ids, np.where(learned, tokens.labels, np.int32(NO_LOSS)), tokens.lengths)
 
 
 def read_markers(preprocessing: Preprocessing, tokenizer: Any) -> Markers | None:
-    """Turn response_template and instruction_template into tokens; None when they are not set.
+    """Convert response_template and instruction_template to tokens; None if they are not set.
 
-    Raises UserError when one is no tokens of this tokenizer.
+    Raises UserError if one has no tokens, or ids that the tokenizer does not have.
     """
     if not preprocessing.response_template:
         return None
@@ -68,7 +68,7 @@ def read_markers(preprocessing: Preprocessing, tokenizer: Any) -> Markers | None
 
 
 def _between(answers: np.ndarray, questions: np.ndarray, rows: np.ndarray, tokens: Tokens) -> np.ndarray:
-    """Say for each token whether the last thing before it in its row was an answer marker."""
+    """Return for each token whether an answer marker is the last marker before it in its row."""
     size = len(tokens.ids)
     started, ended = np.full(size, -1), np.full(size, -1)
     answers = answers[answers < size]
@@ -76,7 +76,7 @@ def _between(answers: np.ndarray, questions: np.ndarray, rows: np.ndarray, token
     starts = tokens.starts[:-1][tokens.lengths > 0]
     ended[starts] = starts
     ended[questions] = questions
-    # Where an answer marker ends just where a question or a row begins, nothing was answered: the end wins.
+    # If an answer marker ends exactly where a question or a row begins, there is no answer.
     learned = np.maximum.accumulate(started) > np.maximum.accumulate(ended)
     asked = np.zeros(len(tokens), bool)
     asked[rows] = True
@@ -84,7 +84,7 @@ def _between(answers: np.ndarray, questions: np.ndarray, rows: np.ndarray, token
 
 
 def _find(marker: list[int], tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Where a marker begins, in rising order, and in which row; one that crosses a row's end is none."""
+    """Return the sorted positions of a marker, and their rows; a match across the end of a row does not count."""
     candidates = np.flatnonzero(tokens.ids[: max(len(tokens.ids) - len(marker) + 1, 0)] == marker[0])
     for place, token in enumerate(marker):
         candidates = candidates[tokens.ids[candidates + place] == token]

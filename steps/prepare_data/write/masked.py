@@ -1,10 +1,10 @@
-"""Rows for a model that puts back masked tokens: whole texts, of which training hides some anew each time.
+"""Rows for masked language models: texts; the trainer masks other tokens in each epoch.
 
 {"text": "Once upon a time"}  →  train: input_ids [CLS, once, upon, a, time, SEP]
                               →  other splits: input_ids [CLS, once, MASK, a, time, SEP], labels [-100, -100, upon, …]
 
-What is hidden in validation and test rows is drawn here, from the seed: every model and every checkpoint is measured
-on the same tokens. With packing texts are joined, each with its special tokens, and cut into pieces of max_length.
+Masks of validation and test rows are drawn here, from the seed, so that every model and checkpoint is evaluated on the
+same tokens. With packing, texts are concatenated, each with its special tokens, and cut into pieces of max_length.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ from steps.prepare_data.write.tokenising import NO_LOSS
 from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
 
-# Of the hidden tokens, how many show the mask and how many another token; the rest stays (Devlin et al. 2018).
+# Shares of the selected tokens that become the mask token or a random token; the rest stays (Devlin et al. 2018).
 SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1
 SAMPLES = 3
-FILES = {"train": 0, "validation": 1, "test": 2}  # each split draws for itself
+FILES = {"train": 0, "validation": 1, "test": 2}  # each split has its own random numbers
 
 
 @dataclass
 class Masked(Preparation):
-    """What all splits share, and what was seen in them."""
+    """Settings and findings that all splits share."""
 
     special: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Ids of tokens that are never hidden."""
+    """Ids of tokens that are never masked."""
 
     @property
     def probability(self) -> float:
-        """Share of the tokens that are hidden."""
+        """Share of the tokens that are masked."""
         return float(self.settings.columns["mlm_probability"])
 
 
 def prepare(settings: DataSettings, folder: Path) -> Masked:
-    """Load the tokenizer. Raises UserError when it has no mask, or max_seq_length leaves no room for text."""
+    """Load the tokenizer. Raises UserError if it has no mask token, or max_seq_length leaves no tokens for text."""
     tokenizer = load_tokenizer(folder, KEEP)
     if tokenizer.mask_token is None or tokenizer.pad_token is None:
         lacks = "mask_token" if tokenizer.mask_token is None else "pad_token"
         raise UserError(
-            Problem("DATA-E0815", "tokenizer", f"no {lacks}", "one: a masked model is trained with it",
+            Problem("DATA-E0815", "tokenizer", f"no {lacks}", "this token, which masked language modelling needs",
                     f"add {lacks} to tokenizer_config.json; for a decoder set pretraining_objective=causal")
         )  # fmt: skip
     taken = tokenizer.num_special_tokens_to_add(False)
     if settings.max_length <= taken:
         raise UserError(
-            Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which the tokenizer itself takes "
-                    f"{taken}", "room for the text", f"raise max_seq_length above {taken}")
+            Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which special tokens take "
+                    f"{taken}", "enough tokens for the text", f"raise max_seq_length above {taken}")
         )  # fmt: skip
     special = np.array(sorted(tokenizer.all_special_ids), np.int64)
     return Masked(settings, load_task(settings.task), tokenizer, special=special)
 
 
 def write(draft: Draft, preparation: Masked, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)
@@ -89,7 +89,7 @@ def write(draft: Draft, preparation: Masked, checked: DataCheck) -> dict[str, An
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split."""
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
     settings = preparation.settings
     limit, packed = settings.max_length, settings.preprocessing.packing and name != "test"
     filtered = settings.preprocessing.length_handling == "filter" and not packed
@@ -114,8 +114,8 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> di
     left = lengths <= limit if filtered else np.ones(len(rows), bool)
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(left)))
     if not packed:
-        fix = "raise max_seq_length, or set packing=true, which cuts texts into pieces and loses nothing"
-        hint = "; packing=true would cut them into pieces and lose nothing"
+        fix = "raise max_seq_length, or set packing=true, which cuts texts into pieces without loss"
+        hint = "; packing=true would cut them into pieces without loss"
         judge_lengths(name, rows, lengths, preparation, fix, hint)
     return {
         "source": rows.source,
@@ -133,7 +133,7 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> di
 def _sequences(
     rows: Rows, preparation: Masked, lengths: np.ndarray, packed: bool, filtered: bool
 ) -> Iterator[list[list[int]]]:
-    """Yield the token rows of a split in batches, and note the length of each text before any cut."""
+    """Yield the token rows of a split in batches; store the length of each text before truncation in `lengths`."""
     limit, size = preparation.settings.max_length, preparation.settings.preprocessing.batch_size
     waiting: list[int] = []
     for start in range(0, len(rows), size):
@@ -165,10 +165,10 @@ def _encode(preparation: Masked, texts: list[str], **how: Any) -> list[list[int]
 
 
 def hide(ids: np.ndarray, preparation: Masked, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Hide some tokens of a row: what the model reads, and what it shall put back (NO_LOSS elsewhere)."""
+    """Mask some tokens of a row; return the ids that the model reads, and the labels (NO_LOSS for other tokens)."""
     allowed = ~np.isin(ids, preparation.special)
     hidden = allowed & (draws.random(len(ids)) < preparation.probability)
-    if not hidden.any() and allowed.any():  # a short text would be measured by nothing
+    if not hidden.any() and allowed.any():  # otherwise a short text may have no masked token
         hidden[draws.choice(np.flatnonzero(allowed))] = True
     labels = np.where(hidden, ids, NO_LOSS)
     shown = draws.random(len(ids))

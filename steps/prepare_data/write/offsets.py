@@ -1,7 +1,7 @@
-"""Which token holds a character: worked out from the tokens where they spell the text, else asked of the tokenizer.
+"""Find the token of a character from the bytes of the tokens; rows for which this fails use the tokenizer's offsets.
 
-A tokenizer that keeps offsets takes a third more time. Tokens of a byte-level vocabulary need none: each is a known
-sequence of bytes, so when they spell a text byte for byte, their lengths say where each begins.
+Offsets cost the tokenizer a third more time. A token of a byte-level vocabulary is a known sequence of bytes, so if
+the tokens of a row are its text byte for byte, their lengths give the start of each.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 Span = tuple[int, int]
-"""Characters from … to before … of one text."""
-UNKNOWN = b"\xff"  # stands in no UTF-8 text, so a token of unknown bytes spells none
+"""Start and end (exclusive) of characters in one text."""
+UNKNOWN = b"\xff"  # not valid in UTF-8, so a token with unknown bytes never matches a text
 
 
 def _bytes_of_characters() -> dict[int, int]:
-    """Map the characters in which a byte-level vocabulary is written to the bytes that they mean (GPT-2's table)."""
+    """Map the characters of a byte-level vocabulary to the bytes that they stand for (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: byte for byte in printable} | {256 + place: byte for place, byte in enumerate(others)}
@@ -27,7 +27,7 @@ BYTES = _bytes_of_characters()
 
 
 class Spelling:
-    """The bytes of each token of one tokenizer, looked up as tokens are met."""
+    """The bytes of each token of one tokenizer, looked up when a token first occurs."""
 
     def __init__(self, tokenizer: Any):
         backend = tokenizer.backend_tokenizer
@@ -37,10 +37,10 @@ class Spelling:
         self._bytes: list[bytes] = [b""] * size
         self._lengths = np.zeros(size, np.int64)
         self.trims = b'"trim_offsets":true' in _state(backend.post_processor)
-        """Whether the tokenizer's own offsets leave blanks out."""
+        """Whether the tokenizer's own offsets exclude blanks."""
 
     def lengths(self, ids: np.ndarray) -> np.ndarray:
-        """Bytes of each token."""
+        """Return the number of bytes of each token."""
         met = np.flatnonzero(np.bincount(ids))
         for number in met[self._lengths[met] == 0].tolist():
             self._bytes[number] = self._spell(number)
@@ -48,7 +48,7 @@ class Spelling:
         return self._lengths[ids]
 
     def spells(self, ids: list[int], text: str) -> bool:
-        """Say whether tokens, all of which were met, are the text byte for byte."""
+        """Return whether tokens are the text byte for byte; `lengths` must have been called with these tokens."""
         return b"".join(map(self._bytes.__getitem__, ids)) == text.encode("utf-8", "surrogatepass")
 
     def _spell(self, number: int) -> bytes:
@@ -62,7 +62,7 @@ class Spelling:
 
 @lru_cache(maxsize=4)
 def spelling(tokenizer: Any) -> Spelling | None:
-    """Give the spelling of a tokenizer; None when its vocabulary is not one of bytes."""
+    """Return the bytes of a tokenizer's tokens; None if it has no byte-level vocabulary."""
     if b'"ByteLevel"' not in _state(tokenizer.backend_tokenizer.pre_tokenizer):
         return None
     return Spelling(tokenizer)
@@ -74,8 +74,8 @@ def mark(
 ) -> list[int]:  # fmt: skip
     """Set `learned` (a bool for each token of all rows) for the tokens of each row's spans.
 
-    Gives the rows, left untouched, whose tokens do not spell their text or whose spans the tokenizer's own offsets
-    might place elsewhere.
+    Returns the rows that were not changed, because their tokens are not their text byte for byte or because the
+    tokenizer's own offsets might differ for their spans.
     """
     row_starts = np.concatenate(([0], np.cumsum([len(row) for row in rows], dtype=np.int64)))
     byte_starts = np.concatenate(([0], np.cumsum(known.lengths(ids))))
@@ -93,7 +93,7 @@ def mark(
         base = byte_starts[row_starts[in_row]]
         first = np.searchsorted(byte_starts, base + first_byte, "right") - 1
         last = np.searchsorted(byte_starts, base + last_byte, "right") - 1
-        # transformers takes a last token with the number 0 for none, and marks to the end of the row.
+        # transformers treats a last token with index 0 as missing, and marks up to the end of the row.
         end = np.where(last == row_starts[in_row], row_starts[in_row + 1], last + 1)
         for start, stop in zip(first.tolist(), end.tolist(), strict=True):
             learned[start:stop] = True

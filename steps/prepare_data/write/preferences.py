@@ -1,14 +1,14 @@
-"""Rows for a model that learns what people prefer: a prompt and its answers, each as tokens.
+"""Rows for preference training: a prompt and its answers as tokens.
 
 {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}     →  prompt_ids, chosen_ids, rejected_ids
 {"prompt": "2 + 2?", "completion": "5", "label": false}  →  prompt_ids, completion_ids, label
 
-Where pairs are taken apart (`unpairs`), train and validation have two rated rows for each pair; test keeps its pairs,
-for only they can be compared. Rated rows are shuffled: their trainer takes them as they stand and measures a batch by
-the mismatched answers of its neighbours, which must not be answers to the same prompt.
+If pairs are split (`unpairs`), train and validation have two rated rows for each pair; test keeps its pairs, because
+metrics compare the two answers. Rated rows are shuffled: KTO's trainer keeps their order and estimates the KL term of a
+batch from mismatched answers of neighbouring rows, which must not be answers to the same prompt.
 
-Lengths: a prompt longer than max_prompt_length keeps its end, answers are cut at the end of max_seq_length. A row whose
-prompt fills all of it has nothing to learn and is left out, as in TRL.
+Lengths: a prompt longer than max_prompt_length keeps its end, answers are truncated at max_seq_length. A row whose
+prompt fills max_seq_length has no tokens to learn and is left out, as in TRL.
 """
 
 from __future__ import annotations
@@ -42,46 +42,46 @@ SAMPLES = 3
 
 @dataclass
 class Preferences(Preparation):
-    """What all splits share, and what was seen in them."""
+    """Settings and findings that all splits share."""
 
     conversations: int = 0
-    """Rows in messages."""
+    """Number of rows with messages."""
     rows_seen: int = 0
-    """All rows."""
+    """Number of all rows."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The answers of a row."""
+        """Names of a row's answers."""
         return RATED if self.settings.task == "kto" else PAIR
 
 
 @dataclass
 class Split:
-    """What was seen in one split; arrays have one entry for each row."""
+    """Findings in one split; arrays have one entry for each row."""
 
     lengths: np.ndarray
-    """Tokens of the longest sequence, before any cut."""
+    """Tokens of the longest sequence, before truncation."""
     fitted: np.ndarray
-    """The same after the prompt was cut."""
+    """The same after truncation of the prompt."""
     kept: np.ndarray
     silent: np.ndarray
-    """Rows without room for an answer."""
+    """Rows without tokens left for an answer."""
     equal: np.ndarray
-    """Pairs whose answers are the same as far as they are read."""
+    """Pairs whose answers are equal after truncation."""
     prompts: list[int] = field(default_factory=list)
     """Rows whose prompt was too long."""
     parted: list[int] = field(default_factory=list)
-    """Rows in which prompt and answer share a token."""
+    """Rows in which a token spans the boundary of prompt and answer."""
 
     @classmethod
     def of(cls, rows: int) -> Split:
-        """Begin with nothing seen."""
+        """Return empty findings for a split of this many rows."""
         numbers, marks = np.zeros(rows, np.int64), np.zeros(rows, bool)
         return cls(numbers, numbers.copy(), ~marks, marks, marks.copy())
 
 
 def prepare(settings: DataSettings, folder: Path) -> Preferences:
-    """Load the tokenizer and the template. Raises UserError when it cannot serve."""
+    """Load the tokenizer and the chat template. Raises UserError if they are unusable."""
     tokenizer = load_tokenizer(folder, settings.preprocessing.chat_template)
     if not tokenizer.eos_token:
         raise UserError(
@@ -92,7 +92,7 @@ def prepare(settings: DataSettings, folder: Path) -> Preferences:
 
 
 def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)
@@ -100,7 +100,7 @@ def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[st
     if template != KEEP and preparation.conversations:
         (draft / "chat_template.jinja").write_text(preparation.tokenizer.chat_template, encoding="utf-8")
     elif template != KEEP:
-        preparation.warn("DATA-W0806", "chat_template was not used: the rows are texts, no conversations")
+        preparation.warn("DATA-W0809", "chat_template was not used: the rows are texts, not conversations")
     return {
         "task": settings.task,
         "max_length": settings.max_length,
@@ -117,7 +117,7 @@ def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[st
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Preferences) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split."""
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
     settings = preparation.settings
     if name != "test" and preparation.names == RATED:
         rows = rows.take(np.random.default_rng(settings.seed).permutation(len(rows)))
@@ -150,7 +150,7 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Preferences) 
 
 
 def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation: Preferences) -> Answered | None:
-    """Tokenise one batch; None when the chat template refuses rows of it, which is noted."""
+    """Tokenise one batch; None if the chat template refuses some of its rows, which is reported."""
     columns = preparation.task.Columns(**preparation.settings.columns)
     training = [preparation.task.training_row(row, columns) for row in batch]
     chats = sum(type(row["prompt"]) is list for row in training)
@@ -172,7 +172,7 @@ def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation:
             records = tuple(int(rows.records[row]) for row in positions)
             preparation.problems.append(
                 Problem("DATA-E0805", rows.where(positions[0]), "a conversation that the chat template refuses",
-                        f"one that it can write ({reason})", "change the rows, or set another chat_template",
+                        f"one that it can render ({reason})", "change the rows, or set another chat_template",
                         records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
             )  # fmt: skip
         return None
@@ -181,7 +181,7 @@ def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation:
 def _fitted(
     answered: Answered, labels: list[bool | None], start: int, seen: Split, preparation: Preferences
 ) -> dict[str, list[Any]]:
-    """Bring prompts and answers to their limits, and give the columns of the rows that stay."""
+    """Truncate prompts and answers to their limits; return the columns of the remaining rows."""
     settings = preparation.settings
     span = slice(start, start + len(answered))
     seen.lengths[span] = answered.lengths
@@ -210,14 +210,14 @@ def _fitted(
 
 
 def _judge(name: str, rows: Rows, seen: Split, preparation: Preferences) -> None:
-    """Tell what was cut and left out of one split."""
+    """Add the problems and warnings about rows of a split that were truncated or left out."""
     preparation.rows_of[rows.source] += len(rows)
     judge_lengths(name, rows, seen.fitted, preparation, hint=", prompts with their answers")
     settings = preparation.settings
     filtered = settings.preprocessing.length_handling == "filter"
     if filtered and len(seen.prompts) == len(rows):
         preparation.problems.append(
-            Problem("DATA-E0817", rows.where(0), f"every prompt of {name} longer than {settings.max_prompt_length} "
+            Problem("DATA-E0820", rows.where(0), f"every prompt of {name} longer than {settings.max_prompt_length} "
                     "tokens", f"prompts of at most {settings.max_prompt_length} tokens",
                     "raise max_prompt_length, or set length_handling=truncate")
         )  # fmt: skip
@@ -231,16 +231,16 @@ def _judge(name: str, rows: Rows, seen: Split, preparation: Preferences) -> None
             records = [int(rows.records[row]) for row in numbers]
             preparation.warn(code, f"{rows.source}: {what}{share}", records, len(numbers))
 
-    done = "were left out" if filtered else "lost their start"
+    done = "were left out" if filtered else "were truncated at the start"
     warn("DATA-W0807", f"prompts of {name} longer than {settings.max_prompt_length} tokens {done}", seen.prompts)
-    warn("DATA-W1505", f"pairs of {name} whose answers are equal in the first {settings.max_length} tokens teach "
-         "nothing", np.flatnonzero(seen.equal).tolist())  # fmt: skip
-    warn("DATA-W1506", f"prompts of {name} end in other tokens alone than before their answers, which begin where they "
-         "part", seen.parted)  # fmt: skip
+    warn("DATA-W1505", f"pairs of {name} whose answers are equal in the first {settings.max_length} tokens, "
+         "without a training signal", np.flatnonzero(seen.equal).tolist())  # fmt: skip
+    warn("DATA-W1506", f"prompts of {name} that end in other tokens alone than before their answers: the answers begin "
+         "at the first difference", seen.parted)  # fmt: skip
 
 
 def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preferences) -> None:
-    """Note messages that hold the template's own control tokens: they would pass for turns of their own."""
+    """Record messages that contain control tokens of the template, which could be read as the start of another turn."""
     if not preparation.control_tokens:
         return
     for number, row in enumerate(training):
@@ -257,7 +257,7 @@ def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], p
 
 
 def _sample(tokenizer: Any, answered: Answered, row: int) -> dict[str, Any]:
-    """Show one training row: the prompt, and each answer behind it."""
+    """Return one training row for the report: the prompt, then each answer."""
     tokens = [(token, False) for token in answered.prompts[row]]
     pieces = [{"text": tokenizer.decode([token]), "supervised": learned} for token, learned in tokens[-SAMPLE_TOKENS:]]
     for name, ids in answered.answers.items():

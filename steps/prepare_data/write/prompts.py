@@ -1,7 +1,7 @@
-"""Prompts that are longer than max_prompt_length: left out, cut at the left, or refused.
+"""Handle prompts that are longer than max_prompt_length: leave out, truncate on the left, or refuse.
 
-For the pipelines that let the model answer while they train. Their trainers take prompts as they are, so a long one
-would push its answer out of the model's window.
+For pipelines that generate answers during training. Their trainers do not truncate prompts, so a long prompt would
+leave no tokens for its answer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Handling = Literal["filter", "truncate", "refuse"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Prompts after the limit, and what it cost."""
+    """Prompts after applying the limit, and the effect of the limit."""
 
     prompts: list[list[int]]
     """Token lists, none longer than the limit."""
     kept: np.ndarray
-    """Whether each given prompt is still there, bool."""
+    """Whether each given prompt was kept, bool."""
     long: np.ndarray
     """Positions of the given prompts that were too long, int64."""
     lengths: np.ndarray = field(repr=False)
@@ -29,22 +29,22 @@ class Fitted:
 
     @property
     def left_out(self) -> int:
-        """Prompts that are gone."""
+        """Number of prompts that were left out."""
         return int((~self.kept).sum())
 
     @property
     def truncated(self) -> int:
-        """Prompts that lost their beginning."""
+        """Number of prompts that were truncated."""
         return len(self.long) - self.left_out
 
     @property
     def all_long(self) -> bool:
-        """Whether no given prompt fitted: then the limit is wrong, not the rows."""
+        """Return whether all given prompts were too long, so that the limit is wrong, not the rows."""
         return 0 < len(self.long) == len(self.lengths)
 
 
 class TooLong(ValueError):
-    """Prompts longer than the limit, where they are to be refused."""
+    """Prompts are longer than the limit, and `handling` is refuse."""
 
     def __init__(self, positions: np.ndarray, lengths: np.ndarray, limit: int):
         super().__init__(f"{len(positions)} prompts longer than {limit} tokens, the longest has {lengths.max()}")
@@ -52,10 +52,10 @@ class TooLong(ValueError):
 
 
 def fit_prompts(prompts: list[list[int]], limit: int, handling: Handling) -> Fitted:
-    """Bring prompts (token lists) to at most `limit` tokens.
+    """Limit prompts (token lists) to `limit` tokens.
 
-    Cut prompts keep their end, where the question stands.
-    Raises TooLong when `handling` is refuse and one is longer.
+    Truncated prompts keep their end, which holds the question.
+    Raises TooLong if `handling` is refuse and a prompt is longer.
     """
     if limit < 1:
         raise ValueError(f"a limit of {limit} tokens")

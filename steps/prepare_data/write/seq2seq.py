@@ -1,9 +1,9 @@
-"""Texts that an encoder reads, and answers that a decoder learns to write.
+"""Rows for encoder-decoder models: texts for the encoder, answers as labels of the decoder.
 
 {"source": "cat", "target": "Katze"}  →  input_ids [translate, …, :, cat, </s>], labels [Kat, ze, </s>]
 
-Each has a limit of its own, max_seq_length and max_target_length. A text or answer that is longer loses its end, but
-not the tokens that the tokenizer puts around it; so what stands before a text stays, and every answer has an end.
+Text and answer have separate limits, max_seq_length and max_target_length. A longer text or answer is truncated at its
+end, but keeps the special tokens around it; so the prompt prefix stays, and every answer has an end token.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ SCHEMA = pa.schema([("input_ids", NUMBERS), ("labels", NUMBERS)])
 
 @dataclass
 class Written(Preparation):
-    """What all splits share."""
+    """Settings that all splits share."""
 
     languages: Languages | None = None
 
 
 @dataclass
 class Encoded:
-    """The tokens of some rows, cut, and their numbers before the cut."""
+    """The truncated tokens of some rows, and their numbers of tokens before truncation."""
 
     input_ids: list[list[int]]
     labels: list[list[int]]
@@ -50,7 +50,7 @@ class Encoded:
 
 
 def prepare(settings: DataSettings, folder: Path) -> Written:
-    """Load the tokenizer. Raises UserError when it does not know the languages, or a limit leaves no room for text."""
+    """Load the tokenizer. Raises UserError if it lacks a language, or a limit leaves no tokens for text."""
     task = load_task(settings.task)
     columns = task.Columns(**settings.columns)
     languages = find_languages(load_tokenizer(folder), *_wanted(columns))
@@ -62,8 +62,8 @@ def prepare(settings: DataSettings, folder: Path) -> Written:
         "max_target_length": len(tokenizer(text_target="")["input_ids"]),
     }
     problems = [
-        Problem("DATA-E0814", name, f"{limits[name]}, of which {taken} are taken by what stands around the text",
-                "room for text", f"raise {name} above {taken}")
+        Problem("DATA-E0814", name, f"{limits[name]}, of which prefix and special tokens take {taken}",
+                "enough tokens for the text", f"raise {name} above {taken}")
         for name, taken in around.items() if limits[name] <= taken
     ]  # fmt: skip
     if problems:
@@ -72,7 +72,7 @@ def prepare(settings: DataSettings, folder: Path) -> Written:
 
 
 def write(draft: Draft, preparation: Written, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)
@@ -93,13 +93,13 @@ def write(draft: Draft, preparation: Written, checked: DataCheck) -> dict[str, A
 
 
 def _wanted(columns: Any) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Name the languages that the task asks for, each with its parameter; a summary is in the text's own."""
+    """Return source and target language of the task, each with its parameter; a summary has the text's language."""
     names = ("source_lang", "target_lang") if hasattr(columns, "source_lang") else ("summarization_lang",) * 2
     return (names[0], getattr(columns, names[0])), (names[1], getattr(columns, names[1]))
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Written) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split."""
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
     settings = preparation.settings
     limit, longest = settings.max_length, settings.max_target_length
     filtered = settings.preprocessing.length_handling == "filter"
@@ -152,7 +152,7 @@ def _encode(preparation: Written, batch: list[dict[str, Any]]) -> Encoded:
 
 
 def _cut(tokenizer: Any, role: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:
-    """Tokenise texts as what is read (text) or written (text_target); give also their lengths before the cut."""
+    """Tokenise texts as input (text) or answer (text_target); also return their lengths before truncation."""
     how = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     ids = list(tokenizer(**{role: texts}, **how)["input_ids"])
     lengths = [len(row) for row in ids]
@@ -164,25 +164,25 @@ def _cut(tokenizer: Any, role: str, texts: list[str], limit: int) -> tuple[list[
 
 
 def _judge_targets(name: str, rows: Rows, targets: np.ndarray, kept: np.ndarray, preparation: Written) -> None:
-    """Refuse a split of which no row is left; warn when some answers are too long."""
+    """Refuse a split without remaining rows; warn if some answers are too long."""
     longest = preparation.settings.max_target_length
     if not len(long := np.flatnonzero(targets > longest)):
         return
     if not kept.any():
         preparation.problems.append(
-            Problem("DATA-E0804", rows.where(0), f"every row of {name} with a text or an answer that is too long",
+            Problem("DATA-E0804", rows.where(0), f"a text or an answer that is too long in every row of {name}",
                     f"answers of at most {longest} tokens (the shortest has {targets.min()})",
                     "raise max_target_length, or set length_handling=truncate")
         )  # fmt: skip
         return
-    done = "left out" if preparation.settings.preprocessing.length_handling == "filter" else "cut"
+    done = "left out" if preparation.settings.preprocessing.length_handling == "filter" else "truncated"
     what = f"answers of {name} longer than {longest} tokens were {done} ({len(long) / len(rows):.1%})"
     records = [int(rows.records[row]) for row in long]
     preparation.warn("DATA-W0808", f"{rows.source}: {what}: see max_target_length", records, len(long))
 
 
 def _sample(tokenizer: Any, ids: list[int], labels: list[int]) -> dict[str, Any]:
-    """Show one training row token by token: what is read, then what is learned."""
+    """Return one training row token by token, for the report: the input, then the labels."""
     pieces = [(token, False) for token in ids] + [(token, True) for token in labels]
     shown = [{"text": f"{tokenizer.decode([token])} ", "supervised": learned} for token, learned in pieces]
     return {"split": "train", "tokens": shown[:SAMPLE_TOKENS]}

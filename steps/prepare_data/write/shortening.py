@@ -1,4 +1,4 @@
-"""Long texts whose answers must stay: the text loses its end, not what stands around it, nor the answer.
+"""Truncate long texts inside prompts: the text loses its end; the rest of the prompt and the answer stay.
 
 summarize: The council met … and went home.⏎A bridge will be built.   (too long)
 summarize: The council met⏎A bridge will be built.                    (fits)
@@ -16,10 +16,10 @@ from steps.prepare_data.write.tokenising import Tokens, tokenise
 def fit_texts(
     tokenizer: Any, rows: list[dict[str, Any]], form: tuple[str, str], limit: int, completions_only: bool
 ) -> Tokens:
-    """Tokenise rows {prompt, completion}, their texts cut so that each has at most `limit` tokens.
+    """Tokenise rows {prompt, completion}, with texts truncated so that each row has at most `limit` tokens.
 
-    `form` is what stands before and after the text of a prompt. A row whose answer alone is too long keeps none of its
-    text and is still too long. Needs a fast tokenizer, which knows where a token ends.
+    `form` is the prompt's text before and after the row's text. A row whose answer alone is too long loses all of its
+    text and is still too long. Needs a fast tokenizer, for the offsets of tokens.
     """
     before, after = form
     texts = [row["prompt"][len(before) : len(row["prompt"]) - len(after)] for row in rows]
@@ -32,10 +32,10 @@ def fit_texts(
         over = np.minimum(np.maximum(tokens.lengths - limit, 0), left)
         if not over.any():
             return tokens
-        left -= over  # once more where tokens joined across the seam
+        left -= over  # repeat if tokens merged across the new boundary
 
 
 def _ends(tokenizer: Any, text: str) -> list[int]:
-    """Give the character behind each token of a text."""
+    """Return the end offset of each token of a text, in characters."""
     places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     return [end for _, end in places]

@@ -1,13 +1,14 @@
-"""Questions with the text that holds their answer, as windows that the model can read at once.
+"""Rows for extractive question answering: questions with windows of their context.
 
-A context that does not fit is cut into windows that share doc_stride tokens; the question stands in each. A window
-learns where the first answer starts and ends, or its first token when the answer is not whole inside it:
+A context that is too long is divided into windows that overlap by doc_stride tokens; each window has the question. The
+labels of a window are the first and last token of the first answer, or its first token if the window does not contain
+the whole answer:
 
 {"question": "Who?", "context": "Ada wrote it.", "answers": [{"text": "Ada", "start": 0}]}
     →  input_ids [CLS, who, ?, SEP, ada, wrote, it, ., SEP], start_positions 4, end_positions 4, row 0
 
-Validation and test windows also say which characters of the context each token holds (first and end, -1 for others), so
-that nobody has to tokenise again to read an answer off. `row` is the row in rows/<split>.parquet.
+Validation and test windows also have the character offsets of each token in the context (first and end, -1 for other
+tokens), so that answers can be read without tokenising again. `row` is the row in rows/<split>.parquet.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, leng
 from steps.tasks import load_task
 
 SAMPLES = 3
-NO_ANSWER = 0  # the token that stands for "no answer": CLS where there is one, else the first of the question
+NO_ANSWER = 0  # index of the token that means "no answer": CLS if there is one, else the first token of the question
 
 
 @dataclass
 class Spans(Preparation):
-    """What all splits share, and what was seen in them."""
+    """Settings and findings that all splits share."""
 
     with_types: bool = False
-    """Whether the model tells question and context apart by token_type_ids."""
+    """Whether the model distinguishes question and context by token_type_ids."""
 
     @property
     def stride(self) -> int:
-        """Tokens that two windows share."""
+        """Number of tokens by which two windows overlap."""
         return int(self.settings.columns.get("doc_stride", 128))
 
     @property
     def room(self) -> int:
-        """Tokens for the longest question: a window must get further than the one before."""
+        """Most tokens of a question, so that each window advances beyond the one before."""
         taken = self.tokenizer.num_special_tokens_to_add(True)
         return self.settings.max_length - taken - self.stride - 1
 
@@ -66,18 +67,18 @@ class Windows:
 
 
 def prepare(settings: DataSettings, folder: Path) -> Spans:
-    """Load the tokenizer. Raises UserError when it cannot serve, or windows of this length would not get on."""
+    """Load the tokenizer. Raises UserError if it is unusable, or if windows of this length would not advance."""
     tokenizer = load_tokenizer(folder, KEEP)
     problems = []
     if not tokenizer.is_fast:
         problems.append(
-            Problem("DATA-E0809", "tokenizer", "a tokenizer without tokenizer.json", "a fast tokenizer, which knows "
-                    "where each character went", "save the fast tokenizer beside the model")
+            Problem("DATA-E0809", "tokenizer", "a tokenizer without tokenizer.json", "a fast tokenizer, which maps "
+                    "characters to tokens", "save the fast tokenizer beside the model")
         )  # fmt: skip
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         problems.append(
-            Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them: rows of a "
-                    "batch are filled up with it", "add pad_token to the model's tokenizer_config.json")
+            Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them, to pad "
+                    "the rows of a batch", "add pad_token to the model's tokenizer_config.json")
         )  # fmt: skip
     types = "token_type_ids" in tokenizer.model_input_names and has_types(folder)
     preparation = Spans(settings, load_task(settings.task), tokenizer, with_types=types)
@@ -85,8 +86,8 @@ def prepare(settings: DataSettings, folder: Path) -> Spans:
         most = max(settings.max_length // 2, 0)
         problems.append(
             Problem("DATA-E0817", "doc_stride", f"{preparation.stride} with windows of {settings.max_length} tokens",
-                    "room for a question and for more of the context than two windows share",
-                    f"lower doc_stride, to {most // 2} or so, or raise max_seq_length")
+                    "enough tokens for a question and for more of the context than the overlap",
+                    f"lower doc_stride, for example to {most // 2}, or raise max_seq_length")
         )  # fmt: skip
     if problems:
         raise UserError(problems)
@@ -94,7 +95,7 @@ def prepare(settings: DataSettings, folder: Path) -> Spans:
 
 
 def write(draft: Draft, preparation: Spans, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)
@@ -112,7 +113,7 @@ def write(draft: Draft, preparation: Spans, checked: DataCheck) -> dict[str, Any
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Spans) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split."""
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
     size = preparation.settings.preprocessing.batch_size
     kept, lengths = np.ones(len(rows), bool), np.zeros(len(rows), np.int64)
     file = draft / f"tokens/{name}.parquet"
@@ -156,7 +157,7 @@ def _schema(preparation: Spans, name: str) -> pa.Schema:
 
 
 def _fits(preparation: Spans, batch: list[dict[str, Any]]) -> tuple[list[bool], list[int]]:
-    """Say which questions leave room for their context, and how long question and context are together."""
+    """Return which questions are short enough, and the total length of question and context."""
     bare = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
     questions = preparation.tokenizer([row["question"] for row in batch], verbose=False, **bare)["input_ids"]
     contexts = preparation.tokenizer([row["context"] for row in batch], verbose=False, **bare)["input_ids"]
@@ -166,7 +167,7 @@ def _fits(preparation: Spans, batch: list[dict[str, Any]]) -> tuple[list[bool], 
 
 
 def _windows(preparation: Spans, batch: list[dict[str, Any]], first_row: int) -> Windows:
-    """Encode questions whose answers are known."""
+    """Encode questions and contexts as windows with the positions of their answers."""
     names = ["input_ids", "token_type_ids", "start_positions", "end_positions", "row", "first", "end"]
     made = Windows({name: [] for name in names})
     if not batch:
@@ -197,7 +198,7 @@ def _windows(preparation: Spans, batch: list[dict[str, Any]], first_row: int) ->
 
 
 def _place(offsets: np.ndarray, inside: np.ndarray, answers: list[dict[str, Any]]) -> tuple[int, int]:
-    """Give the tokens in which the first answer starts and ends; NO_ANSWER twice where it is not whole inside."""
+    """Return first and last token of the first answer; NO_ANSWER twice if the window does not contain all of it."""
     tokens = np.flatnonzero(inside)
     if not answers or not len(tokens):
         return NO_ANSWER, NO_ANSWER
@@ -212,7 +213,7 @@ def _place(offsets: np.ndarray, inside: np.ndarray, answers: list[dict[str, Any]
 
 
 def _sample(preparation: Spans, made: Windows, place: int) -> dict[str, Any]:
-    """Show one window as the model reads it; what it learns is marked."""
+    """Return one window as the model reads it, with the answer marked, for the report."""
     ids = made.columns["input_ids"][place][:SAMPLE_TOKENS]
     start, end = made.columns["start_positions"][place], made.columns["end_positions"][place]
     return {"split": "train", "tokens": list(_pieces(preparation, ids, start, end))}
@@ -225,17 +226,15 @@ def _pieces(preparation: Spans, ids: list[int], start: int, end: int) -> Iterato
 
 
 def _judge_questions(name: str, rows: Rows, kept: np.ndarray, preparation: Spans) -> None:
-    """Refuse a split of which no row is left; warn of questions that are too long."""
+    """Refuse a split without remaining rows; warn of questions that are too long."""
     long = np.flatnonzero(~kept)
     if not len(long):
         return
     if len(long) == len(rows):
         preparation.problems.append(
             Problem("DATA-E0804", rows.where(0), f"every question of {name} longer than {preparation.room} tokens",
-                    "questions that leave room for the context", "raise max_seq_length, or lower doc_stride")
+                    "questions that leave enough tokens for the context", "raise max_seq_length, or lower doc_stride")
         )  # fmt: skip
         return
-    what = (
-        f"questions of {name} longer than {preparation.room} tokens were left out: they leave no room for the context"
-    )
+    what = f"questions of {name} longer than {preparation.room} tokens were left out: the context would not fit"
     preparation.warn("DATA-W0806", f"{rows.source}: {what}", [int(rows.records[row]) for row in long], len(long))

@@ -1,4 +1,4 @@
-"""One split from rows to files: tokenised in batches, cut or filtered by length, rows without loss left out."""
+"""Write one split: tokenise in batches, truncate or filter by length, leave out rows without loss."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from steps.prepare_data.write.tokenising import RefusedRows, Tokens, tokenise
 from steps.prepare_data.write.writing import TokenWriter, length_facts, sample, write_rows
 
 SAMPLES = 3
-MOST_WITHOUT_LOSS = 0.01  # share of a file's rows; above it the setting is wrong, not the row
+MOST_WITHOUT_LOSS = 0.01  # share of a file's rows; above it the settings are probably wrong, not the rows
 
 
 @dataclass
 class Preparation:
-    """What all splits share, and what was seen in them."""
+    """Settings and findings that all splits share."""
 
     settings: DataSettings
     task: ModuleType
     tokenizer: Any
     template: str | None = None
-    """Replaces the tokenizer's chat template while tokenising."""
+    """Used instead of the tokenizer's chat template while tokenising."""
     template_name: str = "none"
     markers: Markers | None = None
-    """What stands before answers and questions, when they are told apart by it."""
+    """The tokens before answers and questions, if answers are found by them."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     without_loss: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
-    """Source → (place, record) of rows in which no token carries loss."""
+    """Source → (place, record) of rows without a token with loss."""
     control_tokens: tuple[str, ...] = ()
-    """The tokens that the chat template writes between the messages."""
+    """The special tokens that the chat template writes around messages."""
     forged: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
-    """Source and control token → (place, record) of rows that hold it in a message."""
+    """Source and control token → (place, record) of rows with this token in a message."""
     rows_of: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Source → its rows in all splits."""
+    """Source → number of its rows in all splits."""
 
     def warn(self, code: str, what: str, records: list[int] | None = None, count: int = 1) -> None:
-        """Note what the user should know; the first rows only are kept."""
+        """Add a warning; only its first rows are kept."""
         rows = [int(record) for record in (records or [])[:ROWS_SHOWN]]
         self.warnings.append({"code": code, "what": what, "count": count, "rows": rows})
 
     def refuse_if_problems(self, splits: dict[str, dict[str, Any]]) -> None:
-        """Raise UserError with what is wrong in all splits together."""
+        """Raise UserError with the problems of all splits together."""
         self._judge_rows_without_loss()
         self._judge_forged_turns()
         sequences, needed = splits["train"]["sequences"], self.settings.rows_per_step
@@ -74,12 +74,12 @@ class Preparation:
                 place, _ = min(rows, key=lambda row: row[1])
                 self.problems.append(
                     Problem("DATA-E0812", place, f"the control token {token} inside a message",
-                            "text that the model cannot take for the border of a turn",
-                            "take the token out of the text, or set strict to false",
+                            "text that the model cannot mistake for a turn boundary",
+                            "remove the token from the text, or set strict to false",
                             tuple(records[:ROWS_SHOWN]) if len(records) > 1 else (), len(records))
                 )  # fmt: skip
             else:
-                what = f"messages that hold the control token {token}, which the model takes for the border of a turn"
+                what = f"messages that contain the control token {token}, which the model reads as a turn boundary"
                 self.warn("DATA-W0802", f"{source}: {what}", records, len(records))
 
     def _judge_rows_without_loss(self) -> None:
@@ -101,14 +101,14 @@ class Preparation:
         if not self.markers:
             return "raise max_seq_length, or shorten the prompts"
         question = f", instruction_template as {self.markers.instruction}" if self.markers.instruction else ""
-        return (f"response_template was read as the tokens {self.markers.response}{question}: give the ids that stand "
-                "in the rows with comma_separated_template=true, or raise max_seq_length")  # fmt: skip
+        return (f"response_template was read as the tokens {self.markers.response}{question}: set the token ids "
+                "from the rows with comma_separated_template=true, or raise max_seq_length")  # fmt: skip
 
 
 def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split.
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split.
 
-    Problems are gathered in `preparation`, whose `refuse_if_problems` comes after the last split.
+    Problems are collected in `preparation`; call its `refuse_if_problems` after the last split.
     """
     preprocessing, limit = preparation.settings.preprocessing, preparation.settings.max_length
     packing = preprocessing.packing and name != "test"
@@ -128,7 +128,7 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
         if preprocessing.length_handling == "filter":
             kept[span] = tokens.lengths <= limit
             silent[span] &= kept[span]
-        if not packing:  # TRL packs rows without loss beside the others, and drops them otherwise
+        if not packing:  # TRL keeps rows without loss when packing, and drops them otherwise
             kept[span] &= ~silent[span]
         if name == "train" and start == 0:
             preparation.samples = [sample(preparation.tokenizer, cut, row) for row in range(min(SAMPLES, len(cut)))]
@@ -151,7 +151,7 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
 
 
 def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> Tokens | None:
-    """Tokenise one batch; None when the chat template refuses rows of it, which is noted."""
+    """Tokenise one batch; None if the chat template refuses some of its rows, which is reported."""
     settings, task = preparation.settings, preparation.task
     columns = task.Columns(**settings.columns)
     batch = read_back(rows.table(span.start, span.stop))
@@ -168,20 +168,20 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
             records = tuple(int(rows.records[row]) for row in positions)
             preparation.problems.append(
                 Problem("DATA-E0805", rows.where(positions[0]), "a conversation that the chat template refuses",
-                        f"one that it can write ({reason})", "change the rows, or set another chat_template",
+                        f"one that it can render ({reason})", "change the rows, or set another chat_template",
                         records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
             )  # fmt: skip
         return None
 
 
 def _keeps_answers(preparation: Preparation) -> bool:
-    """Whether a long row loses the end of its text, and not its answer: where the task says what is the text."""
+    """Return whether long rows are truncated in their text instead of their answer; the task must define the text."""
     truncates = preparation.settings.preprocessing.length_handling == "truncate"
     return truncates and hasattr(preparation.task, "prompt_form") and preparation.tokenizer.is_fast
 
 
 def _with_short_texts(tokens: Tokens, rows: Rows, start: int, preparation: Preparation) -> Tokens:
-    """Put rows with a cut text in the place of those that are too long; `start` is the number of the first row."""
+    """Replace rows that are too long by rows with a truncated text; `start` is the number of the first row."""
     settings, task = preparation.settings, preparation.task
     long = np.flatnonzero(tokens.lengths > settings.max_length)
     if not len(long) or not _keeps_answers(preparation):
@@ -198,7 +198,7 @@ def _with_short_texts(tokens: Tokens, rows: Rows, start: int, preparation: Prepa
 
 
 def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation) -> None:
-    """Note messages that hold the template's own control tokens: they would pass for turns of their own."""
+    """Record messages that contain control tokens of the template, which could be read as the start of another turn."""
     if "messages" not in training[0] or not preparation.control_tokens:
         return
     texts = ["\n".join(message["content"] or "" for message in row["messages"]) for row in training]
@@ -214,12 +214,12 @@ def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], p
 
 
 def _judge_lengths(name: str, rows: Rows, lengths: np.ndarray, preparation: Preparation) -> None:
-    """Refuse a split in which every row is too long; warn when some are."""
+    """Refuse a split in which every row is too long; warn if some are."""
     limit = preparation.settings.max_length
     long = np.flatnonzero(lengths > limit)
     if not len(long):
         return
-    done = "left out" if preparation.settings.preprocessing.length_handling == "filter" else "cut"
+    done = "left out" if preparation.settings.preprocessing.length_handling == "filter" else "truncated"
     records = [int(rows.records[row]) for row in long]
     cut_away = name == "train" and not _keeps_answers(preparation)
     if len(long) == len(rows) and (cut_away or done == "left out"):

@@ -1,10 +1,10 @@
-"""Sentences with a tag for each word: the first token of a word carries its tag, the others carry no loss.
+"""Rows for token classification: the first token of a word has the word's tag as label, the others have no loss.
 
 {"tokens": ["Ada", "Lovelace"], "tags": ["B-PER", "I-PER"]}
     →  input_ids [CLS, Ada, Love, ##lace, SEP], labels [-100, 1, 2, -100, -100], words [0, 1]
 
-`words` are the numbers of the words whose tag is learned, in order: a word behind the cut has none, nor has one of
-which the tokenizer leaves nothing. Tags are numbered by their place in the facts' class_names.
+`words` are the numbers of the words with a label, in order; truncated words and words for which the tokenizer gives no
+token have none. A tag's number is its index in the facts' class_names.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SCHEMA = pa.schema([("input_ids", NUMBERS), ("labels", NUMBERS), ("words", NUMBE
 
 @dataclass
 class Tagged(Preparation):
-    """What all splits share, and what was seen in them."""
+    """Settings and findings that all splits share."""
 
     names: list[str] = field(default_factory=list)
-    """The tags; a tag's place is its number."""
+    """The tags; a tag's index is its number."""
 
 
 @dataclass
@@ -50,28 +50,28 @@ class Encoded:
     labels: list[list[int]]
     words: list[list[int]]
     lengths: list[int]
-    """Tokens before the cut."""
+    """Numbers of tokens before truncation."""
 
 
 def prepare(settings: DataSettings, folder: Path) -> Tagged:
-    """Load the tokenizer. Raises UserError when it cannot serve, or max_seq_length leaves no room for words."""
+    """Load the tokenizer. Raises UserError if it is unusable, or max_seq_length leaves no tokens for words."""
     tokenizer = load_word_tokenizer(folder)
     if tokenizer.pad_token is None:
         raise UserError(
-            Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them: rows of a "
-                    "batch are filled up with it", "add pad_token to the model's tokenizer_config.json")
+            Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them, to pad "
+                    "the rows of a batch", "add pad_token to the model's tokenizer_config.json")
         )  # fmt: skip
     taken = tokenizer.num_special_tokens_to_add(False)
     if settings.max_length <= taken:
         raise UserError(
-            Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which the tokenizer itself takes "
-                    f"{taken}", "room for words", f"raise max_seq_length above {taken}")
+            Problem("DATA-E0814", "max_seq_length", f"{settings.max_length}, of which special tokens take "
+                    f"{taken}", "enough tokens for words", f"raise max_seq_length above {taken}")
         )  # fmt: skip
     return Tagged(settings, load_task(settings.task), tokenizer)
 
 
 def write(draft: Draft, preparation: Tagged, checked: DataCheck) -> dict[str, Any]:
-    """Write every split and gather the facts. Raises UserError with the problems of all splits."""
+    """Write every split and return the facts. Raises UserError with the problems of all splits."""
     settings = preparation.settings
     preparation.names = _tag_names(preparation, checked)
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
@@ -91,7 +91,7 @@ def write(draft: Draft, preparation: Tagged, checked: DataCheck) -> dict[str, An
 
 
 def _tag_names(preparation: Tagged, checked: DataCheck) -> list[str]:
-    """Ask the task for the tags of all rows, read a few at a time."""
+    """Return the task's tag list for all rows, which are read in groups."""
     seen: dict[str, None] = {}
     for rows in checked.rows.values():
         for start in range(0, len(rows), ROW_GROUP):
@@ -102,7 +102,7 @@ def _tag_names(preparation: Tagged, checked: DataCheck) -> list[str]:
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Tagged) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; give the facts of the split."""
+    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
     settings = preparation.settings
     limit, filtered = settings.max_length, settings.preprocessing.length_handling == "filter"
     counts = np.zeros(len(preparation.names), np.int64)
@@ -130,8 +130,8 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Tagged) -> di
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(kept)))
     judge_lengths(name, rows, lengths, preparation)
     if given > learned:
-        preparation.warn("DATA-W0805", f"{rows.source}: words of {name} without a label: they stand behind the cut, "
-                         "or the tokenizer leaves nothing of them", count=given - learned)  # fmt: skip
+        preparation.warn("DATA-W0805", f"{rows.source}: words of {name} without a label: they were truncated, or the "
+                         "tokenizer gives no token for them", count=given - learned)  # fmt: skip
     return {
         "source": rows.source,
         "rows": int(kept.sum()),
@@ -173,7 +173,7 @@ def _encode(preparation: Tagged, batch: list[dict[str, Any]]) -> Encoded:
 
 
 def _sample(row: dict[str, Any]) -> dict[str, Any]:
-    """Show one training row: each word with its tag."""
+    """Return one training row for the report: each word with its tag."""
     pairs = list(zip(row["tokens"], row["tags"], strict=True))[:SAMPLE_TOKENS]
     shown = [
         ({"text": f"{word} ", "supervised": False}, {"text": f"{tag}  ", "supervised": True}) for word, tag in pairs

@@ -1,4 +1,4 @@
-"""The tokenizer with the chat template that is asked for, and the template that marks what is learned."""
+"""Load the tokenizer with its chat template, and find the template that marks the tokens to learn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDED_BY_EOS = ("mistral-with-system", "poro")
 def load_tokenizer(folder: Path, chat_template: str) -> Any:
     """Load the tokenizer of a folder; `chat_template` is "keep", a name of ours, or a path or URI of a Jinja file.
 
-    Raises UserError when the template is not there, no template, or made of tokens that the tokenizer does not have.
+    Raises UserError if the template does not exist, is not valid, or uses tokens that the tokenizer does not have.
     """
     from transformers import AutoTokenizer
 
@@ -49,17 +49,17 @@ def read_template(uri: str) -> str:
 
 
 def has_generation_marks(template: str | dict[str, str] | None) -> bool:
-    """Say whether a template encloses the assistant's turns in {% generation %}."""
+    """Return whether a template encloses the assistant's turns in {% generation %}."""
     if isinstance(template, dict):  # named variants
         template = template["default"]
     return bool(template) and GENERATION.search(str(template)) is not None
 
 
 def training_template(tokenizer: Any) -> str | None:
-    """Find the template that marks what the assistant says; None when the tokenizer's own does.
+    """Find a template that marks the assistant's turns; None if the tokenizer's own template does.
 
-    Templates of well-known models without marks are replaced by TRL's own marked copies, as its trainer does.
-    Raises UserError when there is no such copy.
+    Templates of known models without marks are replaced by TRL's marked copies, as in its trainer.
+    Raises UserError if there is no such copy.
     """
     if has_generation_marks(tokenizer.chat_template):
         return None
@@ -76,11 +76,11 @@ def training_template(tokenizer: Any) -> str | None:
 
 
 def stop_is_learned(tokenizer: Any, template: str | None) -> bool:
-    """Say whether the token that ends an assistant's turn is inside its marks.
+    """Return whether the token that ends an assistant's turn is learned, that is inside the generation marks.
 
-    A template that puts it outside gives a model that never stops, with a loss that looks healthy. As in TRL 1.16
-    (`is_chat_template_stop_token_trained`) the last learned token of a turn in the middle of a conversation, blanks
-    aside, has to be one of the tokenizer's added ones.
+    If it is outside, the model does not learn to stop, while the loss looks normal. As in TRL 1.16
+    (`is_chat_template_stop_token_trained`), the last learned token of a turn in the middle of a conversation, ignoring
+    blanks, must be one of the tokenizer's added tokens.
     """
     turns = [{"role": role, "content": "dummy"} for role in ("user", "assistant", "user")]
     try:
@@ -93,10 +93,10 @@ def stop_is_learned(tokenizer: Any, template: str | None) -> bool:
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    """Name the last token that closes what the assistant says; empty where none does, or just the end token.
+    """Return the last token that ends an assistant's turn; empty if there is none or if it is the end token.
 
-    Where a template writes its tokenizer's own end token nothing is to be told: that one ends a turn. Elsewhere the
-    tokens behind an answer that another turn follows are compared with those behind the last answer.
+    Empty if the template writes the tokenizer's own end token, which then ends a turn. Otherwise the tokens after an
+    answer in the middle of a conversation are compared with those after the last answer.
     """
     template = tokenizer.chat_template
     if not template or "eos_token" in str(template["default"] if isinstance(template, dict) else template):
@@ -106,7 +106,7 @@ def end_of_turn(tokenizer: Any) -> str:
     for turns in ([question, answer], [question, answer, question, answer]):
         try:
             text = tokenizer.apply_chat_template(turns, tokenize=False)
-        except Exception:  # a template may refuse turns in any way it likes
+        except Exception:  # a template may raise any exception
             return ""
         runs.append(_leading_tokens(tokenizer, text.split("A5an")[1].lstrip()))
     closing = [one for one, other in zip(*runs, strict=False) if one == other]
@@ -114,7 +114,7 @@ def end_of_turn(tokenizer: Any) -> str:
 
 
 def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
-    """Give the added tokens that a text begins with, with nothing between them."""
+    """Return the consecutive added tokens at the start of a text."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
     found: list[str] = []
     while token := max((token for token in added if text.startswith(token)), key=len, default=""):
@@ -124,17 +124,17 @@ def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
 
 
 def check_chat_template(tokenizer: Any) -> None:
-    """Raise UserError when a tokenizer cannot write conversations."""
+    """Raise UserError if a tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise UserError(
             Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
-                    "a template to write conversations with",
+                    "a template for conversations",
                     "set chat_template to chat-ml or another name, or to a .jinja file")
         )  # fmt: skip
 
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Name the tokens with a meaning of their own that the chat template writes."""
+    """Return the special tokens that the chat template writes."""
     template = tokenizer.chat_template
     text = str(template["default"] if isinstance(template, dict) else template)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -142,7 +142,7 @@ def control_tokens(tokenizer: Any) -> tuple[str, ...]:
 
 
 def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
-    """Without its own token a turn's border is a handful of letters, which the model has to learn to spell."""
+    """Raise UserError if the tokenizer lacks a control token: it would be split into several tokens."""
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in TEMPLATE_TOKENS[name] if token not in vocabulary]
     if name in ENDED_BY_EOS and not tokenizer.eos_token:
@@ -150,14 +150,14 @@ def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
     if missing:
         raise UserError(
             Problem("DATA-E0811", "chat_template", f"{name}, but the tokenizer has no {', '.join(missing)}",
-                    "a template of tokens that the model knows",
+                    "a template whose tokens are in the tokenizer",
                     "set add_template_tokens=true, which needs tokenizer.json; or chat_template to keep, or to one of "
                     "this model's family")
         )  # fmt: skip
 
 
 def _environment() -> Any:
-    """The Jinja that transformers renders with knows one more tag."""
+    """Return a Jinja environment with the tag {% generation %}, which transformers adds to Jinja."""
     import jinja2
     from jinja2.ext import Extension, loopcontrols
 

@@ -1,7 +1,7 @@
-"""Rows to token numbers and labels, a batch at a time, equal to what TRL's SFTTrainer makes of the same rows.
+"""Convert rows to token ids and labels in batches, with the same result as TRL's SFTTrainer.
 
-TRL prepares a data set in five passes of a Python function per row; here each batch is rendered, tokenised and
-labelled once, on flat arrays. Every choice below that looks arbitrary is TRL 1.16's (`SFTTrainer._prepare_dataset`);
+TRL prepares a data set in five passes, with a Python function per row; here each batch is rendered, tokenised and
+labelled once, on flat arrays. Choices that look arbitrary are TRL 1.16's (`SFTTrainer._prepare_dataset`);
 tests/steps/test_prepare_data_tokens.py compares the two.
 """
 
@@ -17,7 +17,7 @@ import orjson
 
 from steps.prepare_data.write.offsets import Span, mark, spelling
 
-ROWS_ENCODED_TOGETHER = 64  # the tokenizer keeps twenty times the size of what is taken from it
+ROWS_ENCODED_TOGETHER = 64  # the tokenizer's encodings take twenty times the memory of the ids
 NO_LOSS = -100
 
 
@@ -27,26 +27,26 @@ class RefusedRows(Exception):
     def __init__(self, refusals: dict[int, str]):
         super().__init__(f"{len(refusals)} rows refused by the chat template")
         self.refusals = refusals
-        """Position in the batch → the template's words."""
+        """Position in the batch → the template's error message."""
 
 
 @dataclass
 class Tokens:
-    """The tokens of several rows, one row behind the other."""
+    """The concatenated tokens of several rows."""
 
     ids: np.ndarray
-    """Token numbers of all rows, int32."""
+    """Token ids of all rows, int32."""
     labels: np.ndarray
-    """The same, with NO_LOSS where nothing is learned, int32."""
+    """The same, with NO_LOSS for tokens without loss, int32."""
     lengths: np.ndarray
-    """Tokens of each row, int64."""
+    """Number of tokens of each row, int64."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each row starts, and where the last one ends: one more value than rows."""
+        """Start of each row, and the end of the last one: one more value than rows."""
         return np.concatenate(([0], np.cumsum(self.lengths)))
 
     def supervised(self) -> np.ndarray:
@@ -76,7 +76,7 @@ class Tokens:
         return Tokens(self.ids[start:stop], self.labels[start:stop], self.lengths[first:end])
 
     def take(self, rows: np.ndarray) -> Tokens:
-        """Put the rows into another order."""
+        """Return the given rows in the given order."""
         lengths = self.lengths[rows]
         starts = np.concatenate(([0], np.cumsum(lengths)))
         places = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], lengths)
@@ -84,7 +84,7 @@ class Tokens:
 
     @staticmethod
     def joined(parts: list[Tokens]) -> Tokens:
-        """Put the rows of several parts one behind the other."""
+        """Concatenate the rows of several parts."""
         if len(parts) == 1:
             return parts[0]
         ids, labels, lengths = zip(*((part.ids, part.labels, part.lengths) for part in parts), strict=True)
@@ -92,9 +92,9 @@ class Tokens:
 
 
 def tokenise(tokenizer: Any, rows: list[dict[str, Any]], completions_only: bool, template: str | None) -> Tokens:
-    """Turn rows in TRL's form into tokens and labels: all {messages}, all {prompt, completion}, or all {text}.
+    """Convert rows in TRL's form to tokens and labels: all {messages}, all {prompt, completion}, or all {text}.
 
-    Conversations may name `tools`, as a list or as JSON text, which their template writes down.
+    Conversations may have `tools`, as a list or as JSON text, which their template lists.
     `template` replaces the tokenizer's chat template. Raises RefusedRows.
     """
     if "messages" in rows[0]:
@@ -110,11 +110,11 @@ def tokenise(tokenizer: Any, rows: list[dict[str, Any]], completions_only: bool,
 
 
 def encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list[int]]:
-    """Turn texts into token numbers, with the tokens that a tokenizer puts around a text or without."""
+    """Convert texts to token ids, with or without the tokenizer's special tokens around a text."""
     if not _adds_nothing(tokenizer):
         return list(_encode_with_places(tokenizer, texts, special)["input_ids"])
-    # The first call sets up the tokenizer beneath (no padding, no cut). Called directly, that one keeps no places of
-    # characters, which takes a third less time.
+    # The first call configures the backend tokenizer (no padding, no truncation). Called directly, the backend does not
+    # compute offsets, which takes a third less time.
     _encode_with_places(tokenizer, texts[:1], special)
     encode = tokenizer.backend_tokenizer.encode_batch_fast
     batches = (texts[start : start + ROWS_ENCODED_TOGETHER] for start in range(0, len(texts), ROWS_ENCODED_TOGETHER))
@@ -122,7 +122,7 @@ def encode(tokenizer: Any, texts: list[str], special: bool = True) -> list[list[
 
 
 def _adds_nothing(tokenizer: Any) -> bool:
-    """Say whether a tokenizer only hands its texts on to the fast tokenizer beneath; a few models do more."""
+    """Return whether a tokenizer only calls its backend; those of a few models change the result."""
     from transformers import PreTrainedTokenizerFast
 
     own = type(tokenizer)
@@ -138,7 +138,7 @@ def _encode_with_places(tokenizer: Any, texts: list[str], special: bool) -> Any:
 
 
 def ended(tokenizer: Any, text: str) -> str:
-    """End a text with the end token, once."""
+    """Append the end token to a text that does not end with it."""
     return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
 
 
@@ -153,9 +153,9 @@ def _flat(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_prompts(tokens: Tokens, prompts: list[list[int]]) -> Tokens:
-    """Take the loss off the prompt: the tokens that it has in common with the whole text.
+    """Mask the loss of the prompt: the leading tokens that it has in common with the whole text.
 
-    The last tokens of a prompt may differ, because the tokenizer joins letters across the seam; then they are learned.
+    The last tokens of a prompt may differ, because a token may span the boundary; then they are learned.
     """
     ids, lengths = _flat(prompts)
     shared = np.minimum(lengths, tokens.lengths)
@@ -164,7 +164,7 @@ def _without_prompts(tokens: Tokens, prompts: list[list[int]]) -> Tokens:
     differ = (
         ids[within + np.repeat(prompt_starts, shared)] != tokens.ids[within + np.repeat(tokens.starts[:-1], shared)]
     )
-    # The prompt ends at its first difference; where there is none, after all shared tokens.
+    # The prompt ends at its first difference, or without one after all shared tokens.
     ends = shared.copy()
     np.minimum.at(ends, np.repeat(np.arange(len(shared)), shared)[differ], within[differ])
     place = np.arange(len(tokens.ids)) - np.repeat(tokens.starts[:-1], tokens.lengths)
@@ -193,7 +193,7 @@ def _assistant_turns(tokenizer: Any, rows: list[dict[str, Any]], template: str |
 def _mark_where_told(
     learned: np.ndarray, starts: np.ndarray, encoded: Any, spans: list[list[Span]], rows: Iterable[int]
 ) -> None:
-    """Mark the tokens of `rows`, which `encoded` holds in this order, by the tokenizer's own offsets."""
+    """Mark the tokens of `rows` by the tokenizer's own offsets; `encoded` holds these rows in this order."""
     for position, row in enumerate(rows):
         for first_character, end_character in spans[row]:
             first = encoded.char_to_token(position, first_character)
@@ -214,7 +214,7 @@ def _render(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) ->
 def _render_marked(
     tokenizer: Any, rows: list[dict[str, Any]], template: str | None
 ) -> tuple[list[str], list[list[Span]]]:
-    """Render conversations, and give the characters from … to that the template marks as the assistant's."""
+    """Render conversations; return the texts and the character spans that the template marks as the assistant's."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     def render(batch: list[Any], tools: list[Any] | None) -> Any:
@@ -235,10 +235,10 @@ def _render_marked(
 
 
 def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[dict[str, Any]]) -> list[Any]:
-    """Render neighbours with equal tools together; when the template refuses, find out which rows and why."""
+    """Render adjacent rows with equal tools together; if the template refuses, find the rows and the reasons."""
     import jinja2
 
-    refusals = (jinja2.TemplateError, TypeError)  # TypeError: the template adds a text to a missing value
+    refusals = (jinja2.TemplateError, TypeError)  # TypeError: the template concatenates a text and a missing value
     groups = [(tools, list(members)) for tools, members in groupby(rows, key=_tools)]
     try:
         return [render([row["messages"] for row in members], tools) for tools, members in groups]
@@ -255,6 +255,6 @@ def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[di
 
 
 def _tools(row: dict[str, Any]) -> list[Any] | None:
-    """The tools that a conversation may call, which its template lists; JSON text is read, as in TRL."""
+    """Return the tools of a conversation, parsed if they are JSON text, as in TRL."""
     tools = row.get("tools")
     return orjson.loads(tools) if isinstance(tools, str) else tools

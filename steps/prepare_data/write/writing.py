@@ -1,6 +1,6 @@
-"""The parquet files of one split, and what a person wants to know about them.
+"""Write the parquet files of one split, and the facts about them.
 
-Equal input gives equal bytes: fixed row groups, fixed compression, nothing that depends on the time or the machine.
+Equal input gives equal bytes: fixed row groups, fixed compression, nothing that depends on time or machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from steps.prepare_data.write.packing import ROWS_PACKED_TOGETHER, pack
 from steps.prepare_data.write.tokenising import NO_LOSS, Tokens
 
 ROW_GROUP = 1000
-# page checksums: a reader can tell a damaged page from a wrong row (pyarrow: page_checksum_verification=True)
+# page checksums: a reader can distinguish a damaged page from a wrong row (pyarrow: page_checksum_verification=True)
 FIXED: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "version": "2.6", "write_page_checksum": True}
 BARS = 20
 SAMPLE_TOKENS = 400
@@ -33,7 +33,7 @@ def write_rows(file: Path, rows: Rows) -> None:
 
 
 class TokenWriter:
-    """Writes token rows as they come, packed when asked, and counts them."""
+    """Writes and counts token rows, packed if requested."""
 
     def __init__(self, file: Path, max_length: int, packing: bool):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class TokenWriter:
         self.sequences = self.tokens = self.supervised = 0
 
     def add(self, tokens: Tokens) -> None:
-        """Take the tokens of some rows, none longer than max_length."""
+        """Add the tokens of some rows, none longer than max_length."""
         self._waiting.append(tokens)
         if sum(map(len, self._waiting)) >= ROWS_PACKED_TOGETHER:
             waiting = Tokens.joined(self._waiting)
@@ -54,13 +54,13 @@ class TokenWriter:
             self._waiting = [waiting.between(whole, len(waiting))]
 
     def close(self) -> None:
-        """Write what is left and end the file."""
+        """Write the remaining rows and close the file."""
         if self._waiting and len(rest := Tokens.joined(self._waiting)):
             self._write(rest)
         self._writer.close()
 
     def facts(self) -> dict[str, Any]:
-        """Counts of what was written."""
+        """Return the counts of the written rows."""
         room = self.sequences * self.max_length
         return {
             "sequences": self.sequences,
@@ -83,7 +83,7 @@ class TokenWriter:
 
 
 def length_facts(lengths: np.ndarray) -> dict[str, Any]:
-    """Describe the lengths of rows in tokens, before any cut: smallest, median, 95 %, longest, histogram."""
+    """Describe the lengths of rows in tokens, before truncation: minimum, median, 95 %, maximum, histogram."""
     edges = np.unique(np.linspace(0, max(int(lengths.max()), 1), BARS + 1).round().astype(int))
     counts, _ = np.histogram(lengths, edges)
     return {
@@ -98,7 +98,7 @@ def length_facts(lengths: np.ndarray) -> dict[str, Any]:
 
 
 def sample(tokenizer: Any, tokens: Tokens, row: int) -> dict[str, Any]:
-    """Show one training row token by token, and which of them carry loss."""
+    """Return one training row token by token, with a mark on tokens with loss, for the report."""
     start = tokens.starts[row]
     end = min(tokens.starts[row + 1], start + SAMPLE_TOKENS)
     pairs = zip(tokens.ids[start:end].tolist(), tokens.labels[start:end].tolist(), strict=True)

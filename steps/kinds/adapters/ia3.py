@@ -1,0 +1,29 @@
+"""IA3: one learned factor for each output of a layer, or for each input of a feed-forward layer."""
+
+from steps.kinds.adapter_kind import NAMES, UNDERSTOOD_OF_ALL, AdapterKind, for_every_matrix, no_positions
+
+KIND = AdapterKind(
+    name="ia3",
+    peft_name="IA3",
+    renamed={"lora_target_modules": "target_modules"},
+    described=lambda p: "IA3",
+    kwargs={"exclude_modules": NAMES, "feedforward_modules": NAMES},
+    never_with={},
+    layers=frozenset({"linear", "conv1d", "quantised"}),
+    heads=(),
+    why_heads="",
+    trains_new_rows=False,
+    config="peft:IA3Config",
+    settings_by="steps.finetune.adapters:in_layers_of_ia3",
+    positions=no_positions,
+    # The last matrix of a layer is the one whose inputs are scaled.
+    size=for_every_matrix(lambda p, inputs, outputs: max(inputs, outputs)),
+    understood=UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},
+    harmless={},
+    tensors_begin="ia3_",
+    tensors="ia3_l",
+    folded_by="steps.adapters.kinds:IA3",
+    kept_because="",
+    merging="fold the adapter into the base",
+    served_by_vllm=False,
+)

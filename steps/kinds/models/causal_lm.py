@@ -1,0 +1,31 @@
+"""Models that put out the next token: Llama, Qwen, GPT-2, …"""
+
+from steps.kinds.model_kind import ModelKind
+from steps.kinds.models.unfit import ENCODER_ONLY
+
+KIND = ModelKind(
+    name="causal_lm",
+    puts_out="the next token of a text",
+    auto_class="AutoModelForCausalLM",
+    peft_task="CAUSAL_LM",
+    new_head=False,
+    made_for=lambda config: True,  # whatever no other kind claims
+    writer="steps.prepare_data.write.causal",
+    trainer="steps.finetune.trainers.sft:build",
+    trained_as="sft",
+    evaluator="steps.evaluate.generated:compare",
+    engine="steps.evaluate.transformers_engine:measure",
+    served="",
+    signature="steps.register_model.signatures:of_prompts",
+    report=("", ""),
+    goes_on=True,
+    has_encoder=False,
+    writes_while_training=False,
+    compares_texts=True,
+    takes_new_tokens=True,
+    logits_over_vocabulary=True,
+    longest_window=None,
+    length_parameters=("max_seq_length",),
+    served_columns=False,
+    unfit={"max_target_length": ENCODER_ONLY, "num_beams": ENCODER_ONLY},
+)

@@ -1,0 +1,48 @@
+"""Models that read a whole text and put back the tokens that are hidden in it: BERT, RoBERTa, …"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from steps.kinds.model_kind import ModelKind
+from steps.kinds.models.unfit import VOCABULARY_KEPT
+
+# Types (model_type of config.json) that transformers has a masked head for; `is_decoder` makes one of them write.
+MODEL_TYPES = frozenset({
+    "albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+    "esm", "eurobert", "flaubert", "fnet", "funnel", "ibert", "layoutlm", "longformer", "luke", "megatron-bert",
+    "mobilebert", "modernbert", "mpnet", "mra", "nystromformer", "rembert", "roberta", "roberta-prelayernorm",
+    "roc_bert", "roformer", "squeezebert", "xlm-roberta", "xlm-roberta-xl", "xmod", "yoso",
+})  # fmt: skip
+
+
+def made_for(config: Mapping[str, Any]) -> bool:
+    """Whether a model reads a text as a whole."""
+    return config.get("model_type") in MODEL_TYPES and not config.get("is_decoder")
+
+
+KIND = ModelKind(
+    name="masked_lm",
+    puts_out="the hidden tokens of a text",
+    auto_class="AutoModelForMaskedLM",
+    peft_task=None,
+    new_head=False,
+    made_for=made_for,
+    writer="steps.prepare_data.write.masked",
+    trainer="steps.finetune.trainers.masked:build",
+    trained_as="masked",
+    evaluator="steps.evaluate.unmasked:compare",
+    engine="",
+    served="served_words.py",
+    signature="steps.register_model.signatures:of_words",
+    report=("", ""),
+    goes_on=False,
+    has_encoder=False,
+    writes_while_training=False,
+    compares_texts=False,
+    takes_new_tokens=False,
+    logits_over_vocabulary=False,
+    longest_window=None,
+    length_parameters=("max_seq_length",),
+    served_columns=False,
+    unfit={"additional_special_tokens": VOCABULARY_KEPT},
+)

@@ -1,0 +1,34 @@
+"""Models that put out where in a text the answer to a question stands."""
+
+from steps.kinds.model_kind import ModelKind
+from steps.kinds.models.unfit import without_text
+
+KIND = ModelKind(
+    name="question_answering",
+    puts_out="the place of an answer in a text",
+    auto_class="AutoModelForQuestionAnswering",
+    peft_task="QUESTION_ANS",
+    new_head=True,
+    made_for=lambda config: False,
+    writer="steps.prepare_data.write.spans",
+    trainer="steps.finetune.trainers.answering:build",
+    trained_as="answering",
+    evaluator="steps.evaluate.answered:compare",
+    engine="",
+    served="served_answers.py",
+    signature="steps.register_model.signatures:of_answers",
+    report=("answers", "steps.reports.answer_facts:answer_facts"),
+    goes_on=False,
+    has_encoder=False,
+    writes_while_training=False,
+    compares_texts=True,
+    takes_new_tokens=False,
+    logits_over_vocabulary=False,
+    longest_window=384,  # attention grows with the square, and windows overlap anyway
+    length_parameters=("max_seq_length",),
+    served_columns=True,
+    unfit={
+        **without_text("the place of the answer is learned, not the text"),
+        "length_handling": "a long context is cut into windows",
+    },
+)

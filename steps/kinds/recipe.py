@@ -1,0 +1,60 @@
+"""A kind of model and a method of learning together: which code does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from steps.kinds.method import Method
+from steps.kinds.methods import METHODS
+from steps.kinds.model_kind import ModelKind
+from steps.kinds.models import MODEL_KINDS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model puts out, and how it learns to."""
+
+    kind: ModelKind
+    method: Method
+
+    @property
+    def writer(self) -> str:
+        """Module that turns rows into tokens."""
+        return self.method.writer or self.kind.writer
+
+    @property
+    def trainer(self) -> str:
+        """Function that makes the trainer."""
+        return self.method.trainer or self.kind.trainer
+
+    @property
+    def told(self) -> str:
+        """Name of the trainer as people know it: the method, or the kind's own."""
+        return self.method.name if self.method.trainer else self.kind.trained_as
+
+    @property
+    def evaluator(self) -> str:
+        """Function that compares base and tuned model."""
+        return self.method.evaluator or self.kind.evaluator
+
+    @property
+    def takes_new_tokens(self) -> bool:
+        """Whether the vocabulary can be extended."""
+        return self.kind.takes_new_tokens and self.method.takes_new_tokens
+
+    @property
+    def unfit(self) -> Mapping[str, str]:
+        """Parameter that means nothing here → why."""
+        return {**self.kind.unfit, **self.method.unfit}
+
+
+def recipe(kind: str, method: str) -> Recipe:
+    """Give the recipe of two names. Raises KeyError for unknown ones."""
+    return Recipe(MODEL_KINDS[kind], METHODS[method])
+
+
+def reports() -> dict[str, str]:
+    """Key of metrics.json → the function of reports that shows it."""
+    pairs = [*(kind.report for kind in MODEL_KINDS.values()), *(method.report for method in METHODS.values())]
+    return {key: function for key, function in pairs if key}

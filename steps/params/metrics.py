@@ -1,0 +1,146 @@
+"""Every metric: whether more of it is better, and which tasks can be judged and steered by it.
+
+A new metric stands in the tuples of the tasks that have it, and, unless more of it is better, below. Its arithmetic is
+in `steps/scoring/`.
+"""
+
+from typing import Annotated
+
+from steps.params.choice import OneOf
+from steps.params.group import Group
+
+LESS_IS_BETTER = {"loss", "perplexity", "log_loss", "hamming_loss", "chosen_loss"}
+# Counts and thresholds, which are reported and judge nothing.
+NEITHER_IS_BETTER = {
+    "rejected_loss", "gen_len", "total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh",
+}  # fmt: skip
+
+# What evaluate measures, in the order of the choices of gate_metric.
+WRITTEN = (
+    "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
+    "rouge1", "rouge2", "rougeL", "rougeLsum",
+)  # fmt: skip
+WHOLE_TEXTS = ("loss", "perplexity", "masked_accuracy")
+TAGS = (
+    "loss", "accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro",
+    "f1_micro", "precision_micro", "recall_micro", "f1_weighted", "precision_weighted", "recall_weighted",
+)  # fmt: skip
+ANSWERS = ("loss", "exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1")
+LABELS = (
+    "loss", "log_loss", "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc",
+    "f1_macro", "f1_micro", "f1_weighted", "f1_binary",
+    "precision_macro", "precision_micro", "precision_weighted", "precision_binary",
+    "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
+    "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
+    "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+)  # fmt: skip
+PREFERRED = (
+    "loss", "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
+    "reward_auc", "preference_auc",
+)  # fmt: skip
+JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS, *PREFERRED)))
+
+# What is not measured where a row may have several labels, and what is not where it has one.
+OF_ONE_LABEL = (
+    "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc", "log_loss",
+    "f1_binary", "precision_binary", "recall_binary", "average_precision_binary",
+)  # fmt: skip
+OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
+# What is not measured where each good answer stands beside a bad one, and what is not where it does not.
+OF_RATED = ("reward_auc", "preference_auc")
+OF_PAIRS = ("preference_accuracy", "preference_accuracy_per_token")
+
+# What the validation rows are measured by while a model trains; the names with a slash are TRL's.
+OF_SUMMARIES = ("loss", "rouge1", "rouge2", "rougeL", "rougeLsum")
+OF_TRANSLATIONS = ("loss", "bleu")
+OF_TAGS = ("loss", "f1", "accuracy", "precision", "recall")
+OF_ANSWERS = ("loss", "f1", "exact")
+OF_LABELS = ("loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro")
+OF_PREFERENCES = ("loss", "rewards/accuracies", "rewards/margins")
+STEERING = tuple(dict.fromkeys((*OF_LABELS, *OF_TAGS, *OF_ANSWERS, *OF_PREFERENCES, *OF_SUMMARIES, *OF_TRANSLATIONS)))
+KNOWN = {*JUDGING, *STEERING, *LESS_IS_BETTER, *NEITHER_IS_BETTER}
+
+
+def direction_of(metric: str) -> bool | None:
+    """Whether more of a metric is better; None where neither is, as for counts. Raises KeyError for unknown names."""
+    if metric not in KNOWN:
+        raise KeyError(metric)
+    return None if metric in NEITHER_IS_BETTER else metric not in LESS_IS_BETTER
+
+
+class WrittenMetrics(Group):
+    """For the comparison of models that write text."""
+
+    gate_metric: Annotated[str, OneOf(WRITTEN)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class TextMetrics(WrittenMetrics):
+    """For models that go on from a text."""
+
+    metric_for_best_model: Annotated[str, OneOf(("loss",))] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+
+class SummaryMetrics(WrittenMetrics):
+    """For models that sum up texts; only those with an encoder write summaries while they train."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_SUMMARIES)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; rouge needs an encoder-decoder."""
+
+
+class TranslationMetrics(WrittenMetrics):
+    """For models that translate texts; only those with an encoder write translations while they train."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_TRANSLATIONS)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; bleu needs an encoder-decoder."""
+
+
+class LossMetrics(Group):
+    """For models that learn whole texts: there is no right answer to compare with."""
+
+    metric_for_best_model: Annotated[str, OneOf(("loss",))] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result."""
+
+    gate_metric: Annotated[str, OneOf(WHOLE_TEXTS)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class TagMetrics(Group):
+    """For models that tag words; whole entities count."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_TAGS)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Annotated[str, OneOf(TAGS)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class AnswerMetrics(Group):
+    """For models that find answers in texts; all but loss go from 0 to 100."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_ANSWERS)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Annotated[str, OneOf(ANSWERS)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class LabelMetrics(Group):
+    """For models that give a text its label, or several."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_LABELS)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Annotated[str, OneOf(LABELS)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class PreferenceMetrics(Group):
+    """For models that learn what people prefer."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_PREFERENCES)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Annotated[str, OneOf(PREFERRED)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""

@@ -1,0 +1,13 @@
+"""Questions, texts, and where in them the answers stand."""
+
+from typing import ClassVar
+
+from steps.params.metrics import AnswerMetrics
+from steps.params.pipeline import SupervisedParameters
+from steps.params.task_columns import AnswerColumns
+
+
+class QuestionAnsweringParameters(AnswerColumns, AnswerMetrics, SupervisedParameters):
+    """Tune a model to find the answer to a question in a text, or to say that there is none."""
+
+    task: ClassVar[str] = "question_answering"

@@ -1,0 +1,27 @@
+"""Texts, or prompts with what follows."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from steps.errors import Problem
+from steps.params.data import TextColumns
+from steps.params.metrics import TextMetrics
+from steps.params.pipeline import SupervisedParameters
+
+
+class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
+    """Tune a language model on texts, or on prompts with the text that should follow."""
+
+    task: ClassVar[str] = "text_generation"
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Some things need to know where the prompt ends."""
+        if self.ground_truth_key:
+            return
+        if self.train_on_completions_only:
+            yield Problem("PARAM-E0206", "train_on_completions_only", "true without ground_truth_key",
+                          "a column with the text to learn", "set ground_truth_key")  # fmt: skip
+        if self.gate_metric not in ("loss", "perplexity"):
+            yield Problem("PARAM-E0207", "gate_metric", f"{self.gate_metric} without ground_truth_key",
+                          "loss or perplexity: there is no right answer to compare with",
+                          "set ground_truth_key, or gate_metric=loss")  # fmt: skip

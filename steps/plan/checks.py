@@ -1,0 +1,51 @@
+"""Every check of a training's plan: `check(seen) -> problems`, and every note: `note(seen) -> sentences`.
+
+A check asks what was seen, and says nothing where the look that it needs has failed: those problems are noted already.
+To add one: a function, beside the feature that it guards, and a line below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from steps.adapters.asked import base_problems, prompt_problems
+from steps.errors import Problem
+from steps.launch.deepspeed_plan import ignored
+from steps.plan.kinds import kind_problems, unfit_problems
+from steps.plan.lengths import length_problems, model_args_problems
+from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems
+from steps.plan.seen import Seen
+
+
+def warmup_notes(seen: Seen) -> Iterator[str]:
+    """One way to warm up."""
+    if seen.parameters.warmup_steps and seen.parameters.warmup_ratio:
+        yield "warmup_ratio is ignored: warmup_steps wins over it"
+
+
+def source_notes(seen: Seen) -> Iterator[str]:
+    """What the looks at model, tokens and data had to say."""
+    yield from seen.new_tokens.warnings
+    for found in seen.data.values():
+        yield from found.warnings
+    if seen.model and seen.model.adapter:
+        yield from seen.model.adapter.warnings
+
+
+def deepspeed_notes(seen: Seen) -> Iterable[str]:
+    """What DeepSpeed changes, or what is ignored without it."""
+    return seen.zero.warnings if seen.zero else ignored(seen.parameters)
+
+
+CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
+    unbuilt_problems,
+    place_problems,
+    package_problems,
+    unfit_problems,
+    length_problems,
+    model_args_problems,
+    kind_problems,
+    base_problems,
+    prompt_problems,
+)
+NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (tracking_notes, warmup_notes, source_notes, deepspeed_notes)

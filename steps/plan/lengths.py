@@ -1,0 +1,71 @@
+"""How long rows may be, and what else is asked of the model's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from steps.errors import Problem, nearest, shown
+from steps.kinds.recipe import Recipe
+from steps.params.pipeline import SupervisedParameters
+from steps.params.preference import PreferenceMethod
+from steps.params.training import NO_MODEL_ARGS
+from steps.plan.seen import Seen
+from steps.plan.sources import ModelFound
+
+
+def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
+    """Give the longest input in tokens: max_seq_length, or the model's own limit, less where a kind reads windows.
+
+    A learned prompt takes its positions from the model's limit.
+    """
+    if p.max_seq_length > 0:
+        return p.max_seq_length
+    limits = [model.layout.max_length, recipe.kind.longest_window]
+    if positions := model.layout.max_positions:
+        limits.append(positions - p.virtual_tokens)
+    return min(limit for limit in limits if limit is not None)
+
+
+def length_problems(seen: Seen) -> list[Problem]:
+    """Yield lengths that the model has no positions for, and prompts that leave no room for an answer."""
+    p, model = seen.parameters, seen.model
+    if p.max_seq_length == 0:
+        return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
+    if model is None:
+        return []
+    limit = model.layout.max_positions
+    long = [
+        Problem("PLAN-E0305", name, str(getattr(p, name)), f"at most {limit}, the model's positions",
+                f"set {name}={limit}")
+        for name in seen.recipe.kind.length_parameters
+        if limit and getattr(p, name) > limit
+    ]  # fmt: skip
+    if long:
+        return long
+    return list(_prompt_problems(p, p.max_seq_length if p.max_seq_length > 0 else model.layout.max_length))
+
+
+def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
+    """A prompt that may fill the whole row leaves no room for the answer; the default just has no effect then."""
+    if not isinstance(p, PreferenceMethod) or p.max_prompt_length < limit:
+        return
+    if p.max_prompt_length != PreferenceMethod.model_fields["max_prompt_length"].default:
+        yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
+                      f"less than {limit}, the longest row: the answer stands behind the prompt",
+                      "lower it, or raise max_seq_length")  # fmt: skip
+
+
+def model_args_problems(seen: Seen) -> list[Problem]:
+    """What model_args names must be there: the library would hand it to the model's class, which fails on a GPU."""
+    p, problems = seen.parameters, []
+    if p.attn_implementation == "flash_attention_2" and not p.number_of_gpu_to_use_finetuning:
+        problems.append(
+            Problem("PLAN-E0316", "attn_implementation", "flash_attention_2 without a GPU", "auto, eager or sdpa",
+                    "leave it out")
+        )  # fmt: skip
+    for name in p.model_args if seen.model else ():
+        if name not in seen.config and name not in NO_MODEL_ARGS:
+            fix = nearest(name, seen.config) or "see the model's config.json"
+            problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(p.model_args[name]),
+                                    "a value that the model's configuration has", fix))  # fmt: skip
+    return problems

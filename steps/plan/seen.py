@@ -1,0 +1,69 @@
+"""What the plan has looked at: all that its checks may ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steps.kinds.recipe import Recipe
+from steps.launch.deepspeed_plan import DeepSpeedPlan
+from steps.models.new_tokens import NewTokens
+from steps.params.data import DataSource
+from steps.params.evaluation_config import EvaluationOptions
+from steps.params.pipeline import SupervisedParameters
+from steps.params.reading import Reading
+from steps.plan.hardware import Hardware
+from steps.plan.sources import DataFound, ModelFound
+from steps.running import LOCAL_ROOT
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that was looked at; None, or empty, where the look failed and its problems are noted."""
+
+    reading: Reading
+    """What was asked for, and the effective parameters."""
+    recipe: Recipe
+    """Kind of model and method of learning."""
+    model: ModelFound | None = None
+    reference: ModelFound | None = None
+    """What preferences are measured against, where it is not the model itself."""
+    new_tokens: NewTokens = field(default_factory=NewTokens)
+    data: dict[str, DataFound] = field(default_factory=dict)
+    """The splits that are given."""
+    source: DataSource | None = None
+    """The data parameters, Hub revisions pinned."""
+    template_digest: str = ""
+    function_digest: str = ""
+    options: EvaluationOptions | None = None
+    hardware: dict[str, Hardware] = field(default_factory=dict)
+    zero: DeepSpeedPlan | None = None
+    """How DeepSpeed trains, where it does."""
+
+    @property
+    def parameters(self) -> SupervisedParameters:
+        """The effective parameters."""
+        assert isinstance(self.reading.parameters, SupervisedParameters)
+        return self.reading.parameters
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's configuration; empty where there is no model."""
+        return self.model.layout.config if self.model else {}
+
+    @property
+    def named_by(self) -> str:
+        """The parameter that names the model."""
+        return self.model.files.parameter if self.model else ""
+
+    @property
+    def positions(self) -> int | None:
+        """Positions of the model; None where it has no limit."""
+        return self.model.layout.max_positions if self.model else None
+
+
+def runs_here() -> bool:
+    """Whether a local runner started this process: it keeps checkpoints and an MLflow store in its own root."""
+    return LOCAL_ROOT in os.environ

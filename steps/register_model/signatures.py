@@ -1,0 +1,87 @@
+"""What goes into a registered model and what comes out, as MLflow describes it: one function for each kind of answer.
+
+Each takes the settings, the folder with the model's configuration, and whether the model answers conversations; the
+record of a model kind names its own (`steps/kinds/models`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steps.models.layout import CONFIG
+from steps.params.settings import RegistrationSettings
+
+
+def of_prompts(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
+    """Conversations or prompts for a chat model, texts for any other, become texts."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array, Object, Property
+
+    if chat:
+        text = DataType.string
+        message = Object(
+            [
+                Property("role", text),
+                Property("content", text, required=False),
+                Property("name", text, required=False),
+                Property("tool_call_id", text, required=False),
+                Property("tool_calls", AnyType(), required=False),
+            ]
+        )
+        inputs = Schema(
+            [ColSpec(Array(message), "messages", required=False), ColSpec("string", "prompt", required=False)]
+        )
+    else:
+        inputs = Schema([ColSpec("string")])
+    params = ParamSchema([ParamSpec("max_new_tokens", "long", settings.max_new_tokens)])
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]), params=params)
+
+
+def of_words(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
+    """Texts with masks become the same texts with words, and the words with their probabilities."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    put_in = [ColSpec(Array(DataType.string), "words"), ColSpec(Array(DataType.double), "probabilities")]
+    return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec("string", "text"), *put_in]))
+
+
+def of_tags(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
+    """Texts become lists of words and of their tags."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    lists = Array(DataType.string)
+    return ModelSignature(
+        inputs=Schema([ColSpec("string")]), outputs=Schema([ColSpec(lists, "words"), ColSpec(lists, "tags")])
+    )
+
+
+def of_answers(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
+    """Questions with their contexts become answers, with their place and score."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    outputs = Schema([ColSpec("string", "answer"), ColSpec("long", "start"), ColSpec("double", "score")])
+    inputs = Schema([ColSpec("string", name) for name in ("question", "context")])
+    return ModelSignature(inputs=inputs, outputs=outputs)
+
+
+def of_labels(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
+    """Texts, or pairs of texts by column, become a label with its probability, or lists of both."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    several = config.get("problem_type") == "multi_label_classification"
+    one = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
+    lists = Schema([ColSpec(Array(DataType.string), "labels"), ColSpec(Array(DataType.double), "probabilities")])
+    pair = Schema([ColSpec("string", "sentence1"), ColSpec("string", "sentence2")])
+    inputs = pair if settings.pairs else Schema([ColSpec("string")])
+    return ModelSignature(inputs=inputs, outputs=lists if several else one)

@@ -1,0 +1,282 @@
+"""Messages of conversations: their checks, repairs and canonical form, for all tasks that have messages.
+
+is_plain(messages)            quick check for the common case: valid messages that need no repair
+standard(value, rules)        other formats → {role, content, …}; unknown formats stay unchanged
+conversation_faults(…)        errors in standard messages
+packed(messages)              standard → canonical, with the keys besides role and content as one JSON text
+unpacked(messages)            canonical → the form for chat templates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from steps.params.chat_columns import ROLES, MessageRules
+from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.tool_calls import call_faults, calls_in_text, read_arguments, result_faults
+
+MESSAGES = pa.list_(
+    pa.struct(
+        [
+            pa.field("role", pa.string(), nullable=False),
+            pa.field("content", pa.string()),
+            # The message's other keys as one JSON object; null if there are none.
+            pa.field("more", pa.string()),
+        ]
+    )
+)
+
+# Each row is tested three times in succession (check, remarks, canonical form), so the last result is cached.
+_last_plain: list[Any] = [None]
+
+# Names of these roles in other systems.
+OTHER_NAMES = {"bot": "assistant", "gpt": "assistant", "model": "assistant", "ai": "assistant", "chatgpt": "assistant",
+               "human": "user", "prompter": "user", "developer": "system", "function": "tool"}  # fmt: skip
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
+                  "bard": "assistant", "model": "assistant", "assistant": "assistant", "system": "system",
+                  "function_call": "assistant", "observation": "tool", "function_response": "tool",
+                  "tool": "tool"}  # fmt: skip
+TURN_BREAK = "\n\n"  # between joined turns: a new paragraph in Markdown
+
+# Repairs by `standard` and `joined`, as the report names them.
+SHAREGPT = ("DATA-F0414", "ShareGPT messages: from and value read as role and content")
+MAPPED = ("DATA-F0415", "roles renamed by role_map")
+JOINED = ("DATA-F0416", "consecutive user turns joined")
+PARTS = ("DATA-F0417", "text parts joined into one content")
+ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
+LATE_SYSTEM = ("DATA-W0424", "a system message after the first message")
+
+
+def forbidden_characters(value: Any, path: str) -> Iterator[Fault]:
+    """Yield a fault for each text with U+0000, which many tokenizers and databases do not accept (strict=true)."""
+    if type(value) is str:
+        if "\0" in value:
+            yield Fault("DATA-E0413", path, as_found(value), "text without the character U+0000",
+                        "remove the character, or set strict=false")  # fmt: skip
+    elif type(value) is list:
+        for index, inner in enumerate(value):
+            yield from forbidden_characters(inner, f"{path}[{index}]")
+    elif type(value) is dict:
+        for name, inner in value.items():
+            yield from forbidden_characters(inner, f"{path}.{name}")
+
+
+def is_plain(messages: list[Any]) -> bool:
+    """Return whether a conversation certainly needs no repair: only role and text, valid order, with an answer."""
+    if messages is _last_plain[0]:
+        return True
+    before: Any = ""
+    answered = False
+    try:
+        for message in messages:
+            role, content = message["role"], message["content"]
+            if type(content) is not str or not content or content.isspace() or len(message) != 2:
+                return False
+            if role == "assistant":
+                answered = True
+            elif role == "user":
+                if before == "user":
+                    return False
+            elif role != "system" or before:
+                return False
+            before = role
+    except (KeyError, TypeError):
+        return False
+    if answered:
+        _last_plain[0] = messages
+    return answered
+
+
+def from_text(value: Any) -> Any:
+    """Parse a list that a cell holds as JSON text; return any other value unchanged."""
+    if type(value) is str and value.lstrip()[:2] in ("[{", "[]", "[ ", "[\n"):
+        try:
+            read = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+        return read if type(read) is list else value
+    return value
+
+
+def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Return messages in the standard form, one for each given message, and the repairs.
+
+    [{"from": "human", "value": "hi"}] → [{"role": "user", "content": "hi"}]
+    """
+    mended: dict[tuple[str, str], None] = {}
+    return [_standard(m, rules, mended) if type(m) is dict else m for m in messages], list(mended)
+
+
+def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join consecutive user turns into the first of them."""
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if turns and message["role"] == "user" == turns[-1]["role"]:
+            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}{TURN_BREAK}{message['content']}"}
+        else:
+            turns.append(message)
+    return turns
+
+
+def conversation_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
+    """Yield the errors in standard messages: in single messages, in their order, and a missing answer."""
+    yield from message_faults(messages, path, rules)
+    yield from order_faults(messages, path, rules)
+    roles = [_role_of(message) for message in messages]
+    if roles and set(roles) <= set(ROLES) - {"assistant"}:  # an unknown role, already reported, may be the answer
+        yield Fault("DATA-E0410", path, f"roles {', '.join(roles)[:60]}",
+                    "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
+
+
+def message_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
+    """Yield the errors in single messages, or a fault if there are no messages."""
+    if not messages:
+        yield Fault("DATA-E0402", path, "[]", "at least one message", "fill it in, or remove the row")
+    for index, message in enumerate(messages):
+        yield from _message_faults(message, f"{path}[{index}]", rules)
+
+
+def order_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
+    """Yield the errors in the order of messages: consecutive user turns, tool results without a call."""
+    before: Any = ""
+    for index, message in enumerate(messages):
+        here = f"{path}[{index}]"
+        role = message.get("role") if type(message) is dict else None
+        if role == "user" and before == "user" and not rules.merge_turns:
+            yield Fault("DATA-E0409", f"{here}.role", "two user turns in a row", "an answer between them",
+                        "join the two (merge_turns=true does), or remove the row")  # fmt: skip
+        elif role == "system" and index and not rules.allow_late_system:
+            yield Fault("DATA-E0408", f"{here}.role", '"system"', "the system message first",
+                        "move it to the start, or set allow_late_system=true")  # fmt: skip
+        before = role
+    yield from result_faults(messages, path)
+
+
+def remarks_on(
+    messages: list[dict[str, Any]], mended: list[tuple[str, str]], rules: MessageRules
+) -> Iterator[tuple[str, str]]:
+    """Yield the remarks on valid standard messages."""
+    yield from mended
+    roles = [message["role"] for message in messages]
+    if rules.merge_turns and ("user", "user") in pairwise(roles):
+        yield JOINED
+    if "system" in roles[1:]:
+        yield LATE_SYSTEM
+
+
+def plain_packed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return plain messages in their canonical form."""
+    return [{"role": message["role"], "content": message["content"], "more": None} for message in messages]
+
+
+def packed(messages: list[dict[str, Any]], rules: MessageRules) -> list[dict[str, Any]]:
+    """Return standard messages in their canonical form; keys without a value are dropped.
+
+    [{"role": "user", "content": "hi", "name": "Ann"}] → [{"role": "user", "content": "hi", "more": '{"name":"Ann"}'}]
+    """
+    if rules.merge_turns:
+        messages = joined(messages)
+    return [{"role": m["role"], "content": m.get("content"), "more": _more(m)} for m in messages]
+
+
+def unpacked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return canonical messages in the form that TRL and chat templates expect."""
+    return [
+        {"role": m["role"], "content": m["content"], **(orjson.loads(m["more"]) if m["more"] else {})}
+        for m in messages
+    ]  # fmt: skip
+
+
+def _standard(message: dict[str, Any], rules: MessageRules, mended: dict[tuple[str, str], None]) -> dict[str, Any]:
+    if message.get("role") is None and "from" in message and "value" in message:
+        message = _from_sharegpt(message, rules)
+        mended[SHAREGPT] = None
+    role = message.get("role")
+    if rules.role_map and type(role) is str and role in rules.role_map:
+        message = {**message, "role": rules.role_map[role]}
+        mended[MAPPED] = None
+    content = message.get("content")
+    if type(content) is list and content and all(_is_text_part(part) for part in content):
+        message = {**message, "content": "".join(part["text"] for part in content)}
+        mended[PARTS] = None
+    if message.get("tool_calls"):
+        read = read_arguments(message["tool_calls"])
+        if read is not message["tool_calls"]:
+            message = {**message, "tool_calls": read}
+            mended[ARGUMENTS] = None
+    return message
+
+
+def _from_sharegpt(message: dict[str, Any], rules: MessageRules) -> dict[str, Any]:
+    """{"from": "function_call", "value": '{"name": …}'} → {"role": "assistant", "content": null, "tool_calls": […]}"""
+    more = {key: value for key, value in message.items() if key not in ("from", "value", "role", "content")}
+    name, content = message["from"], message["value"]
+    known = type(name) is str and name not in rules.role_map  # the user's role_map is applied later
+    role = SHAREGPT_ROLES.get(name, name) if known else name
+    if name == "function_call" and (calls := calls_in_text(content)):
+        return {"role": role, "content": None, "tool_calls": calls, **more}
+    return {"role": role, "content": content, **more}
+
+
+def _is_text_part(part: Any) -> bool:
+    return type(part) is dict and part.get("type") == "text" and type(part.get("text")) is str
+
+
+def _message_faults(message: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
+    if type(message) is not dict:
+        yield Fault("DATA-E0403", path, as_found(message), "an object with role and content",
+                    'write it as {"role": …, "content": …}')  # fmt: skip
+        return
+    role, content = message.get("role"), message.get("content")
+    if "role" not in message:
+        yield Fault("DATA-E0407", f"{path}.role", f"the keys {', '.join(map(str, message))[:60]}", "the key role",
+                    "add it")  # fmt: skip
+    elif role not in ROLES:
+        meant = OTHER_NAMES.get(str(role).lower()) or next(iter(get_close_matches(str(role).lower(), ROLES)), "")
+        mapped = f"set role_map={role}={meant or 'user'}" if type(role) is str and role.isidentifier() else ""
+        fix = ", or ".join(filter(None, ("rename the role", mapped)))
+        yield Fault("DATA-E0412", f"{path}.role", as_found(role), f"one of {', '.join(ROLES)}",
+                    f"did you mean {meant}? {fix[0].upper()}{fix[1:]}" if meant else fix)  # fmt: skip
+    if message.get("tool_calls"):
+        yield from call_faults(message["tool_calls"], role, f"{path}.tool_calls")
+    yield from _content_faults(message, content, f"{path}.content", rules)
+
+
+def _content_faults(message: dict[str, Any], content: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
+    if content is None:
+        if not message.get("tool_calls"):
+            yield Fault("DATA-E0404", path, "null" if "content" in message else "nothing",
+                        "text (or tool_calls beside it)", "fill it in, or remove the row")  # fmt: skip
+    elif type(content) is list and (kinds := _foreign_parts(content)):
+        yield Fault("DATA-E0422", path, f"parts of type {', '.join(kinds)}"[:80], "text only: these models do not read "
+                    "images, audio or files", "remove these parts, or the row")  # fmt: skip
+    elif type(content) is not str:
+        yield Fault("DATA-E0405", path, as_found(content), f"text, not {kind_of(content)}",
+                    "write the text itself")  # fmt: skip
+    elif not content.strip() and not message.get("tool_calls"):
+        yield Fault("DATA-E0406", path, as_found(content), "text that is not empty",
+                    "fill it in, or remove the row")  # fmt: skip
+    elif rules.strict:
+        yield from forbidden_characters(content, path)
+
+
+def _foreign_parts(content: list[Any]) -> list[str]:
+    kinds = [str(part.get("type")) for part in content if type(part) is dict and part.get("type") not in (None, "text")]
+    return list(dict.fromkeys(kinds))
+
+
+def _role_of(message: Any) -> str:
+    return str(message.get("role")) if type(message) is dict else kind_of(message)
+
+
+def _more(message: dict[str, Any]) -> str | None:
+    if len(message) == 2 and "content" in message:
+        return None
+    more = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
+    return orjson.dumps(more).decode() if more else None

@@ -1,0 +1,136 @@
+"""Tool calls in conversations: function schemas, the assistant's calls, and tool results.
+
+Chat templates write arguments with `tojson`, so a call's arguments are kept as an object, as transformers documents it;
+OpenAI's format, an object as JSON text, would be encoded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from steps.tasks import Fault, as_found, kind_of
+
+
+def read_arguments(calls: Any) -> Any:
+    """Return calls whose arguments are objects; the same list if no arguments were JSON text.
+
+    [{"function": {"name": "add", "arguments": '{"a": 1}'}}] → [{"function": {"name": "add", "arguments": {"a": 1}}}]
+    """
+    if type(calls) is not list or not any(type(_arguments(call)) is str for call in calls):
+        return calls
+    return [_with_object(call) if type(_arguments(call)) is str else call for call in calls]
+
+
+def calls_in_text(text: Any) -> list[dict[str, Any]]:
+    """Parse the calls in the text of a ShareGPT function_call; empty if there are none."""
+    try:
+        value = orjson.loads(text)
+    except (orjson.JSONDecodeError, TypeError):
+        return []
+    calls = value if type(value) is list else [value]
+    if not all(type(call) is dict and "name" in call for call in calls):
+        return []
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def call_faults(calls: Any, role: Any, path: str) -> Iterator[Fault]:
+    """Yield the errors in the calls of one message."""
+    if type(calls) is not list:
+        yield Fault("DATA-E0420", path, as_found(calls), f"a list of calls, not {kind_of(calls)}",
+                    'write it as [{"type": "function", "function": {"name": …, "arguments": {…}}}]')  # fmt: skip
+        return
+    if role in ("user", "system", "tool"):
+        yield Fault("DATA-E0420", path, f'tool calls of the role "{role}"', "calls of the assistant only",
+                    "move them to the assistant's message")  # fmt: skip
+    for index, call in enumerate(calls):
+        function = _function(call)
+        if type(function) is not dict or type(function.get("name")) is not str or not function["name"]:
+            yield Fault("DATA-E0420", f"{path}[{index}].function", as_found(call), "an object with name and arguments",
+                        'write it as {"type": "function", "function": {"name": …, "arguments": {…}}}')  # fmt: skip
+            continue
+        arguments = function.get("arguments")
+        if arguments is not None and type(arguments) is not dict:
+            yield Fault("DATA-E0419", f"{path}[{index}].function.arguments", as_found(arguments),
+                        "an object, or an object as JSON text", "write the arguments as an object")  # fmt: skip
+
+
+def result_faults(messages: list[Any], path: str) -> Iterator[Fault]:
+    """Yield the tool results without a call: no assistant message before them, or no earlier call with that id."""
+    ids: set[Any] = set()
+    called = unnamed = spoke = False
+    for index, message in enumerate(messages):
+        if type(message) is not dict:
+            continue
+        if message.get("role") == "assistant":
+            spoke = True
+            calls = message.get("tool_calls")
+            for call in calls if type(calls) is list else ():
+                called = True
+                if type(call) is dict and type(call.get("id")) in (str, int):
+                    ids.add(call["id"])
+                else:
+                    unnamed = True
+        elif message.get("role") == "tool":
+            answers = message.get("tool_call_id")
+            if answers is None and not spoke:
+                yield Fault("DATA-E0421", f"{path}[{index}].role", "a tool result without a call",
+                            "a call by the assistant before it", "add the call, or remove the row")  # fmt: skip
+            elif answers is not None and not (called and unnamed) and not _is_one_of(answers, ids):
+                yield Fault("DATA-E0421", f"{path}[{index}].tool_call_id", as_found(answers),
+                            f"the id of an earlier call ({', '.join(sorted(map(str, ids)))[:60] or 'there is none'})",
+                            "correct the id, add the call, or remove the row")  # fmt: skip
+
+
+def read_tools(value: Any) -> Any:
+    """Read the schemas of a row: a list, or a list as JSON text; None if empty, any other value unchanged."""
+    if type(value) is str:
+        if not value.strip():
+            return None
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return None if value == [] else value
+
+
+def tools_faults(value: Any, path: str) -> Iterator[Fault]:
+    """Yield the errors in the schemas of a row, as returned by `read_tools`."""
+    form = '[{"type": "function", "function": {"name": …, "parameters": {…}}}]'
+    if type(value) is not list:
+        yield Fault("DATA-E0423", path, as_found(value), "a list of function schemas, or one as JSON text",
+                    f"write it as {form}")  # fmt: skip
+        return
+    for index, tool in enumerate(value):
+        function = _function(tool)
+        if type(function) is not dict or type(function.get("name")) is not str:
+            yield Fault("DATA-E0423", f"{path}[{index}]", as_found(tool), "a function schema with a name",
+                        f"write it as {form[1:-1]}")  # fmt: skip
+
+
+def _is_one_of(value: Any, ids: set[Any]) -> bool:
+    return type(value) in (str, int) and value in ids
+
+
+def _function(call: Any) -> Any:
+    """Return the object of a call or schema that holds the name; the enclosing object may be missing."""
+    return call.get("function", call) if type(call) is dict else None
+
+
+def _arguments(call: Any) -> Any:
+    function = _function(call)
+    return function.get("arguments") if type(function) is dict else None
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    try:
+        arguments = orjson.loads(_arguments(call))
+    except orjson.JSONDecodeError:
+        return call
+    if type(arguments) is not dict:
+        return call
+    if type(call.get("function")) is dict:
+        return {**call, "function": {**call["function"], "arguments": arguments}}
+    return {**call, "arguments": arguments}
