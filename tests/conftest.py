@@ -1,14 +1,21 @@
-"""What is slow to build and shared: a tiny chat model with its tokenizer, made offline."""
+"""What a whole session shares: a tiny chat model with its tokenizer, made offline, and folders that no test changes."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models run ten times faster on one thread
 
+import gc
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared import SharedFolders, shared_folders
+from unchanged import CHECKOUT, NEVER_EDITED, changes, snapshot
+
+pytest_plugins = ["training_inputs", "merge_inputs"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -88,12 +95,50 @@ def write_jsonl(file: Path, rows: list[dict]) -> Path:
     return file
 
 
+_modules_frozen = 0
+
+
+def pytest_runtest_call() -> None:
+    """Keep what the libraries made at import out of later collections.
+
+    Every trainer of transformers ends with a full collection, which takes half a second over a million such objects.
+    """
+    global _modules_frozen
+    if len(sys.modules) != _modules_frozen:
+        _modules_frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checkout() -> Iterator[Path]:
+    """The checkout, in which no test may leave a file or change one."""
+    before = snapshot(CHECKOUT)
+    yield CHECKOUT
+    told = changes(before, snapshot(CHECKOUT), NEVER_EDITED)
+    assert told == [], "a test wrote into the checkout; it may write below its tmp_path alone"
+
+
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFolders]:
+    """Folders that are made once in a session, for all its workers; a test that would change one copies it."""
+    folders = shared_folders(tmp_path_factory)
+    yield folders
+    assert folders.changes() == [], "a test changed a folder that others read; it may change a copy of it"
+
+
+@pytest.fixture(scope="session")
+def made(shared: SharedFolders) -> Path:
+    """A checkout with examples/ and everything that they make; read only."""
+    from example_files import make_all
+
+    return shared.made("checkout", make_all)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(shared: SharedFolders) -> Path:
     """A folder with a tiny random chat model and tokenizer, as a user would have it (no manifest)."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_model(folder)
-    return folder
+    return shared.made("tiny", build_model)
 
 
 @pytest.fixture
@@ -103,12 +148,8 @@ def chat_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def chat_inputs(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def chat_inputs(model: Path, tokenizer, tmp_path: Path, local_root: Path) -> tuple[Path, Path]:
     """A model artifact and 40 + 16 tokenised conversations for a training that keeps its checkpoints below tmp_path."""
-    from training_inputs import as_imported, write_tokens
-    from transformers import AutoTokenizer
+    from training_inputs import write_tokens
 
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    model = as_imported(tiny_model, tmp_path / "model")
-    return model, write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(tiny_model), chat_rows(56))
+    return model, write_tokens(tmp_path / "data", tokenizer, chat_rows(56))

@@ -1,5 +1,6 @@
 """Where the examples are, what their files say, and a copy of them with everything that they make."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,13 +26,24 @@ def read(config: Path) -> tuple[str, dict]:
 
 def make_all(checkout: Path) -> Path:
     """Copy examples/ into an empty checkout and let every make.py make its files."""
-    shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns(*MADE, "*.tmp"))
-    for maker in MAKERS:
-        make(checkout, maker)
+    sources(checkout)
+    make(checkout, *MAKERS)
     return checkout
 
 
-def make(checkout: Path, maker: Path) -> str:
+def sources(checkout: Path) -> None:
+    """Copy examples/ without what it makes."""
+    shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns(*MADE, "*.tmp"))
+
+
+def make(checkout: Path, *makers: Path) -> list[str]:
+    """Run make.py files of a checkout in one Python, which loads the libraries once; give what each printed."""
+    return run_scripts([checkout / maker.relative_to(ROOT) for maker in makers], cwd=checkout)
+
+
+def run_scripts(scripts: list[Path], cwd: Path) -> list[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(checkout / maker.relative_to(ROOT))]
-    return subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, str(Path(__file__).parent / "run_scripts.py"), *map(str, scripts)]
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])

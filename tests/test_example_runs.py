@@ -1,12 +1,22 @@
-"""Every configuration in examples/ runs from its plan to a registered version: a few steps of it, or all of them."""
+"""Every configuration in examples/ is planned, and one of each kind runs to a registered version: three steps of it.
 
+The tests of the mark `examples` run every one in full.
+"""
+
+import contextlib
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import FINETUNE
-from example_files import CONFIGS, make_all, named, read
+from example_files import CONFIGS, named, read
+
+from pipelines.local import default_store
+from steps import wire
+from steps.params.settings import FinetuneSettings
+from steps.plan.step import plan
 
 # So little that nothing is learned, and a gate that lets everything through: registration is to run, too.
 A_FEW_STEPS = {
@@ -15,30 +25,111 @@ A_FEW_STEPS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return make_all(tmp_path_factory.mktemp("checkout"))
+@pytest.fixture(scope="session")
+def plans(shared, made) -> dict[str, dict]:
+    """What the plan step decides for every configuration: its outputs, settings read, and plan.json."""
+    folder = shared.made("plans", lambda folder: plan_all(made, folder))
+    return json.loads((folder / "plans.json").read_text())
 
 
-def run(made: Path, config: Path, **changes: object) -> dict:
-    words = [word for name, value in changes.items() for word in ("-p", f"{name}={value}")]
-    file = made / config.relative_to(config.parents[2])
-    command = [*FINETUNE, "run", read(config)[0], "-f", file, "--json", *words]
-    done = subprocess.run(list(map(str, command)), cwd=made, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+def plan_all(made: Path, folder: Path) -> None:
+    told = {}
+    with contextlib.chdir(made), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_ROOT", str(folder))
+        patch.setenv("MLFLOW_TRACKING_URI", default_store(folder))
+        for config in CONFIGS:
+            name, given = read(config)
+            where = folder / named(config)
+            outputs = plan(name, given, where / "plan", where / "report.html")
+            settings = {key: wire.load(value) for key, value in outputs._asdict().items() if key in SETTINGS}
+            told[named(config)] = {**settings, "plan": json.loads((where / "plan/plan.json").read_text())}
+    (folder / "plans.json").write_text(json.dumps(told))
+
+
+SETTINGS = ("model", "data", "training", "evaluation", "registration")
+
+
+def kind_of(planned: dict) -> tuple:
+    """Tell what makes a run go another way: pipeline, model kind, method, adapter kind, and what the model brings."""
+    training, model = planned["training"], planned["model"]
+    stored = [bits for bits in ("load_in_4bit", "load_in_8bit") if training["quantisation"][bits]]
+    adapter = (training["lora"]["peft_type"], *stored) if training["lora"]["apply_lora"] else ()
+    brings = (model["adapter"] and model["adapter"]["use"], bool(model["new_tokens"]), model["new_weights"])
+    trainer = FinetuneSettings.model_validate(training).recipe.trainer
+    return training["pipeline"], training["kind"], trainer, adapter, brings
+
+
+def first_of_each_kind(plans: dict[str, dict]) -> dict[tuple, str]:
+    found: dict[tuple, str] = {}
+    for name, planned in sorted(plans.items()):
+        found.setdefault(kind_of(planned), name)
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
-def test_config_runs_to_a_registered_version(made, config):
-    writes = "evaluation_max_new_tokens" in read(config)[1]
-    result = run(made, config, **A_FEW_STEPS, **({"evaluation_max_new_tokens": 4} if writes else {}))
-    assert result["status"] == "succeeded"
-    assert result["registered"]["name"] == read(config)[1]["registered_model_name"]
+def test_config_is_planned_as_it_says(plans, config):
+    name, given = read(config)
+    planned = plans[named(config)]
+    assert planned["training"]["pipeline"] == name
+    assert planned["registration"]["registration"]["registered_model_name"] == given["registered_model_name"]
+    assert planned["training"]["training"]["learning_rate"] == given["learning_rate"]
+    assert planned["evaluation"]["evaluation"]["gate_metric"] == given["gate_metric"]
+    for split in ("train", "validation", "test"):
+        if split in planned["data"] and planned["data"][split]:
+            assert planned["data"][split]["digest"]
+
+
+@pytest.fixture(scope="module")
+def warm(monkeypatch_module) -> Iterator[Path]:
+    """One warm Python for all tasks of these runs; a run of the command starts one for itself."""
+    from pipelines.warm import warm_python
+
+    monkeypatch_module.setattr("pipelines.warm.WAITING", TASKS)
+    with warm_python() as folder:
+        yield folder
+
+
+TASKS = ("plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model", "report")
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=named)
+def test_one_config_of_each_kind_runs_to_a_registered_version(made, plans, config, warm, root, monkeypatch):
+    from pipelines import runs
+
+    first = first_of_each_kind(plans)[kind_of(plans[named(config)])]
+    if first != named(config):
+        pytest.skip(f"runs as {first} does")
+    name, given = read(config)
+    monkeypatch.chdir(made)
+    monkeypatch.setattr("pipelines.local.warm_python", lambda: contextlib.nullcontext(warm))
+    short = {**A_FEW_STEPS, **({"evaluation_max_new_tokens": 4} if "evaluation_max_new_tokens" in given else {})}
+    result = runs.run(name, {**given, **short}, root, cache=True, quiet=True)
+    assert result["status"] == "succeeded", result["error"]
+    assert result["registered"]["name"] == given["registered_model_name"]
     assert set(result["metrics"]["base"]) == set(result["metrics"]["tuned"])
     history = json.loads(Path(result["artifacts"]["tuned"], "history.json").read_text())
     assert history["steps"] == 3
+
+
+def run(made: Path, config: Path) -> dict:
+    file = made / config.relative_to(config.parents[2])
+    command = [*FINETUNE, "run", read(config)[0], "-f", str(file), "--json"]
+    done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
 
 
 @pytest.mark.examples

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import FINETUNE
+from command_line import FINETUNE, with_our_code
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -16,20 +16,15 @@ LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitl
 COMMANDS = [line for line in LINES if line.startswith(".venv/bin/")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def example():
-    subprocess.run([sys.executable, "examples/dates/make.py"], cwd=ROOT, check=True)
-
-
 # A whole run is what `make run` does; CI does it by that name.
 @pytest.mark.parametrize("command", [line for line in COMMANDS if " run " not in line])
-def test_every_command_of_the_readme_works(command, tmp_path):
+def test_every_command_of_the_readme_works(command, made, tmp_path):
     program, *words = shlex.split(command)
     assert Path(program).name in ("finetune", "python")
     if words[0] == "compile":
         words += ["-o", str(tmp_path)]
     start = FINETUNE if program.endswith("finetune") else [sys.executable]
-    done = subprocess.run([*start, *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*start, *words], cwd=made, env=with_our_code(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,13 @@
-"""What a training needs, made without the steps before it: settings, tokens by TRL's own preparation, an import."""
+"""What a training needs, made without the steps before it: settings, tokens by TRL's own preparation, an import.
 
+The fixtures here are known to every test (`pytest_plugins` in conftest.py).
+"""
+
+import json
 import shutil
 from pathlib import Path
+
+import pytest
 
 from steps.artifacts import new_artifact
 from steps.params.settings import FinetuneSettings
@@ -66,3 +72,55 @@ def as_imported(source: Path, target: Path) -> Path:
         for file in source.iterdir():
             shutil.copy(file, draft / file.name)
     return target
+
+
+def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
+    """Run finetune into out/tuned, out/checkpoints and out/report.html; give the history that it wrote."""
+    from steps.finetune.step import finetune
+
+    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
+    return json.loads((out / "tuned" / "history.json").read_text())
+
+
+@pytest.fixture
+def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where trainings keep what outlives them, below tmp_path; nothing is tracked."""
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model as import_model would hand it on."""
+    return as_imported(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def tokenizer(model: Path):
+    """The tiny model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+@pytest.fixture
+def data(tmp_path: Path, tokenizer) -> Path:
+    """Tokens of 40 + 10 conversations."""
+    from conftest import chat_rows
+
+    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
+
+
+@pytest.fixture
+def bert(shared, tmp_path: Path, local_root: Path) -> Path:
+    """A small random BERT as import_model would hand it on."""
+    from classifiers import build_bert
+
+    return as_imported(shared.made("bert", build_bert), tmp_path / "model")
+
+
+@pytest.fixture(params=["bert", "llama"])
+def base(request: pytest.FixtureRequest, local_root: Path) -> Path:
+    """An encoder and a decoder, each as import_model would hand it on."""
+    return request.getfixturevalue({"bert": "bert", "llama": "model"}[request.param])

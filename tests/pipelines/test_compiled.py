@@ -108,6 +108,23 @@ def test_images_can_be_put_into_a_registry_or_pinned(tmp_path):
     assert used == {"core@sha256:" + "0" * 64, "registry/project/finetune-pipelines-train:0.1.0"}
 
 
+def test_kfp_still_names_the_setting_that_it_refuses():
+    from kfp.dsl import pipeline_task
+
+    from pipelines.signature import pipeline
+    from pipelines.supervised import chat_completion
+
+    usual = pipeline_task.inspect
+
+    def nested(p, plan):
+        chat_completion().set_cpu_limit("1")
+
+    nested.__annotations__["return"] = None
+    with pytest.raises(ValueError, match=r"^set_cpu_limit can only be used on single-step components"):
+        pipeline(PIPELINES["chat_completion"].parameters)(nested)
+    assert pipeline_task.inspect is usual
+
+
 # What the checker must find; the SDK accepts every one of these.
 
 
@@ -116,28 +133,50 @@ def tasks_of(spec: dict) -> dict:
 
 
 MUTATIONS = {
-    "dangling component": lambda s: tasks_of(s)["finetune"]["componentRef"].update(name="comp-none"),
-    "dangling executor": lambda s: s["components"]["comp-finetune"].update(executorLabel="exec-none"),
-    "unknown producer": lambda s: artifact(s, "finetune", "model").update(producerTask="none"),
-    "unknown output": lambda s: artifact(s, "finetune", "model").update(outputArtifactKey="none"),
-    "missing input": lambda s: tasks_of(s)["finetune"]["inputs"]["artifacts"].pop("data"),
-    "missing settings": lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop("settings"),
-    "undeclared input": lambda s: tasks_of(s)["report"]["inputs"].update(parameters={"x": {}}),
-    "missing edge": lambda s: tasks_of(s)["finetune"]["dependentTasks"].remove("prepare-data"),
-    "edge to nothing": lambda s: tasks_of(s)["finetune"]["dependentTasks"].append("none"),
-    "cycle": lambda s: tasks_of(s)["import-model"].setdefault("dependentTasks", []).append("evaluate"),
-    "resource not given": lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop(
-        "pipelinechannel--plan-finetune_cpu"
+    "root/finetune: no component comp-none": lambda s: tasks_of(s)["finetune"]["componentRef"].update(name="comp-none"),
+    "comp-finetune: no executor 'exec-none'": lambda s: s["components"]["comp-finetune"].update(
+        executorLabel="exec-none"
     ),
-    "image is no text": lambda s: s["deploymentSpec"]["executors"]["exec-finetune"]["container"].update(image=5),
-    "condition on a named output": lambda s: condition_input(s).update(outputParameterKey="score"),
-    "condition reads nothing": lambda s: tasks_of(s)["condition-1"]["inputs"]["parameters"].clear(),
-    "unused component": lambda s: s["components"].update({"comp-extra": {"executorLabel": "exec-plan"}}),
-    "name of a component": lambda s: s["pipelineInfo"].update(name="finetune"),
-    "output of nothing": lambda s: s["root"]["dag"]["outputs"]["parameters"]["score"]["valueFromParameter"].update(
-        producerSubtask="none"
+    "root/finetune.model: no task none": lambda s: artifact(s, "finetune", "model").update(producerTask="none"),
+    "root/finetune.model: import-model has no output none": lambda s: artifact(s, "finetune", "model").update(
+        outputArtifactKey="none"
     ),
-}
+    "root/finetune: required input data is missing": lambda s: tasks_of(s)["finetune"]["inputs"]["artifacts"].pop(
+        "data"
+    ),
+    "root/finetune: required input settings is missing": lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop(
+        "settings"
+    ),
+    "root/report: input x is not declared by its component": lambda s: tasks_of(s)["report"]["inputs"].update(
+        parameters={"x": {}}
+    ),
+    "root/finetune: uses prepare-data without depending on it": lambda s: tasks_of(s)["finetune"][
+        "dependentTasks"
+    ].remove("prepare-data"),
+    "root/finetune: depends on none, which does not exist": lambda s: tasks_of(s)["finetune"]["dependentTasks"].append(
+        "none"
+    ),
+    "root: a cycle through condition-1 → evaluate → finetune → import-model → merge-adapter → prepare-data → report": (
+        lambda s: tasks_of(s)["import-model"].setdefault("dependentTasks", []).append("evaluate")
+    ),
+    "root/finetune: its resources read pipelinechannel--plan-finetune_cpu, which the task is not given": (
+        lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop("pipelinechannel--plan-finetune_cpu")
+    ),
+    "executor exec-finetune: its image is 5": lambda s: s["deploymentSpec"]["executors"]["exec-finetune"][
+        "container"
+    ].update(image=5),
+    "root/condition-1: its condition reads the named output score": lambda s: condition_input(s).update(
+        outputParameterKey="score"
+    ),
+    "root/condition-1: its condition reads pipelinechannel--evaluate-Output, which it is not given": (
+        lambda s: tasks_of(s)["condition-1"]["inputs"]["parameters"].clear()
+    ),
+    "comp-extra: never used": lambda s: s["components"].update({"comp-extra": {"executorLabel": "exec-plan"}}),
+    "the pipeline has the name of a component: finetune": lambda s: s["pipelineInfo"].update(name="finetune"),
+    "root output score: no task none": lambda s: s["root"]["dag"]["outputs"]["parameters"]["score"][
+        "valueFromParameter"
+    ].update(producerSubtask="none"),
+}  # what is told: what brings it about
 
 
 def artifact(spec: dict, task: str, name: str) -> dict:
@@ -150,11 +189,12 @@ def condition_input(spec: dict) -> dict:
     ]
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_the_checker_finds(spec, name):
+@pytest.mark.parametrize("told", MUTATIONS)
+def test_the_checker_finds(spec, told):
     broken = copy.deepcopy(spec[0])
-    MUTATIONS[name](broken)
-    assert list(check(broken, spec[1])) != []
+    MUTATIONS[told](broken)
+    assert told in list(check(broken, spec[1]))
+    assert told not in list(check(spec[0], spec[1]))
 
 
 def test_the_checker_finds_platform_settings_that_refer_to_nothing(spec):
@@ -162,4 +202,6 @@ def test_the_checker_finds_platform_settings_that_refer_to_nothing(spec):
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors["exec-none"] = {}
     executors["exec-finetune"]["nodeSelector"]["nodeSelectorJson"]["taskOutputParameter"]["producerTask"] = "none"
-    assert len(list(check(spec[0], platform))) == 2
+    assert list(check(spec[0], platform)) == [
+        "platform settings for exec-none, which does not exist", "platform settings of root/finetune: no task none"
+    ]  # fmt: skip

@@ -1,15 +1,16 @@
 """Every kind of adapter, and those on a quantised base: trained as by TRL and PEFT, merged to the same logits."""
 
-import json
 from pathlib import Path
 
 import pytest
 from conftest import chat_rows
-from training_inputs import as_imported, settings_with, write_tokens
+from training_inputs import as_imported, settings_with, train, write_tokens
 
 from steps.params.lora import LoraParams
 from steps.params.quantisation import QuantisationParams
 from steps.params.settings import FinetuneSettings
+
+pytestmark = pytest.mark.usefixtures("local_root")
 
 MLP = ["gate_proj", "up_proj", "down_proj"]
 # Our parameters → PEFT's class and its arguments, written by hand.
@@ -70,36 +71,6 @@ BASES: dict[str, tuple[dict, dict]] = {
         {"load_in_8bit": True, "llm_int8_threshold": 0.0},
     ),
 }
-
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return as_imported(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def tokenizer(model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
-@pytest.fixture
-def data(tmp_path: Path, tokenizer) -> Path:
-    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    from steps.finetune.step import finetune
-
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def bare_losses(model: Path, tokenizer, out: Path, config: str, arguments: dict, base: dict | None = None) -> list:
@@ -234,3 +205,23 @@ def test_in_sixteen_bits_too_what_is_trained_is_kept_in_float32(lora, stored, tm
     # A number that bfloat16 could not hold shows that the updates, a thousandth of the weights, are not lost.
     assert all((tensor != tensor.bfloat16().float()).any() for tensor in saved.values())
     assert any(name.endswith("bias") for name in saved) == ("peft_kwargs" in lora)
+
+
+@pytest.mark.slow
+def test_an_evaluation_leaves_weights_of_4_bits_as_they_are_stored_on_every_cpu(tmp_path, monkeypatch):
+    from bitsandbytes.nn import modules
+    from conftest import build_model
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    build_model(tmp_path / "source", intermediate_size=88)  # no multiple of 32
+    model = as_imported(tmp_path / "source", tmp_path / "model")
+    rows = write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
+    losses = []
+    for strategy in ("steps", "no"):
+        training = {"max_steps": 4, "evaluation_strategy": strategy, "eval_steps": 2}
+        settings = settings_with(
+            training, lora=LoraParams(apply_lora=True), quantisation=QuantisationParams(load_in_4bit=True)
+        )
+        losses.append([point["loss"] for point in train(settings, model, rows, tmp_path / strategy)["points"]])
+    assert losses[0] == losses[1]

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from classifiers import build_bert
-from conftest import build_model, write_jsonl
-from training_inputs import TRAINING, as_imported
+from conftest import write_jsonl
+from training_inputs import TRAINING, train
 
 from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.evaluate.step import evaluate
-from steps.finetune.step import finetune
 from steps.merge_adapter.step import merge_adapter
 from steps.params.evaluation import EvaluationParams
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Resolved
@@ -23,7 +21,6 @@ from steps.scoring.answer_metrics import score_answers
 from steps.sources.storage import digest_of
 
 WORDS = ["apple", "pear", "plum", "iron", "zinc", "tin", "red", "blue", "green"]
-BUILDERS = {"bert": build_bert, "llama": build_model}
 
 
 def questions(count: int) -> list[dict]:
@@ -38,23 +35,6 @@ def questions(count: int) -> list[dict]:
         context = f"{before}{word} {word} and the ." if number % 4 else f"{before}and the ."
         rows.append({"question": "the red", "context": context, "answers": answers})
     return rows
-
-
-@pytest.fixture(params=["bert", "llama"])
-def base(request, tmp_path, monkeypatch) -> Path:
-    return imported(request.param, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def bert(tmp_path, monkeypatch) -> Path:
-    return imported("bert", tmp_path, monkeypatch)
-
-
-def imported(kind: str, tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    BUILDERS[kind](tmp_path / "source")
-    return as_imported(tmp_path / "source", tmp_path / "model")
 
 
 def columns(stride: int = 4) -> dict:
@@ -82,11 +62,6 @@ def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     return FinetuneSettings(
         pipeline="question_answering", kind="question_answering", training=made, max_length=24, **changes
     )
-
-
-def train(settings: FinetuneSettings, base: Path, data: Path, out: Path) -> dict:
-    finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def test_a_window_begins_where_the_one_before_ends_but_for_the_stride(bert, tmp_path):
@@ -187,8 +162,8 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
 
 
 @pytest.mark.slow
-def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
-    base = imported("llama", tmp_path, monkeypatch)
+def test_accumulated_batches_are_one_large_batch(model, tmp_path, local_root):
+    base = model
     data = prepared(base, tmp_path / "a")
     whole, parts = (
         train(

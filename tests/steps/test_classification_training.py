@@ -7,24 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from classifiers import BUILDERS, build_bert, data_settings, label_rows
-from training_inputs import TRAINING, as_imported
+from training_inputs import TRAINING, as_imported, train
 
 from steps.artifacts import read_manifest
 from steps.errors import UserError
-from steps.finetune.step import finetune
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.prepare_data.step import prepare_data
 
+pytestmark = pytest.mark.usefixtures("local_root")
+
 NAMES = ["colour", "fruit", "metal"]
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path / "root"
 
 
 def made(folder: Path, kind: str, rows: list[dict], **changes) -> tuple[Path, Path]:
@@ -40,11 +34,6 @@ def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     return FinetuneSettings(
         pipeline="text_classification", kind="sequence_classification", training=training, max_length=32, **changes
     )
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def bare_losses(settings: FinetuneSettings, model: Path, out: Path) -> list[float]:

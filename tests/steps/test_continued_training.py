@@ -9,11 +9,10 @@ import pytest
 from conftest import build_model, chat_rows
 from input_adapters import import_settings, make_adapter
 from preferences import pair_rows, prepared, rated_rows
-from training_inputs import TRAINING, write_tokens
+from training_inputs import TRAINING, train, write_tokens
 
 from steps.artifacts import read_manifest
 from steps.evaluate.step import evaluate
-from steps.finetune.step import finetune
 from steps.import_model.step import import_model
 from steps.merge_adapter.step import merge_adapter
 from steps.params.evaluation import EvaluationParams
@@ -72,11 +71,6 @@ def settings_with(
         preference=None if method == "sft" else {"method": method, **(preference or {})},
         **changes,
     )
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def continuing(base: Path, adapter: Path):

@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 
 import pytest
 from conftest import chat_rows, write_jsonl
+from forking import ForkingPython
 
 from steps.artifacts import sha256_of
 from steps.sources import storage
@@ -37,16 +37,31 @@ prepare_data(DataSettings(**settings), model, folder, folder.with_suffix(".html"
 """
 
 
-def twice(code, tmp_path, *arguments):
+@pytest.fixture(scope="module")
+def pythons() -> Iterator[list[ForkingPython]]:
+    """Two Pythons with different hashes, libraries loaded."""
+    libraries = ["pyarrow.parquet", "datasets", "transformers.models.auto.tokenization_auto", "matplotlib.figure"]
+    found = [ForkingPython(libraries, {**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")]
+    yield found
+    for python in found:
+        python.close()
+
+
+@pytest.fixture
+def twice(pythons, tmp_path):
     """Run the code in two processes with different hashes; give the digests of what each wrote."""
-    made = []
-    for seed in ("1", "2"):
-        folder = tmp_path / f"made-{seed}"
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, "-c", code, *arguments, str(folder)], check=True, env=environment)
-        files = [file for file in folder.rglob("*") if file.suffix in (".parquet", ".json") and file.is_file()]
-        made.append({str(f.relative_to(folder)): sha256_of(f) for f in files if f.name != "manifest.json"})
-    return made
+
+    def run(code: str, *arguments: str) -> list[dict[str, str]]:
+        made, hashes = [], set()
+        for number, python in enumerate(pythons):
+            folder = tmp_path / f"made-{number}"
+            hashes.add(python.run(f"{code}\nprint(hash('a'))", *arguments, str(folder), cwd=tmp_path).split()[-1])
+            files = [file for file in folder.rglob("*") if file.suffix in (".parquet", ".json") and file.is_file()]
+            made.append({str(f.relative_to(folder)): sha256_of(f) for f in files if f.name != "manifest.json"})
+        assert len(hashes) == 2
+        return made
+
+    return run
 
 
 LABELLED = [{"sentence1": f"text {n} \u00e9", "label": ["a", "b", "b", "c"][n % 4]} for n in range(400)]
@@ -63,25 +78,25 @@ REPEATED = [{"text": f"text {n % 90} \u00e9"} for n in range(200)] + [{"text": f
         ("chat_completion", chat_rows(200), {}),
     ],
 )
-def test_splits_and_what_is_told_do_not_depend_on_the_process(tmp_path, task, rows, given):
+def test_splits_and_what_is_told_do_not_depend_on_the_process(tmp_path, task, rows, given, twice):
     file = write_jsonl(tmp_path / "a.jsonl", rows)
-    one, other = twice(CHECK, tmp_path, task, json.dumps({"train_file_path": str(file), **given}))
+    one, other = twice(CHECK, task, json.dumps({"train_file_path": str(file), **given}))
     assert one == other
     assert len(one) == 4
 
 
-def test_a_mixture_does_not_depend_on_the_process(tmp_path):
+def test_a_mixture_does_not_depend_on_the_process(tmp_path, twice):
     parts = [
         {"path": str(write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(80)])),
          "sampling_weight": weight}
         for name, weight in (("a", 0.3), ("b", 0.7))
     ]  # fmt: skip
-    one, other = twice(CHECK, tmp_path, "text_generation", json.dumps({"training_data": json.dumps(parts)}))
+    one, other = twice(CHECK, "text_generation", json.dumps({"training_data": json.dumps(parts)}))
     assert one == other
 
 
 @pytest.mark.slow
-def test_rows_and_tokens_do_not_depend_on_the_process(tmp_path, tiny_model):
+def test_rows_and_tokens_do_not_depend_on_the_process(tmp_path, tiny_model, twice):
     file = write_jsonl(tmp_path / "a.jsonl", chat_rows(300))
     settings = {
         "task": "chat_completion",
@@ -89,6 +104,6 @@ def test_rows_and_tokens_do_not_depend_on_the_process(tmp_path, tiny_model):
         "max_length": 64,
         "preprocessing": {"packing": True, "train_on_completions_only": True},
     }
-    one, other = twice(PREPARE, tmp_path, json.dumps(settings), str(tiny_model))
+    one, other = twice(PREPARE, json.dumps(settings), str(tiny_model))
     assert one == other
     assert {"rows/train.parquet", "tokens/train.parquet", "tokens/test.parquet"} <= one.keys()

@@ -1,6 +1,5 @@
 """Training with DeepSpeed in one process ends as the same training without it, and goes on where it stopped."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from classifiers import build_bert, data_settings, label_rows
-from conftest import chat_rows
-from training_inputs import TRAINING, as_imported, settings_with, write_tokens
+from training_inputs import TRAINING, as_imported, settings_with, train
 
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for
@@ -20,33 +18,16 @@ from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams, TrainingParams
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("deepspeed"), reason="needs deepspeed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_spec("deepspeed"), reason="needs deepspeed"),
+    pytest.mark.usefixtures("local_root"),
+]
 
 
 def config(stage: str, **changes) -> dict:
     """Give a built-in configuration as the plan hands it on."""
     return {**deepcopy(BUILT_IN[stage]), "zero_force_ds_cpu_optimizer": False, **changes}
-
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return as_imported(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def data(tmp_path: Path, model: Path) -> Path:
-    from transformers import AutoTokenizer
-
-    return write_tokens(tmp_path / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    from steps.finetune.step import finetune
-
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def weights(out: Path) -> dict:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows
-from training_inputs import as_imported, settings_with, write_ids, write_tokens
+from training_inputs import settings_with, train, write_ids, write_tokens
 
 from steps import wire
 from steps.artifacts import read_manifest
-from steps.errors import NumericError, Preempted, UserError
+from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
 from steps.params.settings import FinetuneSettings
@@ -22,36 +22,7 @@ from steps.params.training import CheckpointParams
 from steps.tracking import UNSENT
 from steps.tracking.records import read_unsent
 
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return as_imported(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def tokenizer(model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
-@pytest.fixture
-def data(tmp_path: Path, tokenizer) -> Path:
-    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path / "root"
-
-
-def train(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> dict:
-    from steps.finetune.step import finetune
-
-    finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
+pytestmark = pytest.mark.usefixtures("local_root")
 
 
 def bare_losses(settings: FinetuneSettings, model: Path, tokenizer, out: Path) -> list[float]:
@@ -144,6 +115,7 @@ def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, loca
     _, errors = process.communicate(timeout=60)
     outcome = json.loads(errors.decode().strip().splitlines()[-1])
     assert process.returncode == outcome["code"] == 143
+    assert outcome["retryable"] is True
     assert Path(outcome["resume_from"]).is_dir()
     assert not (tmp_path / "out" / "tuned").exists()
 
@@ -305,11 +277,6 @@ def test_pruning_keeps_the_newest_and_the_best(folder):
     steps = [checkpoint(folder, step) for step in (5, 10, 15, 20)]
     prune(folder.path, 2, best=str(steps[0]))
     assert sorted(path.name for path in folder.path.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
-
-
-def test_preempted_is_an_error_that_may_be_retried():
-    assert Preempted.retryable
-    assert Preempted.exit_code == 143
 
 
 def reseal(folder: Path) -> None:

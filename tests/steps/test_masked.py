@@ -8,12 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from classifiers import build_bert
 from conftest import write_jsonl
-from training_inputs import TRAINING, as_imported
+from training_inputs import TRAINING, as_imported, train
 
 from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.evaluate.step import evaluate
-from steps.finetune.step import finetune
 from steps.params.data import Preprocessing
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, Resolved
 from steps.params.training import TrainingParams
@@ -127,11 +126,6 @@ def test_a_tokenizer_without_a_mask_is_refused(tiny_model, tmp_path):
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, **(training or {})})
     return FinetuneSettings(pipeline="pretraining", kind="masked_lm", training=made, max_length=16, **changes)
-
-
-def train(settings: FinetuneSettings, base: Path, data: Path, out: Path) -> dict:
-    finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 @pytest.mark.slow

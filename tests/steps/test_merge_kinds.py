@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_merge_adapter import BASES, change_settings, change_tensors, differing, merged_by_peft, refused, tensors_of
+from merge_inputs import BASES, change_settings, change_tensors, differing, merged_by_peft, refused, tensors_of
 
 from steps.adapters.folders import open_adapter, open_base
 from steps.adapters.planning import plan_merge

@@ -7,7 +7,10 @@ import pytest
 import sacrebleu
 
 from steps.errors import UserError
-from steps.params.metrics import WRITTEN, direction_of
+from steps.params.evaluation import EvaluationParams
+from steps.params.metrics import WRITTEN, WrittenMetrics, direction_of
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.reading import choices_of
 from steps.scoring.scored import choose_metrics
 from steps.scoring.text_metrics import generated_length, score_texts
 
@@ -51,7 +54,14 @@ def test_generated_length_is_the_mean_number_of_tokens():
 
 
 def test_every_metric_of_texts_has_a_direction_and_can_be_gated():
-    assert set(score_texts(["a b"], ["a b"])) | {"loss", "perplexity"} == set(WRITTEN)
+    measured = set(score_texts(["a b"], ["a b"])) | {"loss", "perplexity"}
+    assert measured == set(WRITTEN)
+    written = [name for name, model in PARAMETER_MODELS.items() if issubclass(model, WrittenMetrics)]
+    assert {"chat_completion", "text_generation", "summarization", "translation"} <= set(written)
+    for pipeline in written:
+        assert set(choices_of(PARAMETER_MODELS[pipeline].model_fields["gate_metric"])) == measured, pipeline
+    for metric in measured:
+        assert EvaluationParams(gate_metric=metric).gate_metric == metric  # as evaluate is told it
 
 
 def test_an_unknown_metric_has_no_direction():

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from conftest import chat_rows
+from merge_inputs import differing, merged_by_peft, tensors_of
 from preferences import pair_rows, prepared, rated_rows
 from test_import_new_tokens import BASES, bring
-from test_merge_adapter import differing, merged_by_peft, tensors_of
 from training_inputs import TRAINING
 
 from steps.finetune.step import finetune

@@ -7,10 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from preferences import pair_rows, prepared, rated_rows
-from training_inputs import TRAINING, as_imported
+from training_inputs import TRAINING, as_imported, train
 
 from steps.evaluate.step import evaluate
-from steps.finetune.step import finetune
 from steps.merge_adapter.step import merge_adapter
 from steps.params.evaluation import EvaluationParams
 from steps.params.settings import EvaluationSettings, FinetuneSettings
@@ -31,11 +30,6 @@ def base(tiny_model, tmp_path, monkeypatch) -> Path:
 def settings_with(preference: dict, training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, "max_steps": 12, **(training or {})})
     return FinetuneSettings(pipeline="preference", training=made, max_length=64, preference=preference, **changes)
-
-
-def train(settings: FinetuneSettings, base: Path, data: Path, out: Path) -> dict:
-    finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def bare(trainer: str, where: str, base: Path, rows: list[dict], out: Path, lora: bool, **loss) -> list[dict]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from command_line import FINETUNE
-from conftest import build_model, chat_rows
-from test_adapter_training import bare_losses, five_steps, train
-from training_inputs import TRAINING, as_imported, settings_with, write_tokens
+from conftest import build_model
+from test_adapter_training import bare_losses, five_steps
+from training_inputs import TRAINING, settings_with, train
 
 from steps.artifacts import read_manifest
 from steps.errors import NumericError, UserError
@@ -17,32 +17,11 @@ from steps.merge_adapter.step import merge_adapter
 from steps.params.lora import LoraParams
 from steps.params.training import CheckpointParams
 
+pytestmark = pytest.mark.usefixtures("local_root")
+
 PROMPT = {"peft_type": "prompt_tuning", "num_virtual_tokens": 6}
 # Right answers of several lengths, so that a batch has padding.
 QUESTIONS = ["What comes after 7?", "7", "Say what comes after the number that comes after 12, please", "Hello there"]
-
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return as_imported(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def tokenizer(model: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
-@pytest.fixture
-def data(tmp_path: Path, tokenizer) -> Path:
-    return write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
-
-
-@pytest.fixture(autouse=True)
-def local_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def adapter_by_peft(model: Path, folder: Path, virtual_tokens: int = 6) -> Path:

@@ -6,12 +6,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from encoder_decoders import BUILDERS, LANGUAGES, build_t5, data_settings, pairs
-from training_inputs import TRAINING, as_imported
+from training_inputs import TRAINING, as_imported, train
 
 from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.evaluate.step import evaluate
-from steps.finetune.step import finetune
 from steps.merge_adapter.step import merge_adapter
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
@@ -48,11 +47,6 @@ def prepared(base: Path, folder: Path, kind: str = "t5", rows: list[dict] | None
 def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     made = TrainingParams(**{**TRAINING, **(training or {})})
     return FinetuneSettings(pipeline="translation", kind="seq2seq_lm", training=made, max_length=32, **changes)
-
-
-def train(settings: FinetuneSettings, base: Path, data: Path, out: Path) -> dict:
-    finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def codes(kind: str) -> dict[str, str]:

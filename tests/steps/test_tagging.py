@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from classifiers import build_bert
-from conftest import build_model, write_jsonl
-from training_inputs import TRAINING, as_imported
+from conftest import write_jsonl
+from training_inputs import TRAINING, train
 
 from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.evaluate.step import evaluate
-from steps.finetune.step import finetune
 from steps.merge_adapter.step import merge_adapter
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
@@ -41,26 +39,6 @@ def sentences(count: int) -> list[dict]:
     return rows
 
 
-BUILDERS = {"bert": build_bert, "llama": build_model}
-
-
-@pytest.fixture(params=["bert", "llama"])
-def base(request, tmp_path, monkeypatch) -> Path:
-    return imported(request.param, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def bert(tmp_path, monkeypatch) -> Path:
-    return imported("bert", tmp_path, monkeypatch)
-
-
-def imported(kind: str, tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    BUILDERS[kind](tmp_path / "source")
-    return as_imported(tmp_path / "source", tmp_path / "model")
-
-
 def prepared(base: Path, folder: Path, rows: list[dict] | None = None, length: int = 32, **how) -> Path:
     folder.mkdir(exist_ok=True)
     rows = rows or sentences(84)
@@ -80,11 +58,6 @@ def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     return FinetuneSettings(
         pipeline="token_classification", kind="token_classification", training=made, max_length=32, **changes
     )
-
-
-def train(settings: FinetuneSettings, base: Path, data: Path, out: Path) -> dict:
-    finetune(settings, base, data, out / "tuned", out / "checkpoints", out / "report.html")
-    return json.loads((out / "tuned" / "history.json").read_text())
 
 
 def by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
