@@ -1,13 +1,15 @@
 """Check, list, digest and fetch files by URI.
 
 A URI is a path or has one of the fsspec schemes in SCHEMES. Every fetch compares sizes, because an object store client
-can return a truncated body without an error.
+can return a truncated body without an error, and the MD5 digest where the store lists one.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from steps.errors import Outage, Problem, SecurityRefusal, UserError
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "hf"}
 FORBIDDEN = set("\\'") | {chr(code) for code in range(32)} | {chr(127)}
 DOWNLOADS_AT_ONCE = 8
+MD5 = re.compile(r"[0-9a-f]{32}")
 CLIENTS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp")
 # macOS and Spark write these beside data; they hold neither rows nor weights.
 SYSTEM_FILES = ("._", ".DS_Store", "_SUCCESS", ".crc")
@@ -130,13 +133,42 @@ def fetch(parameter: str, uri: str, target: Path) -> Path:
     def bring(name: str) -> None:
         place = base / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        filesystem.get_file(jobs[name], str(place))
-        if place.stat().st_size != sizes[name]:
-            raise OSError(f"{place.stat().st_size} of {sizes[name]} bytes of {jobs[name]} arrived")
+        wrong = ""
+        for _ in range(2):  # a flipped bit on the way is not there the second time
+            filesystem.get_file(jobs[name], str(place))
+            if place.stat().st_size != sizes[name]:
+                raise OSError(f"{place.stat().st_size} of {sizes[name]} bytes of {jobs[name]} arrived")
+            if not (wrong := _difference(filesystem, jobs[name], place, files[name if "" not in files else ""])):
+                return
+        place.unlink()
+        raise OSError(f"{jobs[name]} arrived twice with {wrong}")
 
     with _explained(parameter, uri), ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         list(pool.map(bring, jobs))
     return target
+
+
+def _difference(filesystem: Any, path: str, place: Path, info: dict[str, Any]) -> str:
+    """Compare a downloaded file with the MD5 digest that the store lists; return how they differ, empty if they agree.
+
+    S3's etag of an object that was uploaded in one part is its MD5 digest, but not where a key of its own encrypts it.
+    Stores that offer nothing are taken at their word.
+    """
+    expected = info["md5"]
+    if not expected:
+        return ""
+    with open(place, "rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if found == expected or (info["is_etag"] and _encrypted_with_key(filesystem, path)):
+        return ""
+    return f"the MD5 digest {found} where the store lists {expected}"
+
+
+def _encrypted_with_key(filesystem: Any, path: str) -> bool:
+    """Return whether S3 encrypts an object with a key of its own, so that its etag is not a digest of the content."""
+    bucket, _, key = path.partition("/")
+    head = filesystem.call_s3("head_object", Bucket=bucket, Key=key)
+    return bool(head.get("SSECustomerAlgorithm")) or str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
 
 
 def read_bytes(parameter: str, uri: str, limit: int = -1) -> bytes:
@@ -170,7 +202,22 @@ def _filesystem(uri: str) -> tuple[Any, str]:
 def _info(info: dict[str, Any]) -> dict[str, Any]:
     named = ("VersionId", "ETag", "etag", "sha256", "blob_id")  # the last is the Hub's
     identity = next((info[name] for name in named if info.get(name)), "")
-    return {"size": info["size"], "identity": str(identity).strip('"')}
+    etag = str(info.get("ETag") or "").strip('"').lower()
+    is_etag = bool(MD5.fullmatch(etag))
+    return {
+        "size": info["size"],
+        "identity": str(identity).strip('"'),
+        "md5": etag if is_etag else _listed_md5(info),
+        "is_etag": is_etag,
+    }
+
+
+def _listed_md5(info: dict[str, Any]) -> str:
+    """Return the MD5 digest that Google's or Azure's store lists for an object, as hex; empty if it lists none."""
+    listed = info.get("md5Hash") or info.get("content_md5") or (info.get("content_settings") or {}).get("content_md5")
+    if not listed:
+        return ""
+    return (base64.b64decode(listed) if isinstance(listed, str) else bytes(listed)).hex()
 
 
 def _is_system_file(name: str) -> bool:

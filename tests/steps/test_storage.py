@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.errors import SecurityRefusal, UserError
+from steps.errors import Outage, SecurityRefusal, UserError
 from steps.sources import storage
 
 BUCKET = "data"
@@ -148,3 +148,81 @@ def test_other_content_on_the_hub_is_another_source(monkeypatch):
     assert before == storage.digest_of("p", "hf://owner/name/adapter.safetensors")
     hub.blob = "b2"
     assert before != storage.digest_of("p", "hf://owner/name/adapter.safetensors")
+
+
+@pytest.fixture
+def flipping(s3, monkeypatch):
+    """Flip a bit of every download as long as `left` says."""
+    left = {"downloads": 0}
+    real = type(s3)._get_file
+
+    async def get_file(self, path, place, **more):
+        await real(self, path, place, **more)
+        if left["downloads"]:
+            left["downloads"] -= 1
+            data = bytearray(Path(place).read_bytes())
+            data[len(data) // 2] ^= 1
+            Path(place).write_bytes(data)
+
+    monkeypatch.setattr(type(s3), "_get_file", get_file)
+    type(s3).clear_instance_cache()  # an instance keeps the methods that it was made with
+    yield left
+    type(s3).clear_instance_cache()
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_flipped_bit_on_the_way_is_fetched_again(s3, flipping, folder, tmp_path):
+    s3.pipe(f"{BUCKET}/once/rows.jsonl", b"r" * 1000)
+    flipping["downloads"] = 1
+    uri = f"s3://{BUCKET}/once" if folder else f"s3://{BUCKET}/once/rows.jsonl"
+    fetched = storage.fetch("train_file_path", uri, tmp_path / "x")
+    file = fetched / "rows.jsonl" if folder else fetched
+    assert file.read_bytes() == b"r" * 1000
+    assert flipping["downloads"] == 0
+
+
+def test_bits_that_are_flipped_every_time_end_in_an_outage(s3, flipping, tmp_path):
+    s3.pipe(f"{BUCKET}/always/rows.jsonl", b"r" * 1000)
+    flipping["downloads"] = 2
+    with pytest.raises(Outage, match=r"arrived twice with the MD5 digest [0-9a-f]{32} where the store lists"):
+        storage.fetch("train_file_path", f"s3://{BUCKET}/always", tmp_path / "x")
+    assert not (tmp_path / "x" / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("encrypted", [{"ServerSideEncryption": "aws:kms"}, {"SSECustomerAlgorithm": "AES256"}])
+def test_the_etag_of_an_object_with_a_key_of_its_own_is_no_digest(s3, flipping, encrypted, monkeypatch, tmp_path):
+    s3.pipe(f"{BUCKET}/sealed/rows.jsonl", b"r" * 1000)
+    real = type(s3)._call_s3
+
+    async def call(self, method, *given, **more):
+        answer = await real(self, method, *given, **more)
+        return {**answer, **encrypted} if method == "head_object" else answer
+
+    monkeypatch.setattr(type(s3), "_call_s3", call)
+    type(s3).clear_instance_cache()
+    flipping["downloads"] = 1  # as if the etag were of other bytes
+    assert storage.fetch("train_file_path", f"s3://{BUCKET}/sealed", tmp_path / "x").is_dir()
+    assert flipping["downloads"] == 0
+
+
+def test_an_object_of_several_parts_has_no_digest_and_is_taken_as_it_comes(s3, tmp_path):
+    parts = b"p" * (11 * 2**20)
+    with s3.open(f"{BUCKET}/parts/weights.bin", "wb", block_size=5 * 2**20) as stream:
+        stream.write(parts)
+    assert "-" in s3.info(f"{BUCKET}/parts/weights.bin")["ETag"]
+    assert (storage.fetch("p", f"s3://{BUCKET}/parts", tmp_path / "x") / "weights.bin").read_bytes() == parts
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [{"md5Hash": "XUFAKrxLKna5cZ2REBfFkg=="}, {"content_md5": bytes.fromhex("5d41402abc4b2a76b9719d911017c592")},
+     {"content_settings": {"content_md5": bytearray.fromhex("5d41402abc4b2a76b9719d911017c592")}},
+     {"ETag": '"5d41402abc4b2a76b9719d911017c592"'}],
+)  # fmt: skip
+def test_the_digest_is_read_as_each_store_lists_it(listed):
+    assert storage._info({"size": 5, **listed})["md5"] == "5d41402abc4b2a76b9719d911017c592"  # of "hello"
+
+
+@pytest.mark.parametrize("listed", [{}, {"ETag": '"5d41402abc4b2a76b9719d911017c592-2"'}, {"etag": "0x8DC"}])
+def test_a_store_without_a_digest_says_so(listed):
+    assert storage._info({"size": 5, **listed})["md5"] == ""
