@@ -12,13 +12,14 @@ from steps.params.adapter_kinds import peft_names
 from steps.params.group import old_names
 from steps.params.lora import LoraParams
 from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.splits import train_percent
 
 SECTIONS = (
     "method", "data_conf", "training_args", "overrides", "batchsize_conf", "peft_conf", "run_conf", "tracking",
     "quant_conf", "sft_args",
 )  # fmt: skip
 PIPELINES = {"sft": "chat_completion", "dpo": "preference"}
-RATIO = 0.2  # of the rows that AUTO_SPLIT takes from the training rows, as we do
+RATIO = (100 - train_percent(())) / 100  # of the rows that AUTO_SPLIT takes from the training rows, as we do
 
 
 def _as_here(*names: str) -> dict[str, str]:

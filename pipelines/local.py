@@ -32,14 +32,6 @@ CACHE_HIT = re.compile(r"Task ([\w-]+) cache hit")
 TAIL_LINES = 20
 
 
-class StepFailed(Exception):
-    """A step ended with an error; `outcome` is its machine-readable form (`StepError.as_json`)."""
-
-    def __init__(self, outcome: dict[str, Any]):
-        self.outcome = outcome
-        super().__init__("\n".join(outcome["problems"]))
-
-
 @dataclass
 class LocalRun:
     """What a local run did."""
@@ -51,6 +43,15 @@ class LocalRun:
     """What each executed step reported, in order."""
     reused: list[str] = field(default_factory=list)
     """Steps whose result came from an earlier run."""
+
+
+class StepFailed(Exception):
+    """A step ended with an error; `outcome` is its machine-readable form (`StepError.as_json`), `run` what was done."""
+
+    def __init__(self, outcome: dict[str, Any], run: LocalRun):
+        self.outcome = outcome
+        self.run = run
+        super().__init__("\n".join(outcome["problems"]))
 
 
 def run_local(
@@ -84,7 +85,7 @@ def run_local(
             try:
                 run.outputs = _run(pipeline, parameters, root.absolute(), run.folder, cache, output)
             except RuntimeError as error:
-                raise StepFailed(_outcome(records, output, error)) from error
+                raise StepFailed(_outcome(records, output, error), run) from error
             finally:
                 run.records = [json.loads(file.read_text("utf-8")) for file in sorted(records.iterdir())]
                 shutil.rmtree(records)

@@ -34,7 +34,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
         published = PIPELINES[name]
         done = run_local(published.load(), _passable(name, given), root, folder, cache, show, warm=published.trains)
     except StepFailed as failure:
-        error = failure.outcome
+        error, done = failure.outcome, failure.run
     result = _result(reading, done, error, root, time.monotonic() - started)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -91,7 +91,7 @@ def _result(
         "status": "failed" if error else "succeeded",
         "parameters": {
             "requested": reading.requested,
-            "effective": reading.parameters.model_dump(mode="json", exclude={"overrides"}),
+            "effective": _effective(reading, done),
         },
         "metrics": {which: metrics.get(which, {}) for which in ("base", "tuned")},
         "gate": metrics.get("gate"),
@@ -104,6 +104,15 @@ def _result(
         "tracking_uri": getattr(reading.parameters, "mlflow_server_uri", "") or _store(root),
         "error": error,
     }
+
+
+def _effective(reading: Reading, done: LocalRun) -> dict[str, Any]:
+    """Give the parameters that count: as the plan decided them, or as they were read where it came to no decision."""
+    written = [record["paths"]["plan"] for record in done.records if record["step"] == "plan" and not record["error"]]
+    for folder in (*written, done.outputs.get("plan")):
+        if folder and (file := Path(folder, "plan.json")).is_file():
+            return dict(json.loads(file.read_text("utf-8"))["effective"])
+    return reading.parameters.model_dump(mode="json", exclude={"overrides"})
 
 
 def _store(root: Path) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from steps.params.data import DataSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
-
-# Shares of the training rows that become validation and test rows when those are not given (the seed's ratios).
-TRAIN_SHARE = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.8, (False, False): 0.8}
+from steps.params.splits import SPLITS, split_sizes, train_percent
+from steps.sources.data_sources import description
 
 
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
@@ -27,17 +27,18 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
     if rows is None or parameters.packing:
         known = "packing decides how many sequences there are" if parameters.packing else "the rows are not counted yet"
         return [*lines, {"name": "optimizer steps", "value": "known after prepare_data", "how": known}]
-    share = TRAIN_SHARE[bool(parameters.validation_file_path), bool(parameters.test_file_path)]
+    source = DataSource.of(parameters)
+    held_out = [split for split in SPLITS[1:] if description(split, source)]
     unpaired = 2 if isinstance(parameters, PreferenceMethod) and parameters.unpairs else 1
-    train = round(rows * share) * unpaired
+    train = split_sizes(rows, held_out)["train"] * unpaired
     per_epoch = max(1, math.ceil(train / step))
     total = parameters.max_steps if parameters.max_steps > 0 else math.ceil(per_epoch * parameters.num_train_epochs)
     rule = (
         "max_steps" if parameters.max_steps > 0 else f"{per_epoch} per epoch × {parameters.num_train_epochs:g} epochs"
     )
-    told = ", two from each pair" if unpaired == 2 else ""
+    learned = f"{train_percent(held_out)}% of them for training" + (", two from each pair" if unpaired == 2 else "")
     return [
         *lines,
-        {"name": "training rows", "value": train, "how": f"{rows} given, {share:.0%} of them for training{told}"},
+        {"name": "training rows", "value": train, "how": f"{rows} given, {learned}"},
         {"name": "optimizer steps", "value": total, "how": rule},
     ]

@@ -111,7 +111,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         "model": decisions.model.settings.source.model_dump(),
         **_came_with(decisions),
         "data": {split: found.resolved.model_dump() for split, found in decisions.data.items()},
-        "parameters": decisions.reading.requested,
+        "parameters": p.model_dump(mode="json", exclude={"overrides"}),
     }
     return RegistrationSettings(
         pipeline=decisions.reading.pipeline,

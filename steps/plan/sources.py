@@ -13,12 +13,12 @@ from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
+from steps.params.splits import SPLITS
 from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
 
-SPLITS = ("train", "validation", "test")
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 
@@ -168,7 +168,8 @@ def _look(split: str, uri: str, given: DataSource) -> DataFound:
     resolved = Resolved(uri=uri, digest=data_sources.digest(found))
     rows = [_count_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
     counted = [count for count in rows if count is not None]
-    changed = given.processing_function or (split == "train" and given.training_data)  # dropped or drawn twice
+    drawn_anew = split == "train" and (given.training_data or given.dedup)
+    changed = given.processing_function or drawn_anew  # some rows are dropped, or drawn twice
     whole = len(counted) == len(rows) and not changed
     return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "number_of_gpu_to_use_finetuning": 0,
     "num_train_epochs": 2,
-    "per_device_train_batch_size": 4,
+    "total_train_batch_size": 4,
+    "max_per_device_train_batch_size": 4,
     "per_device_eval_batch_size": 16,
     "learning_rate": 3e-3,
     "logging_steps": 2,
@@ -59,9 +61,12 @@ def test_a_run_ends_with_a_registered_version_and_says_where_everything_is(first
     assert result["registered"]["version"] == "1"
     assert result["parameters"]["requested"]["optim"] == "adamw_hf"
     assert result["parameters"]["effective"]["optim"] == "adamw_torch"
+    assert result["parameters"]["requested"]["per_device_train_batch_size"] == 1
+    assert result["parameters"]["effective"]["per_device_train_batch_size"] == 4
     for path in result["artifacts"].values():
         assert Path(path).exists()
-    assert (root / "mlflow.db").exists()
+    logged = sqlite3.connect(root / "mlflow.db").execute("select key, value from params").fetchall()
+    assert ("training.per_device_train_batch_size", "4") in logged
     report = Path(result["artifacts"]["report"]).read_text()
     assert "<svg" in report
     assert "http://" not in report.replace("http://www.w3.org", "")
@@ -101,6 +106,9 @@ def test_a_failing_step_gives_its_own_message_code_and_result(given, tmp_path):
     assert result["status"] == "failed"
     assert result["error"]["step"] == "prepare-data"
     assert "bad.jsonl:41" in result["error"]["where"]
+    assert [step["step"] for step in result["steps"]] == ["plan", "import-model", "prepare-data"]
+    assert result["parameters"]["requested"]["per_device_train_batch_size"] == 1
+    assert result["parameters"]["effective"]["per_device_train_batch_size"] == 4
     assert not list((tmp_path / "runs").rglob("*.tmp-*"))
 
 
@@ -112,9 +120,9 @@ def test_text_that_kfp_would_rewrite_arrives_as_it_was(given, tmp_path):
         run_local(None, {"experiment_name": "{{$.inputs}}"}, tmp_path, tmp_path / "x")
     odd = "python3 with 'quotes', \"more\" and {braces}"
     result = run(tmp_path / "runs", {**given, "experiment_name": odd, "train_file_path": "nowhere.jsonl"}, code=2)
+    assert result["error"]["step"] == "plan"
     assert result["parameters"]["requested"]["experiment_name"] == odd
-    import sqlite3
-
+    assert result["parameters"]["effective"]["total_train_batch_size"] == 4  # no plan has split it
     good = run(tmp_path / "runs", {**given, "experiment_name": odd, "max_steps": 1, "gate_must_beat_base": "false"})
     assert good["status"] == "succeeded"
     names = sqlite3.connect(tmp_path / "runs/mlflow.db").execute("select name from experiments").fetchall()
