@@ -4,25 +4,19 @@ A page is one file that needs no script and loads no other file, so it can be ma
 sandboxed frame of the KFP interface. It consists of sections; a section is one module with a function
 `section(folder)`, which reads an artifact, and one template. Facts are computed by the steps, not here.
 
-    plan_section.py  data_section.py  training_section.py  evaluation_section.py
+    sections/    one module per section
+    sections/    one module per section
     verdict.py   the head of the run report          charts.py   SVG charts
     formats.py   formats of numbers and long texts   page.py     sections → file
     label_facts.py   the evaluation of a classifier (also tag_facts, answer_facts, preference_facts)
     facts.py     the JSON files that sections read   step.py     the step that writes the run report
 
-To add a section: a module with `section(folder)`, a template, a row in SECTIONS, and a test.
+To add a section: a module in `sections/` with `READS` and `section(folder)`, a template, and a test.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-
-SECTIONS = {
-    "plan": "steps.reports.plan_section:section",
-    "data": "steps.reports.data_section:section",
-    "training": "steps.reports.training_section:section",
-    "evaluation": "steps.reports.evaluation_section:section",
-}
 
 
 def write_plan_report(plan: Path, file: Path) -> None:
@@ -53,15 +47,14 @@ def write_run_report(plan: Path, data: Path, tuned: Path, evaluation: Path, file
 
 
 def _write(file: Path, title: str, head: dict | None = None, **folders: Path) -> None:
-    from importlib import import_module
-
     from steps.artifacts import MANIFEST, read_manifest
-    from steps.reports.page import write_page  # imports jinja2 and matplotlib, which only a report needs
+    from steps.reports.page import Section, write_page  # imports jinja2 and matplotlib, which only a report needs
+    from steps.reports.sections import sections_of
 
-    sections, digests = [], {}
+    sections: list[Section] = []
+    digests: dict[str, str] = {}
     for name, folder in folders.items():
-        module, _, function = SECTIONS[name].partition(":")
-        sections.append(getattr(import_module(module), function)(folder))
+        sections += [section(folder) for section in sections_of(name)]
         if (folder / MANIFEST).is_file():
             digests[folder.name] = read_manifest(folder).digest
     write_page(file, title, sections, digests, head)

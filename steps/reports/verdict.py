@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steps.reports.evaluation_section import metric_rows, reason
 from steps.reports.facts import METRICS, PLAN, read
+from steps.reports.sections.evaluation import metric_rows, reason
 
 
 def verdict(plan: Path, evaluation: Path) -> dict[str, Any]:

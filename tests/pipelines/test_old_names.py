@@ -14,7 +14,8 @@ from pipelines.reference import schema
 from pipelines.runs import _passable
 from steps.errors import UserError
 from steps.params.group import Group, Renamed, merged, old_names, renamed_in
-from steps.params.pipelines import PARAMETER_MODELS, ChatCompletionParameters
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.pipelines.chat_completion import ChatCompletionParameters
 from steps.params.reading import defaults, read_parameters
 
 ENOUGH = {"pytorch_model_path": "m", "train_file_path": "t.jsonl"}

@@ -1,6 +1,7 @@
 """The HTML reports: every number from the files, user text stays text, nothing to load, nothing fails for a gap."""
 
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from report_artifacts import EVIL, ROWS, write_data, write_evaluation, write_pla
 from steps import reports
 from steps.artifacts import new_artifact
 from steps.errors import Outage, UserError
+from steps.reports import sections
 from steps.reports.step import report
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -87,7 +89,8 @@ def test_run_report_leads_with_the_verdict_and_holds_every_section(run, tmp_path
         ("0.7143", "Answers of both models"),
     ]:
         assert page.text.index(earlier) < page.text.index(later)
-    assert [name for name in page.ids if name in reports.SECTIONS] == ["evaluation", "training", "data", "plan"]
+    known = {module.name for module in pkgutil.iter_modules(sections.__path__)}
+    assert [name for name in page.ids if name in known] == ["evaluation", "training", "data", "plan"]
     assert "meta-llama/Llama-3.2-1B" in page.text
 
 
@@ -374,3 +377,17 @@ def test_plan_report_does_not_call_an_equal_value_another_one(tmp_path):
     page = page_of(reports.write_plan_report, plan, file=tmp_path / "page.html")
     assert "num_train_epochs 2 precision 16" in page.text
     assert "requested:" not in page.text
+
+
+def test_a_section_stands_behind_that_of_the_artifact_it_reads(run, tmp_path, monkeypatch):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "costs.py").write_text(
+        "from steps.reports.page import Section\nREADS = 'plan'\n"
+        "def section(folder):\n    return Section('costs', 'Costs', missing='No price is given.')\n"
+    )
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(folder)])
+    report(**run, report=tmp_path / "run.html")
+    page = Page(tmp_path / "run.html")
+    assert [name for name in page.ids if name in ("plan", "costs")] == ["plan", "costs"]
+    assert "No price is given." in page.text

@@ -11,6 +11,8 @@ from steps.params.reading import defaults
 from steps.reports.facts import PLAN, read
 from steps.reports.page import Section
 
+READS = "plan"
+
 
 def section(plan: Path) -> Section:
     """Read plan.json of the folder `plan`."""

@@ -13,6 +13,8 @@ from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
 from steps.reports.page import Section
 
+READS = "evaluation"
+
 ROWS_SHOWN = 10
 WRONG_SHOWN = 6  # if there are right ones too
 ALIKE = 0.5  # below this share of equal characters, differences are not marked: nearly everything differs

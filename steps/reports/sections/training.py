@@ -9,6 +9,8 @@ from steps.reports.charts import loss_chart, margin_chart, rate_chart
 from steps.reports.facts import HISTORY, read
 from steps.reports.page import Section
 
+READS = "training"
+
 ROWS_SHOWN = 60
 MARGINS = "rewards/margins"
 

@@ -9,6 +9,8 @@ from steps.artifacts import MANIFEST, read_manifest
 from steps.reports.charts import length_chart
 from steps.reports.page import Section
 
+READS = "data"
+
 
 def section(data: Path) -> Section:
     """Read the facts in the manifest of the artifact `data`."""
