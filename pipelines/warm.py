@@ -32,10 +32,11 @@ PRELOADED = (
     "rouge_score.rouge_scorer",
     "sacrebleu",
     "matplotlib.backends.backend_svg",
+    "mlflow.store.tracking.sqlalchemy_store",
 )
-# The steps before them need none of it, and must not wait for it; nor must the report, when all else was reused.
+# The steps before them need none of it, and must not wait for it; nor must the others, when all else was reused.
 WAITING = ("finetune", "evaluate")
-WELCOME = ("report",)
+WELCOME = ("merge_adapter", "report", "register_model")
 READY = "ready"
 
 SHIM = """\
