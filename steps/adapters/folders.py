@@ -9,7 +9,7 @@ from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
 from steps.errors import Problem, UserError
-from steps.models.layout import CONFIG, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES
+from steps.models.layout import CONFIG, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES, shards_of
 from steps.models.weights import Stored, stored_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -54,8 +54,7 @@ def open_base(path: Path) -> Folder:
         raise _no_model(path, f"no {CONFIG}")
     config = _read_json("base", path / CONFIG)
     if INDEX in names:
-        index = _read_json("base", path / INDEX).get("weight_map")
-        weights = sorted(set(index.values())) if isinstance(index, dict) else []
+        weights = shards_of(f"base ({path / INDEX})", _read_json("base", path / INDEX))
         if missing := [name for name in weights if name not in names]:
             raise UserError(
                 Problem("MERGE-E0104", f"base ({path / INDEX})", f"no {', '.join(missing)} beside it",

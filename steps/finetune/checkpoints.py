@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from steps.artifacts import MANIFEST, Manifest, describe_files, verified, write_durably
 from steps.errors import Outage, Problem, StepError, UserError
+from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 from steps.running import LOCAL_ROOT
 from steps.tracking import flat
@@ -112,9 +113,11 @@ def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
     if wanted not in ("true", "auto"):
         path = Path(wanted)
         verified(path, "checkpoint")
+        refuse_unsafe_weights(path)
         return path
     found = folder.newest()
     if found is not None:
+        refuse_unsafe_weights(found)
         log.info("resuming from %s", found)
         return found
     if wanted == "true" and (others := _other_trainings(folder)):

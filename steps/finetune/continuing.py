@@ -10,6 +10,7 @@ from typing import Any
 from steps.adapters.layout import adapter_of, kept_adapter_of
 from steps.errors import Problem, UserError
 from steps.finetune.quantising import train_in_float32
+from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
 
@@ -31,6 +32,7 @@ def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | Non
             Problem("TRAIN-E0217", str(own), "a learned prompt, which is not trained further", "a model without one",
                     "name the model that it was trained on")
         )  # fmt: skip
+    refuse_unsafe_weights(own)
     from peft import PeftModel
 
     tuned = PeftModel.from_pretrained(model, str(own), is_trainable=True)

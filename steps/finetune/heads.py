@@ -12,6 +12,7 @@ from steps.finetune.continuing import continued
 from steps.finetune.deepspeed import left_out
 from steps.finetune.loading import lora_config, model_options
 from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
+from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
 # What PEFT trains whole beside an adapter whether it is new or not, by the kind of task.
@@ -27,6 +28,7 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     """
     import torch
 
+    refuse_unsafe_weights(folder)
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
     how = {
         "dtype": torch.bfloat16 if frozen_half else torch.float32,

@@ -10,6 +10,7 @@ from steps.finetune.adapters import adapter_config
 from steps.finetune.continuing import continued
 from steps.finetune.inference import set_end_of_turn
 from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
+from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
 
@@ -34,6 +35,7 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     frozen_half = settings.lora.apply_lora and settings.training.precision == "16"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     if not settings.new_weights:
+        refuse_unsafe_weights(folder)
         how = {**model_options(settings), **quantisation(settings)}
         return keep_as_stored(auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how))
     set_seed(settings.training.seed)

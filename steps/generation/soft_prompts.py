@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from steps.adapters.layout import kept_adapter_of
+from steps.models.layout import refuse_unsafe_weights
 
 
 def with_kept_adapter(model: Any, folder: Path) -> Any:
@@ -15,6 +16,7 @@ def with_kept_adapter(model: Any, folder: Path) -> Any:
     own = kept_adapter_of(folder)
     if own is None:
         return model
+    refuse_unsafe_weights(own)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(own))

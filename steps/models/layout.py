@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError
@@ -28,6 +29,8 @@ VOCABULARIES = {"tokenizer.json", *(name for name in TOKENIZER_NAMES if name.end
 MODEL_NAMES = {CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"}
 # Formats that can run code when they are loaded.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".keras", ".npz", ".msgpack", ".joblib")
+# Pickled weights that transformers and PEFT load where they find no safetensors.
+LOADED_PICKLES = {"pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin"}
 # MLflow flavour → (folders with the weights, folders with the tokenizer), first match wins.
 MLFLOW_FLAVOURS = {
     "transformers": (("model",), ("components/tokenizer", "model")),
@@ -212,13 +215,13 @@ def directly_in(name: str, folder: str) -> bool:
 
 def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], bytes]) -> dict[str, str]:
     if INDEX in inside:
-        wanted = set(read_json(parameter, read, inside[INDEX])["weight_map"].values())
-        if missing := sorted(wanted - set(inside)):
+        wanted = shards_of(f"{parameter}: {INDEX}", read_json(parameter, read, inside[INDEX]))
+        if missing := [name for name in wanted if name not in inside]:
             raise UserError(
                 Problem("MODEL-E0106", parameter, f"{INDEX} without {', '.join(missing)}", "every shard that it lists",
                         "upload the missing files", count=len(missing))
             )  # fmt: skip
-        return {name: inside[name] for name in [INDEX, *sorted(wanted)]}
+        return {name: inside[name] for name in [INDEX, *wanted]}
     if safetensors := sorted(name for name in inside if name.endswith(".safetensors")):
         if len(safetensors) > 1 and "model.safetensors" not in safetensors:
             raise UserError(
@@ -235,6 +238,50 @@ def _weights(parameter: str, inside: Mapping[str, str], read: Callable[[str], by
     raise UserError(
         Problem("MODEL-E0108", parameter, "a folder without weights", "model.safetensors", "upload the weights")
     )
+
+
+def shards_of(where: str, index: dict[str, Any]) -> list[str]:
+    """Return the weight files that an index lists, sorted.
+
+    Raises UserError for an index without a map of tensors to files, SecurityRefusal for files that are not safetensors
+    directly beside it: whoever loads the model opens what the index lists, whatever else the folder holds.
+    """
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise UserError(
+            Problem("MODEL-E0114", where, "no map of tensors to files", '{"weight_map": {tensor: file}}',
+                    "save the model again with save_pretrained")
+        )  # fmt: skip
+    files = sorted(set(listed.values()))
+    if others := [file for file in files if not is_safe_weights(file)]:
+        raise SecurityRefusal(
+            Problem("MODEL-E0304", where, f"{others[0]!r} among the weight files", "safetensors files beside the index",
+                    "if you trust their author, convert them: model.save_pretrained(folder) writes safetensors",
+                    count=len(others))
+        )  # fmt: skip
+    return files
+
+
+def is_safe_weights(name: str) -> bool:
+    """Return whether a file name is that of weights that cannot run code, directly in its folder."""
+    return name.endswith(".safetensors") and not {"/", "\\"} & set(name)
+
+
+def refuse_unsafe_weights(folder: Path) -> None:
+    """Check a model folder, or a checkpoint, right before its weights are loaded.
+
+    Raises SecurityRefusal if what would be loaded is not safetensors: pickled weights run code when they are opened.
+    """
+    names = {file.name for file in folder.iterdir()}
+    if INDEX in names:
+        shards_of(str(folder / INDEX), read_json(str(folder), lambda name: (folder / name).read_bytes(), INDEX))
+    safe = any(is_safe_weights(name) for name in names)
+    pickled = sorted(name for name in names if name in LOADED_PICKLES or name.startswith("pytorch_model-"))
+    if pickled and not safe:
+        raise SecurityRefusal(
+            Problem("MODEL-E0301", str(folder), f"only pickled weights ({', '.join(pickled[:3])})", "safetensors",
+                    "if you trust their author, convert them: model.save_pretrained(folder) writes safetensors")
+        )  # fmt: skip
 
 
 def refuse_code(parameter: str, config: dict[str, Any]) -> None:

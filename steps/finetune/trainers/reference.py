@@ -19,6 +19,7 @@ from steps.adapters.layout import REFERENCE_FOLDER, reference_of
 from steps.artifacts import new_artifact, read_manifest, verified
 from steps.errors import StepError
 from steps.finetune.run import Run
+from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
 log = logging.getLogger("finetune")
@@ -42,6 +43,7 @@ def own_reference(run: Run, model: Any) -> Any | None:
     folder = reference_of(run.model)
     if folder is None:
         return None
+    refuse_unsafe_weights(folder)
     from transformers import AutoModelForCausalLM
 
     # With an adapter at precision 16 in bfloat16 as the base, else in float32.
