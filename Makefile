@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests that run wherever the set-up does; the others have a verb of their own.
 HERE := not examples and not gpu and not containers and not vllm
 
-.PHONY: help setup run test test-fast test-examples test-gpu test-containers test-vllm lint format compile docs bench clean
+.PHONY: help setup run test test-fast test-peers test-examples test-gpu test-containers test-vllm lint format compile docs bench clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -28,10 +28,13 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 	$(BIN)/finetune run chat_completion -f examples/dates/config.yaml
 
 test: setup      ## Every test that needs neither GPU nor container engine.
-	$(BIN)/pytest -n 2 --dist loadfile -m "$(HERE)"
+	$(BIN)/pytest -n 2 --dist worksteal -m "$(HERE)"
 
 test-fast: setup ## Tests without training or measuring a model, in under 90 seconds.
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and $(HERE)"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and $(HERE)"
+
+test-peers: setup  ## Run TRL, PEFT and transformers alone and keep their traces in tests/peers/, which the tests read.
+	PEERS_WRITE=1 $(BIN)/pytest -m peers
 
 test-examples: setup  ## Train every example in full; each must reach the goal that its gate names.
 	$(BIN)/pytest -m examples -rP

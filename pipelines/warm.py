@@ -21,7 +21,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-SWITCH = "FINETUNE_WARM"  # set to 0: every task starts a Python of its own
+# Set to 0: every task starts a Python of its own. Set to a folder that this function gave: its server serves this run.
+SWITCH = "FINETUNE_WARM"
 # What these tasks load; nothing here may start a Python thread, for a fork would lose it.
 PRELOADED = (
     "kfp.dsl.executor_main",
@@ -31,10 +32,11 @@ PRELOADED = (
     "rouge_score.rouge_scorer",
     "sacrebleu",
     "matplotlib.backends.backend_svg",
+    "mlflow.store.tracking.sqlalchemy_store",
 )
-# The steps before them need none of it, and must not wait for it; nor must the report, when all else was reused.
+# The steps before them need none of it, and must not wait for it; nor must the others, when all else was reused.
 WAITING = ("finetune", "evaluate")
-WELCOME = ("report",)
+WELCOME = ("merge_adapter", "report", "register_model")
 READY = "ready"
 
 SHIM = """\
@@ -71,6 +73,9 @@ def warm_python() -> Iterator[Path | None]:
     """Start the server; gives the folder whose `python3` is the client, or None where it is switched off."""
     if os.environ.get(SWITCH) == "0" or not hasattr(socket, "send_fds") or sys.platform != "linux":
         yield None
+        return
+    if (running := Path(os.environ.get(SWITCH, ""))).is_absolute():
+        yield running
         return
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
         folder = Path(scratch)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,9 @@ class ForkingPython:
     """Runs code in children of one process, which has loaded `modules` and nothing else."""
 
     def __init__(self, modules: list[str], environment: Mapping[str, str] = os.environ):
+        self.environment = dict(environment)
         self._server = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, *modules], env=dict(environment), text=True,
+            [sys.executable, "-W", "ignore", __file__, *modules], env=self.environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -27,19 +29,26 @@ class ForkingPython:
 
         Raises AssertionError with the end of its stderr when it fails.
         """
-        files = [cwd / f".forked-{name}" for name in ("out", "err")]
-        task = {"code": code, "arguments": arguments, "cwd": str(cwd), "environment": environment,
-                "files": list(map(str, files))}  # fmt: skip
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(json.dumps(task) + "\n")
-        self._server.stdin.flush()
-        ended = self._server.stdout.readline().strip()
-        out, err = (file.read_text() if file.exists() else "" for file in files)
-        for file in files:
-            file.unlink(missing_ok=True)
-        assert ended == "0", f"ended with {ended or 'the server'}: {err[-3000:]}"
-        return out
+        done = self.ended(code, *arguments, cwd=cwd, environment={**self.environment, **environment})
+        assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-3000:]}"
+        return done.stdout
+
+    def ended(
+        self, code: str, *arguments: str, cwd: Path, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess:
+        """Run code as `python -c` would, in this environment, and tell how it ended."""
+        with tempfile.TemporaryDirectory() as scratch:
+            files = [Path(scratch, name) for name in ("out", "err")]
+            task = {"code": code, "arguments": arguments, "cwd": str(cwd), "environment": dict(environment),
+                    "files": list(map(str, files))}  # fmt: skip
+            assert self._server.stdin
+            assert self._server.stdout
+            self._server.stdin.write(json.dumps(task) + "\n")
+            self._server.stdin.flush()
+            told = self._server.stdout.readline()
+            assert told, "the server ended"
+            out, err = (file.read_text() if file.exists() else "" for file in files)
+        return subprocess.CompletedProcess([code, *arguments], int(told), out, err)
 
     def close(self) -> None:
         """End the process."""
@@ -66,6 +75,7 @@ def _become(task: dict) -> None:
         for target, name in enumerate(task["files"], start=1):
             os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), target)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        os.environ.clear()
         os.environ.update(task["environment"])
         os.chdir(task["cwd"])
         sys.path[0] = ""

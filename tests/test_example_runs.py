@@ -5,8 +5,8 @@ The tests of the mark `examples` run every one in full.
 
 import contextlib
 import json
+import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,35 +73,22 @@ def test_config_is_planned_as_it_says(plans, config):
     planned = plans[named(config)]
     assert planned["training"]["pipeline"] == name
     assert planned["registration"]["registration"]["registered_model_name"] == given["registered_model_name"]
-    assert planned["training"]["training"]["learning_rate"] == given["learning_rate"]
-    assert planned["evaluation"]["evaluation"]["gate_metric"] == given["gate_metric"]
-    for split in ("train", "validation", "test"):
-        if split in planned["data"] and planned["data"][split]:
-            assert planned["data"][split]["digest"]
+    told = planned["plan"]
+    assert {key: told["requested"][key] for key in given} == given
+    for settings, group in (("training", "training"), ("training", "lora"), ("evaluation", "evaluation")):
+        decided = planned[settings][group]
+        stays = {key: value for key, value in given.items() if key in decided and told["effective"][key] == value}
+        assert {key: decided[key] for key in stays} == stays
+    assert {"learning_rate", "gate_metric"} <= given.keys()
+    assert any("optimizer steps" in str(line) for line in told["arithmetic"])
 
 
 @pytest.fixture(scope="module")
-def warm(monkeypatch_module) -> Iterator[Path]:
-    """One warm Python for all tasks of these runs; a run of the command starts one for itself."""
-    from pipelines.warm import warm_python
-
-    monkeypatch_module.setattr("pipelines.warm.WAITING", TASKS)
-    with warm_python() as folder:
-        yield folder
-
-
-TASKS = ("plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model", "report")
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+def root(empty_database, tmp_path_factory) -> Path:
+    """Where the runs of this worker lie; what two of them have in common is made once."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copyfile(empty_database, folder / "mlflow.db")
+    return folder
 
 
 @pytest.mark.slow
@@ -114,7 +101,6 @@ def test_one_config_of_each_kind_runs_to_a_registered_version(made, plans, confi
         pytest.skip(f"runs as {first} does")
     name, given = read(config)
     monkeypatch.chdir(made)
-    monkeypatch.setattr("pipelines.local.warm_python", lambda: contextlib.nullcontext(warm))
     short = {**A_FEW_STEPS, **({"evaluation_max_new_tokens": 4} if "evaluation_max_new_tokens" in given else {})}
     result = runs.run(name, {**given, **short}, root, cache=True, quiet=True)
     assert result["status"] == "succeeded", result["error"]
@@ -124,9 +110,9 @@ def test_one_config_of_each_kind_runs_to_a_registered_version(made, plans, confi
     assert history["steps"] == 3
 
 
-def run(made: Path, config: Path) -> dict:
+def run(made: Path, config: Path, root: Path) -> dict:
     file = made / config.relative_to(config.parents[2])
-    command = [*FINETUNE, "run", read(config)[0], "-f", str(file), "--json"]
+    command = [*FINETUNE, "run", read(config)[0], "-f", str(file), "--root", str(root), "--json"]
     done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
@@ -134,8 +120,8 @@ def run(made: Path, config: Path) -> dict:
 
 @pytest.mark.examples
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
-def test_config_reaches_the_goal_that_it_names(made, config, record_property):
-    result = run(made, config)
+def test_config_reaches_the_goal_that_it_names(made, config, root, record_property):
+    result = run(made, config, root)
     metric = result["gate"]["metric"]
     told = {"gate": metric, "base": result["metrics"]["base"][metric], "tuned": result["metrics"]["tuned"][metric]}
     seconds = {step["step"]: step["seconds"] for step in result["steps"]}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import FINETUNE, with_our_code
+from example_files import make, sources
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -16,15 +17,27 @@ LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitl
 COMMANDS = [line for line in LINES if line.startswith(".venv/bin/")]
 
 
+@pytest.fixture(scope="session")
+def dates(shared) -> Path:
+    """A checkout in which the example is made that the README speaks of."""
+    whole = shared.root / "checkout"
+    return whole if whole.exists() else shared.made("checkout of the README", make_dates)
+
+
+def make_dates(checkout: Path) -> None:
+    sources(checkout)
+    make(checkout, ROOT / "examples/dates/make.py")
+
+
 # A whole run is what `make run` does; CI does it by that name.
 @pytest.mark.parametrize("command", [line for line in COMMANDS if " run " not in line])
-def test_every_command_of_the_readme_works(command, made, tmp_path):
+def test_every_command_of_the_readme_works(command, dates, tmp_path):
     program, *words = shlex.split(command)
     assert Path(program).name in ("finetune", "python")
     if words[0] == "compile":
         words += ["-o", str(tmp_path)]
     start = FINETUNE if program.endswith("finetune") else [sys.executable]
-    done = subprocess.run([*start, *words], cwd=made, env=with_our_code(), capture_output=True, text=True)
+    done = subprocess.run([*start, *words], cwd=dates, env=with_our_code(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

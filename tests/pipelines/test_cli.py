@@ -1,16 +1,41 @@
 """The command line: what it prints, what it refuses, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import FINETUNE
+from forking import ForkingPython
+
+ROOT = Path(__file__).parents[2]
 
 
-def finetune(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([*FINETUNE, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=120)
+@pytest.fixture(scope="module")
+def python() -> Iterator[ForkingPython]:
+    """A Python that has loaded what most commands need."""
+    made = ForkingPython(
+        ["pipelines.cli", "pipelines.supervised", "pipelines.runs", "steps.plan.deciding"], environment()
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def finetune(python):
+    """Run the command in a fork, as its own process would."""
+
+    def run(*words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        return python.ended(FINETUNE[-1], *map(str, words), cwd=cwd, environment=environment())
+
+    return run
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -18,7 +43,7 @@ def good(tiny_model, chat_file):
     return ["-p", f"pytorch_model_path={tiny_model}", "-p", f"train_file_path={chat_file}"]
 
 
-def test_list_names_every_pipeline():
+def test_list_names_every_pipeline(finetune):
     done = finetune("list", "--json")
     assert set(json.loads(done.stdout)) == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
@@ -26,7 +51,7 @@ def test_list_names_every_pipeline():
     }  # fmt: skip
 
 
-def test_describe_tells_every_parameter_with_default_and_meaning():
+def test_describe_tells_every_parameter_with_default_and_meaning(finetune):
     from steps.params.pipelines.chat_completion import ChatCompletionParameters
 
     text = finetune("describe", "chat_completion").stdout
@@ -35,18 +60,18 @@ def test_describe_tells_every_parameter_with_default_and_meaning():
         assert " ".join(field.description.split()[:4]) in text
 
 
-def test_describe_gives_a_schema_that_accepts_an_example_configuration():
+def test_describe_gives_a_schema_that_accepts_an_example_configuration(finetune):
     import jsonschema
     import yaml
 
     schema = json.loads(finetune("describe", "chat_completion", "--json").stdout)
-    config = yaml.safe_load(Path("examples/dates/config.yaml").read_text())
+    config = yaml.safe_load(Path(ROOT, "examples/dates/config.yaml").read_text())
     jsonschema.validate(config, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"lerning_rate": 1}, schema)
 
 
-def test_plan_says_what_would_run_and_writes_nothing(good, tmp_path):
+def test_plan_says_what_would_run_and_writes_nothing(finetune, good, tmp_path):
     done = finetune("plan", "chat_completion", *good, "--learning-rate", "1e-4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "finetune" in done.stdout
@@ -54,13 +79,13 @@ def test_plan_says_what_would_run_and_writes_nothing(good, tmp_path):
     assert list(tmp_path.glob("runs*")) == []
 
 
-def test_plan_as_json_is_nothing_but_json(good):
+def test_plan_as_json_is_nothing_but_json(finetune, good):
     done = finetune("plan", "chat_completion", *good, "--json", "--apply-lora")
     told = json.loads(done.stdout)
     assert told["effective"]["apply_lora"] is True
 
 
-def test_flags_win_over_p_and_p_over_the_file(good, tmp_path):
+def test_flags_win_over_p_and_p_over_the_file(finetune, good, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("pipeline: chat_completion\nlearning_rate: 1e-3\nlora_r: 3\nseed: 7\n")
     words = ["-f", config, "-p", "learning_rate=1e-4", "-p", "lora_r=4", "--lora-r", "5"]
@@ -78,7 +103,7 @@ def test_flags_win_over_p_and_p_over_the_file(good, tmp_path):
     ],
 )
 def test_tracking_is_set_by_flag_then_file_then_environment(
-    good, tmp_path, monkeypatch, environment, file, flags, expected
+    finetune, good, tmp_path, monkeypatch, environment, file, flags, expected
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", environment)
@@ -89,7 +114,7 @@ def test_tracking_is_set_by_flag_then_file_then_environment(
     assert told["tracking"].endswith(expected)
 
 
-def test_the_plan_says_that_tracking_is_switched_off(good, monkeypatch):
+def test_the_plan_says_that_tracking_is_switched_off(finetune, good, monkeypatch):
     monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")
     told = json.loads(finetune("plan", "chat_completion", *good, "--json").stdout)
     assert told["tracking"] == "no metrics are sent"
@@ -112,7 +137,7 @@ WRONG = {
 
 @pytest.mark.parametrize("command", ["plan", "run"])
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_input_exits_2_with_the_fix_and_leaves_no_half_written_output(command, case, good, tmp_path):
+def test_wrong_input_exits_2_with_the_fix_and_leaves_no_half_written_output(finetune, command, case, good, tmp_path):
     words, told = WRONG[case]
     done = finetune(command, "chat_completion", *good, *words, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -136,23 +161,21 @@ def test_wrong_input_exits_2_with_the_fix_and_leaves_no_half_written_output(comm
         ("pipeline: text_generation\n", "finetune run text_generation"),
     ],
 )
-def test_a_bad_configuration_file_is_refused(tmp_path, text, words):
+def test_a_bad_configuration_file_is_refused(finetune, tmp_path, text, words):
     (tmp_path / "c.yaml").write_text(text)
     done = finetune("plan", "chat_completion", "-f", tmp_path / "c.yaml")
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_an_unknown_pipeline_suggests_the_nearest():
+def test_an_unknown_pipeline_suggests_the_nearest(finetune):
     for command in ("plan", "run", "describe", "compile"):
         done = finetune(command, "chat_competion")
         assert done.returncode == 2
         assert "did you mean chat_completion?" in done.stderr
 
 
-def test_completion_knows_pipelines_flags_and_choices():
-    import os
-
+def test_completion_knows_pipelines_flags_and_choices(finetune):
     def complete(text: str) -> str:
         words = {"_FINETUNE_COMPLETE": "bash_complete", "COMP_WORDS": text, "COMP_CWORD": str(text.count(" "))}
         return subprocess.run(FINETUNE, capture_output=True, text=True, env={**os.environ, **words}).stdout
@@ -163,7 +186,7 @@ def test_completion_knows_pipelines_flags_and_choices():
     assert "_finetune_completion" in finetune("completion", "bash").stdout
 
 
-def test_compile_writes_only_what_is_named(tmp_path):
+def test_compile_writes_only_what_is_named(finetune, tmp_path):
     done = finetune("compile", "text_generation", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["text_generation_pipeline.yaml"]

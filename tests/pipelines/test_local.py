@@ -88,7 +88,7 @@ def test_a_python_of_its_own_for_every_task_gives_the_same_weights(first, given,
     assert first[1]["metrics"] == cold["metrics"]
 
 
-def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given):
+def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given, warm):
     root, before = first
     again = run(root, given)
     assert again["reused"] == ["import-model", "prepare-data", "finetune", "merge-adapter", "evaluate"]
@@ -98,38 +98,40 @@ def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given):
     assert changed["reused"] == ["import-model", "prepare-data"]
 
 
-def test_a_failing_step_gives_its_own_message_code_and_result(given, tmp_path):
+def test_a_failing_step_gives_its_own_message_code_and_result(given, tmp_path, runs_root, warm):
     rows = chat_rows(60)
     rows[40]["messages"][0]["role"] = "bot"
     bad = write_jsonl(tmp_path / "bad.jsonl", rows)
-    result = run(tmp_path / "runs", {**given, "train_file_path": str(bad)}, code=2)
+    result = run(runs_root, {**given, "train_file_path": str(bad)}, code=2)
     assert result["status"] == "failed"
     assert result["error"]["step"] == "prepare-data"
     assert "bad.jsonl:41" in result["error"]["where"]
     assert [step["step"] for step in result["steps"]] == ["plan", "import-model", "prepare-data"]
     assert result["parameters"]["requested"]["per_device_train_batch_size"] == 1
     assert result["parameters"]["effective"]["per_device_train_batch_size"] == 4
-    assert not list((tmp_path / "runs").rglob("*.tmp-*"))
+    assert not list(runs_root.rglob("*.tmp-*"))
 
 
-def test_text_that_kfp_would_rewrite_arrives_as_it_was(given, tmp_path):
+def test_text_that_kfp_would_rewrite_arrives_as_it_was(given, tmp_path, runs_root, warm):
     from pipelines.local import run_local
     from steps.errors import SecurityRefusal
 
     with pytest.raises(SecurityRefusal, match="experiment_name"):
         run_local(None, {"experiment_name": "{{$.inputs}}"}, tmp_path, tmp_path / "x")
     odd = "python3 with 'quotes', \"more\" and {braces}"
-    result = run(tmp_path / "runs", {**given, "experiment_name": odd, "train_file_path": "nowhere.jsonl"}, code=2)
+    result = run(runs_root, {**given, "experiment_name": odd, "train_file_path": "nowhere.jsonl"}, code=2)
     assert result["error"]["step"] == "plan"
     assert result["parameters"]["requested"]["experiment_name"] == odd
     assert result["parameters"]["effective"]["total_train_batch_size"] == 4  # no plan has split it
-    good = run(tmp_path / "runs", {**given, "experiment_name": odd, "max_steps": 1, "gate_must_beat_base": "false"})
+    import sqlite3
+
+    good = run(runs_root, {**given, "experiment_name": odd, "max_steps": 1, "gate_must_beat_base": "false"})
     assert good["status"] == "succeeded"
-    names = sqlite3.connect(tmp_path / "runs/mlflow.db").execute("select name from experiments").fetchall()
+    names = sqlite3.connect(runs_root / "mlflow.db").execute("select name from experiments").fetchall()
     assert (odd,) in names
 
 
-def test_a_compiled_pipeline_runs_here_too(given, tmp_path):
+def test_a_compiled_pipeline_runs_here_too(given, tmp_path, warm):
     from kfp import components
 
     from pipelines.local import run_local
@@ -144,15 +146,15 @@ def test_a_compiled_pipeline_runs_here_too(given, tmp_path):
     assert json.loads(Path(done.outputs["tuned"], "manifest.json").read_text())["kind"] == "adapter"
 
 
-def test_a_gate_that_is_not_passed_registers_nothing_and_is_no_failure(given, tmp_path):
-    result = run(tmp_path, {**given, "max_steps": 1, "gate_metric": "exact_match", "gate_min_value": 1})
+def test_a_gate_that_is_not_passed_registers_nothing_and_is_no_failure(given, runs_root, warm):
+    result = run(runs_root, {**given, "max_steps": 1, "gate_metric": "exact_match", "gate_min_value": 1})
     assert result["status"] == "succeeded"
     assert result["gate"]["passed"] is False
     assert result["registered"] is None
     assert {step["step"] for step in result["steps"]} == STEPS - {"register-model"}
 
 
-def test_text_generation_learns_from_prompts_and_answers_in_csv(tiny_model, tmp_path):
+def test_text_generation_learns_from_prompts_and_answers_in_csv(tiny_model, tmp_path, runs_root, warm):
     rows = "".join(f'"{number} + 1 =","{number + 1}"\n' for number in range(60))
     (tmp_path / "sums.csv").write_text("question,answer\n" + rows)
     given = {
@@ -165,16 +167,24 @@ def test_text_generation_learns_from_prompts_and_answers_in_csv(tiny_model, tmp_
         "packing": "true",
         "max_seq_length": 32,
     }
-    result = run(tmp_path / "runs", given, "text_generation")
+    result = run(runs_root, given, "text_generation")
     assert result["status"] == "succeeded"
     assert result["metrics"]["tuned"]["loss"] < result["metrics"]["base"]["loss"]
     assert set(result["metrics"]["tuned"]) >= {"loss", "perplexity", "exact_match", "bleu", "rougeL"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_stopped_in_training_resumes_to_the_same_weights(first, given, tmp_path, how):
+@pytest.fixture(scope="module")
+def unbroken(given, shared) -> tuple[dict, dict]:
+    """A longer training, and what came of it."""
     longer = {**given, "num_train_epochs": 6, "save_steps": 5, "register_tuned_model": "false"}
-    unbroken = run(tmp_path / "unbroken", longer)
+    folder = shared.made("unbroken", lambda folder: run(folder, longer))
+    [result] = folder.glob("chat_completion-*/result.json")
+    return longer, json.loads(result.read_text().replace(f"{folder}.part", str(folder)))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_stopped_in_training_resumes_to_the_same_weights(unbroken, tmp_path, how):
+    longer, whole = unbroken
     root = tmp_path / "broken"
     command = [*FINETUNE, "run", "chat_completion", "--root", str(root), *words(longer)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -192,5 +202,5 @@ def test_a_run_that_is_stopped_in_training_resumes_to_the_same_weights(first, gi
     resumed = run(root, {**longer, "resume_from_checkpoint": "true"})
     history = json.loads(Path(resumed["artifacts"]["tuned"], "history.json").read_text())
     assert history["resumed_from"] >= 10
-    weights = [Path(result["artifacts"]["model"], "model.safetensors").read_bytes() for result in (unbroken, resumed)]
+    weights = [Path(result["artifacts"]["model"], "model.safetensors").read_bytes() for result in (whole, resumed)]
     assert weights[0] == weights[1]

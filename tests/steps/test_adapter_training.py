@@ -146,11 +146,12 @@ def merged_and_adapted(model: Path, out: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_learns_as_in_peft_and_merges_to_the_same_logits(kind, model, tokenizer, data, tmp_path):
+def test_every_kind_learns_as_in_peft_and_merges_to_the_same_logits(kind, model, tokenizer, data, tmp_path, peer):
     ours, config, arguments = KINDS[kind]
     history = train(five_steps(ours), model, data, tmp_path / "ours")
     losses = [point["loss"] for point in history["points"]]
-    assert losses == pytest.approx(bare_losses(model, tokenizer, tmp_path / "bare", config, arguments), abs=1e-6)
+    theirs = peer(bare_losses, model, tokenizer, tmp_path / "bare", config, arguments)
+    assert losses == pytest.approx(theirs, abs=1e-6)
     assert 0 < history["parameters"]["trainable"] < history["parameters"]["total"] / 2
     merged, adapted, base = merged_and_adapted(model, tmp_path / "ours")
     assert (merged - adapted).abs().max() < 1e-4
@@ -163,12 +164,12 @@ def test_every_kind_learns_as_in_peft_and_merges_to_the_same_logits(kind, model,
     [*(("lora", stored) for stored in BASES), ("DoRA", "nf4, twice"), ("IA3", "fp4"), ("IA3", "8 bits")],
 )
 def test_on_a_quantised_base_the_losses_are_those_of_trl_and_the_adapter_fits_the_whole_base(
-    kind, stored, model, tokenizer, data, tmp_path
+    kind, stored, model, tokenizer, data, tmp_path, peer
 ):
     (lora, config, arguments), (ours, theirs) = KINDS[kind], BASES[stored]
     settings = five_steps(lora, quantisation=QuantisationParams(**ours))
     losses = [point["loss"] for point in train(settings, model, data, tmp_path / "ours")["points"]]
-    bare = bare_losses(model, tokenizer, tmp_path / "bare", config, arguments, theirs)
+    bare = peer(bare_losses, model, tokenizer, tmp_path / "bare", config, arguments, theirs)
     assert losses == pytest.approx(bare, abs=1e-6)
     assert losses[-1] < losses[0]
     whole = train(five_steps(lora), model, data, tmp_path / "whole")

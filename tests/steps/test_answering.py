@@ -121,9 +121,8 @@ def test_windows_that_would_not_get_on_are_refused(bert, tmp_path):
         prepared(bert, tmp_path / "a", stride=20)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
+def bare_losses(base: Path, windows: list[dict], out: Path, lora: bool) -> list[float]:
+    """Train the same windows with nothing but transformers and PEFT."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -135,9 +134,6 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
         set_seed,
     )
 
-    settings = settings_with({"evaluation_strategy": "no", "max_steps": 12}, lora={"apply_lora": lora})
-    data = prepared(base, tmp_path / "a")
-    ours = train(settings, base, data, tmp_path / "ours")
     tokenizer = AutoTokenizer.from_pretrained(base)
     set_seed(42)
     decoder = "llama" in (base / "config.json").read_text()
@@ -148,15 +144,24 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
             r=8, lora_alpha=128, target_modules="all-linear", task_type="QUESTION_ANS", exclude_modules=["qa_outputs"]
         )  # fmt: skip
         model = get_peft_model(model, config)
-    windows = pq.read_table(data / "tokens/train.parquet").drop_columns(["row"])
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "bare"), max_steps=12, learning_rate=1e-3, per_device_train_batch_size=4,
+        output_dir=str(out), max_steps=12, learning_rate=1e-3, per_device_train_batch_size=4,
         lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.01, optim="adamw_torch", logging_steps=1,
         save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    bare = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), Dataset.from_list(windows.to_pylist()))
-    bare.train()
-    theirs = [entry["loss"] for entry in bare.state.log_history if "loss" in entry]
+    trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), Dataset.from_list(windows))
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora, peer):
+    settings = settings_with({"evaluation_strategy": "no", "max_steps": 12}, lora={"apply_lora": lora})
+    data = prepared(base, tmp_path / "a")
+    ours = train(settings, base, data, tmp_path / "ours")
+    windows = pq.read_table(data / "tokens/train.parquet").drop_columns(["row"])
+    theirs = peer(bare_losses, base, windows.to_pylist(), tmp_path / "bare", lora)
     assert len(theirs) == 12
     assert [point["loss"] for point in ours["points"]] == pytest.approx(theirs, abs=1e-6)
 

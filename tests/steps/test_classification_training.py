@@ -86,11 +86,11 @@ def bare_losses(settings: FinetuneSettings, model: Path, out: Path) -> list[floa
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2 backbone"])
-def test_the_loss_trace_equals_a_bare_trainer(tmp_path, kind, lora):
+def test_the_loss_trace_equals_a_bare_trainer(tmp_path, kind, lora, peer):
     model, data = made(tmp_path, kind, label_rows(60))
     settings = settings_with(lora=LoraParams(apply_lora=lora))
     ours = [point["loss"] for point in train(settings, model, data, tmp_path / "ours")["points"]]
-    bare = bare_losses(settings, model, tmp_path / "bare")
+    bare = peer(bare_losses, settings, model, tmp_path / "bare")
     assert len(ours) == len(bare) == 18
     assert ours == pytest.approx(bare, abs=1e-6)
 

@@ -71,7 +71,7 @@ def bare_losses(tuned, base: Path, out: Path) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_a_classifier_goes_on_with_its_last_layer_as_a_bare_trainer(base, classifier, tmp_path):
+def test_a_classifier_goes_on_with_its_last_layer_as_a_bare_trainer(base, classifier, tmp_path, peer):
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -80,7 +80,8 @@ def test_a_classifier_goes_on_with_its_last_layer_as_a_bare_trainer(base, classi
     ours = train(model, data, tmp_path / "ours")
     config = AutoConfig.from_pretrained(classifier)
     plain = AutoModelForSequenceClassification.from_pretrained(base, config=config)
-    theirs = bare_losses(PeftModel.from_pretrained(plain, classifier, is_trainable=True), base, tmp_path / "bare")
+    tuned = PeftModel.from_pretrained(plain, classifier, is_trainable=True)
+    theirs = peer(bare_losses, tuned, base, tmp_path / "bare")
     assert len(ours) == 9
     assert ours == pytest.approx(theirs, abs=1e-5)
     before, after = (load_file(f / "adapter_model.safetensors") for f in (classifier, tmp_path / "ours/tuned"))

@@ -95,7 +95,8 @@ def bare(trainer: str, where: str, model, base: Path, rows: list[dict], out: Pat
         processing_class=AutoTokenizer.from_pretrained(base),
     )  # fmt: skip
     made.train()
-    return [entry for entry in made.state.log_history if "loss" in entry]
+    told = ("loss", "rewards/margins")
+    return [{name: entry.get(name) for name in told} for entry in made.state.log_history if "loss" in entry]
 
 
 def assert_equal_traces(ours: dict, theirs: list[dict], name: str = "loss") -> None:
@@ -109,7 +110,7 @@ def tensors(folder: Path, name: str) -> dict:
     return load_file(folder / name)
 
 
-def test_supervised_training_goes_on_as_trl_alone(tiny_model, adapter, model, tmp_path):
+def test_supervised_training_goes_on_as_trl_alone(tiny_model, adapter, model, tmp_path, peer):
     from transformers import AutoTokenizer
 
     rows = chat_rows(60)
@@ -117,7 +118,7 @@ def test_supervised_training_goes_on_as_trl_alone(tiny_model, adapter, model, tm
     ours = train(settings_with("sft"), model, data, tmp_path / "ours")
     tokens = pq.read_table(data / "tokens/train.parquet").to_pylist()
     more = {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    theirs = bare("SFT", "trl", continuing(tiny_model, adapter), tiny_model, tokens, tmp_path / "bare", **more)
+    theirs = peer(bare, "SFT", "trl", continuing(tiny_model, adapter), tiny_model, tokens, tmp_path / "bare", **more)
     assert_equal_traces(ours, theirs)
     before, after = (tensors(folder, "adapter_model.safetensors") for folder in (adapter, tmp_path / "ours/tuned"))
     assert before.keys() == after.keys()
@@ -125,7 +126,7 @@ def test_supervised_training_goes_on_as_trl_alone(tiny_model, adapter, model, tm
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_preferences_are_learned_on_as_trl_alone(tiny_model, adapter, model, tmp_path, name):
+def test_preferences_are_learned_on_as_trl_alone(tiny_model, adapter, model, tmp_path, name, peer):
     from steps.tasks import kto
 
     theirs, where, loss = METHODS[name]
@@ -136,7 +137,7 @@ def test_preferences_are_learned_on_as_trl_alone(tiny_model, adapter, model, tmp
     given = rows[:60]
     if name == "kto":
         given = [kto.training_row(row, kto.Columns()) for row in pq.read_table(data / "rows/train.parquet").to_pylist()]
-    told = bare(theirs, where, continuing(tiny_model, adapter), tiny_model, given, tmp_path / "bare", **loss)
+    told = peer(bare, theirs, where, continuing(tiny_model, adapter), tiny_model, given, tmp_path / "bare", **loss)
     assert_equal_traces(ours, told)
     assert_equal_traces(ours, told, "rewards/margins")
     assert ours["parameters"]["total"] == sum(one.numel() for one in continuing(tiny_model, adapter).parameters())
@@ -177,7 +178,7 @@ def test_the_reference_is_the_model_as_it_came(tiny_model, adapter, tmp_path, ro
 @pytest.mark.parametrize("precompute", [False, True], ids=["asked", "precomputed"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_an_own_reference_is_the_one_that_trl_is_given(tiny_model, tmp_path, method, lora, precompute):
+def test_an_own_reference_is_the_one_that_trl_is_given(tiny_model, tmp_path, method, lora, precompute, peer):
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
 
@@ -196,7 +197,7 @@ def test_an_own_reference_is_the_one_that_trl_is_given(tiny_model, tmp_path, met
     adapter = LoraConfig(r=8, lora_alpha=128, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
     more = {"ref_model": AutoModelForCausalLM.from_pretrained(tmp_path / "other"), "peft_config": adapter}
     tuned = AutoModelForCausalLM.from_pretrained(tiny_model)
-    theirs = bare(method.upper(), "trl", tuned, tiny_model, given, tmp_path / "bare", more)
+    theirs = peer(bare, method.upper(), "trl", tuned, tiny_model, given, tmp_path / "bare", more)
     assert_equal_traces(ours, theirs)
     assert_equal_traces(ours, theirs, "rewards/margins")
 

@@ -75,11 +75,11 @@ def bare_losses(settings: FinetuneSettings, model: Path, tokenizer, out: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
-def test_the_loss_trace_equals_a_bare_sft_trainer(model, tokenizer, tmp_path, lora, packing):
+def test_the_loss_trace_equals_a_bare_sft_trainer(model, tokenizer, tmp_path, lora, packing, peer):
     settings = settings_with(lora=LoraParams(apply_lora=lora), packing=packing)
     data = write_tokens(tmp_path / "data", tokenizer, chat_rows(50), packing)
     ours = [point["loss"] for point in train(settings, model, data, tmp_path / "ours")["points"]]
-    bare = bare_losses(settings, model, tokenizer, tmp_path / "bare")
+    bare = peer(bare_losses, settings, model, tokenizer, tmp_path / "bare")
     assert len(ours) == len(bare) >= 4
     assert ours == pytest.approx(bare, abs=1e-6)
     assert ours[-1] < ours[0]
@@ -172,13 +172,12 @@ def test_a_tracking_server_that_is_down_does_not_stop_a_training(model, data, tm
 
 
 @pytest.mark.slow
-def test_checkpoints_are_copied_to_mlflow_while_the_training_goes_on(model, data, tmp_path):
+def test_checkpoints_are_copied_to_mlflow_while_the_training_goes_on(model, data, tmp_path, mlflow_store):
     from mlflow import MlflowClient
 
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    tracking = {"mlflow_server_uri": store, "hf_mlflow_log_artifacts": "True"}
+    tracking = {"mlflow_server_uri": mlflow_store, "hf_mlflow_log_artifacts": "True"}
     history = train(settings_with(tracking=tracking), model, data, tmp_path / "out")
-    client = MlflowClient(store)
+    client = MlflowClient(mlflow_store)
     copied = {file.path for file in client.list_artifacts(history["mlflow_run_id"])}
     newest = f"checkpoint-{history['steps']}"
     assert newest in copied
@@ -187,13 +186,12 @@ def test_checkpoints_are_copied_to_mlflow_while_the_training_goes_on(model, data
 
 
 @pytest.mark.slow
-def test_metrics_reach_mlflow_with_the_run_that_the_history_names(model, data, tmp_path, monkeypatch):
+def test_metrics_reach_mlflow_with_the_run_that_the_history_names(model, data, tmp_path, mlflow_store, monkeypatch):
     from mlflow import MlflowClient
 
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     history = train(settings_with({"max_steps": 3}), model, data, tmp_path / "out")
-    client = MlflowClient(store)
+    client = MlflowClient(mlflow_store)
     sent = client.get_metric_history(history["mlflow_run_id"], "loss")
     assert [m.value for m in sorted(sent, key=lambda m: m.step)] == [point["loss"] for point in history["points"]]
     assert client.get_run(history["mlflow_run_id"]).info.status == "FINISHED"

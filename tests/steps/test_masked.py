@@ -128,9 +128,8 @@ def settings_with(training: dict | None = None, **changes) -> FinetuneSettings:
     return FinetuneSettings(pipeline="pretraining", kind="masked_lm", training=made, max_length=16, **changes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
+def bare_losses(base: Path, rows: list[dict], out: Path, lora: bool, whole: dict) -> list[float]:
+    """Train the same texts with nothing but transformers and PEFT."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -142,25 +141,31 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
         set_seed,
     )
 
-    # The bare one draws the next batch's hidden tokens before dropout draws; so there must be no dropout to compare.
-    whole = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    given = {"evaluation_strategy": "no", "model_args": whole}
-    settings = settings_with(given, lora={"apply_lora": lora}, mlm_probability=0.2)
-    ours = train(settings, base, prepared(base, tmp_path / "a"), tmp_path / "ours")
     tokenizer = AutoTokenizer.from_pretrained(base)
     set_seed(42)
     model = AutoModelForMaskedLM.from_pretrained(base, **whole)
     if lora:
         model = get_peft_model(model, LoraConfig(r=8, lora_alpha=128, target_modules="all-linear"))
-    rows = Dataset.from_list([{"input_ids": tokenizer(row["text"])["input_ids"]} for row in texts(60)])
+    learned = Dataset.from_list([{"input_ids": tokenizer(row["text"])["input_ids"]} for row in rows])
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "bare"), num_train_epochs=2, learning_rate=1e-3, per_device_train_batch_size=4,
+        output_dir=str(out), num_train_epochs=2, learning_rate=1e-3, per_device_train_batch_size=4,
         lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.01, optim="adamw_torch", logging_steps=1,
         save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    bare = Trainer(model, arguments, DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2), rows)
-    bare.train()
-    theirs = [entry["loss"] for entry in bare.state.log_history if "loss" in entry]
+    trainer = Trainer(model, arguments, DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2), learned)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora, peer):
+    # The bare one draws the next batch's hidden tokens before dropout draws; so there must be no dropout to compare.
+    whole = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    given = {"evaluation_strategy": "no", "model_args": whole}
+    settings = settings_with(given, lora={"apply_lora": lora}, mlm_probability=0.2)
+    ours = train(settings, base, prepared(base, tmp_path / "a"), tmp_path / "ours")
+    theirs = peer(bare_losses, base, texts(60), tmp_path / "bare", lora, whole)
     assert len(theirs) == 30
     assert [point["loss"] for point in ours["points"]] == pytest.approx(theirs, abs=1e-6)
 

@@ -52,7 +52,8 @@ def test_each_step_receives_settings_of_its_own_type(given, tmp_path):
         "evaluation": EvaluationSettings, "registration": RegistrationSettings,
     }  # fmt: skip
     for name, kind in types.items():
-        kind.model_validate(wire.load(getattr(made, name)))
+        value = wire.load(getattr(made, name))
+        assert kind.model_validate(value).model_dump(mode="json") == value, name
 
 
 def test_a_parameter_changes_only_the_settings_of_the_steps_that_need_it(given, tmp_path):

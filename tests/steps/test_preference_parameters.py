@@ -78,7 +78,8 @@ def test_a_second_model_is_counted_only_where_there_is_one(given, tmp_path, prec
 @pytest.mark.parametrize("loss", METHODS["dpo"].losses)
 def test_every_loss_of_dpo_is_accepted(given, tmp_path, loss):
     smooth = {"label_smoothing": 0.01} if loss == "exo_pair" else {}
-    planned(given, tmp_path, loss_type=loss, **smooth)
+    made = planned(given, tmp_path, loss_type=loss, **smooth)
+    assert FinetuneSettings.model_validate(wire.load(made.training)).preferred.losses == [loss]
 
 
 @pytest.mark.parametrize(

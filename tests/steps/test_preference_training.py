@@ -55,7 +55,8 @@ def bare(trainer: str, where: str, base: Path, rows: list[dict], out: Path, lora
         peft_config=adapter,
     )  # fmt: skip
     made.train()
-    return [entry for entry in made.state.log_history if "loss" in entry]
+    told = ("loss", "rewards/margins")
+    return [{name: entry.get(name) for name in told} for entry in made.state.log_history if "loss" in entry]
 
 
 def assert_equal_traces(ours: dict, theirs: list[dict]) -> None:
@@ -81,11 +82,11 @@ def assert_equal_traces(ours: dict, theirs: list[dict]) -> None:
     ],
     ids=["dpo", "ipo", "mpo", "robust", "precomputed"],
 )
-def test_dpo_trains_as_trl_alone(base, tmp_path, preference, loss, lora):
+def test_dpo_trains_as_trl_alone(base, tmp_path, preference, loss, lora, peer):
     rows = pair_rows(84)
     settings = settings_with(preference, {"evaluation_strategy": "no"}, lora={"apply_lora": lora})
     ours = train(settings, base, prepared(base, tmp_path / "a", rows), tmp_path / "ours")
-    assert_equal_traces(ours, bare("DPO", "trl", base, rows[:60], tmp_path / "bare", lora, **loss))
+    assert_equal_traces(ours, peer(bare, "DPO", "trl", base, rows[:60], tmp_path / "bare", lora, **loss))
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -94,7 +95,7 @@ def test_dpo_trains_as_trl_alone(base, tmp_path, preference, loss, lora):
     [{}, {"loss_type": "apo_zero_unpaired"}, {"desirable_weight": 0.5}, {"precompute_ref_log_probs": True}],
     ids=["kto", "apo", "weighted", "precomputed"],
 )
-def test_kto_trains_as_trl_alone_on_rows_in_the_same_order(base, tmp_path, loss, lora):
+def test_kto_trains_as_trl_alone_on_rows_in_the_same_order(base, tmp_path, loss, lora, peer):
     from steps.tasks import kto
 
     data = prepared(base, tmp_path / "a", rated_rows(84))
@@ -102,7 +103,7 @@ def test_kto_trains_as_trl_alone_on_rows_in_the_same_order(base, tmp_path, loss,
     ours = train(settings, base, data, tmp_path / "ours")
     rows = pq.read_table(data / "rows/train.parquet").to_pylist()
     given = [kto.training_row(row, kto.Columns()) for row in rows]
-    assert_equal_traces(ours, bare("KTO", "trl", base, given, tmp_path / "bare", lora, **loss))
+    assert_equal_traces(ours, peer(bare, "KTO", "trl", base, given, tmp_path / "bare", lora, **loss))
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -119,12 +120,12 @@ def test_kto_trains_as_trl_alone_on_rows_in_the_same_order(base, tmp_path, loss,
     ],
     ids=["orpo", "cpo", "simpo"],
 )
-def test_methods_without_reference_train_as_trl_alone(base, tmp_path, preference, trainer, loss, lora):
+def test_methods_without_reference_train_as_trl_alone(base, tmp_path, preference, trainer, loss, lora, peer):
     rows = pair_rows(84, chat=False)  # of conversations these trainers make other tokens than DPO's
     settings = settings_with(preference, {"evaluation_strategy": "no"}, lora={"apply_lora": lora})
     ours = train(settings, base, prepared(base, tmp_path / "a", rows), tmp_path / "ours")
     where = f"trl.experimental.{trainer.lower()}"
-    assert_equal_traces(ours, bare(trainer, where, base, rows[:60], tmp_path / "bare", lora, **loss))
+    assert_equal_traces(ours, peer(bare, trainer, where, base, rows[:60], tmp_path / "bare", lora, **loss))
     assert ours["tokens_per_second"] > 0
 
 

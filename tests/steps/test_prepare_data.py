@@ -135,7 +135,7 @@ def test_bad_rows_are_refused_and_leave_nothing(tmp_path, tokenizer):
 
 def test_an_older_artifact_survives_a_refusal(tmp_path, tokenizer, chat_file):
     manifest = run(tmp_path, tokenizer, settings_for(chat_file))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="DATA-E0704"):
         run(tmp_path, tokenizer, settings_for(chat_file, rows_per_step=1000))
     assert verified(tmp_path / "data").digest == manifest.digest
 

@@ -59,13 +59,13 @@ def greedy(adapted, ids: list[int], steps: int, ends: set[int]) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["RANDOM", "SAMPLE_VOCAB"])
-def test_it_learns_as_in_peft(start, model, tokenizer, data, tmp_path):
+def test_it_learns_as_in_peft(start, model, tokenizer, data, tmp_path, peer):
     ours = {**PROMPT, "peft_kwargs": {} if start == "RANDOM" else {"prompt_tuning_init": start}}
     history = train(five_steps(ours), model, data, tmp_path / "ours")
     losses = [point["loss"] for point in history["points"]]
     theirs = {"num_virtual_tokens": 6, "prompt_tuning_init": start}
     assert losses == pytest.approx(
-        bare_losses(model, tokenizer, tmp_path / "bare", "PromptTuningConfig", theirs), abs=1e-6
+        peer(bare_losses, model, tokenizer, tmp_path / "bare", "PromptTuningConfig", theirs), abs=1e-6
     )
     hidden = json.loads((model / "config.json").read_text())["hidden_size"]
     assert history["parameters"]["trainable"] == 6 * hidden
@@ -255,10 +255,12 @@ A_RUN = {
 
 
 @pytest.mark.slow
-def test_a_run_ends_in_a_version_that_beats_the_base_and_answers_as_peft_does(tiny_model, chat_file, tmp_path):
+def test_a_run_ends_in_a_version_that_beats_the_base_and_answers_as_peft_does(
+    tiny_model, chat_file, tmp_path, runs_root, warm
+):
     import mlflow
 
-    root = tmp_path / "runs"
+    root = runs_root
     words = [f"{name}={value}" for name, value in A_RUN.items()]
     words += [f"pytorch_model_path={tiny_model}", f"train_file_path={chat_file}", "number_of_gpu_to_use_finetuning=0"]
     command = [*FINETUNE, "run", "chat_completion", "--root", root, "--json"]

@@ -111,9 +111,8 @@ def test_limits_without_room_and_unknown_languages_are_refused(t5, tmp_path):
         prepared(tmp_path / "mbart", tmp_path / "b", columns=columns)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_the_loss_trace_equals_a_bare_trainer(base, kind, tmp_path, lora):
+def bare_losses(base: Path, kind: str, rows: list[dict], out: Path, lora: bool) -> list[float]:
+    """Train the same pairs with nothing but transformers and PEFT."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -125,24 +124,30 @@ def test_the_loss_trace_equals_a_bare_trainer(base, kind, tmp_path, lora):
         set_seed,
     )
 
-    settings = settings_with({"evaluation_strategy": "no"}, lora={"apply_lora": lora})
-    ours = train(settings, base, prepared(base, tmp_path / "a", kind), tmp_path / "ours")
     set_seed(42)
     tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForSeq2SeqLM.from_pretrained(base)
     if lora:
         model = get_peft_model(
             model, LoraConfig(r=8, lora_alpha=128, target_modules="all-linear", task_type="SEQ_2_SEQ_LM")
         )
-    ids, labels = encoded(base, kind, pairs(84, kind)[:60])
+    ids, labels = encoded(base, kind, rows)
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(tmp_path / "bare"), num_train_epochs=2, learning_rate=1e-3, per_device_train_batch_size=4,
+        output_dir=str(out), num_train_epochs=2, learning_rate=1e-3, per_device_train_batch_size=4,
         lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.01, optim="adamw_torch", logging_steps=1,
         save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    rows = Dataset.from_dict({"input_ids": ids, "labels": labels})
-    bare = Seq2SeqTrainer(model, arguments, DataCollatorForSeq2Seq(tokenizer, model), rows)
-    bare.train()
-    theirs = [entry["loss"] for entry in bare.state.log_history if "loss" in entry]
+    encoded_rows = Dataset.from_dict({"input_ids": ids, "labels": labels})
+    trainer = Seq2SeqTrainer(model, arguments, DataCollatorForSeq2Seq(tokenizer, model), encoded_rows)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_loss_trace_equals_a_bare_trainer(base, kind, tmp_path, lora, peer):
+    settings = settings_with({"evaluation_strategy": "no"}, lora={"apply_lora": lora})
+    ours = train(settings, base, prepared(base, tmp_path / "a", kind), tmp_path / "ours")
+    theirs = peer(bare_losses, base, kind, pairs(84, kind)[:60], tmp_path / "bare", lora)
     assert len(theirs) == 30
     assert [point["loss"] for point in ours["points"]] == pytest.approx(theirs, abs=1e-6)
 

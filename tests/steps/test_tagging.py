@@ -107,9 +107,8 @@ def test_a_room_that_holds_no_word_is_refused(bert, tmp_path):
         prepared(bert, tmp_path / "a", length=2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
+def bare_losses(base: Path, rows: list[dict], out: Path, lora: bool) -> list[float]:
+    """Train the same sentences with nothing but transformers and PEFT."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -121,8 +120,6 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
         set_seed,
     )
 
-    settings = settings_with({"evaluation_strategy": "no"}, lora={"apply_lora": lora})
-    ours = train(settings, base, prepared(base, tmp_path / "a"), tmp_path / "ours")
     tokenizer = AutoTokenizer.from_pretrained(base)
     set_seed(42)
     model = AutoModelForTokenClassification.from_pretrained(base, num_labels=5)
@@ -132,16 +129,24 @@ def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora):
             r=8, lora_alpha=128, target_modules="all-linear", task_type="TOKEN_CLS", exclude_modules=[head]
         )  # fmt: skip
         model = get_peft_model(model, config)
-    encoded = [by_hand(tokenizer, row) for row in sentences(60)]
-    rows = Dataset.from_list([{"input_ids": ids, "labels": labels} for ids, labels in encoded])
+    encoded = [by_hand(tokenizer, row) for row in rows]
+    learned = Dataset.from_list([{"input_ids": ids, "labels": labels} for ids, labels in encoded])
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "bare"), num_train_epochs=2, learning_rate=1e-3, per_device_train_batch_size=4,
+        output_dir=str(out), num_train_epochs=2, learning_rate=1e-3, per_device_train_batch_size=4,
         lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.01, optim="adamw_torch", logging_steps=1,
         save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True,
     )  # fmt: skip
-    bare = Trainer(model, arguments, DataCollatorForTokenClassification(tokenizer), rows)
-    bare.train()
-    theirs = [entry["loss"] for entry in bare.state.log_history if "loss" in entry]
+    trainer = Trainer(model, arguments, DataCollatorForTokenClassification(tokenizer), learned)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_loss_trace_equals_a_bare_trainer(base, tmp_path, lora, peer):
+    settings = settings_with({"evaluation_strategy": "no"}, lora={"apply_lora": lora})
+    ours = train(settings, base, prepared(base, tmp_path / "a"), tmp_path / "ours")
+    theirs = peer(bare_losses, base, sentences(60), tmp_path / "bare", lora)
     assert len(theirs) == 30
     assert [point["loss"] for point in ours["points"]] == pytest.approx(theirs, abs=1e-6)
 
