@@ -5,11 +5,8 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from steps.params.compute import SMALL_CPU, SMALL_MEMORY
+from steps.params.registration import TRACKING_VARIABLES
 
-TRACKING_VARIABLES = (
-    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
-    "DISABLE_MLFLOW_INTEGRATION",
-)  # fmt: skip
 SHARED_MEMORY = "8Gi"  # /dev/shm of training pods; its size cannot be a run-time value
 
 

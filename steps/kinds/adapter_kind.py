@@ -47,7 +47,7 @@ class AdapterKind:
     kwargs: Mapping[str, Values]
     """Key of peft_kwargs → its values."""
     never_with: Mapping[str, str]
-    """Parameter that must be false → what to have instead, and why."""
+    """Parameter that must be false → why."""
     layers: frozenset[str]
     """Kinds of layers that PEFT can put it into: linear, conv1d (GPT-2), quantised. Empty: it is put into no layer."""
     heads: tuple[str, ...]

@@ -9,6 +9,11 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from steps.errors import Problem, shown
 from steps.params.group import Group, Renamed
 
+# What steps/tracking reads from the environment: the tasks that track get these from mlflow_config_map.
+TRACKING_VARIABLES = (
+    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
+    "DISABLE_MLFLOW_INTEGRATION",
+)  # fmt: skip
 _BOOLEAN = TypeAdapter(bool)
 _NAME = re.compile(r"\w[\w .-]{0,199}")
 _ALIAS = re.compile(r"[\w-]{1,255}")

@@ -29,8 +29,8 @@ def unfit_problems(seen: Seen) -> Iterator[Problem]:
     for name, reason in {**seen.recipe.unfit, **load_task(p.task).UNFIT}.items():
         field = type(p).model_fields.get(name)
         if field is not None and getattr(p, name) != field.default:
-            yield Problem("PLAN-E0102", name, shown(getattr(p, name)), f"{field.default!r} for {p.task}: {reason}",
-                          "leave it out")  # fmt: skip
+            yield Problem("PLAN-E0102", name, shown(getattr(p, name)), f"{field.default!r} for {p.task}",
+                          "leave it out", why=reason)  # fmt: skip
 
 
 def kind_problems(seen: Seen) -> Iterator[Problem]:

@@ -25,16 +25,16 @@ def unbuilt_problems(seen: Seen) -> Iterator[Problem]:
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:
-            yield Problem(
-                "PLAN-E0101", name, shown(value), f"{default!r}: nothing else is implemented in this version", instead
-            )
+            yield Problem("PLAN-E0101", name, shown(value), repr(default), instead,
+                          why="nothing else is implemented in this version")  # fmt: skip
     if parameters.number_of_gpu_to_use_finetuning > 1:
         yield Problem(
             "PLAN-E0101",
             "number_of_gpu_to_use_finetuning",
             str(parameters.number_of_gpu_to_use_finetuning),
-            "0 or 1: training on several GPUs is not implemented in this version",
+            "0 or 1",
             "use one GPU with a larger gradient_accumulation_steps",
+            why="training on several GPUs is not implemented in this version",
         )
 
 

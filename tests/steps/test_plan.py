@@ -99,8 +99,14 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_nodes_finetune": 2}, "use one node"),
-        ({"number_of_gpu_to_use_finetuning": 2}, "use one GPU"),
+        (
+            {"num_nodes_finetune": 2},
+            "expected 1, because nothing else is implemented in this version. Fix: use one node",
+        ),
+        (
+            {"number_of_gpu_to_use_finetuning": 2},
+            "expected 0 or 1, because training on several GPUs .*Fix: use one GPU",
+        ),
         ({"train_mltable_path": "t"}, "nothing at 't'"),
         ({"max_seq_length": 9999}, "set max_seq_length=256"),
         ({"compute_finetune": "pool'"}, "no backslash, quote"),

@@ -293,3 +293,29 @@ def test_checkpoints_arrive_in_the_runs_artifacts(tmp_path):
         "checkpoint-7/model.safetensors"
     ]
     assert json.loads(json.dumps(client.get_run(tracker.run_id).data.metrics)) == {"loss": 1.0}
+
+
+def test_every_variable_that_is_read_is_one_that_tasks_get():
+    from collections.abc import Mapping
+
+    from steps.params.registration import TRACKING_VARIABLES, TrackingParams
+    from steps.tracking.target import target_of
+
+    class Asked(Mapping):
+        def __init__(self):
+            self.names = set()
+
+        def __getitem__(self, name):
+            self.names.add(name)
+            raise KeyError(name)
+
+        def __iter__(self):
+            return iter(())
+
+        def __len__(self):
+            return 0
+
+    environment = Asked()
+    target_of(TrackingParams(), environment)
+    # The run belongs to the program that made it, not to a cluster's config map.
+    assert environment.names - {"MLFLOW_RUN_ID"} == set(TRACKING_VARIABLES)

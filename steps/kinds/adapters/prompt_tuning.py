@@ -2,7 +2,7 @@
 
 from steps.kinds.adapter_kind import AdapterKind, Values
 
-_NEVER_TRIED = "the weights as they are: a quantised base was never tried with it"
+_NEVER_TRIED = "a quantised base was never tried with it"
 
 KIND = AdapterKind(
     name="prompt_tuning",
@@ -11,8 +11,8 @@ KIND = AdapterKind(
     described=lambda p: f"a prompt of {p.num_virtual_tokens} vectors",
     kwargs={"prompt_tuning_init": Values("RANDOM or SAMPLE_VOCAB", ("RANDOM", "SAMPLE_VOCAB").__contains__)},
     never_with={
-        "packing": "each row by itself: the learned vectors stand before the first row of a sequence only",
-        "apply_deepspeed": "one process: vectors for a few tokens have no optimizer states worth moving",
+        "packing": "the learned vectors stand before the first row of a sequence only",
+        "apply_deepspeed": "vectors for a few tokens have no optimizer states worth moving",
         "load_in_4bit": _NEVER_TRIED,
         "load_in_8bit": _NEVER_TRIED,
     },
