@@ -82,7 +82,7 @@ def test_config_is_planned_as_it_says(plans, config):
 
 @pytest.fixture(scope="module")
 def warm(monkeypatch_module) -> Iterator[Path]:
-    """One warm Python for all tasks of these runs; a run of the command starts one for itself."""
+    """One server with preloaded libraries for all tasks of these runs; the command would start one per run."""
     from pipelines.warm import warm_python
 
     monkeypatch_module.setattr("pipelines.warm.WAITING", TASKS)
