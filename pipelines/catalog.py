@@ -10,11 +10,11 @@ from steps.params.pipelines import PARAMETER_MODELS
 
 @dataclass(frozen=True)
 class Published:
-    """A pipeline that users may run, compile and schedule."""
+    """A pipeline that users can run, compile and schedule."""
 
     name: str
     module: str
-    """Where its function is defined, under its own name."""
+    """Module that defines its function, which has the name of the pipeline."""
 
     @property
     def parameters(self) -> type[PipelineParameters]:
@@ -23,20 +23,20 @@ class Published:
 
     @property
     def trains(self) -> bool:
-        """Whether it tunes a model."""
+        """Whether it trains a model."""
         return issubclass(self.parameters, SupervisedParameters)
 
     @property
     def summary(self) -> str:
-        """One sentence."""
+        """One sentence: the first line of its parameter model's docstring."""
         return (self.parameters.__doc__ or "").splitlines()[0]
 
     def load(self) -> Any:
-        """Import the pipeline itself (and kfp with it)."""
+        """Import and return the pipeline; imports kfp."""
         return getattr(importlib.import_module(self.module), self.name)
 
 
-# Pipelines with a flow of their own; all others are supervised.
+# Pipelines with their own task graph; all others use that of pipelines.supervised.
 FLOWS = {"adapter_tools": "pipelines.adapter_tools"}
 
 PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for name in PARAMETER_MODELS}

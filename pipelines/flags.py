@@ -1,4 +1,4 @@
-"""Command-line flags and configuration files for any pipeline, made from its parameter model."""
+"""Command-line flags and configuration files of every pipeline, generated from its parameter model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_CONFIG = 1024 * 1024
 
 
 class PipelineGroup(click.Group):
-    """A command group whose commands are the published pipelines, each with a flag for every parameter."""
+    """A command group with one command per published pipeline and one flag per parameter."""
 
     def __init__(self, action: Callable[..., None], extra: list[click.Parameter], **attributes: Any):
         super().__init__(**attributes)
@@ -59,7 +59,7 @@ CONFIGURATION: list[click.Parameter] = [
     click.Option(
         ["-f", "--config", "config"],
         type=click.Path(path_type=Path),
-        help="YAML file with parameters by name, or an experiment in sections; -p and flags win over it.",
+        help="YAML file with parameters by name, or an experiment in sections; -p and flags override it.",
     ),
     click.Option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE", help="One parameter; repeatable."),
 ]
@@ -83,7 +83,7 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
 
 
 def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
-    """Gather the parameters that were given: configuration file, then -p, then flags; the later wins."""
+    """Merge the given parameters: configuration file, then -p, then flags; later ones override earlier ones."""
     from steps.params.group import merged
 
     flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
@@ -96,7 +96,10 @@ def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters_in(file: Path) -> dict[str, Any]:
-    """Read a configuration file: parameters by name, or an experiment in sections. Raises as `read_config`."""
+    """Read a configuration file: parameters by name, or an experiment in sections.
+
+    Raises UserError as `read_config` and `from_experiment` do.
+    """
     from pipelines.experiment_yaml import from_experiment, is_experiment
 
     values = read_config(file)
@@ -117,7 +120,7 @@ def _others(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Read -p name=value; a value that is a JSON object or list becomes one, everything else stays text."""
+    """Read -p name=value; a value that starts with { or [ is parsed as JSON, any other value stays text."""
     values: dict[str, Any] = {}
     problems = []
     for pair in pairs:
@@ -134,9 +137,10 @@ def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Read a YAML (or JSON) file of parameters by name; `pipeline:` may name the pipeline that it is for.
+    """Read a YAML (or JSON) file of parameters by name; `pipeline:` can name the pipeline it is for.
 
-    Raises UserError when it is missing, no mapping, too large, or uses YAML aliases (which can grow without bound).
+    Raises UserError if it is missing, invalid YAML, not a mapping, larger than LARGEST_CONFIG bytes, or uses YAML
+    aliases (which can expand without limit).
     """
     import yaml
 
@@ -144,18 +148,18 @@ def read_config(file: Path) -> dict[str, Any]:
         return UserError(Problem("CONFIG-E0101", str(file), found, expected, fix))
 
     if not file.is_file():
-        raise refused("nothing", "a YAML file", "correct the path after -f")
+        raise refused("no such file", "a YAML file", "correct the path after -f")
     if file.stat().st_size > LARGEST_CONFIG:
-        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG}", "keep data out of it")
+        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG} bytes", "remove data from the file")
     text = file.read_text(encoding="utf-8")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise refused("a YAML alias (*name)", "plain values", "write the value out")
+            raise refused("a YAML alias (*name)", "no aliases", "write the value out")
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or "no YAML"
+        problem = getattr(error, "problem", None) or "invalid YAML"
         raise UserError(Problem("CONFIG-E0102", where, str(problem), "valid YAML", "correct that line")) from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise refused(f"a {type(values).__name__}", "parameters by name", "write it as learning_rate: 1e-5")
@@ -163,7 +167,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def for_pipeline(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Take `pipeline:` out of the values; it must be the pipeline that is run. Raises UserError if not."""
+    """Remove `pipeline:` from the values. Raises UserError if it names another pipeline than the one being run."""
     values = dict(values)
     meant = values.pop("pipeline", name)
     if meant != name:

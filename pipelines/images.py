@@ -1,7 +1,7 @@
-"""Which image a step runs in.
+"""The image of each step.
 
-Images are built from containers/ and named by their version, so that KFP's cache, which keys on the name, never takes
-an old image's result for a new one's. A registry or a digest is put in front at compile time (`compile.py`).
+Images are built from containers/ and tagged with the version, because KFP's cache key includes the image name: a new
+image must not reuse results of an old one. The registry or a digest is set at compile time (`compile.py`).
 """
 
 from steps import __version__

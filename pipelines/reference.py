@@ -1,4 +1,4 @@
-"""Every parameter with default and meaning: as text, as the page in docs/, as JSON Schema for configuration files."""
+"""Parameter reference: as text for the terminal, as docs/parameters.md, and as JSON Schema for configuration files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.params.reading import choices_of, default_of
 
 
 def groups_of(model: type[PipelineParameters]) -> list[tuple[type[Group], list[str]]]:
-    """The groups that a pipeline's parameters are composed of, in reading order, each with its own fields."""
+    """Return the parameter groups of a pipeline in the order of the documentation, each with the fields it declares."""
     found = []
     for group in reversed(model.__mro__):
         own = [name for name in vars(group).get("__annotations__", {}) if name in model.model_fields]
@@ -22,7 +22,7 @@ def groups_of(model: type[PipelineParameters]) -> list[tuple[type[Group], list[s
 
 
 def as_text(published: Published) -> str:
-    """Lay the parameters out for a terminal."""
+    """Format the parameters of a pipeline for a terminal."""
     lines = [f"{published.name}: {published.summary}"]
     for group, names in groups_of(published.parameters):
         lines += ["", f"{_title(group)}"]
@@ -34,18 +34,18 @@ def as_text(published: Published) -> str:
 
 
 def as_markdown() -> str:
-    """Write the reference page of all pipelines; parameters that all that tune share stand once."""
+    """Return the reference page of all pipelines; parameters shared by all pipelines that train are listed once."""
     lines = [
         "# Parameters",
         "",
-        "Made from `steps/params/` by `make docs`; do not edit. Every pipeline also takes them through `overrides`.",
+        "Generated from `steps/params/` by `make docs`; do not edit. Every pipeline also accepts them in `overrides`.",
     ]
     shared = _shared_groups()
     for group, names in shared:
-        lines += _table(f"{_title(group)} (every pipeline that tunes a model)", group, names)
+        lines += _table(f"{_title(group)} (every pipeline that trains a model)", group, names)
     for published in PIPELINES.values():
-        told = dict(shared) if published.trains else {}
-        own = [(group, names) for group, names in groups_of(published.parameters) if group not in told]
+        listed = dict(shared) if published.trains else {}
+        own = [(group, names) for group, names in groups_of(published.parameters) if group not in listed]
         lines += ["", f"## {published.name}", "", published.summary]
         for group, names in own:
             lines += _table(_title(group), group, names)
@@ -53,12 +53,12 @@ def as_markdown() -> str:
 
 
 def schema(model: type[PipelineParameters]) -> dict[str, Any]:
-    """JSON Schema of a configuration file, for editors that check YAML."""
+    """Return the JSON Schema of a configuration file, for editors that validate YAML."""
     made = model.model_json_schema()
     properties = made["properties"]
     for old, name in old_names(model).items():
         properties[old] = {**properties[name], "description": f"Another name of {name}.", "deprecated": True}
-    properties["pipeline"] = {"type": "string", "description": "The pipeline that this file is for."}
+    properties["pipeline"] = {"type": "string", "description": "The pipeline this file is for."}
     return made
 
 

@@ -1,8 +1,9 @@
-"""From one parameter model: the pipeline's signature, its plan component, and the choices that the UI offers.
+"""Generates a pipeline's signature, its plan component and the UI's choices from its parameter model.
 
-Three facts of the KFP SDK shape this file. A pipeline function accepts a built `__signature__`. A lightweight component
-does not, for its source text is shipped, so the plan component's text is generated and registered where `inspect` looks
-for it. `Literal` is refused in annotations although the compiled form has a field for it, so choices are added after.
+Three properties of the KFP SDK determine the design. A pipeline function can have a generated `__signature__`. A
+lightweight component cannot, because KFP ships its source text, so the source of the plan component is generated and
+registered in `linecache`, where `inspect` finds it. KFP rejects `Literal` in annotations although the compiled form has
+a field for choices, so they are added to the compiled form.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ def pipeline(
 ) -> Callable:
     """Turn `def name(p, plan) -> Outputs` into a KFP pipeline whose inputs are the model's parameters.
 
-    The function receives the parameters as attributes of `p`, and `plan`, the task that checks them.
+    The function gets the parameters as attributes of `p`, and the task that checks them as `plan`.
     """
 
     def wrap(function: Callable) -> Any:
@@ -46,7 +47,7 @@ def pipeline(
         flow.__module__ = function.__module__
         flow.__signature__ = signature  # type: ignore[attr-defined]
         flow.__doc__ = docstring_of(inspect.getdoc(function) or "", model)
-        # A pipeline must not have the name of one of its components: kfp would load the component for it.
+        # A pipeline must not have the name of one of its components: kfp would load the component instead.
         named = dsl.pipeline(name=function.__name__.replace("_", "-"), description=(flow.__doc__ or "").split("\n")[0])
         with _quick_stack():
             made = named(flow)
@@ -58,10 +59,10 @@ def pipeline(
 
 @contextlib.contextmanager
 def _quick_stack() -> Iterator[None]:
-    """Give kfp the caller's name without the source lines of the whole call stack.
+    """Replace `inspect.stack` in kfp by one that does not read the source lines of the whole call stack.
 
-    kfp (2.17.0) asks `inspect.stack()[1][3]` at every setting of every task, for a message that is rarely raised: a
-    quarter of a second for each pipeline, and eight seconds where thousands of modules are loaded.
+    kfp (2.17.0) evaluates `inspect.stack()[1][3]` at every setting of every task, for an error message that is rarely
+    raised. It costs a quarter of a second per pipeline, and eight seconds when thousands of modules are loaded.
     """
 
     def stack() -> list[tuple[Any, ...]]:
@@ -78,7 +79,7 @@ def _quick_stack() -> Iterator[None]:
 
 
 def signature_of(model: type[PipelineParameters], returns: Any) -> inspect.Signature:
-    """Build the signature that kfp reads: plain types, and a default for every parameter."""
+    """Return the signature that kfp reads: plain types, and a default for every parameter."""
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
         inspect.Parameter(name, keyword, default=default_of(field), annotation=kfp_type(field))
@@ -88,13 +89,13 @@ def signature_of(model: type[PipelineParameters], returns: Any) -> inspect.Signa
 
 
 def docstring_of(summary: str, model: type[PipelineParameters]) -> str:
-    """Describe every parameter the way kfp parses it into the YAML."""
+    """Return a docstring in the format from which kfp copies parameter descriptions into the YAML."""
     lines = [f"    {name}: {field.description}" for name, field in model.model_fields.items()]
     return "\n".join([summary, "", "Args:", *lines])
 
 
 def plan_component(pipeline_name: str, model: type[PipelineParameters]) -> Any:
-    """Generate the component that takes every parameter of a pipeline and returns what its plan declares."""
+    """Generate the component that takes every parameter of a pipeline and returns the outputs in `model.planned`."""
     inputs = "".join(f"    {name}: {kfp_type(field).__name__},\n" for name, field in model.model_fields.items())
     hints = get_type_hints(model.planned)
     outputs = "".join(f"        ('{name}', {(get_origin(kind) or kind).__name__}),\n" for name, kind in hints.items())
@@ -126,7 +127,7 @@ def plan(
 
 
 def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> None:
-    """Give every closed choice to the UI as a drop-down, or none; backends before 2.16 refuse a YAML with them."""
+    """Add the UI's drop-downs for all `Literal` parameters, or remove them: backends before 2.16 reject them."""
     inputs = made.pipeline_spec.root.input_definitions.parameters
     for name, field in model.model_fields.items():
         literals = inputs[name].literals
@@ -136,11 +137,11 @@ def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> Non
 
 
 def kfp_type(field: FieldInfo) -> type:
-    """The plain type that stands for a field in KFP."""
+    """Return the KFP parameter type of a field. Raises TypeError if KFP has none."""
     kind: Any = field.annotation
     if get_origin(kind) is Literal:
         kind = type(get_args(kind)[0])
     kind = get_origin(kind) or kind
     if kind not in KFP_TYPES:
-        raise TypeError(f"{kind} is no KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
+        raise TypeError(f"{kind} is not a KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
     return kind

@@ -1,7 +1,7 @@
-"""The flow of every supervised pipeline: one line per task, in the order of the data.
+"""The task graph of every pipeline that trains: one statement per task, in the order of the data flow.
 
-`pipelines.supervised.chat_completion` and its like are made when they are asked for, from the parameter model of that
-name.
+`pipelines.supervised.chat_completion` and the other pipelines are created on first access, from the parameter model of
+that name.
 """
 
 from functools import cache
@@ -27,7 +27,7 @@ from steps.params.pipelines import PARAMETER_MODELS
 
 
 class Outputs(NamedTuple):
-    """What a run leaves behind."""
+    """Outputs of the pipeline."""
 
     plan: Artifact
     data: Dataset
@@ -40,7 +40,7 @@ class Outputs(NamedTuple):
 
 
 def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
-    """Plan, import, prepare, tune, merge, evaluate, report; register what passes the gate."""
+    """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
     on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")
@@ -89,7 +89,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
 
 @cache
 def flow_of(name: str) -> Any:
-    """Make the pipeline of a published name; its parameters say all that is its own."""
+    """Create the pipeline with this name; pipelines differ only in their parameter model."""
     model = PARAMETER_MODELS[name]
     assert issubclass(model, SupervisedParameters)
 
@@ -100,7 +100,7 @@ def flow_of(name: str) -> Any:
         return outputs
 
     flow.__name__ = flow.__qualname__ = name
-    flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model when it passes the gate."
+    flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model if it passes the gate."
     return pipeline(model)(flow)
 
 

@@ -1,9 +1,9 @@
-"""A Python that has loaded the training libraries already, for the steps of one local run.
+"""A Python process with the training libraries already loaded, for the steps of one local run.
 
-Every task of a local run is a process of its own, and torch, transformers and TRL take five seconds to load in each
-that needs them. A server loads them once, on the core that the first steps leave idle, and forks a child for every task
-that comes after. It stands in for `python3` on the PATH: the client hands over its arguments, environment, folder and
-files, waits, and exits with the child's code. When the server is not there, the client starts a Python of its own.
+Every task of a local run is a separate process, and each that needs torch, transformers and TRL takes five seconds to
+load them. A server process loads them once, while the first steps run on another core, and forks a child for each later
+task. A client script replaces `python3` on the PATH: it sends its arguments, environment, working directory and file
+descriptors to the server, waits, and exits with the child's exit code. Without a server it starts a new Python process.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-# Set to 0: every task starts a Python of its own. Set to a folder that this function gave: its server serves this run.
+# 0: every task starts a new Python process. A folder that `warm_python` returned: its server runs the tasks of this run.
 SWITCH = "FINETUNE_WARM"
-# What these tasks load; nothing here may start a Python thread, for a fork would lose it.
+# The modules that these tasks load. None of them may start a Python thread, which a forked child would not have.
 PRELOADED = (
     "kfp.dsl.executor_main",
     "trl.trainer.sft_trainer",
@@ -34,8 +34,9 @@ PRELOADED = (
     "matplotlib.backends.backend_svg",
     "mlflow.store.tracking.sqlalchemy_store",
 )
-# The steps before them need none of it, and must not wait for it; nor must the others, when all else was reused.
+# Steps that wait for the server. The earlier steps need none of these modules, so they do not wait.
 WAITING = ("finetune", "evaluate")
+# Steps that use the server only if it is ready: if every other step was reused, they must not wait.
 WELCOME = ("merge_adapter", "report", "register_model")
 READY = "ready"
 
@@ -54,7 +55,7 @@ if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready
     except OSError:
         server = None
     if server:
-        # The child gets the signals too, and may have a checkpoint to save: wait for it whatever happens.
+        # The child gets the signals too and may be saving a checkpoint: ignore them here and wait for it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         task = json.dumps({{"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
@@ -63,14 +64,14 @@ if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready
         code = server.recv(8)
         if code:
             sys.exit(int.from_bytes(code, "big"))
-        sys.exit("the warm Python ended")
+        sys.exit("the server process with the preloaded libraries ended before this task did")
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 
 
 @contextlib.contextmanager
 def warm_python() -> Iterator[Path | None]:
-    """Start the server; gives the folder whose `python3` is the client, or None where it is switched off."""
+    """Start the server; yields the folder whose `python3` is the client, or None if switched off or unsupported."""
     if os.environ.get(SWITCH) == "0" or not hasattr(socket, "send_fds") or sys.platform != "linux":
         yield None
         return
@@ -87,7 +88,7 @@ def warm_python() -> Iterator[Path | None]:
         shim.chmod(0o755)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
-        listener.listen()  # a client that comes before the libraries are loaded waits in the queue
+        listener.listen()  # a client that connects before the libraries are loaded waits in the queue
         command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno()), str(folder / READY)]
         server = subprocess.Popen(
             command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -101,12 +102,12 @@ def warm_python() -> Iterator[Path | None]:
 
 
 def serve(listener: socket.socket, ready: Path) -> None:
-    """Load the libraries, say so by the file `ready`, then fork a child for every task, until nobody is left to ask."""
+    """Load the libraries, create the file `ready`, then fork a child for every task until the parent process ends."""
     import importlib
 
     os.environ["_KFP_RUNTIME"] = "true"
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)  # meant for the task, which gets it too
+        signal.signal(name, signal.SIG_IGN)  # the task's own process gets them too and handles them
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     for module in PRELOADED:
         importlib.import_module(module)
@@ -124,7 +125,7 @@ def serve(listener: socket.socket, ready: Path) -> None:
             _become(json.loads(task), files)
         for file in files:
             os.close(file)
-        _, status = os.waitpid(child, 0)  # kfp runs one task after the other
+        _, status = os.waitpid(child, 0)  # kfp runs one task at a time
         code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(OSError):
             connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
@@ -132,7 +133,7 @@ def serve(listener: socket.socket, ready: Path) -> None:
 
 
 def _become(task: dict, files: list[int]) -> None:
-    """Turn this forked process into the task, as if Python had been started with its arguments."""
+    """Run the task in this forked process, as a new Python process with its arguments would."""
     import runpy
 
     code = 70

@@ -159,7 +159,7 @@ MUTATIONS = {
     "root: a cycle through condition-1 → evaluate → finetune → import-model → merge-adapter → prepare-data → report": (
         lambda s: tasks_of(s)["import-model"].setdefault("dependentTasks", []).append("evaluate")
     ),
-    "root/finetune: its resources read pipelinechannel--plan-finetune_cpu, which the task is not given": (
+    "root/finetune: its resources read pipelinechannel--plan-finetune_cpu, which is not an input of the task": (
         lambda s: tasks_of(s)["finetune"]["inputs"]["parameters"].pop("pipelinechannel--plan-finetune_cpu")
     ),
     "executor exec-finetune: its image is 5": lambda s: s["deploymentSpec"]["executors"]["exec-finetune"][
@@ -168,11 +168,11 @@ MUTATIONS = {
     "root/condition-1: its condition reads the named output score": lambda s: condition_input(s).update(
         outputParameterKey="score"
     ),
-    "root/condition-1: its condition reads pipelinechannel--evaluate-Output, which it is not given": (
+    "root/condition-1: its condition reads pipelinechannel--evaluate-Output, which is not an input of the task": (
         lambda s: tasks_of(s)["condition-1"]["inputs"]["parameters"].clear()
     ),
     "comp-extra: never used": lambda s: s["components"].update({"comp-extra": {"executorLabel": "exec-plan"}}),
-    "the pipeline has the name of a component: finetune": lambda s: s["pipelineInfo"].update(name="finetune"),
+    "the pipeline and a component have the same name: finetune": lambda s: s["pipelineInfo"].update(name="finetune"),
     "root output score: no task none": lambda s: s["root"]["dag"]["outputs"]["parameters"]["score"][
         "valueFromParameter"
     ].update(producerSubtask="none"),
