@@ -1,4 +1,4 @@
-"""What is done with a finished adapter, and no training."""
+"""The pipeline for a trained adapter; it trains nothing."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from steps.params.pipelines.adapter_tools import AdapterToolsParameters
 
 
 class Outputs(NamedTuple):
-    """What a run leaves behind."""
+    """The outputs of a run."""
 
     plan: Artifact
     result: Model
@@ -20,7 +20,7 @@ class Outputs(NamedTuple):
 
 @pipeline(AdapterToolsParameters)
 def adapter_tools(p: Any, plan: dsl.PipelineTask) -> Outputs:
-    """Merge an adapter, make it ready for vLLM, rename tokens, or check whether it fits a base."""
+    """Merge an adapter, convert it for vLLM, rename tokens, or check whether it fits a base model."""
     uncached(small(with_hub_token(plan, p.huggingface_token_secret)))
     base = import_model(settings=plan.outputs["model"])
     on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")

@@ -10,33 +10,33 @@ from steps.params.pipelines import PARAMETER_MODELS
 
 @dataclass(frozen=True)
 class Published:
-    """A pipeline that users may run, compile and schedule."""
+    """A pipeline that users can run, compile and schedule."""
 
     name: str
     module: str
-    """Where its function is defined, under its own name."""
+    """The module that defines its function, which has the pipeline's name."""
 
     @property
     def parameters(self) -> type[PipelineParameters]:
-        """Its parameter model."""
+        """The parameter model."""
         return PARAMETER_MODELS[self.name]
 
     @property
     def trains(self) -> bool:
-        """Whether it tunes a model."""
+        """Whether the pipeline tunes a model."""
         return issubclass(self.parameters, SupervisedParameters)
 
     @property
     def summary(self) -> str:
-        """One sentence."""
+        """The first line of the parameter model's docstring."""
         return (self.parameters.__doc__ or "").splitlines()[0]
 
     def load(self) -> Any:
-        """Import the pipeline itself (and kfp with it)."""
+        """Import the pipeline, and with it kfp."""
         return getattr(importlib.import_module(self.module), self.name)
 
 
-# Pipelines with a flow of their own; all others are supervised.
+# Pipelines with their own module; all others use pipelines.supervised.
 FLOWS = {"adapter_tools": "pipelines.adapter_tools"}
 
 PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for name in PARAMETER_MODELS}

@@ -1,8 +1,8 @@
-"""Finds in a compiled pipeline what the SDK does not look for: dangling references, missing inputs and edges, cycles.
+"""Checks of a compiled pipeline that the SDK does not make: dangling references, missing inputs and edges, cycles.
 
-The compiler and the loader of kfp accept all of these, and the cluster finds them after GPUs were claimed. A condition
-may only look at a component's single return value or at a pipeline input: on a named output it is silently false in the
-local runner.
+kfp's compiler and loader accept these errors, so that a cluster finds them only after it has allocated GPUs. A
+condition may read only a component's single return value or a pipeline input: kfp's local runner evaluates a condition
+on a named output as false without a message.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ CONDITION_INPUT = re.compile(r"inputs\.parameter_values\['(.+?)'\]")
 
 
 def check_file(file: Path) -> list[str]:
-    """Check one compiled YAML; return what is wrong, empty when it is sound."""
+    """Check one compiled YAML; return its errors, an empty list if there are none."""
     documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
     platform = documents[1] if len(documents) > 1 else {}
     return list(check(documents[0], platform))
 
 
 def check(spec: dict[str, Any], platform: dict[str, Any] | None = None) -> Iterator[str]:
-    """Yield every fault of a pipeline spec and its platform spec."""
+    """Yield every error in a pipeline spec and its platform spec."""
     components = spec.get("components", {})
     executors = spec.get("deploymentSpec", {}).get("executors", {})
     if spec["pipelineInfo"]["name"] in {name.removeprefix("comp-") for name in components}:
-        yield f"the pipeline has the name of a component: {spec['pipelineInfo']['name']}"
+        yield f"the pipeline has the same name as a component: {spec['pipelineInfo']['name']}"
     used: set[str] = set()
     yield from _check_dag("root", spec["root"], components, used)
     for name, component in components.items():
@@ -78,7 +78,7 @@ def _check_inputs(
         known = declared.get(kind, {})
         leaf = "dag" not in components[task["componentRef"]["name"]]
         for key in given:
-            # The SDK hands resource values to the task alone, not to the component.
+            # The SDK declares resource values at the task only, not at the component.
             if key not in known and not (leaf and (key in RESOURCE_INPUTS or key.startswith(CHANNEL))):
                 yield f"{where}: input {key} is not declared by its component"
         for key, definition in known.items():
@@ -137,7 +137,7 @@ def _check_condition(where: str, task: dict[str, Any]) -> Iterator[str]:
     for name in CONDITION_INPUT.findall(condition):
         produced = given.get(name, {}).get("taskOutputParameter")
         if name not in given:
-            yield f"{where}: its condition reads {name}, which it is not given"
+            yield f"{where}: its condition reads {name}, which is not an input of the task"
         elif produced and produced["outputParameterKey"] != "Output":
             yield f"{where}: its condition reads the named output {produced['outputParameterKey']}"
 
@@ -173,13 +173,13 @@ def _check_executors(spec: dict[str, Any], components: dict[str, Any], executors
         given = task.get("inputs", {})
         for kind, key in PLACEHOLDER.findall(f"{container.get('resources', '')} {container.get('image', '')}"):
             if key not in given.get(kind, {}):
-                yield f"{where}: its resources read {key}, which the task is not given"
+                yield f"{where}: its resources read {key}, which is not an input of the task"
 
 
 def _leaf_tasks(
     spec: dict[str, Any], components: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], str, dict[str, Any], str]]:
-    """Every task that runs a container: (its DAG, where it stands, the task, the label of its executor)."""
+    """Yield every task that runs a container: (its DAG, its path, the task, the label of its executor)."""
     for name, dag in [("root", spec["root"]), *((name, c) for name, c in components.items() if "dag" in c)]:
         for key, task in dag["dag"]["tasks"].items():
             if label := components.get(task["componentRef"]["name"], {}).get("executorLabel"):
@@ -208,7 +208,7 @@ def _sources_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _cycle(tasks: dict[str, Any]) -> list[str]:
-    """Find a cycle over edges and data, by taking away tasks that wait for nothing."""
+    """Find a cycle of edges and data, by removing tasks without dependencies until none is left to remove."""
     waiting = {key: {*_producers(task), *task.get("dependentTasks", [])} & set(tasks) for key, task in tasks.items()}
     while ready := [key for key, needs in waiting.items() if not needs & set(waiting)]:
         for key in ready:

@@ -1,4 +1,4 @@
-"""The `finetune` command. Imports kfp only where a pipeline is run or compiled, and torch never."""
+"""The `finetune` command. It imports kfp only to run or compile a pipeline, and never torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instea
 
 
 def main() -> None:
-    """Run the command line; exits with the code of whoever's move it is."""
+    """Run the command line; an error exits with the code of its class, which says who must act."""
     try:
         cli(prog_name="finetune")
     except StepError as error:
@@ -27,13 +27,13 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="finetune-pipelines")
 def cli() -> None:
-    """Fine-tune language models with Kubeflow Pipelines, here or on a cluster."""
+    """Fine-tune language models with Kubeflow Pipelines, on this machine or on a cluster."""
 
 
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def list_pipelines(as_json: bool) -> None:
-    """Show the pipelines that there are."""
+    """List the pipelines."""
     from pipelines.catalog import PIPELINES
 
     if as_json:
@@ -47,7 +47,7 @@ def list_pipelines(as_json: bool) -> None:
 @click.argument("name", metavar="PIPELINE")
 @click.option("--json", "as_json", is_flag=True, help="Print the configuration schema (JSON Schema).")
 def describe(name: str, as_json: bool) -> None:
-    """Show every parameter of a pipeline, with default and meaning."""
+    """Show every parameter of a pipeline, with its default and description."""
     from pipelines.reference import as_text, schema
 
     published = _published(name)
@@ -55,7 +55,7 @@ def describe(name: str, as_json: bool) -> None:
 
 
 def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
-    """Check everything and show what would run, without running it."""
+    """Check all parameters and show the plan, without running it."""
     import os
     import tempfile
 
@@ -72,7 +72,7 @@ def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
 
 
 def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: bool) -> None:
-    """Run the whole pipeline on this machine."""
+    """Run a pipeline on this machine."""
     from pipelines.runs import run, screen
 
     result = run(name, for_pipeline(name, given), root, cache, quiet=as_json)
@@ -88,7 +88,7 @@ ROOT = click.Option(
     show_default=True,
     help="Folder for runs, cache, checkpoints and the MLflow store.",
 )
-CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse what did not change since an earlier run.")
+CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse results of steps whose inputs did not change.")
 
 cli.add_command(PipelineGroup(_plan, [JSON, ROOT], name="plan", help=_plan.__doc__))
 cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE], name="run", help=_run.__doc__))
@@ -97,13 +97,13 @@ cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE], name="run", help=_run._
 @cli.command("compile")
 @click.argument("names", metavar="[PIPELINE]...", nargs=-1)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("compiled"), show_default=True)
-@click.option("--choices/--no-choices", default=True, help="Drop-downs in the UI; KFP before 2.16 refuses them.")
-@click.option("--image-prefix", default="", metavar="REGISTRY/PROJECT", help="Put in front of every image.")
+@click.option("--choices/--no-choices", default=True, help="Drop-downs in the UI; not supported by KFP before 2.16.")
+@click.option("--image-prefix", default="", metavar="REGISTRY/PROJECT", help="Prefix of every image.")
 @click.option("--image", "images", multiple=True, metavar="IMAGE=REFERENCE", help="Replace one image; repeatable.")
 def compile_command(
     names: tuple[str, ...], output: Path, choices: bool, image_prefix: str, images: tuple[str, ...]
 ) -> None:
-    """Write pipelines as YAML for a cluster (all of them when none is named)."""
+    """Compile pipelines to YAML for a cluster (all of them if none is named)."""
     from pipelines.catalog import PIPELINES
     from pipelines.compile import compile_pipelines
 
@@ -118,7 +118,7 @@ def compile_command(
 @click.option("--train", default="", metavar="FILES", help="Training rows: files, folders, patterns or URIs.")
 @click.option("--validation", default="", metavar="FILES", help="Validation rows.")
 @click.option("--test", default="", metavar="FILES", help="Test rows.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the findings to this file too.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Also write the findings to this file.")
 @click.option("-p", "--param", multiple=True, metavar="NAME=VALUE", help="Columns, bounds and other sources.")
 def check_data(task: str, train: str, validation: str, test: str, report: Path | None, param: tuple[str, ...]) -> None:
     """Check every row of data files, without a model."""
@@ -149,14 +149,14 @@ def _published(name: str) -> Any:
 
 
 def _leave(outcome: dict[str, Any]) -> None:
-    """Exit with an error's code; a program that reads us gets it as the last line of stderr."""
+    """Exit with an error's code; if stderr is not a terminal, print the error as JSON in its last line."""
     if not sys.stderr.isatty():
         click.echo(json.dumps(outcome, ensure_ascii=False), err=True)
     sys.exit(outcome["code"])
 
 
 def _quiet(silent: bool) -> Any:
-    """Send what a step prints away, so that JSON on stdout is nothing but JSON."""
+    """If `silent`, redirect a step's output to stderr, so that stdout contains only JSON."""
     import contextlib
 
     return contextlib.redirect_stdout(sys.stderr) if silent else contextlib.nullcontext()

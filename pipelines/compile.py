@@ -1,4 +1,4 @@
-"""Pipelines → YAML in compiled/, reviewed like code and never edited by hand."""
+"""Compiles pipelines to the YAML in compiled/, which is reviewed like code and never edited by hand."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def compile_pipelines(
 ) -> list[Path]:
     """Write `<folder>/<name>_pipeline.yaml` for each name and return the paths.
 
-    `choices` writes the UI's drop-downs, which backends before KFP 2.16 refuse. `image_prefix` goes in front of every
-    image (a registry and project); `images` replaces single images, by digest for instance.
+    `choices` writes drop-downs for the UI, which KFP backends before 2.16 reject. `image_prefix` (a registry and
+    project) is put in front of every image; `images` replaces single images, for instance with a digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [_compile(name, folder / f"{name}_pipeline.yaml", choices, image_prefix, images or {}) for name in names]

@@ -1,7 +1,7 @@
 """Each step as a KFP component: typed inputs and outputs, and a body that calls the step.
 
-The source of a component's function is shipped to its pod, where `steps` is installed in the image; nothing else of
-this file is there. So a body imports what it needs, and the work has a home elsewhere.
+KFP copies only the source of the function to the pod; `steps` is installed in the image. So each body imports what it
+needs, and the work itself is implemented in `steps/`.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from pipelines.images import CORE, TRAIN
 component = partial(dsl.component, install_kfp_package=False)
 
 
-# In the large image: an adapter that comes with a model is merged here. Its node pulls it for merge_adapter anyway.
+# Uses the large image because it may merge an input adapter. The node pulls this image for merge_adapter anyway.
 @component(base_image=TRAIN)
 def import_model(settings: str, model: Output[Model], tokenizer: Output[Artifact]):
     from steps.running import run_step
@@ -103,7 +103,7 @@ def evaluate(
     for which in ("base", "tuned"):
         for name, value in measured[which].items():
             metrics.log_metric(f"{which}_{name}", value)
-    # kfp's local cache forgets a task when the file of one of its artifacts is missing, and Metrics has none.
+    # kfp's local cache drops a task if the file of one of its artifacts is missing, and Metrics writes none.
     Path(metrics.path).write_text(json.dumps(metrics.metadata))
     Path(score).write_text(str(measured["gate"]["tuned"]))
     return passed
@@ -118,7 +118,7 @@ def chart_labels(evaluation: Input[Artifact], classification: Output[Classificat
     names, curves = labels["names"], labels.get("roc", {})
     if "confusion" in labels:
         classification.log_confusion_matrix(names, labels["confusion"]["counts"])
-    if len(names) == 2 and names[1] in curves:  # the interface draws one curve: that of the positive label
+    if len(names) == 2 and names[1] in curves:  # the UI draws one curve: that of the positive label
         curve = curves[names[1]]
         classification.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
     Path(classification.path).write_text(json.dumps(classification.metadata))  # for kfp's local cache, as above

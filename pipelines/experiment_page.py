@@ -1,4 +1,4 @@
-"""docs/experiments.md: how an experiment file in sections is read, from the tables that read it."""
+"""Writes docs/experiments.md: how an experiment file in sections is read; from the tables of experiment_keys.py."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from steps.errors import shown
 INTRODUCTION = """\
 # Experiment files in sections
 
-Made from `pipelines/experiment_keys.py` by `make docs`; do not edit.
+Generated from `pipelines/experiment_keys.py` by `make docs`; do not edit.
 
-Experiments that were written for the Silogen finetuning engine run as they are:
+Experiment files for the Silogen finetuning engine run without changes:
 
 ```
 finetune run chat_completion -f sft.yaml
 finetune run preference -f dpo.yaml
 ```
 
-Each key means a parameter of ours ([parameters.md](parameters.md)), which `-p` and flags overrule. What has no effect
-here is told in a warning; an unknown key is refused with the nearest known one. Our own parameters may stand beside the
-sections, such as `number_of_gpu_to_use_finetuning: 0`. See `examples/dates/sft.yaml` and `examples/manners/dpo.yaml`.
+Each key sets one of our parameters ([parameters.md](parameters.md)); `-p` and flags override it. A key without effect
+gives a warning; an unknown key is an error that suggests the nearest known key. Our own parameters, such as
+`number_of_gpu_to_use_finetuning: 0`, can be written beside the sections. See `examples/dates/sft.yaml` and
+`examples/manners/dpo.yaml`.
 """
 
 
 def rows_of_table() -> Iterator[tuple[str, str]]:
-    """Give every key that is just another name, with the parameter that it is."""
+    """Yield every key that sets a parameter to its value unchanged, with the parameter."""
     for section, keys in DIRECT.items():
         for key, parameter in keys.items():
             yield f"{section}.{key}", parameter
@@ -36,16 +37,16 @@ def rows_of_table() -> Iterator[tuple[str, str]]:
 
 
 def as_markdown() -> str:
-    """Write the page."""
+    """Return the page as Markdown."""
     methods = ", ".join(f"`{method}` is the pipeline {pipeline}" for method, pipeline in PIPELINES.items())
     lines = [INTRODUCTION, f"`method`: {methods}.", ""]
     lines += ["| key | parameter |", "|---|---|", *(f"| `{key}` | `{name}` |" for key, name in rows_of_table()), ""]
-    lines += ["## More than a name", "", "| key | what becomes of it |", "|---|---|"]
+    lines += ["## Converted keys", "", "| key | effect |", "|---|---|"]
     lines += [f"| `{section}.{key}` | {(read.__doc__ or '').strip()} |" for (section, key), read in SPECIAL.items()]
-    lines += ["", "## One value only", "", "| key | value | because |", "|---|---|---|"]
+    lines += ["", "## Keys with one supported value", "", "| key | value | reason |", "|---|---|---|"]
     for (section, key), (values, why) in FIXED.items():
         lines.append(f"| `{section}.{key}` | {', '.join(dict.fromkeys(map(shown, values)))} | {why} |")
-    lines += ["", "## Without effect", "", "| key | because |", "|---|---|"]
+    lines += ["", "## Keys without effect", "", "| key | reason |", "|---|---|"]
     lines += [f"| `{section}.{key}` | {why} |" for section, keys in IGNORED.items() for key, why in keys.items()]
     return "\n".join(lines) + "\n"
 

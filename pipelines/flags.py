@@ -1,4 +1,4 @@
-"""Command-line flags and configuration files for any pipeline, made from its parameter model."""
+"""Command-line flags and configuration files of every pipeline, from its parameter model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_CONFIG = 1024 * 1024
 
 
 class PipelineGroup(click.Group):
-    """A command group whose commands are the published pipelines, each with a flag for every parameter."""
+    """A click group with one command for each published pipeline; each command has a flag for every parameter."""
 
     def __init__(self, action: Callable[..., None], extra: list[click.Parameter], **attributes: Any):
         super().__init__(**attributes)
@@ -59,7 +59,7 @@ CONFIGURATION: list[click.Parameter] = [
     click.Option(
         ["-f", "--config", "config"],
         type=click.Path(path_type=Path),
-        help="YAML file with parameters by name, or an experiment in sections; -p and flags win over it.",
+        help="YAML file of parameters, or an experiment in sections; -p and flags override it.",
     ),
     click.Option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE", help="One parameter; repeatable."),
 ]
@@ -73,7 +73,7 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
     return click.Option(
         [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
         metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
-        # A boolean may be given without a value: --apply-lora.
+        # A boolean flag needs no value: --apply-lora.
         is_flag=False,
         flag_value="true" if field.annotation is bool else None,
         help=f"{field.description}  [default: {default_of(field)}]",
@@ -83,7 +83,7 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
 
 
 def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
-    """Gather the parameters that were given: configuration file, then -p, then flags; the later wins."""
+    """Combine the given parameters: flags override -p, which overrides the configuration file."""
     from steps.params.group import merged
 
     flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
@@ -96,7 +96,10 @@ def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters_in(file: Path) -> dict[str, Any]:
-    """Read a configuration file: parameters by name, or an experiment in sections. Raises as `read_config`."""
+    """Read a configuration file: parameters by name, or an experiment in sections.
+
+    Raises the errors of `read_config` and `from_experiment`.
+    """
     from pipelines.experiment_yaml import from_experiment, is_experiment
 
     values = read_config(file)
@@ -117,7 +120,10 @@ def _others(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Read -p name=value; a value that is a JSON object or list becomes one, everything else stays text."""
+    """Read -p name=value. A value that starts with { or [ is parsed as JSON; all others stay text.
+
+    Raises UserError for a pair without = and for invalid JSON.
+    """
     values: dict[str, Any] = {}
     problems = []
     for pair in pairs:
@@ -134,9 +140,10 @@ def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Read a YAML (or JSON) file of parameters by name; `pipeline:` may name the pipeline that it is for.
+    """Read a YAML (or JSON) file of parameters by name; `pipeline:` can name the pipeline that it is for.
 
-    Raises UserError when it is missing, no mapping, too large, or uses YAML aliases (which can grow without bound).
+    Raises UserError if the file is missing, not a mapping, too large, or uses YAML aliases (which can expand without
+    bound).
     """
     import yaml
 
@@ -146,7 +153,7 @@ def read_config(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise refused("nothing", "a YAML file", "correct the path after -f")
     if file.stat().st_size > LARGEST_CONFIG:
-        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG}", "keep data out of it")
+        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG} bytes", "move data to another file")
     text = file.read_text(encoding="utf-8")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
@@ -155,15 +162,15 @@ def read_config(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or "no YAML"
+        problem = getattr(error, "problem", None) or "invalid YAML"
         raise UserError(Problem("CONFIG-E0102", where, str(problem), "valid YAML", "correct that line")) from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise refused(f"a {type(values).__name__}", "parameters by name", "write it as learning_rate: 1e-5")
+        raise refused(f"a {type(values).__name__}", "a mapping of parameters", "write lines like learning_rate: 1e-5")
     return values
 
 
 def for_pipeline(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Take `pipeline:` out of the values; it must be the pipeline that is run. Raises UserError if not."""
+    """Remove `pipeline:` from the values. Raises UserError if it is not the pipeline to run."""
     values = dict(values)
     meant = values.pop("pipeline", name)
     if meant != name:

@@ -1,7 +1,7 @@
-"""Which image a step runs in.
+"""The image of each step.
 
-Images are built from containers/ and named by their version, so that KFP's cache, which keys on the name, never takes
-an old image's result for a new one's. A registry or a digest is put in front at compile time (`compile.py`).
+Images are built from containers/. The tag is the version, so that KFP's cache, whose key includes the image name, never
+returns an old image's result for a new image. `compile.py` adds a registry or replaces the reference at compile time.
 """
 
 from steps import __version__

@@ -1,8 +1,8 @@
-"""A pipeline on this machine: kfp's local runner, made to say what happened.
+"""Runs a pipeline on this machine with kfp's local runner.
 
-The runner by itself names only the task that failed, rewrites the text `python3` in every argument, and mixes its own
-log with the steps'. Here a failing step's own error comes back, user text arrives as it was, the terminal shows the
-steps' lines, everything goes to log.txt, and a task whose inputs did not change is taken from an earlier run.
+The runner itself reports only the name of a failed task, replaces the text `python3` in every argument, and mixes its
+own log with the steps'. This module returns the failing step's own error, keeps user text unchanged, shows only the
+steps' lines on the terminal, writes all output to log.txt, and reuses the result of a task whose inputs did not change.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class StepFailed(Exception):
 
 @dataclass
 class LocalRun:
-    """What a local run did."""
+    """The results of a local run."""
 
     folder: Path
     outputs: dict[str, Any] = field(default_factory=dict)
     """Pipeline outputs: artifact paths and values."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """What each executed step reported, in order."""
+    """The record of each executed step, in order."""
     reused: list[str] = field(default_factory=list)
-    """Steps whose result came from an earlier run."""
+    """Steps whose result was reused from an earlier run."""
 
 
 def run_local(
@@ -64,8 +64,8 @@ def run_local(
 ) -> LocalRun:
     """Run a pipeline (a function, or one loaded from compiled YAML) with this Python.
 
-    `root` keeps what outlives a run (cache, checkpoints, MLflow store), `folder` what belongs to this one. Raises
-    StepFailed with the failing step's own error, SecurityRefusal when a value holds a placeholder that kfp expands.
+    `root` has the files shared by runs (cache, checkpoints, MLflow store), `folder` those of this run. Raises
+    StepFailed with the failing step's own error, SecurityRefusal if a value contains a placeholder that kfp expands.
     """
     _refuse_placeholders(parameters)
     run = LocalRun(folder.absolute())
@@ -101,7 +101,7 @@ def _run(
         pipeline_root=str(folder / "steps"),
         raise_on_error=True,
         enable_caching=cache,
-        # kfp's key does not see the code of the steps, so every version of it has a cache of its own.
+        # kfp's cache key does not include the code of the steps, so each version of the code has its own cache folder.
         cache_root=str(root / "cache" / code_digest()),
     )
     with contextlib.redirect_stdout(output), warnings.catch_warnings():
@@ -111,7 +111,7 @@ def _run(
 
 
 class _CacheHits(logging.Handler):
-    """Hears from kfp's log which tasks were taken from an earlier run; nothing else tells."""
+    """Reads from kfp's log which tasks were reused from an earlier run; kfp has no other way to find out."""
 
     def __init__(self, reused: list[str], show: Callable[[str], None]):
         super().__init__(logging.INFO)
@@ -137,7 +137,7 @@ class _CacheHits(logging.Handler):
 
 
 class _Output:
-    """Stands in for stdout during a run: everything to the log file, the steps' own lines to the user."""
+    """Replaces stdout during a run: writes everything to the log file and shows the steps' own lines to the user."""
 
     def __init__(self, file: TextIO, show: Callable[[str], None]):
         self.file, self.show = file, show
@@ -164,21 +164,21 @@ class _Output:
 
 
 def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]:
-    """Find the failing step's own error; a process that could not report one leaves its last lines."""
+    """Return the failing step's own error; if it reported none, an error with the last lines of its output."""
     errors = [json.loads(file.read_text("utf-8"))["error"] for file in sorted(records.iterdir())]
     told = [outcome for outcome in errors if outcome]
     if told:
         return told[-1]
     failed = re.sub(r"\x1b\[\d+m", "", str(error))
     last = "\n".join(line for line in output.tail if line)
-    problem = Problem("RUN-E0070", failed, last[-2000:] or "no output", "a step that ends well", "look into log.txt")
+    problem = Problem("RUN-E0070", failed, last[-2000:] or "no output", "a step that succeeds", "see log.txt")
     outcome = bug(error).as_json("unknown")
     return {**outcome, "where": failed, "found": problem.found, "fix": problem.fix, "problems": [str(problem)]}
 
 
 @contextlib.contextmanager
 def _environment(root: Path, records: Path) -> Iterator[None]:
-    """Tell the steps where they run: who waits for them, and where things that outlive the run are kept."""
+    """Set the steps' environment variables: folder of records, process id of the runner, root folder, MLflow store."""
     before = dict(os.environ)
     root.mkdir(parents=True, exist_ok=True)
     os.environ.update({RECORDS: str(records), PARENT: str(os.getpid()), LOCAL_ROOT: str(root)})
@@ -192,13 +192,13 @@ def _environment(root: Path, records: Path) -> Iterator[None]:
 
 
 def default_store(root: Path) -> str:
-    """The MLflow store of local runs."""
+    """Return the URI of the MLflow store of local runs."""
     return f"sqlite:///{root.absolute()}/mlflow.db"
 
 
 @contextlib.contextmanager
 def _untouched_text(warm: Path | None) -> Iterator[None]:
-    """Make the runner's replacement of `python3` by sys.executable replace it by itself."""
+    """Set sys.executable to `python3`, so that the runner's replacement of `python3` by it changes no text."""
     executable, printing = sys.executable, builtins.print
     folder = warm or Path(executable).parent
     if (folder / "python3").exists():
@@ -208,12 +208,12 @@ def _untouched_text(warm: Path | None) -> Iterator[None]:
         yield
     finally:
         sys.executable = executable
-        builtins.print = printing  # parallel loops of kfp leave their indenting print behind
+        builtins.print = printing  # kfp's parallel loops replace print and do not restore it
 
 
 @contextlib.contextmanager
 def _forwarded_signals() -> Iterator[None]:
-    """Pass the first Ctrl-C or SIGTERM on to the running step, which may have a checkpoint to save."""
+    """Forward the first Ctrl-C or SIGTERM to the running step, so that it can save a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -241,7 +241,7 @@ def _refuse_placeholders(parameters: dict[str, Any]) -> None:
     if bad:
         raise SecurityRefusal(
             [
-                Problem("PARAM-E0301", name, "{{$", "text without it: kfp would expand it", "write { {$ instead")
+                Problem("PARAM-E0301", name, "{{$", "text without it", "write { {$ instead", why="kfp would expand it")
                 for name in bad
             ]
         )

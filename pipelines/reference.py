@@ -1,4 +1,4 @@
-"""Every parameter with default and meaning: as text, as the page in docs/, as JSON Schema for configuration files."""
+"""Descriptions of all parameters: as text, as the page in docs/, and as JSON Schema for configuration files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.params.reading import choices_of, default_of
 
 
 def groups_of(model: type[PipelineParameters]) -> list[tuple[type[Group], list[str]]]:
-    """The groups that a pipeline's parameters are composed of, in reading order, each with its own fields."""
+    """Return the groups of a pipeline's parameters in the order of declaration, each with its own fields."""
     found = []
     for group in reversed(model.__mro__):
         own = [name for name in vars(group).get("__annotations__", {}) if name in model.model_fields]
@@ -22,7 +22,7 @@ def groups_of(model: type[PipelineParameters]) -> list[tuple[type[Group], list[s
 
 
 def as_text(published: Published) -> str:
-    """Lay the parameters out for a terminal."""
+    """Format the parameters for a terminal."""
     lines = [f"{published.name}: {published.summary}"]
     for group, names in groups_of(published.parameters):
         lines += ["", f"{_title(group)}"]
@@ -34,11 +34,11 @@ def as_text(published: Published) -> str:
 
 
 def as_markdown() -> str:
-    """Write the reference page of all pipelines; parameters that all that tune share stand once."""
+    """Return the reference page of all pipelines; parameters shared by all tuning pipelines are listed once."""
     lines = [
         "# Parameters",
         "",
-        "Made from `steps/params/` by `make docs`; do not edit. Every pipeline also takes them through `overrides`.",
+        "Generated from `steps/params/` by `make docs`; do not edit. Every pipeline also accepts them in `overrides`.",
     ]
     shared = _shared_groups()
     for group, names in shared:
@@ -53,7 +53,7 @@ def as_markdown() -> str:
 
 
 def schema(model: type[PipelineParameters]) -> dict[str, Any]:
-    """JSON Schema of a configuration file, for editors that check YAML."""
+    """Return the JSON Schema of a configuration file, for editors that check YAML."""
     made = model.model_json_schema()
     properties = made["properties"]
     for old, name in old_names(model).items():

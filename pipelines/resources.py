@@ -1,4 +1,4 @@
-"""Hardware and secrets on a task, from what the plan decided at run time."""
+"""Resources, secrets and security settings of a task, from values that the plan computes at run time."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ TRACKING_VARIABLES = (
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
     "DISABLE_MLFLOW_INTEGRATION",
 )  # fmt: skip
-SHARED_MEMORY = "8Gi"  # /dev/shm of training pods; its size cannot be a run-time value
+SHARED_MEMORY = "8Gi"  # /dev/shm of GPU pods; KFP does not allow a run-time value for its size
 
 
 def on_cpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.PipelineTask:
-    """Give a task the CPU, memory and node pool that the plan chose for a group (import, prepare, …)."""
+    """Set a task's CPU, memory and node selector to the plan's values for a group (import, prepare, …)."""
     decided = [plan.outputs[f"{group}_{what}"] for what in ("cpu", "memory", "node_selector")]
     cpu, memory, nodes = decided
-    # Without this the SDK forgets that the task needs the plan's values, and may start it first.
+    # Without this, the SDK does not record that the task depends on the plan and may start it before the plan.
     task.register_pipeline_channels(decided)
     task.set_cpu_limit(cpu).set_memory_limit(memory)
     kubernetes.add_node_selector_json(task, nodes)
@@ -25,7 +25,7 @@ def on_cpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.Pi
 
 
 def on_gpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.PipelineTask:
-    """Give a task GPUs too, with a large /dev/shm and the tolerations of GPU nodes."""
+    """Set a task's GPUs, tolerations and a large /dev/shm, in addition to `on_cpu`."""
     decided = [plan.outputs[f"{group}_{what}"] for what in ("gpu_type", "gpu_count", "tolerations")]
     kind, count, tolerations = decided
     task.register_pipeline_channels(decided)
@@ -36,28 +36,28 @@ def on_gpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.Pi
 
 
 def small(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """One CPU and little memory: plan, report, register."""
+    """Request one CPU and little memory, for plan, report and register_model."""
     return hardened(task.set_cpu_limit(SMALL_CPU).set_memory_limit(SMALL_MEMORY))
 
 
 def with_hub_token(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
-    """Let a task read gated models; a cluster without the secret runs it without."""
+    """Give a task the Hub token, which gated models need; the secret may be missing."""
     kubernetes.use_secret_as_env(task, secret, {"token": "HF_TOKEN"}, optional=True)
     return task
 
 
 def with_tracking(task: dsl.PipelineTask, config_map: Any) -> dsl.PipelineTask:
-    """Let a task know the cluster's MLflow; parameters win over it, and a cluster without the config map is fine."""
+    """Give a task the cluster's MLflow settings; parameters override them, and the config map may be missing."""
     kubernetes.use_config_map_as_env(task, config_map, {name: name for name in TRACKING_VARIABLES}, optional=True)
     return task
 
 
 def hardened(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Run as a normal user, as the `restricted` pod security standard asks."""
+    """Run as a non-root user, as the `restricted` pod security standard requires."""
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
     return task
 
 
 def uncached(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Run a task every time: what it looks at, or changes, lies outside of the run."""
+    """Disable the cache of a task, because it reads or changes something outside the run."""
     return task.set_caching_options(False)

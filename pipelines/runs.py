@@ -1,4 +1,4 @@
-"""One run on this machine as its user sees it: the folder, result.json, the screen at the end."""
+"""A local run for the user: its folder, result.json and the summary at the end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from steps.params.reading import Reading, read_parameters
 
 
 def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) -> dict[str, Any]:
-    """Run a pipeline and write `<root>/<pipeline>-<time>/result.json`, also when a step fails; return its content.
+    """Run a pipeline and write `<root>/<pipeline>-<time>/result.json`, also if a step fails; return its content.
 
-    Raises UserError before anything is written when a parameter is wrong.
+    Raises UserError for a wrong parameter, before anything is written.
     """
     reading = read_parameters(name, given)
     folder = _new_folder(root, name)
@@ -30,7 +30,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     done = LocalRun(folder)
     error = None
     try:
-        # The plan reads what the user wrote, so that it can tell requested from effective.
+        # Pass the values as the user wrote them: the plan reports requested and effective values.
         published = PIPELINES[name]
         done = run_local(published.load(), _passable(name, given), root, folder, cache, show, warm=published.trains)
     except StepFailed as failure:
@@ -42,7 +42,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
 
 
 class _Terminal:
-    """Prints a run's lines; on a terminal, training steps replace each other instead of scrolling by."""
+    """Prints a run's lines; on a terminal, each line of a training step overwrites the previous one."""
 
     def __init__(self) -> None:
         self.replaces = sys.stdout.isatty()
@@ -67,7 +67,7 @@ def _new_folder(root: Path, name: str) -> Path:
 
 
 def _passable(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All parameters travel in `overrides`: KFP's own types would refuse text like "1e-5" before the plan sees it."""
+    """Pass all parameters in `overrides`: KFP's types would reject text such as "1e-5" before the plan reads it."""
     values = {key: value for key, value in given.items() if key != "overrides" and value is not None}
     return {"overrides": merged(PIPELINES[name].parameters, values, given.get("overrides") or {})}
 
@@ -120,7 +120,7 @@ def _registered(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def screen(result: dict[str, Any]) -> str:
-    """Lay a result out for a terminal: base against tuned, gate, version, and where everything lies."""
+    """Format a result for a terminal: metrics of base and tuned model, gate, version and paths."""
     lines = ["", f"{result['pipeline']}  {result['status']} in {result['seconds']:.0f} s", ""]
     if error := result["error"]:
         return "\n".join([*lines, *error["problems"], "", f"log     {result['folder']}/log.txt"])
@@ -153,4 +153,4 @@ def screen(result: dict[str, Any]) -> str:
 def _reused(result: dict[str, Any]) -> list[str]:
     if not result["reused"]:
         return []
-    return [f"reused  {', '.join(result['reused'])}: nothing they depend on changed"]
+    return [f"reused  {', '.join(result['reused'])}: their inputs did not change"]

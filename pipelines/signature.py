@@ -1,8 +1,9 @@
-"""From one parameter model: the pipeline's signature, its plan component, and the choices that the UI offers.
+"""Builds from a parameter model the pipeline's signature, its plan component and the choices in the UI.
 
-Three facts of the KFP SDK shape this file. A pipeline function accepts a built `__signature__`. A lightweight component
-does not, for its source text is shipped, so the plan component's text is generated and registered where `inspect` looks
-for it. `Literal` is refused in annotations although the compiled form has a field for it, so choices are added after.
+This file depends on three facts about the KFP SDK. A pipeline function can have a generated `__signature__`. A
+lightweight component cannot, because KFP copies its source text to the pod; so the source of the plan component is
+generated and registered with `linecache`, where `inspect` finds it. The SDK rejects `Literal` in annotations although
+the compiled form has a field for it, so choices are added after compilation.
 """
 
 import inspect
@@ -43,7 +44,7 @@ def pipeline(
         flow.__module__ = function.__module__
         flow.__signature__ = signature  # type: ignore[attr-defined]
         flow.__doc__ = docstring_of(inspect.getdoc(function) or "", model)
-        # A pipeline must not have the name of one of its components: kfp would load the component for it.
+        # A pipeline must not have the name of one of its components: kfp would load the component instead.
         made = dsl.pipeline(name=function.__name__.replace("_", "-"), description=(flow.__doc__ or "").split("\n")[0])(
             flow
         )
@@ -54,7 +55,7 @@ def pipeline(
 
 
 def signature_of(model: type[PipelineParameters], returns: Any) -> inspect.Signature:
-    """Build the signature that kfp reads: plain types, and a default for every parameter."""
+    """Build the signature that kfp reads: each parameter with a KFP type and a default."""
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
         inspect.Parameter(name, keyword, default=default_of(field), annotation=kfp_type(field))
@@ -64,13 +65,13 @@ def signature_of(model: type[PipelineParameters], returns: Any) -> inspect.Signa
 
 
 def docstring_of(summary: str, model: type[PipelineParameters]) -> str:
-    """Describe every parameter the way kfp parses it into the YAML."""
+    """Write the docstring from which kfp parses the description of every parameter."""
     lines = [f"    {name}: {field.description}" for name, field in model.model_fields.items()]
     return "\n".join([summary, "", "Args:", *lines])
 
 
 def plan_component(pipeline_name: str, model: type[PipelineParameters]) -> Any:
-    """Generate the component that takes every parameter of a pipeline and returns what its plan declares."""
+    """Generate the component that takes every parameter of a pipeline and returns the outputs of its plan."""
     inputs = "".join(f"    {name}: {kfp_type(field).__name__},\n" for name, field in model.model_fields.items())
     hints = get_type_hints(model.planned)
     outputs = "".join(f"        ('{name}', {(get_origin(kind) or kind).__name__}),\n" for name, kind in hints.items())
@@ -102,7 +103,7 @@ def plan(
 
 
 def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> None:
-    """Give every closed choice to the UI as a drop-down, or none; backends before 2.16 refuse a YAML with them."""
+    """Add a drop-down for every closed choice if `wanted`, else remove all; KFP before 2.16 rejects drop-downs."""
     inputs = made.pipeline_spec.root.input_definitions.parameters
     for name, field in model.model_fields.items():
         literals = inputs[name].literals
@@ -112,11 +113,11 @@ def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> Non
 
 
 def kfp_type(field: FieldInfo) -> type:
-    """The plain type that stands for a field in KFP."""
+    """Return the KFP parameter type of a field. Raises TypeError if KFP has none."""
     kind: Any = field.annotation
     if get_origin(kind) is Literal:
         kind = type(get_args(kind)[0])
     kind = get_origin(kind) or kind
     if kind not in KFP_TYPES:
-        raise TypeError(f"{kind} is no KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
+        raise TypeError(f"{kind} is not a KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
     return kind

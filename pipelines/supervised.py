@@ -1,6 +1,6 @@
-"""The flow of every supervised pipeline: one line per task, in the order of the data.
+"""The task graph of every supervised pipeline: one line per task, in the order of the data.
 
-`pipelines.supervised.chat_completion` and its like are made when they are asked for, from the parameter model of that
+A pipeline such as `pipelines.supervised.chat_completion` is built on first access, from the parameter model with its
 name.
 """
 
@@ -27,7 +27,7 @@ from steps.params.pipelines import PARAMETER_MODELS
 
 
 class Outputs(NamedTuple):
-    """What a run leaves behind."""
+    """The outputs of a run."""
 
     plan: Artifact
     data: Dataset
@@ -40,7 +40,7 @@ class Outputs(NamedTuple):
 
 
 def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
-    """Plan, import, prepare, tune, merge, evaluate, report; register what passes the gate."""
+    """Plan, import, prepare, tune, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
     on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")
@@ -65,7 +65,8 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
         evaluation=verdict.outputs["evaluation"],
     )
     uncached(small(page))
-    # The gate is the component's single return value: a condition on a named output is silently false in kfp.local.
+    # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
+    # without a message.
     with dsl.If(verdict.outputs["Output"] == True, "passed the gate"):  # noqa: E712
         version = register_model(
             settings=plan.outputs["registration"],
@@ -89,7 +90,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
 
 @cache
 def flow_of(name: str) -> Any:
-    """Make the pipeline of a published name; its parameters say all that is its own."""
+    """Build the pipeline of a published name; pipelines differ only in their parameter model."""
     model = PARAMETER_MODELS[name]
     assert issubclass(model, SupervisedParameters)
 
@@ -100,7 +101,7 @@ def flow_of(name: str) -> Any:
         return outputs
 
     flow.__name__ = flow.__qualname__ = name
-    flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model when it passes the gate."
+    flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model if it passes the gate."
     return pipeline(model)(flow)
 
 

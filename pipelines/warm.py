@@ -1,9 +1,9 @@
-"""A Python that has loaded the training libraries already, for the steps of one local run.
+"""A Python server that preloads the training libraries for the steps of one local run.
 
-Every task of a local run is a process of its own, and torch, transformers and TRL take five seconds to load in each
-that needs them. A server loads them once, on the core that the first steps leave idle, and forks a child for every task
-that comes after. It stands in for `python3` on the PATH: the client hands over its arguments, environment, folder and
-files, waits, and exits with the child's code. When the server is not there, the client starts a Python of its own.
+Each task of a local run is a separate process, and loading torch, transformers and TRL takes five seconds in each task
+that needs them. The server loads them once, on a core that the first steps do not use, and forks a child for each later
+task. A client replaces `python3` on the PATH: it sends its arguments, environment, working folder and files to the
+server, waits, and exits with the child's code. If there is no server, the client starts Python itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-SWITCH = "FINETUNE_WARM"  # set to 0: every task starts a Python of its own
-# What these tasks load; nothing here may start a Python thread, for a fork would lose it.
+SWITCH = "FINETUNE_WARM"  # 0: every task starts its own Python
+# Modules that these tasks import. None of them may start a Python thread, because a fork does not copy threads.
 PRELOADED = (
     "kfp.dsl.executor_main",
     "trl.trainer.sft_trainer",
@@ -32,7 +32,8 @@ PRELOADED = (
     "sacrebleu",
     "matplotlib.backends.backend_svg",
 )
-# The steps before them need none of it, and must not wait for it; nor must the report, when all else was reused.
+# WAITING: tasks that use the server and wait until it has loaded. Earlier steps need no training libraries and do not
+# wait. WELCOME: tasks that use the server only if it has loaded; if all other steps were reused, it may not have.
 WAITING = ("finetune", "evaluate")
 WELCOME = ("report",)
 READY = "ready"
@@ -52,7 +53,7 @@ if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready
     except OSError:
         server = None
     if server:
-        # The child gets the signals too, and may have a checkpoint to save: wait for it whatever happens.
+        # The child receives the signals as well and may save a checkpoint, so always wait for it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         task = json.dumps({{"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
@@ -61,14 +62,14 @@ if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready
         code = server.recv(8)
         if code:
             sys.exit(int.from_bytes(code, "big"))
-        sys.exit("the warm Python ended")
+        sys.exit("the server of preloaded libraries (pipelines/warm.py) ended")
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 
 
 @contextlib.contextmanager
 def warm_python() -> Iterator[Path | None]:
-    """Start the server; gives the folder whose `python3` is the client, or None where it is switched off."""
+    """Start the server; yields the folder whose `python3` is the client, or None if the server is switched off."""
     if os.environ.get(SWITCH) == "0" or not hasattr(socket, "send_fds") or sys.platform != "linux":
         yield None
         return
@@ -82,7 +83,7 @@ def warm_python() -> Iterator[Path | None]:
         shim.chmod(0o755)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
-        listener.listen()  # a client that comes before the libraries are loaded waits in the queue
+        listener.listen()  # a client that connects before the libraries are loaded waits in the queue
         command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno()), str(folder / READY)]
         server = subprocess.Popen(
             command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -96,12 +97,12 @@ def warm_python() -> Iterator[Path | None]:
 
 
 def serve(listener: socket.socket, ready: Path) -> None:
-    """Load the libraries, say so by the file `ready`, then fork a child for every task, until nobody is left to ask."""
+    """Load the libraries, create the file `ready`, then fork a child for every task until the parent process ends."""
     import importlib
 
     os.environ["_KFP_RUNTIME"] = "true"
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)  # meant for the task, which gets it too
+        signal.signal(name, signal.SIG_IGN)  # for the task, which receives it as well
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     for module in PRELOADED:
         importlib.import_module(module)
@@ -119,7 +120,7 @@ def serve(listener: socket.socket, ready: Path) -> None:
             _become(json.loads(task), files)
         for file in files:
             os.close(file)
-        _, status = os.waitpid(child, 0)  # kfp runs one task after the other
+        _, status = os.waitpid(child, 0)  # kfp runs one task at a time
         code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(OSError):
             connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
@@ -127,7 +128,7 @@ def serve(listener: socket.socket, ready: Path) -> None:
 
 
 def _become(task: dict, files: list[int]) -> None:
-    """Turn this forked process into the task, as if Python had been started with its arguments."""
+    """Run the task in this forked process, as if Python had been started with its arguments."""
     import runpy
 
     code = 70
