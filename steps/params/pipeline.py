@@ -75,8 +75,8 @@ class SupervisedParameters(
     def _never_with_this_adapter(self) -> Iterator[Problem]:
         for name, reason in ADAPTER_KINDS[self.peft_type].never_with.items():
             if getattr(self, name):
-                yield Problem("PARAM-E0279", name, f"true with peft_type={self.peft_type}", f"false: {reason}",
-                              f"leave {name} out, or set peft_type=lora")  # fmt: skip
+                yield Problem("PARAM-E0279", name, f"true with peft_type={self.peft_type}", "false",
+                              f"leave {name} out, or set peft_type=lora", why=reason)  # fmt: skip
 
     def _quantised_base(self) -> Iterator[Problem]:
         asked = f"load_in_{self.bits}bit"

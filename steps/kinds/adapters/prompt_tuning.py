@@ -1,8 +1,8 @@
-"""Prompt tuning: learned vectors that stand before every text, and no change of a weight."""
+"""Prompt tuning: learned vectors before every text; no weight is changed."""
 
 from steps.kinds.adapter_kind import AdapterKind, Values
 
-_NEVER_TRIED = "the weights as they are: a quantised base was never tried with it"
+_NOT_TESTED = "prompt tuning is not tested with a quantised base model"
 
 KIND = AdapterKind(
     name="prompt_tuning",
@@ -11,14 +11,14 @@ KIND = AdapterKind(
     described=lambda p: f"a prompt of {p.num_virtual_tokens} vectors",
     kwargs={"prompt_tuning_init": Values("RANDOM or SAMPLE_VOCAB", ("RANDOM", "SAMPLE_VOCAB").__contains__)},
     never_with={
-        "packing": "each row by itself: the learned vectors stand before the first row of a sequence only",
-        "apply_deepspeed": "one process: vectors for a few tokens have no optimizer states worth moving",
-        "load_in_4bit": _NEVER_TRIED,
-        "load_in_8bit": _NEVER_TRIED,
+        "packing": "the learned vectors are only before the first row of a packed sequence",
+        "apply_deepspeed": "the vectors of a few tokens have too few optimizer states to offload",
+        "load_in_4bit": _NOT_TESTED,
+        "load_in_8bit": _NOT_TESTED,
     },
     layers=frozenset(),
     heads=("causal_lm",),
-    why_heads="vectors before the text are learned by models that go on from it, on right answers only",
+    why_heads="prompt tuning supports only supervised training of causal language models",
     trains_new_rows=False,
     config="peft:PromptTuningConfig",
     settings_by="steps.finetune.adapters:before_text",
@@ -29,7 +29,7 @@ KIND = AdapterKind(
     tensors_begin="prompt_embeddings",
     tensors="prompt_embeddings",
     folded_by="",
-    kept_because="vectors before the text, which no weight can hold",
-    merging="put the learned prompt beside the base",
+    kept_because="learned vectors before the text, which cannot be merged into weights",
+    merging="store the learned prompt beside the base model",
     served_by_vllm=False,
 )
