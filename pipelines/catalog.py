@@ -18,7 +18,7 @@ class Published:
 
     @property
     def parameters(self) -> type[PipelineParameters]:
-        """Its parameter model."""
+        """The parameter model."""
         return PARAMETER_MODELS[self.name]
 
     @property

@@ -73,7 +73,7 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
     return click.Option(
         [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
         metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
-        # A boolean may be given without a value: --apply-lora.
+        # A boolean flag needs no value: --apply-lora.
         is_flag=False,
         flag_value="true" if field.annotation is bool else None,
         help=f"{field.description}  [default: {default_of(field)}]",
@@ -162,7 +162,7 @@ def read_config(file: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "invalid YAML"
         raise UserError(Problem("CONFIG-E0102", where, str(problem), "valid YAML", "correct that line")) from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise refused(f"a {type(values).__name__}", "parameters by name", "write it as learning_rate: 1e-5")
+        raise refused(f"a {type(values).__name__}", "a mapping of parameters", "write lines like learning_rate: 1e-5")
     return values
 
 

@@ -65,7 +65,8 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
         evaluation=verdict.outputs["evaluation"],
     )
     uncached(small(page))
-    # The gate is the component's single return value: a condition on a named output is silently false in kfp.local.
+    # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
+    # without a message.
     with dsl.If(verdict.outputs["Output"] == True, "passed the gate"):  # noqa: E712
         version = register_model(
             settings=plan.outputs["registration"],

@@ -9,54 +9,54 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ModelKind:
-    """What a model puts out, and the code that goes with it."""
+    """A kind of model, defined by its output, and its code."""
 
     name: str
     puts_out: str
-    """What it puts out, in a few words."""
+    """The output, in a few words."""
     auto_class: str
     """Class of transformers that loads it."""
     peft_task: str | None
-    """PEFT's name of its task; None where PEFT has none."""
+    """PEFT's name of its task; None if PEFT has none."""
     new_head: bool
-    """Whether a base may lack the last layer, which is then made for the task and trained whole."""
+    """Whether the base model may lack the head, which is then initialised for the task and fully trained."""
     made_for: Callable[[Mapping[str, Any]], bool]
-    """Whether a configuration (config.json) is of a model that is made for this, rather than for another kind."""
+    """Whether a configuration (config.json) describes a model of this kind, if a task supports several kinds."""
 
     writer: str
-    """Module of prepare_data with `prepare` and `write`: rows → tokens."""
+    """Module with `prepare` and `write` for prepare_data: rows → tokens."""
     trainer: str
-    """`build(run)` of finetune, for learning from right answers."""
+    """`build(run)` for finetune, for supervised training."""
     trained_as: str
-    """What that is called."""
+    """Name of that trainer in the plan."""
     evaluator: str
-    """`compare(settings, base, tuned, data)` of evaluate."""
+    """`compare(settings, base, tuned, data)` for evaluate."""
     engine: str
-    """`measure(folder, held_out, settings)` of evaluate, for the evaluator of written texts; empty for others."""
+    """`measure(folder, held_out, settings)` for evaluate, if it evaluates generated texts; else empty."""
     served: str
-    """File of register_model that answers in a registered model; empty for pyfunc_model.py's own."""
+    """File in register_model with the prediction code of a registered model; empty: that of pyfunc_model.py."""
     signature: str
-    """Function of register_model that describes what goes into a registered model and comes out."""
+    """Function in register_model that returns the signature (inputs and outputs) of a registered model."""
     report: tuple[str, str]
-    """Key of metrics.json, and the function of reports that shows it; empty for the table of written texts."""
+    """Key in metrics.json, and the function in reports that shows it; empty for the table of generated texts."""
 
     goes_on: bool
-    """Whether its answer stands behind its prompt: both share its positions, and no token may end the prompt."""
+    """Whether it continues its prompt: prompt and answer share the positions, and no token may end the prompt."""
     has_encoder: bool
-    """Whether an encoder reads the text, and a decoder writes the answer apart from it."""
+    """Whether an encoder reads the text and a separate decoder writes the answer."""
     writes_while_training: bool
-    """Whether it can write answers at the evaluations of a training, so that these steer it."""
+    """Whether it can generate answers in evaluations during training, to select the best checkpoint by them."""
     compares_texts: bool
-    """Whether its answers are compared as texts, which evaluation_config may normalise."""
+    """Whether its answers are compared as texts, which evaluation_config can normalise."""
     takes_new_tokens: bool
-    """Whether its vocabulary can be extended."""
+    """Whether it supports new tokens in the vocabulary."""
     logits_over_vocabulary: bool
-    """Whether training holds a logit for each word of the vocabulary."""
+    """Whether training computes a logit for every token of the vocabulary."""
     longest_window: int | None
-    """Tokens of an input where none is asked for, if less than the model's own limit."""
+    """Default length of an input in tokens, if less than the model's own limit."""
     length_parameters: tuple[str, ...]
-    """Parameters that may not exceed the model's positions."""
+    """Parameters that must not exceed the model's positions."""
     served_columns: bool
     """Whether a registered model needs the values of the task's own parameters."""
     unfit: Mapping[str, str]
-    """Parameter that means nothing for it → why; refused when set away from its default."""
+    """Parameter without effect for this kind → reason; an error if not at its default."""

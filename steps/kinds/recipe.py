@@ -1,4 +1,4 @@
-"""A kind of model and a method of learning together: which code does the work."""
+"""A kind of model combined with a training method: the code for both."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from steps.kinds.models import MODEL_KINDS
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model puts out, and how it learns to."""
+    """A kind of model and a training method."""
 
     kind: ModelKind
     method: Method
 
     @property
     def writer(self) -> str:
-        """Module that turns rows into tokens."""
+        """Module that converts rows to tokens."""
         return self.method.writer or self.kind.writer
 
     @property
     def trainer(self) -> str:
-        """Function that makes the trainer."""
+        """Function that builds the trainer."""
         return self.method.trainer or self.kind.trainer
 
     @property
     def told(self) -> str:
-        """Name of the trainer as people know it: the method, or the kind's own."""
+        """Name of the trainer in the plan: the method's, or that of the kind of model."""
         return self.method.name if self.method.trainer else self.kind.trained_as
 
     @property
@@ -40,21 +40,21 @@ class Recipe:
 
     @property
     def takes_new_tokens(self) -> bool:
-        """Whether the vocabulary can be extended."""
+        """Whether new tokens in the vocabulary are supported."""
         return self.kind.takes_new_tokens and self.method.takes_new_tokens
 
     @property
     def unfit(self) -> Mapping[str, str]:
-        """Parameter that means nothing here → why."""
+        """Parameter without effect → reason."""
         return {**self.kind.unfit, **self.method.unfit}
 
 
 def recipe(kind: str, method: str) -> Recipe:
-    """Give the recipe of two names. Raises KeyError for unknown ones."""
+    """Return the recipe of a kind of model and a method, by name. Raises KeyError for an unknown name."""
     return Recipe(MODEL_KINDS[kind], METHODS[method])
 
 
 def reports() -> dict[str, str]:
-    """Key of metrics.json → the function of reports that shows it."""
+    """Return key in metrics.json → name of the function in reports that shows it."""
     pairs = [*(kind.report for kind in MODEL_KINDS.values()), *(method.report for method in METHODS.values())]
     return {key: function for key, function in pairs if key}

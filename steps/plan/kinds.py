@@ -1,4 +1,4 @@
-"""Whether model and parameters fit the kind of model and the method of learning."""
+"""Checks of the model and the parameters against the kind of model and the training method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steps.tasks import load_task
 
 
 def asked_form(p: SupervisedParameters, chosen: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
-    """Give the columns' parameters that the kind of model decides: what stands around a text that an encoder reads."""
+    """Return the column parameters that depend on the kind of model: the text around an encoder's input."""
     if not chosen.kind.has_encoder:
         return {}
     prefix = getattr(p, "prompt_prefix", "")
@@ -24,7 +24,7 @@ def asked_form(p: SupervisedParameters, chosen: Recipe, config: Mapping[str, Any
 
 
 def unfit_problems(seen: Seen) -> Iterator[Problem]:
-    """Refuse parameters that this kind of model, this method or this task would ignore."""
+    """Yield a problem for each parameter that has no effect for this kind of model, method or task."""
     p = seen.parameters
     for name, reason in {**seen.recipe.unfit, **load_task(p.task).UNFIT}.items():
         field = type(p).model_fields.get(name)
@@ -34,7 +34,7 @@ def unfit_problems(seen: Seen) -> Iterator[Problem]:
 
 
 def kind_problems(seen: Seen) -> Iterator[Problem]:
-    """Yield why the model, or the reference, is none of the kind."""
+    """Yield a problem if the model, or the reference model, is not of the kind."""
     for found in (seen.model, seen.reference):
         if found:
             yield from _kind_problems(seen, found.layout.config, found.files.parameter)
@@ -46,18 +46,18 @@ def _kind_problems(seen: Seen, config: Mapping[str, Any], source: str) -> Iterat
     reads, encodes = masked_lm.made_for(config), seq2seq_lm.made_for(config)
     if encodes and not (kind.has_encoder and model_type in seq2seq_lm.MODEL_TYPES):
         name = (config.get("architectures") or [model_type])[0]
-        usual = "a model that goes on from its prompt, such as Llama or Qwen: models with an encoder and a decoder are "
-        yield Problem("PLAN-E0307", source, f"{name}, an encoder with a decoder",
-                      f"one of the kinds {', '.join(sorted(seq2seq_lm.MODEL_TYPES))}, or a decoder"
-                      if kind.has_encoder else f"{usual}for summarization and translation",
-                      "name another model")  # fmt: skip
+        usual = "a causal language model, such as Llama or Qwen; encoder-decoder models are supported for "
+        yield Problem("PLAN-E0307", source, f"{name}, an encoder-decoder model",
+                      f"an encoder-decoder model of type {', '.join(sorted(seq2seq_lm.MODEL_TYPES))}, or a decoder"
+                      if kind.has_encoder else f"{usual}summarization and translation",
+                      "use another model")  # fmt: skip
     if hasattr(task, "model_problems"):
         yield from task.model_problems(seen.parameters, seen.recipe, config)
     if kind.goes_on and reads:
-        yield Problem("PLAN-E0308", source, f"a model of the type {model_type}, which reads a text as a whole",
-                      f"a model that goes on from its prompt, such as Llama or Qwen, for {seen.parameters.task}",
-                      "name another model")  # fmt: skip
+        yield Problem("PLAN-E0308", source, f"a model of type {model_type}, a masked language model",
+                      f"a causal language model, such as Llama or Qwen, for {seen.parameters.task}",
+                      "use another model")  # fmt: skip
     if kind is masked_lm.KIND and not reads:
-        yield Problem("PLAN-E0309", "pretraining_objective", f"masked with a model of the type {model_type}",
-                      "a model that puts back hidden tokens, such as BERT or RoBERTa",
-                      "set pretraining_objective=causal, or name another model")  # fmt: skip
+        yield Problem("PLAN-E0309", "pretraining_objective", f"masked with a model of type {model_type}",
+                      "a masked language model, such as BERT or RoBERTa",
+                      "set pretraining_objective=causal, or use another model")  # fmt: skip

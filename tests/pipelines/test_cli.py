@@ -155,7 +155,7 @@ def test_wrong_input_exits_2_with_the_fix_and_leaves_no_half_written_output(fine
     ("text", "words"),
     [
         ("a: &x [1]\nb: *x\n", "alias"),
-        ("- 1\n", "parameters by name"),
+        ("- 1\n", "a mapping of parameters"),
         ("a: [\n", "valid YAML"),
         ("!!python/object/apply:os.system ['true']\n", "YAML"),
         ("pipeline: text_generation\n", "finetune run text_generation"),

@@ -86,7 +86,7 @@ REFUSED = {
     "rank 0": (with_kwargs("lora", {"rank_pattern": {"q_proj": 0}}), "whole numbers of at least 1"),
     "half a rank": (with_kwargs("loha", {"rank_pattern": {"q_proj": 1.5}}), "whole numbers of at least 1"),
     "bias": (with_kwargs("lora", {"bias": "some"}), "none, all or lora_only"),
-    "dropout of 1": (with_kwargs("loha", {"module_dropout": 1}), "a number from 0 up to 1"),
+    "dropout of 1": (with_kwargs("loha", {"module_dropout": 1}), "a number of at least 0 and below 1"),
     "layers without names": (with_kwargs("lora", {"layers_to_transform": [0]}), "names such as q_proj,v_proj"),
     "pattern without layers": (
         with_kwargs("lora", {"layers_pattern": "layers"}, lora_target_modules="q_proj"),
@@ -287,7 +287,7 @@ def test_a_prompt_leaves_room_for_itself(tmp_path):
     assert longest == json.loads((tmp_path / "model/config.json").read_text())["max_position_embeddings"] - 12
     what = {task["task"]: task["what"] for task in told["tasks"]}
     assert "a prompt of 12 vectors" in what["finetune"]
-    assert what["merge_adapter"] == "put the learned prompt beside the base"
+    assert what["merge_adapter"] == "store the learned prompt beside the base model"
 
 
 def test_the_plan_says_what_is_trained_on_what(tmp_path):

@@ -60,7 +60,7 @@ SHARED = {
     "PARAM-E0263": "a value of peft_kwargs that the kind of adapter cannot have",
     "PARAM-E0278": "what a quantised base cannot be combined with",
     "PARAM-E0302": "a secret in a parameter, or in a file that is stored like one",
-    "PLAN-E0102": "a parameter that means nothing for this model",
+    "PLAN-E0102": "a parameter without effect for this model",
     "PLAN-E0318": "an evaluation_config that cannot be read",
     "PLAN-E0334": "a setting of DeepSpeed that needs an operator compiled first",
 }

@@ -45,7 +45,7 @@ def test_the_model_decides_the_objective_unless_it_is_named(planned, bert, tiny_
 @pytest.mark.parametrize(
     ("which", "changes", "words"),
     [
-        ("bert", {"pretraining_objective": "causal"}, "PLAN-E0308 pytorch_model_path: found a model of the type bert"),
+        ("bert", {"pretraining_objective": "causal"}, "PLAN-E0308 pytorch_model_path: found a model of type bert"),
         ("llama", {"pretraining_objective": "masked"}, "PLAN-E0309 pretraining_objective: found masked with .* llama"),
         ("llama", {"mlm_probability": 0.3}, "PLAN-E0310 mlm_probability: .*nothing is hidden"),
         ("llama", {"gate_metric": "masked_accuracy"}, "PLAN-E0310 gate_metric: .*nothing is hidden"),

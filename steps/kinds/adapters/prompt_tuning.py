@@ -1,4 +1,4 @@
-"""Prompt tuning: learned vectors that stand before every text, and no change of a weight."""
+"""Prompt tuning: learned vectors before every text; no weight is changed."""
 
 from steps.kinds.adapter_kind import AdapterKind, Values
 
@@ -18,7 +18,7 @@ KIND = AdapterKind(
     },
     layers=frozenset(),
     heads=("causal_lm",),
-    why_heads="vectors before the text are learned by models that go on from it, on right answers only",
+    why_heads="prompt tuning supports only supervised training of causal language models",
     trains_new_rows=False,
     config="peft:PromptTuningConfig",
     settings_by="steps.finetune.adapters:before_text",
@@ -29,7 +29,7 @@ KIND = AdapterKind(
     tensors_begin="prompt_embeddings",
     tensors="prompt_embeddings",
     folded_by="",
-    kept_because="vectors before the text, which no weight can hold",
-    merging="put the learned prompt beside the base",
+    kept_because="learned vectors before the text, which cannot be merged into weights",
+    merging="store the learned prompt beside the base model",
     served_by_vllm=False,
 )

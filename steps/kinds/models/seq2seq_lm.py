@@ -1,4 +1,4 @@
-"""Models whose encoder reads a text and whose decoder writes another one: T5, BART, Marian, …"""
+"""Encoder-decoder models, which read a text and write another: T5, BART, Marian, …"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import VOCABULARY_KEPT
 
 MODEL_TYPES = frozenset({"bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"})
-MULTILINGUAL = frozenset({"m2m_100", "mbart"})  # those of them that are told which language they read and write
-TOLD_WHAT_TO_DO = frozenset({"t5"})  # those that learned several tasks at once, each behind words of its own
+MULTILINGUAL = frozenset({"m2m_100", "mbart"})  # their tokenizers need a source and a target language
+TOLD_WHAT_TO_DO = frozenset({"t5"})  # pretrained on several tasks, each with its own prompt prefix
 
-_DECODED = "text and answer are read apart, and all of the answer is learned"
+_DECODED = "encoder and decoder have separate inputs, and all tokens of the answer have loss"
 
 
 def made_for(config: Mapping[str, Any]) -> bool:
-    """Whether a model has an encoder and a decoder."""
+    """Return whether a model has an encoder and a decoder."""
     return bool(config.get("is_encoder_decoder")) or config.get("model_type") in MODEL_TYPES
 
 
@@ -44,9 +44,9 @@ KIND = ModelKind(
     served_columns=False,
     unfit={
         "additional_special_tokens": VOCABULARY_KEPT,
-        "packing": "each text is read by itself",
+        "packing": "each text is encoded separately",
         "pad_to_max_length": "text and answer are padded to the longest of their batch",
-        "text_separator": "text and answer are read apart, nothing stands between them",
+        "text_separator": "encoder and decoder have separate inputs, with no text between them",
         "train_on_completions_only": _DECODED,
         "response_template": _DECODED,
         "instruction_template": _DECODED,

@@ -1,16 +1,16 @@
-"""Reasons that several kinds of models share for refusing a parameter."""
+"""Reasons, shared by several kinds of models, why a parameter has no effect."""
 
 from __future__ import annotations
 
-NO_CHAT = "the rows are no conversations"
-VOCABULARY_KEPT = "only the vocabulary of a model that goes on from its prompt is extended"
+NO_CHAT = "the rows are not conversations"
+VOCABULARY_KEPT = "new tokens are supported for causal language models only"
 ENCODER_ONLY = "the model has no encoder"
 
 
 def without_text(learned: str) -> dict[str, str]:
-    """What means nothing for a model that reads texts and writes none; `learned` says what it learns instead."""
+    """Return the parameters without effect for a model that writes no text; `learned` says what it predicts."""
     return {
-        "packing": "each row is judged by itself, so rows cannot share a sequence",
+        "packing": "each row is classified separately, so rows cannot share a sequence",
         "chat_template": NO_CHAT,
         "add_template_tokens": NO_CHAT,
         "additional_special_tokens": VOCABULARY_KEPT,
