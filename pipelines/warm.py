@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-# 0: every task starts a new Python process. A folder that `warm_python` returned: its server runs the tasks of this run.
+# 0: every task starts a new Python process. A folder that `warm_python` returned: its server runs this run's tasks.
 SWITCH = "FINETUNE_WARM"
 # The modules that these tasks load. None of them may start a Python thread, which a forked child would not have.
 PRELOADED = (
