@@ -1,4 +1,4 @@
-"""The base of every parameter group and of every settings value, and what else a parameter may be called."""
+"""Base class of parameter groups and settings values, and other names of parameters."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ from steps.errors import Problem
 
 @dataclass(frozen=True)
 class Renamed:
-    """Other names for a parameter and its values; stands beside its type, in `Annotated`.
+    """Other names of a parameter and its values; goes into `Annotated` with its type.
 
-    `eval_strategy` of older versions and `optim=adamw_hf` are understood and told in a warning.
+    They are accepted with a warning, such as `eval_strategy` of older versions or `optim=adamw_hf`.
     """
 
     names: tuple[str, ...] = ()
     """Names of the parameter in other systems or older versions."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """Value that is no longer there → today's value."""
+    """Old value → current value."""
     instead: Mapping[str, str] = field(default_factory=dict)
-    """Value that other systems have and we have not, in small letters → what to do instead."""
+    """Unsupported value of other systems, in lower case → what to do instead."""
 
 
 class Group(BaseModel):
-    """Parameters that belong together; a pipeline's parameter model inherits from several groups."""
+    """A group of related parameters; a pipeline's parameter model inherits from several groups."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -40,27 +40,27 @@ class Group(BaseModel):
 
     @classmethod
     def of(cls, parameters: BaseModel) -> Self:
-        """Take this group's own values out of a pipeline's parameters."""
+        """Build this group from a pipeline's parameters."""
         return cls(**{name: getattr(parameters, name) for name in cls.model_fields})
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield what is wrong between fields, each alone being valid; a group with such a rule overrides this."""
+        """Yield conflicts between fields that are valid by themselves; groups with such rules override this."""
         return iter(())
 
     def all_conflicts(self) -> list[Problem]:
-        """Gather the conflicts of every group that this model inherits from."""
+        """Collect the conflicts of all groups that this model inherits from."""
         own = [group for group in type(self).__mro__ if issubclass(group, Group) and "conflicts" in vars(group)]
         return [problem for group in reversed(own) for problem in group.conflicts(self)]
 
 
 def default_in(group: type[Group], name: str) -> Any:
-    """Give the default that a parameter was declared with, for whatever else needs one."""
+    """Return the declared default of a parameter."""
     return group.model_fields[name].get_default(call_default_factory=True)
 
 
 @cache
 def renamed_in(model: type[Group]) -> dict[str, Renamed]:
-    """Give what else the parameters of a model may be called; it also holds where a task narrows a parameter."""
+    """Return the other names by parameter, also for parameters that a task declares again."""
     groups = [group for group in reversed(model.__mro__) if issubclass(group, Group)]
     return {
         name: other
@@ -80,7 +80,7 @@ def old_names(model: type[Group]) -> dict[str, str]:
 
 
 def merged(model: type[Group], *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Join what was given in several places: a later one wins, whichever name the parameter has in each of them."""
+    """Join parameters from several places; later ones override earlier ones, under whichever name they are given."""
     names = old_names(model)
     values: dict[str, Any] = {}
     for layer in layers:

@@ -1,6 +1,6 @@
-"""What the parameter models of pipelines are made of (`pipelines/` has one file for each).
+"""Base classes of the pipelines' parameter models (`pipelines/` has one file for each pipeline).
 
-Bases stand in reverse reading order, because pydantic collects fields from the last base to the first.
+Base classes are listed in reverse order, because pydantic collects fields from the last base to the first.
 """
 
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ from steps.params.vocabulary import VocabularyParams
 
 
 class PipelineParameters(Group):
-    """What every pipeline has."""
+    """Parameters of every pipeline."""
 
     planned: ClassVar[type[tuple]] = Plan
-    """What its plan hands to the later tasks."""
+    """Type of the plan's outputs for the later tasks."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Any parameters by name, as JSON; they win over the fields above (for sweeps and configuration files)."""
+    """Any parameters by name, as JSON; they override the other fields (for sweeps and configuration files)."""
 
 
 class SupervisedParameters(
@@ -54,20 +54,19 @@ class SupervisedParameters(
     VocabularyParams,
     ModelSource,
 ):
-    """What every supervised pipeline has: it learns from rows that hold the right answer."""
+    """Parameters of every pipeline that trains a model."""
 
     task: ClassVar[str]
-    """What its data means (`steps/tasks`)."""
+    """Name of the task, which defines the rows (`steps/tasks`)."""
 
     confusion_chart: ClassVar[bool] = False
     """Whether a confusion matrix and ROC curves are shown in the UI."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """What trains whole matrices, or stores them, has something to say about adapters and their base."""
+        """Refuse an optimizer or a quantised base that cannot be used with the adapter settings."""
         if self.optim == "galore_adamw" and self.apply_lora:
-            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory",
-                          "leave one of the two out",
-                          why="an adapter's matrices have no rank left to reduce")  # fmt: skip
+            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "only one of them",
+                          "leave one of the two out", why="an adapter's matrices have a low rank already")  # fmt: skip
         if self.bits:
             yield from self._quantised_base()
         if self.apply_lora:
@@ -82,58 +81,60 @@ class SupervisedParameters(
     def _quantised_base(self) -> Iterator[Problem]:
         asked = f"load_in_{self.bits}bit"
         if not self.apply_lora:
-            yield Problem("PARAM-E0278", asked, "true with apply_lora=false", "an adapter",
+            yield Problem("PARAM-E0278", asked, "true with apply_lora=false", "apply_lora=true",
                           f"set apply_lora=true, or leave {asked} out",
                           why="quantised weights cannot be trained themselves")  # fmt: skip
         if self.apply_deepspeed and self.deepspeed_stage == "3":
-            yield Problem("PARAM-E0278", asked, "true with deepspeed_stage=3", "stage 2", "set deepspeed_stage=2",
-                          why="stage 3 would cut quantised weights into pieces that cannot be read")  # fmt: skip
+            yield Problem("PARAM-E0278", asked, "true with deepspeed_stage=3", "deepspeed_stage=2",
+                          "set deepspeed_stage=2",
+                          why="stage 3 would split quantised weights into parts that cannot be read")  # fmt: skip
         if self.apply_lora and not ADAPTER_KINDS[self.peft_type].fits("quantised"):
             yield Problem("PARAM-E0278", "peft_type", f"{self.peft_type} with {asked}=true",
                           put_into("quantised"), f"set peft_type=lora, or leave {asked} out",
-                          why="PEFT has no other layer for quantised weights")  # fmt: skip
+                          why="PEFT supports no other kind on quantised weights")  # fmt: skip
         if self.use_dora and self.load_in_8bit:
             yield Problem("PARAM-E0278", "use_dora", "true with load_in_8bit=true", "false",
                           "set load_in_4bit=true instead",
-                          why="DoRA measures the rows of the base, which PEFT cannot read in 8 bits")  # fmt: skip
+                          why="DoRA needs the norms of the base's rows, which PEFT cannot read in 8 bits")  # fmt: skip
         if self.init_lora_weights == "orthogonal":
             yield Problem("PARAM-E0278", "init_lora_weights", f"orthogonal with {asked}=true", "true or gaussian",
-                          "leave it out", why="PEFT gives the adapter the base's type, whole numbers here")  # fmt: skip
+                          "leave it out",
+                          why="PEFT would give the adapter the base's data type, integers when quantised")  # fmt: skip
 
     @property
     def devices(self) -> int:
-        """Processes that train: one for each GPU, one without any."""
+        """Training processes: one per GPU, one without GPUs."""
         return max(self.number_of_gpu_to_use_finetuning, 1) * self.num_nodes_finetune
 
     @property
     def sequences_per_step(self) -> int:
-        """Sequences behind one optimizer step over all devices."""
+        """Sequences per optimizer step over all devices."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.devices
 
     @property
     def rows_task(self) -> str:
-        """The task that reads the rows, where a pipeline takes rows of several kinds."""
+        """The task that reads the rows; differs from `task` if a pipeline accepts several kinds of rows."""
         return self.task
 
     @property
     def learning_method(self) -> str:
-        """The method of learning (`steps/kinds/methods`)."""
+        """The training method (`steps/kinds/methods`)."""
         return "supervised"
 
     @property
     def asked_kind(self) -> str:
-        """The kind of model (`steps/kinds/models`) that is asked for; empty takes what the model is made for."""
+        """The requested kind of model (`steps/kinds/models`); empty: decided by the model's architecture."""
         return ""
 
 
 class AnswerOnly(Group):
-    """For tasks whose text is given and whose answer alone is to be learned."""
+    """For tasks with an input text and an answer to learn."""
 
     train_on_completions_only: bool = True
-    """Learn only the answers; false learns to write the given texts as well."""
+    """Compute the loss on the answers only; false includes the input texts."""
 
     max_target_length: int = Field(128, ge=1)
-    """Longest answer in tokens for a model with an encoder, whose max_seq_length is that of the given texts."""
+    """Longest answer in tokens for encoder-decoder models, for which max_seq_length limits only the input text."""
 
     num_beams: int = Field(1, ge=1)
-    """Answers that a model with an encoder weighs against each other while writing; 1 takes the likeliest token."""
+    """Beams of beam search for encoder-decoder models; 1 is greedy decoding; more is slower."""

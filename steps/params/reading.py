@@ -1,7 +1,6 @@
-"""From what a user wrote to a checked parameter model: renamed names and values, every problem at once.
+"""Check the user's parameters and build a parameter model: translate old names and values, report all problems.
 
-The plan, the command line and the tests all read parameters here, so a wrong value is refused with the same words
-everywhere.
+The plan, the command line and the tests all use this module, so they refuse a wrong value with the same message.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from steps.params.secrets import secret_in
 
 @dataclass(frozen=True)
 class Translation:
-    """One name or value that was understood as another."""
+    """A name or value that was replaced by its current one."""
 
     parameter: str
     requested: str
     effective: str
     by_user: bool
-    """False when only the parameter's default was translated: worth a line in the report, not a warning."""
+    """False if the parameter's default was translated: a line in the report, not a warning."""
 
     def __str__(self) -> str:
         return f"{self.parameter}: {self.requested!r} is read as {self.effective!r}"
@@ -36,22 +35,22 @@ class Translation:
 
 @dataclass(frozen=True)
 class Reading:
-    """Checked parameters, with what was asked for."""
+    """Checked parameters and the requested ones."""
 
     pipeline: str
     parameters: PipelineParameters
     requested: dict[str, Any]
-    """Every parameter by name as the user wanted it, defaults filled in."""
+    """Every parameter by name as requested, with defaults."""
     translations: tuple[Translation, ...]
 
     @property
     def warnings(self) -> list[str]:
-        """One line for each translation that the user can act on."""
+        """One line per translated name or value that the user gave."""
         return [str(translation) for translation in self.translations if translation.by_user]
 
 
 def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
-    """Check a pipeline's parameters; `given` may hold `overrides`, which win.
+    """Check a pipeline's parameters; `given` may contain `overrides`, which take precedence.
 
     Raises SecurityRefusal for values that look like a secret, else UserError with every problem: unknown names (with
     the nearest), wrong types, values out of bounds, and conflicts between parameters.
@@ -95,7 +94,7 @@ def choices_of(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _refuse_secrets(given: dict[str, Any]) -> None:
-    """Refuse every value that holds a secret, also one that another place overrules: it is stored all the same."""
+    """Refuse every value that contains a secret, even if it is overridden, because it is stored anyway."""
     overrides = given.get("overrides")
     layers = [{**given, "overrides": ""}, overrides] if isinstance(overrides, dict) else [given]
     found = {name: kind for layer in layers for name, value in layer.items() if (kind := secret_in(value))}
@@ -112,7 +111,7 @@ def _with_overrides(model: type[PipelineParameters], given: dict[str, Any]) -> t
     values = dict(given)
     overrides = values.pop("overrides", None) or {}
     if isinstance(overrides, dict) and "overrides" not in overrides:
-        # KFP hands every number inside a dict over as a float.
+        # KFP passes every number inside a dict as a float.
         whole = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in overrides.items()}
         return merged(model, values, whole), []
     problem = Problem("PARAM-E0106", "overrides", shown(overrides), "an object of parameters by name",
@@ -123,7 +122,7 @@ def _with_overrides(model: type[PipelineParameters], given: dict[str, Any]) -> t
 def under_todays_names(
     model: type[Group], given: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Translation], list[Problem]]:
-    """Give the values under the names that the model has, the names that were translated, and those given twice."""
+    """Return the values under current names, the translated names, and a problem for each name given twice."""
     names = old_names(model)
     values: dict[str, Any] = {}
     written: dict[str, list[str]] = {}
@@ -136,19 +135,19 @@ def under_todays_names(
 
 
 def given_twice(parameter: str, names: list[str]) -> Problem:
-    """Refuse a parameter that was given under several of its names."""
+    """Return the problem of a parameter given under several of its names."""
     return Problem("PARAM-E0107", " and ".join(names), f"{len(names)} values for {parameter}", "one of them",
                    f"keep one of {' and '.join(names)}", why=f"each of them means {parameter}")  # fmt: skip
 
 
 def _translate(model: type[PipelineParameters], asked: dict[str, Any]) -> tuple[dict[str, Any], list[Translation]]:
-    """Give today's values, and what was translated: defaults too, but only what is asked for concerns the user."""
+    """Return current values and the translations; those of defaults are not marked `by_user`."""
     values = dict(asked)
     translations = []
     for name, value in {**defaults(model), **asked}.items():
         field = model.model_fields.get(name)
         if field and isinstance(value, bool | int | float) and (choices_of(field) or field.annotation is str):
-            value = str(value).lower()  # YAML reads precision: 16 and resume_from_checkpoint: true as no text
+            value = str(value).lower()  # YAML reads precision: 16 and resume_from_checkpoint: true as other types
             values[name] = value
         if isinstance(value, str) and (effective := todays_value(model, name, value)) != value:
             translations.append(Translation(name, value, effective, by_user=name in asked))
@@ -157,7 +156,7 @@ def _translate(model: type[PipelineParameters], asked: dict[str, Any]) -> tuple[
 
 
 def todays_value(model: type[Group], name: str, value: str) -> str:
-    """Give the value that stands for one of an older library; any other as it is."""
+    """Return the current value for an old one; any other value unchanged."""
     return _other_words(model, name).values.get(value, value)
 
 
@@ -171,7 +170,7 @@ def _unknown(model: type[PipelineParameters], name: str, value: Any) -> Problem:
 
 
 def _validate(model: type[PipelineParameters], values: dict[str, Any]) -> tuple[PipelineParameters, list[Problem]]:
-    """Validate every field; refused ones are replaced by their default, so that conflicts can be looked for too."""
+    """Validate every field; refused values become defaults, so that conflicts can be checked as well."""
     try:
         return model(**values), []
     except ValidationError as error:
@@ -182,12 +181,12 @@ def _validate(model: type[PipelineParameters], values: dict[str, Any]) -> tuple[
 
 
 def _in_a_sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")  # a validator of ours
+    message = message.removeprefix("Value error, ")  # from our own validators
     return message[0].lower() + message[1:]
 
 
 def refused(model: type[Group], detail: Any) -> Problem:
-    """Say in our words what pydantic has against a field's value."""
+    """Turn a pydantic error about a field into a Problem."""
     name = str(detail["loc"][0])
     field = model.model_fields[name]
     if choices := choices_of(field):

@@ -1,7 +1,7 @@
-"""What each step is told: the groups it needs, and what the plan resolved for it.
+"""The settings value of each step: the parameter groups that it needs, and what the plan resolved for it.
 
-A settings value holds only what changes the step's result, so that KFP's cache, which keys on it, is missed exactly
-when the result would differ.
+A settings value holds only what changes the step's result. KFP's cache uses it as the key, so a step runs again exactly
+when its result would differ.
 """
 
 from typing import Annotated, Any, Literal
@@ -29,74 +29,74 @@ SourceKind = Literal["huggingface", "pytorch", "mlflow"]
 
 
 class Learned(Group):
-    """What the model puts out and how it learns to, for every step whose work depends on it."""
+    """The kind of model and the training method, for every step that depends on them."""
 
     kind: Annotated[str, OneOf(MODEL_KINDS)] = "causal_lm"
-    """What the model puts out, as decided by the plan."""
+    """Kind of model (`steps/kinds/models`), as decided by the plan."""
 
     method: Annotated[str, OneOf(METHODS)] = "supervised"
-    """How it learns."""
+    """Training method (`steps/kinds/methods`)."""
 
     @property
     def recipe(self) -> Recipe:
-        """The records of both."""
+        """The records of the kind and the method."""
         return recipe(self.kind, self.method)
 
 
 class Resolved(Group):
-    """A URI together with what it meant when the plan looked."""
+    """A URI and the digest of its content at planning time."""
 
     uri: str
     """As the user gave it."""
 
     digest: str
-    """Content digest (files), commit (Hub) or etags (object stores); a later step refuses other bytes."""
+    """Content digest (files), commit (Hub) or etags (object stores); a later step refuses content that differs."""
 
 
 class ModelSourceFound(Group):
-    """A model or an adapter, as the plan found it."""
+    """The source of a model or an adapter, as resolved by the plan."""
 
     kind: SourceKind
-    """Which kind of source it is."""
+    """Kind of source."""
 
     source: Resolved
     """Folder, URI or Hub id."""
 
 
 class AdapterFound(ModelSourceFound):
-    """An adapter that the model comes with."""
+    """An adapter given with the model."""
 
     use: Literal["merge", "continue"] = "merge"
-    """Fold it into the model, or keep it beside the weights for training to go on with."""
+    """Merge it into the model, or keep it separate and continue training it."""
 
 
 class ImportSettings(Group):
     """For import_model."""
 
     kind: SourceKind
-    """Which of the three sources it is."""
+    """Kind of source."""
 
     source: Resolved
     """Folder, URI or Hub id."""
 
     new_weights: bool = False
-    """Leave the weights where they are: the run begins with random ones."""
+    """Do not copy the weights: training starts from random ones."""
 
     adapter: AdapterFound | None = None
-    """The adapter that the model comes with."""
+    """The adapter given with the model."""
 
     reference: ModelSourceFound | None = None
-    """The model that preferences are measured against, where it is not the one that is tuned."""
+    """The reference model of preference training, if it is not the base model."""
 
     new_tokens: tuple[str, ...] = ()
-    """Tokens that the tokenizer lacks and gets."""
+    """Tokens to add to the tokenizer."""
 
     padding_token: str = ""
-    """Token that the tokenizer gets for padding; empty leaves it as it is."""
+    """Padding token to set in the tokenizer; empty leaves it unchanged."""
 
     @property
     def needs_torch(self) -> bool:
-        """Whether weights are computed; otherwise files are only copied."""
+        """Whether weights are computed; otherwise files are copied."""
         return self.adapter is not None and self.adapter.use == "merge"
 
 
@@ -104,36 +104,36 @@ class AdapterSettings(Group):
     """For import_adapter."""
 
     source: Resolved | None = None
-    """Folder or URI; None where the tool works on the base alone."""
+    """Folder or URI; None if the tool works on the base model alone."""
 
 
 class AdapterToolSettings(Group):
     """For adapter_tool."""
 
     action: Action
-    """Which tool."""
+    """The tool."""
 
     replacements: dict[str, str] = Field(default_factory=dict)
     """Token → new name."""
 
     on_base: bool = False
-    """Rename in the base's tokenizer instead of the adapter's."""
+    """Rename tokens in the base model's tokenizer instead of the adapter's."""
 
     compare_with_base: bool = False
-    """Whether the adapter holds copies of base tensors, which are left out where they are equal."""
+    """Whether the adapter contains copies of base tensors; those equal to the base are left out."""
 
     trained_whole: list[str] = Field(default_factory=list)
-    """What the training configuration lets expect besides low-rank factors."""
+    """Modules that, by the training configuration, were trained fully, not as low-rank factors."""
 
 
 class DataSettings(Learned):
     """For prepare_data."""
 
     task: str
-    """Which file of steps/tasks reads the rows."""
+    """The module of steps/tasks that reads the rows."""
 
     columns: dict[str, Any] = Field(default_factory=dict)
-    """Values of the task's own parameters: its columns, and how strictly they are read."""
+    """Values of the task's own parameters: its columns, and how strictly they are checked."""
 
     train: Resolved
     """Training rows."""
@@ -145,38 +145,38 @@ class DataSettings(Learned):
     """Test rows, when given."""
 
     source: DataSource | None = None
-    """How the rows are found and read, Hub revisions pinned; None: train, validation and test are plain files."""
+    """The data parameters with Hub revisions pinned; None: train, validation and test are plain files."""
 
     processing_digest: str = ""
-    """Content digest of the file with the processing function: another function means other rows."""
+    """Content digest of the file with the processing function, which determines the rows."""
 
     seed: int = 42
     """Seed of the split."""
 
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
-    """How rows become tokens."""
+    """Tokenisation parameters."""
 
     chat_template_digest: str = ""
-    """Content digest of the template file, when there is one: another text means other tokens."""
+    """Content digest of the chat template file, which determines the tokens; empty without a file."""
 
     max_length: int = Field(512, ge=1)
     """Longest row in tokens, as decided by the plan."""
 
     max_target_length: int = Field(default_in(AnswerOnly, "max_target_length"), ge=1)
-    """Longest answer in tokens of a model with an encoder."""
+    """Longest answer in tokens for an encoder-decoder model."""
 
     max_prompt_length: int = Field(default_in(PreferenceMethod, "max_prompt_length"), ge=1)
-    """Longest prompt in tokens where answers are preferred."""
+    """Longest prompt in tokens for preference training."""
 
     unpairs: bool = False
-    """Make two rated rows of each pair, the chosen answer good and the rejected one bad."""
+    """Turn each pair into two rated rows: the chosen answer good, the rejected one bad."""
 
     rows_per_step: int = Field(1, ge=1)
-    """Sequences in one optimizer step: fewer packed rows than this would train nothing."""
+    """Sequences per optimizer step; fewer packed rows than this would give no optimizer step."""
 
     @property
     def data_source(self) -> DataSource:
-        """How the rows are found and read."""
+        """The data parameters."""
         if self.source is not None:
             return self.source
         given = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -187,19 +187,19 @@ class FinetuneSettings(Group):
     """For finetune."""
 
     pipeline: str
-    """Name of the pipeline, under which checkpoints and tracked runs are filed."""
+    """Name of the pipeline, used to name checkpoints and tracked runs."""
 
     kind: Annotated[str, OneOf(MODEL_KINDS)] = "causal_lm"
-    """What the model puts out, as decided by the plan."""
+    """Kind of model (`steps/kinds/models`), as decided by the plan."""
 
     training: TrainingParams = Field(default_factory=TrainingParams)
-    """The training parameters; `auto` is already decided."""
+    """The training parameters, with `auto` already resolved."""
 
     lora: LoraParams = Field(default_factory=LoraParams)
-    """The adapter."""
+    """The adapter parameters."""
 
     quantisation: QuantisationParams = Field(default_factory=QuantisationParams)
-    """How the base below an adapter is stored."""
+    """Quantisation of the frozen base model."""
 
     packing: bool = False
     """Whether the token rows are packed sequences."""
@@ -211,40 +211,40 @@ class FinetuneSettings(Group):
     """Pad every batch to max_length."""
 
     mlm_probability: float = default_in(PretrainingColumns, "mlm_probability")
-    """Share of the tokens that a masked model has to put back."""
+    """Share of the tokens that are masked for a masked language model to predict."""
 
     new_weights: bool = False
-    """Begin with random weights instead of the model's."""
+    """Start from random weights instead of the model's."""
 
     pads_with_end: bool = False
-    """Fill up batches with the end token, whatever the tokenizer names for padding."""
+    """Pad batches with the end-of-sequence token, regardless of the tokenizer's padding token."""
 
     max_new_tokens: int = Field(0, ge=0)
-    """Longest answer that is written at an evaluation while training; 0 writes none."""
+    """Longest answer in tokens generated by evaluations during training; 0 generates none."""
 
     num_beams: int = Field(default_in(AnswerOnly, "num_beams"), ge=1)
-    """Answers that are followed up at a time when one is written."""
+    """Beams of beam search."""
 
     preference: PreferenceMethod | None = None
-    """How preferences are learned; None where the model learns from right answers."""
+    """Parameters of preference training; None for supervised training."""
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's configuration as the plan made it; "auto" stands for the parameters' value. Empty: no DeepSpeed."""
+    """DeepSpeed configuration made by the plan; "auto" takes the value of the parameters. Empty: no DeepSpeed."""
 
     checkpoints: CheckpointParams = Field(default_factory=CheckpointParams)
-    """Where checkpoints lie and whether to resume; changes how the result is reached, not the result."""
+    """Checkpoint folder and resuming; they change how the result is computed, not the result."""
 
     tracking: TrackingParams = Field(default_factory=TrackingParams)
-    """Where metrics go."""
+    """Where metrics are logged."""
 
     @property
     def recipe(self) -> Recipe:
-        """The records of the model's kind and of the method of learning."""
+        """The records of the kind of model and the training method."""
         return recipe(self.kind, self.preference.method if self.preference else "supervised")
 
     @property
     def preferred(self) -> PreferenceMethod:
-        """How preferences are learned, for the trainers that learn them."""
+        """The parameters of preference training; only for its trainers, which always have them."""
         assert self.preference is not None
         return self.preference
 
@@ -253,31 +253,31 @@ class EvaluationSettings(Learned):
     """For evaluate."""
 
     task: str
-    """Which file of steps/tasks reads the rows."""
+    """The module of steps/tasks that reads the rows."""
 
     columns: dict[str, Any] = Field(default_factory=dict)
-    """Values of the task's own parameters: the form of a prompt is among them."""
+    """Values of the task's own parameters, including the prompt format."""
 
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
-    """What is measured, and the gate."""
+    """The evaluation parameters and the gate."""
 
     options: EvaluationOptions = Field(default_factory=EvaluationOptions)
-    """What evaluation_config says, as the plan read it."""
+    """The options of evaluation_config, as read by the plan."""
 
     batch_size: int = Field(1, ge=1)
-    """Rows generated at a time."""
+    """Rows per generated batch."""
 
     num_beams: int = Field(default_in(AnswerOnly, "num_beams"), ge=1)
     """Answers that a model with an encoder follows up at a time when it writes one."""
 
     beta: float = Field(default_in(PreferenceMethod, "beta"), gt=0)
-    """Scale of the rewards where answers are preferred."""
+    """Scale of the rewards in preference training."""
 
     precision: Literal["32", "16"] = "32"
-    """Bits of the arithmetic."""
+    """Bits of floating-point arithmetic: 16 or 32."""
 
     register_tuned_model: bool = True
-    """Whether a passing model shall be registered."""
+    """Whether a model that passes the gate is registered."""
 
 
 class RegistrationSettings(Learned):
@@ -287,31 +287,31 @@ class RegistrationSettings(Learned):
     """Name of the pipeline."""
 
     task: str
-    """What the registered model answers."""
+    """The task of the registered model."""
 
     registration: RegistrationParams = Field(default_factory=RegistrationParams)
     """Name (never empty here) and alias."""
 
     tracking: TrackingParams = Field(default_factory=TrackingParams)
-    """The registry and the experiment of the run that the version belongs to."""
+    """The MLflow registry, and the experiment of the run that the version belongs to."""
 
     max_new_tokens: int = default_in(EvaluationParams, "evaluation_max_new_tokens")
-    """Default length of an answer of the registered model."""
+    """Default of max_new_tokens of the registered model."""
 
     num_beams: int = Field(default_in(AnswerOnly, "num_beams"), ge=1)
     """Answers that a model with an encoder follows up at a time when it writes one."""
 
     prompt_form: tuple[str, str] = ("", "")
-    """What the registered model puts before and after a text, as it was trained."""
+    """Text that the registered model adds before and after its input, as in training."""
 
     max_length: int | None = Field(None, ge=1)
-    """Longest input in tokens of a model that does not go on from it, as in training."""
+    """Longest input in tokens, as in training; None for models that continue the input."""
 
     pairs: bool = False
-    """Whether the model reads pairs of texts."""
+    """Whether the model's input is a pair of texts."""
 
     columns: dict[str, Any] = Field(default_factory=dict)
-    """Values of the task's own parameters, for models that are served as they were measured."""
+    """Values of the task's own parameters, for models that are served with the columns they were evaluated with."""
 
     lineage: dict[str, Any] = Field(default_factory=dict)
-    """Where model and data came from, for the model card."""
+    """Sources of model and data, for the model card."""

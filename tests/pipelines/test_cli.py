@@ -127,7 +127,7 @@ WRONG = {
     "learning rate": (["-p", "learning_rate=0"], "a number above 0"),
     "early stopping": (
         ["-p", "apply_early_stopping=true", "-p", "evaluation_strategy=no"],
-        "an evaluation to judge by",
+        "evaluations during training",
     ),
     "missing file": (["-p", "train_file_path=nowhere.jsonl"], "nothing at 'nowhere.jsonl'"),
     "no equals sign": (["-p", "learning_rate"], "name=value"),

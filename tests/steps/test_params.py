@@ -92,7 +92,7 @@ def test_all_problems_are_told_at_once():
         ({"huggingface_id": "a/b"}, "huggingface_id, pytorch_model_path: found huggingface_id and pytorch_model_path"),
         ({"pytorch_model_path": ""}, "found none of them; expected exactly one model source"),
         ({"train_file_path": ""}, "train_file_path: found nothing"),
-        ({"apply_early_stopping": True, "evaluation_strategy": "no"}, "expected an evaluation to judge by"),
+        ({"apply_early_stopping": True, "evaluation_strategy": "no"}, "expected evaluations during training"),
         ({"gate_metric": "loss", "gate_min_value": 0.5}, "set gate_max_value instead"),
         ({"gate_metric": "exact_match", "gate_max_value": 0.5}, "set gate_min_value instead"),
         ({"trust_remote_code": True}, "trust_remote_code"),
