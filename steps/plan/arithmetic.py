@@ -1,4 +1,4 @@
-"""What the batch parameters amount to: a table that a person reads before spending money."""
+"""Numbers that follow from the batch parameters, such as optimizer steps, as a table of the plan."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 
-# Shares of the training rows that become validation and test rows when those are not given (the seed's ratios).
+# (validation rows given, test rows given) → share of the rows left for training (the seed's ratios).
 TRAIN_SHARE = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.8, (False, False): 0.8}
 
 
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
-    """Rows of {name, value, how}; `rows` is the number of given training rows, None when not known before reading."""
+    """Return rows of {name, value, how}; `rows` is the number of given training rows, None if it is not known yet."""
     devices = parameters.devices
     step = parameters.sequences_per_step
     how = (
@@ -21,11 +21,11 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
         f"{'s' if devices > 1 else ''} × {parameters.gradient_accumulation_steps} accumulated"
     )
     lines: list[dict[str, Any]] = [
-        {"name": "longest sequence", "value": max_length, "how": "tokens; max_seq_length, or the model's own limit"},
+        {"name": "longest sequence", "value": max_length, "how": "tokens; max_seq_length or the model's limit"},
         {"name": "sequences per optimizer step", "value": step, "how": how},
     ]
     if rows is None or parameters.packing:
-        known = "packing decides how many sequences there are" if parameters.packing else "the rows are not counted yet"
+        known = "packing sets the number of sequences" if parameters.packing else "the rows are not counted yet"
         return [*lines, {"name": "optimizer steps", "value": "known after prepare_data", "how": known}]
     share = TRAIN_SHARE[bool(parameters.validation_file_path), bool(parameters.test_file_path)]
     unpaired = 2 if isinstance(parameters, PreferenceMethod) and parameters.unpairs else 1
@@ -38,6 +38,6 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
     told = ", two from each pair" if unpaired == 2 else ""
     return [
         *lines,
-        {"name": "training rows", "value": train, "how": f"{rows} given, {share:.0%} of them for training{told}"},
+        {"name": "training rows", "value": train, "how": f"{rows} given, {share:.0%} used for training{told}"},
         {"name": "optimizer steps", "value": total, "how": rule},
     ]
