@@ -26,9 +26,9 @@ class DeepSpeedParams(Group):
         if not self.apply_deepspeed:
             return
         if getattr(self, "auto_find_batch_size", False):
-            yield Problem("PARAM-E0271", "auto_find_batch_size", "true with apply_deepspeed=true", "one of the two: "
-                          "DeepSpeed is set up for one batch size", "set auto_find_batch_size=false and "
-                          "per_device_train_batch_size=1, or apply_deepspeed=false")  # fmt: skip
+            yield Problem("PARAM-E0271", "auto_find_batch_size", "true with apply_deepspeed=true", "one of the two",
+                          "set auto_find_batch_size=false and per_device_train_batch_size=1, or apply_deepspeed=false",
+                          why="DeepSpeed is set up for one batch size")  # fmt: skip
         if self.deepspeed == "false":
             yield Problem("PARAM-E0272", "deepspeed", "false with apply_deepspeed=true", "true, or a file",
                           "leave it out, or set apply_deepspeed=false")  # fmt: skip

@@ -100,8 +100,8 @@ def _wrong_keys(where: str, given: dict[str, Any], texts: bool) -> Iterator[Prob
             fix = nearest(key, OPTIONS) or "leave it out"
             yield Problem("PLAN-E0318", f"{where}: {key}", shown(value), f"one of {', '.join(OPTIONS)}", fix)
         elif key in OF_TEXTS and not texts:
-            yield Problem("PLAN-E0314", f"{where}: {key}", shown(value), "an option of this task, which compares no "
-                          "texts", "leave it out")  # fmt: skip
+            yield Problem("PLAN-E0314", f"{where}: {key}", shown(value), "an option of this task",
+                          "leave it out", why="it compares no texts")  # fmt: skip
 
 
 def _unknown_metrics(where: str, wanted: list[str], metrics: Collection[str]) -> Iterator[Problem]:

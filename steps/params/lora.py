@@ -116,7 +116,8 @@ class LoraParams(Group):
         yield from self._layer_problems()
         if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
             yield Problem("PARAM-E0264", "init_lora_weights", f"orthogonal with lora_r={self.lora_r}",
-                          "an even rank: half of it serves each matrix", f"set lora_r={self.lora_r + 1}")  # fmt: skip
+                          "an even rank", f"set lora_r={self.lora_r + 1}",
+                          why="half of it serves each matrix")  # fmt: skip
 
     def _without_adapter(self) -> Iterator[Problem]:
         """Asking for a kind of adapter and not for an adapter is a mistake; ranks have defaults that others copy."""
@@ -139,7 +140,7 @@ class LoraParams(Group):
             if name == "lora_dropout" and "rank_dropout" in ADAPTER_KINDS[self.peft_type].kwargs:
                 instead = 'leave it out, or set peft_kwargs={"rank_dropout": …} for rows of the update'
             yield Problem("PARAM-E0261", name, f"{shown(value)} with peft_type={self.peft_type}",
-                          f"{shown(default)}: {self.peft_type} has no such setting", instead)  # fmt: skip
+                          shown(default), instead, why=f"{self.peft_type} has no such setting")  # fmt: skip
 
     def _layer_problems(self) -> Iterator[Problem]:
         for name in self.targets:
@@ -149,8 +150,9 @@ class LoraParams(Group):
         kwargs = self.peft_kwargs
         if "layers_to_transform" in kwargs and not self.targets:
             yield Problem("PARAM-E0263", "peft_kwargs.layers_to_transform", "a choice of layers with "
-                          "lora_target_modules=all-linear", "names of modules beside it: PEFT takes no other",
-                          "set lora_target_modules to names such as q_proj,v_proj")  # fmt: skip
+                          "lora_target_modules=all-linear", "names of modules beside it",
+                          "set lora_target_modules to names such as q_proj,v_proj",
+                          why="PEFT takes no other")  # fmt: skip
         if "layers_pattern" in kwargs and "layers_to_transform" not in kwargs:
             yield Problem("PARAM-E0263", "peft_kwargs.layers_pattern", shown(kwargs["layers_pattern"]),
                           "layers_to_transform beside it", "say which layers, or leave it out")  # fmt: skip

@@ -46,5 +46,6 @@ class ModelSource(Group):
                 "PARAM-E0201", ", ".join(given or SOURCE_PARAMETER.values()), found, "exactly one model source", fix
             )
         if self.trust_remote_code:
-            yield Problem("PARAM-E0202", "trust_remote_code", "true", "false: no code from model folders is run",
-                          "use a model whose architecture transformers has built in")  # fmt: skip
+            yield Problem("PARAM-E0202", "trust_remote_code", "true", "false",
+                          "use a model whose architecture transformers has built in",
+                          why="no code from model folders is run")  # fmt: skip

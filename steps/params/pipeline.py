@@ -65,8 +65,9 @@ class SupervisedParameters(
     def conflicts(self) -> Iterator[Problem]:
         """What trains whole matrices, or stores them, has something to say about adapters and their base."""
         if self.optim == "galore_adamw" and self.apply_lora:
-            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory: an "
-                          "adapter's matrices have no rank left to reduce", "leave one of the two out")  # fmt: skip
+            yield Problem("PARAM-E0213", "optim", "galore_adamw with apply_lora=true", "one way to save memory",
+                          "leave one of the two out",
+                          why="an adapter's matrices have no rank left to reduce")  # fmt: skip
         if self.bits:
             yield from self._quantised_base()
         if self.apply_lora:
@@ -81,21 +82,23 @@ class SupervisedParameters(
     def _quantised_base(self) -> Iterator[Problem]:
         asked = f"load_in_{self.bits}bit"
         if not self.apply_lora:
-            yield Problem("PARAM-E0278", asked, "true with apply_lora=false", "an adapter: quantised weights cannot be "
-                          "trained themselves", f"set apply_lora=true, or leave {asked} out")  # fmt: skip
+            yield Problem("PARAM-E0278", asked, "true with apply_lora=false", "an adapter",
+                          f"set apply_lora=true, or leave {asked} out",
+                          why="quantised weights cannot be trained themselves")  # fmt: skip
         if self.apply_deepspeed and self.deepspeed_stage == "3":
-            yield Problem("PARAM-E0278", asked, "true with deepspeed_stage=3", "stage 2: stage 3 would cut quantised "
-                          "weights into pieces that cannot be read", "set deepspeed_stage=2")  # fmt: skip
+            yield Problem("PARAM-E0278", asked, "true with deepspeed_stage=3", "stage 2", "set deepspeed_stage=2",
+                          why="stage 3 would cut quantised weights into pieces that cannot be read")  # fmt: skip
         if self.apply_lora and not ADAPTER_KINDS[self.peft_type].fits("quantised"):
             yield Problem("PARAM-E0278", "peft_type", f"{self.peft_type} with {asked}=true",
-                          f"{put_into('quantised')}: PEFT has no other layer for quantised weights",
-                          f"set peft_type=lora, or leave {asked} out")  # fmt: skip
+                          put_into("quantised"), f"set peft_type=lora, or leave {asked} out",
+                          why="PEFT has no other layer for quantised weights")  # fmt: skip
         if self.use_dora and self.load_in_8bit:
-            yield Problem("PARAM-E0278", "use_dora", "true with load_in_8bit=true", "false: DoRA measures the rows of "
-                          "the base, which PEFT cannot read in 8 bits", "set load_in_4bit=true instead")  # fmt: skip
+            yield Problem("PARAM-E0278", "use_dora", "true with load_in_8bit=true", "false",
+                          "set load_in_4bit=true instead",
+                          why="DoRA measures the rows of the base, which PEFT cannot read in 8 bits")  # fmt: skip
         if self.init_lora_weights == "orthogonal":
-            yield Problem("PARAM-E0278", "init_lora_weights", f"orthogonal with {asked}=true", "true or gaussian: PEFT "
-                          "gives the adapter the base's type, whole numbers here", "leave it out")  # fmt: skip
+            yield Problem("PARAM-E0278", "init_lora_weights", f"orthogonal with {asked}=true", "true or gaussian",
+                          "leave it out", why="PEFT gives the adapter the base's type, whole numbers here")  # fmt: skip
 
     @property
     def devices(self) -> int:

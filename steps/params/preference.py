@@ -132,7 +132,7 @@ class PreferenceMethod(Group):
             fix = f"leave it out, or set loss_type={other[0]}" if other else "leave it out"
             yield Problem("PARAM-E0254", "label_smoothing",
                           f"{self.label_smoothing} with the loss {', '.join(self.losses)}",
-                          f"0.0: {self.method} smooths {', '.join(takers) or 'no loss'}", fix)  # fmt: skip
+                          "0.0", fix, why=f"{self.method} smooths {', '.join(takers) or 'no loss'}")  # fmt: skip
 
     def _weighs(self) -> bool:
         try:
@@ -148,8 +148,8 @@ class PreferenceMethod(Group):
             value, default = getattr(self, name), PreferenceMethod.model_fields[name].default
             if name not in read and value != default:
                 yield Problem("PARAM-E0255", name, f"{str(value).lower()} with method={self.method}",
-                              f"{', or '.join(takers)}; {self.method} knows no {name}",
-                              "leave it out, or change method")  # fmt: skip
+                              ", or ".join(takers), "leave it out, or change method",
+                              why=f"{self.method} knows no {name}")  # fmt: skip
 
 
 def _takers() -> dict[str, list[str]]:

@@ -50,5 +50,5 @@ class QuantisationParams(Group):
                 value, default = getattr(self, name), QuantisationParams.model_fields[name].default
                 if value != default:
                     yield Problem("PARAM-E0277", name, f"{shown(value)} with {switch}=false",
-                                  f"{shown(default)}: nothing is stored that way", f"set {switch}=true, or leave it "
-                                  "out")  # fmt: skip
+                                  shown(default), f"set {switch}=true, or leave it out",
+                                  why="nothing is stored that way")  # fmt: skip

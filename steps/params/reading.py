@@ -101,8 +101,9 @@ def _refuse_secrets(given: dict[str, Any]) -> None:
     found = {name: kind for layer in layers for name, value in layer.items() if (kind := secret_in(value))}
     if found:
         raise SecurityRefusal(
-            Problem("PARAM-E0302", name, kind, "no secret: parameters are stored and shown",
-                    "put it into a Kubernetes secret or an environment variable")
+            Problem("PARAM-E0302", name, kind, "no secret",
+                    "put it into a Kubernetes secret or an environment variable",
+                    why="parameters are stored and shown")
             for name, kind in found.items()
         )  # fmt: skip
 

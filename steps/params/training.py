@@ -136,8 +136,9 @@ class TrainingParams(Group):
             yield Problem("PARAM-E0204", "apply_early_stopping", "true with evaluation_strategy=no",
                           "an evaluation to judge by", "set evaluation_strategy to epoch or steps")  # fmt: skip
         if self.attn_implementation == "flash_attention_2" and self.precision == "32":
-            yield Problem("PARAM-E0215", "attn_implementation", "flash_attention_2 with precision=32", "16 bits, which "
-                          "is all that it can compute", "set precision=16, or attn_implementation=sdpa")  # fmt: skip
+            yield Problem("PARAM-E0215", "attn_implementation", "flash_attention_2 with precision=32", "16 bits",
+                          "set precision=16, or attn_implementation=sdpa",
+                          why="it computes in nothing else")  # fmt: skip
         for name, instead in NO_MODEL_ARGS.items():
             if name in self.model_args:
                 yield Problem("PARAM-E0218", f"model_args.{name}", str(self.model_args[name]), "a value of the model's "

@@ -106,6 +106,86 @@ def test_a_wrong_value_is_refused_with_the_fix(given, words):
     assert "Fix: " in problem
 
 
+LORA = {"apply_lora": True}
+PREFERENCE = {"per_device_train_batch_size": 2}
+# Pipeline, what is given → code and parameter, what is expected, because of what.
+REASONS = [
+    ("chat_completion", {"apply_deepspeed": True, "auto_find_batch_size": True},
+     "PARAM-E0271 auto_find_batch_size", "one of the two", "DeepSpeed is set up for one batch size"),
+    ("chat_completion", {**LORA, "init_lora_weights": "orthogonal", "lora_r": 3},
+     "PARAM-E0264 init_lora_weights", "an even rank", "half of it serves each matrix"),
+    ("chat_completion", {**LORA, "peft_type": "ia3", "lora_r": 3},
+     "PARAM-E0261 lora_r", "8", "ia3 has no such setting"),
+    ("chat_completion", {**LORA, "peft_kwargs": {"layers_to_transform": [0]}},
+     "PARAM-E0263 peft_kwargs.layers_to_transform", "names of modules beside it", "PEFT takes no other"),
+    ("chat_completion", {"trust_remote_code": True},
+     "PARAM-E0202 trust_remote_code", "false", "no code from model folders is run"),
+    ("chat_completion", {**LORA, "optim": "galore_adamw"},
+     "PARAM-E0213 optim", "one way to save memory", "an adapter's matrices have no rank left to reduce"),
+    ("chat_completion", {**LORA, "peft_type": "prompt_tuning", "packing": True},
+     "PARAM-E0279 packing", "false", "the learned vectors stand before the first row of a sequence only"),
+    ("chat_completion", {**LORA, "peft_type": "prompt_tuning", "load_in_4bit": True},
+     "PARAM-E0279 load_in_4bit", "false", "a quantised base was never tried with it"),
+    ("chat_completion", {"load_in_4bit": True},
+     "PARAM-E0278 load_in_4bit", "an adapter", "quantised weights cannot be trained themselves"),
+    ("chat_completion", {**LORA, "load_in_4bit": True, "apply_deepspeed": True, "deepspeed_stage": "3"},
+     "PARAM-E0278 load_in_4bit", "stage 2", "stage 3 would cut quantised weights into pieces that cannot be read"),
+    ("chat_completion", {**LORA, "load_in_4bit": True, "peft_type": "loha"},
+     "PARAM-E0278 peft_type", "lora or ia3", "PEFT has no other layer for quantised weights"),
+    ("chat_completion", {**LORA, "load_in_8bit": True, "use_dora": True},
+     "PARAM-E0278 use_dora", "false", "DoRA measures the rows of the base, which PEFT cannot read in 8 bits"),
+    ("chat_completion", {**LORA, "load_in_8bit": True, "init_lora_weights": "orthogonal"},
+     "PARAM-E0278 init_lora_weights", "true or gaussian",
+     "PEFT gives the adapter the base's type, whole numbers here"),
+    ("chat_completion", {"llm_int8_threshold": 1.0},
+     "PARAM-E0277 llm_int8_threshold", "6.0", "nothing is stored that way"),
+    ("chat_completion", {"attn_implementation": "flash_attention_2"},
+     "PARAM-E0215 attn_implementation", "16 bits", "it computes in nothing else"),
+    ("text_generation", {"gate_metric": "bleu"},
+     "PARAM-E0207 gate_metric", "loss or perplexity", "there is no right answer to compare with"),
+    ("pretraining", {**LORA, "new_weights": True},
+     "PARAM-E0211 apply_lora", "every weight trained", "an adapter on random weights learns next to nothing"),
+    ("pretraining", {"new_weights": True, "adapter_path": "a"},
+     "PARAM-E0266 adapter_path", "a model with weights", "an adapter changes those that it was trained on"),
+    ("preference", {"method": "kto"},
+     "PARAM-E0256 per_device_train_batch_size", "at least 2", "it compares the rows of a batch"),
+    ("preference", {**PREFERENCE, "method": "kto", "auto_find_batch_size": True},
+     "PARAM-E0256 auto_find_batch_size", "a batch size that stays", "it compares the rows of a batch"),
+    ("preference", {**PREFERENCE, "method": "kto", "metric_for_best_model": "rewards/margins"},
+     "PARAM-E0257 metric_for_best_model", "loss", "a batch may hold good answers only"),
+    ("preference", {**LORA, "peft_type": "loha", "peft_kwargs": {"rank_dropout": 0.1}},
+     "PARAM-E0259 peft_kwargs.rank_dropout", "nothing",
+     "dropout is switched off: rewards are small differences of probabilities"),
+    ("preference", {"method": "orpo", "pad_to_max_length": True},
+     "PARAM-E0255 pad_to_max_length", "false", "TRL pads these batches to their longest row only"),
+    ("preference", {"method": "orpo", "label_smoothing": 0.1},
+     "PARAM-E0254 label_smoothing", "0.0", "orpo smooths no loss"),
+    ("preference", {"desirable_weight": 2.0},
+     "PARAM-E0255 desirable_weight", "method=kto", "dpo knows no desirable_weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pipeline", "given", "what", "expected", "why"), REASONS)
+def test_a_conflict_tells_its_reason_in_a_clause_of_its_own(pipeline, given, what, expected, why):
+    with pytest.raises(UserError) as caught:
+        read_parameters(pipeline, {**ENOUGH, **given})
+    told = {f"{problem.code} {problem.where}": problem for problem in caught.value.problems}
+    assert (told[what].expected, told[what].why) == (expected, why)
+    assert f"; expected {expected}, because {why}. Fix: " in str(told[what])
+
+
+def test_no_reason_is_squeezed_into_what_is_expected():
+    import ast
+
+    squeezed = []
+    for file in sorted(Path(__file__).parents[2].glob("steps/params/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
+                texts = [part.value for part in ast.walk(node.args[3]) if isinstance(part, ast.Constant)]
+                squeezed += [f"{file}:{node.lineno}" for text in texts if ": " in str(text) or "; " in str(text)]
+    assert squeezed == []
+
+
 def test_conflicts_are_found_although_another_value_is_refused():
     told = "\n".join(problems_of(**ENOUGH, learning_rate=0, apply_early_stopping=True, evaluation_strategy="no"))
     assert "learning_rate" in told

@@ -31,19 +31,19 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
         for loss in (name for name, record in self.chosen_losses.items() if record.compares_batch):
             if alone:
                 yield Problem("PARAM-E0256", "per_device_train_batch_size", f"1 with the loss {loss}",
-                              "at least 2: it compares the rows of a batch", "raise it")  # fmt: skip
+                              "at least 2", "raise it", why="it compares the rows of a batch")  # fmt: skip
             if self.auto_find_batch_size:
                 yield Problem("PARAM-E0256", "auto_find_batch_size", f"true with the loss {loss}", "a batch size that "
-                              "stays: it compares the rows of a batch", "leave it out")  # fmt: skip
+                              "stays", "leave it out", why="it compares the rows of a batch")  # fmt: skip
         for name in ("rank_dropout", "module_dropout"):
             if self.peft_kwargs.get(name):
-                yield Problem("PARAM-E0259", f"peft_kwargs.{name}", str(self.peft_kwargs[name]), "nothing: dropout is "
-                              "switched off, for rewards are small differences of probabilities",
-                              "leave it out")  # fmt: skip
+                yield Problem("PARAM-E0259", f"peft_kwargs.{name}", str(self.peft_kwargs[name]), "nothing",
+                              "leave it out", why="dropout is switched off: rewards are small differences of "
+                              "probabilities")  # fmt: skip
         if not self.learning.best_metrics and self.metric_for_best_model != "loss":
             yield Problem("PARAM-E0257", "metric_for_best_model",
                           f"{self.metric_for_best_model} with method={self.method}",
-                          "loss: a batch may hold good answers only", "leave it out")  # fmt: skip
+                          "loss", "leave it out", why="a batch may hold good answers only")  # fmt: skip
         missing = OF_PAIRS if self.rated else OF_RATED
         if self.gate_metric in missing:
             other = "preference_auc" if self.rated else "preference_accuracy"
@@ -52,7 +52,7 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
                           "a metric of these rows", f"set gate_metric to {other}, or to reward_accuracy")  # fmt: skip
         if self.pad_to_max_length and not self.learning.pads_to_max_length:
             yield Problem("PARAM-E0255", "pad_to_max_length", f"true with method={self.method}",
-                          "false: TRL pads these batches to their longest row only", "leave it out")  # fmt: skip
+                          "false", "leave it out", why="TRL pads these batches to their longest row only")  # fmt: skip
         yield from self._other_columns()
 
     def _other_columns(self) -> Iterator[Problem]:

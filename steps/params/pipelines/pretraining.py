@@ -33,12 +33,14 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
     def conflicts(self) -> Iterator[Problem]:
         """An adapter changes weights that are there."""
         if self.new_weights and self.apply_lora:
-            yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained: an adapter "
-                          "on random weights learns next to nothing", "leave one of the two out")  # fmt: skip
+            yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained",
+                          "leave one of the two out",
+                          why="an adapter on random weights learns next to nothing")  # fmt: skip
         if self.new_weights and self.bits:
             yield Problem("PARAM-E0278", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
-                          "adapter leaves as they are: new ones are trained", "leave one of the two out")  # fmt: skip
+                          "adapter leaves as they are", "leave one of the two out",
+                          why="new ones are trained")  # fmt: skip
         if self.new_weights and self.adapter_path:
             yield Problem("PARAM-E0266", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "
-                          "weights: an adapter changes those that it was trained on",
-                          "leave one of the two out")  # fmt: skip
+                          "weights", "leave one of the two out",
+                          why="an adapter changes those that it was trained on")  # fmt: skip

@@ -23,5 +23,5 @@ class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
                           "a column with the text to learn", "set ground_truth_key")  # fmt: skip
         if self.gate_metric not in ("loss", "perplexity"):
             yield Problem("PARAM-E0207", "gate_metric", f"{self.gate_metric} without ground_truth_key",
-                          "loss or perplexity: there is no right answer to compare with",
-                          "set ground_truth_key, or gate_metric=loss")  # fmt: skip
+                          "loss or perplexity", "set ground_truth_key, or gate_metric=loss",
+                          why="there is no right answer to compare with")  # fmt: skip
