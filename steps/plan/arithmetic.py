@@ -1,4 +1,4 @@
-"""What the batch parameters amount to: a table that a person reads before spending money."""
+"""Numbers that follow from the batch parameters, such as optimizer steps, as a table of the plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.sources.data_sources import description
 
 
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
-    """Rows of {name, value, how}; `rows` is the number of given training rows, None when not known before reading."""
+    """Return rows of {name, value, how}; `rows` is the number of given training rows, None if it is not known yet."""
     devices = parameters.devices
     step = parameters.sequences_per_step
     how = (
@@ -21,11 +21,11 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
         f"{'s' if devices > 1 else ''} × {parameters.gradient_accumulation_steps} accumulated"
     )
     lines: list[dict[str, Any]] = [
-        {"name": "longest sequence", "value": max_length, "how": "tokens; max_seq_length, or the model's own limit"},
+        {"name": "longest sequence", "value": max_length, "how": "tokens; max_seq_length or the model's limit"},
         {"name": "sequences per optimizer step", "value": step, "how": how},
     ]
     if rows is None or parameters.packing:
-        known = "packing decides how many sequences there are" if parameters.packing else "the rows are not counted yet"
+        known = "packing sets the number of sequences" if parameters.packing else "the rows are not counted yet"
         return [*lines, {"name": "optimizer steps", "value": "known after prepare_data", "how": known}]
     source = DataSource.of(parameters)
     held_out = [split for split in SPLITS[1:] if description(split, source)]

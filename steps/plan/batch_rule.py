@@ -1,4 +1,4 @@
-"""From a total batch to what one device computes at a time, and the learning rate that goes with it."""
+"""Computes the batch size per device from the total batch size, and scales the learning rate with it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from steps.params.pipeline import SupervisedParameters
 
 
 def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
-    """Give rows per device and accumulated passes: the fewest passes that divide evenly and fit.
+    """Return (rows per device, accumulation steps): the fewest steps with equal batches of at most `most` rows.
 
     512 over 8 devices of at most 4 → (4, 16); 12 over 1 of at most 5 → (4, 3); 7 over 1 of at most 4 → (1, 7).
-    Raises ValueError for a total that the devices cannot share evenly, and for most < 1.
+    Raises ValueError if the total is not a multiple of the devices, and for most < 1.
     """
     if most < 1 or total < 1 or total % devices:
-        raise ValueError(f"{total} cannot be shared by {devices} devices of at most {most}")
+        raise ValueError(f"a total of {total} cannot be split over {devices} devices with at most {most} rows each")
     share = total // devices
     passes = next(number for number in range(1, share + 1) if share % number == 0 and share // number <= most)
     return share // passes, passes
 
 
 def resolved(parameters: SupervisedParameters) -> SupervisedParameters:
-    """Put the batch and the learning rate that follow from the others in their place.
+    """Replace the total batch size and the learning rate's factors by the values that follow from them.
 
-    Raises UserError for a total that the devices cannot share evenly, with the nearest that they can.
+    Raises UserError if the total is not a multiple of the devices, with the nearest multiples.
     """
     p = parameters
     if total := p.total_train_batch_size:

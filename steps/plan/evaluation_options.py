@@ -1,4 +1,4 @@
-"""What the parameters say about how results are told, read before anything runs."""
+"""Reads and checks evaluation_config, which sets the reported metrics and how answers are normalised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.sources import storage
 
 
 def evaluation_options(parameters: SupervisedParameters, recipe: Recipe) -> EvaluationOptions:
-    """Read evaluation_config or evaluation_config_params. Raises UserError, and as `storage.read_bytes`."""
+    """Read evaluation_config or evaluation_config_params. Raises UserError, and the errors of `storage.read_bytes`."""
     where, text = "evaluation_config_params", parameters.evaluation_config_params
     if parameters.evaluation_config:
         where = "evaluation_config"

@@ -1,4 +1,4 @@
-"""From compute choices to what Kubernetes understands: CPU, memory, GPUs, node selector, tolerations."""
+"""Converts the compute parameters to Kubernetes requests: CPU, memory, GPUs, node selector, tolerations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_POOL = {SERVERLESS, "local", "cpu", ""}
 
 @dataclass(frozen=True)
 class Instance:
-    """What one machine of a type has; memory in GiB."""
+    """The resources of an instance type; memory in GiB."""
 
     cpu: int
     memory: int
@@ -51,34 +51,34 @@ INSTANCES = {
     "ml.p4de.24xlarge": Instance(96, 1152, 8, 80),
     "ml.p5.48xlarge": Instance(192, 2048, 8, 80),
 }
-# A node keeps some of itself for the system; a request for all of it is never scheduled.
+# A node reserves some CPU and memory for the system, so a request for all of it is never scheduled.
 CPU_SHARE, MEMORY_SHARE = 0.9, 0.85
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One task's request, in the forms that KFP wants: strings, and JSON for node selector and tolerations."""
+    """One task's request in KFP's types: strings, and JSON for node selector and tolerations."""
 
     cpu: str
     memory: str
     gpu_type: str
-    """Empty without GPUs: a quota that does not know the resource cannot object then."""
+    """Empty without GPUs, so that a resource quota without this resource does not reject the pod."""
     gpu_count: str
     node_selector: dict[str, str]
     tolerations: list[dict[str, Any]]
     gpu_memory: int
-    """GiB of one GPU; 0 when unknown or without GPU."""
+    """GiB of one GPU; 0 if unknown or without GPU."""
 
 
 def import_hardware(parameters: ImportCompute) -> dict[str, Hardware]:
-    """Work out the request of what works on whole models without training. Raises as `hardware_of`."""
+    """Return the request of tasks that process whole models without training. Raises the errors of `hardware_of`."""
     return {"import": _hardware(parameters, "compute_model_import", "instance_type_model_import", 0)}
 
 
 def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
-    """Work out the request of each task group (import, prepare, finetune, evaluate).
+    """Return the request of each task group (import, prepare, finetune, evaluate).
 
-    Raises UserError for unknown instance types, forbidden characters and more GPUs than the instance has.
+    Raises UserError for unknown instance types, forbidden characters, and more GPUs than the instance has.
     """
     gpus = parameters.number_of_gpu_to_use_finetuning
     wanted = {
@@ -104,7 +104,7 @@ def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpu
     if bad := sorted(FORBIDDEN & set(pool)):
         raise UserError(
             Problem("PLAN-E0203", pool_name, f"{pool!r} with {bad[0]!r}", "no backslash, quote or control character",
-                    "use the node pool's name as it is")
+                    "use the node pool's exact name")
         )  # fmt: skip
     instance = _instance(instance_name, getattr(parameters, instance_name))
     if gpus > instance.gpus:
@@ -128,7 +128,7 @@ def _instance(parameter: str, text: str) -> Instance:
     if known := INSTANCES.get(text.lower()):
         return known
     if "=" not in text:
-        hint = nearest(text.lower(), INSTANCES) or "write it as cpu=8,memory=64Gi,gpu=nvidia.com/gpu"
+        hint = nearest(text.lower(), INSTANCES) or "write the resources: cpu=8,memory=64Gi,gpu=nvidia.com/gpu"
         raise UserError(Problem("PLAN-E0201", parameter, shown(text), "a known instance type", hint))
     try:
         parts = dict(part.strip().split("=", 1) for part in text.split(","))
@@ -141,7 +141,7 @@ def _instance(parameter: str, text: str) -> Instance:
     except (ValueError, KeyError):
         raise UserError(
             Problem("PLAN-E0201", parameter, shown(text), "cpu=8,memory=64Gi[,gpu=nvidia.com/gpu,gpu_memory=80Gi]",
-                    "write whole CPUs and memory in Gi")
+                    "write whole CPUs, and memory in Gi")
         ) from None  # fmt: skip
-    # A raw request is what the task gets, so it is asked for in full.
+    # A task gets explicit resources in full, so undo the shares that _hardware applies.
     return Instance(round(cpu / CPU_SHARE + 0.5), round(memory / MEMORY_SHARE + 0.5), gpus, gpu_memory, gpu_type)

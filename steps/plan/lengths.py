@@ -1,4 +1,4 @@
-"""How long rows may be, and what else is asked of the model's own numbers."""
+"""The maximum length of a row, and checks against the model's configuration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from steps.plan.sources import ModelFound
 
 
 def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
-    """Give the longest input in tokens: max_seq_length, or the model's own limit, less where a kind reads windows.
+    """Return the maximum input length in tokens: max_seq_length, or the least of the model's and the kind's limits.
 
-    A learned prompt takes its positions from the model's limit.
+    The positions of a learned prompt are subtracted from the model's limit.
     """
     if p.max_seq_length > 0:
         return p.max_seq_length
@@ -27,7 +27,7 @@ def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
 
 
 def length_problems(seen: Seen) -> list[Problem]:
-    """Yield lengths that the model has no positions for, and prompts that leave no room for an answer."""
+    """Return problems with lengths above the model's positions and with prompts that leave no room for an answer."""
     p, model = seen.parameters, seen.model
     if p.max_seq_length == 0:
         return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
@@ -35,7 +35,7 @@ def length_problems(seen: Seen) -> list[Problem]:
         return []
     limit = model.layout.max_positions
     long = [
-        Problem("PLAN-E0305", name, str(getattr(p, name)), f"at most {limit}, the model's positions",
+        Problem("PLAN-E0305", name, str(getattr(p, name)), f"at most {limit}, the model's number of positions",
                 f"set {name}={limit}")
         for name in seen.recipe.kind.length_parameters
         if limit and getattr(p, name) > limit
@@ -46,17 +46,17 @@ def length_problems(seen: Seen) -> list[Problem]:
 
 
 def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
-    """A prompt that may fill the whole row leaves no room for the answer; the default just has no effect then."""
+    """Yield a problem if a prompt can fill the whole row; the default value then has no effect instead."""
     if not isinstance(p, PreferenceMethod) or p.max_prompt_length < limit:
         return
     if p.max_prompt_length != PreferenceMethod.model_fields["max_prompt_length"].default:
         yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
-                      f"less than {limit}, the longest row: the answer stands behind the prompt",
-                      "lower it, or raise max_seq_length")  # fmt: skip
+                      f"less than {limit}, the maximum length of a row",
+                      "lower it, or raise max_seq_length", why="the answer follows the prompt")  # fmt: skip
 
 
 def model_args_problems(seen: Seen) -> list[Problem]:
-    """What model_args names must be there: the library would hand it to the model's class, which fails on a GPU."""
+    """Return problems with model_args: transformers passes an unknown name to the model's class, which then fails."""
     p, problems = seen.parameters, []
     if p.attn_implementation == "flash_attention_2" and not p.number_of_gpu_to_use_finetuning:
         problems.append(
@@ -67,5 +67,5 @@ def model_args_problems(seen: Seen) -> list[Problem]:
         if name not in seen.config and name not in NO_MODEL_ARGS:
             fix = nearest(name, seen.config) or "see the model's config.json"
             problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(p.model_args[name]),
-                                    "a value that the model's configuration has", fix))  # fmt: skip
+                                    "a name in the model's configuration", fix))  # fmt: skip
     return problems

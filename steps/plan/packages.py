@@ -1,10 +1,13 @@
-"""What is installed beside the plan, which runs as if torch were not (`running.py`)."""
+"""Installed packages. The plan runs without torch even if it is installed (`running.py`)."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def missing_here(package: str) -> bool:
-    """Whether a package is missing where torch is there: the training's image has everything, this machine may not."""
+    """Return whether a package is missing although torch is installed, so that training here would fail.
+
+    Without torch, training runs in another image, which has all packages.
+    """
     return _is_installed("torch") and not _is_installed(package)
 
 

@@ -1,4 +1,4 @@
-"""What depends on this version and on where the pipeline runs."""
+"""Checks that depend on this version and on where the pipeline runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from steps.plan.seen import Seen, runs_here
 from steps.sources.storage import local_path
 from steps.tracking.target import MEANS_OFF, is_off, store_of
 
-# Parameter → what to do instead. A row goes when its engine is built.
+# Parameter that is not implemented → fix. Remove a row when it is.
 UNBUILT = {
     "num_nodes_finetune": "use one node",
 }
 
 
 def unbuilt_problems(seen: Seen) -> Iterator[Problem]:
-    """Refuse what would otherwise be ignored."""
+    """Yield a problem for each value that is not implemented in this version."""
     parameters = seen.parameters
     for name, instead in UNBUILT.items():
         value = getattr(parameters, name)
@@ -39,29 +39,29 @@ def unbuilt_problems(seen: Seen) -> Iterator[Problem]:
 
 
 def place_problems(seen: Seen) -> list[Problem]:
-    """Yield what cannot be kept, resumed or registered where the pipeline runs."""
+    """Return problems with checkpoints, resuming and registration where the pipeline runs."""
     p, problems = seen.parameters, []
     here = runs_here()
     if p.checkpoint_dir and local_path(p.checkpoint_dir) is None:
         problems.append(
             Problem("PLAN-E0301", "checkpoint_dir", p.checkpoint_dir, "a folder on a mounted volume",
-                    "mount the bucket or a volume claim, and name its path")
+                    "mount the bucket or a volume claim, and set checkpoint_dir to its path")
         )  # fmt: skip
     if p.resume_from_checkpoint != "false" and not (p.checkpoint_dir or here):
         problems.append(
             Problem("PLAN-E0302", "resume_from_checkpoint", f"{p.resume_from_checkpoint} without checkpoint_dir",
-                    "a folder that outlives the pod", "set checkpoint_dir to a mounted volume")
+                    "a checkpoint_dir that is kept after the pod ends", "set checkpoint_dir to a mounted volume")
         )  # fmt: skip
     if p.register_tuned_model and not (p.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI") or here):
         problems.append(
             Problem("PLAN-E0303", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI in the environment",
-                    "the MLflow server that gets the version", "set it, or register_tuned_model=false")
+                    "the MLflow server for the model version", "set it, or register_tuned_model=false")
         )  # fmt: skip
     return problems
 
 
 def package_problems(seen: Seen) -> list[Problem]:
-    """What is not installed where training would run: the image has everything, this machine may not."""
+    """Return problems with missing packages; the image has all of them, this machine may not."""
     p = seen.parameters
     return [
         Problem("PLAN-E0311", where, f"{value}, but the package {package} is missing", f"{package} installed",
@@ -72,10 +72,10 @@ def package_problems(seen: Seen) -> list[Problem]:
 
 
 def tracking_notes(seen: Seen) -> Iterator[str]:
-    """Say where metrics do not go as one might expect."""
+    """Yield notes if metrics are not sent to the MLflow server that the parameters name."""
     given = seen.parameters.mlflow_server_uri
     if is_off():
-        yield (f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
-               "the tuned model is registered all the same")  # fmt: skip
+        yield (f"{MEANS_OFF} is set: metrics are written to history.json and the reports only; "
+               "the tuned model is still registered")  # fmt: skip
     if (store := store_of(given)) != given:
-        yield f"mlflow_server_uri: {store} is used, for MLflow 3 keeps nothing in plain folders"
+        yield f"mlflow_server_uri: {store} is used, because MLflow 3 does not support plain folders as a store"

@@ -1,4 +1,4 @@
-"""What the plan has looked at: all that its checks may ask."""
+"""The sources and values that the plan's checks read."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from steps.running import LOCAL_ROOT
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything that was looked at; None, or empty, where the look failed and its problems are noted."""
+    """All resolved sources; None, or empty, if one could not be read and its problems are recorded."""
 
     reading: Reading
-    """What was asked for, and the effective parameters."""
+    """The requested and the effective parameters."""
     recipe: Recipe
-    """Kind of model and method of learning."""
+    """Kind of model and training method."""
     model: ModelFound | None = None
     reference: ModelFound | None = None
-    """What preferences are measured against, where it is not the model itself."""
+    """The reference model of preference methods, if it is not the base model itself."""
     new_tokens: NewTokens = field(default_factory=NewTokens)
     data: dict[str, DataFound] = field(default_factory=dict)
-    """The splits that are given."""
+    """The given splits."""
     source: DataSource | None = None
-    """The data parameters, Hub revisions pinned."""
+    """The data parameters, with pinned Hub revisions."""
     template_digest: str = ""
     function_digest: str = ""
     options: EvaluationOptions | None = None
     hardware: dict[str, Hardware] = field(default_factory=dict)
     zero: DeepSpeedPlan | None = None
-    """How DeepSpeed trains, where it does."""
+    """The DeepSpeed configuration; None without DeepSpeed."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The model's configuration; empty where there is no model."""
+        """The model's configuration; empty if there is no model."""
         return self.model.layout.config if self.model else {}
 
     @property
@@ -60,10 +60,10 @@ class Seen:
 
     @property
     def positions(self) -> int | None:
-        """Positions of the model; None where it has no limit."""
+        """Number of positions of the model; None if it has no limit."""
         return self.model.layout.max_positions if self.model else None
 
 
 def runs_here() -> bool:
-    """Whether a local runner started this process: it keeps checkpoints and an MLflow store in its own root."""
+    """Return whether a local runner started this process; it has its own folder for checkpoints and MLflow."""
     return LOCAL_ROOT in os.environ

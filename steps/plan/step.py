@@ -1,4 +1,4 @@
-"""Check everything, decide everything, and say so, before anything costs money."""
+"""The plan step: checks the parameters, resolves the sources and writes the plan, before a GPU is allocated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("finetune")
 
 @dataclass(frozen=True)
 class Planned:
-    """What a planner decided."""
+    """The result of a planner."""
 
     summary: dict[str, Any]
     settings: dict[str, Group]
@@ -35,8 +35,8 @@ class Planned:
 def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan:
     """Check a pipeline's parameters, resolve its sources and write the plan.
 
-    `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises the StepError of the first kind of
-    trouble found, with every problem of that kind.
+    `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises UserError with all problems that the
+    user must fix; else the first other StepError.
     """
     model = PARAMETER_MODELS.get(pipeline, PipelineParameters)
     planned = _planner(model)(pipeline, arguments)
@@ -73,7 +73,7 @@ def _adapter_work(pipeline: str, arguments: dict[str, Any]) -> Planned:
 
 
 def _hardware_fields(fields: tuple[str, ...], hardware: dict[str, Hardware]) -> dict[str, Any]:
-    """Spread each group's request over the outputs that are declared for it."""
+    """Return each group's request as the plan's outputs `<group>_<field>`."""
     return {
         field: getattr(hardware[field.split("_", 1)[0]], field.split("_", 1)[1])
         for field in fields

@@ -1,4 +1,4 @@
-"""The plan in words: as data for plan.json and the report, as text for a terminal."""
+"""The summary of the plan: as data for plan.json and the report, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steps.tracking.target import target_of
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
-    """The plan as data: what will run, where, on what, how much; plan.json and the report are made of it."""
+    """Return the plan as data, for plan.json and the report: tasks, sources, arithmetic, memory and hardware."""
     p = decisions.parameters
     source = decisions.model.settings.source
     rows = decisions.data["train"].rows if "train" in decisions.data else None
@@ -56,7 +56,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
 
 
 def as_text(summary: dict[str, Any]) -> str:
-    """Lay the summary out for a terminal."""
+    """Format the summary for a terminal."""
     lines = [f"plan of {summary['pipeline']}", ""]
     for task in summary["tasks"]:
         gpu = f", {task['gpu_count']} {task['gpu_type']}" if task["gpu_type"] else ""
@@ -77,7 +77,7 @@ def as_text(summary: dict[str, Any]) -> str:
 
 
 def _tracking(given: TrackingParams) -> str:
-    """Say where metrics go, by what the parameters and this environment say."""
+    """Return where metrics are sent, from the parameters and this environment."""
     target = target_of(given)
     if not target.uri:
         return "no metrics are sent"
@@ -86,7 +86,7 @@ def _tracking(given: TrackingParams) -> str:
 
 
 def _reading(given: DataSource) -> dict[str, str]:
-    """Give the parameters besides the sources themselves that change which rows are read, where they are set."""
+    """Return the parameters, other than the sources themselves, that are set and change which rows are read."""
     told = {}
     for name, field in DataSource.model_fields.items():
         value = getattr(given, name)
@@ -100,8 +100,8 @@ def _reading(given: DataSource) -> dict[str, str]:
 
 
 def _adapter(p: SupervisedParameters) -> str:
-    """Say in a few words what is trained, and on what."""
-    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a base in {p.bits} bits" if p.bits else "")
+    """Describe the adapter and the base model in a few words."""
+    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a {p.bits}-bit base model" if p.bits else "")
 
 
 def _merging(p: SupervisedParameters) -> str:
@@ -122,7 +122,7 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
         "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}"),
         "merge_adapter": ("import", _merging(p)),
         "evaluate": ("evaluate", f"base{' with adapter' if kept else ''} and tuned on the test rows"),
-        "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "switched off"),
+        "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "disabled"),
     }
     rows = []
     for task, (group, text) in what.items():

@@ -292,7 +292,7 @@ def test_a_prompt_leaves_room_for_itself(tmp_path):
 
 def test_the_plan_says_what_is_trained_on_what(tmp_path):
     told = planned(tmp_path, with_config(tmp_path), apply_lora=True, load_in_4bit=True, use_dora=True, lora_r=4)
-    assert "DoRA rank 4 on a base in 4 bits" in told
+    assert "DoRA rank 4 on a 4-bit base model" in told
 
 
 # Memory.

@@ -38,7 +38,7 @@ def test_no_fewer_passes_would_do_for_any_number_of_devices():
 
 @pytest.mark.parametrize(("total", "devices", "most"), [(10, 4, 2), (8, 1, 0), (0, 1, 4), (8, 2, -1)])
 def test_what_cannot_be_shared_is_refused_at_once(total, devices, most):
-    with pytest.raises(ValueError, match="cannot be shared"):
+    with pytest.raises(ValueError, match="cannot be split over"):
         split_total(total, devices, most)
 
 

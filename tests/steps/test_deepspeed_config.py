@@ -78,7 +78,7 @@ def test_a_file_wins_over_the_stage_and_its_digest_is_in_the_plan(given, tmp_pat
 
     settings, told = with_file(given, tmp_path, file, STAGE_2, deepspeed_stage="3")
     assert settings.deepspeed["zero_optimization"] == {"stage": 2}
-    assert told["warnings"] == ["deepspeed_stage=3 is ignored: the file says stage 2"]
+    assert told["warnings"] == ["deepspeed_stage=3 is ignored: the file sets stage 2"]
     source = next(source for source in told["sources"] if source["what"] == "deepspeed")
     assert source["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -93,18 +93,19 @@ MERGED = {
                   ["per_device_train_batch_size is 4 and not 2"]),
     "a float": ({"train_micro_batch_size_per_gpu": 4.0}, {"per_device_train_batch_size": 4}, (4, 1, 1.0, "32"), []),
     "passes": ({"gradient_accumulation_steps": 8}, {"gradient_accumulation_steps": 2}, (1, 8, 1.0, "32"),
-               ["gradient_accumulation_steps is 8 and not 2"]),
+               ["gradient_accumulation_steps is 8 instead of 2"]),
     "total": ({"train_batch_size": 8}, {"per_device_train_batch_size": 2}, (2, 4, 1.0, "32"),
-              ["gradient_accumulation_steps is 4 and not 1"]),
+              ["gradient_accumulation_steps is 4 instead of 1"]),
     "total and passes": ({"train_batch_size": 8, "gradient_accumulation_steps": 2}, {}, (4, 2, 1.0, "32"),
                          ["per_device_train_batch_size is 4", "gradient_accumulation_steps is 2"]),
     "all three": ({"train_batch_size": 8, "gradient_accumulation_steps": 2, "train_micro_batch_size_per_gpu": 4}, {},
                   (4, 2, 1.0, "32"), ["per_device_train_batch_size is 4", "gradient_accumulation_steps is 2"]),
-    "clipping": ({"gradient_clipping": 0.3}, {}, (1, 1, 0.3, "32"), ["max_grad_norm is 0.3 and not 1.0"]),
-    "no clipping": ({"gradient_clipping": 0}, {}, (1, 1, 0.0, "32"), ["max_grad_norm is 0.0 and not 1.0"]),
-    "bf16": ({"bf16": {"enabled": True}}, {}, (1, 1, 1.0, "16"), ["precision is 16 and not 32"]),
+    "clipping": ({"gradient_clipping": 0.3}, {}, (1, 1, 0.3, "32"), ["max_grad_norm is 0.3 instead of 1.0"]),
+    "no clipping": ({"gradient_clipping": 0}, {}, (1, 1, 0.0, "32"), ["max_grad_norm is 0.0 instead of 1.0"]),
+    "bf16": ({"bf16": {"enabled": True}}, {}, (1, 1, 1.0, "16"), ["precision is 16 instead of 32"]),
     "fp16": ({"fp16": {"enabled": True}}, {"precision": "16"}, (1, 1, 1.0, "16"), []),
-    "old bfloat16": ({"bfloat16": {"enabled": True}}, {"precision": "16"}, (1, 1, 1.0, "16"), ["bfloat16 is bf16 now"]),
+    "old bfloat16": ({"bfloat16": {"enabled": True}}, {"precision": "16"}, (1, 1, 1.0, "16"),
+                     ["bfloat16: read as bf16"]),
 }  # fmt: skip
 
 
@@ -153,23 +154,23 @@ NORMALISED = {
                      {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}}, ["cpu_offload"]),
     "new name wins": ({"zero_optimization": {"stage": 2, "cpu_offload": True, "offload_optimizer": {"device": "none"}}},
                       {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}},
-                      ["cpu_offload: left out"]),
+                      ["cpu_offload: ignored"]),
     "accelerate": ({"compute_environment": "LOCAL_MACHINE", "num_processes": 8, "deepspeed_config": {
                         "zero_stage": 3, "zero3_save_16bit_model": True, "zero3_init_flag": True,
                         "offload_optimizer_device": "cpu", "offload_param_device": "none"}},
                    {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True,
                                           "offload_optimizer": {"device": "cpu", "pin_memory": True},
                                           "offload_param": {"device": "none"}}},
-                   ["compute_environment, num_processes, zero3_init_flag: left out", "zero_stage: read as",
+                   ["compute_environment, num_processes, zero3_init_flag: ignored", "zero_stage: read as",
                     "zero3_save_16bit_model: read as", "offload_optimizer_device: read as",
                     "offload_param_device: read as"]),
     "optimizer and scheduler": ({"optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
                                  "scheduler": {"type": "WarmupLR"}, "zero_optimization": {"stage": 1}},
                                 {"zero_optimization": {"stage": 1}},
-                                ["optimizer is left out", "scheduler is left out, for lr_scheduler_type"]),
+                                ["optimizer is ignored", "scheduler is ignored: the parameters lr_scheduler_type"]),
     "unknown key": ({"zero_optimization": {"stage": 2}, "gradient_cliping": 1},
                     {"zero_optimization": {"stage": 2}, "gradient_cliping": 1},
-                    ["gradient_cliping: DeepSpeed knows no such key and ignores it; did you mean gradient_clipping?"]),
+                    ["gradient_cliping: unknown to DeepSpeed, which ignores it; did you mean gradient_clipping?"]),
 }  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def test_old_and_foreign_keys_are_read_as_todays_and_each_is_told(case):
 
 REFUSED = {
     "no JSON": ('{"a": ', "PLAN-E0331", "one JSON object"),
-    "no object": ("[1]", "PLAN-E0331", "which holds [1]"),
+    "no object": ("[1]", "PLAN-E0331", "which contains [1]"),
     "a key twice": ('{"fp16": {}, "fp16": {}}', "PLAN-E0331", "the key fp16 twice"),
     "no number": ('{"gradient_clipping": NaN}', "PLAN-E0331", "NaN"),
     "deep": ("[" * 100_000, "PLAN-E0331", "one JSON object"),
@@ -205,9 +206,10 @@ REFUSED = {
                    "a multiple of 2"),
     "not the product": ({**STAGE_2, "train_batch_size": 8, "train_micro_batch_size_per_gpu": 2,
                          "gradient_accumulation_steps": 2}, "PLAN-E0336", "8 with 2 × 2 × 1 devices; expected 4"),
-    "both halves": ({**STAGE_2, "fp16": {"enabled": True}, "bf16": {"enabled": True}}, "PLAN-E0336", "one of the two"),
+    "both halves": ({**STAGE_2, "fp16": {"enabled": True}, "bf16": {"enabled": True}}, "PLAN-E0336",
+                    "only one of the two"),
     "another optimizer service": ({**STAGE_2, "amp": {"enabled": True}}, "PLAN-E0337", "precision=16"),
-    "other metrics": ({**STAGE_2, "wandb": {"enabled": True}}, "PLAN-E0337", "metrics go to MLflow"),
+    "other metrics": ({**STAGE_2, "wandb": {"enabled": True}}, "PLAN-E0337", "metrics are sent to MLflow"),
 }  # fmt: skip
 
 
@@ -226,7 +228,7 @@ def test_a_configuration_that_cannot_train_is_refused(given, tmp_path, file, cas
         (STAGE_2, {"optim": "adafactor"}, "PLAN-E0338", "set optim=adamw_torch"),
         ({**STAGE_2, "gradient_clipping": 0.3}, {"max_grad_norm": 0.7}, "PLAN-E0336", "0.3 with max_grad_norm=0.7"),
         ({**STAGE_2, "train_batch_size": 8}, {"total_train_batch_size": 8, "max_per_device_train_batch_size": 4},
-         "PLAN-E0336", "one way to say how large a batch is"),
+         "PLAN-E0336", "only one setting of the batch size"),
         ({**STAGE_2, "fp16": {"enabled": False}, "bf16": {"enabled": False}}, {"precision": "16"}, "PLAN-E0336",
          "set precision=32"),
         ({**STAGE_2, "fp16": {"enabled": True}}, {"number_of_gpu_to_use_finetuning": 0}, "PLAN-E0336", "without a GPU"),
