@@ -220,8 +220,8 @@ def with_config(tmp_path: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("config", "given", "words"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, {}, r"quantised already \(gptq\)"),
-        ({"model_type": "gpt2"}, kind("loha"), "loha with a model of the type gpt2"),
+        ({"quantization_config": {"quant_method": "gptq"}}, {}, r"already quantised \(gptq\)"),
+        ({"model_type": "gpt2"}, kind("loha"), "loha with a model of type gpt2"),
         (
             {},
             with_kwargs("lora", {"layers_to_transform": [1, 2]}, lora_target_modules="q_proj"),
@@ -287,7 +287,7 @@ def test_a_prompt_leaves_room_for_itself(tmp_path):
     assert longest == json.loads((tmp_path / "model/config.json").read_text())["max_position_embeddings"] - 12
     what = {task["task"]: task["what"] for task in told["tasks"]}
     assert "a prompt of 12 vectors" in what["finetune"]
-    assert what["merge_adapter"] == "put the learned prompt beside the base"
+    assert what["merge_adapter"] == "store the learned prompt beside the base"
 
 
 def test_the_plan_says_what_is_trained_on_what(tmp_path):

@@ -154,7 +154,7 @@ UNSERVED = {
     "biases of the factors": ({"lora_bias": True}, "ADAPTER-E0202", "lora_bias"),
     "a rank for one module that vLLM has no room for": ({"rank_pattern": {"q_proj": 600}}, "ADAPTER-E0204", "512"),
     "a pattern that is none": ({"alpha_pattern": {"(": 3}}, "MERGE-E0106", "adapter_config.json"),
-    "a changed base": ({"init_lora_weights": "pissa"}, "ADAPTER-E0202", "changing the base"),
+    "a changed base": ({"init_lora_weights": "pissa"}, "ADAPTER-E0202", "changes the base"),
     "a setting of a later PEFT": ({"use_something_new": 3}, "ADAPTER-E0202", "not read by vLLM"),
     "a rank that vLLM has no room for": ({"r": 600}, "ADAPTER-E0204", "512"),
     "no rank": ({"r": None}, "ADAPTER-E0203", "r=None"),

@@ -16,7 +16,7 @@ KIND = AdapterKind(
     config="peft:IA3Config",
     settings_by="steps.finetune.adapters:in_layers_of_ia3",
     positions=no_positions,
-    # The last matrix of a layer is the one whose inputs are scaled.
+    # Inputs are scaled in the last matrix of a layer only.
     size=for_every_matrix(lambda p, inputs, outputs: max(inputs, outputs)),
     understood=UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},
     harmless={},
@@ -24,6 +24,6 @@ KIND = AdapterKind(
     tensors="ia3_l",
     folded_by="steps.adapters.kinds:IA3",
     kept_because="",
-    merging="fold the adapter into the base",
+    merging="merge the adapter into the base",
     served_by_vllm=False,
 )

@@ -1,4 +1,4 @@
-"""LoHa: W + alpha / r · (A1 @ B1) ∘ (A2 @ B2), two products of low rank multiplied number by number."""
+"""LoHa: W + alpha / r · (A1 @ B1) ∘ (A2 @ B2), the elementwise product of two low-rank products."""
 
 from steps.kinds.adapter_kind import (
     CHOOSING,
@@ -34,6 +34,6 @@ KIND = AdapterKind(
     tensors="hada_w[12]_[ab]",
     folded_by="steps.adapters.kinds:LOHA",
     kept_because="",
-    merging="fold the adapter into the base",
+    merging="merge the adapter into the base",
     served_by_vllm=False,
 )  # fmt: skip

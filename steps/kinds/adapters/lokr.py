@@ -1,4 +1,4 @@
-"""LoKr: W + alpha / r · (W1 ⊗ W2), each of the two whole or a product of low rank."""
+"""LoKr: W + alpha / r · (W1 ⊗ W2), the Kronecker product of two factors, each a full matrix or a low-rank product."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from steps.kinds.adapters import loha
 
 
 def _count(p: Any, inputs: int, outputs: int) -> float:
-    """Both sides of a matrix are cut near their roots."""
+    """Estimate the parameters for one matrix: PEFT factors each dimension near its square root."""
     return (inputs * outputs) ** 0.5 + p.lora_r * (inputs**0.5 + outputs**0.5)
 
 
@@ -37,6 +37,6 @@ KIND = AdapterKind(
     tensors="lokr_w[12](?:_[ab])?",
     folded_by="steps.adapters.kinds:LOKR",
     kept_because="",
-    merging="fold the adapter into the base",
+    merging="merge the adapter into the base",
     served_by_vllm=False,
 )

@@ -1,4 +1,4 @@
-"""LoRA: W + alpha / r · B @ A, and with magnitudes for its rows DoRA."""
+"""LoRA: W + alpha / r · B @ A; DoRA: LoRA with learned magnitudes of the rows."""
 
 from typing import Any
 
@@ -38,12 +38,12 @@ KIND = AdapterKind(
         "lora_ga_config", "megatron_core", "qalora_group_size", "r", "rank_pattern", "runtime_config",
         "trainable_token_indices", "use_dora", "use_rslora",
     },
-    # The others (pissa, olora, corda, loftq, …) take something out of the base first: the adapter fits it no more.
+    # The others (pissa, olora, corda, loftq, …) change the base before training: the adapter does not fit the original.
     harmless={"init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal")},
     tensors_begin="lora_",
     tensors="lora_(?:embedding_)?[AB]|lora_magnitude_vector",
     folded_by="steps.adapters.low_rank:LORA",
     kept_because="",
-    merging="fold the adapter into the base",
+    merging="merge the adapter into the base",
     served_by_vllm=True,
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Prompt tuning: learned vectors that stand before every text, and no change of a weight."""
+"""Prompt tuning: learned vectors before every text; weights are unchanged."""
 
 from steps.kinds.adapter_kind import AdapterKind, Values
 
-_NEVER_TRIED = "the weights as they are: a quantised base was never tried with it"
+_NEVER_TRIED = "prompt tuning was never tested with a quantised base"
 
 KIND = AdapterKind(
     name="prompt_tuning",
@@ -11,14 +11,14 @@ KIND = AdapterKind(
     described=lambda p: f"a prompt of {p.num_virtual_tokens} vectors",
     kwargs={"prompt_tuning_init": Values("RANDOM or SAMPLE_VOCAB", ("RANDOM", "SAMPLE_VOCAB").__contains__)},
     never_with={
-        "packing": "each row by itself: the learned vectors stand before the first row of a sequence only",
-        "apply_deepspeed": "one process: vectors for a few tokens have no optimizer states worth moving",
+        "packing": "a packed sequence has the learned vectors before its first row only",
+        "apply_deepspeed": "the optimizer states of a few vectors are too small to be worth moving",
         "load_in_4bit": _NEVER_TRIED,
         "load_in_8bit": _NEVER_TRIED,
     },
     layers=frozenset(),
     heads=("causal_lm",),
-    why_heads="vectors before the text are learned by models that go on from it, on right answers only",
+    why_heads="prompt tuning trains only causal language models, on right answers",
     trains_new_rows=False,
     config="peft:PromptTuningConfig",
     settings_by="steps.finetune.adapters:before_text",
@@ -29,7 +29,7 @@ KIND = AdapterKind(
     tensors_begin="prompt_embeddings",
     tensors="prompt_embeddings",
     folded_by="",
-    kept_because="vectors before the text, which no weight can hold",
-    merging="put the learned prompt beside the base",
+    kept_because="vectors before the text, which cannot be merged into weights",
+    merging="store the learned prompt beside the base",
     served_by_vllm=False,
 )
