@@ -1,4 +1,4 @@
-"""Check whether an adapter fits a base, before anything is merged or served."""
+"""Check whether an adapter fits a base, before it is merged or served."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = logging.getLogger("finetune")
 
 
 def check_adapter(base: Path, adapter: Path, report: Path | None = None) -> None:
-    """Say whether an adapter fits a base, and what it needs to be served; report receives the same as JSON.
+    """Log whether an adapter fits a base, and how it can be served; the same is written to report as JSON.
 
-    Raises UserError with every problem when it does not fit.
+    Raises UserError with every problem if it does not fit.
     """
     checked(base, adapter, report)
 
 
 def checked(base: Path, adapter: Path, report: Path | None = None) -> dict[str, Any]:
-    """Check, tell, and return what was found; see `check_adapter`."""
+    """Check, log and return the result; see `check_adapter`."""
     tuned = open_adapter(adapter)
     if isinstance(tuned, Manifest):
         raise UserError(
             Problem("ADAPTER-E0205", f"adapter ({adapter})", "a fully tuned model", "an adapter",
-                    "use it as it is: it needs no base")
+                    "use it directly: it needs no base")
         )  # fmt: skip
     model = open_base(base)
     fit = judge(model, tuned)
@@ -61,22 +61,22 @@ def _findings(base: Folder, adapter: Folder, fit: Fit) -> dict[str, Any]:
 
 
 def _for_vllm(base: Folder, adapter: Folder, fit: Fit) -> str:
-    """Say what it takes to serve the adapter beside its base."""
+    """Describe what is needed to serve the adapter beside its base with vLLM."""
     problems = list(vllm_problems(adapter))
     if not problems and fit.problems:
-        return "not looked at: it does not fit the base"
+        return "not checked, because the adapter does not fit the base"
     if not problems:
         parts = sort_out(adapter)
         problems += [*rank_problems(adapter.where, rank_of(adapter, parts)), *differences(adapter, parts, base)]
     if problems:
-        return f"merge it: {problems[0].found} where vLLM needs {problems[0].expected}"
+        return f"merge it: found {problems[0].found}; vLLM needs {problems[0].expected}"
     return "as it is" if parts.is_ready else "after create-vllm-compatible-adapter"
 
 
 def _as_text(found: dict[str, Any]) -> str:
     base, adapter = found["base"], found["adapter"]
-    origin = {True: "the one that it was trained on, by its digest", False: "not the one that it was trained on",
-              None: "not recorded in the adapter"}[found["same_base"]]  # fmt: skip
+    origin = {True: "this base, by its digest", False: "another base, by its digest",
+              None: "not recorded"}[found["same_base"]]  # fmt: skip
     lines = [
         f"base     {base['path']}  {base['architecture']}",
         f"adapter  {adapter['path']}  {adapter['kind']}",

@@ -1,4 +1,4 @@
-"""Bring an adapter into a run."""
+"""Import an adapter into a run."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from steps.sources import storage
 
 log = logging.getLogger("finetune")
 
-# Beside settings and weights: the tokenizer, a new head's configuration, how answers begin, how the training went.
+# Settings and weights, the tokenizer, a new head's configuration, generation settings, the training history.
 TAKEN = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION, "README.md", "LICENSE", "history.json"} | TOKENIZER_NAMES
 
 
 def import_adapter(settings: AdapterSettings, adapter: Path) -> Manifest:
-    """Copy a checked adapter to `adapter`; without a source it is empty, and says so.
+    """Copy a checked adapter to `adapter`; without a source, the artifact has no adapter and the fact given=false.
 
-    What an artifact of this project says about its origin is kept. Raises UserError when the source is no adapter or
-    changed since the plan, Outage when it does not answer.
+    The lineage of an artifact of this project is kept. Raises UserError if the source is not an adapter or changed
+    since the plan, Outage if it is not available.
     """
     source = settings.source
     if source is None:
         with new_artifact(adapter, "adapter") as draft:
             draft.facts = {"given": False}
-        log.info("no adapter: the tool works on the base")
+        log.info("no adapter: the tool uses the base")
         return read_manifest(adapter)
     now = storage.digest_of("adapter_path", source.uri)
     if now != source.digest:
         raise UserError(
             Problem("ADAPTER-E0102", "adapter_path", f"content {now[:12]} at {source.uri}",
-                    f"{source.digest[:12]}, as planned", "run again: the adapter changed after the plan looked at it")
+                    f"{source.digest[:12]}, as planned", "run again: the adapter changed after the plan checked it")
         )  # fmt: skip
     with TemporaryDirectory() as scratch:
         folder = storage.fetch("adapter_path", source.uri, Path(scratch) / "source")
@@ -60,6 +60,6 @@ def _refuse_escaping_link(folder: Path, name: str) -> None:
     allowed = root.parent.parent if root.parent.name == "snapshots" else root  # a Hub cache links to its blobs
     if not (folder / name).resolve().is_relative_to(allowed):
         raise SecurityRefusal(
-            Problem("ADAPTER-E0401", "adapter_path", f"{name}, a link out of the folder", "files inside the folder",
+            Problem("ADAPTER-E0401", "adapter_path", f"{name}, a link that leaves the folder", "files in the folder",
                     "copy the file into the folder")
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Rename tokens of a tokenizer: <|im_end|> becomes </s>, and keeps its id.
+"""Rename tokens of a tokenizer: <|im_end|> becomes </s> and keeps its id.
 
-A server or another program may know its special tokens by name; the model knows only their ids. So the names are
-changed in every file that holds them, and no weight is touched.
+A server or another program may refer to special tokens by name, but the model only uses their ids. So the names are
+changed in every file that contains them, and weights are unchanged.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger("finetune")
 
 
 def replace_tokens(folder: Path, output: Path, from_: list[str], to: list[str]) -> Manifest:
-    """Write a copy of a folder with a tokenizer, in which each token of `from_` has the name at its place in `to`.
+    """Write a copy of a folder with a tokenizer, in which each token of `from_` is renamed to the entry in `to`.
 
-    The folder may be a model's, an adapter's or a tokenizer's alone. Names may be exchanged: all are changed at once.
+    The folder may be a model, an adapter or only a tokenizer. Names can be swapped, because all are changed at once.
     Raises UserError for unknown tokens, names that exist, and tokenizers that cannot be edited.
     """
     if len(from_) != len(to) or not from_:
@@ -54,10 +54,10 @@ def rename(folder: Path, output: Path, names: Names) -> Manifest:
                 shutil.copyfile(file, draft / name)
         draft.facts = {**(before.facts if before else {}), "renamed_tokens": names}
     for token, name in names.items():
-        log.info("%s is %s now, with the same id", token, name)
+        log.info("renamed %s to %s, with the same id", token, name)
     log.info("changed %s", ", ".join(sorted(changed)))
     for name in stale:
-        log.info("WARNING %s left out: it holds the old names, and tokenizer.json is enough", name)
+        log.info("WARNING %s left out: it contains the old names, and tokenizer.json is sufficient", name)
     return read_manifest(output)
 
 
@@ -73,6 +73,6 @@ def _refuse_overlap(folder: Path, output: Path) -> None:
     given, place = folder.resolve(), output.resolve()
     if given == place or place in given.parents or given in place.parents:
         raise UserError(
-            Problem("MERGE-E0105", "output", f"{output}, where the tokenizer is", "a folder of its own",
-                    "name another output folder; what was given stays as it is")
+            Problem("MERGE-E0105", "output", f"{output}, which overlaps the input folder", "a separate folder",
+                    "name another output folder; the input stays unchanged")
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One tool on one adapter: the step of the pipeline."""
+"""The step of the pipeline: one tool on one adapter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger("finetune")
 
 
 def adapter_tool(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> Manifest:
-    """Do what the settings ask for, and write what comes out: a model, an adapter, or the findings of a check.
+    """Run the tool of the settings, and write its result: a model, an adapter, or the findings of a check.
 
-    Raises as the tool that is asked for.
+    Raises as the tool.
     """
     TOOLS[settings.action](settings, base, adapter, result)
     manifest = read_manifest(result)
@@ -34,7 +34,7 @@ def _merge(settings: AdapterToolSettings, base: Path, adapter: Path, result: Pat
 
 
 def _vllm(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:
-    # A base that is not compared with was imported without its weights.
+    # Without the comparison, the base was imported without its weights.
     make_ready(adapter, result, base if settings.compare_with_base else None, settings.trained_whole)
 
 

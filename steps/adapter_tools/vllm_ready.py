@@ -1,8 +1,8 @@
-"""An adapter that vLLM serves beside its base: the factors alone.
+"""Make an adapter that vLLM can serve beside its base: the factors only.
 
-PEFT also saves what was trained whole (modules_to_save, trainable tokens) and, when the embeddings are touched or
-resized, copies of them; vLLM refuses to load these. A copy that equals the base adds nothing and is left out. One that
-differs is a part of what was learned: leaving it out would serve another model, so that is refused.
+PEFT also saves fully trained weights (modules_to_save, trainable tokens) and, if the embeddings are targeted or
+resized, copies of them; vLLM refuses to load these. A copy that equals the base has no effect and is left out. A copy
+that differs was trained: without it, vLLM would serve another model, so such an adapter is refused.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ log = logging.getLogger("finetune")
 def create_vllm_compatible_adapter(
     adapter: Path, output: Path, base: Path | None = None, training_config: Path | None = None
 ) -> Manifest:
-    """Write an adapter that vLLM can serve; the given one stays as it is.
+    """Write an adapter that vLLM can serve; the input is unchanged.
 
-    base is the model that the adapter was trained on: what is left out is compared with it. It may be absent when
-    there is nothing to leave out. training_config is a hint that is told beside what the tensors say. Raises UserError
-    when vLLM cannot serve this kind, or when what would be left out differs from the base.
+    base is the model that the adapter was trained on; tensors that are left out are compared with it. It may be absent
+    if no tensor is left out. training_config is a hint, which is only logged. Raises UserError if vLLM cannot serve
+    this kind, or if a tensor that would be left out differs from the base.
     """
     expected = trained_whole(str(training_config), _read(training_config)) if training_config else []
     return make_ready(adapter, output, base, expected)
 
 
 def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[str]) -> Manifest:
-    """Do the work of `create_vllm_compatible_adapter`; expected is what its hint names."""
+    """Implement `create_vllm_compatible_adapter`; expected is what training_config trains whole."""
     _refuse_overlap(adapter, output)
     tuned = open_adapter(adapter)
     if isinstance(tuned, Manifest):
         raise UserError(
             Problem("ADAPTER-E0205", f"adapter ({adapter})", "a fully tuned model", "an adapter",
-                    "let vLLM serve this folder itself")
+                    "serve this folder directly with vLLM")
         )  # fmt: skip
     if problems := list(vllm_problems(tuned)):
         raise UserError(problems)
@@ -56,7 +56,7 @@ def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[st
         raise UserError(problems)
     lineage = _lineage(tuned, model)
     if _is_there(output, lineage):
-        log.info("%s holds this adapter already: nothing to do", output)
+        log.info("%s already contains this adapter: nothing to do", output)
         return read_manifest(output)
     with new_artifact(output, "adapter", lineage) as draft:
         for name in sorted(tuned.others - {ADAPTER_CONFIG}):
@@ -76,7 +76,7 @@ def make_ready(adapter: Path, output: Path, base: Path | None, expected: list[st
 
 
 def _write_weights(file: Path, parts: Sorted) -> str:
-    """Write what is kept into a safetensors file, the bytes as they are but for evened factors; return its sha256."""
+    """Write the kept tensors to a safetensors file, unchanged except for evened factors; return its sha256."""
     even = parts.even
     described = {name: even.described(stored) if even else stored for name, stored in parts.kept.items()}
     with HashedFile(file) as out:
@@ -90,7 +90,7 @@ def _write_weights(file: Path, parts: Sorted) -> str:
 
 
 def _lineage(adapter: Folder, base: Folder | None) -> dict[str, Any]:
-    """Inputs by content; `model` stays the base that the adapter was trained on, which every later check asks for."""
+    """Return the digests of the inputs; `model` is the base that the adapter was trained on, needed by later checks."""
     content = adapter.manifest or Manifest("adapter", describe_files(adapter.path))
     trained_on = trained_on_digest(adapter) or (base.manifest.digest if base and base.manifest else "")
     return {"inputs": {"adapter": content.digest, **({"model": trained_on} if trained_on else {})}}
@@ -99,7 +99,7 @@ def _lineage(adapter: Folder, base: Folder | None) -> dict[str, Any]:
 def _is_there(output: Path, lineage: dict[str, Any]) -> bool:
     try:
         made = read_manifest(output, "adapter")
-    except (StepError, ValueError, TypeError):  # nothing there, or something else: it is written anew
+    except (StepError, ValueError, TypeError):  # the artifact is missing or different, and is written again
         return False
     return made.lineage == {"code": code_digest(), **lineage}
 
@@ -112,21 +112,21 @@ def _refuse_overlap(adapter: Path, output: Path) -> None:
     given, place = adapter.resolve(), output.resolve()
     if given == place or place in given.parents:
         raise UserError(
-            Problem("MERGE-E0105", "output", f"{output}, where the adapter is", "a folder of its own",
-                    "name another output folder; the adapter stays as it is")
+            Problem("MERGE-E0105", "output", f"{output}, which contains the adapter", "a separate folder",
+                    "name another output folder; the adapter stays unchanged")
         )  # fmt: skip
 
 
 def _tell(parts: Sorted, expected: list[str], rank: int) -> None:
     if parts.is_ready:
-        log.info("the adapter was ready for vLLM already: copied, nothing left out")
+        log.info("the adapter was already compatible with vLLM: copied, nothing left out")
     else:
         log.info("%d factors kept, %d copies of base tensors left out", len(parts.kept), len(parts.left_out))
         if parts.even:
-            log.info("all modules have rank %d and the scale lora_alpha / r now, as vLLM takes it", parts.even.rank)
+            log.info("all modules now have rank %d and the scale lora_alpha / r, as vLLM requires", parts.even.rank)
         for name in parts.cleared:
-            log.info("%s cleared: vLLM refuses or does not read it", name)
+            log.info("%s cleared: vLLM refuses or ignores it", name)
     if expected:
-        log.info("training_config names %s; compared with the base, nothing of it was changed", ", ".join(expected))
+        log.info("training_config names %s; no weight left out differs from the base", ", ".join(expected))
     if rank > USUAL_RANK:
-        log.info("start vLLM with --max-lora-rank %d (it takes %d by itself)", rank, USUAL_RANK)
+        log.info("start vLLM with --max-lora-rank %d (its default is %d)", rank, USUAL_RANK)

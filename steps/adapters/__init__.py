@@ -1,34 +1,34 @@
-"""What an adapter is, whether it fits a base, and how it is folded in: plan, merge, tools and evaluation ask here.
+"""Read adapters, check them against a base and merge them; used by plan, merge, tools and evaluation.
 
-What it is:
+Reading:
 
-    layout.py        its files, and where an imported model keeps what it came with
-    folders.py       what may be passed as base and adapter: artifacts, or folders as Hugging Face and PEFT save them
-    settings.py      what adapter_config.json says, and which adapters are refused by name
-    outlines.py      small files whole, of weights the headers: enough to judge by
-    training_hint.py what a training configuration lets expect of an adapter
+    layout.py        the files of an adapter, and the folders that an imported model keeps for adapter and reference
+    folders.py       base and adapter as input: artifacts, or folders as Hugging Face and PEFT save them
+    settings.py      adapter_config.json, and which settings are unsupported
+    outlines.py      copies of small files and weight headers, enough for the checks
+    training_hint.py which weights a training configuration trains whole
 
-Whether it fits:
+Checking:
 
-    asked.py         what a new adapter needs of base and method, checked by the plan
-    input_adapter.py an adapter that comes with the model, judged on headers by the plan
-    planning.py      which tensor of which shard gets which change; prints, and touches no weight
-    low_rank.py      which tensors of LoRA belong together, where they fit, and what they change
+    asked.py         requirements of a new adapter on base and method, checked by the plan
+    input_adapter.py an adapter given with the model, checked on headers by the plan
+    planning.py      the change of each tensor in each shard; printable, reads no weights
+    low_rank.py      LoRA: which tensors belong together, where they fit, and what they change
     kinds.py         the same for IA3, LoHa and LoKr
     new_head.py      a head that the base does not have: headers, configuration and index of the merged model
-    tying.py         weights that are one tensor under two names
-    fitting.py       every problem at once, from names, shapes and settings
-    vllm.py, vllm_rules.py, evening.py   what vLLM can serve of it
-    sameness.py      are two stored tensors equal, block by block
+    tying.py         tied embeddings
+    fitting.py       all problems of an adapter with a base, from names, shapes and settings
+    vllm.py, vllm_rules.py, evening.py   what vLLM can serve
+    sameness.py      whether two stored tensors are equal, block by block
 
-Folding it in:
+Merging:
 
-    merging.py       look, plan, merge, prove that the weights changed
-    arithmetic.py    the changes themselves, rounded exactly as PEFT rounds them (needs torch, as the next one does)
-    arithmetic_of_kinds.py   those of the other kinds
-    streaming.py     a shard is its base's bytes with some spans replaced, hashed while it is written
-    kept.py          adapters that no weight can hold (prompt tuning): the base as it is, the adapter in a folder inside
+    merging.py       read, plan, merge, check that the weights changed
+    arithmetic.py    the arithmetic of LoRA and DoRA, rounded exactly as PEFT does (needs torch, as the next one does)
+    arithmetic_of_kinds.py   the arithmetic of the other kinds
+    streaming.py     writes a shard: the base's bytes with the changed tensors replaced, hashed while writing
+    kept.py          adapters that cannot be merged (prompt tuning): the base unchanged, with the adapter in a subfolder
 
-The merged shards have the names, the order and the header of the base's, so the index is copied as it is; but for
-a head that is new, which comes behind the last one.
+The merged shards have the names, the tensor order and the headers of the base's shards, so the index is copied
+unchanged. Exception: a new head, whose tensors are appended to the last shard.
 """

@@ -1,4 +1,4 @@
-"""The changes themselves, in the operations and the order of PEFT 0.21.2, so that every bit agrees with its merge.
+"""The arithmetic of LoRA and DoRA: PEFT 0.21.2's operations in its order, so that results are equal bit for bit.
 
 PEFT holds adapters in float32 (autocast_adapter_dtype) and computes, for W of any float type:
 
@@ -7,8 +7,8 @@ PEFT holds adapters in float32 (autocast_adapter_dtype) and computes, for W of a
     new tokens  rows of W = those of the adapter  rounded once                            (trainable_tokens/layer.py)
     DoRA        W = m / ‖W + Δ‖ · (W + Δ)          norms of the rows in float32           (lora/variants.py)
 
-These are the rules of `merge_and_unload()`. With safe_merge=True it rounds LoRA's Δ before adding it as well, which
-loses bits; the check for NaN that it adds is made here anyway.
+These are the rules of `merge_and_unload()`. With safe_merge=True PEFT also rounds LoRA's Δ before adding it, which
+loses precision, and checks for NaN; this module always checks for NaN.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from steps.errors import NumericError, Problem
 from steps.models.hashed_file import BLOCK, HashedFile, read_into
 from steps.models.weights import FLOATS, Stored
 
-STRETCH = 128 * 1024  # elements that are changed at a time: the processor's cache holds them
+STRETCH = 128 * 1024  # elements that are changed at a time; they fit into the processor's cache
 TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
-# Turns the base's rows `start` to `stop`, which the tensor holds, into the merged ones.
+# Changes the base's rows `start` to `stop`, which are in the tensor, to the merged rows, in place.
 Apply = Callable[[int, int, torch.Tensor], None]
 
 
 class Merger:
-    """Computes changed tensors with one float32 matrix as work space."""
+    """Computes changed tensors, with one float32 matrix as workspace."""
 
     def __init__(self, work_size: int):
         self.work = torch.empty(work_size, dtype=torch.float32)
         self.changed: set[str] = set()
-        """Tensors that turned out different from the base's."""
+        """Names of the tensors that differ from the base's."""
 
     def merge(self, change: Change, out: HashedFile) -> None:
-        """Append a changed tensor to `out`. Raises NumericError when a value is not finite."""
+        """Append a changed tensor to `out`. Raises NumericError if a value is not finite."""
         target, low = change.target, change.low_rank
         update = self._update(low) if low else None
         if low and low.magnitude and update is not None:
@@ -55,7 +55,7 @@ class Merger:
             apply = partial(_put_sum, change, update)
         size = target.row_size * FLOATS[target.dtype]
         rows = max(1, BLOCK // max(1, size))
-        # More threads would only wait for each other: writing and hashing are the slower side already.
+        # More threads would not be faster, because writing and hashing take longer than the arithmetic.
         with _one_thread():
             for start in range(0, target.rows, rows):
                 stop = min(start + rows, target.rows)
@@ -73,7 +73,7 @@ class Merger:
             self.changed.add(target.name)
 
     def _update(self, low: LowRank) -> torch.Tensor:
-        """Compute B @ A as PEFT does, in one piece and on all threads: the rounding may depend on both."""
+        """Compute B @ A as PEFT does, in one product and on all threads, because the rounding may depend on both."""
         a, b = (read_rows(factor).float() for factor in (low.a, low.b))
         product = torch.mm(b, a, out=self.work[: low.size].view(b.shape[0], a.shape[1]))
         return product.T if low.transposed else product
@@ -90,7 +90,7 @@ def read_rows(stored: Stored, start: int = 0, stop: int | None = None) -> torch.
 
 
 def is_zero(change: Change) -> bool:
-    """Say whether the adapter leaves the weight as it is, whatever the base."""
+    """Return whether the adapter leaves the weight unchanged for any base."""
     low, other = change.low_rank, change.other
     if other:
         return does_nothing(other, read_rows)
@@ -135,10 +135,10 @@ def _put_other(change: Change, apply: Apply, start: int, stop: int, block: torch
 
 
 def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:
-    """Compute block += scaling · update; `update` may be used up."""
+    """Compute block += scaling · update; `update` may be overwritten."""
     rows = max(1, STRETCH // block.shape[1])
     exact = torch.empty(min(rows, len(block)), block.shape[1], dtype=torch.float32)
-    # Times a power of two nothing is rounded, so that one operation gives the same bits as two.
+    # Multiplying by a power of two does not round, so that one operation gives the same bits as two.
     at_once = low.scaling >= 1 and math.frexp(low.scaling)[0] == 0.5
     for weight, change in zip(block.split(rows), update.split(rows), strict=True):
         if low.embedding:
@@ -154,7 +154,7 @@ def _add(block: torch.Tensor, update: torch.Tensor, low: LowRank) -> None:
 
 
 def _dora(change: Change, low: LowRank, update: torch.Tensor) -> torch.Tensor:
-    """Scale the rows of W + Δ to the lengths that were learned (arXiv 2402.09353, equation 5), all at once."""
+    """Scale the rows of W + Δ to the learned magnitudes (arXiv 2402.09353, equation 5), for the whole matrix."""
     weight = read_rows(change.target)
     if change.replacement:
         weight.copy_(read_rows(change.replacement))
@@ -170,9 +170,9 @@ def _dora(change: Change, low: LowRank, update: torch.Tensor) -> torch.Tensor:
 
 
 def _refuse_infinite(change: Change, block: torch.Tensor) -> None:
-    # A finite norm has only finite values in it; asking every value takes twenty times as long.
+    # If the norm is finite, so are all values; checking every value takes twenty times as long.
     if not math.isfinite(torch.linalg.vector_norm(block)) and not torch.isfinite(block).all():
         raise NumericError(
             Problem("MERGE-E0303", change.target.name, f"values that are not finite after the merge ({change})",
-                    "finite weights", "look at the training: its loss or gradients were not finite either")
+                    "finite weights", "check the training: its loss or gradients were not finite either")
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The changes of IA3, LoHa and LoKr, in the operations and the order of PEFT 0.21.2.
+"""The arithmetic of IA3, LoHa and LoKr, with PEFT 0.21.2's operations in its order.
 
 PEFT computes, with the adapter in float32 and W of any float type:
 
@@ -20,13 +20,13 @@ Read = Callable[[Stored], torch.Tensor]
 
 
 def put_scaled(vector: torch.Tensor, by_column: bool, start: int, stop: int, block: torch.Tensor) -> None:
-    """Multiply the rows `start` to `stop`, which `block` holds."""
+    """Multiply the rows `start` to `stop`, which are in `block`."""
     factors = vector.view(1, -1) if by_column else vector[start:stop].view(-1, 1)
     block.copy_(block * factors)
 
 
 def put_added(change: torch.Tensor, start: int, stop: int, block: torch.Tensor) -> None:
-    """Add the rows `start` to `stop` of a change."""
+    """Add the rows `start` to `stop` of a change to `block`."""
     block += change[start:stop]
 
 
@@ -36,7 +36,7 @@ def factors_of(scaling: Scaling, read: Read) -> torch.Tensor:
 
 
 def whole_change(combined: Combined, read: Read) -> torch.Tensor:
-    """Compute the change in float32, in one piece and on all threads: the rounding may depend on both."""
+    """Compute the change in float32, as one matrix and on all threads, because the rounding may depend on both."""
     one, other = _matrix(combined.one, read), _matrix(combined.other, read)
     if combined.kronecker:
         return torch.kron(one, other.contiguous()) * combined.scaling
@@ -44,7 +44,7 @@ def whole_change(combined: Combined, read: Read) -> torch.Tensor:
 
 
 def does_nothing(change: Scaling | Combined, read: Read) -> bool:
-    """Say whether a change leaves every weight as it is."""
+    """Return whether a change leaves every weight unchanged."""
     if isinstance(change, Scaling):
         return bool((read(change.vector) == 1).all())
     return any(not read(factor).any() for product in (change.one, change.other) for factor in product.factors)

@@ -1,7 +1,7 @@
-"""One rank and one scale for all modules of a LoRA adapter, for a reader that knows no others.
+"""Convert a LoRA adapter to one rank and one scale for all modules, as vLLM requires.
 
-PEFT gives each module its own by rank_pattern and alpha_pattern. Here every pair gets the largest rank, with zeros that
-add nothing, and its own scale goes into its B:
+With rank_pattern and alpha_pattern, PEFT supports a rank and scale per module. Here every pair of factors is padded
+with zeros to the largest rank, and its own scale is multiplied into its B:
 
     scaling · B @ A  =  (alpha / r) · B′ @ A′        B′ = [scaling · r / alpha · B | 0],  A′ = [A ; 0]
 """
@@ -25,16 +25,16 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 
 @dataclass(frozen=True)
 class Even:
-    """What differs from the adapter as it was."""
+    """The changes to an adapter that give all its modules one rank and one scale."""
 
     settings: dict[str, Any]
-    """Values of adapter_config.json."""
+    """New values for adapter_config.json."""
     scales: dict[str, float]
-    """Tensor (a B) → what it is multiplied by; an A stands with 1."""
+    """Name of a factor → its multiplier; 1 for an A."""
     rank: int
 
     def described(self, stored: Stored) -> Stored:
-        """The tensor's header entry: type and shape as `content` gives them."""
+        """Return the tensor's header entry, with the type and shape of `content`."""
         name = stored.name
         if name not in self.scales:
             return stored
@@ -44,7 +44,7 @@ class Even:
         return replace(stored, shape=shape, start=0, end=size)
 
     def content(self, stored: Stored) -> bytes:
-        """The tensor scaled, and with zeros up to the common rank."""
+        """Return the tensor scaled, and padded with zeros to the common rank."""
         values = read_floats(stored, 0, stored.rows).reshape(stored.shape)
         made = np.zeros(self.described(stored).shape, dtype=np.float32)
         made[: values.shape[0], : values.shape[1]] = values * np.float32(self.scales[stored.name])
@@ -52,9 +52,9 @@ class Even:
 
 
 def evened(adapter: Folder, kept: dict[str, Stored]) -> Even | None:
-    """Find what gives all modules one rank and one scale; None where they have them already.
+    """Return the changes that give all modules one rank and one scale; None for an adapter without patterns.
 
-    Raises UserError for patterns that are no patterns.
+    Raises UserError for invalid patterns.
     """
     if not any(adapter.config.get(name) for name in PATTERNS):
         return None
@@ -69,12 +69,12 @@ def evened(adapter: Folder, kept: dict[str, Stored]) -> Even | None:
 
 
 def is_first(name: str) -> bool:
-    """Say whether a factor is an A, whose rows are the rank; a B has it in its columns."""
+    """Return whether a factor is an A, of shape (rank, in), rather than a B, of shape (out, rank)."""
     return ".lora_A." in name or ".lora_embedding_A" in name
 
 
 def as_bytes(values: Floats, dtype: str) -> bytes:
-    """Write numbers in a type of a safetensors file."""
+    """Encode numbers in a type of safetensors."""
     if dtype == "F32":
         return values.tobytes()
     if dtype == "F16":

@@ -1,4 +1,4 @@
-"""Does an adapter fit a base? From names, shapes and settings: no weight is read unless asked for."""
+"""Check whether an adapter fits a base, by names, shapes and settings; weights are read only on request."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from steps.models.embeddings import EMBEDDINGS, HEADS
 from steps.models.token_files import TOKENIZER, known_tokens
 from steps.models.weights import FLOATS, Stored
 
-# Problems of the settings or of the base as a whole: the merge stops at them, and says nothing of the tensors.
+# Problems of the settings or of the whole base: the merge stops at them, before it checks the tensors.
 EARLY = {"MERGE-E0107", "MERGE-E0108", "MERGE-E0109", "MERGE-E0110", "MERGE-E0201"}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of the comparison."""
+    """The result of the comparison."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is worth knowing, and forbids nothing."""
+    """Remarks that do not prevent the use of the adapter."""
     modules: dict[str, int] = field(default_factory=dict)
-    """How many modules get a low-rank change, by the last part of their name."""
+    """Number of modules with an adapter, by the last part of their name."""
     replaced: list[str] = field(default_factory=list)
-    """Tensors of the base that the adapter brings whole."""
+    """Tensors that the adapter contains as a whole."""
     same_base: bool | None = None
-    """Whether the base is, by its digest, the one that the adapter was trained on; None where that is not recorded."""
+    """Whether the base has the digest of the model that the adapter was trained on; None if a digest is missing."""
 
 
 def judge(base: Folder, adapter: Folder, with_values: bool = True, called: str = "") -> Fit:
-    """Compare an adapter with a base; with_values also looks whether it was trained at all.
+    """Compare an adapter with a base; with_values also checks whether the adapter was trained.
 
-    called is where the base comes from, for a folder that does not say so itself.
+    called is the source of the base, for a folder that does not record it.
     """
     plan, problems = _planned(base, adapter)
     problems += _vocabulary_problems(base, adapter)
@@ -46,7 +46,7 @@ def judge(base: Folder, adapter: Folder, with_values: bool = True, called: str =
     if same is None and (name := _other_name(base, adapter, called)):
         notes.append(name)
     if plan and with_values and _is_untrained(adapter):
-        notes.append("every lora_B is zero: the adapter was never trained, and changes nothing")
+        notes.append("every lora_B is zero: the adapter was never trained and changes nothing")
     if plan is None:
         return Fit(problems, notes, same_base=same)
     whole = [change.target.name for change in plan.changes if change.replacement]
@@ -55,13 +55,13 @@ def judge(base: Folder, adapter: Folder, with_values: bool = True, called: str =
 
 
 def trained_on_digest(adapter: Folder) -> str:
-    """Digest of the model that the adapter was trained on; empty where nobody wrote it down."""
+    """Return the digest of the model that the adapter was trained on; empty if it is not recorded."""
     inputs = adapter.manifest.lineage.get("inputs") if adapter.manifest else None
     return str((inputs or {}).get("model") or "")
 
 
 def _planned(base: Folder, adapter: Folder) -> tuple[MergePlan | None, list[Problem]]:
-    """Plan the merge; where it stops early, look at the tensors too as if that were in order."""
+    """Plan the merge; if it stops at an early problem, plan it again without this problem, to check the tensors too."""
     try:
         return plan_merge(base, adapter), []
     except UserError as error:
@@ -79,12 +79,12 @@ def _planned(base: Folder, adapter: Folder) -> tuple[MergePlan | None, list[Prob
 
 
 def _nameless(adapter: Folder) -> Manifest | None:
-    """The manifest without the base's digest, which was told already."""
+    """Return the manifest without the base's digest, whose mismatch is already reported."""
     return replace(adapter.manifest, lineage={}) if adapter.manifest else None
 
 
 def _vocabulary_problems(base: Folder, adapter: Folder) -> list[Problem]:
-    """An adapter's tokenizer must not have tokens for which the model has no row."""
+    """Refuse an adapter's tokenizer whose ids exceed the rows of the embeddings."""
     if TOKENIZER not in adapter.others:
         return []
     ids = known_tokens(adapter.path)
@@ -95,8 +95,8 @@ def _vocabulary_problems(base: Folder, adapter: Folder) -> list[Problem]:
     beyond = sum(place >= rows for place in ids.values())
     return [
         Problem("ADAPTER-E0103", f"{adapter.where} {TOKENIZER}", f"the token {last!r} with the id {ids[last]}",
-                f"ids below {rows}, the rows of the embeddings", "pass the base that the adapter was trained on, with "
-                "its vocabulary", count=beyond)
+                f"ids below {rows}, the number of rows of the embeddings", "pass the base that the adapter was trained "
+                "on, with its vocabulary", count=beyond)
     ]  # fmt: skip
 
 
@@ -107,17 +107,17 @@ def _rows_of_embeddings(folder: Folder) -> int:
 
 
 def _other_name(base: Folder, adapter: Folder, called: str) -> str:
-    """Compare names where no digest tells: a note only, for a copy of the base may lie anywhere."""
+    """Compare names if a digest is missing; the result is only a note, because a copy of the base may have any name."""
     said = str(adapter.config.get("base_model_name_or_path") or "").rstrip("/")
     source = called or (str(base.manifest.lineage.get("source", "")) if base.manifest else "")
     names = {source or str(base.path.absolute()), str(base.config.get("_name_or_path") or "")} - {""}
     if not said:
-        return "the adapter does not say which base it was trained on: only names and shapes were compared"
+        return "the adapter does not name the base it was trained on: only names and shapes were compared"
     if any(name.rstrip("/").rsplit("/", 1)[-1] == said.rsplit("/", 1)[-1] for name in names):
         return ""
     return (
-        f"the adapter says that its base is {said}, this one is {source or base.path}: names and shapes were compared, "
-        "no weights"
+        f"the adapter names {said} as its base, but this base is {source or base.path}: names and shapes were "
+        "compared, weights were not"
     )
 
 
@@ -130,14 +130,14 @@ def _is_untrained(adapter: Folder) -> bool:
 
 
 def described(adapter: Folder) -> str:
-    """Name kind, rank and scale of an adapter in a few words."""
+    """Describe an adapter by kind, rank and alpha."""
     config: dict[str, Any] = adapter.config
     kind = f"{config.get('peft_type', 'unknown kind')}{' (DoRA)' if config.get('use_dora') else ''}"
     return f"{kind}, rank {config['r']}, alpha {config.get('lora_alpha')}" if config.get("r") else kind
 
 
 def not_an_adapter(uri: str) -> UserError:
-    """Say that a fully tuned model has no adapter."""
+    """Return the error for a fully tuned model in place of an adapter."""
     return UserError(
         Problem("ADAPTER-E0205", "adapter_path", f"{uri}, a fully tuned model", "an adapter",
                 "use it as it is: it needs no base")

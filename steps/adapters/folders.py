@@ -1,4 +1,4 @@
-"""What may be passed as base and adapter: artifacts, or folders as Hugging Face and PEFT save them."""
+"""Open a base or an adapter: an artifact, or a folder as Hugging Face and PEFT save it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 GENERATION = "generation_config.json"
-# The base's model card speaks of the base; the merged model gets its own when it is registered.
+# Without the base's model card: the merged model gets its own when it is registered.
 TAKEN_ALONG = MODEL_NAMES - {"README.md"}
 
 
@@ -34,21 +34,21 @@ class Folder:
     weights: tuple[str, ...]
     """Names of its safetensors files."""
     others: frozenset[str]
-    """Names of the other files of its top level."""
+    """Names of the other files at its top level."""
 
     @property
     def where(self) -> str:
-        """Name for messages."""
+        """Name for error messages."""
         return f"{self.role} ({self.path})"
 
     @property
     def tokenizer_names(self) -> set[str]:
-        """Tokenizer files that it holds."""
+        """Names of its tokenizer files."""
         return set(self.others & TOKENIZER_NAMES)
 
 
 def open_base(path: Path) -> Folder:
-    """Look at a model folder without reading weights. Raises UserError when it is none, Outage when it is cut."""
+    """Open a model folder without reading weights. Raises UserError if it is not one, Outage if it is incomplete."""
     manifest, names = _look("base", path, "model")
     if CONFIG not in names:
         raise _no_model(path, f"no {CONFIG}")
@@ -58,7 +58,7 @@ def open_base(path: Path) -> Folder:
         if missing := [name for name in weights if name not in names]:
             raise UserError(
                 Problem("MERGE-E0104", f"base ({path / INDEX})", f"no {', '.join(missing)} beside it",
-                        "every shard it names", "bring the missing files", count=len(missing))
+                        "every shard that it names", "add the missing files", count=len(missing))
             )  # fmt: skip
     else:
         weights = [WEIGHTS] if WEIGHTS in names else sorted(name for name in names if name.endswith(".safetensors"))
@@ -70,9 +70,9 @@ def open_base(path: Path) -> Folder:
 
 
 def open_adapter(path: Path) -> Folder | Manifest:
-    """Look at an adapter folder; a fully tuned model has no adapter, for it the manifest is returned.
+    """Open an adapter folder; for a fully tuned model, which has no adapter, return its manifest.
 
-    Raises UserError when the folder is neither, Outage when it is cut.
+    Raises UserError if the folder is neither, Outage if it is incomplete.
     """
     manifest, names = _look("adapter", path, ("adapter", "model"))
     if manifest and manifest.kind == "model":
@@ -81,7 +81,7 @@ def open_adapter(path: Path) -> Folder | Manifest:
         pickled = "adapter_model.bin" in names
         raise UserError(
             Problem("MERGE-E0102", f"adapter ({path})", f"no {' and no '.join(missing)}", "an adapter as PEFT saves it",
-                    "convert adapter_model.bin to safetensors where you trust its author" if pickled
+                    "convert adapter_model.bin to safetensors if you trust its author" if pickled
                     else "name the folder that model.save_pretrained wrote")
         )  # fmt: skip
     config = _read_json("adapter", path / ADAPTER_CONFIG)
@@ -89,26 +89,26 @@ def open_adapter(path: Path) -> Folder | Manifest:
 
 
 def tensors_in(folder: Folder, name: str) -> dict[str, Stored]:
-    """List the tensors of one of its weight files. Raises UserError when the file is cut or no safetensors."""
+    """List the tensors of one weight file. Raises UserError if the file is truncated or not a safetensors file."""
     try:
         return stored_tensors(folder.path / name)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            Problem("MERGE-E0103", f"{folder.role} ({folder.path / name})", str(error), "a whole safetensors file",
-                    "bring the file again")
+            Problem("MERGE-E0103", f"{folder.role} ({folder.path / name})", str(error), "a complete safetensors file",
+                    "copy the file again")
         ) from None  # fmt: skip
 
 
 def origin(folder: Folder) -> str:
-    """Name the folder for the lineage: an artifact by its digest, a plain folder, which has none, by its path.
+    """Identify the folder in the lineage: an artifact by its digest, a plain folder by its path.
 
-    Raises Outage when an artifact's bytes are not those that its manifest names.
+    Raises Outage if an artifact's files differ from its manifest.
     """
     return verified(folder.path).digest if folder.manifest else str(folder.path.absolute())
 
 
 def tokenizer_in(path: Path) -> dict[str, Path]:
-    """Find the tokenizer files of any folder. Raises UserError when it holds no whole tokenizer."""
+    """Return the tokenizer files of a folder. Raises UserError if it has no complete tokenizer."""
     found = {name: path / name for name in sorted(TOKENIZER_NAMES) if (path / name).is_file()}
     if not VOCABULARIES & set(found):
         raise UserError(
@@ -119,17 +119,17 @@ def tokenizer_in(path: Path) -> dict[str, Path]:
 
 
 def small_files(base: Folder, adapter: Folder, given: dict[str, Path] | None = None) -> dict[str, Path]:
-    """Choose the files that stand beside the merged weights: the adapter's tokenizer wins, the rest is the base's.
+    """Select the files to write beside the merged weights: the adapter's tokenizer, if any, and the base's files.
 
-    `given` are the files of a tokenizer that was asked for: it replaces both.
+    `given` are the files of an explicitly passed tokenizer, which replaces both tokenizers.
     """
     chosen = {name: base.path / name for name in base.others & (TAKEN_ALONG | {INDEX})}
-    if GENERATION in adapter.others:  # how the tuned model begins its answers
+    if GENERATION in adapter.others:  # defines how the tuned model begins its answers
         chosen[GENERATION] = adapter.path / GENERATION
     if given:
         return chosen | given
     tokenizer = {name: adapter.path / name for name in adapter.tokenizer_names}
-    # Half of one tokenizer and half of another would be a third one, so a whole one replaces the base's.
+    # Files of two tokenizers must not be mixed, so a complete tokenizer replaces all of the base's files.
     if not VOCABULARIES & set(tokenizer):
         tokenizer = {name: base.path / name for name in base.tokenizer_names} | tokenizer
     return chosen | tokenizer
@@ -159,6 +159,4 @@ def _read_json(role: str, file: Path) -> dict[str, Any]:
         value = str(error)
     if isinstance(value, dict):
         return value
-    raise UserError(
-        Problem("MERGE-E0106", f"{role} ({file})", str(value)[:80], "a JSON object", "bring the file again")
-    )
+    raise UserError(Problem("MERGE-E0106", f"{role} ({file})", str(value)[:80], "a JSON object", "copy the file again"))

@@ -1,4 +1,4 @@
-"""An adapter that the model comes with: which base it belongs to, whether it fits, and what it decides."""
+"""Check an adapter that is given with the model: its base, whether it fits, and the parameters that it determines."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ WITHOUT_HEAD = {None, "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"}
 
 @dataclass(frozen=True)
 class ComesWith:
-    """An adapter as the plan saw it."""
+    """An adapter that the plan has checked."""
 
     files: ModelFiles
     layout: AdapterLayout
     bytes: int
-    """Size of its weights."""
+    """Size of its weights in bytes."""
     warnings: tuple[str, ...] = ()
 
 
 def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[ModelFiles, ModelFiles | None]:
-    """Tell the base's files from the adapter's; `files` are what the model's parameter names, which may be an adapter.
+    """Return the base's files and the adapter's; `files` are those of the model's parameter, which may be an adapter.
 
-    Raises UserError when two adapters are given, or none where training shall go on with one, or when the base of an
-    adapter is nowhere to be found.
+    Raises UserError if two adapters are given, if adapter_use=continue and none is given, or if the base of an adapter
+    is not found.
     """
     given = parameters.adapter_path.strip()
     is_adapter = files.kind != "mlflow" and adapter_in(files.names) is not None
     if is_adapter and given:
         raise UserError(
-            Problem("MODEL-E0123", f"adapter_path, {files.parameter}", "two adapters, one on the other", "one adapter",
+            Problem("MODEL-E0123", f"adapter_path, {files.parameter}", "two adapters", "one adapter",
                     "merge one of them first (python -m steps merge-adapter), and name the result as the model")
         )  # fmt: skip
     if is_adapter:
@@ -57,7 +57,7 @@ def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[Mode
         return files, open_files("adapter_path", "pytorch", given)
     if parameters.adapter_use == "continue":
         raise UserError(
-            Problem("PLAN-E0351", "adapter_use", "continue without an adapter", "an adapter to go on with",
+            Problem("PLAN-E0351", "adapter_use", "continue without an adapter", "an adapter to continue training",
                     "set adapter_path to its folder, or leave adapter_use out")
         )  # fmt: skip
     return files, None
@@ -66,7 +66,7 @@ def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[Mode
 def look_at_adapter(
     parameters: SupervisedParameters, recipe: Recipe, base: ModelFiles, model: ModelLayout, files: ModelFiles
 ) -> ComesWith:
-    """Judge an adapter by its settings and the headers of both. Raises UserError with what does not fit."""
+    """Check an adapter by its settings and the weight headers of both. Raises UserError with all problems."""
     layout = read_adapter(files.parameter, files.names, files.read)
     problems = [
         *_task_problems(parameters, recipe, files, layout),
@@ -83,14 +83,14 @@ def look_at_adapter(
 
 
 def with_tokenizer(model: ModelLayout, layout: AdapterLayout) -> ModelLayout:
-    """Describe the model with the tokenizer that the adapter was trained with."""
+    """Return the model's layout with the adapter's tokenizer configuration, if the adapter has a tokenizer."""
     return replace(model, tokenizer_config=layout.tokenizer_config) if layout.has_tokenizer else model
 
 
 def continued(parameters: SupervisedParameters, adapter: ComesWith) -> SupervisedParameters:
-    """Give the parameters with the shape of the adapter that training goes on with.
+    """Return the parameters with the settings of the adapter whose training is continued.
 
-    Raises UserError when a parameter asks for another shape.
+    Raises UserError if a parameter contradicts the adapter.
     """
     settled: dict[str, Any] = {"apply_lora": True}
     problems = []
@@ -103,8 +103,9 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
                 f"{wanted} where the adapter has {has}" if has is not None else f"{wanted} with adapter_use=continue"
             )
             problems.append(
-                Problem("PLAN-E0352", name, found, "what the adapter was made with: training goes on with it",
-                        "leave it out, or set adapter_use=merge to train a new adapter")
+                Problem("PLAN-E0352", name, found, "the adapter's own value",
+                        "leave it out, or set adapter_use=merge to train a new adapter",
+                        why="training continues with this adapter")
             )  # fmt: skip
         if has is not None:
             settled[name] = has
@@ -114,13 +115,13 @@ def continued(parameters: SupervisedParameters, adapter: ComesWith) -> Supervise
 
 
 def _base_of(files: ModelFiles) -> ModelFiles:
-    """Find the model that an adapter in place of the model was trained on."""
+    """Find the base model of an adapter that is given in place of the model."""
     layout = read_adapter(files.parameter, files.names, files.read)
     where = f"{files.parameter}: base_model_name_or_path"
     instead = f"name the base with huggingface_id or pytorch_model_path, and {files.uri} with adapter_path"
     if not layout.base:
         raise UserError(
-            Problem("MODEL-E0124", where, "no base that the adapter names", "the model it belongs to", instead)
+            Problem("MODEL-E0124", where, "no base model", "the model that the adapter belongs to", instead)
         )
     local = local_path(layout.base)
     on_hub = "://" not in layout.base and not (local and local.exists()) and HUB_ID.fullmatch(layout.base)
@@ -134,7 +135,7 @@ def _base_of(files: ModelFiles) -> ModelFiles:
         ) from error
     if adapter_in(base.names) is not None:
         raise UserError(
-            Problem("MODEL-E0123", where, f"{layout.base}, an adapter itself", "one adapter on a model",
+            Problem("MODEL-E0123", where, f"{layout.base}, which is an adapter", "an adapter whose base is a model",
                     "merge one of them first (python -m steps merge-adapter), and name the result as the model")
         )  # fmt: skip
     if any(os.path.basename(name) == "MLmodel" for name in base.names):
@@ -148,11 +149,11 @@ def _task_problems(
     task, own = layout.config.get("task_type") or None, recipe.kind.peft_task
     if p.adapter_use == "merge":
         fits = task in WITHOUT_HEAD or task == own
-    else:  # a last layer for the task is learned too, and must be among what the adapter keeps
+    else:  # the head of the task is trained too, and must be part of the adapter
         fits = task == own or (task is None and own in WITHOUT_HEAD)
     if not fits:
-        yield Problem("PLAN-E0353", files.parameter, f"an adapter for {task or 'no task of its own'}",
-                      f"one for {own or 'no task of its own'}, as {p.task} needs",
+        yield Problem("PLAN-E0353", files.parameter, f"an adapter with task_type {task or 'none'}",
+                      f"task_type {own or 'none'}, as {p.task} needs",
                       "set adapter_use=merge" if task in WITHOUT_HEAD else "name another adapter")  # fmt: skip
 
 
@@ -162,14 +163,14 @@ def _vocabulary_problems(files: ModelFiles, layout: AdapterLayout, config: Mappi
         return
     highest = largest_token(files.read(layout.tokenizer_files["tokenizer.json"]))
     if highest >= size:
-        yield Problem("PLAN-E0354", files.parameter, f"a tokenizer with {highest + 1} tokens", f"at most {size}, which "
-                      "the base has embeddings for", "name the base that the adapter was trained on")  # fmt: skip
+        yield Problem("PLAN-E0354", files.parameter, f"a tokenizer with {highest + 1} tokens", f"at most {size}, the "
+                      "vocab_size of the base", "name the base that the adapter was trained on")  # fmt: skip
 
 
 def _fit_problems(
     p: SupervisedParameters, base: ModelFiles, model: ModelLayout, files: ModelFiles, layout: AdapterLayout
 ) -> list[Problem]:
-    """Plan the merge on headers alone."""
+    """Plan the merge on headers only, and return its problems."""
     with TemporaryDirectory() as scratch:
         folders = {files.uri: Path(scratch, "adapter"), base.uri: Path(scratch, "base")}
         write_outline(base, {**model.weights, CONFIG: model.model_files[CONFIG]}, folders[base.uri])
@@ -184,8 +185,8 @@ def _fit_problems(
     lost = [name for name in whole if name.endswith(".weight") and name.split(".")[-2] not in saved]
     if p.adapter_use == "continue" and lost:
         return [
-            Problem("PLAN-E0355", files.parameter, f"an adapter that holds {lost[0]} besides what it trains",
-                    "one whose every tensor training can go on with", "set adapter_use=merge", count=len(lost))
+            Problem("PLAN-E0355", files.parameter, f"an adapter that contains {lost[0]}, which it does not train",
+                    "an adapter with trained tensors only", "set adapter_use=merge", count=len(lost))
         ]  # fmt: skip
     return []
 
@@ -195,12 +196,12 @@ def _warnings(base: ModelFiles, files: ModelFiles, layout: AdapterLayout) -> Ite
     if named and base.parameter in ("huggingface_id", "pytorch_model_path", "mlflow_model_path"):
         theirs, ours = (os.path.basename(name.rstrip("/")) for name in (named, base.uri))
         if theirs != ours:
-            yield (f"{files.parameter}: the adapter says that it was trained on {named}, and is put on {base.uri}; "
-                   "on other weights of the same shape it does not do what it learned")  # fmt: skip
+            yield (f"{files.parameter}: the adapter names {named} as its base, but is used with {base.uri}; with other "
+                   "weights of the same shape it does not compute what it was trained for")  # fmt: skip
 
 
 def _told(config: Mapping[str, Any], model: type[SupervisedParameters]) -> dict[str, Any]:
-    """Give the parameters that adapter_config.json decides for an adapter that training goes on with."""
+    """Return the parameters that are set by the adapter_config.json of an adapter whose training is continued."""
     told: dict[str, Any] = {"peft_type": KINDS_OF_PEFT.get(config.get("peft_type", ""))}
     for theirs, ours in peft_names(model).items():
         if config.get(theirs) is not None and not marks(model)[ours].at_start:

@@ -1,4 +1,4 @@
-"""Adapters that no weight can hold: the base stays as it is, and the adapter lies in a folder inside the model."""
+"""Adapters that cannot be merged: the base stays unchanged, and the adapter is stored in a subfolder of the model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ VECTORS = ADAPTER_KINDS["prompt_tuning"].tensors
 
 
 def is_kept(adapter: Folder) -> bool:
-    """Say whether an adapter is of a kind that stays beside its base."""
+    """Return whether an adapter is of a kind that cannot be merged and is stored beside its base."""
     return adapter.config.get("peft_type") in KEPT_KINDS
 
 
 def check_kept(base: Folder, adapter: Folder) -> None:
-    """Raise UserError when an adapter of such a kind does not belong to a base."""
+    """Raise UserError if an adapter of such a kind does not fit the base."""
     refuse_base(base, adapter)
     stored = tensors_in(adapter, ADAPTER_WEIGHTS)
     wanted = [adapter.config.get("num_virtual_tokens"), _width(base.config) or adapter.config.get("token_dim")]
@@ -37,13 +37,14 @@ def check_kept(base: Folder, adapter: Folder) -> None:
         )  # fmt: skip
     if (task := adapter.config.get("task_type")) != "CAUSAL_LM":
         raise UserError(
-            Problem("MERGE-E0211", f"{adapter.where} task_type", shown(task), "CAUSAL_LM: only models that go on from "
-                    "a prompt are served with vectors before it", "train another kind of adapter")
+            Problem("MERGE-E0211", f"{adapter.where} task_type", shown(task), "CAUSAL_LM",
+                    "train another kind of adapter",
+                    why="vectors before the text are served only with causal language models")
         )  # fmt: skip
 
 
 def refuse_infinite(adapter: Folder) -> None:
-    """Raise NumericError when a learned vector is not finite."""
+    """Raise NumericError if a learned vector is not finite."""
     import torch
 
     from steps.adapters.arithmetic import read_rows
@@ -52,24 +53,24 @@ def refuse_infinite(adapter: Folder) -> None:
     if not math.isfinite(torch.linalg.vector_norm(read_rows(vectors).float())):
         raise NumericError(
             Problem("MERGE-E0303", adapter.where, "values that are not finite", "finite vectors",
-                    "look at the training: its loss or gradients were not finite either")
+                    "check the training: its loss or gradients were not finite either")
         )  # fmt: skip
 
 
 def write_kept(draft: Draft, base: Folder, adapter: Folder) -> None:
-    """Copy the base's weights as they are, and the adapter into its folder."""
+    """Copy the base's weights unchanged, and the adapter into its folder."""
     for name in base.weights:
         draft.known_digests[name] = _copied(base, name, draft, name)
     (draft / ADAPTER_FOLDER).mkdir()
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         inside = f"{ADAPTER_FOLDER}/{name}"
         draft.known_digests[inside] = _copied(adapter, name, draft, inside)
-    log.info("%s is no change of weights: they stay as they are, with the adapter beside them in %s/",
+    log.info("%s does not change weights: the base is copied unchanged, and the adapter is stored in %s/",
              adapter.config["peft_type"], ADAPTER_FOLDER)  # fmt: skip
 
 
 def facts_of_kept(base: Folder, adapter: Folder) -> dict[str, object]:
-    """Say what became of the adapter."""
+    """Return the facts for the manifest of the result."""
     known = base.manifest.facts if base.manifest else {}
     return {
         **{name: value for name, value in known.items() if name != "left_out"},
@@ -88,6 +89,6 @@ def _copied(source: Folder, name: str, draft: Draft, target: str) -> str:
 
 
 def _width(config: dict[str, Any]) -> int | None:
-    """Length of the vectors that stand for tokens, where the configuration says it in a known word."""
+    """Return the size of the token embeddings; None if no known key of the configuration has it."""
     told = config.get("text_config") or config
     return next((told[name] for name in ("hidden_size", "n_embd", "d_model") if told.get(name)), None)

@@ -1,8 +1,8 @@
-"""Kinds of adapters beside LoRA (`low_rank.py`): which tensors belong together, where they fit, what they change.
+"""IA3, LoHa and LoKr: which tensors belong together, where they fit, and what they change (LoRA: `low_rank.py`).
 
 IA3    W ← W · v, along the outputs of a layer (and its bias), or along the inputs of a feed-forward layer
 LoHa   W ← W + scaling · (A1 @ B1) ∘ (A2 @ B2)
-LoKr   W ← W + scaling · (W1 ⊗ W2), each of them whole or as a product
+LoKr   W ← W + scaling · (W1 ⊗ W2), each a full matrix or a product of two
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, Protocol
 
 from steps.models.weights import Stored
 
-CONVOLUTIONS = "matrices: adapters on convolutions are not merged here"
+CONVOLUTIONS = "matrices (adapters on convolutions cannot be merged)"
 
 
 class Folding(Protocol):
-    """What the planning of a merge asks of a kind of adapter; `folded_by` of its record names one.
+    """Interface of a kind of adapter for the planning of a merge; `folded_by` of its record names an instance.
 
-    `parts` are the tensors of one layer, by the name that PEFT gives them behind that of the layer.
+    `parts` are the tensors of one layer, by their names in PEFT after the name of the layer.
     """
 
     def wanted(self, parts: Set[str], dora: bool) -> set[str]:
-        """Give the tensors that a layer must have, going by those that it has."""
+        """Return the names of the tensors that a layer must have, given those that it has."""
 
     def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-        """Yield the tensors that do not fit the weight `target`, each with what would."""
+        """Yield the tensors that do not fit the weight `target`, each with what is expected."""
 
     def changes(
         self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
     ) -> Iterator[tuple[Stored, Any]]:
-        """Yield what becomes of the weight and of the bias that belongs to it, where it changes too.
+        """Yield the changes of the weight and, if it changes too, of its bias.
 
-        `conv1d` says that the layer is of a class that stores (in, out).
+        `conv1d` is true for a layer of a class that stores (in, out).
         """
 
 
@@ -50,7 +50,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix of the adapter: whole, or a product of two."""
+    """A matrix of the adapter: stored as one, or a product of two."""
 
     factors: tuple[Stored, ...]
 
@@ -65,7 +65,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Combined:
-    """A change of full rank from two matrices: number by number (LoHa), or each by all of the other (LoKr)."""
+    """The elementwise product (LoHa) or the Kronecker product (LoKr) of two matrices, times scaling."""
 
     one: Product
     other: Product
@@ -80,7 +80,7 @@ class Combined:
 
     @property
     def size(self) -> int:
-        """Elements of the change."""
+        """Number of elements of the change."""
         return self.shape[0] * self.shape[1]
 
     def __str__(self) -> str:
@@ -88,34 +88,34 @@ class Combined:
 
 
 def no_matrices(parts: dict[str, Stored], target: Stored) -> bool:
-    """Say whether a weight or a tensor of the adapter has not two sides, as those of convolutions."""
+    """Return whether the weight or a tensor of the adapter is not a matrix, as for convolutions."""
     return len(target.shape) != 2 or any(len(stored.shape) != 2 for stored in parts.values())
 
 
 class OneVector:
-    """How IA3 is folded in. Its vector is stored as a row where it scales the inputs of a feed-forward layer."""
+    """Merging of IA3. Its vector is stored as a row if it scales the inputs of a feed-forward layer."""
 
     def wanted(self, parts: Set[str], dora: bool) -> set[str]:
-        """The one vector."""
+        """Return the name of the vector."""
         return {"ia3_l"}
 
     def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-        """It is as long as one side of the weight."""
+        """Yield the vector if its length is neither dimension of the weight."""
         vector = parts["ia3_l"]
         if no_matrices(parts, target):
             yield vector, CONVOLUTIONS
         elif 1 not in vector.shape or not {vector.rows * vector.row_size} & set(target.shape):
-            yield vector, f"a vector for one side of {target.name}{list(target.shape)}"
+            yield vector, f"a vector with the length of one dimension of {target.name}{list(target.shape)}"
 
     def changes(
         self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
     ) -> Iterator[tuple[Stored, Scaling]]:
-        """Rows or columns are scaled; where they are the outputs, the bias as well."""
+        """Yield the scaling of rows or columns; if these are the outputs, also that of the bias."""
         vector = parts["ia3_l"]
         inputs = vector.shape[0] == 1
         square = target.shape[0] == target.shape[1]
         fits = target.shape[1 if inputs else 0] == vector.rows * vector.row_size
-        # GPT-2 stores (in, out), others (out, in); shapes tell which unless the weight is square.
+        # GPT-2 stores (in, out), others (out, in); unless the weight is square, shapes determine which.
         yield target, Scaling(vector, by_column=inputs != (conv1d if square else not fits))
         if bias and not inputs:
             yield bias, Scaling(vector, by_column=False)
@@ -123,25 +123,25 @@ class OneVector:
 
 @dataclass(frozen=True)
 class TwoMatrices:
-    """How LoHa and LoKr are folded in."""
+    """Merging of LoHa and LoKr."""
 
     begin: str
-    """What the names of the tensors begin with, before the number of the matrix."""
+    """Prefix of the names of the tensors, before the number of the matrix."""
     kronecker: bool
 
     def wanted(self, parts: Set[str], dora: bool) -> set[str]:
-        """Two matrices, each whole or as a product of two."""
+        """Return the names for two matrices, each stored as one or as a product of two."""
         return {name for number in "12" for name in self._names(number, parts)}
 
     def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-        """The products have the rank of the settings, and together the weight's shape."""
+        """Yield a tensor with another rank than the settings, or if the change has another shape than the weight."""
         if no_matrices(parts, target):
             yield next(iter(parts.values())), CONVOLUTIONS
             return
         for name, stored in parts.items():
             inner = stored.row_size if name.endswith("_a") else stored.rows if name.endswith("_b") else rank
             if inner != rank:
-                yield stored, f"the rank {rank} that it has in the settings"
+                yield stored, f"the rank {rank} from adapter_config.json"
                 return
         change = self._change(parts, 1.0)
         if change.shape != target.shape or (not self.kronecker and change.one.shape != change.other.shape):
@@ -150,7 +150,7 @@ class TwoMatrices:
     def changes(
         self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
     ) -> Iterator[tuple[Stored, Combined]]:
-        """Both together are added to the weight."""
+        """Yield the product of both matrices, which is added to the weight."""
         yield target, self._change(parts, scaling)
 
     def _change(self, parts: dict[str, Stored], scaling: float) -> Combined:

@@ -1,6 +1,6 @@
-"""What an adapter's folder looks like, and where an imported model keeps what it came with.
+"""The files of an adapter's folder, and the subfolders of an imported model for its adapter and reference.
 
-As `steps/models/layout.py`, it works on file names and small files alone.
+Like `steps/models/layout.py`, this module reads only file names and small files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from steps.models.layout import ADAPTER_FOLDER as ADAPTER_FOLDER
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GENERATION = "generation_config.json"
-# A folder inside of a model artifact, as ADAPTER_FOLDER: an own reference of preferences.
+# Subfolder of a model artifact, like ADAPTER_FOLDER: a separate reference model for preference training.
 REFERENCE_FOLDER = "reference"
 _TOLD = (ADAPTER_CONFIG, CONFIG, "tokenizer_config.json")
 
@@ -37,33 +37,33 @@ class AdapterLayout:
     """The files of one adapter, by name → path inside the source."""
 
     adapter_files: dict[str, str]
-    """Settings and weights; the configuration of the tuned model where it has a head of its own."""
+    """Settings and weights; also the tuned model's configuration if the adapter has its own head."""
     tokenizer_files: dict[str, str]
-    """The tokenizer that it was trained with; empty where nobody saved one."""
+    """The tokenizer that it was trained with; empty if none was saved."""
     config: dict[str, Any]
     """adapter_config.json."""
     tokenizer_config: dict[str, Any]
 
     @property
     def files(self) -> dict[str, str]:
-        """Every file that is taken along."""
+        """All files that are imported."""
         return {**self.adapter_files, **self.tokenizer_files}
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether it brings a whole tokenizer, which then replaces the base's."""
+        """Whether it has a complete tokenizer, which then replaces the base's."""
         return bool(VOCABULARIES & set(self.tokenizer_files))
 
     @property
     def base(self) -> str:
-        """The model that it says it was trained on: a path, URI or Hub id; empty where it says nothing."""
+        """The model that it was trained on, as recorded: a path, URI or Hub id; empty if not recorded."""
         return str(self.config.get("base_model_name_or_path") or "").strip()
 
 
 def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> AdapterLayout:
-    """Judge an adapter by its file names (→ bytes) and small JSON files, which `read` returns.
+    """Check an adapter by its file names (→ bytes) and small JSON files, which `read` returns.
 
-    `parameter` is the one that named it. Raises UserError when it is no adapter, SecurityRefusal for pickled weights
+    `parameter` is the one that names it. Raises UserError if it is not an adapter, SecurityRefusal for pickled weights
     and remote code.
     """
     folder = shallowest_with(ADAPTER_CONFIG, names)
@@ -71,7 +71,7 @@ def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str],
         some = ", ".join(sorted(names)[:5]) or "nothing"
         raise UserError(
             Problem("MODEL-E0121", parameter, f"no {ADAPTER_CONFIG} (there is: {some})", "an adapter as PEFT saves it",
-                    "name the folder that model.save_pretrained wrote; a whole model is named by pytorch_model_path")
+                    "name the folder that model.save_pretrained wrote, or name a full model with pytorch_model_path")
         )  # fmt: skip
     inside = {name.removeprefix(folder): name for name in names if directly_in(name, folder)}
     if ADAPTER_WEIGHTS not in inside:
@@ -89,7 +89,7 @@ def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str],
 
 
 def largest_token(tokenizer: bytes) -> int:
-    """Give the highest number of a token in a tokenizer.json; -1 where it lists none."""
+    """Return the highest token id in a tokenizer.json; -1 if it has no token."""
     told = json.loads(tokenizer)
     vocabulary = (told.get("model") or {}).get("vocab") or {}
     numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else [len(vocabulary) - 1]  # Unigram: a list
@@ -97,13 +97,13 @@ def largest_token(tokenizer: bytes) -> int:
 
 
 def adapter_of(model: Path) -> Path | None:
-    """Give the folder of the adapter that an imported model came with and that training goes on with."""
+    """Return the folder of the adapter that was imported with a model and whose training is continued."""
     folder = model / ADAPTER_FOLDER
     return folder if (folder / ADAPTER_CONFIG).is_file() else None
 
 
 def kept_adapter_of(model: Path) -> Path | None:
-    """Give the folder of the adapter that belongs to a tuned model, where its kind cannot be merged."""
+    """Return the folder of a tuned model's adapter if its kind cannot be merged."""
     folder = adapter_of(model)
     if folder is None:
         return None
@@ -112,7 +112,7 @@ def kept_adapter_of(model: Path) -> Path | None:
 
 
 def reference_of(model: Path) -> Path | None:
-    """Give the folder of the reference model that was imported beside a model."""
+    """Return the folder of the reference model that was imported with a model."""
     folder = model / REFERENCE_FOLDER
     return folder if (folder / CONFIG).is_file() else None
 
@@ -121,5 +121,5 @@ def _refuse_pickles(parameter: str, inside: Mapping[str, str]) -> None:
     if "adapter_model.bin" in inside:
         raise SecurityRefusal(
             Problem("MODEL-E0301", parameter, "pickled weights only (adapter_model.bin)", "safetensors",
-                    "convert them where you trust their author: model.save_pretrained(folder) writes safetensors")
+                    "convert them if you trust their author: model.save_pretrained(folder) writes safetensors")
         )  # fmt: skip

@@ -17,15 +17,15 @@ class LowRank:
     b: Stored
     scaling: float
     transposed: bool
-    """The base stores (in, out)."""
+    """Whether the base stores (in, out)."""
     embedding: bool
-    """PEFT rounds the change of an embedding before it adds it."""
+    """Whether the weight is an embedding, whose change PEFT rounds before adding it."""
     magnitude: Stored | None = None
-    """Row lengths of the merged matrix (DoRA)."""
+    """Norms of the rows of the merged matrix (DoRA)."""
 
     @property
     def size(self) -> int:
-        """Elements of B @ A."""
+        """Number of elements of B @ A."""
         return self.b.rows * self.a.row_size
 
     def __str__(self) -> str:
@@ -35,20 +35,20 @@ class LowRank:
 
 
 class TwoFactors:
-    """How LoRA is folded in."""
+    """Merging of LoRA and DoRA."""
 
     def wanted(self, parts: Set[str], dora: bool) -> set[str]:
-        """Two factors, and with DoRA the lengths of the rows."""
+        """Return the names of both factors, and with DoRA that of the magnitudes."""
         return {"lora_A", "lora_B", "lora_magnitude_vector"} if dora else {"lora_A", "lora_B"}
 
     def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-        """Both have the rank of the settings, and their product the weight's shape."""
+        """Yield a factor with another rank than the settings, and B if the product does not fit the weight."""
         a, b = parts["lora_A"], parts["lora_B"]
         if no_matrices({"lora_A": a, "lora_B": b}, target):
-            yield a, "matrices: LoRA on convolutions is not merged here"
+            yield a, "matrices (LoRA on convolutions cannot be merged)"
             return
         if not a.rows == b.row_size == rank:
-            yield a, f"the rank {rank} that {module} has in the settings"
+            yield a, f"the rank {rank} that adapter_config.json has for {module}"
         either_way = {target.shape[::-1]} if _of_embedding(a) else {target.shape, target.shape[::-1]}
         if (b.rows, a.row_size) not in either_way:
             yield b, f"B (…, r) and A (r, …) that fit {target.name}{list(target.shape)}"
@@ -56,11 +56,11 @@ class TwoFactors:
     def changes(
         self, parts: dict[str, Stored], target: Stored, bias: Stored | None, scaling: float, conv1d: bool
     ) -> Iterator[tuple[Stored, LowRank]]:
-        """Their product is added to the weight."""
+        """Yield the product of the factors, which is added to the weight."""
         a, b = parts["lora_A"], parts["lora_B"]
         embedding = _of_embedding(a)
         square = target.shape[0] == target.shape[1]
-        # PEFT goes by the class of the layer, whatever fan_in_fan_out says; shapes tell the class unless it is square.
+        # PEFT uses the class of the layer, not fan_in_fan_out; unless the weight is square, shapes determine the class.
         transposed = embedding or (conv1d if square else (b.rows, a.row_size) != target.shape)
         yield target, LowRank(a, b, scaling, transposed, embedding, parts.get("lora_magnitude_vector"))
 

@@ -1,4 +1,4 @@
-"""Fold an adapter into its base model: look, plan, merge, prove that the weights changed."""
+"""Merge an adapter into its base model: read, plan, merge, and check that the weights changed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ log = logging.getLogger("finetune")
 
 
 def merge(base: Path, adapter: Path, output: Path, tokenizer: Path | None = None) -> Manifest:
-    """Write the base model with the adapter folded in, bit for bit as PEFT's merge_and_unload computes it.
+    """Write the base model with the adapter merged, equal bit for bit to the result of PEFT's merge_and_unload.
 
-    base and adapter are artifacts, or plain folders as Hugging Face and PEFT save them. A fully tuned model in place
-    of the adapter is the result itself: then only a manifest is written. tokenizer is a folder whose tokenizer is
-    saved with the model instead of the adapter's. An adapter that no weight can hold (KEPT_KINDS) is put into a folder
-    beside the base's weights. Raises UserError when the adapter cannot be merged into this base, NumericError when the
-    merged weights are not finite or equal the base's.
+    base and adapter are artifacts, or plain folders as Hugging Face and PEFT save them. If adapter is a fully tuned
+    model, it is the result, and only a manifest is written. tokenizer is a folder whose tokenizer is saved with the
+    model instead of the adapter's. An adapter that cannot be merged (KEPT_KINDS) is stored in a folder beside the
+    base's weights. Raises UserError if the adapter cannot be merged into this base, NumericError if the merged weights
+    are not finite or equal the base's.
     """
     given = tokenizer_in(tokenizer) if tokenizer else None
     _refuse_overlap(base, adapter, output)
@@ -63,13 +63,13 @@ def _refuse_overlap(base: Path, adapter: Path, output: Path) -> None:
     for role, given in (("base", base.resolve()), ("adapter", adapter.resolve())):
         if given == place or place in given.parents:
             raise UserError(
-                Problem("MERGE-E0105", "output", f"{output}, where the {role} is", "a folder of its own",
-                        "name another output folder; an artifact replaces what was at its place")
+                Problem("MERGE-E0105", "output", f"{output}, which contains the {role}", "a separate folder",
+                        "name another output folder", why="an artifact replaces the contents of its folder")
             )  # fmt: skip
 
 
 def _same_as_tuned(base: Path, tuned: Manifest, output: Path) -> Manifest:
-    """Say that every weight was trained: there is nothing to merge, and no weight is written twice."""
+    """Write a manifest that refers to the fully tuned model: nothing is merged, and no weight is copied."""
     lineage = {"inputs": {"base": read_manifest(base, "model").digest, "adapter": tuned.digest}}
     with new_artifact(output, "model", lineage) as draft:
         draft.same_as = "tuned"
@@ -79,7 +79,7 @@ def _same_as_tuned(base: Path, tuned: Manifest, output: Path) -> Manifest:
 
 
 def _keep(base: Folder, adapter: Folder, output: Path, given: dict[str, Path] | None) -> Manifest:
-    """Write the base as it is, with the adapter beside its weights. Raises as `merge`."""
+    """Write the base unchanged, with the adapter beside its weights. Raises as `merge`."""
     check_kept(base, adapter)
     refuse_infinite(adapter)
     lineage = {"inputs": {"base": origin(base), "adapter": origin(adapter)}}
@@ -92,9 +92,9 @@ def _keep(base: Folder, adapter: Folder, output: Path, given: dict[str, Path] | 
 
 
 def _prepare(plan: MergePlan, base: Folder, adapter: Folder) -> tuple[Merger, dict[str, dict[str, str]]]:
-    """Load torch, and compare artifacts with their manifests meanwhile; give the arithmetic and the lineage.
+    """Import torch while artifacts are compared with their manifests; return the merger and the lineage.
 
-    Raises UserError when the adapter is one that was never trained, Outage when an artifact's bytes changed.
+    Raises UserError if the adapter was never trained, Outage if an artifact differs from its manifest.
     """
     with ThreadPoolExecutor(2) as pool:
         origins = [pool.submit(origin, folder) for folder in (base, adapter)]
@@ -102,8 +102,8 @@ def _prepare(plan: MergePlan, base: Folder, adapter: Folder) -> tuple[Merger, di
         lineage = {"inputs": {"base": origins[0].result(), "adapter": origins[1].result()}}
     if not plan.head and all(not change.replacement and change.adapted and is_zero(change) for change in plan.changes):
         raise UserError(
-            Problem("MERGE-E0301", adapter.where, "an adapter of zeros: merged, it would be the base model",
-                    "weights that training changed", "train it; without a step it stays what it was")
+            Problem("MERGE-E0301", adapter.where, "an adapter of zeros, whose merge would equal the base model",
+                    "trained weights", "train the adapter for at least one step")
         )  # fmt: skip
     return Merger(plan.work_size), lineage
 
@@ -111,7 +111,7 @@ def _prepare(plan: MergePlan, base: Folder, adapter: Folder) -> tuple[Merger, di
 def _load_arithmetic() -> tuple[type[Merger], Callable[[Change], bool]]:
     first = "torch" not in sys.modules and gc.isenabled()
     if first:
-        # Nothing of torch is garbage, neither while it loads nor when the process ends; looking costs 0.3 s of 2.
+        # Importing torch creates no garbage; collecting while it loads and at exit would take 0.3 s of 2.
         gc.disable()
     try:
         from steps.adapters.arithmetic import Merger, is_zero
@@ -131,7 +131,7 @@ def _merge_shard(draft: Draft, shard: Shard, merger: Merger, which: str) -> None
 
 
 def _describe_head(draft: Draft, plan: MergePlan, base: Folder, adapter: Folder) -> None:
-    """Let configuration and index speak of the tuned model."""
+    """Write configuration and index of the tuned model."""
     assert plan.head
     files = {CONFIG: merged_config(base, adapter)}
     if INDEX in base.others:
@@ -141,13 +141,14 @@ def _describe_head(draft: Draft, plan: MergePlan, base: Folder, adapter: Folder)
 
 
 def _prove_changed(merger: Merger, plan: MergePlan, adapter: Folder) -> int:
-    """Count the tensors that differ from the base's. Raises NumericError when there is none."""
+    """Return the number of tensors that differ from the base's. Raises NumericError if there is none."""
     if merger.changed or plan.head:
         return len(merger.changed)
     types = ", ".join(sorted({change.target.dtype for change in plan.changes}))
     raise NumericError(
         Problem("MERGE-E0302", adapter.where, f"changes too small for {types}: the merged model equals the base",
-                "at least one tensor that differs", "train longer or faster, or merge into the base in float32")
+                "at least one changed tensor", "train longer or with a higher learning rate, or merge into the base in "
+                "float32")
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""The outline of a model or an adapter: all its small files, and of its weights the headers only.
+"""The outline of a model or an adapter: its small files, and the headers of its weights.
 
-A file of weights has its true size and nothing behind the header, so that whatever reads names and shapes works on it,
-and a model in object storage is judged for the price of a few kilobytes. Files on this machine are linked instead.
+A weight file has its true size but no content after the header, so that code that reads names and shapes works on it,
+and a model in object storage is checked by reading a few kilobytes. Local files are linked instead.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LARGEST_HEADER = 100 * 1024 * 1024  # safetensors' own bound
 
 
 def write_outline(files: ModelFiles, names: Mapping[str, str], folder: Path) -> bool:
-    """Write the outline of some files, name → path inside the source, into `folder`; say whether it is the files.
+    """Write the outline of some files, name → path inside the source, into `folder`.
 
-    Raises as `ModelFiles.read`.
+    Returns whether every file is linked, and so complete. Raises as `ModelFiles.read`.
     """
     folder.mkdir(parents=True)
     whole = True
@@ -34,12 +34,12 @@ def write_outline(files: ModelFiles, names: Mapping[str, str], folder: Path) -> 
         whole = False
         size = files.names[path]
         place.write_bytes(_start(files, path, size))
-        os.truncate(place, size)  # a hole takes no room
+        os.truncate(place, size)  # a sparse file: the extension takes no disk space
     return whole
 
 
 def in_their_words(problem: Problem, folders: Mapping[str, Path]) -> Problem:
-    """Name the sources, URI → outline, where the problem names the folders that were made of them."""
+    """Replace the folders of outlines in a problem by their sources; `folders` maps URI → outline."""
     told = {field: getattr(problem, field) for field in ("where", "found", "expected", "fix", "why")}
     for uri, folder in folders.items():
         told = {field: text.replace(str(folder), uri.rstrip("/")) for field, text in told.items()}

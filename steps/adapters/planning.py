@@ -1,4 +1,4 @@
-"""Which tensor of which shard gets which change: computed from names and shapes, before any weight is read."""
+"""Plan a merge: the change of each tensor in each shard, from names and shapes, before any weight is read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from steps.kinds.adapters import FOLDED_KINDS, IN_PEFT
 from steps.models.layout import CONV1D_MODELS
 from steps.models.weights import FLOATS, Stored, find, header_of
 
-PREFIX = "base_model.model."  # what PEFT puts before the name of every module
+PREFIX = "base_model.model."  # PEFT's prefix of every module name
 FOLDED = [IN_PEFT[name] for name in FOLDED_KINDS]
-# LoRA's tensors carry `.weight` behind their names, those of others do not.
+# The names of LoRA's tensors end in `.weight`, those of other kinds do not.
 FACTOR = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(kind.tensors for kind in FOLDED)})(?:\.weight)?")
-ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of a module of which single rows were trained
-# Needed where a matrix is square.
+ROWS = ".token_adapter.trainable_tokens_delta"  # suffix for a module of which single rows were trained
+# Decides the orientation of square matrices.
 CONV1D_LAYERS = {"c_attn", "c_fc", "c_proj", "q_attn"}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Single rows that come whole from the adapter: those of new tokens."""
+    """Single rows that are replaced by the adapter's: those of new tokens."""
 
     stored: Stored
     numbers: tuple[int, ...]
@@ -38,19 +38,19 @@ class Rows:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one tensor of the base."""
+    """The change of one tensor of the base."""
 
     target: Stored
     replacement: Stored | None = None
-    """Comes whole from the adapter: modules_to_save, biases, embeddings that were saved along."""
+    """The adapter's tensor that replaces it: modules_to_save, biases, embeddings that PEFT saved too."""
     low_rank: LowRank | None = None
     other: Scaling | Combined | None = None
-    """What an adapter of another kind than LoRA does."""
+    """The change by an adapter of another kind than LoRA."""
     rows: Rows | None = None
 
     @property
     def adapted(self) -> bool:
-        """Whether an adapter changes it, beside what comes whole."""
+        """Whether the adapter changes it in addition to a replacement."""
         return bool(self.low_rank or self.other)
 
     def __str__(self) -> str:
@@ -73,23 +73,23 @@ class Shard:
     tensors: tuple[Stored, ...]
     changes: tuple[Change, ...]
     header: bytes = b""
-    """Its header where that is not the base's: then only `kept` is taken over, and `added` comes behind."""
+    """Its header if it differs from the base's: the shard then consists of `kept`, followed by `added`."""
     kept: tuple[Stored, ...] = ()
     added: tuple[Stored, ...] = ()
 
     @property
     def name(self) -> str:
-        """File name, for base and result alike."""
+        """File name, the same for base and result."""
         return self.tensors[0].file.name
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Everything that a merge will do."""
+    """All changes of a merge."""
 
     shards: tuple[Shard, ...]
     head: NewHead | None = None
-    """What the base does not have."""
+    """The head that the base does not have."""
 
     @property
     def changes(self) -> list[Change]:
@@ -98,14 +98,14 @@ class MergePlan:
 
     @property
     def merged_modules(self) -> dict[str, int]:
-        """How many modules an adapter changes, by the last part of their name."""
+        """Number of modules that the adapter changes, by the last part of their name."""
         weights = [change.target for change in self.changes if change.adapted and len(change.target.shape) > 1]
         names = [target.name.split(".")[-2] for target in weights]
         return dict(sorted(Counter(names).items()))
 
     @property
     def work_size(self) -> int:
-        """Elements of the largest B @ A: what the merge needs in float32."""
+        """Number of elements of the largest B @ A: the float32 workspace of the merge."""
         return max((change.low_rank.size for change in self.changes if change.low_rank), default=0)
 
     def __str__(self) -> str:
@@ -118,10 +118,10 @@ class MergePlan:
 
 
 def plan_merge(base: Folder, adapter: Folder) -> MergePlan:
-    """Find the place of every tensor of the adapter in the base.
+    """Find the base's tensor for every tensor of the adapter.
 
-    Raises UserError with every problem: settings that cannot be merged, tensors without a place, shapes that differ,
-    an adapter that was trained on another base.
+    Raises UserError with every problem: settings that cannot be merged, tensors that the base does not have, shapes
+    that differ, an adapter that was trained on another base.
     """
     settings = read_settings(adapter)
     refuse_base(base, adapter)
@@ -141,7 +141,7 @@ def plan_merge(base: Folder, adapter: Folder) -> MergePlan:
 
 
 def _with_head(shards: list[Shard], head: NewHead) -> Iterator[Shard]:
-    """Write every header anew, and put the head behind the last shard."""
+    """Yield the shards with new headers, with the head appended to the last shard."""
     for shard in shards:
         kept = tuple(tensor for tensor in shard.tensors if tensor.name not in head.replaced)
         added = head.tensors if shard is shards[-1] else {}
@@ -151,11 +151,11 @@ def _with_head(shards: list[Shard], head: NewHead) -> Iterator[Shard]:
 
 
 def refuse_base(base: Folder, adapter: Folder) -> None:
-    """Raise UserError when a base is quantised, or is not the one that the adapter was trained on."""
+    """Raise UserError if the base is quantised, or is not the one that the adapter was trained on."""
     if "quantization_config" in base.config:
         raise UserError(
             Problem("MERGE-E0110", f"{base.where} quantization_config", "quantised weights",
-                    "weights in bf16, fp16 or fp32", "merge into the model as it was before quantisation")
+                    "weights in bf16, fp16 or fp32", "merge into the model before quantisation")
         )  # fmt: skip
     trained_on = (adapter.manifest.lineage.get("inputs") or {}).get("model") if adapter.manifest else None
     if trained_on and base.manifest and trained_on != base.manifest.digest:
@@ -213,7 +213,7 @@ def _change_rows(
     settings: LoraSettings,
     changes: dict[str, Change],
 ) -> Iterator[Problem]:
-    """Add the changes of single rows; what is tied to an embedding is not in the files, or a second time."""
+    """Add the changes of single rows, and yield the problems."""
     for module, stored in rows.items():
         target = _place(tensors, f"{module}.weight")
         if target is None:
@@ -235,7 +235,7 @@ def _place(tensors: dict[str, Stored], name: str) -> Stored | None:
 
 
 def _sorted_out(adapter: Folder) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored], list[Problem]]:
-    """Split the adapter's tensors: {module: {part: tensor}}, {tensor of the base: its replacement}, and the unknown."""
+    """Split the adapter's tensors: {module: {part: tensor}}, {tensor of the base: its replacement}, and problems."""
     factors: dict[str, dict[str, Stored]] = {}
     replacements = {}
     problems = []
@@ -265,12 +265,12 @@ def _factor_problems(
     wanted = folding.wanted(parts.keys(), settings.dora)
     if set(parts) != wanted:
         yield Problem("MERGE-E0204", adapter.where, f"{module} with {', '.join(sorted(parts))}",
-                      ", ".join(sorted(wanted)), "save the adapter again; this file is not whole")  # fmt: skip
+                      ", ".join(sorted(wanted)), "save the adapter again; this file is incomplete")  # fmt: skip
         return
     if not settings.targets_module(module):
         yield Problem("MERGE-E0206", adapter.where, f"weights for {module}",
                       f"modules that target_modules names ({str(settings.targets)[:80]})",
-                      "bring adapter_config.json and adapter_model.safetensors from the same folder")  # fmt: skip
+                      "use adapter_config.json and adapter_model.safetensors of the same adapter")  # fmt: skip
     for stored, expected in folding.misfits(module, parts, target, settings.rank_of(module)):
         yield from _misfit(adapter, stored, expected, False)
     for stored in parts.values():
@@ -285,7 +285,7 @@ def _changes_of(
     settings: LoraSettings,
     tensors: dict[str, Stored],
 ) -> Iterator[tuple[Stored, LowRank | Scaling | Combined]]:
-    """Yield what the adapter of one module changes: its weight, and with some kinds the bias that belongs to it."""
+    """Yield the changes by the adapter of one module: that of its weight and, with some kinds, that of its bias."""
     folding: Folding = load(settings.kind.folded_by)
     bias = _place(tensors, f"{module}.bias")
     yield from folding.changes(parts, target, bias, settings.scaling_of(module), _is_conv1d(base, module))
@@ -299,12 +299,12 @@ def _row_problems(
     adapter: Folder, stored: Stored, target: Stored, numbers: list[int], changed: bool
 ) -> Iterator[Problem]:
     fits = stored.shape == (len(numbers), *target.shape[1:]) and all(0 <= row < target.rows for row in numbers)
-    yield from _misfit(adapter, stored, f"{len(numbers)} of the {target.rows} rows of {target.name}, as in the "
-                       "settings", fits)  # fmt: skip
+    yield from _misfit(adapter, stored, f"{len(numbers)} of the {target.rows} rows of {target.name}, as in "
+                       "adapter_config.json", fits)  # fmt: skip
     yield from _not_float(adapter, stored, target)
     if changed:
-        yield Problem("MERGE-E0209", adapter.where, f"single rows of {target.name}, which is changed otherwise too",
-                      "one change of a tensor", "train without the embedding in target_modules and modules_to_save"
+        yield Problem("MERGE-E0209", adapter.where, f"single rows of {target.name}, which has another change too",
+                      "one change per tensor", "train without the embedding in target_modules and modules_to_save"
                       )  # fmt: skip
 
 
@@ -328,7 +328,7 @@ def _not_float(adapter: Folder, stored: Stored, target: Stored) -> Iterator[Prob
 
 
 def _together(problems: list[Problem]) -> list[Problem]:
-    """Tell equal problems once: a wrong base has the same one in every layer."""
+    """Combine equal problems, because a wrong base has the same problem in every layer."""
     first: dict[tuple[str, str], Problem] = {}
     for problem in problems:
         key = (problem.code, problem.expected)

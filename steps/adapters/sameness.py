@@ -1,4 +1,4 @@
-"""Are two stored tensors equal? Block by block, so that memory does not grow with them, and without torch."""
+"""Compare stored tensors block by block, so that memory use does not depend on their size; without torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Floats = NDArray[np.float32]
 
 
 def same_values(copy: Stored, original: Stored, rows: Sequence[int] | None = None) -> bool:
-    """Say whether `copy` holds the values of `original`, or of its `rows`, each rounded to the type of the copy.
+    """Return whether `copy` has the values of `original`, or of its `rows`, rounded to the type of the copy.
 
-    PEFT keeps what it trains in float32, and saves it so beside a base in 16 bits: a copy that was not trained has
+    PEFT holds trainable weights in float32 and saves them in float32, even for a 16-bit base: an untrained copy has
     the same values in another type.
     """
     if copy.dtype not in FLOATS or original.dtype not in FLOATS or copy.shape[1:] != original.shape[1:]:
@@ -36,7 +36,7 @@ def same_values(copy: Stored, original: Stored, rows: Sequence[int] | None = Non
 
 
 def is_zero(stored: Stored) -> bool:
-    """Say whether a tensor of a float type is zero throughout."""
+    """Return whether all values of a tensor of a float type are zero."""
     count = max(1, BLOCK // max(1, stored.row_size * FLOATS[stored.dtype]))
     return not any(
         read_floats(stored, start, min(count, stored.rows - start)).any() for start in range(0, stored.rows, count)
@@ -44,11 +44,11 @@ def is_zero(stored: Stored) -> bool:
 
 
 def read_floats(stored: Stored, start: int, count: int) -> Floats:
-    """Read `count` rows from row `start` on as float32, which holds every value of every type exactly."""
+    """Read `count` rows from row `start` as float32, which represents every value of the other types exactly."""
     size = stored.row_size * FLOATS[stored.dtype]
     raw = np.fromfile(stored.file, dtype=np.uint8, count=count * size, offset=stored.start + start * size)
     if len(raw) != count * size:
-        raise OSError(f"{stored.file} was cut while it was read")
+        raise OSError(f"{stored.file} was truncated while it was read")
     if stored.dtype == "F32":
         return raw.view(np.float32)
     if stored.dtype == "F16":

@@ -1,7 +1,7 @@
-"""What adapter_config.json says, and which adapters are refused by name.
+"""Read adapter_config.json, and refuse adapters with unsupported settings.
 
-Checked against peft 0.21.2. A setting that the kind's record (`understood`) does not list is refused as well: it may
-change what the adapter computes, and a wrong merge looks like a right one.
+Checked against peft 0.21.2. A setting that is not in `understood` of the kind's record is refused too, because it may
+change what the adapter computes, and a wrong merge cannot be recognised afterwards.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from steps.errors import Problem, UserError, shown
 from steps.kinds.adapter_kind import AdapterKind
 from steps.kinds.adapters import FOLDED_KINDS, IN_PEFT
 
-# Why settings that no kind understands are refused; of others it is not known what they do.
+# Reasons for refusing settings that no kind supports; the effect of settings that are not listed is unknown.
 REFUSED = {
-    "alora_invocation_tokens": "works on some tokens only, which one weight cannot do",
-    "arrow_config": "chooses among adapters for every token, which one weight cannot do",
-    "kasa_config": "changes the base weights by an SVD first",
+    "alora_invocation_tokens": "applies to some tokens only, which a merged weight cannot do",
+    "arrow_config": "selects an adapter for every token, which a merged weight cannot do",
+    "kasa_config": "first changes the base weights by an SVD",
     "layer_replication": "adds layers that the base does not have",
     "lora_bias": "adds to biases",
     "megatron_config": "splits its layers over GPUs",
     "monteclora_config": "samples its weights",
-    "target_parameters": "changes parameters that are no layers, such as experts",
+    "target_parameters": "changes parameters that are not layers, such as experts",
     "use_bdlora": "stores its matrices as blocks",
     "use_effective_conv2d": "stores the matrices of convolutions in another form",
     "use_qalora": "pools the inputs of a quantised base",
-    "velora_config": "is a variant that was never compared with PEFT's merge",
+    "velora_config": "is a variant whose merge was never compared with PEFT's",
 }
 TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # PEFT's names
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The part of adapter_config.json that decides what is merged."""
+    """The values of adapter_config.json that determine the merge."""
 
     rank: int
     alpha: float
@@ -49,23 +49,23 @@ class LoraSettings:
     saved_modules: list[str]
     keeps_tying: bool
     has_head: bool
-    """Whether the model has a head for a task of its own, which a language model does not have."""
+    """Whether the model has a task head, such as a classifier's, which a language model does not have."""
     token_rows: list[int] | dict[str, list[int]]
-    """Rows that are trained whole: of the embedding that tokens go in by, or by the module's name."""
+    """Trained rows: of the input embedding, or by the module's name."""
     kind: AdapterKind
     """The kind of adapter."""
 
     def rank_of(self, module: str) -> int:
-        """Rank that the configuration gives to a module."""
+        """Return the rank of a module."""
         return _by_pattern(self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """Factor of B @ A: alpha / r, or alpha / sqrt(r) when rank-stabilised (arXiv 2312.03732)."""
+        """Return the factor of B @ A: alpha / r, or alpha / sqrt(r) if rank-stabilised (arXiv 2312.03732)."""
         rank = self.rank_of(module)
         return _by_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def targets_module(self, module: str) -> bool:
-        """Say whether PEFT would load an adapter into this module: it passes over all others in silence."""
+        """Return whether PEFT would load an adapter into this module; it skips all other modules without a warning."""
         if self.targets is None or self.targets == "all-linear":
             return True
         if isinstance(self.targets, str):
@@ -73,18 +73,18 @@ class LoraSettings:
         return any(module == target or module.endswith(f".{target}") for target in self.targets)
 
     def rows_of(self, module: str) -> list[int]:
-        """Rows of a module that are trained whole; PEFT compares ends of names here."""
+        """Return the trained rows of a module; like PEFT, compares the ends of names."""
         if isinstance(self.token_rows, list):
             return self.token_rows
         return next((rows for name, rows in self.token_rows.items() if module.endswith(name)), [])
 
     def saves_module(self, module: str) -> bool:
-        """Say whether a module was trained and saved whole; PEFT compares ends of names here, not whole parts."""
+        """Return whether a module is in modules_to_save; like PEFT, compares the ends of names, not whole parts."""
         return any(module.endswith(name) for name in self.saved_modules)
 
 
 def read_settings(adapter: Folder) -> LoraSettings:
-    """Read an adapter's settings. Raises UserError naming everything that cannot be merged."""
+    """Read an adapter's settings. Raises UserError with all settings that cannot be merged."""
     config = adapter.config
     where = f"adapter ({adapter.path / ADAPTER_CONFIG})"
     if problems := list(_refusals(where, config)):
@@ -119,24 +119,24 @@ def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     kind = IN_PEFT.get(config.get("peft_type", ""))
     if kind is None:
         yield Problem("MERGE-E0107", f"{where} peft_type", shown(config.get("peft_type")),
-                      f"one of {', '.join(FOLDED_KINDS)}, the kinds that are merged here", "train another kind, or "
-                      "merge with PEFT itself (merge_and_unload) where it can be merged at all")  # fmt: skip
+                      f"one of {', '.join(FOLDED_KINDS)}, the kinds that can be merged", "train another kind, or merge "
+                      "with PEFT (merge_and_unload) if it supports that")  # fmt: skip
         return
     if kind.is_kept:
         yield Problem("MERGE-E0107", f"{where} peft_type", f"{kind.peft_name}: {kind.kept_because}",
-                      f"one of {', '.join(FOLDED_KINDS)}, which are folded into weights", "load it beside its "
-                      "base with PEFT; python -m steps merge-adapter writes both into one folder to serve")  # fmt: skip
+                      f"one of {', '.join(FOLDED_KINDS)}, the kinds that can be merged", "load it beside its base with "
+                      "PEFT; python -m steps merge-adapter writes both into one folder for serving")  # fmt: skip
         return
     for name, value in sorted(config.items()):
         if name not in kind.understood and value not in (None, False, [], {}, ""):
-            reason = REFUSED.get(name, "is not known to this version, and may change what the adapter computes")
+            reason = REFUSED.get(name, "is not supported, and may change what the adapter computes")
             yield Problem("MERGE-E0108", f"{where} {name}", f"{shown(value)}: it {reason}", "an adapter without it",
-                          f"train without {name}, or merge with the PEFT that made it")  # fmt: skip
+                          f"train without {name}, or merge with the version of PEFT that saved it")  # fmt: skip
     for name, harmless in kind.harmless.items():
         if config.get(name) in harmless:
             continue
         yield Problem("MERGE-E0109", f"{where} {name}",
-                      f"{shown(config.get(name))}: training began by changing the base weights",
+                      f"{shown(config.get(name))}, which changes the base weights before training",
                       f"one of {', '.join(str(value) for value in harmless if value is not None)}",
                       "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
 
@@ -148,7 +148,7 @@ def _token_rows(said: Any) -> list[int] | dict[str, list[int]]:
 
 
 def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
-    """Look a module up as PEFT does: the first pattern that matches the end of its name, on a dot."""
+    """Return a module's value as PEFT does: that of the first pattern that matches the end of its name, after a dot."""
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
 
 

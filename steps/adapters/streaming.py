@@ -1,4 +1,4 @@
-"""A shard is its base's bytes with some spans replaced, hashed while it is written."""
+"""Write a merged shard: the base's bytes with the changed tensors replaced, hashed while writing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steps.models.hashed_file import HashedFile, copy_bytes
 
 
 def write_shard(target: Path, shard: Shard, merge: Callable[[Change, HashedFile], None]) -> str:
-    """Write a shard: header and unchanged tensors as they are, the others from `merge`; return its sha256."""
+    """Write a shard: header and unchanged tensors are copied, `merge` writes the others; return its sha256."""
     file = shard.tensors[0].file
     with HashedFile(target) as out:
         if shard.header:
@@ -26,7 +26,7 @@ def write_shard(target: Path, shard: Shard, merge: Callable[[Change, HashedFile]
 
 
 def _write_anew(shard: Shard, merge: Callable[[Change, HashedFile], None], out: HashedFile) -> None:
-    """Write a shard that has other tensors than the base's: its own header, what is kept, what is added."""
+    """Write a shard whose tensors are not those of the base's shard: its header, kept tensors, added tensors."""
     out.append(shard.header)
     changes = {change.target.name: change for change in shard.changes}
     for tensor in shard.kept:

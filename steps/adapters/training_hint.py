@@ -1,4 +1,4 @@
-"""What a training configuration lets expect of an adapter: a hint for people, for the tensors themselves decide."""
+"""Read from a training configuration which weights are trained whole: only a hint, because the tensors decide."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ LARGEST = 1024 * 1024  # bytes
 
 
 def trained_whole(name: str, content: bytes) -> list[str]:
-    """Name what a configuration trains besides the factors: modules_to_save, tokens, every weight.
+    """Return what a configuration trains besides the factors: modules_to_save, tokens, every weight.
 
-    Reads a pipeline's configuration, a settings value of finetune, or a configuration with a part `peft_conf`; YAML or
-    JSON. Raises UserError when `content`, that of the file `name`, is none of these.
+    Reads a pipeline's configuration, the settings of finetune, or a configuration with a section `peft_conf`, as YAML
+    or JSON. Raises UserError if `content`, that of the file `name`, is not a mapping in YAML or JSON.
     """
     import yaml
 
     def refused(found: str) -> UserError:
         return UserError(
             Problem("ADAPTER-E0210", f"training_config {name}", found, "a YAML or JSON file of training settings",
-                    "correct the path, or leave it out: the tensors decide anyway")
+                    "correct the path, or leave it out: it is only a hint, the tensors decide")
         )  # fmt: skip
 
     if len(content) > LARGEST:
@@ -32,7 +32,7 @@ def trained_whole(name: str, content: bytes) -> list[str]:
             raise refused("a YAML alias (*name)")
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise refused(f"no YAML ({getattr(error, 'problem', error)})") from None
+        raise refused(f"invalid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, dict):
         raise refused(f"a {type(values).__name__}")
     return sorted(set(_found(values)))

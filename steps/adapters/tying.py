@@ -1,4 +1,4 @@
-"""Tied embeddings: one tensor of the base serves as input and as output."""
+"""Tied embeddings: one tensor of the base is both input and output embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.models.weights import Stored, find
 
 
 def is_tied(base: Folder, tensors: dict[str, Stored]) -> bool:
-    """Say whether the base shares its embeddings; configurations leave out what is their model's default."""
+    """Return whether the base's embeddings are tied; without the setting, they are if the base has no output tensor."""
     text = base.config.get("text_config") or {}
     said = base.config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     return not any(last_of(name) in HEADS for name in tensors) if said is None else bool(said)
@@ -21,14 +21,14 @@ def is_tied(base: Folder, tensors: dict[str, Stored]) -> bool:
 def tying_problems(
     adapter: Folder, settings: LoraSettings, low_rank: Iterable[str], replaced: Iterable[str]
 ) -> Iterator[Problem]:
-    """Refuse changes of one of the two that are tied.
+    """Refuse changes of only one of two tied embeddings.
 
-    PEFT merges LoRA on one of them into both (with a warning), which makes another model than the one that was
-    trained; and it unties embeddings that modules_to_save names, which the base's layout has no place for.
+    PEFT merges LoRA on one of them into both (with a warning), which gives another model than the trained one; and it
+    unties embeddings in modules_to_save, for which the base's files have no second tensor.
     """
     for module in low_rank:
         if module.split(".")[-1] in EMBEDDINGS:
-            yield _problem(adapter, f"an adapter on {module}, which the base shares between input and output",
+            yield _problem(adapter, f"an adapter on {module}, which is tied between input and output",
                            "train without it, or untie the base's embeddings before training")  # fmt: skip
     for name in replaced:
         if last_of(name) in EMBEDDINGS and settings.saves_module(module_of(name)) and not settings.keeps_tying:
@@ -37,7 +37,7 @@ def tying_problems(
 
 
 def without_twins(tensors: dict[str, Stored], replacements: dict[str, Stored]) -> dict[str, Stored]:
-    """Leave out the second name of a tied embedding: PEFT saves it under both names, the base has only one."""
+    """Remove the second name of a tied embedding: PEFT saves it under both names, the base has only one."""
     twins = {name: stored for name, stored in replacements.items() if last_of(name) in EMBEDDINGS}
     with_place = [_bytes(stored) for name, stored in twins.items() if find(tensors, name)]
     doubled = {name for name, stored in twins.items() if not find(tensors, name) and _bytes(stored) in with_place}
@@ -45,7 +45,7 @@ def without_twins(tensors: dict[str, Stored], replacements: dict[str, Stored]) -
 
 
 def _problem(adapter: Folder, found: str, fix: str) -> Problem:
-    return Problem("MERGE-E0208", adapter.where, found, "a change that the merged weights can hold", fix)
+    return Problem("MERGE-E0208", adapter.where, found, "no change of only one of two tied embeddings", fix)
 
 
 def _bytes(stored: Stored) -> bytes:

@@ -1,4 +1,4 @@
-"""What vLLM loads of an adapter, what it refuses, and whether that is a copy of the base."""
+"""Which tensors of an adapter vLLM loads, which it refuses, and whether the refused ones are copies of the base's."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from steps.models.embeddings import EMBEDDINGS
 from steps.models.embeddings import HEADS as OUTPUT_EMBEDDINGS
 from steps.models.weights import Stored, find
 
-TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # behind the name of an embedding with trainable tokens
+TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"  # suffix for an embedding with trainable tokens
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """What becomes of an adapter's tensors and settings."""
+    """An adapter's tensors and settings, divided into those that vLLM loads and the others."""
 
     kept: dict[str, Stored]
     left_out: dict[str, Stored]
     cleared: dict[str, Any]
-    """Settings that are emptied, with their values."""
+    """Settings that are cleared, with their values."""
     even: Even | None = None
-    """How modules of several ranks and scales get one."""
+    """The changes that give all modules one rank and one scale; None if there are no patterns."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether vLLM loads the adapter as it is, and computes the same."""
+        """Whether vLLM loads the unchanged adapter, and computes the same."""
         return not self.left_out and not self.cleared and not self.even
 
 
 def sort_out(adapter: Folder) -> Sorted:
-    """Split an adapter's tensors into what vLLM loads and what it refuses. Raises UserError for a cut file."""
+    """Split an adapter's tensors into those vLLM loads and those it refuses. Raises UserError for a truncated file."""
     tensors = tensors_in(adapter, adapter.weights[0])
     saved = adapter.config.get("modules_to_save") or []
     kept = {
@@ -55,12 +55,12 @@ def sort_out(adapter: Folder) -> Sorted:
 
 
 def rank_of(adapter: Folder, parts: Sorted) -> int:
-    """Give the rank that vLLM needs room for."""
+    """Return the rank that vLLM has to support."""
     return parts.even.rank if parts.even else int(adapter.config["r"])
 
 
 def differences(adapter: Folder, parts: Sorted, base: Folder | None) -> Iterator[Problem]:
-    """Yield what must not be left out, for it is no copy of the base."""
+    """Yield a problem for each tensor that cannot be left out, because it is not a copy of the base's."""
     if not parts.kept:
         yield Problem("ADAPTER-E0206", adapter.where, "no low-rank factors", "a trained LoRA adapter", MERGE)
     if not parts.left_out:
@@ -81,11 +81,11 @@ def differences(adapter: Folder, parts: Sorted, base: Folder | None) -> Iterator
     for name, stored in parts.left_out.items():
         if found := _difference(adapter, tensors, name, stored):
             yield Problem("ADAPTER-E0208", adapter.where, f"{name}, {found}",
-                          "what equals the base, for vLLM loads low-rank factors only", MERGE)  # fmt: skip
+                          "a copy of the base's tensor", MERGE, why="vLLM loads only low-rank factors")  # fmt: skip
 
 
 def _difference(adapter: Folder, tensors: dict[str, Stored], name: str, stored: Stored) -> str:
-    """Say how a tensor differs from the base's; empty when it is a copy."""
+    """Describe how a tensor differs from the base's; empty if it is a copy."""
     called = name.removeprefix(PREFIX)
     rows = None
     if called.endswith(TOKEN_ROWS):
@@ -98,12 +98,12 @@ def _difference(adapter: Folder, tensors: dict[str, Stored], name: str, stored: 
     if original is None:
         return "which the base does not have"
     if rows is None and original.shape != stored.shape:
-        return f"of shape {list(stored.shape)} where the base has {list(original.shape)}"
+        return f"of shape {list(stored.shape)}, but in the base of shape {list(original.shape)}"
     return "" if same_values(stored, original, rows) else "whose values were changed by the training"
 
 
 def _token_rows(adapter: Folder, called: str) -> list[int] | None:
-    """Ids of the trained tokens of an embedding; one list is for the input embeddings."""
+    """Return the ids of the trained tokens of an embedding; a single list is for the input embeddings."""
     indices = adapter.config.get("trainable_token_indices")
     if isinstance(indices, dict):
         module = called.removesuffix(".weight")
@@ -112,7 +112,7 @@ def _token_rows(adapter: Folder, called: str) -> list[int] | None:
 
 
 def _tied_to(tensors: dict[str, Stored], called: str) -> Stored | None:
-    """An output embedding that the base shares with its input is stored under the other name."""
+    """Return the base's input embedding for an output embedding: tied embeddings are stored under the input's name."""
     if called.split(".")[-2:-1] not in [[name] for name in OUTPUT_EMBEDDINGS]:
         return None
     inputs = EMBEDDINGS - OUTPUT_EMBEDDINGS

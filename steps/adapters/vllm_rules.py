@@ -1,7 +1,7 @@
-"""Which adapters vLLM can serve beside their base; read from vLLM 0.31.0 (vllm/lora), and tried with it.
+"""Which adapters vLLM can serve beside their base; from the source of vLLM 0.31.0 (vllm/lora), and tested with it.
 
-vLLM reads a handful of settings and passes over all others in silence: an adapter that needs one of those would load,
-and answer wrongly. So a setting that is not listed here is refused.
+vLLM reads a few settings and ignores all others without a warning: an adapter that needs one of the others would load
+and give wrong answers. So a setting that is not listed here is refused.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from steps.errors import Problem, shown
 from steps.kinds.adapters import ADAPTER_KINDS, IN_PEFT, KEPT_KINDS
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's choices of --max-lora-rank
-USUAL_RANK = 16  # what it takes when nothing is said
-# The last layers of classifiers: the one thing that vLLM takes whole from an adapter.
+USUAL_RANK = 16  # its default
+# The last layers of classifiers: the only full weights that vLLM loads from an adapter.
 HEADS = ("classifier", "score")
-# Settings that say what is trained whole besides the factors: cleared, for vLLM refuses or does not read them.
+# Settings that name what is trained besides the factors: cleared, because vLLM refuses or ignores them.
 CLEARED = ("modules_to_save", "trainable_token_indices")
 
-# vLLM multiplies every module by lora_alpha / r, whatever these say: evening.py gives all modules one rank and scale.
+# vLLM ignores these and scales every module by lora_alpha / r: evening.py gives all modules one rank and scale.
 EVENED = {"alpha_pattern", "rank_pattern"}
-# What vLLM reads, and what says how the training was done.
+# Settings that vLLM reads, and settings that only affect training.
 READ = {"bias", "lora_alpha", "modules_to_save", "peft_type", "r", "target_modules", "use_dora", "use_rslora"}
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
@@ -31,25 +31,25 @@ HARMLESS = {
     "runtime_config", "task_type", "trainable_token_indices",
 }  # fmt: skip
 WHY = {
-    "alora_invocation_tokens": "switches the adapter on in the middle of a text",
+    "alora_invocation_tokens": "activates the adapter in the middle of a text",
     "layer_replication": "adds layers that the base does not have",
     "lora_bias": "adds to biases",
-    "target_parameters": "changes parameters that are no layers, such as experts",
+    "target_parameters": "changes parameters that are not layers, such as experts",
     "use_bdlora": "stores its matrices as blocks",
-    "use_dora": "makes it DoRA, which scales whole rows of the weights",
+    "use_dora": "is DoRA, which scales rows of the weights",
     "use_qalora": "pools the inputs of a quantised base",
 }
-# PEFT's names of the kinds that it serves.
+# PEFT's names of the kinds that vLLM serves.
 SERVED = [kind.peft_name for kind in ADAPTER_KINDS.values() if kind.served_by_vllm]
-MERGE = "merge it instead (python -m steps merge-adapter), and let vLLM serve the merged model"
+MERGE = "merge it instead (python -m steps merge-adapter), and serve the merged model with vLLM"
 
 
 def vllm_problems(adapter: Folder) -> Iterator[Problem]:
-    """Yield why vLLM cannot serve an adapter of these settings; its tensors are looked at elsewhere."""
+    """Yield the settings of an adapter that vLLM cannot serve; its tensors are checked in `vllm.py`."""
     where, config = f"adapter ({adapter.path / ADAPTER_CONFIG})", adapter.config
     kind = config.get("peft_type")
     if kind not in SERVED:
-        fix = "train another kind: it cannot be merged, either" if kind in KEPT_KINDS else MERGE
+        fix = "train another kind: this kind cannot be merged, either" if kind in KEPT_KINDS else MERGE
         yield Problem("ADAPTER-E0201", f"{where} peft_type", shown(kind),
                       f"{', '.join(SERVED)}, the only kind that vLLM serves", fix)  # fmt: skip
         return
@@ -60,25 +60,25 @@ def vllm_problems(adapter: Folder) -> Iterator[Problem]:
                           "a LoRA adapter without it", MERGE)  # fmt: skip
     if config.get("bias", "none") != "none":
         yield Problem("ADAPTER-E0202", f"{where} bias", f"{shown(config['bias'])}: biases were trained",
-                      "none, for vLLM adds factors only", MERGE)  # fmt: skip
+                      "none", MERGE, why="vLLM loads only low-rank factors")  # fmt: skip
     for name, harmless in IN_PEFT[kind].harmless.items():
         if config.get(name) in harmless:
             continue
         yield Problem("ADAPTER-E0202", f"{where} {name}",
-                      f"{shown(config.get(name))}: training began by changing the base weights",
-                      "an adapter of the base as it is",
+                      f"{shown(config.get(name))}, which changes the base weights before training",
+                      "an adapter of the unchanged base",
                       "save it as plain LoRA (save_pretrained, path_initial_model_for_weight_conversion)")  # fmt: skip
     yield from _number_problems(where, config)
 
 
 def rank_problems(where: str, rank: int) -> Iterator[Problem]:
-    """Refuse a rank that vLLM has no room for."""
+    """Refuse a rank above vLLM's largest."""
     if rank > RANKS[-1]:
         yield Problem("ADAPTER-E0204", where, f"rank {rank}", f"at most {RANKS[-1]}, vLLM's largest rank", MERGE)
 
 
 def max_rank(rank: int) -> int:
-    """The smallest --max-lora-rank that an adapter of this rank needs."""
+    """Return the smallest --max-lora-rank for an adapter of this rank."""
     return next(choice for choice in RANKS if choice >= rank)
 
 
@@ -86,5 +86,5 @@ def _number_problems(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not targets:
         yield Problem("ADAPTER-E0203", where, f"r={shown(rank)}, lora_alpha={shown(alpha)}, target_modules="
-                      f"{shown(targets)}", "a rank, a scale and modules: vLLM needs all three",
-                      "save the adapter again with PEFT")  # fmt: skip
+                      f"{shown(targets)}", "a rank of at least 1, an alpha and target modules",
+                      "save the adapter again with PEFT", why="vLLM needs all three")  # fmt: skip

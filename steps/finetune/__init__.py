@@ -1,20 +1,20 @@
 """Training: one file per trainer in `trainers/`, each with one `build(run)`.
 
-Trainers share a shape, not a parent class; what several of them need stands here as ordinary functions:
+Trainers share an interface, not a parent class; functions that several of them need are here:
 
     step.py         the step: find checkpoints, train, check the result, write the artifact
-    loading.py      model, tokenizer and adapter configuration
-    continuing.py   an adapter that the model came with
-    adapters.py     our parameters as PEFT's settings, for every kind of adapter
+    loading.py      load model and tokenizer, and make the adapter configuration
+    continuing.py   load the adapter of an imported model to continue its training
+    adapters.py     convert parameters to PEFT's configuration, for every kind of adapter
     quantising.py   a frozen base in 8 or 4 bits
-    inference.py    what the result is saved with so that it stops
-    new_tokens.py   rows of tokens that the base did not know
-    heads.py        models with a last layer made for the task
-    arguments.py    our parameters as Hugging Face training arguments
-    checkpoints.py  which folder belongs to which training; what may be resumed
-    packages.py     what only some trainings need
-    deepspeed.py    what DeepSpeed needs before the model is loaded, and the weights that it took apart
-    batch_size.py   halved until it fits into memory
+    inference.py    end tokens, padding and generation settings that are saved with the result
+    new_tokens.py   embeddings of new tokens
+    heads.py        models with a head for the task
+    arguments.py    convert parameters to Hugging Face training arguments
+    checkpoints.py  folders of checkpoints, and which checkpoint is resumed
+    packages.py     optional packages
+    deepspeed.py    setup of DeepSpeed before the model is loaded, and gathering of partitioned weights
+    batch_size.py   halve the batch size until the batch fits into memory
     watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
 
 To add a trainer: a file in `trainers/` with a `build(run)`, named by the record of a model kind or a method of learning

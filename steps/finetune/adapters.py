@@ -1,4 +1,4 @@
-"""Our parameters as PEFT's settings, for every kind of adapter."""
+"""Convert parameters to PEFT's configuration, for every kind of adapter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger("finetune")
 
 
 def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: Sequence[str]) -> Any:
-    """Make the configuration of the kind that peft_type names.
+    """Return the configuration for the kind in peft_type.
 
-    `new_modules` are trained and saved whole. Raises UserError when none of the named layers exists in the model;
-    names that match nothing are logged.
+    `new_modules` are trained and saved as a whole. Raises UserError if none of the named layers exists in the model;
+    names without a matching layer are logged.
     """
     kind = ADAPTER_KINDS[lora.peft_type]
     made = load(kind.config)(task_type=task, **load(kind.settings_by)(lora, model, new_modules))
@@ -27,14 +27,14 @@ def adapter_config(lora: LoraParams, model: Any, task: str | None, new_modules: 
 
 
 def before_text(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
-    """Give the settings of a kind that stands before the text, in no layer."""
+    """Return the settings of a kind that adds vectors before the text and changes no layer."""
     return {**lora.peft_settings, **lora.peft_kwargs}
 
 
 def in_layers(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
-    """Give the settings of a kind that is put into layers."""
+    """Return the settings of a kind that is put into layers."""
     given = {**lora.peft_settings, **lora.peft_kwargs}
-    # What is trained whole gets no adapter as well, nor do the layers inside it.
+    # Modules that are trained as a whole get no adapter, neither do the layers inside them.
     excluded = [*given.get("exclude_modules", []), *_linear_inside(model, new_modules)]
     return {
         **given,
@@ -45,7 +45,7 @@ def in_layers(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[
 
 
 def in_layers_of_ia3(lora: LoraParams, model: Any, new_modules: Sequence[str]) -> dict[str, Any]:
-    """Give IA3's settings, which also say where it scales the inputs of a layer."""
+    """Return IA3's settings, which also name the layers whose inputs it scales."""
     given = in_layers(lora, model, new_modules)
     feedforward = given.get("feedforward_modules", _feedforward(model, given["target_modules"]))
     targets = _by_name(model, given["target_modules"], feedforward)
@@ -53,7 +53,7 @@ def in_layers_of_ia3(lora: LoraParams, model: Any, new_modules: Sequence[str]) -
 
 
 def _feedforward(model: Any, targets: str | list[str]) -> list[str]:
-    """Name the layers whose inputs IA3 scales, as PEFT's own table does; for models without a row there are none."""
+    """Return the layers whose inputs IA3 scales, from PEFT's table; none for a model type that is not in the table."""
     from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
 
     usual = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(model.config.model_type, [])
@@ -61,9 +61,9 @@ def _feedforward(model: Any, targets: str | list[str]) -> list[str]:
 
 
 def _by_name(model: Any, targets: str | list[str], feedforward: list[str]) -> list[str]:
-    """Name every kind of linear layer where all are wanted, and those of `feedforward` in the same words.
+    """Return the target modules by name: for all-linear, the names of all linear layers and `feedforward`.
 
-    PEFT 0.21 writes all-linear down as paths, and then refuses to load an adapter whose feedforward_modules are names.
+    PEFT 0.21 saves all-linear as full paths, and then refuses to load an adapter whose feedforward_modules are names.
     """
     if not isinstance(targets, str):
         return targets
@@ -73,7 +73,7 @@ def _by_name(model: Any, targets: str | list[str], feedforward: list[str]) -> li
 
 
 def _name(path: str) -> str:
-    """Give the last part of a path that is no number."""
+    """Return the last part of a path; if that is a number, the last two."""
     whole = path.split(".")
     return whole[-1] if not whole[-1].isdigit() else ".".join(whole[-2:])
 
@@ -83,7 +83,7 @@ def _linear_inside(model: Any, modules: Sequence[str]) -> list[str]:
 
 
 def _linear(model: Any) -> list[str]:
-    """Name the layers that can get an adapter; those of bitsandbytes are torch's, too."""
+    """Return the paths of the layers that can have an adapter; bitsandbytes' layers are subclasses of torch's."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -108,7 +108,7 @@ def _targets(lora: LoraParams, model: Any) -> str | list[str]:
 
 
 def _warn_of_patterns(config: Any, model: Any) -> None:
-    """Tell of names in peft_kwargs that match no layer: PEFT passes over them in silence."""
+    """Log names in peft_kwargs that match no layer, because PEFT ignores them without a warning."""
     import re
 
     linear = _linear(model)

@@ -1,4 +1,4 @@
-"""Our parameters as Hugging Face training arguments: the one place where the two vocabularies meet."""
+"""Convert parameters to Hugging Face training arguments; the only module with the names of both."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from steps.params.training import TrainingParams
 
 
 def sixteen_bit_type() -> str:
-    """Name the type of precision=16: float16 on GPUs that have no bfloat16."""
+    """Return the type of precision=16: bfloat16, or float16 on GPUs without bfloat16."""
     import torch
 
     return "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float16"
 
 
 def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, Any]:
-    """Keyword arguments for any `transformers.TrainingArguments`; nothing is left to a library's default that differs.
+    """Return keyword arguments for any `transformers.TrainingArguments`, including those whose default would differ.
 
-    Checkpoints between evaluations and their number are `watching.Checkpoints`' business.
+    Checkpoints between evaluations, and the number of checkpoints, are handled by `watching.Checkpoints`.
     """
     import torch
 
@@ -31,7 +31,7 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
     half = training.precision == "16"
     bf16 = half and sixteen_bit_type() == "bfloat16"
     if half and settings.deepspeed and isinstance(asked := settings.deepspeed["bf16"]["enabled"], bool):
-        bf16 = asked  # the user's configuration says which of the two it is
+        bf16 = asked  # the user's configuration decides
     evaluates = training.evaluation_strategy != "no"
     return {
         "output_dir": str(output),
@@ -42,8 +42,8 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler_type,
-        "warmup_steps": training.warmup_steps or training.warmup_ratio,  # below 1 it is a share of all steps
-        # The plan has translated old names already; a step that runs alone has seen no plan.
+        "warmup_steps": training.warmup_steps or training.warmup_ratio,  # a value below 1 is a ratio of all steps
+        # The plan converts old names, but a step can also run without the plan.
         "optim": todays_value(TrainingParams, "optim", training.optim),
         "optim_target_modules": "all-linear" if training.optim == "galore_adamw" else None,
         "neftune_noise_alpha": training.neftune_noise_alpha or None,
@@ -57,7 +57,7 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "seed": training.seed,
         "eval_strategy": training.evaluation_strategy,
         "eval_steps": training.eval_steps if training.evaluation_strategy == "steps" else None,
-        # The Trainer finds the best model among checkpoints, so every evaluation has one.
+        # The Trainer selects the best model among checkpoints, so every evaluation needs one.
         "save_strategy": training.evaluation_strategy if evaluates else "epoch",
         "save_steps": training.eval_steps,
         "load_best_model_at_end": evaluates,
@@ -65,8 +65,8 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "greater_is_better": direction_of(training.metric_for_best_model) if evaluates else None,
         "logging_strategy": training.logging_strategy,
         "logging_steps": training.logging_steps,
-        "logging_nan_inf_filter": False,  # it would report a NaN loss as 0.0
-        "report_to": "none",  # steps/tracking.py does it, and never stops a training
+        "logging_nan_inf_filter": False,  # the filter would report a NaN loss as 0.0
+        "report_to": "none",  # steps/tracking.py reports, and its errors never stop a training
         "disable_tqdm": True,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,

@@ -1,4 +1,4 @@
-"""A batch that fits into memory: halved until it does, with as many rows behind each optimizer step as before."""
+"""Halve the batch size until the batch fits into memory, with the same number of rows per optimizer step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 def smaller(size: int, accumulation: int) -> tuple[int, int]:
-    """Give the largest batch of at most half the size whose multiple is the same effective batch.
+    """Return the largest batch size of at most half the size that divides the effective batch, and its accumulation.
 
-    (8, 1) → (4, 2); (6, 1) → (3, 2); (5, 2) → (2, 5); (1, n) has none and raises ValueError.
+    (8, 1) → (4, 2); (6, 1) → (3, 2); (5, 2) → (2, 5); (1, n) raises ValueError.
     """
     if size < 2:
         raise ValueError("a batch of one row cannot be halved")
@@ -26,9 +26,9 @@ def smaller(size: int, accumulation: int) -> tuple[int, int]:
 
 
 def fitted(settings: FinetuneSettings, attempt: Callable[[FinetuneSettings], T]) -> T:
-    """Call `attempt`, again with half the batch whenever memory runs out and auto_find_batch_size is set.
+    """Call `attempt`; if memory runs out and auto_find_batch_size is set, call it again with half the batch size.
 
-    What `attempt` raises for another reason, or for a batch of one row, is passed on.
+    Other errors of `attempt`, and those with a batch of one row, are raised.
     """
     while True:
         try:
@@ -37,13 +37,13 @@ def fitted(settings: FinetuneSettings, attempt: Callable[[FinetuneSettings], T])
             training = settings.training
             if not (training.auto_find_batch_size and training.per_device_train_batch_size > 1 and ran_out(error)):
                 raise
-        # Outside of `except`: the traceback holds on to the model that filled the memory.
+        # Outside of `except`, because the traceback keeps references to the model that filled the memory.
         settings = _halved(settings)
         _free()
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that memory is too small."""
+    """Return whether an error, or its cause, means that memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, Exception) and (
@@ -55,7 +55,7 @@ def _halved(settings: FinetuneSettings) -> FinetuneSettings:
     training = settings.training
     before = training.per_device_train_batch_size
     size, accumulation = smaller(before, training.gradient_accumulation_steps)
-    told = "WARNING no memory for %d rows at a time: trying %d, %d times for each optimizer step"
+    told = "WARNING out of memory with a batch of %d rows: trying %d rows, accumulated over %d batches"
     log.warning(told, before, size, accumulation)
     update = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
     return settings.model_copy(update={"training": training.model_copy(update=update)})

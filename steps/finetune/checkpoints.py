@@ -1,7 +1,7 @@
-"""Which checkpoints belong to which training, and from which one it may go on.
+"""Folders of checkpoints, and the checkpoint from which a training is resumed.
 
-Every training has a folder named by the digest of all that shapes its result. A checkpoint counts only when its
-manifest is there and every byte matches, so a kill in the middle of a save costs one interval, never the run.
+Every training has a folder named by the digest of everything that affects its result. A checkpoint is valid only if it
+has a manifest and all files match it, so a kill during a save loses only the steps since the previous checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("finetune")
 
 SETTINGS_FILE = "training.json"
 SHARED = "shared"  # beside the pipelines' folders
-LOCK_SECONDS = 60  # a killed run needs a moment to end its training
+LOCK_SECONDS = 60  # a killed run needs some time to exit
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class CheckpointFolder:
 
     path: Path
     identity: dict[str, Any]
-    """What shapes the result: settings and input digests."""
+    """Everything that affects the result: settings and input digests."""
     shared: Path
-    """Folder for what other trainings can use as well."""
+    """Folder for files that other trainings can use too."""
 
     def newest(self) -> Path | None:
-        """Find the newest whole checkpoint; broken ones are named and passed over.
+        """Return the newest valid checkpoint; invalid ones are logged and skipped.
 
-        Raises UserError when there are checkpoints but none is whole: starting from 0 would throw work away silently.
+        Raises UserError if there are checkpoints but none is valid: a start from step 0 would silently lose progress.
         """
         candidates = sorted(self.path.glob("checkpoint-*"), key=_step, reverse=True)
         broken = []
@@ -58,18 +58,18 @@ class CheckpointFolder:
                 return candidate
         if broken:
             raise UserError(
-                Problem("CHECKPOINT-E0101", str(self.path), f"{'; '.join(broken)}", "at least one whole checkpoint",
-                        "set resume_from_checkpoint=false to start anew")
+                Problem("CHECKPOINT-E0101", str(self.path), f"{'; '.join(broken)}", "at least one valid checkpoint",
+                        "set resume_from_checkpoint=false to start again at step 0")
             )  # fmt: skip
         return None
 
     def clear(self) -> None:
-        """Start anew: an older training's checkpoints must not be taken for this one's."""
+        """Delete all checkpoints, so that those of an older training are not resumed."""
         for checkpoint in self.path.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 
     def lock(self) -> IO[str]:
-        """Keep a second process from writing here; held until the returned file is closed."""
+        """Lock the folder against other processes; the lock is held until the returned file is closed."""
         self.path.mkdir(parents=True, exist_ok=True)
         file = open(self.path / ".lock", "w")  # noqa: SIM115  (held open on purpose)
         for _ in range(LOCK_SECONDS):
@@ -80,7 +80,7 @@ class CheckpointFolder:
                 time.sleep(1)
         else:
             raise Outage(
-                Problem("CHECKPOINT-E0401", str(self.path), "another process training the same thing", "one",
+                Problem("CHECKPOINT-E0401", str(self.path), "another process with the same training", "one process",
                         "wait for it, or stop it")
             )  # fmt: skip
         write_durably(self.path / SETTINGS_FILE, json.dumps(self.identity, indent=1, sort_keys=True))
@@ -88,7 +88,7 @@ class CheckpointFolder:
 
 
 def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Path) -> CheckpointFolder:
-    """Name the folder of a training: below checkpoint_dir, else the local root, else `fallback` (an artifact)."""
+    """Return the folder of a training: below checkpoint_dir, else below the local root, else `fallback`."""
     own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})
     identity = {"settings": own, "inputs": inputs}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -102,10 +102,10 @@ def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Pat
 
 
 def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
-    """Decide where training goes on, by resume_from_checkpoint: false, true, auto or a checkpoint folder.
+    """Return the checkpoint to resume, by resume_from_checkpoint: false, true, auto or a checkpoint folder.
 
-    Raises UserError when `true` finds only checkpoints of other settings or data (with what differs), when a named
-    folder is no whole checkpoint, or when every checkpoint is broken.
+    Raises UserError if `true` finds only checkpoints of other settings or data (with the differences), if a named
+    folder is not a valid checkpoint, or if all checkpoints are invalid.
     """
     if wanted == "false":
         folder.clear()
@@ -123,34 +123,34 @@ def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
     if wanted == "true" and (others := _other_trainings(folder)):
         raise UserError(
             Problem("CHECKPOINT-E0102", "resume_from_checkpoint", f"checkpoints of another training: {others[0]}",
-                    "the same settings and data", "restore them, or set resume_from_checkpoint=false to start anew",
-                    count=len(others))
+                    "the same settings and data", "restore them, or set resume_from_checkpoint=false to start again at "
+                    "step 0", count=len(others))
         )  # fmt: skip
     log.info("nothing to resume: starting at step 0")
     return None
 
 
 def seal(checkpoint: Path) -> None:
-    """Write a checkpoint's manifest, the last act of saving it."""
+    """Write a checkpoint's manifest; this completes its save."""
     manifest = Manifest("checkpoint", describe_files(checkpoint))
     text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
     write_durably(checkpoint / MANIFEST, text)
 
 
 def prune(folder: Path, keep: int, best: str | None) -> None:
-    """Delete the oldest sealed checkpoints beyond `keep`; the best and the newest always stay."""
+    """Delete the oldest checkpoints beyond `keep`, but never the best or the newest."""
     if keep < 1:
         return
     checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
     spared = {Path(best).name} if best else set()
     excess = [c for c in checkpoints[:-1] if c.name not in spared][: max(0, len(checkpoints) - keep)]
     for checkpoint in excess:
-        (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that a kill leaves no folder that looks whole
+        (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
         shutil.rmtree(checkpoint)
 
 
 def _other_trainings(folder: CheckpointFolder) -> list[str]:
-    """Say how unfinished trainings beside this one differ, nearest first."""
+    """Describe how other unfinished trainings differ from this one, the most similar first."""
     differences = []
     for file in folder.path.parent.glob(f"*/{SETTINGS_FILE}"):
         if file.parent != folder.path and any(file.parent.glob("checkpoint-*")) and not is_finished(file.parent):
@@ -165,12 +165,12 @@ def _other_trainings(folder: CheckpointFolder) -> list[str]:
 
 
 def finish(folder: Path) -> None:
-    """Note that a training ended well: its checkpoints are no reason to refuse a new one."""
+    """Mark a training as finished, so that its checkpoints do not prevent a new one."""
     write_durably(folder / "finished.json", "{}")
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether `finish` was called for this folder."""
+    """Return whether `finish` was called for this folder."""
     return (folder / "finished.json").exists()
 
 

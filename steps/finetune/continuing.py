@@ -1,4 +1,4 @@
-"""An adapter that the model came with and that training goes on with."""
+"""Load the adapter of an imported model to continue its training."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from steps.params.settings import FinetuneSettings
 
 
 def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | None:
-    """Put the adapter of the imported model `folder` on `model`, ready for training; None where it came with none.
+    """Return `model` with the trainable adapter of the imported model in `folder`; None if that has no adapter.
 
-    Raises UserError when the settings would train every weight instead.
+    Raises UserError if the settings would train every weight instead, or for a learned prompt.
     """
     own = adapter_of(folder)
     if own is None:
         return None
     if not settings.lora.apply_lora:
         raise UserError(
-            Problem("TRAIN-E0215", "apply_lora", f"false with {own}, an adapter to go on with", "true",
+            Problem("TRAIN-E0215", "apply_lora", f"false with an adapter to continue training ({own})", "true",
                     "set apply_lora=true, or import the model with adapter_use=merge")
         )  # fmt: skip
     if kept_adapter_of(folder):
         raise UserError(
-            Problem("TRAIN-E0217", str(own), "a learned prompt, which is not trained further", "a model without one",
+            Problem("TRAIN-E0217", str(own), "a learned prompt, which cannot be trained further", "a model without one",
                     "name the model that it was trained on")
         )  # fmt: skip
     refuse_unsafe_weights(own)
@@ -39,20 +39,20 @@ def continued(model: Any, folder: Path, settings: FinetuneSettings) -> Any | Non
     train_in_float32(tuned)
     if settings.training.gradient_checkpointing == "true":
         tuned.enable_input_require_grads()
-    # Trainers of preferences add a frozen copy as reference. Saved beside the adapter it would be taken for what
-    # training goes on with (transformers 5.17 then loads nothing else from a checkpoint).
+    # Preference trainers add a frozen copy as reference. It must not be saved with the adapter, because on resume
+    # transformers 5.17 would load only this copy from a checkpoint.
     tuned.save_pretrained = partial(tuned.save_pretrained, selected_adapters=["default"])  # type: ignore[method-assign]
     return tuned
 
 
 def own_parameters(model: Any) -> list[Any]:
-    """List a model's parameters, but for the copy of an adapter that is only the reference of preferences."""
+    """Return a model's parameters without the copy of an adapter that is the reference for preference training."""
     copied = "ref" in getattr(model, "peft_config", ())
     return [one for name, one in model.named_parameters() if not (copied and ".ref." in name)]
 
 
 def refuse_other_classes(folder: Path, names: list[str]) -> None:
-    """Raise UserError when the adapter's last layer has other classes than the rows, or in another order."""
+    """Raise UserError if the adapter's head has other classes than the rows, or in another order."""
     own = adapter_of(folder)
     if own is None or not (own / "config.json").is_file():
         return
@@ -62,5 +62,5 @@ def refuse_other_classes(folder: Path, names: list[str]) -> None:
         raise UserError(
             Problem("TRAIN-E0216", "adapter_path", f"an adapter for the classes {', '.join(classes)}",
                     f"the classes of the rows: {', '.join(names)}",
-                    "give rows of the same classes, or set adapter_use=merge to learn a new last layer")
+                    "use rows with the same classes, or set adapter_use=merge to train a new head")
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training with DeepSpeed in this one process: what has to stand before the model is loaded, and the whole weights."""
+"""Training with DeepSpeed in a single process: its setup before the model is loaded, and gathering of weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steps.params.settings import FinetuneSettings
 
 
 def launched(settings: FinetuneSettings, output: Path) -> AbstractContextManager[None]:
-    """Set up what `settings.deepspeed` needs, for the time of a block. Raises UserError when this machine cannot."""
+    """Set up `settings.deepspeed` for the time of a block. Raises UserError if this machine does not support it."""
     if not settings.deepspeed:
         return one_process(None)
     import torch
@@ -45,14 +45,14 @@ def _refuse_unfit(settings: FinetuneSettings, cuda: bool) -> None:
     if not cuda and not torch.distributed.is_gloo_available():
         raise UserError(
             Problem("TRAIN-E0212", "apply_deepspeed", "true without a GPU, and a torch without gloo",
-                    "a torch that is built with gloo", "train on a GPU, or set apply_deepspeed=false")
+                    "a torch build with gloo", "train on a GPU, or set apply_deepspeed=false")
         )  # fmt: skip
 
 
 def whole_weights(trainer: Any) -> dict[str, Any] | None:
-    """Gather the weights that ZeRO-3 took apart, on the CPU, without the frozen ones of a model with an adapter.
+    """Gather the weights that ZeRO-3 partitioned, on the CPU, without frozen weights for a model with an adapter.
 
-    None where the model itself has them.
+    Returns None if the weights are not partitioned.
     """
     engine = trainer.model_wrapped
     if not hasattr(engine, "zero_optimization_partition_weights") or not engine.zero_optimization_partition_weights():
@@ -62,22 +62,22 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
 
 
 def change_dtype(weights: dict[str, Any], dtype: Any) -> None:
-    """Convert gathered weights; what is one tensor under two names stays one."""
+    """Convert gathered weights in place; one tensor under two names stays one tensor."""
     changed: dict[int, Any] = {}
     for name, tensor in list(weights.items()):
         weights[name] = changed.setdefault(id(tensor), tensor.to(dtype))
 
 
 def left_out(model: Any, folder: Path) -> set[str]:
-    """Name the tensors of a model folder that a model has no place for under their name."""
+    """Return the names of the tensors in a model folder that the model does not have."""
     stored = {name for file in folder.glob("*.safetensors") for name in stored_tensors(file)}
     return stored - set(model.state_dict())
 
 
 def keep_names(model: Any) -> None:
-    """Have weights saved under the names they were loaded from.
+    """Make the model save weights under the names they were loaded from.
 
-    transformers 5.17 notes every old name that it knows when ZeRO-3 loads, not only those that it met.
+    With ZeRO-3, transformers 5.17 records all renamings that it knows, not only those that it used.
     """
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     if (known := getattr(plain, "_weight_conversions", None)) is not None:
@@ -85,5 +85,5 @@ def keep_names(model: Any) -> None:
 
 
 def size_of(parameter: Any) -> int:
-    """Count a parameter's numbers, also of one that ZeRO-3 took apart."""
+    """Return the number of elements of a parameter, also if ZeRO-3 partitioned it."""
     return int(getattr(parameter, "ds_numel", None) or parameter.numel())

@@ -1,4 +1,4 @@
-"""Models with a last layer made for the task: loading one, and an adapter that trains this layer whole."""
+"""Load models with a head for the task; with an adapter, a new head is trained as a whole."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from steps.finetune.quantising import keep_as_stored, quantisation, train_in_flo
 from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
-# What PEFT trains whole beside an adapter whether it is new or not, by the kind of task.
+# Modules that PEFT trains as a whole with an adapter for these tasks, whether they are new or not.
 HEADS = ("classifier", "score", "qa_outputs")
 
 
 def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, tokenizer: Any, **head: Any) -> Any:
-    """Load a base model with a head for the task, ready for training; with LoRA as a PEFT model.
+    """Load a base model with a head for the task, for training; with LoRA as a PEFT model.
 
-    `head` goes to the configuration (num_labels, …). What the base's files do not hold, the head mostly, begins with
-    random weights drawn from the seed, and beside an adapter it is trained whole. Types as in `loading.load_model`.
-    Raises UserError when transformers has no such head for this kind of model.
+    `head` is set in the configuration (num_labels, …). Modules that the base's files do not have, usually the head,
+    are initialised randomly from the seed, and with an adapter they are trained as a whole. Types as in
+    `loading.load_model`. Raises UserError if transformers has no such head for this model type.
     """
     import torch
 
@@ -40,7 +40,7 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
     }
     try:
         if settings.quantisation.bits:
-            # transformers 5.17 would quantise heads with a bias, which are trained: it must know what is new first.
+            # transformers 5.17 would quantise heads with a bias, which are trained: new modules must be found first.
             empty = _load(auto_class, folder, settings, how | {"device_map": "meta"})
             how |= quantisation(settings, [*_new_modules(*empty), *HEADS])
         model, found = _load(auto_class, folder, settings, how)
@@ -48,19 +48,20 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
         if not settings.deepspeed or "size mismatch" not in str(error):
             raise
         raise UserError(
-            Problem("TRAIN-E0213", "model", "a last layer for another number of classes, with ZeRO-3", "one that fits: "
-                    "transformers cannot replace it in weights that are taken apart", "set deepspeed_stage=2")
+            Problem("TRAIN-E0213", "model", "a head for another number of classes, with ZeRO-3",
+                    "a head for this number of classes", "set deepspeed_stage=2",
+                    why="transformers cannot replace a head in partitioned weights")
         ) from None  # fmt: skip
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "unknown")
         raise UserError(
-            Problem("TRAIN-E0202", "model", f"a model of the type {kind}", f"one that {auto_class.__name__} knows",
-                    "take another base model, such as one of BERT's or Llama's kind")
+            Problem("TRAIN-E0202", "model", f"a model of the type {kind}", f"one that {auto_class.__name__} supports",
+                    "use another base model, such as a BERT or Llama model")
         ) from None  # fmt: skip
     keep_as_stored(model)
-    # Decoders read the class off the last token that is no padding, so they must know which that is.
+    # Decoders classify by the last token that is not padding, so they need the id of the padding token.
     model.config.pad_token_id = tokenizer.pad_token_id
     if tuned := continued(model, folder, settings):
         return tuned
@@ -70,17 +71,17 @@ def load_with_head(auto_class: Any, folder: Path, settings: FinetuneSettings, to
 
 
 def _load(auto_class: Any, folder: Path, settings: FinetuneSettings, how: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Load a model and what transformers says of its weights, under the names that the model has."""
+    """Load a model and transformers' loading information; stored weights are renamed if the body has another name."""
     from transformers import set_seed
 
     set_seed(settings.training.seed)
     model, found = auto_class.from_pretrained(folder, **how)
-    if settings.deepspeed:  # with ZeRO-3 transformers does not say what it left out
+    if settings.deepspeed:  # with ZeRO-3 transformers does not report unexpected keys
         found["unexpected_keys"] = found["unexpected_keys"] or left_out(model, folder)
     if renamed := _renamed_body(model, found):
         set_seed(settings.training.seed)
         model, found = auto_class.from_pretrained(folder, key_mapping=renamed, **how)
-        # transformers 5.17 would save the weights under their old names, from which nothing could load them.
+        # transformers 5.17 would save the weights under their old names, under which they could not be loaded.
         model._weight_conversions = [one for one in model._weight_conversions if not _renames(one, renamed)]
     return model, found
 
@@ -90,10 +91,10 @@ def _new_modules(model: Any, found: dict[str, Any]) -> list[str]:
 
 
 def _renamed_body(model: Any, found: dict[str, Any]) -> dict[str, str]:
-    """Say how to rename the stored weights when transformers left them all out, because the model calls them otherwise.
+    """Return the renaming of stored weights if transformers loaded none, because the model's body has another name.
 
-    LlamaForQuestionAnswering and its like have the weights of model.… under transformer.…, and would begin with random
-    ones without a word.
+    LlamaForQuestionAnswering and similar classes name the weights of model.… transformer.…, and would silently start
+    with random weights.
     """
     inside = f"{model.base_model_prefix}."
     left_out = {name.partition(".")[0] for name in found["unexpected_keys"]} - {"lm_head"}
@@ -108,7 +109,7 @@ def _renames(conversion: Any, renamed: dict[str, str]) -> bool:
 
 
 def modules_of(model: Any, names: Iterable[str]) -> list[str]:
-    """Name the fewest modules that hold exactly these parameters, such as classifier for both of its layers."""
+    """Return the fewest modules that contain exactly these parameters, such as classifier for both of its layers."""
     wanted, found = set(names), []
 
     def walk(module: Any, path: str) -> None:

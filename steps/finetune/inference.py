@@ -1,4 +1,4 @@
-"""What a tuned model is saved with so that it stops: where a turn ends, and a tokenizer that ends no prompt."""
+"""End tokens, padding and generation settings that are saved with a tuned model, so that its answers end correctly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ GENERATION, CONFIG = "generation_config.json", "config.json"
 
 
 def set_end_of_turn(tokenizer: Any, folder: Path, data: Path) -> None:
-    """Make the token that ends a turn the end token, where neither the tokenizer nor the model in `folder` stops at it.
+    """Set the tokenizer's eos_token to the end of a turn, unless tokenizer or model in `folder` already stop at it.
 
-    The Trainer then adds it to the model's generation settings. A tokenizer whose model stops there already is left
-    as it is: some know the end of a turn from their generation settings alone.
+    The Trainer then adds it to the model's generation settings. Some models have the end of a turn only in their
+    generation settings; their tokenizer is not changed.
     """
     end = read_manifest(data).facts.get("end_of_turn")
     if end and tokenizer.convert_tokens_to_ids(end) not in {tokenizer.eos_token_id, *ends_of(folder)}:
@@ -24,7 +24,7 @@ def set_end_of_turn(tokenizer: Any, folder: Path, data: Path) -> None:
 
 
 def name_padding(tokenizer: Any, model: Any, folder: Path) -> None:
-    """Let tokenizer and model pad as the base in `folder` says, whatever filled up the batches in training."""
+    """Set the padding token of tokenizer and model to that of the base in `folder`; training may have used another."""
     files = [file.name for file in folder.iterdir()]
     padding = TokenizerFiles.read(files, lambda name: (folder / name).read_bytes()).named("pad_token")
     if padding and padding != tokenizer.pad_token:
@@ -33,10 +33,9 @@ def name_padding(tokenizer: Any, model: Any, folder: Path) -> None:
 
 
 def save_tokenizer(tokenizer: Any, folder: Path, ends_prompts: bool) -> None:
-    """Save a tokenizer, without `ends_prompts` one that puts no end token behind a text.
+    """Save a tokenizer; without `ends_prompts`, one that does not append an end token to a text.
 
-    After an end token a model that goes on from its prompt would give no answer; others read their texts at inference
-    just as in training.
+    A causal model would give no answer after an end token; other models need the same input as in training.
     """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"
@@ -50,7 +49,7 @@ def save_tokenizer(tokenizer: Any, folder: Path, ends_prompts: bool) -> None:
 
 
 def _without_ends(processor: Any, ends: set[str]) -> Any:
-    """Take the end tokens out of the templates that a tokenizer puts around a text, and around two."""
+    """Remove the end tokens from the tokenizer's templates for one text and for a pair."""
     if not isinstance(processor, dict):
         return processor
     if processor.get("type") == "Sequence":
@@ -65,15 +64,15 @@ def _without_ends(processor: Any, ends: set[str]) -> Any:
 
 
 def stops_anew(model: Any, folder: Path) -> bool:
-    """Say whether a model ends its answers at tokens that the base in `folder` does not name."""
+    """Return whether a model has end tokens that the base in `folder` does not have."""
     written = getattr(model, "generation_config", None)
     return written is not None and not set(_numbers(written.eos_token_id)) <= set(ends_of(folder))
 
 
 def generation_settings(model: Any, folder: Path) -> dict[str, Any]:
-    """Give the base's generation settings with the tuned model's special tokens.
+    """Return the base's generation settings with the tuned model's special tokens.
 
-    As the base's file has them, whatever it says besides: transformers refuses to save some that it reads.
+    They are taken from the base's file, because transformers refuses to save some settings that it reads.
     """
     file = folder / GENERATION
     told = json.loads(file.read_bytes()) if file.is_file() else {}
@@ -82,7 +81,7 @@ def generation_settings(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def ends_of(folder: Path) -> list[int]:
-    """Every end token that a model folder's configurations name."""
+    """Return all end tokens in a model folder's configurations."""
     told = [json.loads((folder / name).read_bytes()) for name in (GENERATION, CONFIG) if (folder / name).is_file()]
     return [number for config in told for number in _numbers(config.get("eos_token_id"))]
 

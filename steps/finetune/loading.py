@@ -1,4 +1,4 @@
-"""Model, tokenizer and adapter configuration, as every trainer needs them."""
+"""Load model and tokenizer, and make the adapter configuration, for all trainers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from steps.params.settings import FinetuneSettings
 def load_model(folder: Path, settings: FinetuneSettings) -> Any:
     """Load a causal language model for training.
 
-    Trained weights stay in float32 (bfloat16 loses small updates); with an adapter at precision 16 the frozen base is
-    loaded in bfloat16, which halves its memory and changes no trained weight; load_in_4bit and load_in_8bit store it in
-    fewer bits. An adapter that the model came with is on it.
+    Trained weights are in float32 (bfloat16 loses small updates); with an adapter at precision 16 the frozen base is
+    loaded in bfloat16, which halves its memory without affecting trained weights; load_in_4bit and load_in_8bit
+    quantise it. If the imported model has an adapter, the result is a PEFT model with it.
     """
     from transformers import AutoModelForCausalLM
 
@@ -28,7 +28,7 @@ def load_model(folder: Path, settings: FinetuneSettings) -> Any:
 
 
 def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> Any:
-    """Load a folder's weights, or draw new ones from the seed for its configuration."""
+    """Load a folder's weights, or initialise new weights from the seed for its configuration."""
     import torch
     from transformers import AutoConfig, set_seed
 
@@ -46,16 +46,16 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
 
 
 def model_options(settings: FinetuneSettings) -> dict[str, Any]:
-    """What the user changes of the model's configuration, and how attention is computed."""
+    """Return the user's changes of the model's configuration, and the attention implementation."""
     chosen = settings.training.attn_implementation
     return {**settings.training.model_args, **({} if chosen == "auto" else {"attn_implementation": chosen})}
 
 
 def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> Any:
-    """Load a model whose head its files hold; with LoRA as a PEFT model. Types as in `load_model`."""
+    """Load a model whose files contain its head; with LoRA as a PEFT model. Types as in `load_model`."""
     from transformers import set_seed
 
-    set_seed(settings.training.seed)  # an adapter's first weights are drawn
+    set_seed(settings.training.seed)  # an adapter's initial weights are random
     model = new_or_stored(auto_class, folder, settings)
     if tuned := continued(model, folder, settings):
         return tuned
@@ -71,10 +71,10 @@ def load_adapted(auto_class: Any, folder: Path, settings: FinetuneSettings) -> A
 
 
 def load_tokenizer(folder: Path, data: Path, pads_with_end: bool = False) -> Any:
-    """Load the tokenizer with the chat template that the data was made with, and with the end of its turns.
+    """Load the tokenizer with the chat template of the data, and set its end of a turn.
 
-    Pads with the model's own end token if it names no other, or in any case with `pads_with_end`; the end of a turn
-    never pads.
+    The padding token is the model's end token if the tokenizer has none, and always with `pads_with_end`; the end of a
+    turn is never used for padding.
     """
     from transformers import AutoTokenizer
 
@@ -89,10 +89,10 @@ def load_tokenizer(folder: Path, data: Path, pads_with_end: bool = False) -> Any
 
 
 def lora_config(settings: FinetuneSettings, model: Any, new_modules: Sequence[str] = ()) -> Any:
-    """Describe the adapter to PEFT; None when every weight is trained, or when the model has its adapter already.
+    """Return the PEFT configuration; None if every weight is trained, or if the model already has its adapter.
 
-    `new_modules`, which the base does not have, are trained and saved whole.
-    Raises UserError when none of the named modules exists in the model; names that match nothing are logged.
+    `new_modules`, which the base does not have, are trained and saved as a whole.
+    Raises UserError if none of the named modules exists in the model; names without a matching layer are logged.
     """
     if not settings.lora.apply_lora or hasattr(model, "peft_config"):
         return None

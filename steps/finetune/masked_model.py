@@ -1,4 +1,4 @@
-"""Models that put back hidden tokens: loading one for training."""
+"""Load masked language models for training."""
 
 from __future__ import annotations
 

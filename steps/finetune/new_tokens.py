@@ -1,4 +1,4 @@
-"""Rows of tokens that no training has seen: beside an adapter they are trained whole, and no other row changes."""
+"""Train the embeddings of new tokens with an adapter; other rows of the embeddings are unchanged."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from steps.errors import Problem, UserError
 
 
 def with_new_tokens(adapter: Any, folder: Path, model: Any) -> Any:
-    """Let an adapter's configuration (None without adapter) train the rows that import_model has added to the base.
+    """Make an adapter's configuration (None without adapter) train the rows that import_model added to the base.
 
-    `folder` is the model's artifact. Raises UserError when this kind of adapter or model cannot train single rows.
+    `folder` is the model's artifact. Raises UserError if this kind of adapter or model does not support single rows.
     """
     numbers = sorted((read_manifest(folder).facts.get("new_tokens") or {}).values())
     if adapter is None or not numbers:
@@ -26,7 +26,7 @@ def with_new_tokens(adapter: Any, folder: Path, model: Any) -> Any:
     if head is not None and head.weight is not entry.weight:
         rows[names[id(head)]] = numbers
     if getattr(head, "bias", None) is not None:
-        # PEFT's layer for single rows leaves the bias out (peft 0.21): another model than the one that is saved.
+        # PEFT's layer for single rows ignores the bias (peft 0.21), so the trained model would differ from the saved.
         raise _cannot(f"{names[id(head)]} with a bias", "apply_lora=false")
     adapter.trainable_token_indices = rows
     _have_no_bias()
@@ -34,14 +34,14 @@ def with_new_tokens(adapter: Any, folder: Path, model: Any) -> Any:
 
 
 def _have_no_bias() -> None:
-    """Let TRL ask a head with single rows for its bias: it computes with a head's weight and bias by itself (1.16)."""
+    """Give PEFT's layer for single rows the attribute bias=None: TRL 1.16 reads weight and bias of the head."""
     from peft.utils.other import TrainableTokensWrapper
 
-    setattr(TrainableTokensWrapper, "bias", None)  # noqa: B010, the class knows no such attribute
+    setattr(TrainableTokensWrapper, "bias", None)  # noqa: B010, the class does not declare the attribute
 
 
 def _cannot(found: str, instead: str) -> UserError:
     return UserError(
         Problem("TRAIN-E0214", "new tokens", found, "an adapter that trains the rows of new tokens",
-                f"use {instead}; or leave the tokens out (additional_special_tokens, add_template_tokens=false)")
+                f"use {instead}; or do not add tokens (additional_special_tokens, add_template_tokens=false)")
     )  # fmt: skip

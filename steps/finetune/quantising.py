@@ -1,4 +1,4 @@
-"""A frozen base in 8 or 4 bits: how transformers loads it, and what of it is trained."""
+"""A frozen base in 8 or 4 bits: its loading, and the type of the trained weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from steps.params.settings import FinetuneSettings
 
 
 def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> dict[str, Any]:
-    """Give what from_pretrained needs to store the weights in few bits; nothing where they stay as they are.
+    """Return the arguments of from_pretrained that quantise the weights; empty if they are not quantised.
 
-    `kept` are modules that are stored as ever: a new head, which is trained. Without it transformers keeps the model's
-    own head and what is tied to it.
+    `kept` are modules that are not quantised: a new head, which is trained. Without it transformers does not quantise
+    the model's head and weights tied to it.
     """
     wanted = settings.quantisation
     if not wanted.bits:
@@ -36,10 +36,10 @@ def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> d
 
 
 def keep_as_stored(model: Any) -> Any:
-    """Give the model back, its 4-bit weights never packed anew.
+    """Prevent that 4-bit weights are repacked, and return the model.
 
-    On a CPU with AVX512-BF16 bitsandbytes 0.50 packs them at the first evaluation: it rounds their scales to bfloat16,
-    with which training then goes on, and fails where a layer's width is no multiple of 32.
+    On a CPU with AVX512-BF16 bitsandbytes 0.50 repacks them at the first evaluation: it rounds their scales to
+    bfloat16, which training then uses, and fails if a layer's width is not a multiple of 32.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -48,10 +48,10 @@ def keep_as_stored(model: Any) -> Any:
 
 
 def train_in_float32(model: Any) -> None:
-    """Keep what is trained in float32, whatever type the base has.
+    """Convert trainable parameters to float32, independent of the base's type.
 
-    In bfloat16 an update is lost that is smaller than a 256th of its weight. PEFT turns adapters into float32, but not
-    heads that are trained whole; TRL 1.16 turns adapters on a quantised base into bfloat16.
+    In bfloat16, updates smaller than 1/256 of the weight are lost. PEFT converts adapters to float32, but not heads
+    that are trained as a whole; TRL 1.16 converts adapters on a quantised base to bfloat16.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -59,9 +59,9 @@ def train_in_float32(model: Any) -> None:
 
 
 def with_exact_adapter(trainer: Any, settings: FinetuneSettings) -> Any:
-    """Give the trainer back, all that it trains in float32.
+    """Convert all trainable parameters of the trainer to float32, and return it.
 
-    TRL makes adapters shorter because of a quantised base, and the base's biases, if they are trained, have its type.
+    TRL converts adapters on a quantised base to bfloat16, and trained biases of the base have the base's type.
     """
     if settings.quantisation.bits or settings.lora.peft_kwargs.get("bias", "none") != "none":
         train_in_float32(trainer.model)
@@ -69,6 +69,6 @@ def with_exact_adapter(trainer: Any, settings: FinetuneSettings) -> Any:
 
 
 def count(parameter: Any) -> int:
-    """Count the weights of a parameter: two of 4 bits lie in one byte."""
+    """Return the number of weights of a parameter; 4-bit weights are stored two per byte."""
     state = getattr(parameter, "quant_state", None)
     return int(state.shape.numel()) if state is not None else size_of(parameter)

@@ -1,4 +1,4 @@
-"""One training: what it is made of. Every trainer gets exactly this."""
+"""The inputs of one training, passed to every trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steps.params.settings import FinetuneSettings
 
 @dataclass(frozen=True)
 class Run:
-    """Inputs, the folder for checkpoints, and who watches."""
+    """Inputs, the folder for checkpoints, and callbacks."""
 
     settings: FinetuneSettings
     model: Path
@@ -19,7 +19,7 @@ class Run:
     checkpoints: Path
     callbacks: list[Any] = field(default_factory=list)
     shared: Path | None = None
-    """Folder for what trainings of the same model and rows can use of each other; None: `checkpoints`."""
+    """Folder for files that trainings of the same model and rows share; None: `checkpoints`."""
 
     def tokens(self, split: str) -> Any:
         """Read the token rows of a split as a `datasets.Dataset` with input_ids, labels and, packed, seq_lengths."""

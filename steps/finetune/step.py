@@ -1,4 +1,4 @@
-"""Train, and hand on only a whole, finite, finished result."""
+"""Train, check the result and write it; only complete results with finite weights are written."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ log = logging.getLogger("finetune")
 def finetune(
     settings: FinetuneSettings, model: Path, data: Path, tuned: Path, checkpoints: Path, report: Path
 ) -> Manifest:
-    """Tune `model` on the tokens of `data`.
+    """Train `model` on the tokens of `data`.
 
-    Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (where they are, or the
-    checkpoints themselves when nothing else keeps them) and an HTML `report`. Raises Preempted when stopped from
-    outside, NumericError on NaN, OutOfResources when memory or disk runs out, UserError when resume_from_checkpoint
-    cannot be honoured.
+    Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (the path of their folder,
+    or the checkpoints if they are stored nowhere else) and an HTML `report`. Raises Preempted if stopped from outside,
+    NumericError on NaN, OutOfResources if memory or disk runs out, UserError if resume_from_checkpoint cannot be
+    fulfilled.
     """
     refuse_missing(settings)
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
@@ -48,7 +48,7 @@ def finetune(
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
         tracker.parameters(settings.model_dump(mode="json"))
 
-        # A checkpoint of a larger batch is as good: the same rows stand behind every step.
+        # A checkpoint made with a larger batch can be resumed, because every step has the same rows.
         def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
             newest = resume if fitting is settings else folder.newest() or resume
             return _train(fitting, model, data, folder, newest, tracker)
@@ -92,7 +92,7 @@ def _train(
         trainer = load(settings.recipe.trainer)(run)
         if settings.deepspeed:
             keep_names(trainer.model)
-        trainer.remove_callback(PrinterCallback)  # Progress prints the same numbers, for people
+        trainer.remove_callback(PrinterCallback)  # Progress logs the same numbers in a readable form
         started = time.monotonic()
         interrupted = False
         try:
@@ -123,7 +123,7 @@ def _train(
 
 
 def _be_deterministic(settings: FinetuneSettings) -> None:
-    """Take operations whose result does not change from run to run; the Trainer does so itself for `full`."""
+    """Use deterministic operations for determinism=half; for `full` the Trainer does so itself."""
     import torch
 
     if settings.training.determinism == "half":
@@ -148,19 +148,19 @@ def _write_tuned(
         name_padding(trainer.processing_class, trainer.model, model)
     with new_artifact(tuned, kind, lineage) as draft:
         if kind == "adapter":
-            # The source of a model with an adapter or new tokens in it is not what this adapter belongs to.
+            # With a merged adapter or new tokens, the base of this adapter is not the model at the source.
             changed = base.lineage.get("adapter", {}).get("use") == "merge" or base.facts.get("new_tokens")
             source = "" if changed else base.lineage.get("source", "")
             trainer.model.peft_config["default"].base_model_name_or_path = source
             trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
             if settings.recipe.kind.has_encoder:
-                # How an answer begins was settled with the languages.
+                # The generation settings define how answers begin, by the languages.
                 trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
             elif stops_anew(trainer.model, model):
                 told = generation_settings(trainer.model, model)
                 (draft / GENERATION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
             if getattr(trainer.model.peft_config["default"], "modules_to_save", None):
-                # The merged model has a head that the base does not, and its classes.
+                # The merge needs the tuned model's configuration: its head, which the base does not have, and classes.
                 whole = trainer.model.get_base_model()
                 whole.config.architectures = [type(whole).__name__]
                 whole.config.save_pretrained(draft.path)
@@ -178,7 +178,7 @@ def _write_tuned(
 
 
 def _dtype_of(model: Path) -> Any:
-    """The type that the base's own files have: training in mixed precision must not double them."""
+    """Return the dtype of the base's files; a float32 result of mixed precision would be twice as large."""
     import torch
 
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -195,7 +195,7 @@ def _refuse_non_finite(weights: dict[str, Any]) -> None:
 
 
 def _write_checkpoints(folder: Path, scratch: Path, checkpoints: Path) -> None:
-    """Hand the checkpoints on: moved when only this pod's disk had them, otherwise by naming their place."""
+    """Write the checkpoints artifact: the checkpoints if only this pod's disk has them, else their folder's path."""
     with new_artifact(checkpoints, "checkpoints") as draft:
         if folder == scratch:
             for checkpoint in sorted(folder.glob("checkpoint-*")):
@@ -208,7 +208,7 @@ def _write_checkpoints(folder: Path, scratch: Path, checkpoints: Path) -> None:
 def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
     newest = folder.newest()
     at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
-    where = newest.name if newest else "nothing: it was stopped before the first checkpoint"
+    where = newest.name if newest else "nothing, as it was stopped before the first checkpoint"
     return Preempted(
         Problem("TRAIN-E1431", at, f"a request to stop; saved {where}", f"{trainer.state.max_steps} steps",
                 "run again with resume_from_checkpoint=true"),
@@ -217,7 +217,7 @@ def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
 
 
 def _explained(error: Exception, trainer: Any, settings: FinetuneSettings) -> Exception:
-    """Say what to change when memory ran out; anything else is passed on as it is."""
+    """Return OutOfResources with a fix if memory ran out; return other errors unchanged."""
     if not ran_out(error):
         return error
     batch = settings.training.per_device_train_batch_size

@@ -1,4 +1,4 @@
-"""What looks over a training's shoulder: progress, NaN, preemption, checkpoint manifests, history for the report."""
+"""Callbacks of a training: progress, NaN, preemption, checkpoint manifests; and its history for the report."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from steps.tracking import Tracker
 log = logging.getLogger("finetune")
 
 
-# What trainers of preferences log: how much more the better answers are rewarded, and how often.
+# Metrics of preference trainers: the mean reward margin of better over worse answers, and the share above 0.
 REWARDS = ("rewards/margins", "rewards/accuracies")
 
 
 class Interrupted(Exception):
-    """Raised out of an evaluation when the pod is told to stop: there is no time to finish it."""
+    """Raised during an evaluation if the pod must stop, because there is no time to finish it."""
 
 
 class Preemption(TrainerCallback):
-    """On SIGTERM or Ctrl-C: save at the next step edge and stop there; the step turns it into exit code 143."""
+    """On SIGTERM or Ctrl-C, save and stop after the current step; finetune then exits with code 143."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -56,7 +56,7 @@ class Preemption(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        # The Trainer ends the epoch when it is stopped in the middle of one, and would evaluate and save once more.
+        # If stopped within an epoch, the Trainer ends the epoch, and would evaluate and save again.
         if self.asked:
             control.should_save = control.should_evaluate = False
         return control
@@ -69,7 +69,7 @@ class Preemption(TrainerCallback):
 
 
 class Finite(TrainerCallback):
-    """Stop at the first loss or gradient that is no number: the weights after it are worth nothing."""
+    """Stop at the first loss or gradient norm that is not finite, because the weights are then useless."""
 
     def on_log(
         self,
@@ -90,7 +90,7 @@ class Finite(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Ask for checkpoints between evaluations, seal every one, and keep no more than wanted."""
+    """Request checkpoints between evaluations, write their manifests, and delete the oldest."""
 
     def __init__(self, save_steps: int, keep: int):
         self.save_steps = save_steps
@@ -141,7 +141,7 @@ class Progress(TrainerCallback):
             log.info("step %d/%d  validation loss %.4f%s", state.global_step, state.max_steps, logs["eval_loss"], also)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # After Checkpoints, which has sealed it.
+        # Called after Checkpoints, which has written the manifest.
         self.tracker.checkpoint(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
@@ -154,12 +154,12 @@ class Progress(TrainerCallback):
         )
 
     def tokens_per_second(self, seconds: float | None = None) -> float:
-        """Tokens of this process per second of training, padding not counted."""
+        """Return the tokens of this process per second of training, without padding."""
         return self._tokens / max(seconds if seconds is not None else time.monotonic() - self._started, 1e-9)
 
 
 def history_of(state: TrainerState, metric: str = "loss") -> dict[str, Any]:
-    """Sort the Trainer's log into training points and evaluations; `metric` is the one that chose the best step."""
+    """Split the Trainer's log into training points and evaluations; `metric` is the one that selects the best step."""
     points = [
         {key: entry.get(key) for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
         | {key: entry[key] for key in REWARDS if key in entry}

@@ -1,4 +1,4 @@
-"""The adapter that a model comes with: folded into it, or kept beside its weights."""
+"""Import the adapter that is given with a model: merged, or stored beside the model's weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PARAMETER = "adapter_path"
 def with_adapter(
     settings: ImportSettings, folder: Path, layout: ModelLayout, scratch: Path, near: Path
 ) -> Iterator[tuple[Path, ModelLayout]]:
-    """Give the model with its adapter as a folder and its layout; without one just as it is.
+    """Yield the folder and the layout of the model with its adapter; without an adapter, those of the model.
 
-    Files that are made are made in the folder `near`, which has room for a model. Raises UserError when the adapter
-    does not fit, NumericError when the merged weights are not finite or equal the base's.
+    The merged model is written to the folder `near`, which has enough space for a model. Raises UserError if the
+    adapter does not fit, NumericError if the merged weights are not finite or equal the base's.
     """
     if settings.adapter is None:
         yield folder, layout
@@ -54,11 +54,11 @@ def _adapter(found: AdapterFound, scratch: Path) -> tuple[Path, AdapterLayout]:
 def _beside(
     layout: ModelLayout, folder: Path, adapter: Path, found: AdapterLayout, scratch: Path
 ) -> tuple[Path, ModelLayout]:
-    """Put the adapter into a folder of its own inside the model, whose tokenizer is the one it was trained with."""
+    """Put the adapter into a subfolder of the model, which gets the tokenizer that the adapter was trained with."""
     model = _linked(folder, {**layout.weights, **layout.model_files}, scratch / "model")
     own = _linked(adapter, found.adapter_files, model / ADAPTER_FOLDER)
     plan_merge(open_base(model), open_adapter(own))  # type: ignore[arg-type]
-    # Half of one tokenizer and half of another would be a third one, so a whole one replaces the base's.
+    # Files of two tokenizers must not be mixed, so a complete tokenizer replaces all of the base's files.
     kept = {name: path for name, path in layout.tokenizer_files.items() if name not in found.tokenizer_files}
     kept = {} if found.has_tokenizer else kept
     _linked(folder, kept, model)
@@ -74,7 +74,7 @@ def _beside(
 
 
 def _linked(source: Path, files: Mapping[str, str], folder: Path) -> Path:
-    """Make a folder of links to files, each under its name in the artifact."""
+    """Create a folder of links to files, each under its name in the artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in files.items():
         (folder / name).symlink_to((source / path).resolve())

@@ -1,4 +1,4 @@
-"""Fetch a source as the plan saw it: the files that matter, checked against its digest."""
+"""Fetch the needed files of a source, after checking its digest against the plan's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.sources import hub, storage
 
 
 class Layout(Protocol):
-    """What is known of a source before it is fetched."""
+    """The files of a source, known before they are fetched."""
 
     @property
     def files(self) -> dict[str, str]:
@@ -25,10 +25,10 @@ Judge = Callable[[Mapping[str, int], Callable[[str], bytes]], L]
 
 
 def bring(parameter: str, kind: SourceKind, source: Resolved, scratch: Path, judge: Judge[L]) -> tuple[Path, L]:
-    """Fetch the files that `judge` finds by name (→ bytes) and reading; local folders stay where they are.
+    """Fetch the files that `judge` selects from names (→ bytes) and contents; local folders are not copied.
 
-    Raises UserError when the source changed since the plan, SecurityRefusal for links out of it, Outage when it does
-    not answer; and what `judge` raises.
+    Raises UserError if the source changed since the plan, SecurityRefusal for links out of it, Outage if it is not
+    available, and the errors of `judge`.
     """
     if kind == "huggingface":
         repository = hub.resolve(source.uri, source.digest)
@@ -38,7 +38,7 @@ def bring(parameter: str, kind: SourceKind, source: Resolved, scratch: Path, jud
     if now != source.digest:
         raise UserError(
             Problem("MODEL-E0110", parameter, f"content {now[:12]} at {source.uri}",
-                    f"{source.digest[:12]}, as planned", "run again: the model changed after the plan looked at it")
+                    f"{source.digest[:12]}, as planned", "run again: the model changed after the plan checked it")
         )  # fmt: skip
     folder = storage.fetch(parameter, source.uri, scratch)
     names = {name: info["size"] for name, info in storage.find_files(parameter, str(folder)).items()}
@@ -48,11 +48,11 @@ def bring(parameter: str, kind: SourceKind, source: Resolved, scratch: Path, jud
 
 def _refuse_escaping_links(parameter: str, folder: Path, names: Mapping[str, int]) -> None:
     root = folder.resolve()
-    # A Hub cache links its snapshots to blobs two levels up; nothing else may leave the folder.
+    # A Hub cache links its snapshots to blobs two levels up; no other link may leave the folder.
     allowed = root.parent.parent if root.parent.name == "snapshots" else root
     for name in names:
         if not (folder / name).resolve().is_relative_to(allowed):
             raise SecurityRefusal(
-                Problem("MODEL-E0303", parameter, f"{name}, a link out of the folder", "files inside the folder",
+                Problem("MODEL-E0303", parameter, f"{name}, a link that leaves the folder", "files in the folder",
                         "copy the file into the folder")
             )  # fmt: skip

@@ -1,12 +1,12 @@
-"""A base model that knows more tokens: its tokenizer gets them, its embeddings a row for each.
+"""Extend a base model by new tokens: they are added to its tokenizer, and a row for each to its embeddings.
 
-The base is extended before anything else sees it, so that data, training, merge and evaluation speak of one vocabulary.
-Only the shards that hold an embedding are written anew; their other bytes, and all other files, are copied.
+The base is extended on import, so that data, training, merge and evaluation use the same vocabulary. Only shards with
+an embedding are written again; their other tensors, and all other files, are copied.
 
-A new row is the mean of the old rows and a little noise with their covariance times 1e-9, as in transformers
-(`resize_token_embeddings` with mean_resizing, after nlp.stanford.edu/~johnhew/vocab-expansion.html): a token that
-means nothing yet then takes nothing from the others' probabilities. With g drawn from N(0, 1) for each of N old rows,
-Σ gᵢ (xᵢ - mean) / √N has just that covariance, so that one pass over the rows will do, and no matrix is needed.
+A new row is the mean of the old rows plus noise with their covariance times 1e-9, as in transformers
+(`resize_token_embeddings` with mean_resizing, after nlp.stanford.edu/~johnhew/vocab-expansion.html), so that untrained
+tokens hardly change the probabilities of the others. With g drawn from N(0, 1) for each of N old rows,
+Σ gᵢ (xᵢ - mean) / √N has exactly their covariance, so one pass over the rows is enough, without a covariance matrix.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from steps.models.tokenizer_files import TokenizerFiles
 from steps.models.weights import FLOATS, Stored, header_of, stored_tensors
 from steps.params.settings import ImportSettings
 
-NOISE = 1e-9  # share of the old rows' covariance
-SEED = 0  # the noise only keeps rows apart; which it is does not matter, but it has to be the same every time
+NOISE = 1e-9  # factor of the old rows' covariance
+SEED = 0  # any fixed seed: the noise only makes rows different, but must be reproducible
 BLOCK_ROWS = 1024
 
-# Writes a file that is not the source's, and returns its sha256.
+# Writes a new or changed file, and returns its sha256.
 Write = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
 class Extension:
-    """What becomes of a model that gets new tokens, or another padding token; nothing by default."""
+    """The changes of a model by new tokens or another padding token; empty if there are none."""
 
     writes: dict[str, Write]
-    """Name of a file → what writes it in place of the source's."""
+    """Name of a file → function that writes it instead of copying the source's."""
     config: dict[str, Any]
     """The model's configuration."""
     facts: dict[str, Any]
-    """For the manifest: new_tokens ({token: number}) and vocabulary ({tokens, rows}, each [before, after])."""
+    """For the manifest: new_tokens ({token: id}) and vocabulary ({tokens, rows}, each [before, after])."""
     added: int = 0
-    """Weights that the model has more than the source."""
+    """Number of added parameters."""
 
 
 def extension_of(parameter: str, settings: ImportSettings, folder: Path, layout: ModelLayout) -> Extension:
-    """Find out what changes; reads the small files and the headers of the weights.
+    """Determine the changes; reads small files and weight headers.
 
-    Raises UserError when the model has no embedding that a row could be added to.
+    Raises UserError if the model has no embedding to which rows can be added.
     """
     if not (settings.new_tokens or settings.padding_token):
         return Extension({}, layout.config, {})
@@ -90,7 +90,7 @@ def _with_rows(config: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def _growing(parameter: str, folder: Path, layout: ModelLayout, rows: int) -> dict[str, list[Stored]]:
-    """Find the tensors with a row for each token, by the name of their shard."""
+    """Return the tensors with a row for each token, by the name of their shard."""
     growing: dict[str, list[Stored]] = {}
     for name, source in layout.weights.items():
         if name.endswith(".safetensors"):
@@ -98,13 +98,13 @@ def _growing(parameter: str, folder: Path, layout: ModelLayout, rows: int) -> di
             growing |= {name: found} if found else {}
     if layout.weights and not growing:
         raise UserError(
-            Problem("MODEL-E0131", parameter, f"no embedding of {rows:,} rows in the weights",
-                    "one that rows for new tokens can be added to", "name another model, or add no tokens")
+            Problem("MODEL-E0131", parameter, f"no embedding with {rows:,} rows in the weights",
+                    "an embedding to which rows for new tokens can be added", "name another model, or add no tokens")
         )  # fmt: skip
     if strange := [tensor for tensors in growing.values() for tensor in tensors if tensor.dtype not in FLOATS]:
         raise UserError(
             Problem("MODEL-E0132", parameter, f"{strange[0].name} as {strange[0].dtype}", " or ".join(FLOATS),
-                    "name the model as it was before quantisation")
+                    "name the model before quantisation")
         )  # fmt: skip
     return growing
 
@@ -131,7 +131,7 @@ def _write(target: Path, content: bytes) -> str:
 
 
 def _write_grown(tensors: list[Stored], sizes: dict[str, int], target: Path) -> str:
-    """Write a shard whose tensors named in `sizes` have that many rows; those that are added come after the old."""
+    """Write a shard in which the tensors in `sizes` have that many rows; new rows follow the old ones."""
     grown = [_of_size(tensor, sizes.get(tensor.name, tensor.rows)) for tensor in tensors]
     with HashedFile(target) as out:
         out.append(header_of([(tensor.name, tensor) for tensor in grown]))
@@ -148,7 +148,7 @@ def _of_size(tensor: Stored, rows: int) -> Stored:
 
 
 def new_rows(tensor: Stored, count: int) -> bytes:
-    """Draw rows around the mean of a stored tensor's; equal tensors, such as two that are tied, give equal rows."""
+    """Draw rows around the mean row of a stored tensor; equal tensors, such as tied embeddings, give equal rows."""
     draw = np.random.default_rng(SEED)
     total = np.zeros(tensor.row_size)
     mixed = np.zeros((count, tensor.row_size))

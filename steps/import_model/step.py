@@ -1,4 +1,4 @@
-"""Bring the base model into the run."""
+"""Import the base model into the run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ log = logging.getLogger("finetune")
 def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Manifest:
     """Copy a checked model to `model` and its tokenizer to `tokenizer`.
 
-    An adapter that it comes with is merged, or stands in the folder adapter/ of the model; an own reference of
-    preferences in the folder reference/. Raises UserError when a source is not usable or changed since the plan,
-    SecurityRefusal for pickles and remote code, Outage when it does not answer, NumericError as `with_adapter`.
+    An adapter given with the model is merged, or stored in the model's folder adapter/; a separate reference model for
+    preference training is stored in reference/. Raises UserError if a source is not usable or changed since the plan,
+    SecurityRefusal for pickles and remote code, Outage if a source is not available, NumericError as `with_adapter`.
     """
     parameter = SOURCE_PARAMETER[settings.kind]
     with TemporaryDirectory() as place, ExitStack() as stack:
@@ -58,7 +58,7 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
 
 
 def _lineage(settings: ImportSettings) -> dict[str, Any]:
-    """Where the model came from, and with what."""
+    """Return the sources of the model, its adapter and its reference."""
     more = {"adapter": settings.adapter, "reference": settings.reference}
     return {
         "source": settings.source.uri,
@@ -69,11 +69,11 @@ def _lineage(settings: ImportSettings) -> dict[str, Any]:
 
 
 def _bring_reference(found: ModelSourceFound, scratch: Path, draft: Draft) -> None:
-    """Copy the model that preferences are measured against into a folder of its own."""
+    """Copy the reference model for preference training into its folder."""
     parameter = "reference_model_path"
     folder, layout = bring(parameter, found.kind, found.source, scratch, partial(read_layout, parameter, found.kind))
     _check_weights(parameter, folder, layout)
-    files = {**layout.weights, **layout.model_files}  # it reads the tokens of the other one
+    files = {**layout.weights, **layout.model_files}  # no tokenizer: it gets the same tokens as the trained model
     _copy_all(folder, {f"{REFERENCE_FOLDER}/{name}": path for name, path in files.items()}, draft)
 
 
@@ -88,7 +88,7 @@ def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
             total += sum(tensor.rows * tensor.row_size for tensor in stored_tensors(folder / source).values())
         except ValueError as error:
             problems.append(
-                Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a whole safetensors file",
+                Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a complete safetensors file",
                         "upload the file again")
             )  # fmt: skip
     if problems:
@@ -107,7 +107,7 @@ def _facts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy_all(folder: Path, files: dict[str, str], draft: Draft, writes: dict[str, Write] | None = None) -> None:
-    """Copy files by their names; those of `writes` are written anew instead."""
+    """Copy files by their names; those in `writes` are written by its functions instead."""
     writes = writes or {}
     for name in [*files, *(name for name in writes if name in TOKENIZER_NAMES and name not in files)]:
         target = draft / name
@@ -116,7 +116,7 @@ def _copy_all(folder: Path, files: dict[str, str], draft: Draft, writes: dict[st
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copy one file and hash it on the way, so that no byte is read twice."""
+    """Copy one file and hash it while copying, so that it is read only once."""
     digest = hashlib.sha256()
     with open(source, "rb") as reader, open(target, "wb") as writer:
         while block := reader.read(BLOCK):

@@ -1,5 +1,5 @@
-"""The step that folds an adapter into its base model; how it is done stands in `steps/adapters/`.
+"""The step that merges an adapter into its base model; the merge itself is in `steps/adapters/`.
 
 step.py         the step, and its options on the command line
-device_map.py   reads where others would place the model; nothing is placed here
+device_map.py   checks the option device_map, which has no effect
 """

@@ -1,4 +1,4 @@
-"""Where a model would be placed: checked for those who bring it from elsewhere, and not needed here."""
+"""Check the option device_map, which is accepted for compatibility and has no effect."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from steps.errors import Problem, UserError, shown
 
 NAMES = ("auto", "balanced", "balanced_low_0", "sequential")
 DEVICE = re.compile(r"(cpu|disk|meta|(cuda|xpu|mps|npu)(:\d+)?|\d+)")
-NOT_NEEDED = "device_map=%s is not needed: one tensor at a time is merged on the CPU, so no model is placed anywhere"
+NOT_NEEDED = "device_map=%s has no effect: the merge runs on the CPU, one tensor at a time"
 
 
 def check_device_map(device_map: str) -> None:
-    """Read a device map: a word, a device, or a JSON object of module → device. Raises UserError for anything else."""
+    """Check a device map: a mode, a device, or a JSON object of module → device. Raises UserError for anything else."""
     text = device_map.strip()
     if text in NAMES or DEVICE.fullmatch(text):
         return

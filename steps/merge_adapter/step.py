@@ -1,4 +1,4 @@
-"""Fold an adapter into its base model."""
+"""Merge an adapter into its base model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger("finetune")
 def merge_adapter(
     base: Path, adapter: Path, output: Path, tokenizer: Path | None = None, device_map: str = ""
 ) -> Manifest:
-    """Write the base model with the adapter folded in; device_map is checked and has no effect.
+    """Write the base model with the adapter merged; device_map is checked and has no effect.
 
-    The other arguments, what is written and what is raised: as `steps.adapters.merging.merge`.
+    For the other arguments, the output and the errors see `steps.adapters.merging.merge`.
     """
     if device_map:
         check_device_map(device_map)

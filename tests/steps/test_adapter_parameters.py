@@ -220,8 +220,8 @@ def with_config(tmp_path: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("config", "given", "words"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, {}, r"quantised already \(gptq\)"),
-        ({"model_type": "gpt2"}, kind("loha"), "loha with a model of the type gpt2"),
+        ({"quantization_config": {"quant_method": "gptq"}}, {}, r"already quantised \(gptq\)"),
+        ({"model_type": "gpt2"}, kind("loha"), "loha with a model of type gpt2"),
         (
             {},
             with_kwargs("lora", {"layers_to_transform": [1, 2]}, lora_target_modules="q_proj"),

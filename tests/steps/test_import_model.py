@@ -146,7 +146,7 @@ BAD_SOURCES = {
         mend("config.json", lambda c: {**c, "auto_map": {"AutoModel": "evil.Model"}}), SecurityRefusal, "evil.py",
     ),
     "broken config": (lambda f: (f / "config.json").write_text("{"), UserError, "config.json"),
-    "link out": (link_out, SecurityRefusal, "README.md"),
+    "a link that leaves the folder": (link_out, SecurityRefusal, "README.md"),
 }  # fmt: skip
 
 

@@ -104,12 +104,12 @@ def grow(folder, tiny_model):
 
 
 UNFIT = {
-    "another task": (bare("task_type", "SEQ_CLS"), {}, "an adapter for SEQ_CLS"),
+    "another task": (bare("task_type", "SEQ_CLS"), {}, "an adapter with task_type SEQ_CLS"),
     "another kind": (bare("peft_type", "PROMPT_TUNING"), {}, "PROMPT_TUNING"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), {}, "without adapter_model.safetensors"),
     "no adapter": (lambda f: (f / "adapter_config.json").unlink(), {}, "no adapter_config.json"),
     "pickled": (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), {}, "pickled weights"),
-    "cut": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"cut"), {}, "a whole safetensors file"),
+    "cut": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"cut"), {}, "a complete safetensors file"),
     "other rank": (bare("r", 2), {}, "the rank 2"),
     "two": (lambda f: None, {"pytorch_model_path": "{adapter}"}, "two adapters"),
 }
@@ -175,7 +175,7 @@ def test_going_on_needs_an_adapter_and_weights(given, tmp_path, adapter):
 def test_an_adapter_on_other_weights_is_warned_of(given, tmp_path, adapter, tiny_model):
     other = shutil.copytree(tiny_model, tmp_path / "tiny-instruct")
     _, _, told = planned(given, tmp_path, adapter_path=str(adapter), pytorch_model_path=str(other))
-    assert any("says that it was trained on" in warning for warning in told["warnings"])
+    assert any(f"the adapter names {tiny_model}" in warning for warning in told["warnings"])
 
 
 @pytest.fixture

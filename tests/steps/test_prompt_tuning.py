@@ -130,7 +130,7 @@ def test_the_base_stays_as_it_is_and_the_adapter_lies_beside_it(model, tmp_path,
     told = read_manifest(merged)
     assert told.facts["kept_adapter"] == "PROMPT_TUNING"
     assert {"tokenizer.json", "config.json", "adapter/adapter_model.safetensors"} <= set(told.files)
-    assert "they stay as they are" in caplog.text
+    assert "the base is copied unchanged" in caplog.text
 
 
 def change_config(adapter: Path, **changes) -> None:

@@ -79,7 +79,7 @@ def test_the_second_run_finds_its_work_done(bases, tmp_path, caplog):
     again = create_vllm_compatible_adapter(tmp_path / "ready", tmp_path / "again")
     assert again.facts["already_compatible"] is True
     assert again.digest == first.digest
-    assert "ready for vLLM already" in caplog.text
+    assert "already compatible with vLLM" in caplog.text
 
 
 def test_an_output_of_another_adapter_is_written_anew(bases, tmp_path):
@@ -154,7 +154,7 @@ UNSERVED = {
     "biases of the factors": ({"lora_bias": True}, "ADAPTER-E0202", "lora_bias"),
     "a rank for one module that vLLM has no room for": ({"rank_pattern": {"q_proj": 600}}, "ADAPTER-E0204", "512"),
     "a pattern that is none": ({"alpha_pattern": {"(": 3}}, "MERGE-E0106", "adapter_config.json"),
-    "a changed base": ({"init_lora_weights": "pissa"}, "ADAPTER-E0202", "changing the base"),
+    "a changed base": ({"init_lora_weights": "pissa"}, "ADAPTER-E0202", "changes the base"),
     "a setting of a later PEFT": ({"use_something_new": 3}, "ADAPTER-E0202", "not read by vLLM"),
     "a rank that vLLM has no room for": ({"r": 600}, "ADAPTER-E0204", "512"),
     "no rank": ({"r": None}, "ADAPTER-E0203", "r=None"),
@@ -265,7 +265,7 @@ def test_the_hint_does_not_decide(bases, tmp_path, caplog):
     hint.write_text("peft_conf: {peft_kwargs: {modules_to_save: [lm_head]}}")
     adapter = save_adapter(bases["untied"], tmp_path / "adapter", modules_to_save=["lm_head"])
     create_vllm_compatible_adapter(adapter, tmp_path / "ready", bases["untied"], hint)
-    assert "names modules_to_save; compared with the base, nothing of it was changed" in caplog.text
+    assert "names modules_to_save; no weight left out differs from the base" in caplog.text
     hint.write_text("peft_conf: {peft_type: LORA}")
     trained = save_adapter(bases["untied"], tmp_path / "x/adapter", whole=0.1, modules_to_save=["lm_head"])
     with pytest.raises(UserError, match="ADAPTER-E0208"):

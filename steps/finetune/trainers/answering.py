@@ -1,4 +1,4 @@
-"""Questions get their answers out of a text: where it starts and where it ends, with transformers' own Trainer."""
+"""Extractive question answering: start and end of the answer in a context, trained with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LEARNED = ("input_ids", "token_type_ids", "start_positions", "end_positions")
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; the rows are windows that say where their answer starts and ends."""
+    """Build the trainer; the rows are windows with the start and end positions of their answer."""
     from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, Trainer, TrainingArguments
 
     settings = run.settings
     tokenizer = load_tokenizer(run.model, run.data)
-    tokenizer.padding_side = "right"  # places are counted from the start of a window
+    tokenizer.padding_side = "right"  # positions are counted from the start of a window
     model = load_with_head(AutoModelForQuestionAnswering, run.model, settings, tokenizer)
     full = settings.max_length if settings.pad_to_max_length else None
     evaluates = settings.training.evaluation_strategy != "no"
@@ -40,7 +40,7 @@ def build(run: Run) -> Any:
         preprocess_logits_for_metrics=lambda outputs, _labels: outputs[:2],
         callbacks=run.callbacks,
     )
-    # The loss is the mean over the windows of a batch, whatever the Trainer is told of the number of items.
+    # The loss is always the mean over the windows of a batch, independent of the number of items.
     trainer.model_accepts_loss_kwargs = False
     return trainer
 
@@ -50,7 +50,7 @@ def _learned(windows: Any) -> Any:
 
 
 def _measure(run: Run) -> Any:
-    """Make the function that gives the metrics that metric_for_best_model may name, from 0 to 100."""
+    """Return the function that computes the metrics for metric_for_best_model, from 0 to 100."""
     rows = pq.read_table(run.data / "rows" / "validation.parquet")
     windows = pq.read_table(run.data / "tokens" / "validation.parquet", columns=["row", "first", "end"])
     columns = read_manifest(run.data, "data").lineage["settings"]["columns"]

@@ -1,4 +1,4 @@
-"""Texts get their class, or several: a new head on the base model, trained with transformers' own Trainer."""
+"""Text classification with one or several classes per text: a new head, trained with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steps.finetune.run import Run
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; the rows hold tokens and the numbers of their classes (`steps/prepare_data`)."""
+    """Build the trainer; the rows have tokens and the numbers of their classes (`steps/prepare_data`)."""
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
     settings = run.settings
@@ -47,17 +47,17 @@ def build(run: Run) -> Any:
         preprocess_logits_for_metrics=_only_logits,
         callbacks=run.callbacks,
     )
-    # The loss of a classifier is the mean of its batch. transformers 5.17 takes the heads of decoders for models that
-    # sum over several batches, and would make the gradient gradient_accumulation_steps times too long.
+    # The loss of a classifier is the mean over its batch. transformers 5.17 assumes that decoders with heads normalise
+    # over all accumulated batches, so the gradient would be too large by the factor gradient_accumulation_steps.
     trainer.model_accepts_loss_kwargs = False
     return trainer
 
 
 def measure_labels(predicted: Any) -> dict[str, float]:
-    """Give the metrics that metric_for_best_model may name.
+    """Return the metrics for metric_for_best_model.
 
-    Macro averages are over the classes that have rows; a class that is never predicted counts with precision 0. With
-    several labels per row accuracy is the share of rows with exactly the right ones, and mcc is not measured.
+    Macro averages are over the classes that have rows; a class that is never predicted has precision 0. With several
+    labels per row, accuracy is the share of rows with exactly the right labels, and mcc is not computed.
     """
     from sklearn import metrics
 
@@ -74,5 +74,5 @@ def measure_labels(predicted: Any) -> dict[str, float]:
 
 
 def _only_logits(outputs: Any, _labels: Any) -> Any:
-    """Leave out hidden states, which encoder-decoders give as well: kept for every row they would fill the memory."""
+    """Drop hidden states, which encoder-decoders return too: kept for every row, they would fill the memory."""
     return outputs[0] if isinstance(outputs, tuple) else outputs

@@ -1,4 +1,4 @@
-"""KTO with TRL: good answers become likelier and bad ones less likely, each by itself."""
+"""KTO with TRL: raises the probability of good answers and lowers that of bad answers, without pairs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from steps.finetune.trainers.trl_inputs import trl_inputs
 
 
 class PreparedKTOTrainer(PreparedAnswers, KTOTrainer):
-    """KTO on tokens that are there."""
+    """KTOTrainer for rows that are already tokenised."""
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; its reference is the one of DPO. Rows are taken in the order that prepare_data drew."""
+    """Build the trainer; its reference is the same as for DPO. Rows are in the order that prepare_data drew."""
     settings, wanted = run.settings, run.settings.preferred
     model = load_model(run.model, settings)
     config = KTOConfig(
@@ -41,10 +41,10 @@ def build(run: Run) -> Any:
 
 
 def _rows(run: Run, split: str, loss: str) -> Any:
-    """Read a split; for the loss kto each prompt gets the answer of its neighbour, too.
+    """Read a split; for the loss kto each row also gets the answer of its neighbour.
 
-    The neighbour is the row before in the batch, the last one for the first, as in TRL 1.16: how likely mismatched
-    answers have become is what answers are measured against.
+    The neighbour is the previous row in the batch, for the first row the last one, as in TRL 1.16: mismatched prompts
+    and answers give the KL estimate of the loss.
     """
     from datasets import Dataset
     from datasets.table import InMemoryTable

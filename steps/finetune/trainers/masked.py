@@ -1,4 +1,4 @@
-"""Masked language modelling: the model puts back tokens that are hidden from it, others in every epoch."""
+"""Masked language modelling: the model predicts masked tokens, which are drawn anew in every epoch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from steps.finetune.run import Run
 
 
 class HidingTrainer(Trainer):
-    """Hides tokens when a batch is computed, not when it is fetched.
+    """Masks tokens when a batch is computed, not when it is fetched.
 
-    Batches are fetched one ahead. A checkpoint's random state would then be that after the next batch was drawn, and a
-    training that goes on would hide other tokens in it than an unbroken one.
+    Batches are fetched one ahead. If tokens were masked then, a checkpoint's random state would be that after the next
+    batch was drawn, and a resumed training would mask other tokens than an uninterrupted one.
     """
 
     hide: Callable[[dict[str, Any]], dict[str, Any]]
@@ -27,7 +27,7 @@ class HidingTrainer(Trainer):
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; which tokens of the validation rows are hidden was drawn once, by prepare_data."""
+    """Build the trainer; the masked tokens of the validation rows were drawn once, by prepare_data."""
     settings = run.settings
     tokenizer = load_tokenizer(run.model, run.data)
     trainer = HidingTrainer(
@@ -42,14 +42,14 @@ def build(run: Run) -> Any:
         callbacks=run.callbacks,
     )
     trainer.hide = hiding(tokenizer, settings.mlm_probability)
-    # Most of these heads take the mean over their batch's hidden tokens whatever they are told, and would make the
-    # gradient gradient_accumulation_steps times too long if the Trainer relied on them to do otherwise.
+    # Most of these heads always average over the masked tokens of their batch. If the Trainer expected otherwise, the
+    # gradient would be too large by the factor gradient_accumulation_steps.
     trainer.model_accepts_loss_kwargs = False
     return trainer
 
 
 def padding(tokenizer: Any, width: int = 0) -> Callable[[list[dict[str, Any]]], Any]:
-    """Make batches of equal rows, `width` tokens wide; 0 pads to a batch's longest row."""
+    """Return a collator that pads rows to `width` tokens; 0 pads to the longest row of a batch."""
     from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
     wide = width or None
@@ -59,9 +59,9 @@ def padding(tokenizer: Any, width: int = 0) -> Callable[[list[dict[str, Any]]], 
 
 
 def hiding(tokenizer: Any, probability: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Hide some tokens of a batch and make them its labels, as transformers does.
+    """Return a function that masks some tokens of a batch and sets them as labels, as transformers does.
 
-    What is hidden comes from torch's global generator, whose state every checkpoint holds.
+    The tokens are drawn with torch's global generator, whose state is saved in every checkpoint.
     """
     from transformers import DataCollatorForLanguageModeling
 
@@ -69,7 +69,7 @@ def hiding(tokenizer: Any, probability: float) -> Callable[[dict[str, Any]], dic
 
     def hide(batch: dict[str, Any]) -> dict[str, Any]:
         ids = batch["input_ids"]
-        hidden, labels = drawing.torch_mask_tokens(ids.cpu().clone())  # drawn on the CPU, as when a batch is fetched
+        hidden, labels = drawing.torch_mask_tokens(ids.cpu().clone())  # on the CPU, as transformers' collator does
         return {**batch, "input_ids": hidden.to(ids.device), "labels": labels.to(ids.device)}
 
     return hide

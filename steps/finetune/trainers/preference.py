@@ -1,4 +1,4 @@
-"""DPO and its relatives with TRL: answers that people prefer become likelier than the others, measured by the base."""
+"""DPO and its variants with TRL: preferred answers become more probable than the others, relative to a reference."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from steps.finetune.trainers.trl_inputs import trl_inputs
 
 
 class PreparedDPOTrainer(PreparedAnswers, DPOTrainer):
-    """DPO on tokens that are there."""
+    """DPOTrainer for rows that are already tokenised."""
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; the reference is the model as it came, unless another one was imported beside it.
+    """Build the trainer; the reference is the model before training, unless a separate reference was imported.
 
-    With a new adapter that is the model without it; with one that training goes on with TRL keeps a frozen copy of it;
-    without adapter a copy of the base.
+    With a new adapter, the reference is the model without the adapter; with an adapter whose training is continued,
+    TRL keeps a frozen copy of the adapter; without an adapter, a copy of the base.
     """
     settings, wanted = run.settings, run.settings.preferred
     model = load_model(run.model, settings)

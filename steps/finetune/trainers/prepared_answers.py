@@ -1,4 +1,4 @@
-"""What TRL's trainers of preferences are spared: their tokens are there, and their reference's numbers may be."""
+"""Make TRL's preference trainers use prepared tokens, and stored log-probabilities of the reference."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from steps.finetune.trainers.reference import Said, identity_of, own_reference
 
 
 class PreparedAnswers:
-    """Stands before a TRL trainer among the bases.
+    """Mixin that precedes a TRL trainer among the base classes.
 
-    prepare_data made the tokens exactly as TRL does, so its own preparation is skipped. What the reference says of them
-    is kept for every training that would ask the same: one that goes on, or another trial of a sweep.
+    prepare_data tokenises exactly as TRL does, so TRL's preparation is skipped. The reference's log-probabilities are
+    stored for all trainings that need the same: a resumed one, or another trial of a sweep.
     """
 
     def __init__(self, run: Run, model: Any, args: Any, **given: Any):
         precomputes = args.precompute_ref_log_probs
         self._shared: Path = run.shared or run.checkpoints
         self._identity = identity_of(run) if precomputes else {}
-        # An own reference that has said everything is not even loaded.
+        # A separate reference whose log-probabilities are all stored is not loaded.
         self._absent = reference_of(run.model) is not None and precomputes and self._has_said_all(given)
         reference = None if self._absent else own_reference(run, model)
         super().__init__(model=model, args=args, ref_model=reference, **given)  # type: ignore[call-arg]
         if precomputes:
-            self.ref_model: Any = None  # it needs its memory no longer
+            self.ref_model: Any = None  # frees its memory
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
@@ -53,11 +53,11 @@ class PreparedAnswers:
             if main:
                 stack.enter_context(said.locked())
             known = [said.read() is not None if main else None]
-            broadcast_object_list(known)  # all processes ask, or none: they ask together
+            broadcast_object_list(known)  # all processes compute, or none: they compute together
             if not known[0] and self._absent:
                 raise Outage(
-                    Problem("TRAIN-E0411", str(said.folder), "nothing whole where its numbers were just now",
-                            "the file that was there", "run again")
+                    Problem("TRAIN-E0411", str(said.folder), "no complete log-probabilities of the reference",
+                            "the artifact that was there at the start of the training", "run again")
                 )  # fmt: skip
             if not known[0]:
                 answered = super()._precompute_ref_logps(dataset, name, batch_size)  # type: ignore[misc]

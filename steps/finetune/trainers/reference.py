@@ -1,4 +1,4 @@
-"""What preferences are measured against: another model, and what was said by a reference before."""
+"""The reference of preference training: a separate model, and stored log-probabilities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from steps.params.settings import FinetuneSettings
 log = logging.getLogger("finetune")
 
 ANSWERS = "answers.parquet"
-# How the tuned model is changed says nothing of the reference. The size of a batch does: its width changes last digits.
+# Settings without effect on the reference's log-probabilities. The batch size has one: padding changes the last digits.
 NO_MATTER = {
     "training": {
         "num_train_epochs", "max_steps", "auto_find_batch_size", "gradient_accumulation_steps", "learning_rate",
@@ -39,22 +39,22 @@ NO_MATTER = {
 
 
 def own_reference(run: Run, model: Any) -> Any | None:
-    """Load the reference that was imported beside the model, as TRL loads its copy of the base; None without one."""
+    """Load the reference that was imported with the model, as TRL loads its copy of the base; None without one."""
     folder = reference_of(run.model)
     if folder is None:
         return None
     refuse_unsafe_weights(folder)
     from transformers import AutoModelForCausalLM
 
-    # With an adapter at precision 16 in bfloat16 as the base, else in float32.
+    # In bfloat16, like the base, with an adapter at precision 16, else in float32.
     how = {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
     return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **how)
 
 
 def identity_of(run: Run) -> dict[str, Any]:
-    """Give all that shapes what the reference says of a row: its files, and how it is asked.
+    """Return everything that affects the reference's log-probabilities: its files, settings, versions and device.
 
-    Other trainings that share these share the answers, whatever their learning rate.
+    Trainings with the same values share stored log-probabilities, also with different learning rates.
     """
     import torch
 
@@ -70,7 +70,7 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 
 def _asked(settings: FinetuneSettings) -> dict[str, Any]:
-    """Leave out the settings that change no number of a reference; what is new counts until it stands there."""
+    """Return the settings without those in NO_MATTER; a new setting is included until it is listed there."""
     told = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "preference"})
     for group, names in NO_MATTER.items():
         told[group] = {name: value for name, value in told[group].items() if name not in names}
@@ -78,7 +78,7 @@ def _asked(settings: FinetuneSettings) -> dict[str, Any]:
 
 
 class Said:
-    """The numbers that a reference gave to the rows of one split, in a folder named by all that shapes them."""
+    """Stored log-probabilities of a reference for the rows of one split, in a folder named by their identity."""
 
     def __init__(self, shared: Path, identity: dict[str, Any], split: str, rows: pa.Table):
         self.identity = {**identity, "rows": _digest(rows), "split": split}
@@ -87,26 +87,26 @@ class Said:
         self.count = len(rows)
 
     def read(self) -> pa.Table | None:
-        """Give the columns; None where nothing whole is there."""
+        """Return the columns; None if they are missing or incomplete."""
         if not self.folder.is_dir():
             return None
         try:
             verified(self.folder, "reference")
             told = pq.read_table(self.folder / ANSWERS)
         except (StepError, OSError, ValueError) as error:
-            log.warning("WARNING asking the reference again: %s", error)
+            log.warning("WARNING computing the reference's log-probabilities again: %s", error)
             return None
         return told if len(told) == self.count else None
 
     def write(self, columns: pa.Table) -> None:
-        """Keep the columns, whole or not at all."""
+        """Store the columns atomically."""
         with new_artifact(self.folder, "reference", {"identity": self.identity}) as draft:
             draft.facts = {"rows": self.count}
             pq.write_table(columns, draft / ANSWERS)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process ask at a time: a second one that wants the same waits for its answer."""
+        """Let one process compute at a time: a second one that needs the same waits for the result."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with open(self.folder.with_suffix(".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

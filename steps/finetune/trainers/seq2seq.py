@@ -1,4 +1,4 @@
-"""An encoder reads a text and a decoder learns to write the answer: transformers' own Seq2SeqTrainer."""
+"""Encoder-decoder models that learn to write an answer to a text, trained with transformers' Seq2SeqTrainer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_LOSS = -100
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; with `max_new_tokens` it writes answers at every evaluation and measures them."""
+    """Build the trainer; with `max_new_tokens` it generates and scores answers at every evaluation."""
     from transformers import (
         AutoModelForSeq2SeqLM,
         DataCollatorForSeq2Seq,
@@ -31,7 +31,7 @@ def build(run: Run) -> Any:
     facts = read_manifest(run.data, "data").facts
     tokenizer = load_tokenizer(run.model, Languages(**facts["languages"]) if facts["languages"] else None)
     model = load_adapted(AutoModelForSeq2SeqLM, run.model, settings)
-    for name, token in facts["opening"].items():  # saved with the model, which then needs not be told
+    for name, token in facts["opening"].items():  # saved with the model, so that users need not pass them
         setattr(model.generation_config, name, token)
     writes = settings.max_new_tokens > 0
     trainer = Seq2SeqTrainer(
@@ -48,8 +48,8 @@ def build(run: Run) -> Any:
         compute_metrics=(lambda predicted: measure_answers(predicted, tokenizer)) if writes else None,
         callbacks=run.callbacks,
     )
-    # Most of these models take the mean over their batch's tokens whatever they are told, and would make the gradient
-    # gradient_accumulation_steps times too long if the Trainer relied on them to do otherwise.
+    # Most of these models always average over the tokens of their batch. If the Trainer expected otherwise, the
+    # gradient would be too large by the factor gradient_accumulation_steps.
     trainer.model_accepts_loss_kwargs = False
     if writes:
         how = answering(model, tokenizer, settings.max_new_tokens, settings.num_beams, facts["opening"])
@@ -58,7 +58,7 @@ def build(run: Run) -> Any:
 
 
 def measure_answers(predicted: Any, tokenizer: Any) -> dict[str, float]:
-    """Give the metrics that metric_for_best_model may name, and the mean length of an answer in tokens as gen_len."""
+    """Return the metrics for metric_for_best_model, and the mean length of an answer in tokens as gen_len."""
     written = np.where(predicted.predictions == NO_LOSS, tokenizer.pad_token_id, predicted.predictions)
     right = np.where(predicted.label_ids == NO_LOSS, tokenizer.pad_token_id, predicted.label_ids)
     answers, references = (tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (written, right))
@@ -67,9 +67,9 @@ def measure_answers(predicted: Any, tokenizer: Any) -> dict[str, float]:
 
 
 def _write_as_told(trainer: Any, how: Any) -> None:
-    """Let every evaluation write answers as `how` says, and leave the model's own generation settings as they are.
+    """Make every evaluation generate answers with the settings `how`, without changing the model's own settings.
 
-    The Trainer would fill the latter up with defaults and save them with the model (transformers 5.17).
+    The Trainer would add defaults to the model's settings and save them with the model (transformers 5.17).
     """
     evaluate, model = trainer.evaluate, trainer.model
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with TRL: the model learns to continue each row where its labels say so."""
+"""Supervised fine-tuning with TRL: the loss is computed on the tokens with labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from steps.finetune.trainers.trl_inputs import trl_inputs
 
 
 def build(run: Run) -> Any:
-    """Make the trainer.
+    """Build the trainer.
 
-    The tokens were made by prepare_data exactly as TRL makes them, so its own preparation is skipped; everything after
-    it is TRL's.
+    prepare_data tokenises exactly as TRL does, so only TRL's preparation is skipped.
     """
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Words get their tags: a new head on the base model, trained with transformers' own Trainer."""
+"""Token classification, a tag for each word: a new head, trained with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_LOSS = -100
 
 
 def build(run: Run) -> Any:
-    """Make the trainer; the rows hold tokens, and the number of its tag at the first token of each word."""
+    """Build the trainer; the rows have tokens, and at the first token of each word the number of its tag."""
     from transformers import (
         AutoModelForTokenClassification,
         DataCollatorForTokenClassification,
@@ -53,14 +53,14 @@ def build(run: Run) -> Any:
         preprocess_logits_for_metrics=_likeliest,
         callbacks=run.callbacks,
     )
-    # Most of these heads take the mean over the words of their batch whatever they are told, and would make the
-    # gradient gradient_accumulation_steps times too long if the Trainer relied on them to do otherwise.
+    # Most of these heads always average over the words of their batch. If the Trainer expected otherwise, the
+    # gradient would be too large by the factor gradient_accumulation_steps.
     trainer.model_accepts_loss_kwargs = False
     return trainer
 
 
 def measure_tags(predicted: Any, names: list[str]) -> dict[str, float]:
-    """Give the metrics that metric_for_best_model may name, over whole entities; 0 where one has no value."""
+    """Return the metrics for metric_for_best_model, over whole entities; 0 if one has no value."""
     truth, said = [], []
     for right, guessed in zip(predicted.label_ids, predicted.predictions, strict=True):
         places = right != NO_LOSS
@@ -71,5 +71,5 @@ def measure_tags(predicted: Any, names: list[str]) -> dict[str, float]:
 
 
 def _likeliest(outputs: Any, _labels: Any) -> Any:
-    """Keep the number of the likeliest tag, not the logits of all: they would fill the memory."""
+    """Return the number of the most probable tag; the logits of all tags would fill the memory."""
     return (outputs[0] if isinstance(outputs, tuple) else outputs).argmax(dim=-1)

@@ -1,4 +1,4 @@
-"""What every trainer of TRL is given, beside its own configuration."""
+"""The arguments of every TRL trainer, except its own configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steps.finetune.run import Run
 
 
 def trl_inputs(run: Run, model: Any, rows: Callable[[str], Any] | None = None) -> dict[str, Any]:
-    """Gather model, rows, tokenizer, adapter and who watches; `rows` reads a split (by default as it stands)."""
+    """Return model, rows, tokenizer, adapter and callbacks; `rows` reads a split (by default `run.tokens`)."""
     settings, read = run.settings, rows or run.tokens
     return {
         "model": model,

@@ -1,7 +1,7 @@
-"""ORPO, CPO and SimPO with TRL's experimental trainers: the better answer wins without a model to measure it by.
+"""ORPO, CPO and SimPO with TRL's experimental trainers: preference training without a reference model.
 
-These trainers tokenise in another way than DPO's: they end an answer with the end token even where its template has
-ended it already. Here they get the tokens of prepare_data, which are DPO's, so that all methods learn from the same.
+These trainers tokenise differently from DPO's: they append the end token even if the template already ended the answer.
+Here they get the tokens of prepare_data, which are DPO's, so that all methods are trained on the same tokens.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ NO_LOSS = -100
 
 
 def build_orpo(run: Run) -> Any:
-    """Make the ORPO trainer."""
+    """Build the ORPO trainer."""
     trl = _experimental("orpo")
     return _build(run, trl.ORPOTrainer, trl.ORPOConfig, beta=run.settings.preferred.beta)
 
 
 def build_cpo(run: Run) -> Any:
-    """Make the CPO trainer, whose loss simpo without the part of CPO is SimPO."""
+    """Build the CPO trainer; SimPO is its loss simpo with cpo_alpha=0."""
     trl, wanted = _experimental("cpo"), run.settings.preferred
     return _build(
         run,
@@ -43,7 +43,7 @@ def build_cpo(run: Run) -> Any:
 
 
 def _experimental(name: str) -> Any:
-    """Import one of TRL's experimental trainers. Raises UserError where this TRL has it no longer."""
+    """Import one of TRL's experimental trainers. Raises UserError if this version of TRL does not have it."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     try:
         return importlib.import_module(f"trl.experimental.{name}")
@@ -68,7 +68,7 @@ def _build(run: Run, trainer: Any, config: Any, **loss: Any) -> Any:
 
 
 def _on_prepared(trainer: Any) -> Any:
-    """Derive a trainer that takes tokens as they are, and counts them."""
+    """Derive a trainer that uses prepared tokens, and counts them."""
 
     class Prepared(trainer):
         tokenize_row = staticmethod(labelled)
@@ -89,7 +89,7 @@ def _on_prepared(trainer: Any) -> Any:
 
 
 def labelled(row: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
-    """Give one row as these trainers' own preparation does: prompt and answer together, the prompt without loss."""
+    """Return one row as these trainers prepare it: prompt and answer joined, the prompt without loss."""
     prompt = row["prompt_ids"]
     made = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
     for name in ("chosen", "rejected"):
