@@ -1,7 +1,7 @@
-"""Which key of an experiment file is which parameter here, and which of them change nothing.
+"""Tables of the keys of an experiment file: which parameter each sets, and which have no effect.
 
-To accept another key: a row in DIRECT, IGNORED or FIXED, or a function in `experiment_yaml.py` where it takes one.
-docs/experiments.md is written from these tables.
+To accept another key: add a row to DIRECT, IGNORED or FIXED, or a function in `experiment_yaml.py` if its value must be
+converted. docs/experiments.md is generated from these tables.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ SECTIONS = (
     "quant_conf", "sft_args",
 )  # fmt: skip
 PIPELINES = {"sft": "chat_completion", "dpo": "preference"}
-RATIO = (100 - train_percent(())) / 100  # of the rows that AUTO_SPLIT takes from the training rows, as we do
+RATIO = (100 - train_percent(())) / 100  # share of the training rows that AUTO_SPLIT holds out, the same as here
 
 
 def _as_here(*names: str) -> dict[str, str]:
-    """Keys that have the name of our parameter, or one of its other names."""
+    """Map the given parameters' names and their aliases to the parameter."""
     models = [PARAMETER_MODELS[name] for name in PIPELINES.values()]
     old = {old: name for model in models for old, name in old_names(model).items()}
     return {key: name for name in names for key in (name, *(other for other in old if old[other] == name))}
 
 
-# Keys that are a parameter here, by section.
+# Keys that set a parameter without conversion, by section.
 DIRECT: dict[str, dict[str, str]] = {
     "data_conf": {"chat_template_name": "chat_template", **_as_here("missing_pad_token_strategy")},
     "training_args": _as_here(
@@ -52,39 +52,41 @@ DIRECT: dict[str, dict[str, str]] = {
     ),
     "sft_args": _as_here("max_seq_length", "length_handling", "train_on_completions_only"),
 }  # fmt: skip
-# Those of peft_kwargs; all others go into the parameter peft_kwargs.
+# The same for the keys of peft_kwargs; all others go into the parameter peft_kwargs.
 PEFT_KWARGS = peft_names(LoraParams)
 
-# Keys that change nothing here → why.
-_OWN_PLACE = "checkpoints and results have a place of their own"
-_ALWAYS = "the best checkpoint is always the result when there are evaluations"
-_TRACKED = "metrics go to mlflow_server_uri"
+# Keys without effect → reason.
+_OWN_PLACE = "checkpoints and results have fixed locations"
+_ALWAYS = "with evaluations during training, the best checkpoint is always loaded at the end"
+_TRACKED = "metrics are logged to mlflow_server_uri"
 IGNORED: dict[str, dict[str, str]] = {
     "data_conf": {},
     "training_args": {
         "output_dir": _OWN_PLACE, "overwrite_output_dir": _OWN_PLACE, "logging_dir": _OWN_PLACE,
         "save_strategy": "a checkpoint is written at every evaluation", "load_best_model_at_end": _ALWAYS,
         "greater_is_better": "it follows from metric_for_best_model", "report_to": _TRACKED, "run_name": _TRACKED,
-        "disable_tqdm": "progress is printed line by line", "remove_unused_columns": "the rows hold tokens only",
-        "gradient_checkpointing_kwargs": "activations are recomputed without re-entry",
-        "ddp_find_unused_parameters": "one process trains", "dataloader_num_workers": "the rows are in memory",
-        "log_level": "see the log of the run", "data_seed": "seed is that of the rows too",
+        "disable_tqdm": "progress is printed line by line",
+        "remove_unused_columns": "the prepared rows contain only tokens",
+        "gradient_checkpointing_kwargs": "gradient checkpointing is always non-reentrant",
+        "ddp_find_unused_parameters": "training runs in one process",
+        "dataloader_num_workers": "the rows are in memory",
+        "log_level": "see the log of the run", "data_seed": "seed also sets the order of the rows",
     },
     "run_conf": {"final_checkpoint_name": _OWN_PLACE},
-    "sft_args": {"save_name_if_new_basemodel": "import_model writes the base with its new tokens"},
+    "sft_args": {"save_name_if_new_basemodel": "import_model writes the base model with its new tokens"},
 }  # fmt: skip
-# Keys whose value must be the one that we have anyway: (section, key) → (values, what else).
+# Keys with a fixed value: (section, key) → (accepted values, reason).
 FIXED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
-    ("data_conf", "padding_side"): (("right",), "rows are padded on the right"),
-    ("run_conf", "use_fast_tokenizer"): ((True,), "fast tokenizers only"),
+    ("data_conf", "padding_side"): (("right",), "rows are always padded on the right"),
+    ("run_conf", "use_fast_tokenizer"): ((True,), "only fast tokenizers are supported"),
     ("quant_conf", "quantization_type"): (
-        ("bits-and-bytes", "no-quantization", None), "load_in_4bit and load_in_8bit say what is quantised"),
+        ("bits-and-bytes", "no-quantization", None), "load_in_4bit and load_in_8bit select the quantisation"),
     ("quant_conf", "llm_int8_skip_modules"): ((None, []), "a new head and the embeddings are never quantised"),
-    ("quant_conf", "llm_int8_enable_fp32_cpu_offload"): ((False,), "the model lies on one device"),
+    ("quant_conf", "llm_int8_enable_fp32_cpu_offload"): ((False,), "the whole model is on one device"),
     ("quant_conf", "llm_int8_has_fp16_weight"): ((False,), "the frozen weights are kept in 8 bits only"),
-    ("quant_conf", "bnb_4bit_quant_storage"): ((None, "uint8", "auto"), "one process trains"),
-    ("peft_conf", "task_type"): (("CAUSAL_LM",), "models that go on from a prompt"),
-    ("training_args", "push_to_hub"): ((False,), "results stay in the run"),
-    ("training_args", "fsdp"): ((None, "", []), "one process trains"),
-    ("training_args", "group_by_length"): ((False,), "rows come in random order"),
+    ("quant_conf", "bnb_4bit_quant_storage"): ((None, "uint8", "auto"), "training runs in one process"),
+    ("peft_conf", "task_type"): (("CAUSAL_LM",), "experiment files are for causal language models"),
+    ("training_args", "push_to_hub"): ((False,), "results are written to the run only"),
+    ("training_args", "fsdp"): ((None, "", []), "training runs in one process"),
+    ("training_args", "group_by_length"): ((False,), "rows are always shuffled"),
 }  # fmt: skip

@@ -1,10 +1,10 @@
-"""Experiment files in sections (data_conf, training_args, batchsize_conf, peft_conf, …), read as our parameters.
+"""Reads experiment files in sections (data_conf, training_args, batchsize_conf, peft_conf, …) as parameters.
 
     training_args: {learning_rate: 1.0e-4}      →  learning_rate=0.0001
     peft_conf: {peft_type: LORA, peft_kwargs: {r: 64}}  →  apply_lora=true, lora_r=64
 
-A key that means nothing here is told in a warning, an unknown one is refused with the nearest. Our own parameters may
-stand beside the sections. Which key is which parameter: `experiment_keys.py`; here is what takes more than a row.
+A key without effect gives a warning; an unknown key is refused with the nearest known key. Parameters by name can be
+set beside the sections. `experiment_keys.py` has the tables of keys; this file has the keys whose values are converted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from steps.params.reading import given_twice
 
 
 def is_experiment(values: dict[str, Any]) -> bool:
-    """Whether a configuration is one in sections; `overrides` alone is a parameter of ours, too."""
+    """Whether a configuration has sections; `overrides` does not count, because it is also a parameter."""
     return any(isinstance(values.get(section), dict) for section in SECTIONS if section != "overrides")
 
 
 def from_experiment(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Give the parameters that an experiment means, and a sentence for everything that has no effect.
+    """Return the parameters that an experiment sets, and a warning for every key without effect.
 
-    Raises UserError with every unknown key (and the nearest), and every value that has no counterpart here.
+    Raises UserError with every unknown key (and the nearest known one), and every unsupported value.
     """
     reading = _Reading()
     ours = _our_parameters()
@@ -56,7 +56,7 @@ def _our_parameters() -> set[str]:
 
 
 class _Reading:
-    """What was understood so far."""
+    """Collects parameters, warnings and problems while an experiment is read."""
 
     def __init__(self) -> None:
         self.parameters: dict[str, Any] = {}
@@ -82,14 +82,14 @@ class _Reading:
             elif why := IGNORED.get(section, {}).get(key):
                 self.notes.append(f"{where} has no effect: {why}")
             elif fixed := FIXED.get((section, key)):
-                allowed, what = fixed
+                allowed, why = fixed
                 if value not in allowed:
-                    self.refuse(where, value, f"{shown(allowed[0])}: {what}", "leave it out")
+                    self.refuse(where, value, shown(allowed[0]), "leave it out", why)
             else:
                 self.unknown(where, value, keys_of(section))
 
     def named(self, parameter: str, section: str, key: str, value: Any) -> None:
-        """Take a parameter under one of its names; two names of it in a section, or two values, are one too many."""
+        """Set a parameter; two of its names in one section, or two different values, are a problem."""
         before, other = self.written.setdefault(parameter, ((section, key), value))
         if before != (section, key) and (before[0] == section or other != value):
             self.problems.append(given_twice(parameter, [".".join(before), f"{section}.{key}"]))
@@ -97,20 +97,20 @@ class _Reading:
 
     def unknown(self, where: str, value: Any, known: tuple[str, ...]) -> None:
         near = nearest(where.rpartition(".")[2], known) or f"known are {', '.join(sorted(known)[:40])}"
-        self.problems.append(Problem("CONFIG-E0104", where, shown(value), "a key that is known here", near))
+        self.problems.append(Problem("CONFIG-E0104", where, shown(value), "a known key", near))
 
-    def refuse(self, where: str, value: Any, expected: str, fix: str) -> None:
-        self.problems.append(Problem("CONFIG-E0105", where, shown(value), expected, fix))
+    def refuse(self, where: str, value: Any, expected: str, fix: str, why: str = "") -> None:
+        self.problems.append(Problem("CONFIG-E0105", where, shown(value), expected, fix, why=why))
 
 
 def keys_of(section: str) -> tuple[str, ...]:
-    """List the keys that a section may have."""
+    """List the known keys of a section."""
     named = [key for part, key in (*SPECIAL, *FIXED) if part == section]
     return (*DIRECT.get(section, {}), *named, *IGNORED.get(section, {}))
 
 
 def _training_data(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes train_file_path; with sampling weights or names, training_data."""
+    """Sets train_file_path; with sampling weights or as a weighted mix, training_data."""
     kind, datasets = _datasets(reading, where, value)
     if kind == "CONCATENATION" and all(set(one) <= {"path", "name"} for one in datasets):
         reading.parameters["train_file_path"] = ",".join(str(one.get("path", "")) for one in datasets)
@@ -119,12 +119,12 @@ def _training_data(reading: _Reading, where: str, value: Any) -> None:
 
 
 def _validation_data(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes validation_file_path; AUTO_SPLIT draws it from the training rows, NONE evaluates nothing in training."""
+    """Sets validation_file_path; AUTO_SPLIT splits off training rows, NONE disables evaluation during training."""
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "AUTO_SPLIT":
         if value.get("ratio", RATIO) != RATIO:
-            reading.refuse(f"{where}.ratio", value["ratio"], f"{RATIO}", "name validation rows of your own")
-        reading.notes.append(f"{where}: rows for validation and test are drawn from the training rows with seed")
+            reading.refuse(f"{where}.ratio", value["ratio"], f"{RATIO}", "give validation files instead")
+        reading.notes.append(f"{where}: validation and test rows are split off the training rows with seed")
     elif kind == "NONE":
         reading.parameters["evaluation_strategy"] = "no"
     else:
@@ -146,7 +146,7 @@ def _datasets(reading: _Reading, where: str, value: Any) -> tuple[str, list[dict
 
 
 def _model(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes pytorch_model_path where it is a path or URI, else huggingface_id."""
+    """Sets pytorch_model_path if it is a path or URI, else huggingface_id."""
     text = str(value)
     # An id on the Hub has one slash at most.
     local = "://" in text or text.startswith(("/", ".")) or text.count("/") > 1 or Path(text).is_dir()
@@ -154,13 +154,13 @@ def _model(reading: _Reading, where: str, value: Any) -> None:
 
 
 def _tokenizer(reading: _Reading, where: str, value: Any) -> None:
-    """Must be the model's own."""
+    """Must be the same as model."""
     if value and value not in (reading.parameters.get("pytorch_model_path"), reading.parameters.get("huggingface_id")):
         reading.refuse(where, value, "the model's own tokenizer", "save the tokenizer into the model's folder")
 
 
 def _model_args(reading: _Reading, where: str, value: Any) -> None:
-    """dtype becomes precision, attn_implementation and revision their parameters, the rest model_args."""
+    """dtype sets precision, attn_implementation and revision set their parameters, all other keys model_args."""
     rest = dict(value or {})
     for key in ("dtype", "torch_dtype"):
         if (dtype := rest.pop(key, "auto")) in ("bfloat16", "float16"):
@@ -174,37 +174,38 @@ def _model_args(reading: _Reading, where: str, value: Any) -> None:
         if key in rest:
             rest.pop(key)
             reading.notes.append(
-                f"{where}.{key} has no effect: training never caches, and the model lies on one device"
+                f"{where}.{key} has no effect: training uses no KV cache, and the whole model is on one device"
             )
     if rest:
         reading.parameters["model_args"] = rest
 
 
 def _half(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes precision=16: bfloat16 where the device has it, else float16."""
+    """Sets precision=16: bfloat16 if the device supports it, else float16."""
     if value:
         reading.parameters["precision"] = "16"
 
 
 def _recompute(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes gradient_checkpointing."""
+    """Sets gradient_checkpointing."""
     reading.parameters["gradient_checkpointing"] = str(bool(value)).lower()
 
 
 def _by_hand(reading: _Reading, where: str, value: Any) -> None:
-    """Is refused: batchsize_conf says how large a batch is."""
-    reading.refuse(where, value, "nothing: batchsize_conf says how large a batch is",
-                   "set batchsize_conf.total_train_batch_size and max_per_device_train_batch_size")  # fmt: skip
+    """Refused: batchsize_conf sets the batch size."""
+    reading.refuse(where, value, "no such key",
+                   "set batchsize_conf.total_train_batch_size and max_per_device_train_batch_size",
+                   "batchsize_conf sets the batch size")  # fmt: skip
 
 
 def _deepspeed(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes deepspeed with apply_deepspeed=true."""
+    """Sets deepspeed and apply_deepspeed=true."""
     if value:
         reading.parameters |= {"apply_deepspeed": True, "deepspeed": str(value)}
 
 
 def _peft_type(reading: _Reading, where: str, value: Any) -> None:
-    """Becomes peft_type with apply_lora=true; NO_PEFT apply_lora=false, PRETRAINED_PEFT adapter_use=continue."""
+    """Sets peft_type and apply_lora=true; NO_PEFT sets apply_lora=false, PRETRAINED_PEFT adapter_use=continue."""
     if value in KINDS_OF_PEFT:
         reading.parameters["apply_lora"] = True
         if value != "LORA":
@@ -215,12 +216,12 @@ def _peft_type(reading: _Reading, where: str, value: Any) -> None:
         reading.parameters["adapter_use"] = "continue"
     else:
         kinds = (*KINDS_OF_PEFT, "NO_PEFT", "PRETRAINED_PEFT")
-        near = nearest(str(value), kinds) or "take LORA"
+        near = nearest(str(value), kinds) or "set LORA"
         reading.refuse(where, value, f"one of {', '.join(kinds)}", near)
 
 
 def _peft_kwargs(reading: _Reading, where: str, value: Any) -> None:
-    """Those with a parameter of their own stand in the table; the others become peft_kwargs."""
+    """Keys with their own parameter are in the table above; all others set peft_kwargs."""
     others = {}
     for key, one in (value or {}).items():
         if key in PEFT_KWARGS:

@@ -1,4 +1,4 @@
-"""The record of a method of learning."""
+"""The record of a training method."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ class Loss:
     needs_smoothing: bool = False
     """Whether label_smoothing must be above 0."""
     compares_batch: bool = False
-    """Whether it compares the rows of a batch, which must then have at least 2."""
+    """Whether it compares the rows of a batch, which must then have at least 2 rows."""
     reads: frozenset[str] = field(default_factory=frozenset)
-    """Parameters of preferences that it reads beside those of its method."""
+    """Preference parameters that it reads in addition to those of its method."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How a model learns, and the code that goes with it; an empty name leaves it to the kind of model."""
+    """A training method and its code; where a code name is empty, that of the kind of model is used."""
 
     name: str
     kinds: tuple[str, ...]
-    """Kinds of models that can learn so."""
+    """Kinds of models it can be used with."""
     trainer: str
-    """`build(run)` of finetune."""
+    """Function `build(run)` of finetune."""
     writer: str
-    """Module of prepare_data with `prepare` and `write`."""
+    """Module of prepare_data with the functions `prepare` and `write`."""
     evaluator: str
-    """`compare(settings, base, tuned, data)` of evaluate."""
+    """Function `compare(settings, base, tuned, data)` of evaluate."""
     report: tuple[str, str]
     """Key of metrics.json, and the function of reports that shows it."""
 
     losses: Mapping[str, Loss]
-    """TRL's losses by name, the method's own first; empty where there is no choice."""
+    """TRL's losses by name, the default first; empty if there is no choice."""
     sums_losses: bool
-    """Whether it takes several losses at once."""
+    """Whether several losses can be added."""
     reads: frozenset[str]
-    """Parameters of preferences that change something for it, beside beta and those that its losses read."""
+    """Preference parameters that have an effect for it, in addition to beta and those that its losses read."""
     asks_reference: bool
-    """Whether answers are measured against a reference model."""
+    """Whether it compares with a reference model."""
     rated: bool
-    """Whether its rows are rated answers rather than pairs."""
+    """Whether its rows are rated answers instead of pairs."""
     answers_per_row: int
-    """Answers that stand in a batch for each of its rows."""
+    """Number of answers in a batch for each row."""
     whole_logits: bool
-    """Whether its trainer holds the logits of a batch all at once."""
+    """Whether its trainer holds all logits of a batch in memory at once."""
     pads_to_max_length: bool
     """Whether its trainer can pad every batch to max_seq_length."""
     best_metrics: bool
-    """Whether other metrics than the loss can choose the best checkpoint."""
+    """Whether metrics other than the loss can select the best checkpoint."""
     takes_new_tokens: bool
     """Whether the vocabulary can be extended."""
     takes_prompts: bool
-    """Whether prompt tuning can learn so."""
+    """Whether it can be used with prompt tuning."""
     unfit: Mapping[str, str]
-    """Parameter that means nothing for it → why; refused when set away from its default."""
+    """Parameter without effect for it → why; refused unless it has its default value."""

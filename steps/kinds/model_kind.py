@@ -9,54 +9,54 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ModelKind:
-    """What a model puts out, and the code that goes with it."""
+    """A kind of model, defined by its output, and its code."""
 
     name: str
     puts_out: str
-    """What it puts out, in a few words."""
+    """Short description of its output."""
     auto_class: str
     """Class of transformers that loads it."""
     peft_task: str | None
-    """PEFT's name of its task; None where PEFT has none."""
+    """PEFT's name of its task; None if PEFT has none."""
     new_head: bool
-    """Whether a base may lack the last layer, which is then made for the task and trained whole."""
+    """Whether a base model may lack the last layer, which is then created for the task and fully trained."""
     made_for: Callable[[Mapping[str, Any]], bool]
-    """Whether a configuration (config.json) is of a model that is made for this, rather than for another kind."""
+    """Whether a configuration (config.json) belongs to this kind and not to another."""
 
     writer: str
-    """Module of prepare_data with `prepare` and `write`: rows → tokens."""
+    """Module of prepare_data with the functions `prepare` and `write`: rows → tokens."""
     trainer: str
-    """`build(run)` of finetune, for learning from right answers."""
+    """Function `build(run)` of finetune, for supervised training."""
     trained_as: str
-    """What that is called."""
+    """Name of that trainer."""
     evaluator: str
-    """`compare(settings, base, tuned, data)` of evaluate."""
+    """Function `compare(settings, base, tuned, data)` of evaluate."""
     engine: str
-    """`measure(folder, held_out, settings)` of evaluate, for the evaluator of written texts; empty for others."""
+    """Function `measure(folder, held_out, settings)` of evaluate, for kinds that generate text; empty for others."""
     served: str
-    """File of register_model that answers in a registered model; empty for pyfunc_model.py's own."""
+    """File of register_model with which a registered model answers; empty for the default in pyfunc_model.py."""
     signature: str
-    """Function of register_model that describes what goes into a registered model and comes out."""
+    """Function of register_model that describes the inputs and outputs of a registered model."""
     report: tuple[str, str]
-    """Key of metrics.json, and the function of reports that shows it; empty for the table of written texts."""
+    """Key of metrics.json, and the function of reports that shows it; empty for the table of generated texts."""
 
     goes_on: bool
-    """Whether its answer stands behind its prompt: both share its positions, and no token may end the prompt."""
+    """Whether it continues the prompt: prompt and answer share its positions, and no token may end the prompt."""
     has_encoder: bool
-    """Whether an encoder reads the text, and a decoder writes the answer apart from it."""
+    """Whether an encoder reads the text and a separate decoder writes the answer."""
     writes_while_training: bool
-    """Whether it can write answers at the evaluations of a training, so that these steer it."""
+    """Whether it can generate answers at the evaluations during training, whose metrics can select the checkpoint."""
     compares_texts: bool
-    """Whether its answers are compared as texts, which evaluation_config may normalise."""
+    """Whether its answers are compared as texts, which evaluation_config can normalise."""
     takes_new_tokens: bool
     """Whether its vocabulary can be extended."""
     logits_over_vocabulary: bool
-    """Whether training holds a logit for each word of the vocabulary."""
+    """Whether training holds a logit for each token of the vocabulary."""
     longest_window: int | None
-    """Tokens of an input where none is asked for, if less than the model's own limit."""
+    """Default input length in tokens, if less than the model's own limit."""
     length_parameters: tuple[str, ...]
-    """Parameters that may not exceed the model's positions."""
+    """Parameters that must not exceed the model's positions."""
     served_columns: bool
     """Whether a registered model needs the values of the task's own parameters."""
     unfit: Mapping[str, str]
-    """Parameter that means nothing for it → why; refused when set away from its default."""
+    """Parameter without effect for it → why; refused unless it has its default value."""

@@ -1,4 +1,4 @@
-"""A kind of model and a method of learning together: which code does the work."""
+"""A kind of model and a training method together, which select the code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.kinds.models import MODEL_KINDS
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model puts out, and how it learns to."""
+    """A kind of model and a training method."""
 
     kind: ModelKind
     method: Method
@@ -25,12 +25,12 @@ class Recipe:
 
     @property
     def trainer(self) -> str:
-        """Function that makes the trainer."""
+        """Function that creates the trainer."""
         return self.method.trainer or self.kind.trainer
 
     @property
     def told(self) -> str:
-        """Name of the trainer as people know it: the method, or the kind's own."""
+        """Name of the trainer for the plan: the method, or the trainer of the kind."""
         return self.method.name if self.method.trainer else self.kind.trained_as
 
     @property
@@ -45,16 +45,16 @@ class Recipe:
 
     @property
     def unfit(self) -> Mapping[str, str]:
-        """Parameter that means nothing here → why."""
+        """Parameter without effect for this kind or method → why."""
         return {**self.kind.unfit, **self.method.unfit}
 
 
 def recipe(kind: str, method: str) -> Recipe:
-    """Give the recipe of two names. Raises KeyError for unknown ones."""
+    """Return the recipe of a kind and a method by name. Raises KeyError for unknown names."""
     return Recipe(MODEL_KINDS[kind], METHODS[method])
 
 
 def reports() -> dict[str, str]:
-    """Key of metrics.json → the function of reports that shows it."""
+    """Return key of metrics.json → the function of reports that shows it."""
     pairs = [*(kind.report for kind in MODEL_KINDS.values()), *(method.report for method in METHODS.values())]
     return {key: function for key, function in pairs if key}

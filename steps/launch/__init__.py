@@ -1,8 +1,9 @@
-"""How a training is started: so far in the process of the step itself.
+"""How training is launched: currently only in the process of the step itself.
 
-    one_process.py        this process, with DeepSpeed as a group of one
-    deepspeed_config.py   DeepSpeed configurations: the built-in ones, and a user's file in today's form
-    deepspeed_plan.py     what the plan makes of configuration and parameters, and refuses
+    one_process.py        this process, with DeepSpeed as a process group of one
+    deepspeed_config.py   DeepSpeed configurations: the built-in ones, and a user's file converted to current keys
+    deepspeed_plan.py     merges the configuration with the parameters, and refuses unsupported values
 
-To add a way (torchrun, a TrainJob): a file with a context or a call that the finetune step chooses by its settings.
+To add a launcher (torchrun, a TrainJob): add a file with a context manager or a function that the finetune step selects
+by its settings.
 """

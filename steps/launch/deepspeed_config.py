@@ -1,6 +1,6 @@
-"""A DeepSpeed configuration: the built-in ones, and a user's JSON file brought into today's form.
+"""DeepSpeed configurations: the built-in ones, and a user's JSON file converted to the keys of the current version.
 
-The values that our parameters decide (batch, clipping, 16 bit) are "auto" in the built-in ones: the Trainer fills them.
+In the built-in ones the values set by parameters (batch size, clipping, 16 bit) are "auto": the Trainer fills them in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BATCH = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
 }
-# No optimizer and no scheduler: those of the parameters count.
+# No optimizer and no scheduler, because parameters set them.
 BUILT_IN: dict[str, Config] = {
     "2": {
         "fp16": _LOSS_SCALE,
@@ -66,7 +66,7 @@ BUILT_IN: dict[str, Config] = {
     },
 }
 
-# What DeepSpeed 0.19 reads at the top of its configuration.
+# Top-level keys that DeepSpeed 0.19 reads.
 KEYS = {
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "optimizer", "scheduler", "fp16", "bf16", "amp", "zero_optimization", "zero_allow_untested_optimizer",
@@ -81,7 +81,7 @@ KEYS = {
     "weight_quantization", "inference", "graph_harvesting", "use_data_before_expert_parallelism",
     "managed_gradient_accumulation", "log_level", "vocabulary_size", "timers",
 }  # fmt: skip
-# The same inside zero_optimization, where an unknown key stops DeepSpeed; today's names only.
+# Current keys of zero_optimization, where DeepSpeed fails on an unknown key.
 ZERO_KEYS = {
     "stage", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "use_multi_rank_bucket_allreduce",
     "allgather_partitions", "allgather_bucket_size", "overlap_comm", "compute_grad_norm", "load_from_fp32_weights",
@@ -102,17 +102,17 @@ OFFLOAD_KEYS = {
     },
 }  # fmt: skip
 
-# What DeepSpeed compiles before the first step, where the image has no compiler.
+# Keys whose operators DeepSpeed compiles before the first step; the image has no compiler.
 COMPILED = ("zenflow", "zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients")
 
-# accelerate's way of writing the same: its key → where DeepSpeed has it.
+# Key of an accelerate configuration → key of zero_optimization.
 OF_ACCELERATE = {
     "zero_stage": "stage",
     "zero3_save_16bit_model": "stage3_gather_16bit_weights_on_model_save",
     "offload_optimizer_device": "offload_optimizer",
     "offload_param_device": "offload_param",
 }
-# And what it says about starting processes, which is decided here by other parameters.
+# Keys of an accelerate configuration for launching processes, which other parameters decide here.
 LAUNCHING = {
     "compute_environment", "debug", "deepspeed_multinode_launcher", "deepspeed_hostfile", "distributed_type",
     "downcast_bf16", "dynamo_backend", "dynamo_config", "enable_cpu_affinity", "fsdp_config", "machine_rank",
@@ -120,7 +120,7 @@ LAUNCHING = {
     "num_machines", "num_processes", "rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo",
     "use_cpu", "zero3_init_flag",
 }  # fmt: skip
-# Names of an older DeepSpeed.
+# Key of an older DeepSpeed version → current key.
 OLD_ZERO_KEYS = {
     "cpu_offload": "offload_optimizer",
     "cpu_offload_params": "offload_param",
@@ -136,7 +136,7 @@ OLD_ZERO_KEYS = {
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A user's file as it was read."""
+    """A user's file as read."""
 
     config: Config
     uri: str
@@ -147,7 +147,8 @@ class ConfigFile:
 def read_file(parameter: str, uri: str) -> ConfigFile:
     """Read a configuration file.
 
-    Raises UserError when it is no JSON object, SecurityRefusal when it holds a secret, and as `storage.read_bytes`.
+    Raises UserError if it is not a JSON object or too large, SecurityRefusal if it contains a secret, and the errors of
+    `storage.read_bytes`.
     """
     if problems := storage.check_uri(parameter, uri):
         raise UserError(problems)
@@ -163,14 +164,14 @@ def read_file(parameter: str, uri: str) -> ConfigFile:
         raise _unreadable(parameter, f"{uri}, which holds {shown(config)}")
     if kind := secret_in(text):
         raise SecurityRefusal(
-            Problem("PARAM-E0302", parameter, f"{kind} in {uri}", "no secret: the configuration is stored and shown",
-                    "take it out")
+            Problem("PARAM-E0302", parameter, f"{kind} in {uri}", "no secret", "remove it",
+                    why="the configuration is stored and shown")
         )  # fmt: skip
     return ConfigFile(config, uri, hashlib.sha256(content).hexdigest(), len(content))
 
 
 def normalised(given: Config, warn: Callable[[str], None]) -> Config:
-    """Bring a configuration into today's form; what was changed or left out is told.
+    """Convert a configuration to the current keys; `warn` gets a line for each key changed or left out.
 
     Before: {"zero_stage": 2, "num_processes": 8, "scheduler": {"type": "WarmupLR"}, "zero_optimization":
     {"cpu_offload": true}}. After: {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu",
@@ -181,16 +182,16 @@ def normalised(given: Config, warn: Callable[[str], None]) -> Config:
         config = {**config.pop("deepspeed_config"), **config}
     zero = config.setdefault("zero_optimization", {})
     if "bfloat16" in config:
-        warn("bfloat16 is bf16 now")
+        warn("bfloat16: read as bf16, its current name")
         config.setdefault("bf16", config.pop("bfloat16"))
     for block, name, ours in (
         ("optimizer", "optim", "optim, learning_rate and weight_decay"),
         ("scheduler", "lr_scheduler_type", "lr_scheduler_type, warmup_steps and warmup_ratio"),
     ):
         if config.pop(block, None) is not None:
-            warn(f"its {block} is left out, for {name} is a parameter here: {ours} count")
+            warn(f"its {block} is left out, because {name} is a parameter here: set {ours} instead")
     if left := sorted(LAUNCHING & set(config)):
-        warn(f"{', '.join(left)}: left out, they say how processes are started, which other parameters decide")
+        warn(f"{', '.join(left)}: left out, because other parameters decide how processes are launched")
         config = {key: value for key, value in config.items() if key not in LAUNCHING}
     if isinstance(zero, dict):
         _rename(config, zero, OF_ACCELERATE, warn)
@@ -201,12 +202,12 @@ def normalised(given: Config, warn: Callable[[str], None]) -> Config:
                 zero[name]["pin_memory"] = pinned
     for key in sorted(set(config) - KEYS):
         hint = nearest(key, KEYS)
-        warn(f"{key}: DeepSpeed knows no such key and ignores it{f'; {hint}' if hint else ''}")
+        warn(f"{key}: unknown to DeepSpeed, which ignores it{f'; {hint}' if hint else ''}")
     return config
 
 
 def _rename(found: Config, zero: Config, names: dict[str, str], warn: Callable[[str], None]) -> None:
-    """Move `found`'s values to where DeepSpeed has them; what is there already wins."""
+    """Move the values of old keys in `found` to their new keys in `zero`; a value already set there is kept."""
     for old, new in names.items():
         if old not in found:
             continue
@@ -215,14 +216,14 @@ def _rename(found: Config, zero: Config, names: dict[str, str], warn: Callable[[
             on_cpu = value == "cpu" or value is True
             value = dict(_ON_CPU) if on_cpu else {"device": value if isinstance(value, str) else "none"}
         if new in zero:
-            warn(f"{old}: left out, for zero_optimization.{new} says the same or better")
+            warn(f"{old}: left out, because zero_optimization.{new} is also set")
             continue
         warn(f"{old}: read as zero_optimization.{new}")
         zero[new] = value
 
 
 def zero_problems(config: Config, where: str) -> Iterator[Problem]:
-    """Refuse a zero_optimization block that DeepSpeed could not start with, or that would lose the weights."""
+    """Refuse a zero_optimization block with which DeepSpeed cannot start or the model could not be saved."""
     zero = config["zero_optimization"]
     stage = zero.get("stage") if isinstance(zero, dict) else None
     if type(stage) is not int or stage not in range(4):
@@ -234,10 +235,12 @@ def zero_problems(config: Config, where: str) -> Iterator[Problem]:
     if stage == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
         yield Problem("PLAN-E0333", f"{where}: zero_optimization.stage3_gather_16bit_weights_on_model_save",
                       shown(zero.get("stage3_gather_16bit_weights_on_model_save")),
-                      "true with stage 3: nothing else saves the model whole", "set it to true")  # fmt: skip
+                      "true with stage 3", "set it to true",
+                      why="otherwise no complete model is saved")  # fmt: skip
     for key in (key for key in COMPILED if zero.get(key)):
-        yield Problem("PLAN-E0334", f"{where}: zero_optimization.{key}", shown(zero[key]), "nothing, or false: it "
-                      "needs an operator that DeepSpeed compiles first", "leave it out")  # fmt: skip
+        yield Problem("PLAN-E0334", f"{where}: zero_optimization.{key}", shown(zero[key]), "no value, or false",
+                      "leave it out", why="DeepSpeed compiles an operator for it, and the image has no compiler"
+                      )  # fmt: skip
     for name, keys in OFFLOAD_KEYS.items():
         yield from _offload_problems(zero, name, keys, where, stage)
 
@@ -248,8 +251,9 @@ def _offload_problems(zero: Config, name: str, keys: set[str], where: str, stage
         return
     if not isinstance(block, dict) or block.get("device", "none") not in ("cpu", "none", None):
         found = block.get("device") if isinstance(block, dict) else block
-        yield Problem("PLAN-E0334", f"{where}: zero_optimization.{name}.device", shown(found), "cpu or none: writing "
-                      "to disks needs an operator that DeepSpeed compiles first", "set it to cpu")  # fmt: skip
+        yield Problem("PLAN-E0334", f"{where}: zero_optimization.{name}.device", shown(found), "cpu or none",
+                      "set it to cpu", why="DeepSpeed compiles an operator to write to disks, and the image has no "
+                      "compiler")  # fmt: skip
         return
     for key in sorted(set(block) - keys):
         yield _unknown(f"{where}: zero_optimization.{name}.{key}", block[key], key, keys)
@@ -260,19 +264,19 @@ def _offload_problems(zero: Config, name: str, keys: set[str], where: str, stage
 
 
 def offloads(config: Config, what: str) -> bool:
-    """Whether the CPU's memory holds offload_optimizer's states or offload_param's weights."""
+    """Whether `what` (offload_optimizer or offload_param) offloads to CPU memory."""
     return (config["zero_optimization"].get(what) or {}).get("device") == "cpu"
 
 
 def _unknown(where: str, value: Any, key: str, known: set[str]) -> Problem:
-    return Problem("PLAN-E0335", where, shown(value), "a key that DeepSpeed knows",
+    return Problem("PLAN-E0335", where, shown(value), "a key that DeepSpeed reads",
                    nearest(key, known) or "leave it out")  # fmt: skip
 
 
 def _unreadable(parameter: str, found: str) -> UserError:
     return UserError(
         Problem("PLAN-E0331", parameter, found, "a DeepSpeed configuration: one JSON object",
-                f"correct the file, or leave {parameter} out for the built-in one of deepspeed_stage")
+                f"correct the file, or leave {parameter} out to use the built-in configuration of deepspeed_stage")
     )  # fmt: skip
 
 
@@ -284,4 +288,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> Config:
 
 
 def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text}, which JSON does not have")
+    raise ValueError(f"{text} is not valid JSON")

@@ -1,8 +1,8 @@
-"""A DeepSpeed configuration and our parameters: which of the two counts, and what cannot be.
+"""Merges a DeepSpeed configuration with the parameters and refuses unsupported combinations.
 
-Where a file names a number of its own instead of "auto", it wins over a parameter; batch and accumulation always
-(the seed's rule), anything else only over a parameter's default. The parameters then take the file's value and the
-configuration "auto", so that the plan's arithmetic, the report and the training all tell the same.
+A value in the file other than "auto" overrides the parameter: always for batch size and accumulation, as in the
+original pipelines, and otherwise only if the parameter has its default. The parameter is then set to the file's value
+and the configuration to "auto", so that the plan's arithmetic, the report and the training use the same values.
 """
 
 from __future__ import annotations
@@ -21,56 +21,53 @@ BATCH = {
     "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
 }
-# DeepSpeed trains one long row of numbers instead of matrices, which changes nothing for these. adafactor and
-# grokadamw learn something else then, schedule_free_sgd is not told when it is evaluated, adagrad does not start.
+# DeepSpeed flattens all weights into one vector, with which these optimizers compute the same. adafactor and grokadamw
+# compute something else, schedule_free_sgd is not switched to evaluation mode, adagrad does not start.
 FIT_OPTIMIZERS = ("adamw_hf", "adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
-# Blocks that are left out or switched off, and why they may not be switched on.
+# Blocks that must not be switched on → reason.
 SWITCHED_OFF = {
     "amp": "it needs apex; set precision=16 instead",
-    "autotuning": "it starts trainings of its own",
-    "compression_training": "it trains another model than the plan tells",
-    "curriculum_learning": "it trains on other rows than the plan tells",
-    "data_efficiency": "it trains on other rows than the plan tells",
+    "autotuning": "it starts separate training runs",
+    "compression_training": "it changes the model that the plan describes",
+    "curriculum_learning": "it changes the rows that the plan counts",
+    "data_efficiency": "it changes the rows that the plan counts",
     "elasticity": "it changes the batch size",
     "hybrid_engine": "it is for reinforcement learning",
-    "nebula": "it is a service of one cloud; checkpoint_dir says where checkpoints go",
-    "progressive_layer_drop": "it trains another model than the plan tells",
-    "quantize_training": "it trains another model than the plan tells",
+    "nebula": "it is a service of one cloud provider; checkpoint_dir sets the location of checkpoints",
+    "progressive_layer_drop": "it changes the model that the plan describes",
+    "quantize_training": "it changes the model that the plan describes",
     "tensorboard": "metrics go to MLflow",
     "wandb": "metrics go to MLflow",
     "csv_monitor": "metrics go to MLflow",
     "comet": "metrics go to MLflow",
 }
-# Parameters that ZeRO-3 cannot have, because it takes the weights apart (when they are set, and where they exist).
-NOT_WITH_STAGE_3 = {
-    "load_in_4bit": "weights that are not quantised: ZeRO-3 cannot take quantised ones apart",
-    "load_in_8bit": "weights that are not quantised: ZeRO-3 cannot take quantised ones apart",
-}
+# Parameters that are unsupported with ZeRO-3, which cannot partition quantised weights.
+NOT_WITH_STAGE_3 = ("load_in_4bit", "load_in_8bit")
 
 
 @dataclass(frozen=True)
 class DeepSpeedPlan:
-    """How DeepSpeed will train."""
+    """The DeepSpeed configuration with which a run will train."""
 
     config: Config
-    """What the Trainer gets; values that our parameters decide are "auto"."""
+    """The configuration for the Trainer; values set by parameters are "auto"."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """Parameters that take the file's value."""
+    """Parameters that are set to the file's value."""
     warnings: list[str] = field(default_factory=list)
     file: ConfigFile | None = None
 
     @property
     def told(self) -> str:
-        """The same in a few words."""
+        """Short description for the plan: ZeRO stage and offloading."""
         held = {"offload_optimizer": "optimizer", "offload_param": "weights"}
         on_cpu = " and ".join(word for name, word in held.items() if offloads(self.config, name))
         return f"ZeRO-{self.config['zero_optimization']['stage']}" + (f", {on_cpu} on the CPU" if on_cpu else "")
 
 
 def deepspeed_plan(parameters: SupervisedParameters) -> DeepSpeedPlan | None:
-    """Read and check the configuration; None without DeepSpeed.
+    """Read and check the configuration; return None without DeepSpeed.
 
-    Raises UserError with everything that is wrong with it, and as `deepspeed_config.read_file`.
+    Raises UserError with every problem of the configuration, and the errors of `deepspeed_config.read_file`.
     """
     if not parameters.apply_deepspeed:
         return None
@@ -93,15 +90,16 @@ def deepspeed_plan(parameters: SupervisedParameters) -> DeepSpeedPlan | None:
         raise UserError(problems)
     stage = str(config["zero_optimization"]["stage"])
     if file and parameters.deepspeed_stage not in ("2", stage):
-        warnings.append(f"deepspeed_stage={parameters.deepspeed_stage} is ignored: the file says stage {stage}")
+        warnings.append(f"deepspeed_stage={parameters.deepspeed_stage} is ignored: the file has stage {stage}")
     if config["zero_force_ds_cpu_optimizer"] and offloads(config, "offload_optimizer"):
-        warnings.append("deepspeed: zero_force_ds_cpu_optimizer needs a compiler where finetune runs, and half a "
-                        "minute to build DeepSpeed's optimizer; without it torch's does the same")  # fmt: skip
+        warnings.append("deepspeed: zero_force_ds_cpu_optimizer needs a compiler in the image of finetune, and half a "
+                        "minute to build DeepSpeed's optimizer; without it, torch's optimizer computes the same"
+                        )  # fmt: skip
     return DeepSpeedPlan(config, merging.changes, warnings + merging.told, file)
 
 
 def ignored(parameters: SupervisedParameters) -> list[str]:
-    """Say what has no meaning without DeepSpeed."""
+    """Return a warning for each DeepSpeed parameter that is set without apply_deepspeed."""
     if parameters.apply_deepspeed:
         return []
     given = {"deepspeed": parameters.deepspeed not in (*MEANS_BUILT_IN, "false"),
@@ -110,7 +108,7 @@ def ignored(parameters: SupervisedParameters) -> list[str]:
 
 
 class _Merging:
-    """Goes through the values that both sides name."""
+    """Merges the values that both the configuration and the parameters set."""
 
     def __init__(self, parameters: SupervisedParameters, config: Config, where: str):
         self.parameters, self.config, self.where = parameters, config, where
@@ -119,7 +117,7 @@ class _Merging:
         self.problems: list[Problem] = []
 
     def merge(self) -> None:
-        """Batch, clipping and 16 bit; all of them are "auto" or agree with the parameters afterwards."""
+        """Merge batch size, clipping and 16 bit; afterwards each is "auto" or equals the parameter."""
         self._batch()
         self._clipping()
         self._half()
@@ -134,15 +132,15 @@ class _Merging:
         if p.total_train_batch_size:
             key = next(key for key, value in named.items() if value)
             self._refuse(key, f"{named[key]} with total_train_batch_size={p.total_train_batch_size}",
-                         "one way to say how large a batch is", f'write "{key}": "auto"')  # fmt: skip
+                         "only one setting of the batch size", f'write "{key}": "auto"')  # fmt: skip
             return
         total, size, passes = named.values()
         if total and not (size and passes):
-            # One of the other two follows from it: the rows at a time where only the passes are given.
+            # Compute the missing one of the other two: the size per device if only the accumulation steps are given.
             other = (passes or 1) * devices if passes else (size or p.per_device_train_batch_size) * devices
             follows, left = divmod(total, other)
             if left or not follows:
-                self._refuse("train_batch_size", f"{total}, which {other} does not divide",
+                self._refuse("train_batch_size", f"{total}, not divisible by {other}",
                              f"a multiple of {other}", 'write "auto"')  # fmt: skip
                 return
             size, passes = (follows, passes) if passes else (size, follows)
@@ -155,7 +153,7 @@ class _Merging:
             self._take(name, value)
 
     def _whole(self, key: str) -> int | None:
-        """Read a number of rows or passes; None for "auto" or nothing."""
+        """Read a batch size or a number of accumulation steps; return None for "auto" or no value."""
         value = self.config.get(key)
         if value is None or value == "auto":
             return None
@@ -180,15 +178,17 @@ class _Merging:
         self._take("max_grad_norm", float(value))
 
     def _half(self) -> None:
-        """fp16 and bf16: which of the two it is, where the file says so; otherwise precision and the GPU decide."""
+        """Merge fp16 and bf16: the file selects one of them, otherwise precision and the GPU do."""
         asked = {name: self._enabled(name) for name in ("fp16", "bf16")}
         on, off = ([name for name, value in asked.items() if value is wanted] for wanted in (True, False))
         if len(on) == 2:
             self._refuse("fp16.enabled", "true, and bf16.enabled too", "one of the two", 'write "auto" for both')
         if "fp16" in on and not self.parameters.number_of_gpu_to_use_finetuning:
-            self._refuse("fp16.enabled", "true without a GPU", "bf16, which is all that a CPU can", 'write "auto"')
+            self._refuse(
+                "fp16.enabled", "true without a GPU", "bf16, the only 16-bit type supported on a CPU", 'write "auto"'
+            )
         if len(off) == 2 and self.parameters.precision == "16":
-            self._refuse("fp16.enabled", "false, and bf16.enabled too, with precision=16", "one that is not false",
+            self._refuse("fp16.enabled", "false, and bf16.enabled too, with precision=16", "at most one of them false",
                          'write "auto" for both, or set precision=32')  # fmt: skip
         if on:
             self._take("precision", "16")
@@ -213,26 +213,27 @@ class _Merging:
         asked = getattr(self.parameters, name)
         if value != asked:
             self.changes[name] = value
-            self.told.append(f"{name} is {value} and not {asked}: so says the DeepSpeed configuration")
+            self.told.append(f"{name} is {value} and not {asked}, because the DeepSpeed configuration sets it")
 
     def _refuse(self, key: str, found: str, expected: str, fix: str) -> None:
         self.problems.append(Problem("PLAN-E0336", f"{self.where}: {key}", found, expected, fix))
 
 
 def _problems(p: SupervisedParameters, config: Config, where: str) -> Iterator[Problem]:
-    """What DeepSpeed would do otherwise than the plan tells, or not at all."""
+    """Refuse settings with which DeepSpeed would not train as the plan describes, or not start."""
     for name, reason in SWITCHED_OFF.items():
         block = config.get(name)
         if block is True or (isinstance(block, dict) and block.get("enabled") is True):
-            yield Problem("PLAN-E0337", f"{where}: {name}", "switched on", f"nothing, or false: {reason}",
-                          "leave it out")  # fmt: skip
+            yield Problem("PLAN-E0337", f"{where}: {name}", "switched on", "no such block, or false", "leave it out",
+                          why=reason)  # fmt: skip
     if p.optim not in FIT_OPTIMIZERS:
         yield Problem("PLAN-E0338", "optim", f"{p.optim} with apply_deepspeed=true",
-                      f"{', '.join(FIT_OPTIMIZERS[1:])}, which learn the same from weights that are taken apart",
-                      "set optim=adamw_torch, or apply_deepspeed=false")  # fmt: skip
+                      f"one of {', '.join(FIT_OPTIMIZERS[1:])}", "set optim=adamw_torch, or apply_deepspeed=false",
+                      why="DeepSpeed flattens the weights, and only these optimizers compute the same then"
+                      )  # fmt: skip
     if config["zero_optimization"]["stage"] == 3:
-        for name, expected in NOT_WITH_STAGE_3.items():
+        for name in NOT_WITH_STAGE_3:
             if getattr(p, name, False):
-                yield Problem(
-                    "PLAN-E0339", name, "true with ZeRO-3", expected, "set deepspeed_stage=2, or leave it out"
-                )
+                yield Problem("PLAN-E0339", name, "true with ZeRO-3", "false",
+                              "set deepspeed_stage=2, or leave it out",
+                              why="ZeRO-3 cannot partition quantised weights")  # fmt: skip

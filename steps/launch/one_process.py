@@ -1,4 +1,4 @@
-"""A training in the process of the step itself."""
+"""Runs the training in the process of the step itself."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# What a launcher would set: this process is all there is.
+# The variables that a launcher would set for a single process.
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 @contextmanager
 def one_process(arguments: Callable[[], Any] | None) -> Iterator[None]:
-    """Train in this process for the time of the block; with `arguments` as a DeepSpeed group of one.
+    """Set this process up for training inside the block; with `arguments`, as a DeepSpeed process group of one.
 
-    `arguments` makes the training arguments, which name the DeepSpeed configuration: ZeRO-3 takes weights apart while
-    they are loaded, so it must be known by then. Without them DeepSpeed is not loaded at all.
+    `arguments` creates the training arguments, which contain the DeepSpeed configuration. They are created before the
+    model is loaded, because ZeRO-3 partitions weights during loading. Without them DeepSpeed is not imported.
     """
     if arguments is None:
         with _not_loaded():
@@ -29,7 +29,7 @@ def one_process(arguments: Callable[[], Any] | None) -> Iterator[None]:
     os.environ.update({name: os.environ.get(name, value) for name, value in ALONE.items()})
     try:
         _join_group("nccl" if torch.cuda.is_available() else "gloo")
-        # transformers looks for the configuration of the arguments that were made last, as long as they live.
+        # transformers uses the configuration of the last created arguments while that object exists.
         made = arguments()
         yield
         del made
@@ -42,11 +42,12 @@ def one_process(arguments: Callable[[], Any] | None) -> Iterator[None]:
 
 @contextmanager
 def _not_loaded() -> Iterator[None]:
-    """Make DeepSpeed look absent: accelerate would load it, three seconds, whenever a model is saved."""
+    """Hide DeepSpeed from imports: otherwise accelerate imports it, in three seconds, when a model is saved."""
     if "deepspeed" in sys.modules:
         yield
         return
-    # While it is imported this looks for DeepSpeed, without loading it; a later training here may want to find it.
+    # This module checks on import whether DeepSpeed is installed. Import it before hiding DeepSpeed, so that a later
+    # training in this process can still use it.
     import transformers.trainer  # noqa: F401
 
     sys.modules["deepspeed"] = None  # type: ignore[assignment]
@@ -61,17 +62,17 @@ def _join_group(backend: str) -> None:
     import torch
 
     if not torch.distributed.is_initialized() and os.environ["WORLD_SIZE"] == "1":
-        # A group of one needs no port to meet at.
+        # A process group of one needs no rendezvous port.
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         if backend == "gloo":
-            # Otherwise DeepSpeed compiles an operator for several processes on one machine, which takes two minutes.
+            # Otherwise DeepSpeed compiles its operator for communication in shared memory, which takes two minutes.
             deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend=backend)
 
 
 def _leave_group() -> None:
-    """Leave this process as it was: a later training in it may have no DeepSpeed."""
+    """Reset the process group and the DeepSpeed state, because a later training in this process may not use them."""
     import torch
     from accelerate.state import AcceleratorState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config

@@ -78,7 +78,7 @@ def test_a_file_wins_over_the_stage_and_its_digest_is_in_the_plan(given, tmp_pat
 
     settings, told = with_file(given, tmp_path, file, STAGE_2, deepspeed_stage="3")
     assert settings.deepspeed["zero_optimization"] == {"stage": 2}
-    assert told["warnings"] == ["deepspeed_stage=3 is ignored: the file says stage 2"]
+    assert told["warnings"] == ["deepspeed_stage=3 is ignored: the file has stage 2"]
     source = next(source for source in told["sources"] if source["what"] == "deepspeed")
     assert source["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -104,7 +104,8 @@ MERGED = {
     "no clipping": ({"gradient_clipping": 0}, {}, (1, 1, 0.0, "32"), ["max_grad_norm is 0.0 and not 1.0"]),
     "bf16": ({"bf16": {"enabled": True}}, {}, (1, 1, 1.0, "16"), ["precision is 16 and not 32"]),
     "fp16": ({"fp16": {"enabled": True}}, {"precision": "16"}, (1, 1, 1.0, "16"), []),
-    "old bfloat16": ({"bfloat16": {"enabled": True}}, {"precision": "16"}, (1, 1, 1.0, "16"), ["bfloat16 is bf16 now"]),
+    "old bfloat16": ({"bfloat16": {"enabled": True}}, {"precision": "16"}, (1, 1, 1.0, "16"),
+                     ["bfloat16: read as bf16"]),
 }  # fmt: skip
 
 
@@ -166,10 +167,10 @@ NORMALISED = {
     "optimizer and scheduler": ({"optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
                                  "scheduler": {"type": "WarmupLR"}, "zero_optimization": {"stage": 1}},
                                 {"zero_optimization": {"stage": 1}},
-                                ["optimizer is left out", "scheduler is left out, for lr_scheduler_type"]),
+                                ["optimizer is left out", "scheduler is left out, because lr_scheduler_type"]),
     "unknown key": ({"zero_optimization": {"stage": 2}, "gradient_cliping": 1},
                     {"zero_optimization": {"stage": 2}, "gradient_cliping": 1},
-                    ["gradient_cliping: DeepSpeed knows no such key and ignores it; did you mean gradient_clipping?"]),
+                    ["gradient_cliping: unknown to DeepSpeed, which ignores it; did you mean gradient_clipping?"]),
 }  # fmt: skip
 
 
@@ -226,7 +227,7 @@ def test_a_configuration_that_cannot_train_is_refused(given, tmp_path, file, cas
         (STAGE_2, {"optim": "adafactor"}, "PLAN-E0338", "set optim=adamw_torch"),
         ({**STAGE_2, "gradient_clipping": 0.3}, {"max_grad_norm": 0.7}, "PLAN-E0336", "0.3 with max_grad_norm=0.7"),
         ({**STAGE_2, "train_batch_size": 8}, {"total_train_batch_size": 8, "max_per_device_train_batch_size": 4},
-         "PLAN-E0336", "one way to say how large a batch is"),
+         "PLAN-E0336", "only one setting of the batch size"),
         ({**STAGE_2, "fp16": {"enabled": False}, "bf16": {"enabled": False}}, {"precision": "16"}, "PLAN-E0336",
          "set precision=32"),
         ({**STAGE_2, "fp16": {"enabled": True}}, {"number_of_gpu_to_use_finetuning": 0}, "PLAN-E0336", "without a GPU"),

@@ -62,9 +62,9 @@ def test_the_plan_chooses_the_trainer_and_says_so(given, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"packing": True}, "PLAN-E0102 packing: .*each row is judged by itself"),
-        ({"chat_template": "chat-ml"}, "PLAN-E0102 chat_template: .*no conversations"),
-        ({"train_on_completions_only": True}, "PLAN-E0102 train_on_completions_only: .*the label is learned"),
+        ({"packing": True}, "PLAN-E0102 packing: .*the model predicts for each row separately"),
+        ({"chat_template": "chat-ml"}, "PLAN-E0102 chat_template: .*not conversations"),
+        ({"train_on_completions_only": True}, "PLAN-E0102 train_on_completions_only: .*the model learns the label"),
         ({"response_template": "A:"}, "PLAN-E0102 response_template"),
         ({"evaluation_max_new_tokens": 5}, "PLAN-E0102 evaluation_max_new_tokens: .*nothing is generated"),
         ({"gate_metric": "bleu"}, "PARAM-E0102 gate_metric"),

@@ -119,7 +119,7 @@ def test_every_loss_of_dpo_is_accepted(given, tmp_path, loss):
         ),
         ({"packing": True}, "PLAN-E0102 packing"),
         ({"train_on_completions_only": True}, "PLAN-E0102 train_on_completions_only"),
-        ({"lora_dropout": 0.1, "apply_lora": True}, "PLAN-E0102 lora_dropout: .*dropout is switched off"),
+        ({"lora_dropout": 0.1, "apply_lora": True}, "PLAN-E0102 lora_dropout: .*dropout is disabled"),
         ({"gate_metric": "bleu"}, "PARAM-E0102 gate_metric"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (arXiv 2305.18290), with all losses that TRL's trainer knows."""
+"""Direct preference optimisation (arXiv 2305.18290), with all losses of TRL's trainer."""
 
 from steps.kinds.method import Loss, Method
 from steps.kinds.methods.preferences import REFERENCE, WITH_REFERENCE
@@ -6,7 +6,7 @@ from steps.kinds.methods.preferences import REFERENCE, WITH_REFERENCE
 METHOD = Method(
     name="dpo",
     trainer="steps.finetune.trainers.preference:build",
-    # Losses of TRL 1.16, which refuses an unknown one at its first step only.
+    # Losses of TRL 1.16, which rejects an unknown loss only at the first training step.
     losses={
         "sigmoid": Loss(),
         "sigmoid_norm": Loss(),

@@ -1,4 +1,4 @@
-"""Identity preference optimisation (arXiv 2310.12036): DPO's trainer with a loss that does not run away."""
+"""Identity preference optimisation (arXiv 2310.12036): DPO's trainer with a loss of finite optimal margin."""
 
 from steps.kinds.method import Loss, Method
 from steps.kinds.methods.preferences import REFERENCE, WITH_REFERENCE

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation (arXiv 2402.01306): answers that are good or bad, each by itself."""
+"""Kahneman-Tversky optimisation (arXiv 2402.01306): single answers rated good or bad."""
 
 from steps.kinds.method import Loss, Method
 from steps.kinds.methods.preferences import REFERENCE, WITH_REFERENCE

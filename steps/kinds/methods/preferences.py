@@ -1,10 +1,10 @@
-"""What all methods share that learn from preferences: the rows, the evaluation, what has no meaning for them."""
+"""Values shared by the records of all preference methods."""
 
 from __future__ import annotations
 
 from typing import Any
 
-_ANSWERS_COMPARED = "what is learned is which answer is better; the prompt never carries loss"
+_ANSWERS_COMPARED = "the loss compares answers and never includes the prompt"
 
 PREFERENCES: dict[str, Any] = {
     "kinds": ("causal_lm",),
@@ -13,32 +13,32 @@ PREFERENCES: dict[str, Any] = {
     "report": ("preferences", "steps.reports.preference_facts:preference_facts"),
     "rated": False,
     "sums_losses": False,
-    "answers_per_row": 2,  # both answers of a pair stand in one batch
+    "answers_per_row": 2,  # both answers of a pair are in one batch
     "best_metrics": True,
     "takes_new_tokens": True,
     "takes_prompts": False,
     "unfit": {
-        "packing": "each answer is measured by itself",
+        "packing": "the log-probability of each answer is computed separately",
         "train_on_completions_only": _ANSWERS_COMPARED,
         "response_template": _ANSWERS_COMPARED,
         "instruction_template": _ANSWERS_COMPARED,
         "comma_separated_template": _ANSWERS_COMPARED,
-        "lora_dropout": "dropout is switched off, for rewards are small differences of probabilities",
+        "lora_dropout": "dropout is disabled, because rewards are small differences of log-probabilities",
     },
 }
-# Those that measure answers against a reference model.
+# Methods that compare with a reference model.
 WITH_REFERENCE: dict[str, Any] = {
     **PREFERENCES,
     "asks_reference": True,
     "whole_logits": False,
     "pads_to_max_length": True,
 }
-# Those that do not: TRL's experimental trainers.
+# Methods without a reference model: TRL's experimental trainers.
 WITHOUT_REFERENCE: dict[str, Any] = {
     **PREFERENCES,
     "asks_reference": False,
     "whole_logits": True,
     "pads_to_max_length": False,
 }
-# Parameters of what is measured against.
+# Parameters of the reference model.
 REFERENCE = frozenset({"reference_model_path", "precompute_ref_log_probs"})

@@ -1,4 +1,4 @@
-"""Simple preference optimisation (arXiv 2405.14734): CPO's trainer, without CPO's own part of the loss."""
+"""Simple preference optimisation (arXiv 2405.14734): CPO's trainer without CPO's additional loss term."""
 
 from steps.kinds.method import Loss, Method
 from steps.kinds.methods.preferences import WITHOUT_REFERENCE

@@ -1,4 +1,4 @@
-"""Learning from right answers: the loss of the kind of model itself."""
+"""Supervised training with the loss of the kind of model."""
 
 from steps.kinds.method import Method
 

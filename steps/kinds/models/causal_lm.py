@@ -1,4 +1,4 @@
-"""Models that put out the next token: Llama, Qwen, GPT-2, …"""
+"""Causal language models, which predict the next token: Llama, Qwen, GPT-2, …"""
 
 from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import ENCODER_ONLY
@@ -9,7 +9,7 @@ KIND = ModelKind(
     auto_class="AutoModelForCausalLM",
     peft_task="CAUSAL_LM",
     new_head=False,
-    made_for=lambda config: True,  # whatever no other kind claims
+    made_for=lambda config: True,  # the default for models of no other kind
     writer="steps.prepare_data.write.causal",
     trainer="steps.finetune.trainers.sft:build",
     trained_as="sft",

@@ -1,4 +1,4 @@
-"""Models that read a whole text and put back the tokens that are hidden in it: BERT, RoBERTa, …"""
+"""Masked language models, which predict the masked tokens of a text: BERT, RoBERTa, …"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import VOCABULARY_KEPT
 
-# Types (model_type of config.json) that transformers has a masked head for; `is_decoder` makes one of them write.
+# Values of model_type (config.json) for which transformers has a masked-LM head; with `is_decoder` they are causal.
 MODEL_TYPES = frozenset({
     "albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
     "esm", "eurobert", "flaubert", "fnet", "funnel", "ibert", "layoutlm", "longformer", "luke", "megatron-bert",
@@ -16,13 +16,13 @@ MODEL_TYPES = frozenset({
 
 
 def made_for(config: Mapping[str, Any]) -> bool:
-    """Whether a model reads a text as a whole."""
+    """Whether a configuration is of a masked language model."""
     return config.get("model_type") in MODEL_TYPES and not config.get("is_decoder")
 
 
 KIND = ModelKind(
     name="masked_lm",
-    puts_out="the hidden tokens of a text",
+    puts_out="the masked tokens of a text",
     auto_class="AutoModelForMaskedLM",
     peft_task=None,
     new_head=False,

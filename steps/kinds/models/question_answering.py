@@ -1,11 +1,11 @@
-"""Models that put out where in a text the answer to a question stands."""
+"""Models that predict the position of the answer to a question in a text."""
 
 from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import without_text
 
 KIND = ModelKind(
     name="question_answering",
-    puts_out="the place of an answer in a text",
+    puts_out="the position of an answer in a text",
     auto_class="AutoModelForQuestionAnswering",
     peft_task="QUESTION_ANS",
     new_head=True,
@@ -24,11 +24,11 @@ KIND = ModelKind(
     compares_texts=True,
     takes_new_tokens=False,
     logits_over_vocabulary=False,
-    longest_window=384,  # attention grows with the square, and windows overlap anyway
+    longest_window=384,  # the cost of attention grows with the square of the length, and windows overlap anyway
     length_parameters=("max_seq_length",),
     served_columns=True,
     unfit={
-        **without_text("the place of the answer is learned, not the text"),
-        "length_handling": "a long context is cut into windows",
+        **without_text("the model learns the position of the answer, not the text"),
+        "length_handling": "a long context is split into windows",
     },
 )

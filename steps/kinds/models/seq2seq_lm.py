@@ -1,4 +1,4 @@
-"""Models whose encoder reads a text and whose decoder writes another one: T5, BART, Marian, …"""
+"""Encoder-decoder models, which generate a text from another: T5, BART, Marian, …"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import VOCABULARY_KEPT
 
 MODEL_TYPES = frozenset({"bart", "longt5", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"})
-MULTILINGUAL = frozenset({"m2m_100", "mbart"})  # those of them that are told which language they read and write
-TOLD_WHAT_TO_DO = frozenset({"t5"})  # those that learned several tasks at once, each behind words of its own
+MULTILINGUAL = frozenset({"m2m_100", "mbart"})  # models that need the codes of the source and target languages
+TOLD_WHAT_TO_DO = frozenset({"t5"})  # models trained on several tasks, each with its own prompt prefix
 
-_DECODED = "text and answer are read apart, and all of the answer is learned"
+_DECODED = "the encoder reads the text, and the loss always covers the whole answer"
 
 
 def made_for(config: Mapping[str, Any]) -> bool:
@@ -44,9 +44,9 @@ KIND = ModelKind(
     served_columns=False,
     unfit={
         "additional_special_tokens": VOCABULARY_KEPT,
-        "packing": "each text is read by itself",
+        "packing": "the encoder reads each text separately",
         "pad_to_max_length": "text and answer are padded to the longest of their batch",
-        "text_separator": "text and answer are read apart, nothing stands between them",
+        "text_separator": "text and answer are separate sequences",
         "train_on_completions_only": _DECODED,
         "response_template": _DECODED,
         "instruction_template": _DECODED,

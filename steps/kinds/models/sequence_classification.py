@@ -1,4 +1,4 @@
-"""Models that put out a class, or several, for a text or a pair of texts."""
+"""Models that predict one or several classes of a text or a pair of texts."""
 
 from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import without_text
@@ -27,5 +27,5 @@ KIND = ModelKind(
     longest_window=None,
     length_parameters=("max_seq_length",),
     served_columns=False,
-    unfit=without_text("the label is learned, not the text"),
+    unfit=without_text("the model learns the label, not the text"),
 )

@@ -1,4 +1,4 @@
-"""Models that put out a tag for each word of a text."""
+"""Models that predict a tag for each word of a text."""
 
 from steps.kinds.model_kind import ModelKind
 from steps.kinds.models.unfit import without_text
@@ -27,5 +27,5 @@ KIND = ModelKind(
     longest_window=None,
     length_parameters=("max_seq_length",),
     served_columns=False,
-    unfit=without_text("the tags are learned, not the text"),
+    unfit=without_text("the model learns the tags, not the text"),
 )

@@ -1,16 +1,16 @@
-"""Reasons that several kinds of models share for refusing a parameter."""
+"""Reasons for refusing a parameter that several kinds of models share."""
 
 from __future__ import annotations
 
-NO_CHAT = "the rows are no conversations"
-VOCABULARY_KEPT = "only the vocabulary of a model that goes on from its prompt is extended"
+NO_CHAT = "the rows are not conversations"
+VOCABULARY_KEPT = "only the vocabulary of a causal language model can be extended"
 ENCODER_ONLY = "the model has no encoder"
 
 
 def without_text(learned: str) -> dict[str, str]:
-    """What means nothing for a model that reads texts and writes none; `learned` says what it learns instead."""
+    """Return parameter → reason for a model that generates no text; `learned` is the reason for the label mask."""
     return {
-        "packing": "each row is judged by itself, so rows cannot share a sequence",
+        "packing": "the model predicts for each row separately, so rows cannot share a sequence",
         "chat_template": NO_CHAT,
         "add_template_tokens": NO_CHAT,
         "additional_special_tokens": VOCABULARY_KEPT,
