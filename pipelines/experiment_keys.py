@@ -19,7 +19,7 @@ SECTIONS = (
     "quant_conf", "sft_args",
 )  # fmt: skip
 PIPELINES = {"sft": "chat_completion", "dpo": "preference"}
-RATIO = (100 - train_percent(())) / 100  # of the rows that AUTO_SPLIT takes from the training rows, as we do
+RATIO = (100 - train_percent(())) / 100  # share of the training rows that AUTO_SPLIT holds out, the same as here
 
 
 def _as_here(*names: str) -> dict[str, str]:

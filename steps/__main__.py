@@ -1,7 +1,7 @@
 """Run one step without Kubeflow: `python -m steps <step> --name value …`.
 
-The flags are the step's own parameters: a path for each folder, and every field of its settings by name. A settings
-value as the plan writes it is taken whole with `--settings JSON`.
+The flags are the parameters of the step: a path for each folder, and every field of its settings by name.
+`--settings JSON` takes complete settings, as written by the plan.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from steps.running import load, reported, run_step
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and run the step; exits with the step's code."""
+    """Parse the command line and run the step; exits with the exit code of the step."""
     words = sys.argv[1:] if arguments is None else arguments
     overview = argparse.ArgumentParser(prog="python -m steps", description="Run one step of a pipeline on its own.")
-    overview.add_argument("step", choices=list(STEPS), help="which step; --help after it lists its flags")
+    overview.add_argument("step", choices=list(STEPS), help="name of the step; add --help to list its flags")
     name = overview.parse_args(words[:1]).step
     with reported(name):
         parser, model = _parser(name)
@@ -54,7 +54,7 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
         )
     model = hints.get("settings")
     if model is not None:
-        parser.add_argument("--settings", metavar="JSON", default="{}", help="settings as the plan wrote them")
+        parser.add_argument("--settings", metavar="JSON", default="{}", help="settings as written by the plan")
         for field, (path, text) in _fields(model).items():
             parser.add_argument(_flag(field), metavar="VALUE", dest=path, default=argparse.SUPPRESS, help=text)
     return parser, model
@@ -65,7 +65,7 @@ def _is_json(hint: Any) -> bool:
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str]]:
-    """Every settings field by name → (dotted path, meaning); groups are flattened."""
+    """Return every settings field by name → (dotted path, description); groups are flattened."""
     fields: dict[str, tuple[str, str]] = {}
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -77,7 +77,10 @@ def _fields(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, st
 
 
 def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
-    """Take the settings out of the given values: the JSON, and single fields on top of it."""
+    """Remove the settings from the given values and return them as JSON; single fields override `--settings`.
+
+    Raises UserError for every invalid field.
+    """
     value = json.loads(given.pop("settings"))
     for path in [path for path in given if path.startswith("settings.")]:
         *groups, last = path.split(".")[1:]
@@ -96,7 +99,7 @@ def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.rstrip("_").replace("_", "-")  # from_ stands for --from, which is a word of Python
+    return "--" + name.rstrip("_").replace("_", "-")  # from_ is the flag --from, a Python keyword
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Credentials out of whatever is stored or shown."""
+"""Removes credentials from values that are stored or shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from steps.params.secrets import without_secrets
 
 
 def masked(value: Any) -> Any:
-    """Cut credentials out of every text in a JSON value."""
+    """Return a JSON value with the credentials removed from all its strings."""
     if isinstance(value, str):
         return without_secrets(value)
     if isinstance(value, dict):

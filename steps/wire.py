@@ -1,7 +1,7 @@
-"""How a settings value travels between steps: one JSON string that arrives exactly as it left.
+"""Serialises settings for passing between steps: one JSON string that KFP does not change.
 
-KFP's own dicts turn integers into floats and lose None, and its local runner rewrites the text `python3` and expands
-`{{$…}}` inside arguments; both only occur inside JSON strings here, where an escape keeps the meaning.
+KFP's dict parameters turn integers into floats and lose None. Its local runner replaces the text `python3` and expands
+`{{$…}}` in arguments; in this JSON both can only occur inside strings, so they are escaped.
 """
 
 import json
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def dump(value: Any) -> str:
-    """Write a JSON value as text that no layer of KFP rewrites."""
+    """Serialise a JSON value to text that KFP does not change."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
     return text.replace("python3", "pytho\\u006e3").replace("{{", "{\\u007b")
 
 
 def load(text: str) -> Any:
-    """Read what `dump` wrote."""
+    """Parse text written by `dump`."""
     return json.loads(text)

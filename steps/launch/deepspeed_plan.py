@@ -68,7 +68,7 @@ class DeepSpeedPlan:
 
 
 def deepspeed_plan(parameters: SupervisedParameters) -> DeepSpeedPlan | None:
-    """Read and check the configuration; None without DeepSpeed.
+    """Read and check the configuration; return None without DeepSpeed.
 
     Raises UserError with all its problems, and the errors of `deepspeed_config.read_file`.
     """
@@ -143,7 +143,7 @@ class _Merging:
             other = (passes or 1) * devices if passes else (size or p.per_device_train_batch_size) * devices
             follows, left = divmod(total, other)
             if left or not follows:
-                self._refuse("train_batch_size", f"{total}, which {other} does not divide",
+                self._refuse("train_batch_size", f"{total}, not divisible by {other}",
                              f"a multiple of {other}", 'write "auto"')  # fmt: skip
                 return
             size, passes = (follows, passes) if passes else (size, follows)
