@@ -1,5 +1,5 @@
-"""Decides everything before a GPU is claimed: checks, digests, arithmetic, hardware, one settings value per step.
+"""Decide everything before a GPU is requested: checks, digests, step counts, hardware, one settings value per step.
 
-Runs in seconds on any CPU and imports neither torch nor transformers. Everything that can be known to fail must fail
-here, all problems at once. A parameter whose engine is not built yet is refused by `unbuilt.py`.
+Runs in seconds on any CPU and imports neither torch nor transformers. Every error that can be detected early is
+reported here, all of them together. `place.py` refuses parameters that are not implemented yet.
 """

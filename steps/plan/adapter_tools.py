@@ -1,4 +1,4 @@
-"""The plan of the pipeline that works on a finished adapter."""
+"""The plan of the pipeline of adapter tools."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from steps.sources import storage
 from steps.sources.model_files import ModelFiles, open_files
 
 WHAT = {
-    "merge": "fold the adapter into the base",
-    "vllm": "leave out what vLLM does not load",
+    "merge": "merge the adapter into the base",
+    "vllm": "leave out tensors that vLLM does not load",
     "replace_tokens": "rename tokens, load and compare",
     "check": "compare names, shapes and vocabulary",
 }
@@ -36,14 +36,14 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Decisions:
-    """Everything that was found out and chosen."""
+    """Everything that was read and decided."""
 
     reading: Reading
     model: ModelFound
     adapter: ModelFiles | None
     hardware: dict[str, Hardware]
     compares: bool
-    """Whether the adapter holds tensors that are compared with the base's."""
+    """Whether the adapter contains tensors to compare with the base's."""
     trained_whole: list[str]
     warnings: list[str]
 
@@ -54,9 +54,9 @@ class Decisions:
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
-    """Check everything that needs no weights; where they lie on this machine, those as well.
+    """Check everything that needs no weights, and the weights too if they are on this machine.
 
-    Raises UserError with everything that is the user's to mend; else the first refusal or outage.
+    Raises UserError with all problems that the user can fix; else the first refusal or outage.
     """
     reading = read_parameters(pipeline, asked_for(pipeline, arguments))
     p = _parameters(reading)
@@ -76,7 +76,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 def settings_of(decisions: Decisions) -> dict[str, Group]:
     """One settings value for each later step, by the name of the plan's output."""
     p = decisions.parameters
-    # No tool reads the base's weights without need; the copy would cost more than the work.
+    # These tools do not read the base's weights, and copying them would take longer than the work.
     idle = (p.action == "replace_tokens" and p.adapter_path) or (p.action == "vllm" and not decisions.compares)
     return {
         "model": decisions.model.settings.model_copy(update={"new_weights": bool(idle)}),
@@ -121,7 +121,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "sources": sources,
         "reading": {},
         "memory": None,
-        "tracking": "nothing: no model is trained",
+        "tracking": "none: no model is trained",
     }  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _expected(uri: str) -> list[str]:
 
 
 def _try(p: AdapterToolsParameters, model: ModelFound, adapter: ModelFiles | None) -> tuple[bool, list[str]]:
-    """Judge the outlines as the tool will judge the files: (whether tensors are compared, notes)."""
+    """Run the tool's checks on outlines of the files; return (whether tensors are compared, notes)."""
     with TemporaryDirectory() as scratch:
         base_folder, adapter_folder = Path(scratch, "base"), Path(scratch, "adapter")
         folders = {model.files.uri: base_folder} | ({adapter.uri: adapter_folder} if adapter else {})
@@ -161,7 +161,7 @@ def _judge(p: AdapterToolsParameters, base: Folder, adapter: Folder, whole: bool
         if problems := list(vllm_problems(adapter)):
             raise UserError(problems)
         parts = sort_out(adapter)
-        # Values are compared where they are at hand; else the tool compares them.
+        # Values are compared here if they are on this machine; else the tool compares them.
         if whole and (problems := list(differences(adapter, parts, base))):
             raise UserError(problems)
         if problems := list(rank_problems(adapter.where, rank_of(adapter, parts))):
@@ -175,8 +175,8 @@ def _judge(p: AdapterToolsParameters, base: Folder, adapter: Folder, whole: bool
 
 
 def _base_files(model: ModelFound) -> dict[str, str]:
-    """Every file that import_model takes along, under the name that it gets → its path inside the source."""
+    """Files that import_model copies: name in the artifact → path inside the source."""
     files = dict(model.layout.files)
     if MANIFEST in model.files.names and set(files.values()) == set(model.files.names) - {MANIFEST}:
-        files[MANIFEST] = MANIFEST  # an artifact as it is: its digest will be that of the imported model
+        files[MANIFEST] = MANIFEST  # the source is one of our artifacts: the imported model will have the same digest
     return files

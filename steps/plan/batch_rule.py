@@ -1,4 +1,4 @@
-"""From a total batch to what one device computes at a time, and the learning rate that goes with it."""
+"""Derive the batch size per device and the learning rate from the total batch size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from steps.params.pipeline import SupervisedParameters
 
 
 def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
-    """Give rows per device and accumulated passes: the fewest passes that divide evenly and fit.
+    """Return rows per device and accumulation steps: the fewest steps that divide evenly and fit.
 
     512 over 8 devices of at most 4 → (4, 16); 12 over 1 of at most 5 → (4, 3); 7 over 1 of at most 4 → (1, 7).
-    Raises ValueError for a total that the devices cannot share evenly, and for most < 1.
+    Raises ValueError if the total is not a multiple of the devices, or most < 1.
     """
     if most < 1 or total < 1 or total % devices:
         raise ValueError(f"{total} cannot be shared by {devices} devices of at most {most}")
@@ -22,9 +22,9 @@ def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
 
 
 def resolved(parameters: SupervisedParameters) -> SupervisedParameters:
-    """Put the batch and the learning rate that follow from the others in their place.
+    """Return the parameters with batch sizes and learning rate computed from the others.
 
-    Raises UserError for a total that the devices cannot share evenly, with the nearest that they can.
+    Raises UserError if the total is not a multiple of the devices; the message names the nearest valid totals.
     """
     p = parameters
     if total := p.total_train_batch_size:

@@ -1,4 +1,4 @@
-"""Look at everything, check it, and choose: one pass that needs no GPU and gathers all problems."""
+"""Read all inputs, check them and decide, without a GPU; collect all problems."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Decisions:
-    """Everything that was found out and chosen."""
+    """Everything that was read and decided."""
 
     reading: Reading
     recipe: Recipe
@@ -57,9 +57,9 @@ class Decisions:
     max_length: int
     warnings: list[str]
     reference: ModelFound | None = None
-    """What preferences are measured against, where it is not the model itself."""
+    """Reference model of preference training, if it is not the base model."""
     zero: DeepSpeedPlan | None = None
-    """How DeepSpeed trains, where it does."""
+    """DeepSpeed configuration; None without DeepSpeed."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -68,9 +68,9 @@ class Decisions:
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
-    """Make every check that needs no GPU, and every choice.
+    """Run every check that needs no GPU, and decide everything.
 
-    Raises UserError with everything that is the user's to mend; else the first refusal or outage.
+    Raises UserError with all problems that the user can fix; else the first refusal or outage.
     """
     trouble = Trouble()
     reading = read_parameters(pipeline, asked_for(pipeline, arguments))
@@ -86,19 +86,19 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
 
 def _settled(reading: Reading, zero: DeepSpeedPlan | None, trouble: Trouble) -> Reading:
-    """Let a DeepSpeed file and the batch rule decide the parameters that follow from others."""
+    """Apply the DeepSpeed file and the total batch size to the parameters that follow from them."""
     asked = training_parameters(reading)
     if zero and zero.changes:
         asked = asked.model_copy(update=zero.changes)
     p = trouble.gather(lambda: resolved(asked)) or asked
     if p is reading.parameters:
         return reading
-    trouble.add(p.all_conflicts())  # a method may not learn from the batch that came out
+    trouble.add(p.all_conflicts())  # a method may not support the resulting batch size
     return replace(reading, parameters=p)
 
 
 def _continued(reading: Reading, model: ModelFound | None, trouble: Trouble) -> Reading:
-    """Take the shape of the adapter that training goes on with."""
+    """Use the shape of the adapter that training continues."""
     asked = training_parameters(reading)
     if not (model and model.adapter and asked.adapter_use == "continue"):
         return reading
@@ -109,7 +109,7 @@ def _continued(reading: Reading, model: ModelFound | None, trouble: Trouble) -> 
 
 
 def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None, trouble: Trouble) -> Seen:
-    """Look at everything else that the parameters name."""
+    """Read everything else that the parameters name."""
     p = training_parameters(reading)
     recipe = recipe_for(p, model.layout.config if model else {})
     data = trouble.gather(lambda: look_at_data(p))
@@ -139,7 +139,7 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
 
 
 def _chosen(seen: Seen) -> Decisions:
-    """Choose what follows from what was seen: the length of a row, and how the memory is used."""
+    """Decide the row length and the memory settings from what was read."""
     p, model = seen.parameters, seen.model
     assert model is not None
     assert seen.source is not None
@@ -176,26 +176,26 @@ def _chosen(seen: Seen) -> Decisions:
 
 
 def training_parameters(reading: Reading) -> SupervisedParameters:
-    """Give the parameters of a pipeline that trains."""
+    """Return the parameters of a training pipeline."""
     assert isinstance(reading.parameters, SupervisedParameters)
     return reading.parameters
 
 
 def asked_for(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what has its default: KFP passes every parameter, and nobody asked for these."""
+    """Leave out arguments equal to their default, because KFP passes every parameter, requested or not."""
     known = defaults(PARAMETER_MODELS[pipeline]) if pipeline in PARAMETER_MODELS else {}
     return {name: value for name, value in arguments.items() if name not in known or value != known[name]}
 
 
 class Trouble:
-    """Problems of several independent looks; one failing look does not hide what the others find."""
+    """Problems of several independent reads; a failure of one does not hide those of the others."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.harder: list[StepError] = []
 
     def gather(self, look: Callable[[], T]) -> T | None:
-        """Look at something; note its problems, and give None, when that fails."""
+        """Call `look`; if it fails, record its problems and return None."""
         try:
             return look()
         except UserError as error:
@@ -205,11 +205,11 @@ class Trouble:
         return None
 
     def add(self, problems: Iterable[Problem]) -> None:
-        """Note problems, each once."""
+        """Record problems, each once."""
         self.problems += [problem for problem in problems if problem not in self.problems]
 
     def raise_if_any(self) -> None:
-        """Raise UserError with everything that is the user's to mend; else the first refusal or outage."""
+        """Raise UserError with all problems that the user can fix; else the first refusal or outage."""
         if self.problems:
             raise UserError(self.problems)
         if self.harder:

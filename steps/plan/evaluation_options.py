@@ -1,4 +1,4 @@
-"""What the parameters say about how results are told, read before anything runs."""
+"""The plan reads and checks evaluation_config, before anything runs."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What is installed beside the plan, which runs as if torch were not (`running.py`)."""
+"""Check for installed packages by their metadata, because the plan must not import torch (`running.py`)."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def missing_here(package: str) -> bool:
-    """Whether a package is missing where torch is there: the training's image has everything, this machine may not."""
+    """Whether a package is missing although torch is installed; the training image has all, this machine may not."""
     return _is_installed("torch") and not _is_installed(package)
 
 

@@ -1,4 +1,4 @@
-"""What the plan has looked at: all that its checks may ask."""
+"""Everything that the plan has read: the input of its checks."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from steps.running import LOCAL_ROOT
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything that was looked at; None, or empty, where the look failed and its problems are noted."""
+    """Everything that the plan has read; None or empty where reading failed and its problems were recorded."""
 
     reading: Reading
-    """What was asked for, and the effective parameters."""
+    """The requested and the effective parameters."""
     recipe: Recipe
-    """Kind of model and method of learning."""
+    """Kind of model and training method."""
     model: ModelFound | None = None
     reference: ModelFound | None = None
-    """What preferences are measured against, where it is not the model itself."""
+    """Reference model of preference training, if it is not the base model."""
     new_tokens: NewTokens = field(default_factory=NewTokens)
     data: dict[str, DataFound] = field(default_factory=dict)
-    """The splits that are given."""
+    """The given splits."""
     source: DataSource | None = None
-    """The data parameters, Hub revisions pinned."""
+    """The data parameters with Hub revisions pinned."""
     template_digest: str = ""
     function_digest: str = ""
     options: EvaluationOptions | None = None
     hardware: dict[str, Hardware] = field(default_factory=dict)
     zero: DeepSpeedPlan | None = None
-    """How DeepSpeed trains, where it does."""
+    """DeepSpeed configuration; None without DeepSpeed."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The model's configuration; empty where there is no model."""
+        """The model's configuration; empty without a model."""
         return self.model.layout.config if self.model else {}
 
     @property
@@ -60,7 +60,7 @@ class Seen:
 
     @property
     def positions(self) -> int | None:
-        """Positions of the model; None where it has no limit."""
+        """Positions of the model; None if it has no limit."""
         return self.model.layout.max_positions if self.model else None
 
 

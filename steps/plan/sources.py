@@ -1,4 +1,4 @@
-"""What the sources mean now: a digest for each, and what can be said about them without fetching much."""
+"""Resolve the sources: a digest of each, and what can be checked without downloading much."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 @dataclass(frozen=True)
 class ModelFound:
-    """The model source as the plan saw it."""
+    """The model source, as read by the plan."""
 
     settings: ImportSettings
     layout: ModelLayout
@@ -32,11 +32,11 @@ class ModelFound:
     """Size of the weights."""
     files: ModelFiles
     adapter: ComesWith | None = None
-    """What the model comes with."""
+    """The adapter given with the model."""
 
     @property
     def parameters(self) -> int:
-        """Number of weights, from their size and the type that the configuration names; roughly for new ones."""
+        """Number of weights, from their size and the configuration's data type; approximate for new weights."""
         if self.settings.new_weights:
             return self.layout.size
         dtype = str(self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32")
@@ -44,7 +44,7 @@ class ModelFound:
 
     @property
     def tokenizer(self) -> tuple[ModelFiles, dict[str, str]]:
-        """Where the tokenizer's files are, and which: the adapter's where it brings a whole one."""
+        """Source and names of the tokenizer files: the adapter's if it has a complete tokenizer."""
         if self.adapter and self.adapter.layout.has_tokenizer:
             return self.adapter.files, self.adapter.layout.tokenizer_files
         return self.files, self.layout.tokenizer_files
@@ -52,23 +52,23 @@ class ModelFound:
 
 @dataclass(frozen=True)
 class DataFound:
-    """One data source as the plan saw it."""
+    """One data source, as read by the plan."""
 
     resolved: Resolved
     bytes: int
     rows: int | None
-    """Lines of local jsonl files; None when counting would mean reading the whole source."""
+    """Lines of local jsonl files; None if counting needs the whole source to be read."""
     warnings: tuple[str, ...] = ()
-    """What is worth knowing about where the rows come from."""
+    """Warnings about the source."""
 
 
 def look_at_base(parameters: ModelSource) -> ModelFound:
-    """Resolve the model source by itself and judge it. Raises as `read_layout` and `open_files`."""
+    """Resolve and check the model source alone. Raises as `read_layout` and `open_files`."""
     return _found(_named(parameters))
 
 
 def look_at_model(parameters: SupervisedParameters) -> ModelFound:
-    """Resolve the model source and the adapter that it comes with, and judge both.
+    """Resolve and check the model source and the adapter given with it.
 
     Raises as `look_at_base` and `look_at_adapter`.
     """
@@ -96,7 +96,7 @@ def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
 
 
 def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> ModelFound | None:
-    """Resolve an own reference of preferences; None where there is none. Raises as `look_at_model`."""
+    """Resolve a separate reference model; None without one. Raises as `look_at_base`, and UserError."""
     uri = getattr(parameters, "reference_model_path", "").strip()
     if not uri:
         return None
@@ -109,7 +109,7 @@ def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> Mo
 
 
 def with_reference(model: ModelFound, reference: ModelFound | None) -> ModelFound:
-    """Let import_model bring the reference along."""
+    """Add the reference model to the settings of import_model."""
     if reference is None:
         return model
     found = ModelSourceFound(kind=reference.settings.kind, source=reference.settings.source)
@@ -121,7 +121,7 @@ def _weights(files: ModelFiles, layout: ModelLayout) -> int:
 
 
 def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
-    """Resolve every data source that is given. Raises UserError with the problems of all of them."""
+    """Resolve every given data source. Raises UserError with the problems of all of them."""
     found: dict[str, DataFound] = {}
     problems: list[Problem] = []
     errors: list[StepError] = []
@@ -143,7 +143,7 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
 
 
 def template_digest(parameters: SupervisedParameters) -> str:
-    """Digest the chat template file; empty where a name is given. Raises UserError for no such name or file."""
+    """Return the digest of the chat template file; empty for a name. Raises UserError for an unknown name or file."""
     template = parameters.chat_template
     if template in CHAT_TEMPLATES:
         return ""
@@ -158,7 +158,7 @@ def template_digest(parameters: SupervisedParameters) -> str:
 
 
 def _look(split: str, uri: str, given: DataSource) -> DataFound:
-    """Resolve one split and refuse what no row can come from."""
+    """Resolve one split, and refuse files that cannot contain rows."""
     notes: list[str] = []
     found = data_sources.look(split, given, lambda code, what: notes.append(what) if "-W" in code else None)
     files = [one for one in found if isinstance(one, data_sources.DataFile)]
@@ -169,7 +169,7 @@ def _look(split: str, uri: str, given: DataSource) -> DataFound:
     rows = [_count_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
     counted = [count for count in rows if count is not None]
     drawn_anew = split == "train" and (given.training_data or given.dedup)
-    changed = given.processing_function or drawn_anew  # some rows are dropped, or drawn twice
+    changed = given.processing_function or drawn_anew  # some rows may be dropped or repeated
     whole = len(counted) == len(rows) and not changed
     return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
 
@@ -197,12 +197,12 @@ def _count_rows(uri: str) -> int | None:
 
 
 def pinned_source(parameters: SupervisedParameters) -> DataSource:
-    """Give the data parameters with every Hub revision pinned. Raises as `hub.resolve_dataset`."""
+    """Return the data parameters with every Hub revision pinned. Raises as `hub.resolve_dataset`."""
     return data_sources.pinned(DataSource.of(parameters))
 
 
 def function_digest(parameters: SupervisedParameters) -> str:
-    """Check the processing function without running it and digest its file; empty without one. Raises UserError."""
+    """Check the processing function without running it; return its file's digest, or "". Raises UserError."""
     if not parameters.processing_function:
         return ""
     return user_code.check_function("processing_function", parameters.processing_function).digest
