@@ -1,4 +1,4 @@
-"""Closed choices that are computed: the names of records instead of a Literal that repeats them."""
+"""Choices computed from the names of records, so that no Literal has to repeat them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic_core import core_schema
 
 
 class OneOf:
-    """The allowed values of a text; `Annotated[str, OneOf(names)]` is checked as a Literal of these names is."""
+    """Allowed values of a string; `Annotated[str, OneOf(names)]` is checked like a Literal of these names."""
 
     def __init__(self, names: Any):
         self.names: tuple[str, ...] = tuple(names)

@@ -1,29 +1,29 @@
-"""Which hardware each task gets."""
+"""Hardware of each task."""
 
 from pydantic import Field
 
 from steps.params.group import Group
 
 SERVERLESS = "serverless"
-# What a task gets that computes next to nothing: plan, report, register_model.
+# Requests of tasks that compute almost nothing: plan, report, register_model.
 SMALL_CPU, SMALL_MEMORY = "1", "2Gi"
 
 
 class ImportCompute(Group):
-    """Hardware of what works on whole models without training; local runs use this machine and ignore it."""
+    """Hardware of tasks that process whole models without training; ignored by local runs."""
 
     compute_model_import: str = SERVERLESS
-    """Node pool of import_model, merge_adapter and adapter_tool; serverless takes any node of the instance type."""
+    """Node pool of import_model, merge_adapter and adapter_tool; serverless: any node of the instance type."""
 
     instance_type_model_import: str = "Standard_d12_v2"
     """CPU and memory of import_model, merge_adapter and adapter_tool: an instance type, or cpu=4,memory=28Gi."""
 
     node_pool_label: str = Field("node-pool", min_length=1)
-    """Node label that holds the node pool names of compute_*."""
+    """Node label whose values are the node pool names of compute_*."""
 
 
 class ComputeParams(ImportCompute):
-    """Node pools, instance types and GPUs; local runs use this machine and ignore them."""
+    """Node pools, instance types and GPUs; ignored by local runs."""
 
     compute_preprocess: str = SERVERLESS
     """Node pool of prepare_data."""

@@ -1,4 +1,4 @@
-"""What a person wants to see of an evaluation, as JSON: which metrics, and how texts are compared."""
+"""The JSON of evaluation_config: which metrics to report and how to compare texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from steps.errors import Problem, nearest, shown
 from steps.params.group import Group
 
-# Names that other systems give to our metrics → our names; their own name wins where it was measured.
+# Metric names of other systems → our names; a name that is also one of our metrics is not translated.
 OTHER_NAMES = {
     "matthews_correlation": "mcc",
     "exact_match": "exact",
@@ -26,28 +26,28 @@ OTHER_NAMES = {
 
 
 class EvaluationOptions(Group):
-    """The keys that evaluation_config may have."""
+    """The allowed keys of evaluation_config."""
 
     metrics: list[str] = Field(default_factory=list)
-    """Metrics that are reported; empty reports all. loss and the gate's metric are always among them."""
+    """Metrics to report; empty reports all. loss and gate_metric are always reported."""
 
     ignore_case: bool = False
-    """Compare texts without regard to case."""
+    """Ignore case when comparing texts."""
 
     ignore_punctuation: bool = False
-    """Compare texts without their punctuation."""
+    """Ignore punctuation when comparing texts."""
 
     ignore_numbers: bool = False
-    """Compare texts without their digits."""
+    """Ignore digits when comparing texts."""
 
     regexes_to_ignore: list[str] = Field(default_factory=list)
-    """Compare texts without what these regular expressions match."""
+    """Ignore matches of these regular expressions when comparing texts."""
 
     use_stemmer: bool = True
-    """Let ROUGE take words with one stem for the same."""
+    """Compare stems of words in ROUGE."""
 
     smoothing: bool = False
-    """Smooth bleu_1 to bleu_4, which are 0 otherwise when no n-gram of some length is right."""
+    """Smooth bleu_1 to bleu_4; without it they are 0 if no n-gram of some length matches."""
 
     @field_validator("regexes_to_ignore")
     @classmethod
@@ -56,7 +56,7 @@ class EvaluationOptions(Group):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"regular expressions: {pattern!r} is none ({error})") from None
+                raise ValueError(f"regular expressions; {pattern!r} is not one ({error})") from None
         return value
 
 
@@ -64,9 +64,9 @@ OF_TEXTS = tuple(name for name in EvaluationOptions.model_fields if name != "met
 
 
 def read_options(where: str, text: str, metrics: Collection[str], texts: bool) -> EvaluationOptions | list[Problem]:
-    """Read the JSON of evaluation_config; give its options, or everything that is wrong with it.
+    """Read the JSON of evaluation_config; return its options, or all problems in it.
 
-    `where` names the parameter that holds it, `metrics` are those of the task, `texts` says whether it compares texts.
+    `where` is the parameter with the JSON, `metrics` are those of the task, `texts` is whether the task compares texts.
     """
     try:
         given = json.loads(text)
@@ -90,7 +90,7 @@ OPTIONS = tuple(EvaluationOptions.model_fields)
 
 
 def our_name(name: str, known: Collection[str]) -> str:
-    """Give our name for a metric."""
+    """Return our name of a metric."""
     return name if name in known else OTHER_NAMES.get(name, name)
 
 
@@ -101,11 +101,11 @@ def _wrong_keys(where: str, given: dict[str, Any], texts: bool) -> Iterator[Prob
             yield Problem("PLAN-E0318", f"{where}: {key}", shown(value), f"one of {', '.join(OPTIONS)}", fix)
         elif key in OF_TEXTS and not texts:
             yield Problem("PLAN-E0314", f"{where}: {key}", shown(value), "an option of this task",
-                          "leave it out", why="it compares no texts")  # fmt: skip
+                          "leave it out", why="this task compares no texts")  # fmt: skip
 
 
 def _unknown_metrics(where: str, wanted: list[str], metrics: Collection[str]) -> Iterator[Problem]:
     for name in wanted:
         if our_name(name, metrics) not in metrics:
-            fix = nearest(our_name(name, metrics), metrics) or "take a name from that list"
+            fix = nearest(our_name(name, metrics), metrics) or "use a name from that list"
             yield Problem("PLAN-E0319", f"{where}: metrics", shown(name), f"one of {', '.join(metrics)}", fix)

@@ -1,4 +1,4 @@
-"""An adapter that belongs to the model."""
+"""An adapter given with the model."""
 
 from typing import Literal
 
@@ -6,14 +6,14 @@ from steps.params.group import Group
 
 
 class AdapterSource(Group):
-    """What was learned before and is kept beside the weights."""
+    """Source of a PEFT adapter."""
 
     adapter_path: str = ""
     """Folder of a PEFT adapter of this model: a path or any fsspec URI (s3, gs, hf://owner/name, …); empty: none."""
 
 
 class InputAdapter(AdapterSource):
-    """What becomes of an adapter that the model comes with."""
+    """An adapter given with the model, and how it is used."""
 
     adapter_use: Literal["merge", "continue"] = "merge"
-    """What becomes of adapter_path: merge folds it into the model first, continue goes on training it."""
+    """How adapter_path is used: merge merges it into the model first, continue trains it further."""

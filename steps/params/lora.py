@@ -1,4 +1,4 @@
-"""Adapters: LoRA and its relatives."""
+"""Adapters: LoRA and the other kinds."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -19,27 +19,27 @@ from steps.params.adapter_kinds import (
 from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed
 
-# Layers that no adapter is put on: TRL multiplies by the head's weights without looking at an adapter, and what is
-# tied to them could not be merged.
+# Layers without adapters: TRL multiplies by the head's weights and ignores an adapter on it, and weights tied to the
+# head could not be merged.
 WITHOUT_ADAPTER = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
 
 ALL = "all-linear"
 
-# To add a parameter: a field with the kinds that read it. PEFT's name goes into `renamed` of their records
-# (`steps/kinds/adapters/`) where it is another; all else follows.
+# To add a parameter: a field with the kinds that use it. If PEFT has another name, it goes into `renamed` of their
+# records (`steps/kinds/adapters/`); the rest follows from these.
 LORA = ("lora",)
 RANKED = ("lora", "loha", "lokr")
 IN_LAYERS = tuple(name for name, kind in ADAPTER_KINDS.items() if kind.layers)
 
 
 class LoraParams(Group):
-    """How the adapter is shaped."""
+    """Kind and shape of the adapter."""
 
     apply_lora: Annotated[bool, Renamed(names=("use_peft",))] = False
-    """Train a small adapter of the kind peft_type instead of every weight; merge_adapter folds it into the base."""
+    """Train a small adapter of kind peft_type instead of all weights; merge_adapter merges it into the base."""
 
     peft_type: Annotated[str, OneOf(ADAPTER_KINDS), Renamed(values=KINDS_OF_PEFT, instead=NOT_OFFERED)] = "lora"
-    """Kind: a product of two matrices (lora), two such (loha), a Kronecker one (lokr), factors (ia3), prompt_tuning."""
+    """Kind: low-rank matrices (lora), Hadamard (loha) or Kronecker product (lokr), factors (ia3), or prompt_tuning."""
 
     lora_r: Annotated[int, ReadBy(RANKED, without_adapter=True)] = Field(8, ge=1)
     """Rank of the adapter matrices; memory and capacity grow with it."""
@@ -48,25 +48,25 @@ class LoraParams(Group):
     """Scale of the adapter: its update is multiplied by lora_alpha / lora_r."""
 
     lora_dropout: Annotated[float, ReadBy(LORA, without_adapter=True)] = Field(0.0, ge=0, lt=1)
-    """Share of the adapter's inputs that is dropped during training."""
+    """Dropout probability of the adapter's inputs during training."""
 
     lora_target_modules: Annotated[str, ReadBy(IN_LAYERS, without_adapter=True)] = Field(ALL, min_length=1)
-    """Layers that get an adapter: all-linear, or module names separated by commas (q_proj,v_proj)."""
+    """Layers with an adapter: all-linear, or module names separated by commas (q_proj,v_proj)."""
 
     use_dora: Annotated[bool, ReadBy(LORA)] = False
-    """Learn lengths and directions of the weights' rows apart (DoRA): closer to full training, a third slower."""
+    """Train magnitude and direction of weight rows separately (DoRA): closer to full training, a third slower."""
 
     use_rslora: Annotated[bool, ReadBy(LORA)] = False
-    """Multiply the update by lora_alpha / √lora_r (rank-stabilised), so that a high rank does not learn too slowly."""
+    """Scale the update by lora_alpha / √lora_r (rank-stabilised LoRA), so that high ranks do not train too slowly."""
 
     init_lora_weights: Annotated[Literal["true", "gaussian", "orthogonal"], ReadBy(LORA, at_start=True)] = "true"
-    """First weights of a LoRA: true draws uniform ones as its authors did; all of them leave the model as it is."""
+    """Initial weights of LoRA: true draws them uniformly as its authors did; none changes the model's output."""
 
     num_virtual_tokens: Annotated[int, ReadBy(("prompt_tuning",))] = Field(20, ge=1)
-    """Vectors that prompt_tuning learns to put before every text; they take up as many of the model's positions."""
+    """Trained vectors that prompt_tuning puts before every text; each takes up one of the model's positions."""
 
     peft_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """More of PEFT's settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
+    """More PEFT settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
 
     @field_validator("lora_target_modules")
     @classmethod
@@ -75,7 +75,7 @@ class LoraParams(Group):
         if [name.lower() for name in names] == [ALL]:
             return ALL
         if not names or ALL in (name.lower() for name in names):
-            raise ValueError(f"{ALL}, or names of modules with commas between")
+            raise ValueError(f"{ALL}, or module names separated by commas")
         return value
 
     @field_validator("peft_kwargs", mode="before")
@@ -85,29 +85,29 @@ class LoraParams(Group):
 
     @property
     def targets(self) -> list[str]:
-        """The named layers; none where every linear layer gets an adapter."""
+        """The named layers; empty if every linear layer gets an adapter."""
         if self.lora_target_modules == ALL:
             return []
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
 
     @property
     def virtual_tokens(self) -> int:
-        """Positions of the model that the adapter takes up before every text; 0 for most kinds."""
+        """Positions that the adapter takes up before every text; 0 for most kinds."""
         return ADAPTER_KINDS[self.peft_type].positions(self) if self.apply_lora else 0
 
     @property
     def peft_settings(self) -> dict[str, Any]:
-        """The parameters that the kind of adapter reads, in PEFT's words."""
+        """The parameters that the kind of adapter uses, under PEFT's names."""
         kind = ADAPTER_KINDS[self.peft_type]
         values = {kind.in_peft(name): getattr(self, name) for name in self._read()}
-        # A choice that is a text here may be true or false there.
+        # "true" and "false" of a choice are booleans in PEFT.
         return {name: {"true": True, "false": False}.get(str(value), value) for name, value in values.items()}
 
     def _read(self) -> list[str]:
         return [name for name, mark in marks(type(self)).items() if self.peft_type in mark.kinds]
 
     def conflicts(self) -> Iterator[Problem]:
-        """Every kind has settings of its own, and none is set where nothing would read it."""
+        """Refuse parameters that the kind of adapter does not use."""
         if not self.apply_lora:
             yield from self._without_adapter()
             return
@@ -117,16 +117,16 @@ class LoraParams(Group):
         if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
             yield Problem("PARAM-E0264", "init_lora_weights", f"orthogonal with lora_r={self.lora_r}",
                           "an even rank", f"set lora_r={self.lora_r + 1}",
-                          why="half of it serves each matrix")  # fmt: skip
+                          why="each of the two matrices gets half of the rank's vectors")  # fmt: skip
 
     def _without_adapter(self) -> Iterator[Problem]:
-        """Asking for a kind of adapter and not for an adapter is a mistake; ranks have defaults that others copy."""
+        """Refuse a kind of adapter without apply_lora; ranks may stay, because files often copy their defaults."""
         fields = type(self).model_fields
         shaping = [name for name, mark in marks(type(self)).items() if not mark.without_adapter]
         for name in ("peft_type", *shaping, "peft_kwargs"):
             value = getattr(self, name)
             if value != fields[name].get_default(call_default_factory=True):
-                yield Problem("PARAM-E0261", name, f"{shown(value)} with apply_lora=false", "an adapter to shape",
+                yield Problem("PARAM-E0261", name, f"{shown(value)} with apply_lora=false", "apply_lora=true",
                               "set apply_lora=true, or leave it out")  # fmt: skip
 
     def _ignored(self) -> Iterator[Problem]:
@@ -140,7 +140,7 @@ class LoraParams(Group):
             if name == "lora_dropout" and "rank_dropout" in ADAPTER_KINDS[self.peft_type].kwargs:
                 instead = 'leave it out, or set peft_kwargs={"rank_dropout": …} for rows of the update'
             yield Problem("PARAM-E0261", name, f"{shown(value)} with peft_type={self.peft_type}",
-                          shown(default), instead, why=f"{self.peft_type} has no such setting")  # fmt: skip
+                          shown(default), instead, why=f"it has no effect for {self.peft_type}")  # fmt: skip
 
     def _layer_problems(self) -> Iterator[Problem]:
         for name in self.targets:
@@ -150,14 +150,14 @@ class LoraParams(Group):
         kwargs = self.peft_kwargs
         if "layers_to_transform" in kwargs and not self.targets:
             yield Problem("PARAM-E0263", "peft_kwargs.layers_to_transform", "a choice of layers with "
-                          "lora_target_modules=all-linear", "names of modules beside it",
+                          "lora_target_modules=all-linear", "module names",
                           "set lora_target_modules to names such as q_proj,v_proj",
-                          why="PEFT takes no other")  # fmt: skip
+                          why="PEFT selects layers only among named modules")  # fmt: skip
         if "layers_pattern" in kwargs and "layers_to_transform" not in kwargs:
             yield Problem("PARAM-E0263", "peft_kwargs.layers_pattern", shown(kwargs["layers_pattern"]),
-                          "layers_to_transform beside it", "say which layers, or leave it out")  # fmt: skip
+                          "layers_to_transform as well", "set layers_to_transform, or leave it out")  # fmt: skip
         scaled = kwargs.get("feedforward_modules") or []
         for name in scaled if self.targets and isinstance(scaled, list) else []:
             if name not in self.targets:
                 yield Problem("PARAM-E0263", "peft_kwargs.feedforward_modules", shown(name),
-                              "names that lora_target_modules has as well", f"add {name} to it")  # fmt: skip
+                              "names that are also in lora_target_modules", f"add {name} to it")  # fmt: skip

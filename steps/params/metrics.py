@@ -1,7 +1,7 @@
-"""Every metric: whether more of it is better, and which tasks can be judged and steered by it.
+"""Every metric: whether higher is better, and which tasks can use it for the gate and for the best checkpoint.
 
-A new metric stands in the tuples of the tasks that have it, and, unless more of it is better, below. Its arithmetic is
-in `steps/scoring/`.
+To add a metric: put its name into the tuples of its tasks and, unless higher is better, into one of the two sets below.
+Its computation is in `steps/scoring/`.
 """
 
 from typing import Annotated
@@ -10,12 +10,12 @@ from steps.params.choice import OneOf
 from steps.params.group import Group
 
 LESS_IS_BETTER = {"loss", "perplexity", "log_loss", "hamming_loss", "chosen_loss"}
-# Counts and thresholds, which are reported and judge nothing.
+# Counts and thresholds, which are reported but not used for decisions.
 NEITHER_IS_BETTER = {
     "rejected_loss", "gen_len", "total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh",
 }  # fmt: skip
 
-# What evaluate measures, in the order of the choices of gate_metric.
+# Metrics of evaluate, in the order of the choices of gate_metric.
 WRITTEN = (
     "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
@@ -40,17 +40,17 @@ PREFERRED = (
 )  # fmt: skip
 JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS, *PREFERRED)))
 
-# What is not measured where a row may have several labels, and what is not where it has one.
+# Metrics that exist only for one label per row, and only for several.
 OF_ONE_LABEL = (
     "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc", "log_loss",
     "f1_binary", "precision_binary", "recall_binary", "average_precision_binary",
 )  # fmt: skip
 OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
-# What is not measured where each good answer stands beside a bad one, and what is not where it does not.
+# Metrics that exist only for rated answers, and only for pairs.
 OF_RATED = ("reward_auc", "preference_auc")
 OF_PAIRS = ("preference_accuracy", "preference_accuracy_per_token")
 
-# What the validation rows are measured by while a model trains; the names with a slash are TRL's.
+# Metrics on the validation rows during training; names with a slash are TRL's.
 OF_SUMMARIES = ("loss", "rouge1", "rouge2", "rougeL", "rougeLsum")
 OF_TRANSLATIONS = ("loss", "bleu")
 OF_TAGS = ("loss", "f1", "accuracy", "precision", "recall")
@@ -62,85 +62,85 @@ KNOWN = {*JUDGING, *STEERING, *LESS_IS_BETTER, *NEITHER_IS_BETTER}
 
 
 def direction_of(metric: str) -> bool | None:
-    """Whether more of a metric is better; None where neither is, as for counts. Raises KeyError for unknown names."""
+    """Whether higher is better; None if neither is, as for counts. Raises KeyError for unknown names."""
     if metric not in KNOWN:
         raise KeyError(metric)
     return None if metric in NEITHER_IS_BETTER else metric not in LESS_IS_BETTER
 
 
 class WrittenMetrics(Group):
-    """For the comparison of models that write text."""
+    """For models that generate text."""
 
     gate_metric: Annotated[str, OneOf(WRITTEN)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 
 class TextMetrics(WrittenMetrics):
-    """For models that go on from a text."""
+    """For models that continue a text."""
 
     metric_for_best_model: Annotated[str, OneOf(("loss",))] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result."""
+    """Metric on the validation rows that selects the best checkpoint, which is the result."""
 
 
 class SummaryMetrics(WrittenMetrics):
-    """For models that sum up texts; only those with an encoder write summaries while they train."""
+    """For summarization; only encoder-decoder models generate summaries during training."""
 
     metric_for_best_model: Annotated[str, OneOf(OF_SUMMARIES)] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result; rouge needs an encoder-decoder."""
+    """Metric on the validation rows that selects the best checkpoint; rouge needs an encoder-decoder model."""
 
 
 class TranslationMetrics(WrittenMetrics):
-    """For models that translate texts; only those with an encoder write translations while they train."""
+    """For translation; only encoder-decoder models generate translations during training."""
 
     metric_for_best_model: Annotated[str, OneOf(OF_TRANSLATIONS)] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result; bleu needs an encoder-decoder."""
+    """Metric on the validation rows that selects the best checkpoint; bleu needs an encoder-decoder model."""
 
 
 class LossMetrics(Group):
-    """For models that learn whole texts: there is no right answer to compare with."""
+    """For training on whole texts, without answers to compare with."""
 
     metric_for_best_model: Annotated[str, OneOf(("loss",))] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result."""
+    """Metric on the validation rows that selects the best checkpoint, which is the result."""
 
     gate_metric: Annotated[str, OneOf(WHOLE_TEXTS)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 
 class TagMetrics(Group):
-    """For models that tag words; whole entities count."""
+    """For token classification; scores count whole entities."""
 
     metric_for_best_model: Annotated[str, OneOf(OF_TAGS)] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+    """Metric on the validation rows that selects the best checkpoint; higher is better, except for loss."""
 
     gate_metric: Annotated[str, OneOf(TAGS)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 
 class AnswerMetrics(Group):
-    """For models that find answers in texts; all but loss go from 0 to 100."""
+    """For extractive question answering; all metrics but loss range from 0 to 100."""
 
     metric_for_best_model: Annotated[str, OneOf(OF_ANSWERS)] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+    """Metric on the validation rows that selects the best checkpoint; higher is better, except for loss."""
 
     gate_metric: Annotated[str, OneOf(ANSWERS)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 
 class LabelMetrics(Group):
-    """For models that give a text its label, or several."""
+    """For text classification with one label or several."""
 
     metric_for_best_model: Annotated[str, OneOf(OF_LABELS)] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+    """Metric on the validation rows that selects the best checkpoint; higher is better, except for loss."""
 
     gate_metric: Annotated[str, OneOf(LABELS)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 
 class PreferenceMetrics(Group):
-    """For models that learn what people prefer."""
+    """For preference training."""
 
     metric_for_best_model: Annotated[str, OneOf(OF_PREFERENCES)] = "loss"
-    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+    """Metric on the validation rows that selects the best checkpoint; higher is better, except for loss."""
 
     gate_metric: Annotated[str, OneOf(PREFERRED)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""

@@ -21,38 +21,38 @@ class MixturePart(Group):
     """Data set on the Hub, or a local folder with one."""
 
     dataset_config: str = Field("default", min_length=1)
-    """Its configuration."""
+    """Configuration of the data set."""
 
     dataset_revision: str = ""
-    """Its branch, tag or commit."""
+    """Branch, tag or commit of the data set."""
 
     dataset_split: str = Field("train", min_length=1)
-    """Its split."""
+    """Split of the data set."""
 
     sampling_weight: float = Field(1.0, ge=0)
-    """How often it is drawn from, relative to the others."""
+    """Sampling frequency, relative to the other sources; 0 leaves the source out."""
 
     name: str = ""
-    """Label in counts and reports; empty takes the path."""
+    """Name in counts and reports; empty uses the path or data set name."""
 
     @property
     def label(self) -> str:
-        """What counts and reports call it."""
+        """Name in counts and reports."""
         return self.name or self.path or self.dataset_name
 
 
 class Mixture(Group):
-    """All sources, and how they are brought together."""
+    """All sources, and how they are combined."""
 
     type: Literal["PRECOMPUTE_WEIGHTED_MIX", "CONCATENATION"] = "PRECOMPUTE_WEIGHTED_MIX"
-    """Drawn by weight until each source was used up, or one behind the other."""
+    """Sampled by weight until every source has been used up, or concatenated."""
 
     datasets: tuple[MixturePart, ...] = Field(min_length=1)
     """The sources."""
 
 
 def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
-    """Read the parameter's JSON: a list of sources, or an object with type and datasets; None beside problems."""
+    """Read the parameter's JSON: a list of sources, or an object with type and datasets; (None, problems) if wrong."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -61,7 +61,7 @@ def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
         mixture = Mixture.model_validate({"datasets": value} if isinstance(value, list) else value)
     except ValidationError as error:
         details = error.errors()
-        refused = [detail for detail in details if detail["type"] != "too_short"]  # what a refused source leaves behind
+        refused = [detail for detail in details if detail["type"] != "too_short"]  # follows from a refused source
         return None, [
             _problem("PARAM-E0231", _path(detail["loc"]), shown(detail["input"]), _expected(detail),
                      'write [{"path": "a.jsonl", "sampling_weight": 1.0}, …]')
@@ -75,8 +75,8 @@ def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
     ]  # fmt: skip
     labels = [part.label for part in mixture.datasets]
     problems += [
-        _problem("PARAM-E0234", f"[{place}]", f"a second source called {shown(label)}", "a name for each source",
-                 "give it a name of its own, or raise the weight of the other")
+        _problem("PARAM-E0234", f"[{place}]", f"a second source named {shown(label)}", "a unique name for each source",
+                 "set another name, or raise the weight of the other source")
         for place, label in enumerate(labels)
         if label and label in labels[:place]
     ]  # fmt: skip

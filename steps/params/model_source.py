@@ -1,4 +1,4 @@
-"""Where the base model comes from. Exactly one of the three sources is given."""
+"""Source of the base model: exactly one of three kinds."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from steps.errors import Problem
 from steps.params.group import Group
 
-# Kind of source → the parameter that names it.
+# Kind of source → its parameter.
 SOURCE_PARAMETER = {
     "huggingface": "huggingface_id",
     "pytorch": "pytorch_model_path",
@@ -16,7 +16,7 @@ SOURCE_PARAMETER = {
 
 
 class ModelSource(Group):
-    """Which model is tuned."""
+    """The model to tune."""
 
     huggingface_id: str = ""
     """Model id on the Hugging Face Hub, such as meta-llama/Llama-3.2-1B; the revision is pinned before the run."""
@@ -25,19 +25,19 @@ class ModelSource(Group):
     """Branch, tag or commit of huggingface_id; the plan resolves it to a commit."""
 
     huggingface_token_secret: str = Field("huggingface-token", min_length=1)
-    """Kubernetes secret whose key `token` opens gated models; ignored when the cluster has no such secret."""
+    """Kubernetes secret with the key `token` for gated models; ignored if the cluster has no such secret."""
 
     pytorch_model_path: str = ""
     """Folder with config.json, safetensors weights and a tokenizer: a path or any fsspec URI (s3, gs, …)."""
 
     mlflow_model_path: str = ""
-    """MLflow model folder (it holds a file MLmodel) of a transformers flavour: a path or any fsspec URI."""
+    """MLflow model folder (with a file MLmodel) of the transformers flavour: a path or any fsspec URI."""
 
     trust_remote_code: bool = False
-    """Run Python code that comes with a model; refused, because it gives the model's author the pod's rights."""
+    """Run Python code from the model folder; true is refused, because the code would run with the pod's rights."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Exactly one source."""
+        """Require exactly one source, and no code from the model folder."""
         given = [name for name in SOURCE_PARAMETER.values() if getattr(self, name)]
         if len(given) != 1:
             found = " and ".join(given) if given else "none of them"
@@ -47,5 +47,5 @@ class ModelSource(Group):
             )
         if self.trust_remote_code:
             yield Problem("PARAM-E0202", "trust_remote_code", "true", "false",
-                          "use a model whose architecture transformers has built in",
-                          why="no code from model folders is run")  # fmt: skip
+                          "use a model whose architecture is built into transformers",
+                          why="code from model folders is never run")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Packages that only some parameters need."""
+"""Optional packages that some parameters need."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from steps.params.training import OPTIMIZER_PACKAGES, TrainingParams
 def packages_of(
     training: TrainingParams, stored: QuantisationParams, deepspeed: bool
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (parameter, its value, the package it needs, what to set instead) for all that torch alone cannot do."""
+    """Yield (parameter, its value, the package it needs, what to do without it) for each optional package."""
     if package := OPTIMIZER_PACKAGES.get(training.optim):
         yield "optim", training.optim, package, "set optim=adamw_torch"
     if stored.bits:

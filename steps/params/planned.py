@@ -1,10 +1,10 @@
-"""What the plan hands to the later tasks; the KFP component's outputs are generated from it."""
+"""Outputs of the plan for the later tasks; the outputs of the KFP component are generated from these types."""
 
 from typing import NamedTuple
 
 
 class Plan(NamedTuple):
-    """What the later tasks receive: a settings value each (`steps/wire.py`), and their hardware."""
+    """One settings value for each later task (`steps/wire.py`), and the tasks' hardware."""
 
     model: str
     data: str
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
 
 class AdapterToolsPlan(NamedTuple):
-    """The same for the pipeline that works on a finished adapter."""
+    """The same for the pipeline of adapter tools."""
 
     model: str
     adapter: str

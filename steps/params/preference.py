@@ -1,4 +1,4 @@
-"""How a model learns from what people prefer: the method, its loss, and what holds it near the model that it was."""
+"""Preference training: the method, its loss, and how far the model may move from the reference model."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -15,46 +15,46 @@ OWN_LOSS = "auto"
 
 
 class PreferenceMethod(Group):
-    """How pairs of a better and a worse answer, or rated answers, change the model."""
+    """Method and loss of training on pairs of a better and a worse answer, or on rated answers."""
 
     method: Annotated[str, OneOf(PREFERENCE_METHODS)] = "dpo"
-    """Method: dpo, ipo and kto measure against the base model; orpo, cpo and simpo need no reference."""
+    """Method: dpo, ipo and kto compare with a reference model; orpo, cpo and simpo need none."""
 
     loss_type: str = Field(OWN_LOSS, min_length=1)
-    """Loss: auto (the method's own); any of TRL's for dpo, several with commas; sigmoid, hinge, ipo, simpo for cpo."""
+    """Loss: auto (the method's default); for dpo any of TRL's, comma-separated; for cpo sigmoid, hinge, ipo, simpo."""
 
     loss_weights: str = ""
-    """Weight of each loss of loss_type, with commas between; empty weighs them equally."""
+    """Comma-separated weight of each loss of loss_type; empty weights them equally."""
 
     beta: float = Field(0.1, gt=0)
-    """How strongly the reference holds the model back; ipo's tau, orpo's lambda, simpo's scale (usually 2 to 2.5)."""
+    """How closely the model stays to the reference; ipo's tau, orpo's lambda, simpo's scale (usually 2 to 2.5)."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of the pairs that may be the wrong way round; for robust, exo_pair, aot and for cpo and simpo."""
+    """Assumed share of pairs with chosen and rejected swapped; for robust, exo_pair, aot, cpo and simpo."""
 
     max_prompt_length: int = Field(1536, ge=1)
-    """Longest prompt in tokens; a longer one loses its start, or its whole row with length_handling=filter."""
+    """Maximum prompt length in tokens; the start is truncated, or the row left out with length_handling=filter."""
 
     reference_model_path: str = ""
-    """Folder or URI of another model to measure against, with the same tokenizer; empty for the model as it came."""
+    """Folder or URI of another reference model with the same tokenizer; empty uses the model before training."""
 
     precompute_ref_log_probs: bool = False
-    """Ask the reference once before training instead of at each step: less memory, and less time from two epochs on."""
+    """Run the reference model once before training, not at each step: less memory; faster from two epochs on."""
 
     desirable_weight: float = Field(1.0, gt=0)
-    """Weight of good answers for kto; raise it where they are rare."""
+    """Weight of good answers for kto; raise it if they are rare."""
 
     undesirable_weight: float = Field(1.0, gt=0)
-    """Weight of bad answers for kto; raise it where they are rare."""
+    """Weight of bad answers for kto; raise it if they are rare."""
 
     kto_rows: Literal["rated", "pairs"] = "rated"
-    """Rows for kto: rated (prompt, completion, label), or pairs, whose chosen answer is good and rejected one bad."""
+    """Rows for kto: rated (prompt, completion, label), or pairs (chosen is good, rejected is bad)."""
 
     simpo_gamma: float = Field(0.5, ge=0)
-    """Margin by which simpo wants the better answer's reward above the worse one's."""
+    """Target margin of simpo between the rewards of the better and the worse answer."""
 
     cpo_alpha: float = Field(1.0, ge=0)
-    """Weight of learning the better answer as it stands, for cpo; simpo does none of it."""
+    """Weight of the supervised loss on the better answer for cpo; has no effect for simpo."""
 
     @property
     def learning(self) -> Method:
@@ -63,19 +63,19 @@ class PreferenceMethod(Group):
 
     @property
     def losses(self) -> list[str]:
-        """The losses by name."""
+        """Names of the losses."""
         if self.loss_type == OWN_LOSS:
             return [next(iter(self.learning.losses))]
         return [name.strip() for name in self.loss_type.split(",")]
 
     @property
     def chosen_losses(self) -> dict[str, Loss]:
-        """The records of the losses that the method knows."""
+        """The records of the losses that the method supports."""
         return {name: self.learning.losses[name] for name in self.losses if name in self.learning.losses}
 
     @property
     def weights(self) -> list[float] | None:
-        """Their weights; None weighs them equally."""
+        """Weights of the losses; None weights them equally."""
         return [float(weight) for weight in self.loss_weights.split(",")] if self.loss_weights else None
 
     @property
@@ -85,11 +85,11 @@ class PreferenceMethod(Group):
 
     @property
     def unpairs(self) -> bool:
-        """Whether pairs are taken apart."""
+        """Whether each pair becomes two rated answers."""
         return self.learning.rated and self.kto_rows == "pairs"
 
     def conflicts(self) -> Iterator[Problem]:
-        """Each method has losses of its own, and parameters that only it knows."""
+        """Refuse losses and parameters that the method does not support."""
         unknown = list(self._unknown_losses())
         yield from unknown or self._wrong_losses()
         yield from self._unused()
@@ -113,11 +113,11 @@ class PreferenceMethod(Group):
                           f"set method={summing}, which adds up several")  # fmt: skip
         if len(set(losses)) < len(losses):
             yield Problem("PARAM-E0252", "loss_type", self.loss_type, "each loss once",
-                          "name it once, and weigh it with loss_weights")  # fmt: skip
+                          "name it once, and set its weight with loss_weights")  # fmt: skip
         if self.loss_weights and not self._weighs():
             yield Problem("PARAM-E0253", "loss_weights", repr(self.loss_weights), f"{len(losses)} positive "
                           f"number{'s' if len(losses) > 1 else ''}, one for each loss of loss_type",
-                          "write numbers with commas between, such as 0.8,0.2")  # fmt: skip
+                          "write numbers separated by commas, such as 0.8,0.2")  # fmt: skip
         yield from self._wrong_smoothing()
 
     def _wrong_smoothing(self) -> Iterator[Problem]:
@@ -142,18 +142,18 @@ class PreferenceMethod(Group):
         return len(weights) == len(self.losses) and all(0 < weight < float("inf") for weight in weights)
 
     def _unused(self) -> Iterator[Problem]:
-        """Refuse what the method would ignore."""
+        """Refuse parameters that the method would ignore."""
         read = self.learning.reads.union(*(loss.reads for loss in self.chosen_losses.values()))
         for name, takers in _takers().items():
             value, default = getattr(self, name), PreferenceMethod.model_fields[name].default
             if name not in read and value != default:
                 yield Problem("PARAM-E0255", name, f"{str(value).lower()} with method={self.method}",
                               ", or ".join(takers), "leave it out, or change method",
-                              why=f"{self.method} knows no {name}")  # fmt: skip
+                              why=f"{name} has no effect for {self.method}")  # fmt: skip
 
 
 def _takers() -> dict[str, list[str]]:
-    """Parameter that only some methods or losses read → which of them."""
+    """Parameter that only some methods or losses use → which of them."""
     takers: dict[str, list[str]] = {}
     for name in PREFERENCE_METHODS:
         for parameter in sorted(METHODS[name].reads | next(iter(METHODS[name].losses.values())).reads):

@@ -1,4 +1,4 @@
-"""A frozen base in 8 or 4 bits, with bitsandbytes."""
+"""Quantisation of a frozen base model to 8 or 4 bits with bitsandbytes."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -9,39 +9,39 @@ from steps.errors import Problem, shown
 from steps.params.group import Group
 
 PACKAGE = "bitsandbytes"
-# Parameters that only one of the two ways reads.
+# Parameters used with only one of the two.
 OF_4_BIT = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype")
 OF_8_BIT = ("llm_int8_threshold",)
 
 
 class QuantisationParams(Group):
-    """How the weights that an adapter leaves alone are stored while it is trained."""
+    """Storage of the frozen base weights while an adapter is trained."""
 
     load_in_8bit: bool = False
-    """Store the frozen base in 8 bits while an adapter is trained (LLM.int8): half of 16 bits' memory, slower."""
+    """Store the frozen base in 8 bits (LLM.int8) while training an adapter: half the memory of 16 bits, slower."""
 
     load_in_4bit: bool = False
-    """Store the frozen base in 4 bits while an adapter is trained (QLoRA): a quarter of 16 bits' memory, slower."""
+    """Store the frozen base in 4 bits (QLoRA) while training an adapter: a quarter of the memory of 16 bits, slower."""
 
     bnb_4bit_quant_type: Literal["fp4", "nf4"] = "fp4"
-    """The sixteen values of 4 bits: fp4 floating point, nf4 spread as weights are, which mostly loses less."""
+    """4-bit data type: fp4 (floating point), or nf4 (values distributed like weights), usually more accurate."""
 
     bnb_4bit_use_double_quant: bool = False
-    """Quantise the scales of the 4-bit blocks as well, which saves another 0.4 bits for each weight."""
+    """Also quantise the scales of the 4-bit blocks; saves another 0.4 bits per weight."""
 
     bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type that 4-bit weights are turned into for each product; auto takes that of precision."""
+    """Data type of matrix products with 4-bit weights; auto uses that of precision."""
 
     llm_int8_threshold: float = Field(6.0, ge=0)
-    """Inputs above this are multiplied in 16 bits beside the 8-bit product; 0 multiplies all of them in 8 bits."""
+    """Inputs above this threshold are multiplied in 16 bits, the others in 8; 0 multiplies all in 8 bits."""
 
     @property
     def bits(self) -> int:
-        """Bits of a stored weight; 0 where the weights stay as they are."""
+        """Bits per stored weight; 0 without quantisation."""
         return 8 if self.load_in_8bit else 4 if self.load_in_4bit else 0
 
     def conflicts(self) -> Iterator[Problem]:
-        """One way at a time, and no setting of the other."""
+        """Refuse both at once, and parameters of the one that is not used."""
         if self.load_in_8bit and self.load_in_4bit:
             yield Problem("PARAM-E0276", "load_in_4bit", "true with load_in_8bit=true", "one of the two",
                           "leave one of them out")  # fmt: skip
@@ -51,4 +51,4 @@ class QuantisationParams(Group):
                 if value != default:
                     yield Problem("PARAM-E0277", name, f"{shown(value)} with {switch}=false",
                                   shown(default), f"set {switch}=true, or leave it out",
-                                  why="nothing is stored that way")  # fmt: skip
+                                  why=f"it is only used with {switch}=true")  # fmt: skip

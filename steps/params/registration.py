@@ -1,4 +1,4 @@
-"""Tracking and the model registry."""
+"""Metric tracking and the model registry."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads thes
 
 
 def _switch(value: Any) -> Any:
-    """Read every way to write a boolean (True, 1, yes, "False", …) as the choice of that name."""
+    """Convert every spelling of a boolean (True, 1, yes, "False", …) to "true" or "false"."""
     text = str(value).strip().lower()
     if text == "auto":
         return text
@@ -32,39 +32,39 @@ def _switch(value: Any) -> Any:
 
 
 class TrackingParams(Group):
-    """Where metrics go while the model trains."""
+    """Where metrics are logged during training."""
 
     mlflow_server_uri: Annotated[str, Renamed(names=("tracking_uri",))] = ""
-    """MLflow server; a folder gets a database, empty takes MLFLOW_TRACKING_URI, a local run its own sqlite store."""
+    """MLflow server, or a folder for a database; empty: MLFLOW_TRACKING_URI, or a local run's own sqlite store."""
 
     experiment_name: str = Field("default", min_length=1)
-    """MLflow experiment; default takes MLFLOW_EXPERIMENT_NAME where that is set."""
+    """MLflow experiment; default uses MLFLOW_EXPERIMENT_NAME if it is set."""
 
     hf_mlflow_log_artifacts: Annotated[Literal["auto", "true", "false"], BeforeValidator(_switch)] = "auto"
-    """Copy each saved checkpoint to the MLflow run's artifacts; auto takes HF_MLFLOW_LOG_ARTIFACTS, else none."""
+    """Copy each checkpoint to the MLflow run's artifacts; auto follows HF_MLFLOW_LOG_ARTIFACTS, else false."""
 
     mlflow_config_map: str = Field("mlflow", min_length=1)
-    """Kubernetes config map whose MLFLOW_ and other tracking variables the tasks get; a cluster without it is fine."""
+    """Kubernetes config map with MLFLOW_ and other tracking variables for the tasks; it need not exist."""
 
 
 class RegistrationParams(Group):
-    """Under which name the tuned model becomes a version."""
+    """Registration of the tuned model."""
 
     register_tuned_model: bool = True
-    """Register the tuned model when it passes the gate."""
+    """Register the tuned model if it passes the gate."""
 
     registered_model_name: str = ""
-    """Name in the MLflow registry; empty takes the pipeline's name."""
+    """Name in the MLflow registry; empty uses the pipeline's name."""
 
     registered_model_alias: str = Field("champion", min_length=1)
-    """Alias that is moved to the new version."""
+    """Alias to set on the new version; it is removed from the previous one."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """MLflow and its search would misread some names."""
+        """Refuse names that MLflow or its search would misread."""
         if self.registered_model_name and not _NAME.fullmatch(self.registered_model_name):
             yield Problem("REGISTER-E0202", "registered_model_name", shown(self.registered_model_name),
                           "at most 200 letters, digits, spaces, dots, _ and -", "choose another name")  # fmt: skip
         alias = self.registered_model_alias
         if not _ALIAS.fullmatch(alias) or _RESERVED_ALIAS.fullmatch(alias):
             yield Problem("REGISTER-E0203", "registered_model_alias", shown(alias),
-                          "letters, digits, _ and -, but not latest, v1, v2, …", "choose another alias")  # fmt: skip
+                          "letters, digits, _ and -, and not latest, v1, v2, …", "choose another alias")  # fmt: skip

@@ -1,8 +1,8 @@
-"""What a secret looks like: one table for refusing parameters, scanning rows, and cutting what is shown or stored.
+"""Patterns of secrets: one table for refusing parameters, scanning rows and redacting messages.
 
-Parameters are public (YAML, logs, the tracking server), so nothing that looks like a secret may be one
-(`secret_in`). Messages and whatever is stored are read by more people than the data, so secrets are cut out of them,
-down to pieces of one (`without_secrets`). Rows are scanned for whole ones (`steps/prepare_data/check/secret_scan.py`).
+Parameters are public (YAML, logs, the tracking server), so a value that looks like a secret is refused (`secret_in`).
+Messages and stored files are read by more people than the data, so secrets, and parts of them, are removed
+(`without_secrets`). Rows are scanned for complete secrets (`steps/prepare_data/check/secret_scan.py`).
 """
 
 import re
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Secret:
-    """One kind of secret, as regular expressions; they hold for text and for its bytes in UTF-8 alike."""
+    """One kind of secret, as regular expressions that work on text and on its UTF-8 bytes."""
 
     kind: str
-    """As a message names it."""
+    """Name in messages."""
     whole: str = ""
-    """A whole one; empty: it is only cut."""
+    """A complete secret; empty: it is only redacted, never refused."""
     part: str = ""
-    """What may be a piece of one, in a text that was cut off; empty: whole ones only."""
+    """A secret or the part of it left in a truncated text, to be redacted; empty: not redacted by this table."""
     signs: tuple[str, ...] = ()
-    """Three ASCII characters each, one of which stands in every whole one: how rows are searched; empty: they are not.
-    The last character is rare in texts, or the middle one is the letter I."""
+    """Strings of three ASCII characters; every complete secret contains one. Used to search rows; empty: rows are not
+    searched. The last character is rare in texts, or the middle one is the letter I."""
     sure: str = ""
-    """What a parameter must hold to be refused, where whole ones would be found in paths too; empty: a whole one."""
+    """Stricter pattern for refusing parameters, if `whole` also matches paths; empty: `whole` is used."""
 
 
 SECRETS = (
@@ -41,20 +41,20 @@ SECRETS = (
            ("xa-", "xb-", "xp-", "xr-", "xs-")),
     Secret("a Google API key", r"AIza[A-Za-z0-9_-]{35}", r"AIza[A-Za-z0-9_-]{16,}", ("AIz",)),
     Secret("a private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----", r"-----BEGIN [A-Z ]*PRIVATE KEY", ("EY-",)),
-    # Rows are not scanned for these: texts about the web hold many that open nothing.
+    # Rows are not scanned for these: texts about the web contain many that are not valid.
     Secret("a JSON web token", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}", r"eyJ[\w-]{8,}\.[\w.-]+"),
     Secret("a URI with a password", r"://[^/\s:@]+:[^/\s@]+@"),
     Secret("an e-mail address", part=r"[\w.+-]+@[\w-]+\.[\w.-]+"),
 )  # fmt: skip
 
-# Who a URI logs in as; a name alone is no secret, but it is nobody's business.
+# Credentials in a URI; a user name alone is not secret, but it is removed for privacy.
 USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 _PARTS = re.compile("|".join(one.part for one in SECRETS if one.part))
 
 
 def _alone(pattern: str) -> str:
-    """A word of this form, not the end of a longer one; what starts with a sign may stand anywhere."""
+    """Require a word boundary before the pattern, unless it starts with "-" or ":"."""
     return pattern if pattern[0] in "-:" else rf"\b{pattern}"
 
 
@@ -62,11 +62,11 @@ _REFUSED = [(one.kind, re.compile(_alone(one.sure or one.whole))) for one in SEC
 
 
 def secret_in(value: object) -> str:
-    """Say what kind of secret a value holds; empty when it holds none."""
+    """Return the kind of secret that a value contains; empty if it contains none."""
     text = str(value)
     return next((kind for kind, pattern in _REFUSED if pattern.search(text)), "")
 
 
 def without_secrets(text: str) -> str:
-    """Cut secrets, pieces of them, credentials in URIs and e-mail addresses out of a text that is shown or stored."""
+    """Remove secrets, parts of them, credentials in URIs and e-mail addresses from a text to be shown or stored."""
     return _PARTS.sub("…", USERINFO.sub("***", text))

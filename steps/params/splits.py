@@ -1,10 +1,10 @@
-"""How many rows are learned from and how many are held out, where no rows are given for one or both of the others."""
+"""Sizes of training and held-out splits, if validation or test rows are split off the training rows."""
 
 from collections.abc import Collection
 
 SPLITS = ("train", "validation", "test")
 
-# Percent of the training rows that stay in train, and where test begins, by what else is given.
+# By the splits that are given: the end of train and the start of test, in percent of the training rows.
 EDGES = {
     frozenset[str](): (80, 90),
     frozenset({"test"}): (80, 100),
@@ -14,10 +14,10 @@ EDGES = {
 
 
 def split_sizes(rows: int, given: Collection[str]) -> dict[str, int]:
-    """Give the number of rows of train and of each split that is not given, of so many training rows.
+    """Return the number of rows of train and of each split that is not given, for `rows` training rows.
 
-    80/10/10, or 80/20 when one of the two others is given; all rows are for training when both are. Sizes are rounded
-    to the nearest row, and no missing split is left empty as long as there are rows for all.
+    80/10/10, or 80/20 if one of validation and test is given; all rows are for training if both are. Sizes are rounded
+    to the nearest row, and no missing split is empty if there are enough rows.
     """
     first, second = (round(edge * rows / 100) for edge in EDGES[frozenset(given)])
     drawn = {"validation": second - first, "test": rows - second}
@@ -26,5 +26,5 @@ def split_sizes(rows: int, given: Collection[str]) -> dict[str, int]:
 
 
 def train_percent(given: Collection[str]) -> int:
-    """Give the percentage of the training rows that is learned from."""
+    """Return the percentage of the given training rows that stay in train."""
     return EDGES[frozenset(given)][0]

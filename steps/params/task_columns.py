@@ -1,4 +1,4 @@
-"""Column names of the language tasks, and how strictly their values are read."""
+"""Column names of the language tasks, and how strictly their values are checked."""
 
 from collections.abc import Iterator
 
@@ -7,120 +7,120 @@ from pydantic import Field
 from steps.errors import Problem, shown
 from steps.params.group import Group
 
-USUAL_PREFIX = "auto"  # the prefix that the task has for the model
+USUAL_PREFIX = "auto"  # the task's default prefix for the model
 
 
 class TaskColumns(Group):
-    """Columns by name: fields that end in _key."""
+    """Column names: the fields that end in _key."""
 
     strict: bool = False
-    """Refuse texts that hold U+0000 instead of warning of them."""
+    """Refuse texts that contain U+0000; false only warns."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """A column holds one thing."""
+        """Refuse a column that is named twice."""
         used: dict[str, str] = {}
         for parameter, name in self.named_columns().items():
             if name in used:
-                yield Problem("PARAM-E0208", parameter, f"{shown(name)}, as in {used[name]}", "a column of its own",
+                yield Problem("PARAM-E0208", parameter, f"{shown(name)}, as in {used[name]}", "another column",
                               f"set {parameter} to the column that holds it")  # fmt: skip
             used.setdefault(name, parameter)
 
     def named_columns(self) -> dict[str, str]:
-        """Give the parameters that name a column, with its name."""
+        """Return the parameters that name a column, with the column."""
         return {parameter: name for parameter, name in self.model_dump().items() if parameter.endswith("_key") and name}
 
 
 class ClassificationColumns(TaskColumns):
-    """Column names of texts with a class."""
+    """Column names of texts with class labels."""
 
     sentence1_key: str = Field("sentence1", min_length=1)
     """Column with the text."""
 
     sentence2_key: str = ""
-    """Column with a second text that is judged together with the first; empty when there is none."""
+    """Column with the second text of a pair to classify; empty if there is none."""
 
     label_key: str = Field("label", min_length=1)
-    """Column with the class: a name, a whole number, or true/false."""
+    """Column with the class label: a name, a whole number, or true/false."""
 
     labels: str = ""
-    """The classes that there are, separated by commas; any other is refused. Empty takes those of the rows."""
+    """All class labels, separated by commas; any other is refused. Empty uses those of the rows."""
 
     multilabel: bool = False
-    """A row may have any number of classes: a list, or one text with label_separator between them."""
+    """Allow any number of labels per row: a list, or one text with label_separator between them."""
 
     label_separator: str = Field("|", min_length=1)
-    """What stands between the classes of one row; a text that holds it is refused unless multilabel is set."""
+    """Separator of the labels of one row; without multilabel, a label that contains it is refused."""
 
 
 class TokenColumns(TaskColumns):
-    """Column names of words with a tag each."""
+    """Column names of words and tags."""
 
     token_key: str = Field("tokens", min_length=1)
     """Column with the list of words."""
 
     tag_key: str = Field("tags", min_length=1)
-    """Column with the list of tags, one for each word."""
+    """Column with the list of tags, one per word."""
 
     tags: str = ""
-    """The tags that there are, separated by commas; the data may then hold their numbers. Empty takes what is there."""
+    """All tags, separated by commas; the rows may then contain their numbers. Empty uses those of the rows."""
 
 
 class AnswerColumns(TaskColumns):
-    """Column names of questions whose answers stand in a text, and how answers are found."""
+    """Column names of extractive question answering, and how answers are searched."""
 
     question_key: str = Field("question", min_length=1)
     """Column with the question."""
 
     context_key: str = Field("context", min_length=1)
-    """Column with the text that holds the answer."""
+    """Column with the text that contains the answer."""
 
     answers_key: str = "answers"
-    """Column with the answers as {text: […], answer_start: […]}; empty when both are columns of their own."""
+    """Column with the answers as {text: […], answer_start: […]}; empty if each has its own column."""
 
     answer_text_key: str = Field("text", min_length=1)
-    """Name of the answers' texts: inside answers_key, or a column."""
+    """Key of the answer texts inside answers_key, or their column."""
 
     answer_start_key: str = Field("answer_start", min_length=1)
-    """Name of the answers' places in the context, in characters from 0: inside answers_key, or a column."""
+    """Key or column of the answers' start positions in the context, in characters from 0."""
 
     allow_no_answer: bool = True
-    """Take questions without an answer, from which the model learns to give none; false refuses them."""
+    """Accept questions without an answer, so that the model learns to give none; false refuses them."""
 
     doc_stride: int = Field(128, ge=0)
-    """Tokens that two pieces of a long context share; more finds answers near a cut and takes longer."""
+    """Overlap in tokens of the windows of a long context; more finds answers near window edges but is slower."""
 
     n_best_size: int = Field(20, ge=1)
-    """Starts and ends that are tried against each other for an answer; more is slower and misses less."""
+    """Number of best start and end positions that are combined into answers; more is slower and misses fewer."""
 
     max_answer_length_in_tokens: int = Field(30, ge=1)
-    """Longest answer that is given."""
+    """Maximum length of an answer in tokens."""
 
     null_score_diff_threshold: float = 0.0
-    """By how much the score of having no answer must exceed that of the best span to win; higher answers more often."""
+    """Give no answer if its score exceeds the best answer's by more than this; higher answers more often."""
 
     def named_columns(self) -> dict[str, str]:
-        """Leave out the names inside answers_key, which are no columns."""
+        """Leave out the keys inside answers_key, which are not columns."""
         inside = ("answer_text_key", "answer_start_key") if self.answers_key else ()
         return {parameter: name for parameter, name in super().named_columns().items() if parameter not in inside}
 
 
 class AskedColumns(TaskColumns):
-    """How a text is put to a model that goes on from it with the answer."""
+    """Prompt format for models that continue the text with the answer."""
 
     prompt_prefix: str = USUAL_PREFIX
-    """Put before each text, so that the model knows what is asked; auto takes the task's own, empty puts nothing."""
+    """Instruction before each text; auto uses the task's default, empty adds none."""
 
     text_separator: str = r"\n"
-    r"""Put between each text and its answer, so that the model knows where the text ends; \n is a new line."""
+    r"""Separator between text and answer, which marks the end of the text; \n is a line break."""
 
     @property
     def after_text(self) -> str:
-        """The separator with its new lines, which the value keeps as two characters: KFP puts it into one line."""
+        """The separator with real line breaks; in the value they are two characters, because KFP needs one line."""
         return self.text_separator.replace(r"\n", "\n")
 
 
 class SummarizationColumns(AskedColumns):
-    """Column names of documents with their summaries."""
+    """Column names of documents and summaries."""
 
     document_key: str = Field("document", min_length=1)
     """Column with the document."""
@@ -129,23 +129,23 @@ class SummarizationColumns(AskedColumns):
     """Column with the summary."""
 
     summarization_lang: str = Field("en", min_length=1)
-    """Language of the summaries, as its code; models of many languages are told to write it."""
+    """Language code of the summaries; multilingual models are set to generate it."""
 
 
 class TranslationColumns(AskedColumns):
-    """Column names of texts with their translations."""
+    """Column names of texts and translations."""
 
     source_lang: str = Field("en", min_length=1)
-    """Language that is translated from, as its code; also the name of its column."""
+    """Code of the source language; also the name of its column."""
 
     target_lang: str = Field("de", min_length=1)
-    """Language that is translated to, as its code; also the name of its column."""
+    """Code of the target language; also the name of its column."""
 
     translation_key: str = ""
-    """Column with both texts as {en: …, de: …}; empty when each language is a column of its own."""
+    """Column with both texts as {en: …, de: …}; empty if each language has its own column."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """A language is not translated to itself."""
+        """Refuse equal source and target languages."""
         if self.source_lang == self.target_lang:
             yield Problem("PARAM-E0209", "target_lang", f"{shown(self.target_lang)}, as in source_lang",
                           "two languages", "set target_lang to the other one")  # fmt: skip
@@ -158,4 +158,4 @@ class PretrainingColumns(TaskColumns):
     """Column with the text."""
 
     mlm_probability: float = Field(0.15, gt=0, lt=1)
-    """Share of the tokens that are hidden from a masked model, which learns to put them back."""
+    """Share of the tokens that are masked for a masked language model to predict."""

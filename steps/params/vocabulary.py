@@ -1,4 +1,4 @@
-"""Tokens that the model does not know yet, and the one that fills up a batch."""
+"""Additional tokens and the padding token."""
 
 import json
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ REPURPOSED = {
 
 
 class VocabularyParams(Group):
-    """What the tokenizer knows beyond the model's own."""
+    """Changes to the model's vocabulary."""
 
     additional_special_tokens: str = ""
-    """Tokens that the model learns as one piece each: with commas between them, or a JSON list; empty adds none."""
+    """Tokens to add to the vocabulary, separated by commas or as a JSON list; empty adds none."""
 
     add_template_tokens: bool = True
-    """Add the tokens that a chat_template of ours is made of where the model lacks them; false refuses the run."""
+    """Add control tokens of a built-in chat_template that the model lacks; false refuses the run if any is missing."""
 
     missing_pad_token_strategy: Literal["eos-repurpose", "bos-repurpose", "unk-repurpose", "unk-convert-to-eos"] = (
         "eos-repurpose"
     )
-    """What pads a batch where the tokenizer names no token for it; the last one is saved as unk and trained as eos."""
+    """Token for padding if the tokenizer has none; unk-convert-to-eos saves unk and trains with eos."""
 
     @field_validator("additional_special_tokens", mode="before")
     @classmethod
@@ -40,7 +40,7 @@ class VocabularyParams(Group):
 
     @property
     def special_tokens(self) -> list[str]:
-        """The additional tokens, each once, in their order. Raises ValueError when the text is no list of tokens."""
+        """The additional tokens in order, without repetition. Raises ValueError if the text is not a list of tokens."""
         text = self.additional_special_tokens.strip()
         if not text:
             return []
@@ -50,7 +50,7 @@ class VocabularyParams(Group):
         return list(dict.fromkeys(tokens))
 
     def conflicts(self) -> Iterator[Problem]:
-        """The tokens can be told apart."""
+        """Refuse a value that is not a list of tokens."""
         try:
             _ = self.special_tokens
         except ValueError as error:

@@ -1,5 +1,5 @@
-"""The plan, made before a GPU is allocated: checks, digests, arithmetic, hardware, one settings value per step.
+"""Decide everything before a GPU is requested: checks, digests, step counts, hardware, one settings value per step.
 
-Runs in seconds on any CPU and imports neither torch nor transformers. Every error that can be detected without a GPU
-must be raised here, all of them together. A parameter that is not implemented yet is rejected by `place.py`.
+Runs in seconds on any CPU and imports neither torch nor transformers. Every error that can be detected early is
+reported here, all of them together. `place.py` refuses parameters that are not implemented yet.
 """

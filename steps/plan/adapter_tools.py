@@ -1,4 +1,4 @@
-"""The plan of the pipeline for a trained adapter."""
+"""The plan of the pipeline of adapter tools."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from steps.sources import storage
 from steps.sources.model_files import ModelFiles, open_files
 
 WHAT = {
-    "merge": "merge the adapter into the base model",
-    "vllm": "remove the tensors that vLLM does not load",
+    "merge": "merge the adapter into the base",
+    "vllm": "leave out tensors that vLLM does not load",
     "replace_tokens": "rename tokens, load and compare",
     "check": "compare names, shapes and vocabulary",
 }
@@ -36,14 +36,14 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Decisions:
-    """The result of the plan: resolved sources and chosen values."""
+    """Everything that was read and decided."""
 
     reading: Reading
     model: ModelFound
     adapter: ModelFiles | None
     hardware: dict[str, Hardware]
     compares: bool
-    """Whether the adapter has tensors that must be compared with the base model's."""
+    """Whether the adapter contains tensors to compare with the base's."""
     trained_whole: list[str]
     warnings: list[str]
 
@@ -54,9 +54,9 @@ class Decisions:
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
-    """Make every check that needs no weights; if the weights are on this machine, also the checks of weights.
+    """Check everything that needs no weights, and the weights too if they are on this machine.
 
-    Raises UserError with all problems that the user must fix; else the first other StepError.
+    Raises UserError with all problems that the user can fix; else the first refusal or outage.
     """
     reading = read_parameters(pipeline, asked_for(pipeline, arguments))
     p = _parameters(reading)
@@ -76,7 +76,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 def settings_of(decisions: Decisions) -> dict[str, Group]:
     """Return one settings value for each later step, by the name of the plan's output."""
     p = decisions.parameters
-    # These tools do not read the base model's weights, and copying them would take longer than the tool itself.
+    # These tools do not read the base's weights, and copying them would take longer than the work.
     idle = (p.action == "replace_tokens" and p.adapter_path) or (p.action == "vllm" and not decisions.compares)
     return {
         "model": decisions.model.settings.model_copy(update={"new_weights": bool(idle)}),
@@ -137,7 +137,7 @@ def _expected(uri: str) -> list[str]:
 
 
 def _try(p: AdapterToolsParameters, model: ModelFound, adapter: ModelFiles | None) -> tuple[bool, list[str]]:
-    """Run the tool's checks on outlines of the files; return (whether tensors must be compared, notes)."""
+    """Run the tool's checks on outlines of the files; return (whether tensors are compared, notes)."""
     with TemporaryDirectory() as scratch:
         base_folder, adapter_folder = Path(scratch, "base"), Path(scratch, "adapter")
         folders = {model.files.uri: base_folder} | ({adapter.uri: adapter_folder} if adapter else {})
@@ -161,7 +161,7 @@ def _judge(p: AdapterToolsParameters, base: Folder, adapter: Folder, whole: bool
         if problems := list(vllm_problems(adapter)):
             raise UserError(problems)
         parts = sort_out(adapter)
-        # Values are compared here if all weights are on this machine; else the tool compares them.
+        # Values are compared here if they are on this machine; else the tool compares them.
         if whole and (problems := list(differences(adapter, parts, base))):
             raise UserError(problems)
         if problems := list(rank_problems(adapter.where, rank_of(adapter, parts))):
@@ -175,8 +175,8 @@ def _judge(p: AdapterToolsParameters, base: Folder, adapter: Folder, whole: bool
 
 
 def _base_files(model: ModelFound) -> dict[str, str]:
-    """Return the files that import_model copies: name in its output → path inside the source."""
+    """Files that import_model copies: name in the artifact → path inside the source."""
     files = dict(model.layout.files)
     if MANIFEST in model.files.names and set(files.values()) == set(model.files.names) - {MANIFEST}:
-        files[MANIFEST] = MANIFEST  # the source is one of our artifacts: its digest is that of the imported model
+        files[MANIFEST] = MANIFEST  # the source is one of our artifacts: the imported model will have the same digest
     return files

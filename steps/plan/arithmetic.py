@@ -1,4 +1,4 @@
-"""Numbers that follow from the batch parameters, such as optimizer steps, as a table of the plan."""
+"""Table of the numbers of rows, batches and steps that follow from the parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.sources.data_sources import description
 
 
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
-    """Return rows of {name, value, how}; `rows` is the number of given training rows, None if it is not known yet."""
+    """Return rows of {name, value, how}; `rows` is the number of given training rows, None if not known yet."""
     devices = parameters.devices
     step = parameters.sequences_per_step
     how = (

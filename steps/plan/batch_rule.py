@@ -1,4 +1,4 @@
-"""Computes the batch size per device from the total batch size, and scales the learning rate with it."""
+"""Derive the batch size per device and the learning rate from the total batch size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from steps.params.pipeline import SupervisedParameters
 
 
 def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
-    """Return (rows per device, accumulation steps): the fewest steps with equal batches of at most `most` rows.
+    """Return rows per device and accumulation steps: the fewest steps that divide evenly and fit.
 
     512 over 8 devices of at most 4 → (4, 16); 12 over 1 of at most 5 → (4, 3); 7 over 1 of at most 4 → (1, 7).
-    Raises ValueError if the total is not a multiple of the devices, and for most < 1.
+    Raises ValueError if the total is not a multiple of the devices, or most < 1.
     """
     if most < 1 or total < 1 or total % devices:
         raise ValueError(f"a total of {total} cannot be split over {devices} devices with at most {most} rows each")
@@ -22,9 +22,9 @@ def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
 
 
 def resolved(parameters: SupervisedParameters) -> SupervisedParameters:
-    """Replace the total batch size and the learning rate's factors by the values that follow from them.
+    """Return the parameters with batch sizes and learning rate computed from the others.
 
-    Raises UserError if the total is not a multiple of the devices, with the nearest multiples.
+    Raises UserError if the total is not a multiple of the devices; the message names the nearest valid totals.
     """
     p = parameters
     if total := p.total_train_batch_size:

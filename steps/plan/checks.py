@@ -1,7 +1,7 @@
-"""All checks of a training's plan, `check(seen) -> problems`, and all notes, `note(seen) -> sentences`.
+"""All checks of a training plan, `check(seen) -> problems`, and all notes, `note(seen) -> sentences`.
 
-A check returns no problems if a source that it needs could not be read: that problem is already recorded. To add one:
-a function in the module of its feature, and a line below.
+A check returns nothing if an input that it needs could not be read, because those problems were recorded already.
+To add one: a function next to the feature that it checks, and a line below.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from steps.plan.seen import Seen
 
 
 def warmup_notes(seen: Seen) -> Iterator[str]:
-    """Yield a note if both warm-up parameters are set."""
+    """Note that warmup_steps overrides warmup_ratio."""
     if seen.parameters.warmup_steps and seen.parameters.warmup_ratio:
         yield "warmup_ratio is ignored: warmup_steps overrides it"
 
 
 def source_notes(seen: Seen) -> Iterator[str]:
-    """Yield the warnings about model, tokens and data."""
+    """Warnings about model, tokens and data."""
     yield from seen.new_tokens.warnings
     for found in seen.data.values():
         yield from found.warnings
@@ -33,7 +33,7 @@ def source_notes(seen: Seen) -> Iterator[str]:
 
 
 def deepspeed_notes(seen: Seen) -> Iterable[str]:
-    """Return what DeepSpeed changes, or which of its parameters are ignored without it."""
+    """What DeepSpeed changes, or which parameters are ignored without it."""
     return seen.zero.warnings if seen.zero else ignored(seen.parameters)
 
 

@@ -1,4 +1,4 @@
-"""Reads all sources, makes all checks and chooses all derived values, without a GPU; collects all problems."""
+"""Read all inputs, check them and decide, without a GPU; collect all problems."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Decisions:
-    """The result of the plan: resolved sources and chosen values."""
+    """Everything that was read and decided."""
 
     reading: Reading
     recipe: Recipe
@@ -57,9 +57,9 @@ class Decisions:
     max_length: int
     warnings: list[str]
     reference: ModelFound | None = None
-    """The reference model of preference methods, if it is not the base model itself."""
+    """Reference model of preference training, if it is not the base model."""
     zero: DeepSpeedPlan | None = None
-    """The DeepSpeed configuration; None without DeepSpeed."""
+    """DeepSpeed configuration; None without DeepSpeed."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -68,9 +68,9 @@ class Decisions:
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
-    """Make every check that needs no GPU, and choose all derived values.
+    """Run every check that needs no GPU, and decide everything.
 
-    Raises UserError with all problems that the user must fix; else the first other StepError.
+    Raises UserError with all problems that the user can fix; else the first refusal or outage.
     """
     trouble = Trouble()
     reading = read_parameters(pipeline, asked_for(pipeline, arguments))
@@ -86,19 +86,19 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
 
 def _settled(reading: Reading, zero: DeepSpeedPlan | None, trouble: Trouble) -> Reading:
-    """Set the parameters that follow from a DeepSpeed file and from the batch rule."""
+    """Apply the DeepSpeed file and the total batch size to the parameters that follow from them."""
     asked = training_parameters(reading)
     if zero and zero.changes:
         asked = asked.model_copy(update=zero.changes)
     p = trouble.gather(lambda: resolved(asked)) or asked
     if p is reading.parameters:
         return reading
-    trouble.add(p.all_conflicts())  # a method may not support the computed batch size
+    trouble.add(p.all_conflicts())  # a method may not support the resulting batch size
     return replace(reading, parameters=p)
 
 
 def _continued(reading: Reading, model: ModelFound | None, trouble: Trouble) -> Reading:
-    """Set the adapter parameters to those of the adapter whose training is continued."""
+    """Use the shape of the adapter that training continues."""
     asked = training_parameters(reading)
     if not (model and model.adapter and asked.adapter_use == "continue"):
         return reading
@@ -109,7 +109,7 @@ def _continued(reading: Reading, model: ModelFound | None, trouble: Trouble) -> 
 
 
 def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None, trouble: Trouble) -> Seen:
-    """Read all other sources that the parameters name."""
+    """Read everything else that the parameters name."""
     p = training_parameters(reading)
     recipe = recipe_for(p, model.layout.config if model else {})
     data = trouble.gather(lambda: look_at_data(p))
@@ -139,7 +139,7 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
 
 
 def _chosen(seen: Seen) -> Decisions:
-    """Choose the maximum length, estimate memory, and collect the notes."""
+    """Decide the row length and the memory settings from what was read."""
     p, model = seen.parameters, seen.model
     assert model is not None
     assert seen.source is not None
@@ -176,26 +176,26 @@ def _chosen(seen: Seen) -> Decisions:
 
 
 def training_parameters(reading: Reading) -> SupervisedParameters:
-    """Return the parameters of a pipeline that trains."""
+    """Return the parameters of a training pipeline."""
     assert isinstance(reading.parameters, SupervisedParameters)
     return reading.parameters
 
 
 def asked_for(pipeline: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Drop values equal to their default: KFP passes every parameter, including those that the user did not set."""
+    """Leave out arguments equal to their default, because KFP passes every parameter, requested or not."""
     known = defaults(PARAMETER_MODELS[pipeline]) if pipeline in PARAMETER_MODELS else {}
     return {name: value for name, value in arguments.items() if name not in known or value != known[name]}
 
 
 class Trouble:
-    """Collects the problems of several independent checks; one that fails does not stop the others."""
+    """Problems of several independent reads; a failure of one does not hide those of the others."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.harder: list[StepError] = []
 
     def gather(self, look: Callable[[], T]) -> T | None:
-        """Call `look`; if it raises a StepError, record the problems and return None."""
+        """Call `look`; if it fails, record its problems and return None."""
         try:
             return look()
         except UserError as error:
@@ -209,7 +209,7 @@ class Trouble:
         self.problems += [problem for problem in problems if problem not in self.problems]
 
     def raise_if_any(self) -> None:
-        """Raise UserError with all problems that the user must fix; else the first other StepError."""
+        """Raise UserError with all problems that the user can fix; else the first refusal or outage."""
         if self.problems:
             raise UserError(self.problems)
         if self.harder:

@@ -1,4 +1,4 @@
-"""Reads and checks evaluation_config, which sets the reported metrics and how answers are normalised."""
+"""The plan reads and checks evaluation_config, before anything runs."""
 
 from __future__ import annotations
 

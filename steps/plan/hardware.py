@@ -1,4 +1,4 @@
-"""Converts the compute parameters to Kubernetes requests: CPU, memory, GPUs, node selector, tolerations."""
+"""Convert compute parameters to Kubernetes requests: CPU, memory, GPUs, node selector, tolerations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_POOL = {SERVERLESS, "local", "cpu", ""}
 
 @dataclass(frozen=True)
 class Instance:
-    """The resources of an instance type; memory in GiB."""
+    """Resources of one machine of an instance type; memory in GiB."""
 
     cpu: int
     memory: int
@@ -25,7 +25,7 @@ class Instance:
     gpu_type: str = NVIDIA
 
 
-# Vendors' published sizes. Keys are lower case: the seeds spell the same type in several ways.
+# Vendors' published sizes. Keys are lower case, because users spell the same type in several ways.
 INSTANCES = {
     "standard_d12_v2": Instance(4, 28),
     "standard_d13_v2": Instance(8, 56),
@@ -51,18 +51,18 @@ INSTANCES = {
     "ml.p4de.24xlarge": Instance(96, 1152, 8, 80),
     "ml.p5.48xlarge": Instance(192, 2048, 8, 80),
 }
-# A node reserves some CPU and memory for the system, so a request for all of it is never scheduled.
+# Nodes reserve part of their resources for the system; a request for all of it is never scheduled.
 CPU_SHARE, MEMORY_SHARE = 0.9, 0.85
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One task's request in KFP's types: strings, and JSON for node selector and tolerations."""
+    """Resource request of one task, in KFP's formats: strings, and JSON for node selector and tolerations."""
 
     cpu: str
     memory: str
     gpu_type: str
-    """Empty without GPUs, so that a resource quota without this resource does not reject the pod."""
+    """Empty without GPUs, so that a quota without this resource does not reject the task."""
     gpu_count: str
     node_selector: dict[str, str]
     tolerations: list[dict[str, Any]]
@@ -71,7 +71,7 @@ class Hardware:
 
 
 def import_hardware(parameters: ImportCompute) -> dict[str, Hardware]:
-    """Return the request of tasks that process whole models without training. Raises the errors of `hardware_of`."""
+    """Return the request of tasks that process whole models without training. Raises as `hardware_of`."""
     return {"import": _hardware(parameters, "compute_model_import", "instance_type_model_import", 0)}
 
 
@@ -143,5 +143,5 @@ def _instance(parameter: str, text: str) -> Instance:
             Problem("PLAN-E0201", parameter, shown(text), "cpu=8,memory=64Gi[,gpu=nvidia.com/gpu,gpu_memory=80Gi]",
                     "write whole CPUs, and memory in Gi")
         ) from None  # fmt: skip
-    # A task gets explicit resources in full, so undo the shares that _hardware applies.
+    # The task gets exactly this request, so the shares for the system are added here.
     return Instance(round(cpu / CPU_SHARE + 0.5), round(memory / MEMORY_SHARE + 0.5), gpus, gpu_memory, gpu_type)

@@ -1,4 +1,4 @@
-"""Checks of the model and the parameters against the kind of model and the training method."""
+"""Check that model and parameters fit the kind of model and the training method."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from steps.tasks import load_task
 
 
 def asked_form(p: SupervisedParameters, chosen: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the column parameters that depend on the kind of model: the text around an encoder's input."""
+    """Return the prompt format for encoder-decoder models, which overrides the parameters; empty for other kinds."""
     if not chosen.kind.has_encoder:
         return {}
     prefix = getattr(p, "prompt_prefix", "")
-    nothing = prefix == USUAL_PREFIX and config.get("model_type") not in seq2seq_lm.TOLD_WHAT_TO_DO
-    return {"prompt_prefix": "" if nothing else prefix, "text_separator": ""}
+    unused = prefix == USUAL_PREFIX and config.get("model_type") not in seq2seq_lm.TOLD_WHAT_TO_DO
+    return {"prompt_prefix": "" if unused else prefix, "text_separator": ""}
 
 
 def unfit_problems(seen: Seen) -> Iterator[Problem]:
@@ -34,7 +34,7 @@ def unfit_problems(seen: Seen) -> Iterator[Problem]:
 
 
 def kind_problems(seen: Seen) -> Iterator[Problem]:
-    """Yield a problem if the model, or the reference model, is not of the kind."""
+    """Yield problems if the model or the reference model is of another kind."""
     for found in (seen.model, seen.reference):
         if found:
             yield from _kind_problems(seen, found.layout.config, found.files.parameter)
@@ -46,18 +46,19 @@ def _kind_problems(seen: Seen, config: Mapping[str, Any], source: str) -> Iterat
     reads, encodes = masked_lm.made_for(config), seq2seq_lm.made_for(config)
     if encodes and not (kind.has_encoder and model_type in seq2seq_lm.MODEL_TYPES):
         name = (config.get("architectures") or [model_type])[0]
-        usual = "a causal language model, such as Llama or Qwen; encoder-decoder models are supported for "
+        supported = f"one of the types {', '.join(sorted(seq2seq_lm.MODEL_TYPES))}, or a decoder-only model"
+        usual = "a decoder-only model, such as Llama or Qwen"
         yield Problem("PLAN-E0307", source, f"{name}, an encoder-decoder model",
-                      f"an encoder-decoder model of type {', '.join(sorted(seq2seq_lm.MODEL_TYPES))}, or a decoder"
-                      if kind.has_encoder else f"{usual}summarization and translation",
-                      "use another model")  # fmt: skip
+                      supported if kind.has_encoder else usual, "name another model",
+                      why="" if kind.has_encoder else "encoder-decoder models are only used with summarization and "
+                      "translation")  # fmt: skip
     if hasattr(task, "model_problems"):
         yield from task.model_problems(seen.parameters, seen.recipe, config)
     if kind.goes_on and reads:
-        yield Problem("PLAN-E0308", source, f"a model of type {model_type}, a masked language model",
-                      f"a causal language model, such as Llama or Qwen, for {seen.parameters.task}",
-                      "use another model")  # fmt: skip
+        yield Problem("PLAN-E0308", source, f"a model of the type {model_type}, a masked language model",
+                      f"a decoder-only model, such as Llama or Qwen, for {seen.parameters.task}",
+                      "name another model")  # fmt: skip
     if kind is masked_lm.KIND and not reads:
-        yield Problem("PLAN-E0309", "pretraining_objective", f"masked with a model of type {model_type}",
+        yield Problem("PLAN-E0309", "pretraining_objective", f"masked with a model of the type {model_type}",
                       "a masked language model, such as BERT or RoBERTa",
-                      "set pretraining_objective=causal, or use another model")  # fmt: skip
+                      "set pretraining_objective=causal, or name another model")  # fmt: skip

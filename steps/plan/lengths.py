@@ -1,4 +1,4 @@
-"""The maximum length of a row, and checks against the model's configuration."""
+"""Check row lengths and model_args against the model's configuration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from steps.plan.sources import ModelFound
 
 
 def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
-    """Return the maximum input length in tokens: max_seq_length, or the least of the model's and the kind's limits.
+    """Return the longest input in tokens: max_seq_length, or the model's limit, or less for kinds that read windows.
 
-    The positions of a learned prompt are subtracted from the model's limit.
+    A trained prompt reduces the model's limit by its length.
     """
     if p.max_seq_length > 0:
         return p.max_seq_length
@@ -27,7 +27,7 @@ def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
 
 
 def length_problems(seen: Seen) -> list[Problem]:
-    """Return problems with lengths above the model's positions and with prompts that leave no room for an answer."""
+    """Return problems of lengths beyond the model's positions, and of prompts that leave no room for an answer."""
     p, model = seen.parameters, seen.model
     if p.max_seq_length == 0:
         return [Problem("PLAN-E0306", "max_seq_length", "0", "-1 or a positive number", "leave it out")]
@@ -46,17 +46,17 @@ def length_problems(seen: Seen) -> list[Problem]:
 
 
 def _prompt_problems(p: SupervisedParameters, limit: int) -> Iterator[Problem]:
-    """Yield a problem if a prompt can fill the whole row; the default value then has no effect instead."""
+    """Refuse a prompt length that leaves no room for the answer; as a default it only has no effect."""
     if not isinstance(p, PreferenceMethod) or p.max_prompt_length < limit:
         return
     if p.max_prompt_length != PreferenceMethod.model_fields["max_prompt_length"].default:
         yield Problem("PLAN-E0321", "max_prompt_length", str(p.max_prompt_length),
-                      f"less than {limit}, the maximum length of a row",
-                      "lower it, or raise max_seq_length", why="the answer follows the prompt")  # fmt: skip
+                      f"less than {limit}, the longest row",
+                      "lower it, or raise max_seq_length", why="the answer must fit behind the prompt")  # fmt: skip
 
 
 def model_args_problems(seen: Seen) -> list[Problem]:
-    """Return problems with model_args: transformers passes an unknown name to the model's class, which then fails."""
+    """Refuse unknown keys of model_args, which would fail only when the model is built on a GPU."""
     p, problems = seen.parameters, []
     if p.attn_implementation == "flash_attention_2" and not p.number_of_gpu_to_use_finetuning:
         problems.append(
@@ -67,5 +67,5 @@ def model_args_problems(seen: Seen) -> list[Problem]:
         if name not in seen.config and name not in NO_MODEL_ARGS:
             fix = nearest(name, seen.config) or "see the model's config.json"
             problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(p.model_args[name]),
-                                    "a name in the model's configuration", fix))  # fmt: skip
+                                    "a key of the model's configuration", fix))  # fmt: skip
     return problems

@@ -1,7 +1,7 @@
-"""Estimates the GPU memory of a training, and decides whether activations must be recomputed.
+"""Estimate the GPU memory of training, and decide whether activations are recomputed.
 
-Weights, gradients and optimizer states are exact; activations as in Korthikanti et al. 2022 (34·s·b·h bytes per layer
-in 16 bit, attention without the quadratic term); logits in 32 bit. The error is up to about 25 %.
+Weights, gradients and optimizer states are counted exactly; activations after Korthikanti et al. 2022 (34·s·b·h bytes
+per layer in 16 bit, attention without the quadratic term), logits in 32 bit. Accurate to about 25%.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from steps.plan.hardware import Hardware
 from steps.plan.seen import runs_here
 
 GIB = 2**30
-HEADROOM = 0.9  # usable share; the rest is for the CUDA context, fragmentation and the allocator's rounding
-# Bytes per trained parameter in addition to the weight: gradient and optimizer state in 32 bit.
+HEADROOM = 0.9  # the rest is for the CUDA context, fragmentation and the allocator's rounding
+# Bytes per trained parameter beyond the weight itself: gradient and optimizer state in 32 bit.
 STATE_BYTES = {
     "adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5, "ademamix": 16, "sgd": 4, "adagrad": 8, "rmsprop": 8,
     "grokadamw": 16, "schedule_free_sgd": 8,
@@ -35,7 +35,7 @@ class MemoryEstimate:
     checkpointing: bool = False
     """Whether activations are recomputed."""
     on_cpu: int = 0
-    """Bytes of optimizer and weights that DeepSpeed offloads to the CPU's memory."""
+    """Bytes of CPU memory that DeepSpeed uses for offloaded optimizer states and weights."""
 
     @property
     def needed(self) -> int:
@@ -55,7 +55,7 @@ def estimate(
 ) -> MemoryEstimate:
     """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
 
-    gradient_checkpointing=auto becomes true only if the estimate without it does not fit. `zero` is the
+    With gradient_checkpointing=auto, checkpointing is on exactly if the estimate without it does not fit. `zero` is the
     zero_optimization block of a DeepSpeed configuration, `reference` the number of weights of a separate reference
     model.
     """
@@ -73,17 +73,17 @@ def estimate(
 
 
 def memory_notes(memory: MemoryEstimate, hardware: Hardware) -> Iterator[str]:
-    """Yield a note if the GPU memory, or the CPU memory for offloading, is too small."""
+    """Warn if GPU memory, or CPU memory for offloading, is too small."""
     if memory.available is not None and memory.needed > memory.available:
         yield (
-            f"finetune is expected to need {memory.needed / GIB:.1f} GiB of GPU memory, but only "
+            f"finetune is expected to need {memory.needed / GIB:.1f} GiB of GPU memory, but "
             f"{memory.available / GIB:.1f} GiB are usable: lower per_device_train_batch_size or max_seq_length, or "
             "set apply_lora=true"
         )
     there = int(hardware.memory.removesuffix("Gi"))
-    if not runs_here() and memory.on_cpu >= there * GIB:  # offloaded bytes must fit into the pod's memory
-        yield (f"DeepSpeed offloads {memory.on_cpu / GIB:.0f} GiB to the CPU's memory, but finetune has only "
-               f"{there} GiB: choose a larger instance_type_finetune")  # fmt: skip
+    if not runs_here() and memory.on_cpu >= there * GIB:  # offloaded states must fit into CPU memory
+        yield (f"DeepSpeed offloads {memory.on_cpu / GIB:.0f} GiB to CPU memory, but finetune has {there} GiB: "
+               "choose a larger instance_type_finetune")  # fmt: skip
 
 
 def _parts(
@@ -103,7 +103,7 @@ def _parts(
     if recipe.kind.has_encoder:
         written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)
         encoding, decoding = encoder_and_decoder(config)
-        # A decoder layer has a second attention block. Count decoder layers in units of encoder layers.
+        # A decoder layer has two attention blocks. Counted in encoder layers, whose input has more tokens.
         blocks, layers = encoding + decoding * 4 / 3, encoding + decoding * 4 / 3 * written / tokens
     trained = _adapter_size(parameters, config, hidden, blocks) if parameters.apply_lora else weights
     weight_bytes = 2 if half and parameters.apply_lora else 4
@@ -119,13 +119,13 @@ def _parts(
 
 
 def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:
-    """Return the number of encoder and decoder layers; T5 and BART have different names for them."""
+    """Return the number of encoder and decoder layers, whose keys differ between T5 and BART."""
     encoding = config.get("encoder_layers") or config.get("num_layers") or config.get("num_hidden_layers") or 0
     return encoding, config.get("decoder_layers") or config.get("num_decoder_layers") or encoding
 
 
 def _reference(parameters: SupervisedParameters, recipe: Recipe, weights: int, own: int) -> dict[str, int]:
-    """Return the bytes of the reference model: a copy of the initial weights, or a model with `own` weights."""
+    """Bytes of the reference model: a copy of the initial weights, or another model with `own` weights."""
     if not recipe.method.asks_reference or getattr(parameters, "precompute_ref_log_probs", False):
         return {}
     if own:
@@ -135,7 +135,7 @@ def _reference(parameters: SupervisedParameters, recipe: Recipe, weights: int, o
 
 
 def _logits(recipe: Recipe, config: dict[str, Any], tokens: int) -> int:
-    """Return the bytes of logits and their gradients; 0 for kinds without logits over the vocabulary."""
+    """Bytes of logits and their gradients; 0 for models without logits over the vocabulary."""
     if not recipe.kind.logits_over_vocabulary:
         return 0
     held = tokens if recipe.method.whole_logits else min(tokens, LOGIT_TOKENS)
@@ -143,13 +143,12 @@ def _logits(recipe: Recipe, config: dict[str, Any], tokens: int) -> int:
 
 
 def _stored(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, weights: int, usual: int) -> int:
-    """Return the bytes of the base model: `usual` per weight, fewer if quantised; embeddings are not quantised."""
+    """Bytes of the base weights: `usual` per weight, fewer if quantised; embeddings are never quantised."""
     matrices = 1 if config.get("tie_word_embeddings", True) else 2
     kept = min(weights, matrices * hidden * (config.get("vocab_size") or 0))
     if not parameters.bits:
         return weights * usual
-    # Each block of 64 4-bit weights has a 32-bit scale. With double quantisation the scale has 8 bits, and 256 scales
-    # share one of 32 bits.
+    # A block of 64 4-bit weights has a 32-bit scale; with double quantisation, 8 bits plus 1/256 of 32 bits.
     scale = 0.0 if parameters.bits == 8 else (1 + 4 / 256) / 64 if parameters.bnb_4bit_use_double_quant else 4 / 64
     return int(kept * usual + (weights - kept) * (parameters.bits / 8 + scale))
 
@@ -157,10 +156,10 @@ def _stored(parameters: SupervisedParameters, config: dict[str, Any], hidden: in
 def _zero_parts(
     parameters: SupervisedParameters, config: dict[str, Any], weights: int, zero: dict[str, Any]
 ) -> tuple[dict[str, int], int]:
-    """Return the GPU bytes of the parts that ZeRO changes, for one GPU, and the bytes offloaded to the CPU.
+    """Return the GPU bytes of the parts that ZeRO changes on a single GPU, and the bytes offloaded to the CPU.
 
-    Without offloading, one GPU needs as much memory as without ZeRO. The CPU part of the optimizer is a copy of the
-    trained weights, their gradients and the optimizer states, all in 32 bit; gradients are on the GPU in buckets.
+    Without offloading, one GPU needs as much as without ZeRO. The offloaded optimizer has a copy of the trained
+    weights, their gradients and its states, all in 32 bit; gradients are on the GPU in buckets.
     """
     moved = {name for name in ("offload_optimizer", "offload_param") if (zero.get(name) or {}).get("device") == "cpu"}
     lora, width = parameters.apply_lora, 2 if parameters.precision == "16" else 4
@@ -187,7 +186,7 @@ def _hidden(config: dict[str, Any]) -> int:
 
 
 def _adapter_size(parameters: SupervisedParameters, config: dict[str, Any], hidden: int, layers: float) -> int:
-    """Return the parameters of an adapter for Llama-like blocks: four attention matrices, three feed-forward ones."""
+    """Number of adapter parameters for Llama-like blocks: four attention layers and three MLP layers."""
     wide = config.get("intermediate_size") or config.get("d_ff") or config.get("encoder_ffn_dim") or 4 * hidden
     shapes = [*[(hidden, hidden)] * 4, *[(hidden, wide)] * 2, (wide, hidden)]
     return int(ADAPTER_KINDS[parameters.peft_type].size(parameters, hidden, shapes, layers))

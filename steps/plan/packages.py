@@ -1,13 +1,10 @@
-"""Installed packages. The plan runs without torch even if it is installed (`running.py`)."""
+"""Check for installed packages by their metadata, because the plan must not import torch (`running.py`)."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def missing_here(package: str) -> bool:
-    """Return whether a package is missing although torch is installed, so that training here would fail.
-
-    Without torch, training runs in another image, which has all packages.
-    """
+    """Whether a package is missing although torch is installed; the training image has all, this machine may not."""
     return _is_installed("torch") and not _is_installed(package)
 
 

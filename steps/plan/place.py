@@ -12,21 +12,21 @@ from steps.plan.seen import Seen, runs_here
 from steps.sources.storage import local_path
 from steps.tracking.target import MEANS_OFF, is_off, store_of
 
-# Parameter that is not implemented → fix. Remove a row when it is.
+# Parameter → what to do instead. Remove a row once the feature is implemented.
 UNBUILT = {
     "num_nodes_finetune": "use one node",
 }
 
 
 def unbuilt_problems(seen: Seen) -> Iterator[Problem]:
-    """Yield a problem for each value that is not implemented in this version."""
+    """Refuse parameters that are not implemented and would otherwise be ignored."""
     parameters = seen.parameters
     for name, instead in UNBUILT.items():
         value = getattr(parameters, name)
         default = type(parameters).model_fields[name].default
         if value != default:
             yield Problem("PLAN-E0101", name, shown(value), repr(default), instead,
-                          why="nothing else is implemented in this version")  # fmt: skip
+                          why="other values are not implemented in this version")  # fmt: skip
     if parameters.number_of_gpu_to_use_finetuning > 1:
         yield Problem(
             "PLAN-E0101",
@@ -39,7 +39,7 @@ def unbuilt_problems(seen: Seen) -> Iterator[Problem]:
 
 
 def place_problems(seen: Seen) -> list[Problem]:
-    """Return problems with checkpoints, resuming and registration where the pipeline runs."""
+    """Check that checkpoints, resuming and registration are possible where the pipeline runs."""
     p, problems = seen.parameters, []
     here = runs_here()
     if p.checkpoint_dir and local_path(p.checkpoint_dir) is None:
@@ -55,13 +55,13 @@ def place_problems(seen: Seen) -> list[Problem]:
     if p.register_tuned_model and not (p.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI") or here):
         problems.append(
             Problem("PLAN-E0303", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI in the environment",
-                    "the MLflow server for the model version", "set it, or register_tuned_model=false")
+                    "the MLflow server for the registered version", "set it, or register_tuned_model=false")
         )  # fmt: skip
     return problems
 
 
 def package_problems(seen: Seen) -> list[Problem]:
-    """Return problems with missing packages; the image has all of them, this machine may not."""
+    """Check that required packages are installed; the image has all of them, this machine may not."""
     p = seen.parameters
     return [
         Problem("PLAN-E0311", where, f"{value}, but the package {package} is missing", f"{package} installed",
@@ -72,10 +72,10 @@ def package_problems(seen: Seen) -> list[Problem]:
 
 
 def tracking_notes(seen: Seen) -> Iterator[str]:
-    """Yield notes if metrics are not sent to the MLflow server that the parameters name."""
+    """Note when metrics are not sent to the given server."""
     given = seen.parameters.mlflow_server_uri
     if is_off():
-        yield (f"{MEANS_OFF} is set: metrics are written to history.json and the reports only; "
+        yield (f"{MEANS_OFF} is set: metrics go into history.json and the reports only; "
                "the tuned model is still registered")  # fmt: skip
     if (store := store_of(given)) != given:
-        yield f"mlflow_server_uri: {store} is used, because MLflow 3 does not support plain folders as a store"
+        yield f"mlflow_server_uri: {store} is used, because MLflow 3 does not support plain folders"

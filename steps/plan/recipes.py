@@ -1,4 +1,4 @@
-"""Selects the kind of model and the training method of a run."""
+"""Choose the kind of model and the training method of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.tasks import load_task
 
 
 def recipe_for(p: SupervisedParameters, config: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with the requested kind, else the task's kind that fits the model, else the task's default."""
+    """Choose the requested kind, else a kind of the task that fits the model, else the task's default."""
     usual, *others = load_task(p.task).KINDS
     made_for = (name for name in others if MODEL_KINDS[name].made_for(config))
     return recipe(p.asked_kind or next(made_for, usual), p.learning_method)

@@ -1,4 +1,4 @@
-"""Checks of a separate reference model: it must have the same tokens as the tuned model."""
+"""A separate reference model for preference training: it must have the same tokens as the tuned model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TOKENIZER = "tokenizer.json"
 def tokenizer_problems(
     files: ModelFiles, layout: ModelLayout, ours: ModelFiles, our_files: Mapping[str, str]
 ) -> Iterator[Problem]:
-    """Yield a problem if a reference model's tokens differ; `our_files` are the tokenizer's, by name → path."""
+    """Yield problems of the reference's tokenizer; `our_files` are the tuned model's tokenizer files, name → path."""
     if TOKENIZER in layout.tokenizer_files and TOKENIZER in our_files:
         theirs, mine = files.read(layout.tokenizer_files[TOKENIZER]), ours.read(our_files[TOKENIZER])
         same = _tokens(theirs) == _tokens(mine)
         size = layout.config.get("vocab_size")
         if same and size and largest_token(theirs) >= size:
             yield Problem("PLAN-E0356", files.parameter, f"{size} embeddings for {largest_token(theirs) + 1} tokens",
-                          "an embedding for every token", "use a complete model")  # fmt: skip
+                          "an embedding for every token", "name a complete model")  # fmt: skip
     else:
         vocabularies = sorted(VOCABULARIES & {*layout.tokenizer_files, *our_files})
         same = all(
@@ -35,15 +35,14 @@ def tokenizer_problems(
         )
     if not same:
         yield Problem("PLAN-E0356", files.parameter, f"{files.uri}, whose tokenizer has other tokens",
-                      "the tokenizer of the tuned model",
-                      "use a model of the same family, or leave it out",
-                      why="both models compute log probabilities of the same tokens")  # fmt: skip
+                      "the tokenizer of the tuned model", "name a model of the same family, or leave it out",
+                      why="both models score the same tokens")  # fmt: skip
 
 
 def _tokens(tokenizer: bytes) -> dict[str, Any]:
-    """Return the parts of tokenizer.json that set the tokens: vocabulary, merges, added tokens and text rules."""
-    told = json.loads(tokenizer)
-    model = told.get("model") or {}
-    added = [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
+    """Return what determines the tokens: vocabulary, merges, added tokens, pre-tokenizer and normalizer."""
+    parsed = json.loads(tokenizer)
+    model = parsed.get("model") or {}
+    added = [(token["id"], token["content"]) for token in parsed.get("added_tokens") or []]
     kept = {key: model.get(key) for key in ("type", "vocab", "merges")}
-    return {**kept, "added": sorted(added), "split": told.get("pre_tokenizer"), "changed": told.get("normalizer")}
+    return {**kept, "added": sorted(added), "split": parsed.get("pre_tokenizer"), "changed": parsed.get("normalizer")}

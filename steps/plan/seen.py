@@ -1,4 +1,4 @@
-"""The sources and values that the plan's checks read."""
+"""Everything that the plan has read: the input of its checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from steps.running import LOCAL_ROOT
 
 @dataclass(frozen=True)
 class Seen:
-    """All resolved sources; None, or empty, if one could not be read and its problems are recorded."""
+    """Everything that the plan has read; None or empty where reading failed and its problems were recorded."""
 
     reading: Reading
     """The requested and the effective parameters."""
@@ -29,18 +29,18 @@ class Seen:
     """Kind of model and training method."""
     model: ModelFound | None = None
     reference: ModelFound | None = None
-    """The reference model of preference methods, if it is not the base model itself."""
+    """Reference model of preference training, if it is not the base model."""
     new_tokens: NewTokens = field(default_factory=NewTokens)
     data: dict[str, DataFound] = field(default_factory=dict)
     """The given splits."""
     source: DataSource | None = None
-    """The data parameters, with pinned Hub revisions."""
+    """The data parameters with Hub revisions pinned."""
     template_digest: str = ""
     function_digest: str = ""
     options: EvaluationOptions | None = None
     hardware: dict[str, Hardware] = field(default_factory=dict)
     zero: DeepSpeedPlan | None = None
-    """The DeepSpeed configuration; None without DeepSpeed."""
+    """DeepSpeed configuration; None without DeepSpeed."""
 
     @property
     def parameters(self) -> SupervisedParameters:
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The model's configuration; empty if there is no model."""
+        """The model's configuration; empty without a model."""
         return self.model.layout.config if self.model else {}
 
     @property
@@ -60,7 +60,7 @@ class Seen:
 
     @property
     def positions(self) -> int | None:
-        """Number of positions of the model; None if it has no limit."""
+        """Positions of the model; None if it has no limit."""
         return self.model.layout.max_positions if self.model else None
 
 

@@ -130,7 +130,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
 
 
 def _came_with(decisions: Decisions) -> dict[str, Any]:
-    """Return the input adapter and the reference model, if given."""
+    """Return the sources of the adapter and the reference model, if there are any."""
     settings = decisions.model.settings
     return {
         what: found.model_dump() for what, found in (("adapter", settings.adapter), ("reference", settings.reference))
@@ -149,18 +149,18 @@ def _learned(decisions: Decisions) -> dict[str, str]:
 
 
 def _given(p: SupervisedParameters, *names: str) -> dict[str, Any]:
-    """Return those of the named parameters that the pipeline has; the settings have defaults for the others."""
+    """Return those parameters that the pipeline has; the others keep the default of the settings."""
     return {name: getattr(p, name) for name in names if name in type(p).model_fields}
 
 
 def _preference(p: SupervisedParameters) -> PreferenceMethod | None:
-    """Return the preference parameters, without the source of the reference model, which import_model copies."""
+    """Return the parameters of preference training without the reference's path, because import_model copies it."""
     if not isinstance(p, PreferenceMethod):
         return None
     return PreferenceMethod.of(p).model_copy(update={"reference_model_path": ""})
 
 
 def _prompt_form(task: str, columns: dict[str, Any]) -> tuple[str, str]:
-    """Return the text before and after the input in a prompt; empty for tasks whose rows are complete prompts."""
+    """Return the text before and after a prompt; empty for tasks whose rows are complete prompts."""
     module = load_task(task)
     return module.prompt_form(module.Columns(**columns)) if hasattr(module, "prompt_form") else ("", "")

@@ -1,4 +1,4 @@
-"""Resolves the sources: a digest for each, and the facts that need no large download."""
+"""Resolve the sources: a digest of each, and what can be checked without downloading much."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 @dataclass(frozen=True)
 class ModelFound:
-    """The resolved model source."""
+    """The model source, as read by the plan."""
 
     settings: ImportSettings
     layout: ModelLayout
@@ -32,11 +32,11 @@ class ModelFound:
     """Size of the weights."""
     files: ModelFiles
     adapter: ComesWith | None = None
-    """The input adapter, if any."""
+    """The adapter given with the model."""
 
     @property
     def parameters(self) -> int:
-        """Number of weights, from their size in bytes and the configuration's dtype; an estimate for new weights."""
+        """Number of weights, from their size and the configuration's data type; approximate for new weights."""
         if self.settings.new_weights:
             return self.layout.size
         dtype = str(self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32")
@@ -44,7 +44,7 @@ class ModelFound:
 
     @property
     def tokenizer(self) -> tuple[ModelFiles, dict[str, str]]:
-        """The source of the tokenizer and its files: the adapter's if it has a complete tokenizer, else the model's."""
+        """Source and names of the tokenizer files: the adapter's if it has a complete tokenizer."""
         if self.adapter and self.adapter.layout.has_tokenizer:
             return self.adapter.files, self.adapter.layout.tokenizer_files
         return self.files, self.layout.tokenizer_files
@@ -52,23 +52,23 @@ class ModelFound:
 
 @dataclass(frozen=True)
 class DataFound:
-    """One resolved data source."""
+    """One data source, as read by the plan."""
 
     resolved: Resolved
     bytes: int
     rows: int | None
-    """Lines of local jsonl files; None for other sources, which would have to be read in full."""
+    """Lines of local jsonl files; None if counting needs the whole source to be read."""
     warnings: tuple[str, ...] = ()
-    """Warnings about the source of the rows."""
+    """Warnings about the source."""
 
 
 def look_at_base(parameters: ModelSource) -> ModelFound:
-    """Resolve and check the model source. Raises the errors of `read_layout` and `open_files`."""
+    """Resolve and check the model source alone. Raises as `read_layout` and `open_files`."""
     return _found(_named(parameters))
 
 
 def look_at_model(parameters: SupervisedParameters) -> ModelFound:
-    """Resolve and check the model source and its input adapter.
+    """Resolve and check the model source and the adapter given with it.
 
     Raises the errors of `look_at_base` and `look_at_adapter`.
     """
@@ -96,7 +96,7 @@ def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
 
 
 def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> ModelFound | None:
-    """Resolve a separate reference model; None if there is none. Raises the errors of `look_at_model`."""
+    """Resolve a separate reference model; None without one. Raises as `look_at_base`, and UserError."""
     uri = getattr(parameters, "reference_model_path", "").strip()
     if not uri:
         return None
@@ -158,7 +158,7 @@ def template_digest(parameters: SupervisedParameters) -> str:
 
 
 def _look(split: str, uri: str, given: DataSource) -> DataFound:
-    """Resolve one split. Raises UserError for empty files and unsupported formats."""
+    """Resolve one split, and refuse files that cannot contain rows."""
     notes: list[str] = []
     found = data_sources.look(split, given, lambda code, what: notes.append(what) if "-W" in code else None)
     files = [one for one in found if isinstance(one, data_sources.DataFile)]
@@ -169,7 +169,7 @@ def _look(split: str, uri: str, given: DataSource) -> DataFound:
     rows = [_count_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
     counted = [count for count in rows if count is not None]
     drawn_anew = split == "train" and (given.training_data or given.dedup)
-    changed = given.processing_function or drawn_anew  # some rows are dropped, or drawn twice
+    changed = given.processing_function or drawn_anew  # some rows may be dropped or repeated
     whole = len(counted) == len(rows) and not changed
     return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
 
@@ -197,7 +197,7 @@ def _count_rows(uri: str) -> int | None:
 
 
 def pinned_source(parameters: SupervisedParameters) -> DataSource:
-    """Return the data parameters with every Hub revision pinned. Raises the errors of `hub.resolve_dataset`."""
+    """Return the data parameters with every Hub revision pinned. Raises as `hub.resolve_dataset`."""
     return data_sources.pinned(DataSource.of(parameters))
 
 

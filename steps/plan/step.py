@@ -1,4 +1,4 @@
-"""The plan step: checks the parameters, resolves the sources and writes the plan, before a GPU is allocated."""
+"""The step `plan`: check everything, decide everything and report it before anything costs money."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Planned:
 
     summary: dict[str, Any]
     settings: dict[str, Group]
-    """One value for each later step, by the name of the plan's output."""
+    """Settings of each later step, by the name of the plan's output."""
     hardware: dict[str, Hardware]
 
 
 def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan:
     """Check a pipeline's parameters, resolve its sources and write the plan.
 
-    `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises UserError with all problems that the
-    user must fix; else the first other StepError.
+    `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises a StepError of the first kind of
+    error found, with every problem of that kind.
     """
     model = PARAMETER_MODELS.get(pipeline, PipelineParameters)
     planned = _planner(model)(pipeline, arguments)
@@ -73,7 +73,7 @@ def _adapter_work(pipeline: str, arguments: dict[str, Any]) -> Planned:
 
 
 def _hardware_fields(fields: tuple[str, ...], hardware: dict[str, Hardware]) -> dict[str, Any]:
-    """Return each group's request as the plan's outputs `<group>_<field>`."""
+    """Assign the hardware of each task group to the plan's outputs."""
     return {
         field: getattr(hardware[field.split("_", 1)[0]], field.split("_", 1)[1])
         for field in fields

@@ -1,4 +1,4 @@
-"""The summary of the plan: as data for plan.json and the report, and as text for a terminal."""
+"""Summary of the plan: as data for plan.json and the report, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steps.tracking.target import target_of
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
-    """Return the plan as data, for plan.json and the report: tasks, sources, arithmetic, memory and hardware."""
+    """Return the plan as data: tasks, hardware, sources and memory; plan.json and the report are made from it."""
     p = decisions.parameters
     source = decisions.model.settings.source
     rows = decisions.data["train"].rows if "train" in decisions.data else None
@@ -77,7 +77,7 @@ def as_text(summary: dict[str, Any]) -> str:
 
 
 def _tracking(given: TrackingParams) -> str:
-    """Return where metrics are sent, from the parameters and this environment."""
+    """Describe where metrics are sent, according to the parameters and this environment."""
     target = target_of(given)
     if not target.uri:
         return "no metrics are sent"
@@ -86,8 +86,8 @@ def _tracking(given: TrackingParams) -> str:
 
 
 def _reading(given: DataSource) -> dict[str, str]:
-    """Return the parameters, other than the sources themselves, that are set and change which rows are read."""
-    told = {}
+    """Return the non-default parameters, besides the sources, that change which rows are read."""
+    changed = {}
     for name, field in DataSource.model_fields.items():
         value = getattr(given, name)
         if value == field.default or name.endswith("_path") or name == "dataset_name":
@@ -95,13 +95,13 @@ def _reading(given: DataSource) -> dict[str, str]:
         if name == "training_data" and (mixture := read_mixture(value)[0]):
             value = ", ".join(f"{part.label} × {part.sampling_weight:g}" for part in mixture.datasets)
         text = str(value).lower() if type(value) is bool else str(value)
-        told[name] = text if text.isprintable() else repr(text)
-    return told
+        changed[name] = text if text.isprintable() else repr(text)
+    return changed
 
 
 def _adapter(p: SupervisedParameters) -> str:
-    """Describe the adapter and the base model in a few words."""
-    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a {p.bits}-bit base model" if p.bits else "")
+    """Describe the adapter and the precision of the base in a few words."""
+    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a base in {p.bits} bits" if p.bits else "")
 
 
 def _merging(p: SupervisedParameters) -> str:

@@ -79,8 +79,8 @@ REFUSED = {
     "key of another kind": (with_kwargs("lora", {"decompose_both": True}), "set peft_type=lokr"),
     "key with a parameter": (with_kwargs("lora", {"r": 4}), "peft_kwargs.r: .*set lora_r"),
     "nonsense": (with_kwargs("ia3", {"colour": 1}), "one of exclude_modules, feedforward_modules"),
-    "no names": ({**LORA, "lora_target_modules": " , "}, "' , '; expected all-linear, or names of modules"),
-    "all and names": ({**LORA, "lora_target_modules": "all-linear,q_proj"}, "expected all-linear, or names of modules"),
+    "no names": ({**LORA, "lora_target_modules": " , "}, "' , '; expected all-linear, or module names"),
+    "all and names": ({**LORA, "lora_target_modules": "all-linear,q_proj"}, "expected all-linear, or module names"),
     "half an expression": (with_kwargs("lora", {"rank_pattern": {"q_proj(": 4}}), "whole numbers of at least 1"),
     "text for a list": (with_kwargs("ia3", {"feedforward_modules": "down_proj"}), "a list of module names"),
     "rank 0": (with_kwargs("lora", {"rank_pattern": {"q_proj": 0}}), "whole numbers of at least 1"),
@@ -90,7 +90,7 @@ REFUSED = {
     "layers without names": (with_kwargs("lora", {"layers_to_transform": [0]}), "names such as q_proj,v_proj"),
     "pattern without layers": (
         with_kwargs("lora", {"layers_pattern": "layers"}, lora_target_modules="q_proj"),
-        "layers_to_transform beside it",
+        "expected layers_to_transform as well",
     ),
     "feed-forward that is no target": (
         with_kwargs("ia3", {"feedforward_modules": ["up_proj"]}, lora_target_modules="q_proj,down_proj"),

@@ -1,7 +1,7 @@
-"""The published pipelines: one file for each, with the parameter model that its name promises.
+"""The published pipelines: one file each, with a parameter model named after the file.
 
-`text_classification.py` holds `TextClassificationParameters`. A new file here is a new pipeline: its flow, flags, YAML,
-documentation and plan follow from the model (`steps/params/pipeline.py` has its bases).
+`text_classification.py` defines `TextClassificationParameters`. A new file here is a new pipeline: its flow, flags,
+YAML, documentation and plan are generated from the model (`steps/params/pipeline.py` has its bases).
 """
 
 import importlib
@@ -9,7 +9,7 @@ import pkgutil
 
 from steps.params.pipeline import PipelineParameters
 
-# The order of lists and pages; a pipeline that is not named here comes behind these.
+# Order of lists and pages; other pipelines follow these.
 FIRST = (
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
     "token_classification", "question_answering", "preference",
@@ -26,5 +26,5 @@ def _class(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_")) + "Parameters"
 
 
-# Pipeline name → its parameters; the plan and the catalogue read it.
+# Pipeline name → its parameter model; used by the plan and the catalogue.
 PARAMETER_MODELS: dict[str, type[PipelineParameters]] = _found()

@@ -1,4 +1,4 @@
-"""A finished adapter, and what is done with it."""
+"""Tools for a trained adapter."""
 
 from typing import ClassVar
 
@@ -10,6 +10,6 @@ from steps.params.planned import AdapterToolsPlan
 
 
 class AdapterToolsParameters(PipelineParameters, ImportCompute, AdapterWork, ModelSource):
-    """Work on a finished adapter: merge it, make it ready for vLLM, rename tokens, or check whether it fits a base."""
+    """Merge a trained adapter, make it loadable by vLLM, rename tokens, or check whether it fits a base model."""
 
     planned: ClassVar[type[tuple]] = AdapterToolsPlan

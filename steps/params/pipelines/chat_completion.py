@@ -1,4 +1,4 @@
-"""Conversations."""
+"""Chat completion."""
 
 from typing import ClassVar
 

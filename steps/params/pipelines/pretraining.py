@@ -1,4 +1,4 @@
-"""Texts of a language or a subject."""
+"""Continued pretraining on plain texts."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -11,17 +11,17 @@ from steps.params.task_columns import PretrainingColumns
 
 
 class Objective(Group):
-    """What a language model learns from a text, and from where."""
+    """Training objective, and initial weights."""
 
     pretraining_objective: Literal["auto", "causal", "masked"] = "auto"
-    """Learn each next token (causal), or to put back hidden ones (masked); auto takes what the model is made for."""
+    """Predict the next token (causal) or masked tokens (masked); auto follows the model's architecture."""
 
     new_weights: bool = False
-    """Take only the model's configuration and tokenizer, and begin with random weights drawn from the seed."""
+    """Use only the model's configuration and tokenizer, with random initial weights drawn from the seed."""
 
 
 class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, SupervisedParameters):
-    """Let a language model go on learning from plain texts: a language, a subject, a style."""
+    """Continue the pretraining of a language model on plain texts: a language, a subject, a style."""
 
     task: ClassVar[str] = "pretraining"
 
@@ -31,16 +31,15 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
         return {"auto": "", "causal": "causal_lm", "masked": "masked_lm"}[self.pretraining_objective]
 
     def conflicts(self) -> Iterator[Problem]:
-        """An adapter changes weights that are there."""
+        """Refuse an adapter or a quantised base with new weights."""
         if self.new_weights and self.apply_lora:
-            yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "every weight trained",
+            yield Problem("PARAM-E0211", "apply_lora", "true with new_weights=true", "false",
                           "leave one of the two out",
-                          why="an adapter on random weights learns next to nothing")  # fmt: skip
+                          why="an adapter on random weights learns almost nothing")  # fmt: skip
         if self.new_weights and self.bits:
-            yield Problem("PARAM-E0278", f"load_in_{self.bits}bit", "true with new_weights=true", "weights that an "
-                          "adapter leaves as they are", "leave one of the two out",
-                          why="new ones are trained")  # fmt: skip
+            yield Problem("PARAM-E0278", f"load_in_{self.bits}bit", "true with new_weights=true", "false",
+                          "leave one of the two out", why="new weights are trained themselves")  # fmt: skip
         if self.new_weights and self.adapter_path:
-            yield Problem("PARAM-E0266", "adapter_path", f"{self.adapter_path} with new_weights=true", "a model with "
-                          "weights", "leave one of the two out",
-                          why="an adapter changes those that it was trained on")  # fmt: skip
+            yield Problem("PARAM-E0266", "adapter_path", f"{self.adapter_path} with new_weights=true", "the model's "
+                          "own weights", "leave one of the two out",
+                          why="an adapter fits only the weights that it was trained on")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Questions, texts, and where in them the answers stand."""
+"""Extractive question answering."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Documents and their summaries."""
+"""Summarization of documents."""
 
 from typing import ClassVar
 
@@ -8,6 +8,6 @@ from steps.params.task_columns import SummarizationColumns
 
 
 class SummarizationParameters(SummarizationColumns, AnswerOnly, SummaryMetrics, SupervisedParameters):
-    """Tune a language model to sum up documents."""
+    """Tune a language model to summarize documents."""
 
     task: ClassVar[str] = "summarization"

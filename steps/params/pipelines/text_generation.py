@@ -1,4 +1,4 @@
-"""Texts, or prompts with what follows."""
+"""Generation of texts, or of the continuation of prompts."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -15,7 +15,7 @@ class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
     task: ClassVar[str] = "text_generation"
 
     def conflicts(self) -> Iterator[Problem]:
-        """Some things need to know where the prompt ends."""
+        """Refuse settings that need answers without ground_truth_key."""
         if self.ground_truth_key:
             return
         if self.train_on_completions_only:
@@ -24,4 +24,4 @@ class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
         if self.gate_metric not in ("loss", "perplexity"):
             yield Problem("PARAM-E0207", "gate_metric", f"{self.gate_metric} without ground_truth_key",
                           "loss or perplexity", "set ground_truth_key, or gate_metric=loss",
-                          why="there is no right answer to compare with")  # fmt: skip
+                          why="there is no correct answer to compare with")  # fmt: skip

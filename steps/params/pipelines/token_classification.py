@@ -1,4 +1,4 @@
-"""Words and their tags."""
+"""Classification of the words of a text."""
 
 from typing import ClassVar
 
@@ -8,6 +8,6 @@ from steps.params.task_columns import TokenColumns
 
 
 class TokenClassificationParameters(TokenColumns, TagMetrics, SupervisedParameters):
-    """Tune a model to give each word of a text its tag: names, places, parts of speech."""
+    """Tune a model to tag each word of a text: names, places, parts of speech."""
 
     task: ClassVar[str] = "token_classification"

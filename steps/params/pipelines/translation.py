@@ -1,4 +1,4 @@
-"""Texts in two languages."""
+"""Translation of texts."""
 
 from typing import ClassVar
 
