@@ -36,10 +36,13 @@ def base(tmp_path, monkeypatch) -> Path:
     return as_imported(tmp_path / "source", tmp_path / "model")
 
 
-def prepared(base: Path, folder: Path, length: int = 16, probability: float = 0.15, seed: int = 42, **how) -> Path:
+def prepared(
+    base: Path, folder: Path, length: int = 16, probability: float = 0.15, seed: int = 42, test: int = 75, **how
+) -> Path:
+    """`test` is the first of the test rows."""
     folder.mkdir(exist_ok=True)
     rows = texts(90)
-    parts = {"train": rows[:60], "validation": rows[60:75], "test": rows[75:]}
+    parts = {"train": rows[:60], "validation": rows[60:75], "test": rows[test:]}
     files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
     sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
     settings = DataSettings(
@@ -92,6 +95,13 @@ def test_what_is_hidden_depends_on_the_seed_alone(base, tmp_path):
     )
     assert first == again
     assert first["labels"] != other["labels"]
+
+
+def test_the_same_text_hides_other_tokens_for_validation_and_for_test(base, tmp_path):
+    data = prepared(base, tmp_path / "a", probability=0.3, test=60)
+    validation, test = (tokens(data, split)["labels"][:15] for split in ("validation", "test"))
+    assert list(map(len, validation)) == list(map(len, test))
+    assert validation != test
 
 
 def test_packing_cuts_joined_texts_into_full_pieces_and_loses_nothing(base, tmp_path):

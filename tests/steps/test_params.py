@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.catalog import PIPELINES
-from steps.errors import StepError, UserError
+from steps.errors import SecurityRefusal, StepError, UserError
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import read_parameters
 
@@ -95,6 +95,7 @@ def test_all_problems_are_told_at_once():
         ({"apply_early_stopping": True, "evaluation_strategy": "no"}, "expected an evaluation to judge by"),
         ({"gate_metric": "loss", "gate_min_value": 0.5}, "set gate_max_value instead"),
         ({"gate_metric": "exact_match", "gate_max_value": 0.5}, "set gate_min_value instead"),
+        ({"gate_metric": "loss", "gate_min_value": 0}, "set gate_max_value instead"),
         ({"trust_remote_code": True}, "trust_remote_code"),
         ({"overrides": {"overrides": {}}}, "an object of parameters by name"),
         ({"learning_rate": float("inf")}, "learning_rate"),
@@ -172,3 +173,11 @@ def test_secrets_are_refused_without_being_shown(secret):
         read_parameters("chat_completion", {**ENOUGH, "train_file_path": secret})
     assert caught.value.exit_code == 3
     assert secret not in str(caught.value)
+
+
+def test_a_secret_in_the_overrides_is_refused_too():
+    secret = "hf_" + "a" * 34
+    for given in ({"overrides": {"experiment_name": secret}}, {"overrides": f"experiment_name={secret}"}):
+        with pytest.raises(SecurityRefusal) as caught:
+            read_parameters("chat_completion", {**ENOUGH, **given})
+        assert secret not in str(caught.value)

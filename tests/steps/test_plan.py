@@ -110,6 +110,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"mlflow_server_uri": ""}, "register_tuned_model=false"),
         ({"registered_model_name": "a/b"}, "REGISTER-E0202 registered_model_name"),
         ({"registered_model_alias": "v3"}, "REGISTER-E0203 registered_model_alias"),
+        ({"registered_model_alias": "Latest"}, "REGISTER-E0203 registered_model_alias"),
         ({"instance_type_finetune": "Standard_d12_v2"}, "0 GPUs; expected at least 1"),
         ({"chat_template": "chatml"}, "or a file ending in .jinja. Fix: did you mean chat-ml"),
         ({"pytorch_model_path": "tests/conftest.py"}, "name the folder"),

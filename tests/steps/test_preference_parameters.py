@@ -95,6 +95,7 @@ def test_every_loss_of_dpo_is_accepted(given, tmp_path, loss):
         ({"loss_type": "sigmoid,sft", "loss_weights": "1"}, "PARAM-E0253 loss_weights: .*2 positive numbers"),
         ({"loss_type": "sigmoid,sft", "loss_weights": "1,much"}, "PARAM-E0253 loss_weights"),
         ({"loss_weights": "-1"}, "PARAM-E0253 loss_weights: .*1 positive number,"),
+        ({"loss_type": "sigmoid,sft", "loss_weights": "1,0"}, "PARAM-E0253 loss_weights: .*2 positive numbers"),
         ({"label_smoothing": 0.1}, "PARAM-E0254 label_smoothing: .*set loss_type=robust"),
         ({"loss_type": "exo_pair"}, "PARAM-E0254 label_smoothing: found 0.0 with exo_pair"),
         ({"method": "orpo", "label_smoothing": 0.1}, "PARAM-E0254 label_smoothing: .*orpo smooths no loss"),
