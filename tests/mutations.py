@@ -37,7 +37,7 @@ def main(chosen: list[str]) -> int:
     for one in gone:
         print(f"gone      {one.name}: {one.file} has its code {places(one)} times, not once; write the row anew")
     mutations = [one for one in mutations if one not in gone]
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory(prefix="mutations-") as scratch:
         copy = Path(scratch, "copy")
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         if said := _unmutated(mutations, copy):
@@ -101,8 +101,8 @@ def _tried(mutation: Mutation, copy: Path) -> str:
 def _pytest(copy: Path, tests: list[str] | tuple[str, ...], slow: bool, seconds: int) -> tuple[int, str]:
     elsewhere = "not examples and not gpu and not containers and not vllm"
     marks = elsewhere if slow else f"not slow and {elsewhere}"
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-rfE",
-               "-m", marks, *(f"tests/{test}" for test in tests)]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=short",
+               "-rfE", "-m", marks, *(f"tests/{test}" for test in tests)]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds)
     return done.returncode, done.stdout + done.stderr

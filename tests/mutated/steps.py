@@ -55,7 +55,7 @@ MUTATIONS = (
       "a marker that goes over into the next row counts", ("steps/test_prepare_data_markers.py",)),
     M("full-row-too-long", "steps/prepare_data/write/lengths.py",
       "np.flatnonzero(lengths > limit)", "np.flatnonzero(lengths >= limit)",
-      "a row that just fits is told to be truncated", ("steps/test_prepare_data.py",)),
+      "a row that just fits is told to be truncated", ("steps/test_masked.py",)),
     M("extra-cell", "steps/prepare_data/read/csv_rows.py",
       "if len(fields) != len(names):", "if len(fields) < len(names):",
       "a cell too many is dropped in silence", ("steps/test_data_tables.py",)),

@@ -129,6 +129,14 @@ def test_long_rows_are_cut_and_told(base, tmp_path):
     assert any(warning["code"] == "DATA-W0804" and "packing=true" in warning["what"] for warning in facts["warnings"])
 
 
+def test_rows_that_just_fit_are_not_long(base, tmp_path):
+    splits = read_manifest(prepared(base, tmp_path / "a", length=64)).facts["splits"].values()
+    longest = max(split["length"]["max"] for split in splits)
+    facts = read_manifest(prepared(base, tmp_path / "b", length=longest)).facts
+    assert [warning for warning in facts["warnings"] if warning["code"] == "DATA-W0804"] == []
+    assert sum(split["truncated"] for split in facts["splits"].values()) == 0
+
+
 def test_a_tokenizer_without_a_mask_is_refused(tiny_model, tmp_path):
     with pytest.raises(UserError, match="DATA-E0815 tokenizer: found no mask_token"):
         prepared(as_imported(tiny_model, tmp_path / "model"), tmp_path / "a")

@@ -212,4 +212,8 @@ def test_a_reference_that_cannot_judge_is_refused(preferences, tmp_path, tiny_mo
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
     (other / "tokenizer.json").write_text(json.dumps(told))
     assert "PLAN-E0356" in refused(preferences, tmp_path, "preference", **changes)
+    told = json.loads((tiny_model / "tokenizer.json").read_text())
+    told["added_tokens"].pop()  # the vocabulary is the same: it cuts that token into letters
+    (other / "tokenizer.json").write_text(json.dumps(told))
+    assert "PLAN-E0356" in refused(preferences, tmp_path, "preference", **changes)
     assert "nothing at" in refused(preferences, tmp_path, "preference", reference_model_path=str(tmp_path / "gone"))

@@ -20,7 +20,7 @@ from steps.params.settings import RegistrationSettings
 from steps.register_model import registry
 from steps.register_model.candidate import Target, read_target
 from steps.register_model.step import register_model
-from steps.register_model.weights import masked
+from steps.register_model.weights import masked, missing_at
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +114,15 @@ def content() -> tuple[int, int, int]:
 
 def registered(world: dict[str, Path]) -> dict[str, str]:
     return json.loads((world["registration"] / "registration.json").read_text())
+
+
+def test_a_file_of_another_size_is_not_the_one_that_was_measured(tmp_path):
+    files = {"model.safetensors": {"size": 5}, "config.json": {"size": 2}}
+    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert missing_at(str(tmp_path), files) == ""
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    assert missing_at(str(tmp_path), files) == f"{tmp_path} without model.safetensors (1 of 2 files)"
 
 
 def test_a_registration_is_one_version_with_alias_tags_and_metrics(world):
