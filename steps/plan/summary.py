@@ -101,7 +101,7 @@ def _reading(given: DataSource) -> dict[str, str]:
 
 def _adapter(p: SupervisedParameters) -> str:
     """Describe the adapter and the precision of the base in a few words."""
-    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a base in {p.bits} bits" if p.bits else "")
+    return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a {p.bits}-bit base model" if p.bits else "")
 
 
 def _merging(p: SupervisedParameters) -> str:

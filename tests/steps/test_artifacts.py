@@ -103,3 +103,23 @@ def test_the_manifest_is_plain_json_with_its_digest(tmp_path):
     raw = json.loads((tmp_path / "x/manifest.json").read_text())
     assert raw["kind"] == "data"
     assert raw["digest"] == read_manifest(tmp_path / "x").digest
+
+
+def test_another_name_of_a_file_is_another_digest(tmp_path):
+    for name in ("a", "b"):
+        with new_artifact(tmp_path / name, "data") as draft:
+            (draft / f"{name}.txt").write_text("hello")
+    assert read_manifest(tmp_path / "a").digest != read_manifest(tmp_path / "b").digest
+
+
+@pytest.mark.parametrize("name", ["step.py", "reports/page.html", "reports/page.css", "chat_templates/poro.jinja"])
+def test_the_codes_digest_follows_every_file_that_changes_a_result(tmp_path, monkeypatch, name):
+    from steps import artifacts
+
+    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "artifacts.py"))
+    digests = set()
+    for place, text in ((name, "one"), (name, "two"), (f"moved/{name}", "two")):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(text)
+        digests.add(artifacts.code_digest.__wrapped__())
+    assert len(digests) == 3

@@ -167,6 +167,15 @@ def test_more_files_than_allowed_are_refused(tmp_path):
     [problem] = refused(tmp_path, train_file_path=f"{tmp_path}/*.jsonl", max_files=3).problems
     assert (problem.code, problem.where) == ("DATA-E0119", "train_file_path")
     assert "max_files" in problem.expected
+    assert len(open_all(tmp_path, train_file_path=f"{tmp_path}/*.jsonl", max_files=4)[0]) == 4
+
+
+def test_a_member_of_a_gzip_file_may_begin_with_the_last_byte_that_was_read(tmp_path, monkeypatch):
+    first, second = (gzip.compress(rows(text).encode()) for text in ("a", "b"))
+    (tmp_path / "two.jsonl.gz").write_bytes(first + second)
+    monkeypatch.setattr("steps.prepare_data.read.unpacking.PIECE", len(first) + 1)
+    files, _ = open_all(tmp_path, train_file_path=f"{tmp_path}/two.jsonl.gz")
+    assert list(texts_of(files).values()) == [["a", "b"]]
 
 
 def test_the_problems_of_all_files_come_together(tmp_path):

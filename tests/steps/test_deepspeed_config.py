@@ -135,6 +135,7 @@ def test_where_both_name_a_value_the_plan_says_which_one_counts(given, tmp_path,
         ({"fp16": {"enabled": False}}, "16", (False, True)),
         ({"bf16": {"enabled": False}}, "16", (True, False)),
         ({"fp16": {"loss_scale": 0}, "bf16": {"enabled": "auto"}}, "16", (False, True)),
+        ({"fp16": {"enabled": False}, "bf16": {"enabled": False}}, "32", (False, False)),
     ],
 )
 def test_which_sixteen_bits_it_is_says_the_file_or_else_the_gpu(given, tmp_path, file, config, precision, expected):

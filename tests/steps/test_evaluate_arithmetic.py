@@ -3,17 +3,20 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sacrebleu
 from rouge_score import rouge_scorer, scoring
 
 from steps.errors import NumericError, UserError
 from steps.evaluate.gate import judge, refuse_unmeasurable
-from steps.evaluate.held_out import Measured
+from steps.evaluate.held_out import Measured, first_rows
 from steps.evaluate.metrics import refuse_non_finite, score
 from steps.generation.batching import batches
 from steps.params.evaluation import EvaluationParams
 from steps.params.metrics import WRITTEN, direction_of
+from steps.params.settings import EvaluationSettings
 from steps.scoring.text_metrics import score_texts
 
 ANSWERS = ["Paris is the capital of France.", "the quick brown foxes jumped over dogs", " 42\n", "", "one\ntwo three"]
@@ -129,3 +132,28 @@ def test_a_gate_on_answers_is_refused_before_measuring_rows_without_answers():
         refuse_unmeasurable(EvaluationParams(gate_metric="bleu"), answered=False)
     refuse_unmeasurable(EvaluationParams(gate_metric="bleu"), answered=True)
     refuse_unmeasurable(EvaluationParams(gate_metric="perplexity"), answered=False)
+
+
+@pytest.mark.parametrize(("most", "count"), [(-1, 3), (1, 1), (2, 2), (9, 3)])
+def test_no_more_rows_are_measured_than_asked_for(tmp_path, most, count):
+    for name in ("rows", "tokens"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"input_ids": [[1], [2], [3]]}), tmp_path / name / "test.parquet")
+    for wanted, expected in ((most, count), (0, 0)):
+        settings = EvaluationSettings(task="chat_completion", evaluation={"evaluation_max_rows": wanted})
+        if expected:
+            rows, tokens = first_rows(settings, tmp_path)
+            assert rows["input_ids"].to_pylist() == tokens["input_ids"].to_pylist() == [[1], [2], [3]][:expected]
+        else:
+            with pytest.raises(UserError, match="EVAL-E0201 evaluation_max_rows"):
+                first_rows(settings, tmp_path)
+
+
+def test_a_prompt_that_is_too_long_keeps_what_stands_behind_its_text():
+    from steps.generation.generating import _fitted
+
+    ids = list(range(10))
+    assert _fitted(ids, 10, 2) == ids
+    assert _fitted(ids, 6, None) == [4, 5, 6, 7, 8, 9]
+    assert _fitted(ids, 6, 2) == [0, 1, 2, 3, 8, 9]
+    assert _fitted(ids, 6, 0) == [0, 1, 2, 3, 4, 5]  # nothing stands there

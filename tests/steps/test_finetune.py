@@ -17,6 +17,7 @@ from steps.artifacts import read_manifest
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
+from steps.params.registration import TrackingParams
 from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams
 from steps.tracking import UNSENT
@@ -271,10 +272,27 @@ def test_where_checkpoints_lie_does_not_change_which_training_it_is(folder, tmp_
     assert folder_for(moved, {"model": "m", "data": "d"}, tmp_path).path == folder.path
 
 
+def test_where_metrics_go_does_not_change_which_training_it_is(folder, tmp_path):
+    elsewhere = settings_with(tracking=TrackingParams(mlflow_server_uri="http://other", experiment_name="other"))
+    assert folder_for(elsewhere, {"model": "m", "data": "d"}, tmp_path).path == folder.path
+
+
 def test_pruning_keeps_the_newest_and_the_best(folder):
     steps = [checkpoint(folder, step) for step in (5, 10, 15, 20)]
     prune(folder.path, 2, best=str(steps[0]))
     assert sorted(path.name for path in folder.path.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
+    prune(folder.path, 1, best=str(steps[0]))
+    assert sorted(path.name for path in folder.path.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-5"]
+
+
+def test_a_best_metric_of_zero_is_one():
+    from transformers import TrainerState
+
+    from steps.finetune.watching import history_of
+
+    best = history_of(TrainerState(best_metric=0.0, best_global_step=7), "f1")["best"]
+    assert best == {"step": 7, "metric": "validation f1", "value": 0.0}
+    assert history_of(TrainerState())["best"] is None
 
 
 def reseal(folder: Path) -> None:

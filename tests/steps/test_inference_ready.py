@@ -78,6 +78,12 @@ def test_a_model_that_stops_there_already_keeps_its_end_token(tiny_model, rich, 
     says = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[number, 2]))
     assert stops_anew(says, model)
     assert not stops_anew(SimpleNamespace(generation_config=None), model)
+    (model / "generation_config.json").unlink()
+    (model / "config.json").write_text(json.dumps({"eos_token_id": [number, 2]}))
+    assert not stops_anew(says, model)
+    tokenizer = load_tokenizer(rich, "keep")
+    set_end_of_turn(tokenizer, model, data)
+    assert tokenizer.eos_token == "</s>"
 
 
 def test_generation_settings_that_transformers_would_not_save_are_kept(tiny_model, tmp_path):

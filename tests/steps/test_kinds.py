@@ -133,3 +133,11 @@ def test_records_load_no_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=STEPS.parent)
     assert done.stdout.strip() == "['steps']"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODEL_KINDS.values() if kind.peft_task], ids=lambda kind: kind.name)
+def test_an_adapter_is_saved_for_the_task_of_the_class_that_loads_its_model(kind):
+    from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
+
+    wrapped = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[kind.peft_task].__name__
+    assert wrapped.removeprefix("PeftModel") == kind.auto_class.removeprefix("AutoModel")

@@ -35,10 +35,13 @@ def base(tmp_path, monkeypatch) -> Path:
     return as_imported(tmp_path / "source", tmp_path / "model")
 
 
-def prepared(base: Path, folder: Path, length: int = 16, probability: float = 0.15, seed: int = 42, **how) -> Path:
+def prepared(
+    base: Path, folder: Path, length: int = 16, probability: float = 0.15, seed: int = 42, test: int = 75, **how
+) -> Path:
+    """`test` is the first of the test rows."""
     folder.mkdir(exist_ok=True)
     rows = texts(90)
-    parts = {"train": rows[:60], "validation": rows[60:75], "test": rows[75:]}
+    parts = {"train": rows[:60], "validation": rows[60:75], "test": rows[test:]}
     files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
     sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
     settings = DataSettings(
@@ -93,6 +96,13 @@ def test_what_is_hidden_depends_on_the_seed_alone(base, tmp_path):
     assert first["labels"] != other["labels"]
 
 
+def test_the_same_text_hides_other_tokens_for_validation_and_for_test(base, tmp_path):
+    data = prepared(base, tmp_path / "a", probability=0.3, test=60)
+    validation, test = (tokens(data, split)["labels"][:15] for split in ("validation", "test"))
+    assert list(map(len, validation)) == list(map(len, test))
+    assert validation != test
+
+
 def test_packing_cuts_joined_texts_into_full_pieces_and_loses_nothing(base, tmp_path):
     from transformers import AutoTokenizer
 
@@ -116,6 +126,14 @@ def test_long_rows_are_cut_and_told(base, tmp_path):
     assert facts["splits"]["train"]["truncated"] == sum(len(ids) > 9 for ids in whole) > 0
     assert max(map(len, tokens(data, "train")["input_ids"])) == 9
     assert any(warning["code"] == "DATA-W0804" and "packing=true" in warning["what"] for warning in facts["warnings"])
+
+
+def test_rows_that_just_fit_are_not_long(base, tmp_path):
+    splits = read_manifest(prepared(base, tmp_path / "a", length=64)).facts["splits"].values()
+    longest = max(split["length"]["max"] for split in splits)
+    facts = read_manifest(prepared(base, tmp_path / "b", length=longest)).facts
+    assert [warning for warning in facts["warnings"] if warning["code"] == "DATA-W0804"] == []
+    assert sum(split["truncated"] for split in facts["splits"].values()) == 0
 
 
 def test_a_tokenizer_without_a_mask_is_refused(tiny_model, tmp_path):

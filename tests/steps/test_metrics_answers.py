@@ -49,6 +49,7 @@ def test_four_questions_worked_out_by_hand():
     assert (best["best_f1"], best["best_f1_thresh"]) == (pytest.approx(100 * (1 + 2 / 3 + 2) / 4), 0.2)
     assert score_answers(predicted, references, doubts, no_answer_threshold=0.5)["NoAns_exact"] == 100
     assert score_answers(predicted, references, doubts, no_answer_threshold=0.15)["HasAns_f1"] == 50
+    assert score_answers(["a b"], [["a b"]], [0.25], no_answer_threshold=0.25)["exact"] == 100  # not above it
 
 
 def text(chance):

@@ -3,8 +3,13 @@
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from steps.errors import UserError
+from steps.evaluate.preferred import compare
+from steps.params.settings import EvaluationSettings
 from steps.scoring.preference_metrics import Likely, score_pairs, score_rated
 
 
@@ -53,3 +58,17 @@ def test_rated_answers_are_told_apart_over_all_rows():
 def test_answers_of_one_kind_have_no_numbers_between_kinds():
     scores = score_rated(likely(-1.0), likely(-2.0), np.array([True]), beta=1.0)
     assert scores.keys() == {"loss", "reward_accuracy"}
+
+
+@pytest.mark.parametrize("metric", ["reward_auc", "preference_auc", "reward_margin"])
+def test_a_gate_that_tells_answers_apart_needs_both_kinds_before_a_model_is_loaded(tmp_path, metric):
+    tables = {
+        "rows": pa.table({"prompt": ["a", "b"]}),
+        "tokens": pa.table({"prompt_ids": [[1], [1]], "completion_ids": [[2], [3]], "label": [True, True]}),
+    }
+    for name, table in tables.items():
+        (tmp_path / name).mkdir()
+        pq.write_table(table, tmp_path / name / "test.parquet")
+    settings = EvaluationSettings(task="kto", method="kto", evaluation={"gate_metric": metric})
+    with pytest.raises(UserError, match=f"EVAL-E0208 gate_metric: found {metric} for test rows that are all good"):
+        compare(settings, tmp_path / "base", tmp_path / "tuned", tmp_path)

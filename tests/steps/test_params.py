@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.catalog import PIPELINES
-from steps.errors import StepError, UserError
+from steps.errors import SecurityRefusal, StepError, UserError
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import read_parameters
 
@@ -95,6 +95,7 @@ def test_all_problems_are_told_at_once():
         ({"apply_early_stopping": True, "evaluation_strategy": "no"}, "expected evaluations during training"),
         ({"gate_metric": "loss", "gate_min_value": 0.5}, "set gate_max_value instead"),
         ({"gate_metric": "exact_match", "gate_max_value": 0.5}, "set gate_min_value instead"),
+        ({"gate_metric": "loss", "gate_min_value": 0}, "set gate_max_value instead"),
         ({"trust_remote_code": True}, "trust_remote_code"),
         ({"overrides": {"overrides": {}}}, "an object of parameters by name"),
         ({"learning_rate": float("inf")}, "learning_rate"),
@@ -111,15 +112,15 @@ PREFERENCE = {"per_device_train_batch_size": 2}
 # Pipeline, what is given → code and parameter, what is expected, because of what.
 REASONS = [
     ("chat_completion", {"apply_deepspeed": True, "auto_find_batch_size": True},
-     "PARAM-E0271 auto_find_batch_size", "one of the two", "DeepSpeed is set up for one batch size"),
+     "PARAM-E0271 auto_find_batch_size", "one of the two", "DeepSpeed's batch size is fixed when it starts"),
     ("chat_completion", {**LORA, "init_lora_weights": "orthogonal", "lora_r": 3},
-     "PARAM-E0264 init_lora_weights", "an even rank", "half of it serves each matrix"),
+     "PARAM-E0264 init_lora_weights", "an even rank", "each of the two matrices gets half of the rank's vectors"),
     ("chat_completion", {**LORA, "peft_type": "ia3", "lora_r": 3},
-     "PARAM-E0261 lora_r", "8", "ia3 has no such setting"),
+     "PARAM-E0261 lora_r", "8", "it has no effect for ia3"),
     ("chat_completion", {**LORA, "peft_kwargs": {"layers_to_transform": [0]}},
-     "PARAM-E0263 peft_kwargs.layers_to_transform", "names of modules beside it", "PEFT takes no other"),
+     "PARAM-E0263 peft_kwargs.layers_to_transform", "module names", "PEFT selects layers only among named modules"),
     ("chat_completion", {"trust_remote_code": True},
-     "PARAM-E0202 trust_remote_code", "false", "no code from model folders is run"),
+     "PARAM-E0202 trust_remote_code", "false", "code from model folders is never run"),
     ("chat_completion", {**LORA, "optim": "galore_adamw"},
      "PARAM-E0213 optim", "only one of them", "an adapter's matrices have a low rank already"),
     ("chat_completion", {**LORA, "peft_type": "prompt_tuning", "packing": True},
@@ -139,30 +140,30 @@ REASONS = [
      "PARAM-E0278 init_lora_weights", "true or gaussian",
      "PEFT would give the adapter the base's data type, integers when quantised"),
     ("chat_completion", {"llm_int8_threshold": 1.0},
-     "PARAM-E0277 llm_int8_threshold", "6.0", "nothing is stored that way"),
+     "PARAM-E0277 llm_int8_threshold", "6.0", "it is only used with load_in_8bit=true"),
     ("chat_completion", {"attn_implementation": "flash_attention_2"},
      "PARAM-E0215 attn_implementation", "precision=16", "it supports 16 bits only"),
     ("text_generation", {"gate_metric": "bleu"},
-     "PARAM-E0207 gate_metric", "loss or perplexity", "there is no right answer to compare with"),
+     "PARAM-E0207 gate_metric", "loss or perplexity", "there is no correct answer to compare with"),
     ("pretraining", {**LORA, "new_weights": True},
-     "PARAM-E0211 apply_lora", "every weight trained", "an adapter on random weights learns next to nothing"),
+     "PARAM-E0211 apply_lora", "false", "an adapter on random weights learns almost nothing"),
     ("pretraining", {"new_weights": True, "adapter_path": "a"},
-     "PARAM-E0266 adapter_path", "a model with weights", "an adapter changes those that it was trained on"),
+     "PARAM-E0266 adapter_path", "the model's own weights", "an adapter fits only the weights that it was trained on"),
     ("preference", {"method": "kto"},
-     "PARAM-E0256 per_device_train_batch_size", "at least 2", "it compares the rows of a batch"),
+     "PARAM-E0256 per_device_train_batch_size", "at least 2", "this loss compares the rows of a batch"),
     ("preference", {**PREFERENCE, "method": "kto", "auto_find_batch_size": True},
-     "PARAM-E0256 auto_find_batch_size", "a batch size that stays", "it compares the rows of a batch"),
+     "PARAM-E0256 auto_find_batch_size", "false", "this loss compares the rows of a batch"),
     ("preference", {**PREFERENCE, "method": "kto", "metric_for_best_model": "rewards/margins"},
-     "PARAM-E0257 metric_for_best_model", "loss", "a batch may hold good answers only"),
+     "PARAM-E0257 metric_for_best_model", "loss", "a batch may contain good answers only"),
     ("preference", {**LORA, "peft_type": "loha", "peft_kwargs": {"rank_dropout": 0.1}},
      "PARAM-E0259 peft_kwargs.rank_dropout", "nothing",
-     "dropout is switched off: rewards are small differences of probabilities"),
+     "dropout is switched off, as rewards are small differences of probabilities"),
     ("preference", {"method": "orpo", "pad_to_max_length": True},
      "PARAM-E0255 pad_to_max_length", "false", "TRL pads these batches to their longest row only"),
     ("preference", {"method": "orpo", "label_smoothing": 0.1},
      "PARAM-E0254 label_smoothing", "0.0", "orpo smooths no loss"),
     ("preference", {"desirable_weight": 2.0},
-     "PARAM-E0255 desirable_weight", "method=kto", "dpo knows no desirable_weight"),
+     "PARAM-E0255 desirable_weight", "method=kto", "desirable_weight has no effect for dpo"),
 ]  # fmt: skip
 
 
@@ -253,3 +254,11 @@ def test_secrets_are_refused_without_being_shown(secret):
         read_parameters("chat_completion", {**ENOUGH, "train_file_path": secret})
     assert caught.value.exit_code == 3
     assert secret not in str(caught.value)
+
+
+def test_a_secret_in_the_overrides_is_refused_too():
+    secret = "hf_" + "a" * 34
+    for given in ({"overrides": {"experiment_name": secret}}, {"overrides": f"experiment_name={secret}"}):
+        with pytest.raises(SecurityRefusal) as caught:
+            read_parameters("chat_completion", {**ENOUGH, **given})
+        assert secret not in str(caught.value)

@@ -79,6 +79,49 @@ def test_the_arithmetic_is_right(given, tmp_path):
     assert numbers == {
         "longest sequence": 256, "sequences per optimizer step": 12, "training rows": 48, "optimizer steps": 8,
     }  # fmt: skip
+    _, told = planned(given, tmp_path, per_device_train_batch_size=20, num_train_epochs=2)
+    steps = {line["name"]: line["value"] for line in told["arithmetic"]}["optimizer steps"]
+    assert steps == 6  # two full ones and a third with 8 rows, twice
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_a_row_counts_whether_or_not_its_line_ends(given, tmp_path, chat_file, ending):
+    chat_file.write_text(chat_file.read_text().rstrip("\n") + ending)
+    _, told = planned(given, tmp_path)
+    rows = next(line for line in told["arithmetic"] if line["name"] == "training rows")
+    assert rows["how"].startswith("60 given")
+
+
+def test_weights_are_counted_by_their_type_under_its_old_name_too(given, tmp_path, tiny_model):
+    shutil.copytree(tiny_model, tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    needed = []
+    for name, dtype in (("dtype", "float32"), ("dtype", "bfloat16"), ("torch_dtype", "bfloat16")):
+        others = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+        (tmp_path / "m/config.json").write_text(json.dumps({**others, name: dtype}))
+        _, told = planned(given, tmp_path, pytorch_model_path=str(tmp_path / "m"))
+        needed.append(told["memory"]["parts"]["gradients and optimizer"])
+    assert needed[1] == needed[2] == pytest.approx(2 * needed[0], rel=0.01)
+
+
+def test_a_learned_prompt_takes_positions_of_the_model(given, tmp_path):
+    prompt = {"apply_lora": True, "peft_type": "prompt_tuning", "num_virtual_tokens": 6}
+    made, told = planned(given, tmp_path, **prompt)
+    assert told["arithmetic"][0]["value"] == 250
+    assert DataSettings.model_validate(wire.load(made.data)).max_length == 250
+
+
+def test_the_environment_may_name_the_server_that_gets_the_version(given, tmp_path, monkeypatch):
+    monkeypatch.delenv("FINETUNE_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://m")
+    planned(given, tmp_path, mlflow_server_uri="")
+
+
+def test_a_local_run_goes_on_from_checkpoints_of_its_own(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    made, _ = planned(given, tmp_path, resume_from_checkpoint="true")
+    checkpoints = FinetuneSettings.model_validate(wire.load(made.training)).checkpoints
+    assert (checkpoints.resume_from_checkpoint, checkpoints.checkpoint_dir) == ("true", "")
 
 
 def test_problems_of_every_kind_come_together(given, tmp_path):
@@ -101,7 +144,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
     [
         (
             {"num_nodes_finetune": 2},
-            "expected 1, because nothing else is implemented in this version. Fix: use one node",
+            "expected 1, because other values are not implemented in this version. Fix: use one node",
         ),
         (
             {"number_of_gpu_to_use_finetuning": 2},
@@ -117,6 +160,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"mlflow_server_uri": ""}, "register_tuned_model=false"),
         ({"registered_model_name": "a/b"}, "REGISTER-E0202 registered_model_name"),
         ({"registered_model_alias": "v3"}, "REGISTER-E0203 registered_model_alias"),
+        ({"registered_model_alias": "Latest"}, "REGISTER-E0203 registered_model_alias"),
         ({"instance_type_finetune": "Standard_d12_v2"}, "0 GPUs; expected at least 1"),
         ({"chat_template": "chatml"}, "or a file ending in .jinja. Fix: did you mean chat-ml"),
         ({"pytorch_model_path": "tests/conftest.py"}, "name the folder"),
@@ -251,6 +295,20 @@ def test_a_task_gets_its_share_of_a_machine_with_several_gpus():
     )
 
 
+def test_a_task_without_gpus_gets_a_machine_of_its_own():
+    # Standard_d12_v2: 4 CPUs, 28 GiB. The one for training on a CPU has GPUs that are left to others: a quarter of it.
+    made = hardware(number_of_gpu_to_use_finetuning=0)
+    assert [(made[task].cpu, made[task].memory) for task in ("import", "prepare", "finetune")] == [
+        ("3", "23Gi"), ("3", "23Gi"), ("5", "95Gi"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", ["cpu=6,memory=50Gi,gpu_memry=64Gi", "cpu=6,memory=50Gi,disk=1Ti", "cpu=0,memory=5Gi"])
+def test_a_raw_request_with_something_else_in_it_is_refused(size):
+    with pytest.raises(UserError, match="PLAN-E0201 instance_type_preprocess"):
+        hardware(instance_type_preprocess=size)
+
+
 def test_without_gpus_no_gpu_resource_is_named():
     finetune = hardware(number_of_gpu_to_use_finetuning=0)["finetune"]
     assert (finetune.gpu_type, finetune.gpu_count, finetune.tolerations) == ("", "0", [])
@@ -265,6 +323,9 @@ def test_a_node_pool_becomes_a_node_selector_and_serverless_none():
 def test_a_raw_request_is_asked_for_in_full():
     finetune = hardware(instance_type_finetune="cpu=6,memory=50Gi,gpu=amd.com/gpu,gpus=1,gpu_memory=64Gi")["finetune"]
     assert (finetune.cpu, finetune.memory, finetune.gpu_type, finetune.gpu_memory) == ("6", "50Gi", "amd.com/gpu", 64)
+    for amount in range(1, 130):
+        prepare = hardware(instance_type_preprocess=f"cpu={amount},memory={amount}Gi")["prepare"]
+        assert (int(prepare.cpu), int(prepare.memory.removesuffix("Gi"))) >= (amount, amount)
 
 
 # Memory

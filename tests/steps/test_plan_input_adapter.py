@@ -97,9 +97,9 @@ def bare(name: str, value: object):
     return lambda folder: change_json(folder / "adapter_config.json", **{name: value})
 
 
-def grow(folder, tiny_model):
+def grow(folder, tiny_model, number=999):
     told = json.loads((tiny_model / "tokenizer.json").read_text())
-    told["added_tokens"].append({**told["added_tokens"][-1], "id": 999, "content": "<new>"})
+    told["added_tokens"].append({**told["added_tokens"][-1], "id": number, "content": "<new>"})
     (folder / "tokenizer.json").write_text(json.dumps(told))
 
 
@@ -133,6 +133,11 @@ def test_an_adapter_of_a_wider_base_or_with_more_tokens_is_refused(given, tmp_pa
     assert "model.layers.0.self_attn.q_proj" in said
     grow(adapter, tiny_model)
     assert "a tokenizer with 1000 tokens" in refused(given, tmp_path, adapter_path=str(adapter))
+    rows = json.loads((tiny_model / "config.json").read_text())["vocab_size"]
+    grow(adapter, tiny_model, rows)
+    assert f"a tokenizer with {rows + 1} tokens" in refused(given, tmp_path, adapter_path=str(adapter))
+    grow(adapter, tiny_model, rows - 1)
+    planned(given, tmp_path, adapter_path=str(adapter))
 
 
 def test_only_headers_are_read_where_the_weights_are_far_away(given, tmp_path, adapter, tiny_model, monkeypatch):
@@ -198,13 +203,17 @@ def test_a_reference_is_pinned_and_needs_memory(preferences, tmp_path, tiny_mode
 def test_a_reference_that_cannot_judge_is_refused(preferences, tmp_path, tiny_model):
     other = shutil.copytree(tiny_model, tmp_path / "other")
     changes = {"reference_model_path": str(other)}
-    assert "orpo knows no reference_model_path" in refused(
+    assert "reference_model_path has no effect for orpo" in refused(
         preferences, tmp_path, "preference", **changes, method="orpo"
     )
     told = json.loads((other / "tokenizer.json").read_text())
     one, two = list(told["model"]["vocab"])[10:12]
     vocabulary = told["model"]["vocab"]
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (other / "tokenizer.json").write_text(json.dumps(told))
+    assert "PLAN-E0356" in refused(preferences, tmp_path, "preference", **changes)
+    told = json.loads((tiny_model / "tokenizer.json").read_text())
+    told["added_tokens"].pop()  # the vocabulary is the same: it cuts that token into letters
     (other / "tokenizer.json").write_text(json.dumps(told))
     assert "PLAN-E0356" in refused(preferences, tmp_path, "preference", **changes)
     assert "nothing at" in refused(preferences, tmp_path, "preference", reference_model_path=str(tmp_path / "gone"))

@@ -75,6 +75,21 @@ def test_a_second_model_is_counted_only_where_there_is_one(given, tmp_path, prec
     assert ("reference model" in parts) is not (precompute or lora)
 
 
+def test_rated_answers_stand_alone_in_a_batch_and_need_half_the_memory_of_pairs(given, tmp_path):
+    kept = {}
+    for method in ("dpo", "kto"):
+        planned(given, tmp_path, method=method)
+        kept[method] = json.loads((tmp_path / "plan/plan.json").read_text())["memory"]["parts"]["activations"]
+    assert kept["dpo"] == 2 * kept["kto"]
+
+
+def test_a_batch_that_follows_from_its_total_must_fit_the_loss_too(given, tmp_path):
+    total = {"per_device_train_batch_size": 1, "total_train_batch_size": 8}
+    planned(given, tmp_path, method="kto", **total, max_per_device_train_batch_size=2)
+    with pytest.raises(UserError, match="PARAM-E0256 per_device_train_batch_size"):
+        planned(given, tmp_path, method="kto", **total, max_per_device_train_batch_size=1)
+
+
 @pytest.mark.parametrize("loss", METHODS["dpo"].losses)
 def test_every_loss_of_dpo_is_accepted(given, tmp_path, loss):
     smooth = {"label_smoothing": 0.01} if loss == "exo_pair" else {}
@@ -96,6 +111,7 @@ def test_every_loss_of_dpo_is_accepted(given, tmp_path, loss):
         ({"loss_type": "sigmoid,sft", "loss_weights": "1"}, "PARAM-E0253 loss_weights: .*2 positive numbers"),
         ({"loss_type": "sigmoid,sft", "loss_weights": "1,much"}, "PARAM-E0253 loss_weights"),
         ({"loss_weights": "-1"}, "PARAM-E0253 loss_weights: .*1 positive number,"),
+        ({"loss_type": "sigmoid,sft", "loss_weights": "1,0"}, "PARAM-E0253 loss_weights: .*2 positive numbers"),
         ({"label_smoothing": 0.1}, "PARAM-E0254 label_smoothing: .*set loss_type=robust"),
         ({"loss_type": "exo_pair"}, "PARAM-E0254 label_smoothing: found 0.0 with exo_pair"),
         ({"method": "orpo", "label_smoothing": 0.1}, "PARAM-E0254 label_smoothing: .*orpo smooths no loss"),

@@ -149,6 +149,23 @@ def test_fewer_sequences_than_one_optimizer_step_are_refused(tmp_path, tokenizer
     assert (problem.code, problem.found) == ("DATA-E0704", f"{sequences} training sequences")
 
 
+def test_a_row_of_exactly_the_longest_length_is_not_long(tmp_path, tokenizer):
+    file = write_jsonl(tmp_path / "a.jsonl", texts(95, 3) + texts(5, 30))
+    splits = run(tmp_path, tokenizer, settings_for(file, "text_generation", 256), "whole").facts["splits"]
+    longest = max(split["length"]["max"] for split in splits.values())
+    facts = run(tmp_path, tokenizer, settings_for(file, "text_generation", longest)).facts
+    assert [warning for warning in facts["warnings"] if warning["code"] == "DATA-W0804"] == []
+    assert sum(split["truncated"] for split in facts["splits"].values()) == 0
+
+
+def test_a_test_file_is_read_where_the_settings_name_files_alone(tmp_path, tokenizer, chat_file):
+    held_out = write_jsonl(tmp_path / "held.jsonl", chat_rows(70)[60:])
+    settings = settings_for(chat_file).model_copy(update={"test": resolved(held_out)})
+    facts = run(tmp_path, tokenizer, settings).facts
+    assert facts["splits"]["test"]["source"] == str(held_out)
+    assert facts["splits"]["train"]["rows"] == 48  # 80 of 100, the others for validation
+
+
 def test_long_rows_are_cut_or_left_out_and_counted(tmp_path, tokenizer):
     file = write_jsonl(tmp_path / "a.jsonl", texts(95, 3) + texts(5, 60))
     for handling, truncated, left_out in (("truncate", 5, 0), ("filter", 0, 5)):

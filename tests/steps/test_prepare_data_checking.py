@@ -146,6 +146,18 @@ def test_repeated_training_rows_are_counted(tmp_path):  # 131
     assert "3.0 %" in warning["what"]
 
 
+def test_conversations_that_differ_in_their_tools_only_are_no_repeats(tmp_path):
+    [row] = chat_rows(1)
+
+    def with_tool(name):
+        return {**row, "tools": [{"type": "function", "function": {"name": name, "parameters": {}}}]}
+
+    file = write_jsonl(tmp_path / "a.jsonl", [*chat_rows(50)[1:], with_tool("add"), with_tool("multiply")])
+    assert check_data("chat_completion", file).warnings == []
+    write_jsonl(file, [*chat_rows(50)[1:], with_tool("add"), with_tool("add")])
+    assert "DATA-W0701" in {warning["code"] for warning in check_data("chat_completion", file).warnings}
+
+
 def test_held_out_rows_that_are_trained_on_are_refused_above_one_percent(tmp_path):  # 129
     train = write_jsonl(tmp_path / "train.jsonl", texts(300))
     validation = write_jsonl(tmp_path / "validation.jsonl", texts(9, 900))

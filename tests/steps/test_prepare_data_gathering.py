@@ -85,6 +85,10 @@ def test_counts_go_over_all_files_and_name_the_row_in_its_own(tmp_path):
         check_data("text_classification", train, f"{held},{new}", held)
     [problem] = error.value.problems
     assert problem.where == f"{new}:2 (record 2) label"
+    with pytest.raises(UserError) as error:  # the last row of the first file
+        check_data("text_classification", train, f"{new},{held}", held)
+    [problem] = error.value.problems
+    assert problem.where == f"{new}:2 (record 2) label"
 
 
 def test_a_mixture_takes_turns_or_draws_by_weight_after_the_held_out_rows_were_taken(tmp_path):

@@ -58,6 +58,7 @@ def test_only_answers_are_learned(row, answers):
 def test_a_marker_does_not_reach_from_one_row_into_the_next():
     assert learned([[7, Q, 1, 7], [A, 5, 6]]) == [[], []]
     assert learned([[7, Q, 1, 7], [A, 5, 6]], instruction=()) == [[], []]
+    assert learned([[7, Q, 1, 7], [A, 5, 7, Q, 6]]) == [[], []]
 
 
 def test_without_question_marker_only_the_last_answer_is_learned():

@@ -14,8 +14,18 @@ from steps.artifacts import read_manifest
 from steps.errors import Outage
 from steps.register_model import registry
 from steps.register_model.step import register_model
+from steps.register_model.weights import missing_at
 
 pytestmark = pytest.mark.slow
+
+
+def test_a_file_of_another_size_is_not_the_one_that_was_measured(tmp_path):
+    files = {"model.safetensors": {"size": 5}, "config.json": {"size": 2}}
+    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert missing_at(str(tmp_path), files) == ""
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    assert missing_at(str(tmp_path), files) == f"{tmp_path} without model.safetensors (1 of 2 files)"
 
 
 def test_a_registration_is_one_version_with_alias_tags_and_metrics(world):

@@ -122,6 +122,14 @@ def test_a_local_digest_is_of_the_content_not_of_its_place_or_date(tmp_path):
     assert storage.digest_of("p", str(tmp_path / "a")) != storage.digest_of("p", str(tmp_path / "b"))
 
 
+def test_a_digest_tells_which_file_has_which_content(tmp_path):
+    for name, first, second in (("a", "one", "two"), ("b", "two", "one"), ("c", "one", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(first)
+        (tmp_path / name / ("y" if name != "c" else "z")).write_text(second)
+    assert len({storage.digest_of("p", str(tmp_path / name)) for name in "abc"}) == 3
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_the_users_to_mend(tmp_path):
     (tmp_path / "x").write_text("rows")

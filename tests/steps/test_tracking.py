@@ -204,6 +204,22 @@ def test_records_beyond_the_bound_are_counted(server, monkeypatch):
     for step in range(25):
         tracker.metrics({"loss": 1.0}, step)
     assert (len(tracker.unsent()), tracker.dropped) == (10, 15)
+    server.down = False
+    tracker.__exit__(None)
+    (run,) = server.runs.values()
+    assert run["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_run_is_ended_by_whoever_opened_it(server, monkeypatch, ours):
+    if not ours:
+        server.answer("/mlflow/runs/create", {})
+        monkeypatch.setenv("MLFLOW_RUN_ID", next(iter(server.runs)))
+    with tracked(server.uri) as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+    (run,) = server.runs.values()
+    assert server.metrics("loss") == [(1, 1.0)]
+    assert run["status"] == ("FINISHED" if ours else "RUNNING")
 
 
 # Checkpoints
