@@ -117,7 +117,7 @@ def test_the_plan_tells_what_will_run(planned, adapter, tmp_path):
     assert [source["what"] for source in told["sources"]] == ["model", "adapter"]
     page = (tmp_path / "plan.html").read_text()
     assert str(adapter) in page
-    assert "fold the adapter into the base" in page
+    assert "merge the adapter into the base" in page
 
 
 WRONG = {

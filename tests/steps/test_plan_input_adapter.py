@@ -198,7 +198,7 @@ def test_a_reference_is_pinned_and_needs_memory(preferences, tmp_path, tiny_mode
 def test_a_reference_that_cannot_judge_is_refused(preferences, tmp_path, tiny_model):
     other = shutil.copytree(tiny_model, tmp_path / "other")
     changes = {"reference_model_path": str(other)}
-    assert "orpo knows no reference_model_path" in refused(
+    assert "reference_model_path has no effect for orpo" in refused(
         preferences, tmp_path, "preference", **changes, method="orpo"
     )
     told = json.loads((other / "tokenizer.json").read_text())

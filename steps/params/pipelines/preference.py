@@ -40,7 +40,7 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
             if self.peft_kwargs.get(name):
                 yield Problem("PARAM-E0259", f"peft_kwargs.{name}", str(self.peft_kwargs[name]), "nothing",
                               "leave it out",
-                              why="dropout is switched off, as rewards are small differences of probabilities")  # fmt: skip
+                              why="dropout is off, as rewards are small differences of probabilities")  # fmt: skip
         if not self.learning.best_metrics and self.metric_for_best_model != "loss":
             yield Problem("PARAM-E0257", "metric_for_best_model",
                           f"{self.metric_for_best_model} with method={self.method}",
