@@ -1,4 +1,4 @@
-"""Check for installed packages by their metadata, because the plan must not import torch (`running.py`)."""
+"""Check for installed packages by their metadata, because imports of torch are disabled in the plan (`running.py`)."""
 
 from importlib.metadata import PackageNotFoundError, version
 

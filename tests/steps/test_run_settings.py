@@ -73,7 +73,10 @@ def test_attention_and_configuration_are_those_that_were_asked_for(chat_inputs, 
             {"attn_implementation": "flash_attention_2", "precision": "16"},
             "PLAN-E0316 attn_implementation: .*without a GPU",
         ),
-        ({"model_args": {"trust_remote_code": True}}, "PARAM-E0218 model_args.trust_remote_code: .*no code"),
+        (
+            {"model_args": {"trust_remote_code": True}},
+            "PARAM-E0218 model_args.trust_remote_code: .*code from model folders is never run",
+        ),
         ({"model_args": {"dtype": "float16"}}, "PARAM-E0218 model_args.dtype: .*set precision"),
         (
             {"model_args": {"atention_dropout": 0.1}},
