@@ -235,4 +235,4 @@ def test_numbers_predictions_and_the_served_model_agree(base, tmp_path, lora):
         assert row["context"][line["start"] :].startswith(line["answer"]) if line["answer"] else line["start"] == -1
     with pytest.raises(ValueError, match="row 0: found a question of"):
         served.predict(pd.DataFrame({"question": ["the red " * 12], "context": ["the"]}))
-    assert "says each time that there is no answer" in (tmp_path / "report.html").read_text()
+    assert "a baseline that always predicts no answer" in (tmp_path / "report.html").read_text()

@@ -343,7 +343,7 @@ def test_no_test_rows_are_said_so(world, tmp_path):
     with pytest.raises(UserError, match="evaluation_max_rows"):
         run(world, tmp_path, settings(evaluation={"evaluation_max_rows": 0}))
     data = write_data(tmp_path / "data", "chat_completion", chat_rows(1), [([1, 2], [-100, -100])])
-    with pytest.raises(UserError, match="without a token that carries loss"):
+    with pytest.raises(UserError, match="none of which has a token with loss"):
         run({**world, "data": data}, tmp_path, settings())
 
 

@@ -231,7 +231,7 @@ def test_the_numbers_are_seqevals_on_what_transformers_says(base, tmp_path, lora
     )
     rows = pq.read_table(tmp_path / "evaluation/predictions.parquet").to_pylist()
     assert [row["predicted"] for row in rows] == said
-    assert "the tag that each word has most often" in (tmp_path / "report.html").read_text()
+    assert "the most frequent tag of each word in the training rows" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow
