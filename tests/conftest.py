@@ -1,4 +1,4 @@
-"""What is slow to build and shared: a tiny chat model with its tokenizer, made offline."""
+"""Shared fixtures that are slow to build: a tiny chat model with its tokenizer, made offline."""
 
 import os
 

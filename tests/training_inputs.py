@@ -1,4 +1,4 @@
-"""What a training needs, made without the steps before it: settings, tokens by TRL's own preparation, an import."""
+"""Inputs of a training, made without the previous steps: settings, tokens by TRL's preparation, an import."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every kind of adapter says all that differs, PEFT agrees, and a parameter of LoRA is its field and nothing else."""
+"""The record of every kind of adapter is complete and agrees with PEFT; a LoRA parameter is declared in one place."""
 
 import inspect
 import re

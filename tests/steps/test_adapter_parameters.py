@@ -1,4 +1,4 @@
-"""What the plan says to adapters and quantised bases: every wrong combination is refused before anything is loaded."""
+"""The plan refuses all wrong combinations of adapters and quantised bases before anything is loaded."""
 
 import json
 import subprocess

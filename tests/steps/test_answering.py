@@ -1,4 +1,4 @@
-"""Answering questions: windows, places of answers, training, SQuAD's numbers, and the served model."""
+"""Extractive question answering: windows, positions of answers, training, SQuAD metrics, and the served model."""
 
 import json
 from pathlib import Path

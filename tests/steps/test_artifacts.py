@@ -1,4 +1,4 @@
-"""An artifact folder is whole or it is not there."""
+"""An artifact folder is complete or does not exist."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A total batch becomes rows per device and accumulated passes, and the learning rate follows."""
+"""A total batch size is converted to rows per device and accumulation, and the learning rate is scaled."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A batch that does not fit is halved, and the training is the same but for the memory it takes."""
+"""A batch that does not fit into memory is halved; the training is otherwise the same."""
 
 import json
 from pathlib import Path

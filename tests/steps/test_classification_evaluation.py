@@ -1,4 +1,4 @@
-"""A classifier's numbers are scikit-learn's on what transformers says, and the base is what needs no model."""
+"""A classifier's metrics equal scikit-learn's on transformers' outputs; a base without a head is a baseline."""
 
 import json
 from pathlib import Path

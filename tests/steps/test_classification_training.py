@@ -1,4 +1,4 @@
-"""A classifier trains as transformers' own Trainer does, and nothing in between changes a number."""
+"""A classifier's training equals that of transformers' Trainer exactly."""
 
 import json
 import shutil

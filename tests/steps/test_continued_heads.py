@@ -1,4 +1,4 @@
-"""Models with a last layer of their own, and others that are no language models, go on with an adapter as well."""
+"""Continued training of adapters on models with a task head, and on models that are not causal language models."""
 
 import json
 import shutil

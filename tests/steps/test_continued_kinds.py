@@ -1,4 +1,4 @@
-"""Training goes on with an adapter of any kind that can be trained here, and the result merges."""
+"""Continued training of adapters of every trainable kind; the results can be merged."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training goes on with an adapter as a bare trainer does, and is measured against the model as it came."""
+"""Continued training of an adapter equals a plain trainer's, and is compared with the imported model."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Training with DeepSpeed in one process ends as the same training without it, and goes on where it stopped."""
+"""Training with DeepSpeed in one process equals the same training without it, and can be resumed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An adapter that comes with a model is folded into it just as PEFT does, or travels beside its weights."""
+"""An adapter given with a model is merged exactly as by PEFT, or stored beside the model's weights."""
 
 import json
 import shutil

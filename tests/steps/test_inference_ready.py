@@ -1,4 +1,4 @@
-"""A tuned model stops where it was taught to, and what fills up a batch hides no end of an answer."""
+"""A tuned model stops at its end tokens, and the padding token does not hide the end of an answer."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""merge_adapter against PEFT's own merge, bit by bit; what it refuses, and what is left when it fails."""
+"""merge_adapter equals PEFT's merge bit for bit; what it refuses, and what it leaves after a failure."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A head that the base does not have is in the merged model, bit for bit as PEFT puts it there."""
+"""A head that the base does not have is in the merged model, equal to PEFT's result bit for bit."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The plan of adapter_tools: what it refuses before anything is fetched, and what it hands on."""
+"""The plan of adapter_tools: what it refuses before anything is fetched, and its outputs."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a model comes with is judged by the plan, on settings and headers: which base it belongs to, whether it fits."""
+"""The plan checks an adapter given with the model by settings and headers: its base, and whether it fits."""
 
 import json
 import shutil

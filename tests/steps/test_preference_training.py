@@ -1,4 +1,4 @@
-"""Learning preferences: every method trains exactly as TRL's own trainer does, and goes on where it stopped."""
+"""Preference training: every method trains exactly as TRL's trainer does, and can be resumed."""
 
 import json
 import math

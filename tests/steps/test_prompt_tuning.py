@@ -1,4 +1,4 @@
-"""Prompt tuning: trained as by TRL and PEFT, kept beside its base, measured and served as PEFT computes it."""
+"""Prompt tuning: trained as by TRL and PEFT, stored beside its base, evaluated and served as PEFT computes it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""register_model: one version by reference, safe to repeat, loadable where nothing of this project is installed."""
+"""register_model: one version by reference, repeatable, loadable without this project."""
 
 import contextlib
 import json

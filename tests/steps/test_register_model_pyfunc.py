@@ -1,4 +1,4 @@
-"""The code that MLflow runs beside a registered model: finding, fetching and checking the weights, reading input."""
+"""The code of a registered model: finding, fetching and checking the weights, reading input."""
 
 import hashlib
 import os

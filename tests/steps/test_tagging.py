@@ -1,4 +1,4 @@
-"""Tagging words: labels stand at first tokens, training is transformers' own, numbers are seqeval's."""
+"""Token classification: labels at first tokens, training equal to transformers', metrics equal to seqeval's."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An adapter for vLLM: what is left out, what is refused, and that PEFT computes the same with it."""
+"""Adapters for vLLM: what is left out, what is refused, and that PEFT computes the same with the result."""
 
 import json
 import shutil
