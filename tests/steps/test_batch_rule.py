@@ -22,7 +22,7 @@ from steps.plan.step import plan
         (128, 64, 1, (1, 2)), (1024, 64, 6, (4, 4)), (30, 1, 7, (6, 5)), (97, 1, 96, (1, 97)),
     ],
 )  # fmt: skip
-def test_the_rule_gives_what_was_worked_out_by_hand(total, devices, most, expected):
+def test_the_rule_gives_the_values_calculated_by_hand(total, devices, most, expected):
     assert split_total(total, devices, most) == expected
 
 
@@ -37,7 +37,7 @@ def test_no_fewer_passes_would_do_for_any_number_of_devices(devices):
 
 
 @pytest.mark.parametrize(("total", "devices", "most"), [(10, 4, 2), (8, 1, 0), (0, 1, 4), (8, 2, -1)])
-def test_what_cannot_be_shared_is_refused_at_once(total, devices, most):
+def test_a_batch_that_cannot_be_divided_is_refused(total, devices, most):
     with pytest.raises(ValueError, match="cannot be shared"):
         split_total(total, devices, most)
 
@@ -108,7 +108,7 @@ def test_the_learning_rate_follows_the_batch(planned, changes, factor):
         ),
     ],
 )
-def test_two_ways_to_say_it_or_half_of_one_are_refused(planned, changes, words):
+def test_contradictory_or_incomplete_batch_parameters_are_refused(planned, changes, words):
     with pytest.raises(UserError) as caught:
         planned(**changes)
     assert re.search(words, str(caught.value))

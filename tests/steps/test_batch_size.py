@@ -106,7 +106,7 @@ def test_the_batch_is_halved_until_it_fits_and_the_losses_are_those_of_the_whole
 
 
 @pytest.mark.slow
-def test_steps_that_a_larger_batch_did_are_not_done_again(inputs, tmp_path, monkeypatch):
+def test_steps_done_with_a_larger_batch_are_not_repeated(inputs, tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", inputs, num_train_epochs=2)
     memory_for(monkeypatch, rows=4, after=7)  # the first epoch has 5 steps, and a checkpoint at its end
     found = train(tmp_path / "found", inputs, num_train_epochs=2, auto_find_batch_size=True)

@@ -88,7 +88,7 @@ def test_a_classifier_goes_on_with_its_last_layer_as_a_bare_trainer(base, classi
     assert not before["base_model.model.classifier.weight"].equal(after["base_model.model.classifier.weight"])
 
 
-def test_it_is_held_against_the_classifier_that_came_in(base, classifier, tmp_path):
+def test_it_is_compared_with_the_imported_classifier(base, classifier, tmp_path):
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer

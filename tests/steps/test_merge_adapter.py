@@ -176,7 +176,7 @@ def test_merged_weights_are_bit_equal_to_peft(case, bases, tmp_path):
     assert len(changed) == manifest.facts["changed_tensors"] > 0
 
 
-def test_square_layers_of_gpt2_are_turned_though_the_settings_deny_it(bases, tmp_path):
+def test_square_layers_of_gpt2_are_transposed_even_if_fan_in_fan_out_is_false(bases, tmp_path):
     # With lm_head-like Linear layers beside its Conv1D ones, PEFT saves fan_in_fan_out as the last layer had it.
     base = bases("gpt2")
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=["c_proj"])
@@ -442,7 +442,7 @@ def test_weights_that_target_modules_does_not_name_are_refused(good):
     refused(good[0], change_settings(good[1], target_modules=["q_proj"]), "MERGE-E0206", "v_proj")
 
 
-def test_half_a_pair_is_refused(good):
+def test_a_missing_factor_is_refused(good):
     change_tensors(good[1], lambda old: dict(list(old.items())[1:]))
     refused(good[0], good[1], "MERGE-E0204", "lora_B")
 
@@ -491,7 +491,7 @@ def test_changed_bytes_of_an_artifact_are_noticed(good, tmp_path):
     refused(base, good[1], "ARTIFACT-E0101", "model.safetensors", Outage)
 
 
-def test_folders_that_are_none_of_both_are_refused(good, tmp_path):
+def test_folders_without_model_or_adapter_are_refused(good, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "gone", good[1], "MERGE-E0101", "no such folder")
     refused(tmp_path / "empty", good[1], "MERGE-E0101", "no config.json")
@@ -512,7 +512,7 @@ def test_an_adapter_that_was_never_trained_is_refused(bases, tmp_path):
     refused(bases("tied"), make_adapter(bases("tied"), tmp_path / "adapter", scale=0.0), "MERGE-E0301", "zeros")
 
 
-def test_a_change_that_rounding_swallows_is_noticed(bases, tmp_path):
+def test_a_change_that_is_lost_by_rounding_is_noticed(bases, tmp_path):
     adapter = make_adapter(bases("bfloat16"), tmp_path / "adapter")
     change_tensors(adapter, lambda old: {k: v * (1e-9 if "lora_B" in k else 1) for k, v in old.items()})
     refused(bases("bfloat16"), adapter, "MERGE-E0302", "BF16", NumericError)
@@ -591,7 +591,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     assert peaks[1] - peaks[0] < 40  # MiB; the model grew by 704
 
 
-def test_rows_of_an_embedding_that_is_changed_otherwise_too_are_refused(bases, tmp_path):
+def test_rows_of_an_embedding_with_another_change_are_refused(bases, tmp_path):
     base = bases("untied")
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=["embed_tokens"], save_embedding_layers=False)
     other = make_adapter(base, tmp_path / "other", trainable_token_indices=[1, 2])

@@ -181,7 +181,7 @@ def test_other_settings_are_another_version_and_take_the_alias(world):
     assert holder() == "2"
 
 
-def test_a_version_whose_weights_are_gone_does_not_stand_for_new_ones(world, tmp_path):
+def test_a_version_with_missing_weights_is_not_used_for_new_ones(world, tmp_path):
     moved = Path(shutil.copytree(world["tuned"], tmp_path / "run-2"))
     register_model(settings(), **world)
     register_model(settings(), **{**world, "tuned": moved})
@@ -477,7 +477,7 @@ def test_a_fresh_process_loads_the_text_model_from_the_runs_folder_and_answers_a
 
 
 @pytest.mark.slow
-def test_a_fresh_process_puts_a_text_to_the_model_in_the_form_it_was_trained_in(world, tmp_path):
+def test_a_fresh_process_uses_the_prompt_form_of_the_training(world, tmp_path):
     given = settings(task="translation", prompt_form=("translate English to qaa: ", " ="))
     uri = register_model(given, **world)
     (answers,) = answers_elsewhere(tmp_path, uri, (["The quick", "Count to"], {}))

@@ -115,7 +115,7 @@ def test_a_tag_stands_at_the_first_token_of_its_word(base, tmp_path):
     assert sum(train["classes"].values()) == train["words"] == sum(len(row["tokens"]) for row in sentences(60))
 
 
-def test_words_behind_the_cut_and_words_of_nothing_are_counted_and_told(bert, tmp_path):
+def test_truncated_words_and_words_without_tokens_are_counted_and_reported(bert, tmp_path):
     rows = sentences(84)
     rows[0] = {"tokens": ["the", "\u0300", "apple"], "tags": ["O", "O", "B-FRUIT"]}  # an accent alone becomes nothing
     data = prepared(bert, tmp_path / "a", rows, length=6)
@@ -129,7 +129,7 @@ def test_words_behind_the_cut_and_words_of_nothing_are_counted_and_told(bert, tm
     assert {"DATA-W0804", "DATA-W0805"} <= {warning["code"] for warning in facts["warnings"]}
 
 
-def test_a_room_that_holds_no_word_is_refused(bert, tmp_path):
+def test_a_length_limit_without_space_for_a_word_is_refused(bert, tmp_path):
     with pytest.raises(UserError, match="DATA-E0814 max_seq_length"):
         prepared(bert, tmp_path / "a", length=2)
 
