@@ -1,4 +1,4 @@
-"""Small bases for classifiers, and rows that can be told apart."""
+"""Small base models for classifiers, and rows that a classifier can learn."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The `finetune` command as a subprocess, whether or not it is installed."""
+"""Run the `finetune` command as a subprocess, whether it is installed or not."""
 
 import os
 import sys

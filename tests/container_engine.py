@@ -1,8 +1,8 @@
-"""A container engine, a base image and the two images: found, or made here when nothing better is in reach.
+"""A container engine, a base image and the two images: existing ones, or made here if there are none.
 
-An engine that answers (DOCKER_HOST, or the machine's own) is used as it is. Else a private dockerd is started, which
-needs root and touches neither the machine's network rules nor another daemon; it keeps its layers below the user's
-cache folder, so that only the first build is slow. Without a registry the base image is made from Debian's packages.
+A running engine (DOCKER_HOST, or the machine's own) is used. Otherwise a private dockerd is started, which needs root
+and changes neither the machine's network rules nor another daemon; it stores its layers below the user's cache folder,
+so that only the first build is slow. Without a registry the base image is made from Debian's packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One line per kind of bad data: what stands in the file, and what must be said about it.
+"""One line per kind of bad data: the content of the file, and the expected message.
 
 The tables are in tests/steps/test_data_*.py; a case's number is its row in the catalogue of bad data, 0 for those that
 are not in it.

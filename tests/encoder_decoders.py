@@ -1,4 +1,4 @@
-"""Small models with an encoder and a decoder, their tokenizers made offline, and pairs that can be learned."""
+"""Small encoder-decoder models, their tokenizers made offline, and pairs that can be learned."""
 
 from pathlib import Path
 

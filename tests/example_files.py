@@ -1,4 +1,4 @@
-"""Where the examples are, what their files say, and a copy of them with everything that they make."""
+"""Folders and contents of the examples, and a copy of them with all generated files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Adapters as somebody else may have trained them, with PEFT alone."""
+"""Adapters trained with PEFT only, as input of a run."""
 
 import json
 from pathlib import Path

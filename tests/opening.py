@@ -1,4 +1,4 @@
-"""Open the sources of a split in a test, and say what came of it."""
+"""Open the sources of a split in a test, and return rows and notes."""
 
 import json
 

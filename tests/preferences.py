@@ -1,4 +1,4 @@
-"""Pairs and rated answers that can be told apart, and data made of them."""
+"""Preference pairs and rated answers that can be learned, and data artifacts made of them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Adapters as PEFT saves them, made offline in a second."""
+"""Small adapters in PEFT's format, made offline in a second."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The images hold what their steps need and no more, and a step behaves in them as it does outside."""
+"""The images contain exactly what their steps need, and steps give the same results in them as outside."""
 
 from __future__ import annotations
 

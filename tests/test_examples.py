@@ -1,4 +1,4 @@
-"""The examples are found, not listed: a new one is tested the moment it exists."""
+"""Tests of all examples; new examples are discovered, not listed."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What only a GPU can show: half precision, recomputed activations, and that evaluate says the same as on a CPU."""
+"""Tests that need a GPU: half precision, gradient checkpointing, and evaluation with the same results as on a CPU."""
 
 import json
 from pathlib import Path

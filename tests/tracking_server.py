@@ -1,4 +1,4 @@
-"""A tracking server of MLflow's REST protocol, as much as a training speaks of it, that can be switched off."""
+"""A server with the part of MLflow's REST protocol that a training uses; it can be switched off."""
 
 import json
 import threading

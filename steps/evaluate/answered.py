@@ -1,7 +1,7 @@
-"""Models that find the answer to a question in a text, judged by the rules of SQuAD 2.0.
+"""Extractive question answering, scored by the rules of SQuAD 2.0.
 
-The base model has no head for this, so the tuned one is held against what needs no model: saying each time that there
-is no answer. A base that has such a head is measured itself.
+A base model without a head for this is replaced by a baseline: always no answer. A base with such a head is evaluated
+itself.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from steps.scoring.text_metrics import without
 
 @dataclass(frozen=True)
 class Said:
-    """What one model says about the test questions; lists have one entry for each."""
+    """The predictions of one model for the test questions; lists have one entry for each."""
 
     texts: list[str]
-    """The answer, empty for none."""
+    """The answer; empty for no answer."""
     doubts: list[float]
     """Probability that there is no answer."""
     loss: float
-    """Mean cross-entropy of the start's and the end's place over all windows, in nats."""
+    """Mean cross-entropy of start and end position over all windows, in nats."""
 
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Measure the tuned model and what it is compared with. Raises as `evaluate`."""
+    """Evaluate the tuned model, and the base or its baseline. Raises as `evaluate`."""
     rows, windows = _questions(settings, data)
     knows = _answers_questions(base)
     before = _said(base, rows, windows, settings) if knows else _nothing(rows, windows)
@@ -51,23 +51,23 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     metric = settings.evaluation.gate_metric
     if metric not in scores["tuned"]:
         raise UserError(
-            Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value: no test question is of this kind",
+            Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value, as no test question is of this kind",
                     f"one of {', '.join(scores['tuned'])}", "set gate_metric to one of them")
         )  # fmt: skip
     explained = {
-        "base": "The base model is one that answers questions." if knows else
-        "The base model has no head that answers questions: base says each time that there is no answer.",
+        "base": "The base model has a head for question answering." if knows else
+        "The base model has no head for question answering: base is a baseline that always predicts no answer.",
     }  # fmt: skip
     return Comparison(scores, _predictions(rows, references, before, after), {"answers": explained})
 
 
 def _questions(settings: EvaluationSettings, data: Path) -> tuple[pa.Table, pa.Table]:
-    """Read the first test rows, and the windows of these."""
+    """Read the first test rows and their windows."""
     wanted = settings.evaluation.evaluation_max_rows
     windows = pq.read_table(data / "tokens" / "test.parquet")
     rows = pq.read_table(data / "rows" / "test.parquet").slice(0, wanted if wanted >= 0 else None)
     if not len(rows):
-        first_rows(settings, data)  # says what is missing
+        first_rows(settings, data)  # raises UserError
     return rows, windows.filter(pa.compute.less(windows["row"], len(rows)))
 
 
@@ -92,13 +92,13 @@ def _said(folder: Path, rows: pa.Table, windows: pa.Table, settings: EvaluationS
 
 
 def _nothing(rows: pa.Table, windows: pa.Table) -> Said:
-    """Never answer; the loss is that of a place drawn blindly."""
+    """Return the baseline without answers; its loss is that of a uniformly random position."""
     lengths = [len(ids) for ids in windows["input_ids"].to_pylist()]
     return Said([""] * len(rows), [1.0] * len(rows), float(np.mean([math.log(length) for length in lengths])))
 
 
 def _predictions(rows: pa.Table, references: list[list[str]], before: Said, after: Said) -> pa.Table:
-    """One row for each test question; exact and f1 from 0 to 1."""
+    """Return one row for each test question; exact and f1 range from 0 to 1."""
     judged = list(zip(after.texts, references, strict=True))
     return pa.table(
         {

@@ -1,4 +1,4 @@
-"""What a model says about the windows of the held-out questions: where each answer starts and ends, as logits."""
+"""Compute the start and end logits of a model for the windows of the held-out questions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger("finetune")
 def logits_of_windows(
     folder: Path, windows: pa.Table, settings: EvaluationSettings
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Compute for every window a start and an end logit per token, float64.
+    """Return a start and an end logit per token for every window, float64.
 
-    Raises OutOfResources when the GPU's memory is too small.
+    Raises OutOfResources if the GPU's memory is too small.
     """
     started = time.monotonic()
     names = [name for name in ("input_ids", "token_type_ids") if name in windows.column_names]

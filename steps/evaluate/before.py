@@ -1,4 +1,4 @@
-"""The model as it was before this run: what the tuned one is held against."""
+"""The model before this run, with which the tuned model is compared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from steps.adapters.merging import merge
 from steps.artifacts import MANIFEST, read_manifest
 from steps.errors import NumericError, UserError
 
-NOTHING_LEARNED = {"MERGE-E0301", "MERGE-E0302"}  # an adapter that changes no weight: the model is the base
+NOTHING_LEARNED = {"MERGE-E0301", "MERGE-E0302"}  # the adapter changes no weight, so the model equals the base
 
 
 @contextmanager
 def model_before(base: Path, near: Path) -> Iterator[Path]:
-    """Give the folder of the model that training began with: `base`, and with the adapter that it went on with.
+    """Yield the folder of the model before training: `base`, or if an adapter's training is continued, both merged.
 
-    The two are merged as the tuned adapter was, in a folder inside `near` that is gone afterwards. Raises as
+    The merge is the same as for the tuned adapter; its temporary folder inside `near` is deleted afterwards. Raises as
     `merge`.
     """
     adapter = adapter_of(base)
@@ -38,11 +38,11 @@ def model_before(base: Path, near: Path) -> Iterator[Path]:
 
 
 def told_before(base: Path) -> str:
-    """Say in a sentence what the base of the comparison is, where that is not just the model."""
+    """Return a sentence on the base of the comparison if it includes an adapter; else an empty string."""
     if not (base / MANIFEST).is_file():
         return ""
     lineage = read_manifest(base).lineage
     adapter = lineage.get("adapter")
     if not adapter:
         return ""
-    return f"The base is {lineage['source']} with the adapter {adapter['source']['uri']}, as they were before this run."
+    return f"The base is {lineage['source']} with the adapter {adapter['source']['uri']}, both before this run."

@@ -1,8 +1,8 @@
-"""Models that give a text its label, or several.
+"""Text classification with one or several labels per text.
 
-The base model has no head for these classes, so the tuned one is held against what needs no model: always the most
-frequent class, with the shares of the training rows as probabilities. A base that is a classifier of just these
-classes is measured itself.
+A base model without a head for these classes is replaced by a baseline: always the most frequent class, with the
+classes' shares of the training rows as probabilities. A base that is a classifier of exactly these classes is evaluated
+itself.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from steps.params.settings import EvaluationSettings
 from steps.scoring.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 from steps.scoring.scored import Scored
 
-LEAST_LIKELY = 1e-15  # a class that training rows do not have would make the loss of the shares infinite
-MOST_CURVES, MOST_COUNTED = 20, 100  # classes beyond which no ROC curves and no confusion matrix are written
+LEAST_LIKELY = 1e-15  # a class without training rows would make the baseline's loss infinite
+MOST_CURVES, MOST_COUNTED = 20, 100  # largest numbers of classes for ROC curves and for the confusion matrix
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What one model says about the test rows."""
+    """The predictions of one model for the test rows."""
 
     probabilities: np.ndarray
     """Of each class, (rows, classes)."""
     said: np.ndarray
-    """The same as decisions, bool; one per row unless a row may have several labels."""
+    """The predicted labels, bool (rows, classes); one per row unless a row may have several labels."""
     loss: float
-    """Mean cross-entropy in nats: over rows, or over rows and classes where a row may have several labels."""
+    """Mean cross-entropy in nats: over rows, or over rows and classes if a row may have several labels."""
 
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Measure the tuned classifier and what it is compared with. Raises as `evaluate`."""
+    """Evaluate the tuned classifier, and the base or its baseline. Raises as `evaluate`."""
     facts = read_manifest(data, "data").facts
     names, several = facts["class_names"], facts["multilabel"]
     rows, tokens = first_rows(settings, data)
@@ -57,14 +57,14 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     labels = _told(scored, after, truth, names, several)
     labels["base"] = (
         "The base model is a classifier of these classes." if knows else
-        "The base model has no head for these classes: base is " + ("each class's" if several else "the most frequent "
-        "class, with every class's") + " share of the training rows as its probability."
+        "The base model has no head for these classes: base is " + ("a baseline" if several else "the most frequent "
+        "class") + ", with the classes' shares of the training rows as probabilities."
     )  # fmt: skip
     return Comparison(scores, _predictions(rows, before, after, truth, names, several), {"labels": labels})
 
 
 def _truth(column: pa.ChunkedArray, classes: int, several: bool) -> np.ndarray:
-    """The right labels as a table of bool, (rows, classes)."""
+    """Return the right labels as a bool array, (rows, classes)."""
     if several:
         return np.array(column.to_pylist(), dtype=np.float32).reshape(-1, classes) > 0.5
     return np.eye(classes, dtype=bool)[column.to_numpy()]
@@ -116,7 +116,7 @@ def _names_of(table: np.ndarray, names: list[str]) -> list[str]:
 def _refuse_undefined(metric: str, scored: dict[str, Scored]) -> None:
     for which, one in scored.items():
         if metric != "loss" and metric not in one.values:
-            why = one.undefined.get(metric) or "it is measured for two classes only"
+            why = one.undefined.get(metric) or "it is defined for two classes only"
             raise UserError(
                 Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value for {which}: {why}",
                         f"one of loss, {', '.join(one.values)}", "set gate_metric to one of them")
@@ -126,7 +126,7 @@ def _refuse_undefined(metric: str, scored: dict[str, Scored]) -> None:
 def _told(
     scored: dict[str, Scored], after: Judged, truth: np.ndarray, names: list[str], several: bool
 ) -> dict[str, Any]:
-    """Gather what metrics.json says about the labels beyond the numbers that have a direction."""
+    """Return the part `labels` of metrics.json: classes, undefined metrics, remarks, confusion matrix, ROC curves."""
     told: dict[str, Any] = {
         "names": names,
         "multilabel": several,
@@ -146,7 +146,7 @@ def _told(
 def _predictions(
     rows: pa.Table, before: Judged, after: Judged, truth: np.ndarray, names: list[str], several: bool
 ) -> pa.Table:
-    """One row for each test row; probability is that of the predicted label, null where several may apply."""
+    """Return one row for each test row; probability is that of the predicted label, null with several labels."""
     kind = pa.list_(pa.string()) if several else pa.string()
 
     def told(table: np.ndarray) -> pa.Array:

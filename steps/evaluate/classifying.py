@@ -1,4 +1,4 @@
-"""What a classifier says about the held-out rows, as logits."""
+"""Compute the logits of a classifier for the held-out rows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger("finetune")
 
 @torch.inference_mode()
 def logits_of(folder: Path, tokens: pa.Table, settings: EvaluationSettings) -> np.ndarray:
-    """Compute the logits of every row, (rows, classes), float64; rows of like length are computed together.
+    """Return the logits of all rows, (rows, classes), float64; rows of similar length form a batch.
 
-    Raises OutOfResources when the GPU's memory is too small.
+    Raises OutOfResources if the GPU's memory is too small.
     """
     started = time.monotonic()
     inputs = {name: arrays(tokens[name]) for name in ("input_ids", "token_type_ids") if name in tokens.column_names}
@@ -41,7 +41,7 @@ def logits_of(folder: Path, tokens: pa.Table, settings: EvaluationSettings) -> n
 
 
 def _padded(model: Any, inputs: dict[str, list[np.ndarray]], group: list[int]) -> dict[str, torch.Tensor]:
-    """Stack rows, padded on the right, with the mask that tells padding apart."""
+    """Stack rows with right padding and the attention mask."""
     shape = (len(group), len(inputs["input_ids"][group[0]]))
     fill = {"input_ids": model.config.pad_token_id or 0, "token_type_ids": 0}
     stacked = {name: np.full(shape, fill[name], np.int64) for name in inputs}

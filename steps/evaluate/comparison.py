@@ -1,4 +1,4 @@
-"""What every evaluator gives back."""
+"""The result of an evaluator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Comparison:
-    """Base and tuned model on the same held-out rows."""
+    """Metrics and predictions of base and tuned model on the same held-out rows."""
 
     scores: dict[str, dict[str, float]]
     """base and tuned → metric → value; the gate reads them."""
     predictions: pa.Table
     """One row for each test row."""
     more: dict[str, Any] = field(default_factory=dict)
-    """What else metrics.json holds, for the report: JSON values."""
+    """Further content of metrics.json, for the report: JSON values."""

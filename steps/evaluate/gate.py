@@ -1,4 +1,4 @@
-"""Whether the tuned model is good enough to be registered."""
+"""The gate: decide whether the tuned model may be registered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.params.metrics import direction_of
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate looked at, and what it says; `gate` in metrics.json."""
+    """The gate's metric, bounds and result; `gate` in metrics.json."""
 
     metric: str
     base: float
@@ -28,22 +28,22 @@ class Verdict:
 
 
 def refuse_unmeasurable(gate: EvaluationParams, answered: bool) -> None:
-    """Raise UserError when the gate's metric compares answers and no row has one; ask before measuring."""
+    """Raise UserError if the gate's metric compares answers and no row has one; called before the evaluation."""
     if not answered and gate.gate_metric not in ("loss", "perplexity"):
         raise UserError(
             Problem("EVAL-E0203", "gate_metric", f"{gate.gate_metric} for test rows without a right answer",
-                    "loss or perplexity", "set gate_metric=loss, or give rows that end with an answer")
+                    "loss or perplexity", "set gate_metric=loss, or use test rows that end with an answer")
         )  # fmt: skip
 
 
 def judge(gate: EvaluationParams, base: dict[str, float], tuned: dict[str, float]) -> Verdict:
-    """Hold the tuned model's metric against its bounds and the base model's; NaN never passes."""
+    """Compare the tuned model's metric with its bounds and with the base model's; NaN never passes."""
     metric = gate.gate_metric
     low, high = (None if bound == NO_BOUND else bound for bound in (gate.gate_min_value, gate.gate_max_value))
     was, now = base[metric], tuned[metric]
     higher = direction_of(metric)
     better = now > was if higher else now < was
-    against = [] if math.isfinite(now) else ["is no finite number"]
+    against = [] if math.isfinite(now) else ["is not a finite number"]
     if low is not None and not now >= low:
         against.append(f"is below gate_min_value {low:g}")
     if high is not None and not now <= high:
@@ -69,7 +69,7 @@ def _why(gate: EvaluationParams, low: float | None, high: float | None, was: str
 
 
 def _told(value: float, other: float) -> str:
-    """Write a number with as many digits as it takes to differ from the other."""
+    """Format a number with enough digits to differ from the other."""
     return next(
         (text for digits in (4, 6, 9) if (text := f"{value:.{digits}g}") != f"{other:.{digits}g}"), f"{value:g}"
     )

@@ -1,4 +1,4 @@
-"""Models that write text: how likely the right answers are to them, and what they answer."""
+"""Text generation: losses of the right answers, and generated answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Engine = Callable[[Path, HeldOut, EvaluationSettings], Measured]
 
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Measure loss and answers of both models. Raises as `evaluate`."""
+    """Compute losses and answers of both models. Raises as `evaluate`."""
     held_out = read_held_out(settings, data, base)
     refuse_unmeasurable(settings.evaluation, held_out.asked)
     measure: Engine = load(settings.recipe.kind.engine)

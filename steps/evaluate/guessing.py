@@ -1,4 +1,4 @@
-"""What a model without weights is worth: every token is as likely as any other."""
+"""The baseline for a model without weights: all tokens have the same probability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.evaluate.held_out import IGNORED, HeldOut, Measured
 
 
 def vocabulary_of_new(folder: Path) -> int:
-    """Give the size of the vocabulary when an artifact stands for a model with new weights; 0 for any other."""
+    """Return the vocabulary size if an artifact is a model with new weights; 0 for any other."""
     if not (folder / MANIFEST).is_file():
         return 0
     facts = read_manifest(folder, "model").facts
@@ -20,6 +20,6 @@ def vocabulary_of_new(folder: Path) -> int:
 
 
 def guess(held_out: HeldOut, vocabulary: int) -> Measured:
-    """Measure a uniform guess: ln(vocabulary) nats for each supervised token, and no answers."""
+    """Return the result of a uniform distribution: ln(vocabulary) nats for each supervised token, and no answers."""
     supervised = np.array([(labels[1:] != IGNORED).sum() for labels in held_out.labels], dtype=np.int64)
     return Measured(supervised * math.log(vocabulary), supervised, [None] * len(held_out))

@@ -1,4 +1,4 @@
-"""The rows that no model has seen, as every engine needs them."""
+"""The held-out rows, as inputs of the engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steps.generation.tokenizer import load_tokenizer
 from steps.params.settings import EvaluationSettings
 from steps.tasks import load_task
 
-IGNORED = -100  # the label of a token that carries no loss
+IGNORED = -100  # the label of a token without loss
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class HeldOut:
     """The first rows of the test split; every list has one entry for each row."""
 
     input_ids: list[np.ndarray]
-    """Token ids of the whole row, prompt and answer; of the prompt alone where an encoder reads it."""
+    """Token ids of prompt and answer; with an encoder-decoder model, of the prompt only."""
     labels: list[np.ndarray]
-    """The same ids, IGNORED where there is no loss; of the answer where a decoder writes it by itself."""
+    """The same ids, IGNORED for tokens without loss; with an encoder-decoder model, the ids of the answer."""
     prompts: list[str | None]
-    """What is asked, as the model reads it; None for a row without a question."""
+    """The prompt as the model reads it; None for a row without a question."""
     references: list[str | None]
     """The right answer."""
     rendered: bool
-    """Whether the prompts come from a chat template, which writes the special tokens itself."""
+    """Whether the prompts were rendered by a chat template, and so have their special tokens."""
     ending: str | None = None
-    """What stands behind the text of every prompt; None where prompts have no such form."""
+    """The part after the text of every prompt; None if prompts have no such form."""
     opening: dict[str, int] = field(default_factory=dict)
-    """Generation settings by which an answer begins, where a model with an encoder is told its language."""
+    """Generation settings for the first tokens of an answer, such as its language, of encoder-decoder models."""
 
     end_of_turn: str = ""
-    """Token that ends what the assistant says."""
+    """Token that ends the assistant's turn."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -52,7 +52,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model made of the held-out rows; every array and list has one entry for each row."""
+    """The results of one model on the held-out rows; every array and list has one entry for each row."""
 
     nll: np.ndarray
     """Sum of the negative log-likelihood over the row's supervised tokens, in nats."""
@@ -63,7 +63,7 @@ class Measured:
 
     @property
     def row_losses(self) -> list[float | None]:
-        """Mean negative log-likelihood of each row; None where nothing is supervised."""
+        """Mean negative log-likelihood of each row; None for a row without supervised tokens."""
         pairs = zip(self.nll.tolist(), self.supervised.tolist(), strict=True)
         return [nll / count if count else None for nll, count in pairs]
 
@@ -71,15 +71,15 @@ class Measured:
 def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> HeldOut:
     """Read the first test rows; `model` is the folder whose tokenizer renders conversations.
 
-    Raises UserError when there are no test rows, or none with a supervised token.
+    Raises UserError if there are no test rows, or none with a supervised token.
     """
     rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
     labels = arrays(tokens["labels"])
     apart = settings.recipe.kind.has_encoder
     if not any((row[0 if apart else 1 :] != IGNORED).any() for row in labels):
         raise UserError(
-            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a token that carries loss",
-                    "an answer in each row", "raise max_seq_length: the answers were cut off")
+            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows, none of which has a token with loss",
+                    "an answer in each row", "raise max_seq_length, as the answers were truncated")
         )  # fmt: skip
     questions = _questions(settings, rows)
     prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
@@ -90,7 +90,7 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
 
 
 def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | None = None) -> tuple[pa.Table, pa.Table]:
-    """Read the first test rows and their tokens, `columns` of these. Raises UserError when there are none."""
+    """Read the first test rows, and `columns` of their tokens. Raises UserError if there are none."""
     wanted = settings.evaluation.evaluation_max_rows
     stop = wanted if wanted >= 0 else None
     rows = pq.read_table(data / "rows" / "test.parquet").slice(0, stop)
@@ -100,7 +100,7 @@ def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | No
     if not len(rows):
         raise UserError(
             Problem("EVAL-E0201", "evaluation_max_rows" if wanted == 0 else "test_file_path", "no test row",
-                    "at least one row to evaluate", "give test rows, or leave evaluation_max_rows at -1")
+                    "at least one row to evaluate", "provide test rows, or leave evaluation_max_rows at -1")
         )  # fmt: skip
     return rows, tokens
 
@@ -117,7 +117,7 @@ def _questions(settings: EvaluationSettings, rows: pa.Table) -> list[tuple[Any, 
 
 
 def _render(prompts: list[Any], model: Path, data: Path) -> tuple[list[str | None], bool]:
-    """Turn conversations into the text that the model reads; plain prompts stay as they are."""
+    """Render conversations with the chat template; plain prompts are unchanged."""
     if not any(isinstance(prompt, list) for prompt in prompts):
         return prompts, False
     tokenizer = load_tokenizer(model)

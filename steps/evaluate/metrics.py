@@ -1,4 +1,4 @@
-"""Every number of one model that writes text, and that they are numbers."""
+"""Metrics of generated text, and the check that metrics are finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steps.scoring.text_metrics import score_texts
 def score(
     measured: Measured, references: Sequence[str | None], options: EvaluationOptions | None = None
 ) -> dict[str, float]:
-    """Compute every metric of one model; those of text only when there are answers.
+    """Compute all metrics of one model; text metrics only if there are answers.
 
     loss is the mean over all supervised tokens (not over rows), in nats; perplexity is its exponential.
     """
@@ -32,7 +32,7 @@ def score(
 
 
 def refuse_non_finite(scores: dict[str, dict[str, float]]) -> None:
-    """Raise NumericError naming every metric that is NaN or infinite: such a number compares with nothing."""
+    """Raise NumericError with all metrics that are NaN or infinite, as these cannot be compared."""
     problems = [
         Problem("EVAL-E0601", f"{metric} of the {model} model", str(value), "a finite number",
                 "lower learning_rate, or set precision=32" if model == "tuned" else "set precision=32")

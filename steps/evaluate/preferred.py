@@ -1,10 +1,10 @@
-"""Models that learned what people prefer: how much likelier the better answers are than the worse ones.
+"""Preference training: log-probabilities of better and worse answers.
 
-Two questions are asked. What the model *is*: does it find the better answer likelier (preference_…)? Both models answer
-that. What it *learned*: a reward is beta · (log-probability of the answer now − before), and the better answer should
-have the higher one (reward_…). The base has learned nothing: its rewards are 0, it is right in half of the pairs, and
-its loss −log σ(margin) is ln 2, whatever it thinks of the answers. Where the training had a reference of its own, both
-models' rewards are measured against that one, and the base's are what it was ahead by already.
+Two groups of metrics: preference_… compare the log-probabilities that a model assigns to the better and the worse
+answer. reward_… compare rewards, beta · (log-probability by the model − log-probability by the reference); the better
+answer should have the higher reward. The reference is the base, whose own rewards are therefore 0: it is right in half
+of the pairs, and its loss −log σ(margin) is ln 2. If the training had a separate reference, the rewards of both models
+are relative to that reference, and the base's rewards are generally not 0.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from steps.tasks import load_task
 
 log = logging.getLogger("finetune")
 
-ROWS_ANSWERED = 5  # prompts that both models answer, for the report: a model may prefer rightly and say nothing
+ROWS_ANSWERED = 5  # prompts that both models answer, for the report: right preferences do not ensure good answers
 
 
 def compare(
     settings: EvaluationSettings, base: Path, tuned: Path, data: Path, reference: Path | None = None
 ) -> Comparison:
-    """Measure both models on the answers of the test rows, against `reference` or the base. Raises as `evaluate`."""
+    """Evaluate both models on the answers of the test rows, with `reference` or the base as reference.
+
+    Raises as `evaluate`.
+    """
     rows, tokens = first_rows(settings, data)
     names = [name.removesuffix("_ids") for name in tokens.column_names if name not in ("prompt_ids", "label")]
     if rated := names == ["completion"]:
@@ -67,7 +70,7 @@ def compare(
 
 
 def _sequences(tokens: pa.Table, name: str) -> HeldOut:
-    """Put prompts and answers together, the prompts without loss."""
+    """Join prompts and answers; the prompts have no loss."""
     prompts, answers = arrays(tokens["prompt_ids"]), arrays(tokens[f"{name}_ids"])
     pairs = list(zip(prompts, answers, strict=True))
     ids = [np.concatenate(pair) for pair in pairs]
@@ -78,9 +81,9 @@ def _sequences(tokens: pa.Table, name: str) -> HeldOut:
 def _measured(
     folder: Path, answers: dict[str, HeldOut], asked: list[np.ndarray], end_of_turn: str, settings: EvaluationSettings
 ) -> tuple[dict[str, Likely], list[str]]:
-    """Run one model over all answers, and let it answer a few prompts itself.
+    """Compute one model's log-probabilities of all answers, and generate its answers to a few prompts.
 
-    Raises OutOfResources when the GPU's memory is too small.
+    Raises OutOfResources if the GPU's memory is too small.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -125,7 +128,7 @@ def _refuse_one_kind(metric: str, good: np.ndarray) -> None:
     if metric in ("reward_auc", "preference_auc", "reward_margin") and len(np.unique(good)) < 2:
         raise UserError(
             Problem("EVAL-E0208", "gate_metric", f"{metric} for test rows that are all {'good' if good[0] else 'bad'}",
-                    "good and bad answers to tell apart", "give test rows of both kinds, or set gate_metric=loss")
+                    "good and bad answers", "use test rows of both kinds, or set gate_metric=loss")
         )  # fmt: skip
 
 
@@ -137,7 +140,7 @@ def _predictions(
     after: dict[str, Likely],
     against: dict[str, Likely],
 ) -> pa.Table:
-    """One row for each test row: the texts, the log-probabilities of the models, and what follows from them."""
+    """Return one row for each test row: texts, log-probabilities of the models, rewards or margin and preferences."""
     module = load_task(settings.task)
     columns = module.Columns(**settings.columns)
     given = [module.training_row(row, columns) for row in rows.to_pylist()]
@@ -165,7 +168,7 @@ def _predictions(
 
 
 def _text(value: Any) -> str:
-    """A text as it is; of messages each with its role."""
+    """Return a text unchanged; join messages, each with its role."""
     if isinstance(value, str):
         return value
     if len(value) == 1 and value[0]["role"] in ("user", "assistant"):

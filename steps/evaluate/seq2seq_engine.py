@@ -1,4 +1,4 @@
-"""Measures a model with an encoder and a decoder: how likely the right answers are to it, and what it answers."""
+"""Compute losses and answers of an encoder-decoder model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("finetune")
 
 @torch.inference_mode()
 def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Measured:
-    """Compute one model's losses and answers; raises OutOfResources when the GPU's memory is too small."""
+    """Compute one model's losses and answers; raises OutOfResources if the GPU's memory is too small."""
     started = time.monotonic()
     try:
         model = load(AutoModelForSeq2SeqLM, folder, settings.precision)
@@ -51,7 +51,7 @@ def _row_losses(model: Any, held_out: HeldOut, batch_size: int) -> tuple[np.ndar
     for group in batches(lengths, min(batch_size * max(lengths), LOGITS_BYTES // bytes_per_token)):
         read, mask = (tensor(part) for part in padded([held_out.input_ids[row] for row in group], 0))
         labels = tensor(padded([held_out.labels[row] for row in group], IGNORED)[0])
-        # The model shifts the labels itself: kinds differ in what an answer starts from.
+        # The model shifts the labels itself, because model types differ in the first decoder token.
         logits = model(input_ids=read, attention_mask=mask, labels=labels).logits
         nll[group] = cross_entropy(logits, labels).sum(dim=1, dtype=torch.float64).cpu().numpy()
         supervised[group] = (labels != IGNORED).sum(dim=1).cpu().numpy()

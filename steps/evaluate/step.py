@@ -1,4 +1,4 @@
-"""Compare the tuned model with the one it came from, and judge it."""
+"""Compare the tuned model with its base, and apply the gate."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Evaluator = Callable[..., Comparison]
 def evaluate(
     settings: EvaluationSettings, base: Path, tuned: Path, merged: Path, data: Path, evaluation: Path, report: Path
 ) -> bool:
-    """Measure both models on the test rows, write `evaluation` and `report`; return whether to register the tuned one.
+    """Evaluate both models on the test rows, write `evaluation` and `report`; return whether to register the tuned one.
 
-    Raises UserError when there is nothing to measure, Outage when an input is gone or was changed, OutOfResources when
-    the GPU is too small, NumericError when a metric is not finite.
+    Raises UserError if there is no row to evaluate, Outage if an input is missing or changed, OutOfResources if the
+    GPU's memory is too small, NumericError if a metric is not finite.
     """
     folders = {"base": base, "tuned": resolve_model(tuned, merged)}
     lineage = {
@@ -52,7 +52,7 @@ def evaluate(
         "settings": settings.model_dump(),
     }
     own = reference_of(base)
-    more = {"reference": own} if own else {}  # only preferences have one
+    more = {"reference": own} if own else {}  # only for preference training
     with model_before(base, evaluation.parent) as before:
         compared = _evaluator(settings)(settings, before, folders["tuned"], data, **more)
     chosen = _chosen(settings, compared.scores)
@@ -74,14 +74,14 @@ def _evaluator(settings: EvaluationSettings) -> Evaluator:
 
 
 def _checked(folder: Path) -> str:
-    """Check a model's bytes and return their digest; a folder as a user has it, without manifest, will do."""
+    """Check a model's files and return their digest; a plain folder without a manifest is accepted."""
     if (folder / "config.json").is_file() and not (folder / MANIFEST).exists():
         return Manifest("model", describe_files(folder)).digest
     return verified(folder, "model").digest
 
 
 def _chosen(settings: EvaluationSettings, scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Keep what is to be reported: the metrics that evaluation_config names, the loss and the gate's metric."""
+    """Keep the metrics to report: those of evaluation_config, the loss and the gate's metric."""
     kept = {"loss", settings.evaluation.gate_metric, *choose_metrics(scores["tuned"], settings.options.metrics)}
     return {which: {name: value for name, value in all_.items() if name in kept} for which, all_ in scores.items()}
 

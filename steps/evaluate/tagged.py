@@ -1,8 +1,8 @@
-"""Models that tag words.
+"""Token classification: a tag for each word.
 
-The base model has no head for these tags, so the tuned one is held against what needs no model: each word gets the tag
-that it has most often in the training rows, an unknown word the most frequent tag of all. A base that is a tagger of
-just these tags is measured itself. Words behind the cut of a long row count as O, never as right by being left out.
+A base model without a head for these tags is replaced by a baseline: each word gets the tag that it has most often in
+the training rows, an unknown word the most frequent tag of all. A base that is a tagger of exactly these tags is
+evaluated itself. Words after the truncation of a long row count as O; they are not left out of the metrics.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from steps.scoring.tag_metrics import OUTSIDE, score_tags
 
 @dataclass(frozen=True)
 class Tagger:
-    """What one model says about the test rows."""
+    """The predictions of one model for the test rows."""
 
     tags: list[list[str]]
     """A tag for each word."""
@@ -36,7 +36,7 @@ class Tagger:
 
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Measure the tuned tagger and what it is compared with. Raises as `evaluate`."""
+    """Evaluate the tuned tagger, and the base or its baseline. Raises as `evaluate`."""
     facts = read_manifest(data, "data").facts
     names = facts["class_names"]
     rows, tokens = first_rows(settings, data)
@@ -54,9 +54,9 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     told = {
         "classes": scored["tuned"].classes,
         "undefined": {which: one.undefined for which, one in scored.items()},
-        "remarks": [*scored["tuned"].remarks, *([f"{lost:,} words behind a cut count as O"] if lost else [])],
+        "remarks": [*scored["tuned"].remarks, *([f"{lost:,} truncated words count as O"] if lost else [])],
         "base": "The base model is a tagger of these tags." if knows else
-        "The base model has no head for these tags: base is the tag that each word has most often in training.",
+        "The base model has no head for these tags: base is the most frequent tag of each word in the training rows.",
     }  # fmt: skip
     return Comparison(scores, _predictions(sentences, truth, before, after), {"tags": told})
 
@@ -87,7 +87,7 @@ def _tagged(
 
 
 def _by_frequency(data: Path, counts: dict[str, int], sentences: list[list[str]], truth: list[list[str]]) -> Tagger:
-    """Tag by what the training rows say; its loss is that of the tags' shares, which know no word."""
+    """Return the baseline from the training rows; its loss is that of the tags' shares, independent of the word."""
     train = pq.read_table(data / "rows" / "train.parquet", columns=["tokens", "tags"])
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     for words, tags in zip(train["tokens"].to_pylist(), train["tags"].to_pylist(), strict=True):
@@ -96,7 +96,7 @@ def _by_frequency(data: Path, counts: dict[str, int], sentences: list[list[str]]
     usual = max(counts, key=lambda tag: counts[tag])
     best = {word: max(sorted(tags), key=lambda tag: tags[tag]) for word, tags in seen.items()}
     whole = sum(counts.values())
-    shares = {tag: max(count, 0.5) / whole for tag, count in counts.items()}  # a tag that train lacks is no infinity
+    shares = {tag: max(count, 0.5) / whole for tag, count in counts.items()}  # avoids an infinite loss for unseen tags
     surprise = [-float(np.log(shares[tag])) for tags in truth for tag in tags]
     return Tagger([[best.get(word, usual) for word in words] for words in sentences], float(np.mean(surprise)))
 
@@ -106,13 +106,13 @@ def _refuse_undefined(metric: str, scored: dict[str, Scored]) -> None:
         if metric != "loss" and metric not in one.values:
             raise UserError(
                 Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value for {which}: "
-                        f"{one.undefined.get(metric, 'it is not measured')}", f"one of loss, {', '.join(one.values)}",
+                        f"{one.undefined.get(metric, 'it is not computed')}", f"one of loss, {', '.join(one.values)}",
                         "set gate_metric to one of them")
             )  # fmt: skip
 
 
 def _predictions(sentences: list[list[str]], truth: list[list[str]], before: Tagger, after: Tagger) -> pa.Table:
-    """One row for each test row."""
+    """Return one row for each test row."""
     texts = pa.list_(pa.string())
     return pa.table(
         {

@@ -1,4 +1,4 @@
-"""What a tagger says about the held-out sentences: the logits of the first token of each word."""
+"""Compute the logits of a tagger for the first token of each word of the held-out sentences."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger("finetune")
 
 @torch.inference_mode()
 def logits_of_words(folder: Path, tokens: pa.Table, settings: EvaluationSettings) -> list[np.ndarray]:
-    """Compute for every row the logits of its labelled tokens, (words, tags), float64.
+    """Return the logits of the labelled tokens of every row, (words, tags), float64.
 
-    Raises OutOfResources when the GPU's memory is too small.
+    Raises OutOfResources if the GPU's memory is too small.
     """
     started = time.monotonic()
     ids, labels = arrays(tokens["input_ids"]), arrays(tokens["labels"])

@@ -1,4 +1,4 @@
-"""Measures a model with transformers, on one GPU, several, or none."""
+"""Compute losses and answers of a causal model with transformers, on the CPU, one GPU or several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("finetune")
 
 @torch.inference_mode()
 def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Measured:
-    """Compute one model's losses and answers; raises OutOfResources when the GPU's memory is too small."""
+    """Compute one model's losses and answers; raises OutOfResources if the GPU's memory is too small."""
     started = time.monotonic()
     try:
         model = load(AutoModelForCausalLM, folder, settings.precision)

@@ -1,8 +1,8 @@
-"""Models that put back hidden tokens: how likely the right ones are to them, and how often they come first.
+"""Masked language models: loss and accuracy of the masked tokens.
 
-Every model reads the same test rows with the same tokens hidden (`steps/prepare_data/write/masked.py`). `perplexity`
-is e to the mean loss of the hidden tokens; it is no perplexity of whole texts, and not to be compared with that of a
-decoder.
+Both models read the same test rows with the same masked tokens (`steps/prepare_data/write/masked.py`). `perplexity` is
+the exponential of the mean loss of the masked tokens; it is not a perplexity of whole texts, and not comparable with
+that of a decoder.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ log = logging.getLogger("finetune")
 
 @dataclass(frozen=True)
 class PutBack:
-    """What one model made of the hidden tokens; arrays have one entry for each row."""
+    """The results of one model on the masked tokens; arrays have one entry for each row."""
 
     nll: np.ndarray
-    """Sum of the negative log-likelihood of the row's hidden tokens, in nats."""
+    """Sum of the negative log-likelihood of the row's masked tokens, in nats."""
     right: np.ndarray
-    """How many of them are the model's first choice."""
+    """Number of them that are the model's most probable token."""
 
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Measure both models on the hidden tokens of the test rows. Raises as `evaluate`."""
+    """Evaluate both models on the masked tokens of the test rows. Raises as `evaluate`."""
     rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
     labels = arrays(tokens["labels"])
     hidden = np.array([(row != IGNORED).sum() for row in labels])
     if not hidden.sum():
         raise UserError(
-            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows without a hidden token",
-                    "texts with tokens of their own", "give test rows with text")
+            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows, none of which has a masked token",
+                    "texts with tokens that can be masked", "use test rows with text")
         )  # fmt: skip
     ids = arrays(tokens["input_ids"])
     if vocabulary := vocabulary_of_new(base):
@@ -65,7 +65,7 @@ def _scores(one: PutBack, hidden: np.ndarray) -> dict[str, float]:
 
 
 def _put_back(folder: Path, ids: list[np.ndarray], labels: list[np.ndarray], settings: EvaluationSettings) -> PutBack:
-    """Run one model over all rows. Raises OutOfResources when the GPU's memory is too small."""
+    """Compute one model's results on all rows. Raises OutOfResources if the GPU's memory is too small."""
     import torch
     from transformers import AutoModelForMaskedLM
 
@@ -96,7 +96,7 @@ def _put_back(folder: Path, ids: list[np.ndarray], labels: list[np.ndarray], set
 def _padded(
     ids: list[np.ndarray], labels: list[np.ndarray], group: list[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stack rows, padded on the right: ids, the mask that tells padding apart, labels."""
+    """Stack rows with right padding: ids, attention mask, labels."""
     shape = (len(group), max(len(ids[row]) for row in group))
     read, mask, wanted = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
     for line, row in enumerate(group):
@@ -106,7 +106,7 @@ def _padded(
 
 
 def _predictions(rows: pa.Table, hidden: np.ndarray, before: PutBack, after: PutBack) -> pa.Table:
-    """One row for each test row, in the columns that generated text has: its losses are what can be compared."""
+    """Return one row for each test row, with the columns of generated text; only the losses have values there."""
     nothing = pa.nulls(len(rows), pa.string())
     unknown = pa.nulls(len(rows), pa.bool_())
 

@@ -1,11 +1,11 @@
-"""Models that are asked: loading, batching and writing answers. Evaluation uses it; so may whatever else needs answers.
+"""Inference: load models, form batches and generate answers; used by evaluation, and independent of it.
 
-    loading.py            a model on one GPU, several, or none
-    tokenizer.py          its tokenizer, padding on the left
-    batching.py           which rows are computed together
-    generating.py         greedy answers of models that go on from a prompt
-    encoder_decoders.py   answers of models with an encoder and a decoder
-    soft_prompts.py       models whose adapter is a learned prompt
+    loading.py            load a model on the CPU, one GPU or several
+    tokenizer.py          load its tokenizer with left padding
+    batching.py           group rows into batches
+    generating.py         greedy decoding with causal models
+    encoder_decoders.py   decoding with encoder-decoder models
+    soft_prompts.py       models with a learned prompt
 
-Every call takes texts or tokens and plain numbers, no settings of a step.
+The functions take texts or tokens and plain numbers, not the settings of a step.
 """

@@ -1,4 +1,4 @@
-"""Which rows are computed together."""
+"""Group rows into batches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group row numbers, longest first, so that rows × longest row of a group is at most `budget` tokens.
 
-    Rows of like length stand together, so little is padded; the group that needs most memory comes first, so a batch
-    size that does not fit fails at once. A row longer than the budget is a group of its own.
+    Rows of similar length are in the same group, which limits padding; the group that needs most memory is first, so
+    that a batch size that does not fit fails immediately. A row longer than the budget is its own group.
     """
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

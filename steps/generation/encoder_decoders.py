@@ -1,4 +1,4 @@
-"""Answers of models with an encoder and a decoder."""
+"""Decoding with encoder-decoder models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from steps.generation.batching import batches
 
 
 def answering(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, opening: dict[str, int]) -> Any:
-    """Describe how answers are written; said in full, because what is left out is taken from the model's own file.
+    """Return the generation settings; all are set, because missing ones are taken from the model's own file.
 
-    Some models punish repeated words there or ask for long answers, which suits what they were made for only.
+    Some models penalise repetition or require long answers there, which only suits their original purpose.
     """
     from transformers import GenerationConfig
 
@@ -40,9 +40,9 @@ def answering(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, o
 
 
 def answers(model: Any, tokenizer: Any, rows: Sequence[np.ndarray], *, how: Any, batch_size: int) -> list[str]:
-    """Write the answer to every row of token ids, in the given order; rows of like length together.
+    """Generate the answer to every row of token ids, in the given order; rows of similar length form a batch.
 
-    `how` is what `answering` described.
+    `how` is the result of `answering`.
     """
     import torch
 
@@ -57,7 +57,7 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[np.ndarray], *, how: Any,
 
 
 def padded(rows: Sequence[np.ndarray], filling: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stack rows, padded on the right, and the mask that tells padding apart."""
+    """Stack rows with right padding; return them and the attention mask."""
     shape = (len(rows), max(map(len, rows)))
     values, mask = np.full(shape, filling, np.int64), np.zeros(shape, np.int64)
     for line, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Greedy answers, many at a time."""
+"""Greedy decoding in batches with causal models."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def answers(
     ending: str | None = None,
     end_of_turn: str = "",
 ) -> list[str]:
-    """Continue every prompt with the likeliest tokens until an end token or `max_new_tokens`; in the given order.
+    """Continue every prompt greedily until an end token or `max_new_tokens`; answers are in the given order.
 
-    `rendered` prompts already hold their special tokens. Where prompt and answer do not fit into the model's positions,
-    the answer gets at most half of them and the prompt loses its start; or, where it is known what stands behind the
-    text of a prompt (`ending`), the text loses its end, as in training. `end_of_turn` is a token that ends an answer
-    as well, where the tokenizer knows it: what the tuned model has learned to stop at stops its base, too.
+    `rendered` prompts already have their special tokens. If prompt and answer exceed the model's positions, the answer
+    gets at most half of them and the prompt is truncated at its start; if the part after the text of a prompt is known
+    (`ending`), the text is truncated at its end, as in training. `end_of_turn` is another end token, used if the
+    tokenizer has it, so that the base stops at the same token as the tuned model.
     """
     from transformers import GenerationConfig
 
@@ -35,8 +35,8 @@ def answers(
         max_new_tokens = min(max_new_tokens, limit // 2)
         kept = None if ending is None else len(tokenizer(ending, add_special_tokens=False)["input_ids"])
         encoded = [_fitted(ids, limit - max_new_tokens - virtual_tokens(model), kept) for ids in encoded]
-    # Said in full, because what is left out is taken from the model's generation_config.json: some chat models punish
-    # repeated tokens there, which hurts every answer that has to copy.
+    # All settings are given, because missing ones are taken from the model's generation_config.json: some chat models
+    # penalise repeated tokens there, which harms answers that have to copy from the prompt.
     greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -58,7 +58,7 @@ def answers(
 
 
 def _continued(model: Any, tokenizer: Any, rows: list[list[int]], how: Any) -> Any:
-    """Give the new tokens of a batch; it ends as soon as every row has, and shorter ones are filled up with padding."""
+    """Return the new tokens of a batch, padded to the longest answer; generation stops when all rows have ended."""
     if virtual_tokens(model):
         return continue_rows(model, rows, how)
     inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
@@ -66,14 +66,14 @@ def _continued(model: Any, tokenizer: Any, rows: list[list[int]], how: Any) -> A
 
 
 def _fitted(ids: list[int], room: int, kept: int | None) -> list[int]:
-    """Cut a prompt that is too long: before its last `kept` tokens, or at its start."""
+    """Truncate a prompt that is too long: before its last `kept` tokens, or at its start."""
     if len(ids) <= room:
         return ids
     return ids[-room:] if kept is None else ids[: room - kept] + ids[len(ids) - kept :]
 
 
 def end_tokens(model: Any, tokenizer: Any, end_of_turn: str = "") -> list[int] | None:
-    """Every token that ends an answer, of the model and of the tokenizer: chat models often have two."""
+    """Return all end tokens of model and tokenizer; chat models often have two."""
     turn = tokenizer.get_vocab().get(end_of_turn)
     named = model.generation_config.eos_token_id
     ids = {turn, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}

@@ -1,4 +1,4 @@
-"""A model and its tokenizer, loaded to be asked: on one GPU, several, or none."""
+"""Load a model for inference on the CPU, one GPU or several."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from steps.models.layout import refuse_unsafe_weights
 
 
 def load(auto_class: Any, folder: Path, precision: str) -> Any:
-    """Load a model for measuring, where the memory of the one before is free again."""
-    refuse_unsafe_weights(folder)
-    gc.collect()  # the model measured before
+    """Load a model for evaluation, after freeing the memory of the previous model."""
+    gc.collect()  # frees the previous model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     transformers_logging.disable_progress_bar()
@@ -30,9 +29,9 @@ def load(auto_class: Any, folder: Path, precision: str) -> Any:
 
 
 def too_large(folder: Path, batch_size: int) -> OutOfResources:
-    """Say what to change when the GPU's memory is too small."""
+    """Return the error for insufficient GPU memory, with a fix."""
     smaller = f"set per_device_eval_batch_size={batch_size // 2}" if batch_size > 1 else "set precision=16"
     return OutOfResources(
-        Problem("EVAL-E0501", str(folder), f"no GPU memory left with {batch_size} rows at a time",
-                "a batch that fits", f"{smaller}, or lower evaluation_max_new_tokens")
+        Problem("EVAL-E0501", str(folder), f"no GPU memory left with a batch of {batch_size} rows",
+                "a batch that fits into GPU memory", f"{smaller}, or lower evaluation_max_new_tokens")
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Models whose adapter is a learned prompt: vectors that stand before the text of every row."""
+"""Models with a learned prompt: vectors before the text of every row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steps.models.layout import refuse_unsafe_weights
 
 
 def with_kept_adapter(model: Any, folder: Path) -> Any:
-    """Put the adapter on a model that was loaded from `folder`, where one was kept beside its weights."""
+    """Add the adapter to a model that was loaded from `folder`, if the folder has one that cannot be merged."""
     own = kept_adapter_of(folder)
     if own is None:
         return model
@@ -23,15 +23,15 @@ def with_kept_adapter(model: Any, folder: Path) -> Any:
 
 
 def virtual_tokens(model: Any) -> int:
-    """How many vectors stand before every text; 0 for any other model."""
+    """Return the number of vectors before every text; 0 for other models."""
     return model.active_peft_config.num_virtual_tokens if hasattr(model, "prompt_encoder") else 0
 
 
 def continue_rows(model: Any, rows: list[list[int]], how: Any) -> torch.Tensor:
-    """Let a model with a learned prompt go on from rows of tokens; only the new tokens, (rows, longest answer).
+    """Continue rows of tokens with a model that has a learned prompt; return the new tokens, (rows, longest answer).
 
-    PEFT's own generate puts the vectors before the padding and counts the padding as positions, so that an answer
-    would depend on the rows beside it. Here they stand between padding and text, which is what training saw.
+    PEFT's generate puts the vectors before the padding and counts the padding as positions, so that an answer would
+    depend on the other rows of its batch. Here the vectors are between padding and text, as in training.
     """
     vectors = model.get_prompt(batch_size=1)[0]
     texts = [model.word_embeddings(torch.tensor(ids, dtype=torch.long, device=model.device)) for ids in rows]

@@ -1,4 +1,4 @@
-"""The tokenizer as generation needs it."""
+"""Load a tokenizer for generation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a model's tokenizer so that it pads on the left, as generation needs it."""
+    """Load a model's tokenizer with left padding, as generation requires."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")

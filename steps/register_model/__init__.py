@@ -1,15 +1,16 @@
-"""A tuned model that passed the gate becomes a version in the MLflow registry, by reference: no weight is copied.
+"""Register a tuned model that passed the gate as a version in the MLflow registry; weights are referenced, not copied.
 
-    step.py          the story
-    candidate.py     what is registered, under which name, with which key and tags
-    weights.py       which bytes are registered, and whether they are where the version will say
-    model_card.py    what a person reads about the version
+    step.py          the step
+    candidate.py     the model to register: name, key and tags
+    weights.py       the weights to register, and the check of their URI
+    model_card.py    the model card
     packaging.py     the small MLflow model: reference, tokenizer, signature
-    pyfunc_model.py  the code inside it; runs later, elsewhere, without this project
-    served_labels.py what a classifier answers, beside it; one file for each kind of model (SERVED in packaging.py)
-    registry.py      MLflow: run, version, alias; each safe to repeat
+    signatures.py    MLflow signatures, one function for each kind of output
+    pyfunc_model.py  the code of the MLflow model; runs where the model is loaded, without this project
+    served_*.py      predict for other kinds of models, one file for each; packaged with pyfunc_model.py
+    registry.py      MLflow: run, version, alias; every call can be repeated
 
-The artifact (kind `registration`) holds registration.json and model_card.md. A registration can be repeated: the same
-weights with the same settings find the version that they already have. To register elsewhere too (Kubeflow Model
-Registry, …): a file beside registry.py, called by step.py with the same tags.
+The artifact (kind `registration`) has registration.json and model_card.md. A registration can be repeated: for the same
+weights and settings, the existing version is used. To support another registry (Kubeflow Model Registry, …): a file
+beside registry.py, called by step.py with the same tags.
 """

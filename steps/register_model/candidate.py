@@ -1,4 +1,4 @@
-"""What is about to be registered: gathered, checked, and named, before the registry hears of it."""
+"""The model to register, with its name, key and tags; checked before the registry is called."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from steps.tracking.target import registry_uri
 
 @dataclass(frozen=True)
 class Target:
-    """Where a model is registered, and under which name."""
+    """The registry, and the name and alias in it."""
 
     uri: str
-    """MLflow's tracking URI; may hold a password, so it is masked wherever it is shown."""
+    """MLflow's tracking URI; it may contain a password, so it is masked in all outputs."""
     experiment: str
     name: str
     alias: str
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tuned model with everything that its version will say."""
+    """A tuned model with all information for its version."""
 
     settings: RegistrationSettings
     target: Target
@@ -43,7 +43,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Digest of what is registered and how: the same key is the same version."""
+        """Digest of weights and settings; registrations with the same key are the same version."""
         settings = wire.dump(self.settings.model_dump())
         return hashlib.sha256(f"{self.weights.manifest.digest}\0{settings}".encode()).hexdigest()
 
@@ -56,12 +56,12 @@ class Candidate:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The metrics by the names that MLflow shows, such as tuned/loss."""
+        """The metrics by their names in MLflow, such as tuned/loss."""
         return {f"{side}/{name}": value for side in ("base", "tuned") for name, value in self.metrics[side].items()}
 
     @property
     def tags(self) -> dict[str, str]:
-        """What run and version are tagged with."""
+        """The tags of run and version."""
         return {
             "weights_uri": self.weights.uri,
             **{f"{name}_digest": digest for name, digest in self.digests.items()},
@@ -74,7 +74,7 @@ class Candidate:
 def read_candidate(
     settings: RegistrationSettings, tuned: Path, merged: Path, evaluation: Path, tuned_uri: str, merged_uri: str
 ) -> Candidate:
-    """Check target, weights and evaluation. Raises as `register_model`, but for MLflow's own outages."""
+    """Check target, weights and evaluation. Raises as `register_model`, except for outages of MLflow."""
     target = read_target(settings)
     folder = resolve_model(tuned, merged)
     weights = read_weights(folder, (tuned_uri if folder == tuned else merged_uri) or str(folder))
@@ -85,7 +85,7 @@ def read_candidate(
 
 
 def read_target(settings: RegistrationSettings) -> Target:
-    """Check where to register and under which name; raises UserError with every problem."""
+    """Check registry, name and alias; raises UserError with every problem."""
     wanted = settings.registration
     uri = registry_uri(settings.tracking)
     name, alias = wanted.registered_model_name or settings.pipeline, wanted.registered_model_alias

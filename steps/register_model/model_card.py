@@ -1,4 +1,4 @@
-"""What a person reads about a registered model: Markdown, on one page."""
+"""The model card of a registered model, as Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BETTER = {True: "more", False: "less", None: "–"}
 
 
 def write_card(candidate: Candidate, base: Path) -> str:
-    """Write the card; it needs nothing that only the registry knows, so it can be logged before the version exists."""
+    """Return the card. It needs no information from the registry, so it can be logged before the version exists."""
     described = read_manifest(base, "model") if (base / MANIFEST).is_file() else Manifest("model")
     lineage = masked(candidate.settings.lineage)
     source = lineage.get("model", {})
@@ -48,11 +48,11 @@ def write_card(candidate: Candidate, base: Path) -> str:
         f"# {candidate.target.name}",
         f"A tuned model that {task.DOES}: {about_base['base model']}, tuned with the pipeline "
         f"{candidate.settings.pipeline}.",
-        "## Where it comes from\n\n" + _table(("what", "value"), {**about_base, **came_with, **about_data}.items()),
-        "## How good it is\n\n" + _numbers(candidate.metrics),
-        "## How it was trained\n\n" + _training(candidate.history),
+        "## Sources\n\n" + _table(("what", "value"), {**about_base, **came_with, **about_data}.items()),
+        "## Evaluation\n\n" + _numbers(candidate.metrics),
+        "## Training\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
-        "## How to use it\n\n" + _usage(candidate.target, example, candidate.weights),
+        "## Usage\n\n" + _usage(candidate.target, example, candidate.weights),
         "## Parameters\n\n" + _table(("parameter", "value"), _parameters(lineage.get("parameters", {}))),
     ]
     return "\n\n".join(parts) + "\n"
@@ -66,13 +66,13 @@ def _numbers(metrics: dict[str, Any]) -> str:
     table = _table(("metric", "base", "tuned", "better is"), rows)
     count = f"{metrics['rows']:,} held-out rows"
     about = metrics.get("labels", {}).get("base")
-    told = f"Measured on {count}. {about}" if about else f"Both models answered the same {count}."
+    told = f"Evaluated on {count}. {about}" if about else f"Both models were evaluated on the same {count}."
     return f"{told}\n\n{table}\n\n{metrics['gate']['reason']}"
 
 
 def _training(history: dict[str, Any]) -> str:
     if not history:
-        return "Not by this project."
+        return "Not trained by this project."
     counts = history["parameters"]
     lines = {
         "optimizer steps": f"{history['steps']:,}",
@@ -86,10 +86,10 @@ def _training(history: dict[str, Any]) -> str:
 def _usage(target: Target, question: str, weights: Weights) -> str:
     kept = kept_adapter_of(weights.folder)
     opened = (
-        f"The folder is the base model as it was, with the adapter in `{kept.name}/`: PEFT puts it on the model "
-        "(`PeftModel.from_pretrained`), as predict does. Without it the model is the base; vLLM cannot serve it."
+        f"The folder is the unchanged base model, with the adapter in `{kept.name}/`: load it with PEFT "
+        "(`PeftModel.from_pretrained`), as predict does. Without the adapter it is the base; vLLM cannot serve it."
         if kept
-        else "The folder is a plain\nHugging Face model; transformers and vLLM open it directly."
+        else "The folder is a plain\nHugging Face model, which transformers and vLLM load directly."
     )
     return f"""```python
 import mlflow
@@ -99,8 +99,8 @@ model = mlflow.pyfunc.load_model("models:/{target.name}@{target.alias}")
 print(model.predict({question}))
 ```
 
-The weights are not in the registry: loading takes them from `{weights.uri}` and compares every file with its sha256.
-When they were moved, name their new place: `load_model(…, model_config={{"weights_uri": …}})`. {opened}"""
+The weights are not in the registry: they are loaded from `{weights.uri}`, and every file is compared with its sha256.
+If they were moved, pass their new URI: `load_model(…, model_config={{"weights_uri": …}})`. {opened}"""
 
 
 def _parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The small MLflow model: everything but the weights."""
+"""Write the small MLflow model: everything except the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steps.register_model.candidate import Candidate
 from steps.tasks import load_task
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
-# What opens a URI of this scheme, wherever the model is loaded.
+# URI scheme → package that reads it where the model is loaded.
 CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 
 
@@ -49,7 +49,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         shutil.copyfile(CODE.with_name(served), reference / served)
     (reference / "model_reference.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow asks for an input example, which it would have to run the model with
+        warnings.simplefilter("ignore")  # MLflow warns about a missing input example, with which it would run the model
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(CODE),
@@ -61,13 +61,13 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
 
 
 def is_chat(candidate: Candidate) -> bool:
-    """Whether the model was tuned on conversations; of preferences the evaluation knows."""
+    """Return whether the model was trained on conversations; for preference training, read from the evaluation."""
     told = candidate.metrics.get("preferences", {}).get("chat", False)
     return load_task(candidate.settings.task).CONVERSATIONS or bool(told)
 
 
 def requirements(uri: str, versions: dict[str, str], kept_adapter: bool = False) -> list[str]:
-    """List what loading and answering needs, pinned to the `versions` of the evaluation, else to those here."""
+    """Return the packages for loading and predict, pinned to the evaluation's `versions`, else to those installed."""
     names = ["mlflow", "torch", "transformers", "safetensors", "jinja2", "fsspec"]
     if kept_adapter:
         names.append("peft")

@@ -1,7 +1,7 @@
-"""The code of a registered model: fetches the weights it refers to, checks them, answers.
+"""The code of a registered model: fetches the referenced weights, checks them, and answers.
 
-MLflow stores this file with the model and runs it wherever the model is loaded, so it imports nothing of the project
-that made it; torch and transformers are only needed there.
+MLflow stores this file with the model and runs it where the model is loaded, so it does not import the project that
+wrote it; torch and transformers are only needed there.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ BLOCK = 8 * 1024 * 1024
 
 
 class CausalModel:
-    """A causal language model whose weights lie elsewhere; answers greedily, as it was evaluated.
+    """A causal language model with referenced weights; decodes greedily, as in its evaluation.
 
-    `mlflow.pyfunc.load_model(uri, model_config={"weights_uri": …})` takes the same weights from another place.
+    `mlflow.pyfunc.load_model(uri, model_config={"weights_uri": …})` loads the same weights from another URI.
     """
 
     virtual_tokens = 0
-    """Vectors of a learned prompt, which stand before every text."""
+    """Number of vectors of a learned prompt before every text."""
 
     def load_context(self, context: Any) -> None:
-        """Bring the weights here and load them."""
+        """Fetch the weights and load them."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,7 +97,7 @@ class CausalModel:
         return self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
     def _fitted(self, ids: list[int], room: int) -> list[int]:
-        """Cut a prompt that is too long: at its start, or where it has a form, before what stands behind the text."""
+        """Truncate a prompt that is too long: at its start, or if it has a prompt form, at the end of its text."""
         if len(ids) <= room:
             return ids
         before, after = self.reference["prompt_form"]
@@ -108,12 +108,12 @@ class CausalModel:
 
 
 class AnyModel(CausalModel):
-    """The same, or what the file says that the reference names: other kinds of models answer in other ways."""
+    """A causal model, or for other kinds of models the class `Model` of the file in `served` of the reference."""
 
     other: Any = None
 
     def load_context(self, context: Any) -> None:
-        """Bring the weights here and load them."""
+        """Fetch the weights and load them."""
         stored = Path(context.artifacts["reference"])
         reference = json.loads((stored / "model_reference.json").read_text())
         if not reference.get("served"):
@@ -132,17 +132,17 @@ class AnyModel(CausalModel):
         return self.other.predict(model_input, params)
 
 
-# MLflow reads type hints of `predict` as the schema of its input, which the signature gives already, and warns each
-# time about a `predict` without hints that stands in this class itself.
+# MLflow reads type hints of `predict` as its input schema, which the signature already gives, and warns each time about
+# a `predict` without hints in this class itself; so it is inherited.
 class ReferencedModel(AnyModel, mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
-    """The same, as MLflow loads it."""
+    """The class that MLflow loads."""
 
 
 def continue_rows(model: Any, rows: list[list[int]], how: Any) -> Any:
-    """Let a model with a learned prompt go on from rows of tokens; gives the new tokens.
+    """Continue rows of tokens with a model that has a learned prompt; return the new tokens.
 
-    PEFT's own generate puts the prompt's vectors before the padding; here they stand between padding and text, so that
-    an answer does not depend on the rows beside it.
+    PEFT's generate puts the prompt's vectors before the padding; here they are between padding and text, so that an
+    answer does not depend on the other rows of its batch.
     """
     import torch
 
@@ -158,7 +158,7 @@ def continue_rows(model: Any, rows: list[list[int]], how: Any) -> Any:
 
 
 def read_rows(model_input: Any) -> list[Any]:
-    """Turn what MLflow hands over into texts and conversations; raises ValueError when there is neither."""
+    """Convert MLflow's input to texts and conversations; raises ValueError if there are none."""
     if isinstance(model_input, str):
         return [model_input]
     columns = getattr(model_input, "columns", None)
@@ -177,9 +177,9 @@ def read_rows(model_input: Any) -> list[Any]:
 
 
 def weights_folder(reference: dict[str, Any], override: str | None = None) -> Path:
-    """Name a local folder with exactly the registered bytes; fetched once into a cache when they lie elsewhere.
+    """Return a local folder with exactly the registered files; remote files are downloaded once into a cache.
 
-    Raises OSError naming the file that is missing or differs.
+    Raises OSError with the files that are missing or differ.
     """
     uri = override or reference["weights_uri"]
     if "://" not in uri or uri.startswith("file://"):
@@ -194,7 +194,7 @@ def weights_folder(reference: dict[str, Any], override: str | None = None) -> Pa
 
 
 def fetch(uri: str, folder: Path, files: dict[str, Any]) -> None:
-    """Download every file, check it, and let the folder appear whole."""
+    """Download and check all files, and create the folder atomically."""
     import fsspec
 
     draft = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
@@ -206,18 +206,18 @@ def fetch(uri: str, folder: Path, files: dict[str, Any]) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: filesystem.get_file(f"{path}/{name}", str(draft / name)), files))
         check(draft, files)
-        if not folder.is_dir():  # else another process was quicker
+        if not folder.is_dir():  # otherwise another process finished first
             os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def check(folder: Path, files: dict[str, Any]) -> None:
-    """Compare every file with the size and sha256 that were registered."""
+    """Compare every file with its registered size and sha256. Raises OSError if one differs."""
     with ThreadPoolExecutor(4) as pool:
         wrong = [fault for fault in pool.map(lambda name: _fault(folder / name, files[name]), files) if fault]
     if wrong:
-        raise OSError(f"{folder} does not hold the registered weights: {'; '.join(wrong)}")
+        raise OSError(f"{folder} does not contain the registered weights: {'; '.join(wrong)}")
 
 
 def _fault(file: Path, known: dict[str, Any]) -> str:
@@ -229,7 +229,7 @@ def _fault(file: Path, known: dict[str, Any]) -> str:
     with open(file, "rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
-    return "" if digest.hexdigest() == known["sha256"] else f"{file.name} has other bytes"
+    return "" if digest.hexdigest() == known["sha256"] else f"{file.name} has another sha256"
 
 
 set_model(ReferencedModel())

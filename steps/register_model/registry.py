@@ -1,6 +1,6 @@
-"""MLflow: the run, the version and the alias. Every call may be repeated, also when its answer got lost.
+"""MLflow: the run, the version and the alias. Every call can be repeated, also if its response was lost.
 
-Only the client is used, with its URI said each time: MLflow's module state belongs to whoever calls the step.
+Only the client is used, with an explicit URI: MLflow's global state belongs to the caller of the step.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ log = logging.getLogger("finetune")
 
 KEY = "registration_key"
 ALIAS_BEFORE = "alias_before"  # version that held the alias when this one was created; "" for none
-ALIAS_MOVED = "alias_moved"  # alias that this version was given once
+ALIAS_MOVED = "alias_moved"  # alias that this version once had
 
-# MLflow's own bounds (7 retries, 120 s each) keep a step for a quarter of an hour on a server that is down.
+# With MLflow's own limits (7 retries, 120 s each) a step would wait 15 minutes for a server that is down.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
 
 
 def connect(target: Target) -> Any:
-    """Open a client that gives up after about a minute."""
+    """Return a client that fails after about a minute without a response."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -38,16 +38,16 @@ def connect(target: Target) -> Any:
 
 
 def find_versions(client: Any, name: str, key: str) -> list[Any]:
-    """List the versions that were registered with this key, the oldest first."""
+    """Return the versions that were registered with this key, the oldest first."""
     found = client.search_model_versions(f"name = '{name}' and tags.{KEY} = '{key}'")
     return sorted(found, key=lambda version: int(version.version))
 
 
 def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
-    """Give the run that the version belongs to, and whether it is ours to end.
+    """Return the run for the version, and whether this step has to end it.
 
-    Kubeflow's (MLFLOW_RUN_ID) where there is one; else the one that the training logged to, when this server has it;
-    else one of our own, which an earlier try of the same registration may have opened.
+    This is MLFLOW_RUN_ID if set (by Kubeflow); else the training's run if this server has it; else a run of this
+    registration, which an earlier attempt may have created.
     """
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         return client.get_run(run_id), False
@@ -62,7 +62,7 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
 
 
 def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
-    """Send a folder to the run's artifact store; raises ConnectionError whatever that store's own client says."""
+    """Upload a folder to the run's artifact store; raises ConnectionError for any error of the store's client."""
     try:
         client.log_artifacts(run_id, str(folder), place)
     except Exception as error:
@@ -70,7 +70,7 @@ def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
 
 
 def create_version(client: Any, candidate: Candidate, run_id: str, source: str, description: str) -> Any:
-    """Create the version, once: a second one that a repeated request made is deleted again."""
+    """Create the version once: a second version, created by a repeated request, is deleted."""
     target, tags = candidate.target, candidate.tags
     _unless("RESOURCE_ALREADY_EXISTS", client.create_registered_model, target.name)
     numbers = {name: f"{value:.6g}" for name, value in candidate.numbers.items()}
@@ -88,7 +88,7 @@ def create_version(client: Any, candidate: Candidate, run_id: str, source: str, 
     ]
     first, *more = same or [created]
     for version in more:
-        log.info("version %s of %s came out of a repeated request; deleted", version.version, target.name)
+        log.info("deleted version %s of %s, created by a repeated request", version.version, target.name)
         _unless("RESOURCE_DOES_NOT_EXIST", client.delete_model_version, target.name, str(version.version))
     return first
 
@@ -107,10 +107,11 @@ def describe_run(client: Any, run_id: str, candidate: Candidate, version: Any) -
 
 
 def move_alias(client: Any, target: Target, version: Any) -> bool:
-    """Point the alias at a version, unless somebody moved it since the version was created; whether it points there.
+    """Set the alias to a version, unless it was moved since the version was created; return whether it is set.
 
-    MLflow has no compare-and-set: the alias is compared right before it is set and read again after, so two that set it
-    within one round trip both learn who won. A version that once had the alias never takes it back.
+    MLflow has no compare-and-set: the alias is compared immediately before it is set and read again afterwards, so two
+    processes that set it within one round trip both read the final holder. A version that once had the alias never
+    takes it back.
     """
     from mlflow.exceptions import MlflowException
 
@@ -119,13 +120,13 @@ def move_alias(client: Any, target: Target, version: Any) -> bool:
     if holder == ours:
         return True
     if version.tags.get(ALIAS_MOVED) == target.alias or holder != expected:
-        log.warning("WARNING alias %s of %s stays at version %s: it was moved there meanwhile, by another run or by "
-                    "hand", target.alias, target.name, holder or "none")  # fmt: skip
+        log.warning("WARNING alias %s of %s stays at version %s: another run or a user moved it in the meantime",
+                    target.alias, target.name, holder or "none")  # fmt: skip
         return False
     try:
         client.set_registered_model_alias(target.name, target.alias, ours)
     except MlflowException:
-        # Two that give a new alias at once both insert it, and the database lets one of them.
+        # If two processes set a new alias at once, both insert it, and the database accepts only one.
         if alias_holder(client, target) == expected:
             raise
     else:
@@ -134,7 +135,7 @@ def move_alias(client: Any, target: Target, version: Any) -> bool:
 
 
 def alias_holder(client: Any, target: Target) -> str:
-    """Name the version that the alias points at; "" for none."""
+    """Return the version that has the alias; "" for none."""
     return str(client.get_registered_model(target.name).aliases.get(target.alias, ""))
 
 
@@ -146,12 +147,12 @@ def _run_of_training(client: Any, run_id: str | None) -> Any | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return None  # it was tracked on another server
+        return None  # the training was tracked on another server
     return run if run and run.info.lifecycle_stage == "active" else None
 
 
 def _unless(code: str, call: Callable[..., Any], *arguments: Any) -> None:
-    """Call MLflow; its answer that the work is already done is a success."""
+    """Call MLflow; the error `code`, which means that the work is already done, is a success."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,6 +1,6 @@
-"""A registered model that finds the answer to a question in a text.
+"""predict for a registered model for extractive question answering.
 
-Stored with the model beside pyfunc_model.py, which loads it, so it imports nothing of the project that made it.
+Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ QUESTIONS_AT_ONCE = 16
 
 
 class Model:
-    """A model that says where answers start and end; its weights lie in a folder."""
+    """A model for start and end of answers, loaded from a folder."""
 
     def __init__(self, folder: Any, reference: dict[str, Any]):
         import torch
@@ -30,10 +30,10 @@ class Model:
         self.with_types = getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """Give a table with one line per question: answer (empty for none), its first character or -1, score.
+        """Return a table with one row per question: answer (empty for no answer), its character offset or -1, score.
 
         The score is that of the best span minus that of "no answer"; above 0 means an answer. Raises ValueError for a
-        question that leaves no room for its context.
+        question that is too long to leave space for its context.
         """
         import pandas as pd
 
@@ -77,7 +77,7 @@ class Model:
     def _best(
         self, context: str, windows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
     ) -> dict[str, Any]:
-        """Choose among the spans of all windows as SQuAD does: n best starts meet n best ends."""
+        """Select the best span of all windows as SQuAD does: the n best starts are combined with the n best ends."""
         count, longest = self.how["n_best_size"], self.how["max_answer_length_in_tokens"]
         best, nothing = (-np.inf, -1, -1), np.inf
         for start, end, offsets, inside in windows:
@@ -98,7 +98,7 @@ class Model:
 
 
 def read_questions(model_input: Any) -> list[tuple[str, str]]:
-    """Turn what MLflow hands over into questions with contexts; raises ValueError when a column is missing."""
+    """Convert MLflow's input to questions with contexts; raises ValueError if a column or a text is missing."""
     columns = getattr(model_input, "columns", None)
     if columns is None or not {"question", "context"} <= set(columns):
         raise ValueError("found no columns question and context; pass {'question': […], 'context': […]}")

@@ -1,6 +1,6 @@
-"""A registered model that gives a text, or a pair of texts, its label; or several.
+"""predict for a registered classifier of texts or pairs of texts, with one or several labels.
 
-Stored with the model beside pyfunc_model.py, which loads it, so it imports nothing of the project that made it.
+Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ TEXTS_AT_ONCE = 32
 
 
 class Model:
-    """A classifier whose weights lie in a folder."""
+    """A classifier, loaded from a folder."""
 
     def __init__(self, folder: Any, reference: dict[str, Any]):
         import torch
@@ -29,7 +29,7 @@ class Model:
         self.with_types = getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """Give a table with one line per text: label and probability, or the lists labels and probabilities."""
+        """Return a table with one row per text: label and probability, or the lists labels and probabilities."""
         import pandas as pd
 
         rows = read_texts(model_input)
@@ -62,7 +62,7 @@ class Model:
 
 
 def read_texts(model_input: Any) -> list[tuple[str, ...]]:
-    """Turn what MLflow hands over into texts or pairs of texts; raises ValueError when there are none."""
+    """Convert MLflow's input to texts or pairs of texts; raises ValueError if there are none."""
     if isinstance(model_input, str):
         return [(model_input,)]
     columns = getattr(model_input, "columns", None)

@@ -1,6 +1,6 @@
-"""A registered model that tags the words of a text.
+"""predict for a registered model that tags the words of a text.
 
-Stored with the model beside pyfunc_model.py, which loads it, so it imports nothing of the project that made it.
+Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ TEXTS_AT_ONCE = 32
 
 
 class Model:
-    """A tagger whose weights lie in a folder."""
+    """A tagger, loaded from a folder."""
 
     def __init__(self, folder: Any, reference: dict[str, Any]):
         import torch
@@ -26,9 +26,9 @@ class Model:
         self.model = model.to(device).eval()
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """Give a table with one line per text: its words and their tags. A text is split at its white space.
+        """Return a table with one row per text: its words and their tags. A text is split at whitespace.
 
-        A text that is longer than the model was trained for is tagged in pieces, each as long as a row may be.
+        A text that is longer than max_length is tagged in pieces of at most this length.
         """
         import pandas as pd
 
@@ -79,7 +79,7 @@ class Model:
 
 
 def read_words(model_input: Any) -> list[list[str]]:
-    """Turn what MLflow hands over into lists of words; raises ValueError when a row holds no word."""
+    """Convert MLflow's input to lists of words; raises ValueError if a row has no word."""
     if isinstance(model_input, str):
         model_input = [model_input]
     columns = getattr(model_input, "columns", None)

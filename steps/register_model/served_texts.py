@@ -1,6 +1,6 @@
-"""A registered model with an encoder and a decoder: texts become summaries or translations.
+"""predict for a registered encoder-decoder model: summaries or translations of texts.
 
-Stored with the model beside pyfunc_model.py, which loads it, so it imports nothing of the project that made it.
+Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ TEXTS_AT_ONCE = 16
 
 
 class Model:
-    """A model that writes an answer to a text; its tokenizer and generation settings name its languages."""
+    """An encoder-decoder model; its tokenizer and generation settings define its languages."""
 
     def __init__(self, folder: Any, reference: dict[str, Any]):
         import torch
@@ -25,7 +25,7 @@ class Model:
         self.model = model.to(device).eval()
 
     def predict(self, model_input: Any, params: Any = None) -> list[str]:
-        """Answer every text; one that is longer than in training loses its end."""
+        """Answer every text; one that is longer than max_length is truncated at its end."""
         before, after = self.reference["prompt_form"]
         texts = [f"{before}{text}{after}" for text in read_texts(model_input)]
         most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
@@ -49,7 +49,7 @@ class Model:
         positions = getattr(self.model.config, "max_position_embeddings", None)
         named = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-        # What is left out is taken from the model's own generation settings: how an answer begins.
+        # Other settings, for the first tokens of an answer, are taken from the model's own generation settings.
         how = GenerationConfig(
             do_sample=False,
             num_beams=self.reference["num_beams"],
@@ -72,7 +72,7 @@ class Model:
 
 
 def read_texts(model_input: Any) -> list[str]:
-    """Turn what MLflow hands over into texts; raises ValueError when a row is none."""
+    """Convert MLflow's input to texts; raises ValueError if a row is not a text."""
     if isinstance(model_input, str):
         return [model_input]
     columns = getattr(model_input, "columns", None)

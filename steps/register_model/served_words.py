@@ -1,6 +1,6 @@
-"""A registered model that puts back hidden words: "The sky is [MASK]." → "The sky is blue."
+"""predict for a registered masked language model: "The sky is [MASK]." → "The sky is blue."
 
-Stored with the model beside pyfunc_model.py, which loads it, so it imports nothing of the project that made it.
+Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ TEXTS_AT_ONCE = 32
 
 
 class Model:
-    """A masked language model whose weights lie in a folder."""
+    """A masked language model, loaded from a folder."""
 
     def __init__(self, folder: Any, reference: dict[str, Any]):
         import torch
@@ -24,9 +24,9 @@ class Model:
         self.model = model.to(device).eval()
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """Give a table with one line per text: the text without masks, the words put in, their probabilities.
+        """Return a table with one row per text: the text with masks filled, the words filled in, their probabilities.
 
-        Raises ValueError for a text without a mask, or one that is longer than the model was trained for.
+        Raises ValueError for a text without a mask, or longer than max_length.
         """
         import pandas as pd
 
@@ -46,7 +46,7 @@ class Model:
         lengths = encoded["attention_mask"].sum(dim=1).tolist()
         for number, length in enumerate(lengths, first):
             if self.longest and length > self.longest:
-                raise ValueError(f"row {number}: found {length} tokens, more than {self.longest}; cut the text")
+                raise ValueError(f"row {number}: found {length} tokens, more than {self.longest}; shorten the text")
         encoded = encoded.to(self.model.device)
         with torch.inference_mode():
             chances = torch.softmax(self.model(**encoded).logits.float(), dim=-1)
@@ -67,7 +67,7 @@ class Model:
 
 
 def read_texts(model_input: Any) -> list[str]:
-    """Turn what MLflow hands over into texts; raises ValueError when a row holds none."""
+    """Convert MLflow's input to texts; raises ValueError if a row is not a text."""
     if isinstance(model_input, str):
         return [model_input]
     columns = getattr(model_input, "columns", None)

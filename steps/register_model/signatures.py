@@ -1,7 +1,7 @@
-"""What goes into a registered model and what comes out, as MLflow describes it: one function for each kind of answer.
+"""MLflow signatures (input and output schemas) of registered models: one function for each kind of output.
 
 Each takes the settings, the folder with the model's configuration, and whether the model answers conversations; the
-record of a model kind names its own (`steps/kinds/models`).
+record of a model kind names its function (`steps/kinds/models`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from steps.params.settings import RegistrationSettings
 
 
 def of_prompts(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
-    """Conversations or prompts for a chat model, texts for any other, become texts."""
+    """Conversations or prompts (chat model) or texts (other models) → texts."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, Object, Property
@@ -41,7 +41,7 @@ def of_prompts(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
 
 
 def of_words(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
-    """Texts with masks become the same texts with words, and the words with their probabilities."""
+    """Texts with masks → texts with the masks filled, words and their probabilities."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
@@ -51,7 +51,7 @@ def of_words(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
 
 
 def of_tags(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
-    """Texts become lists of words and of their tags."""
+    """Texts → lists of words and of their tags."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
@@ -63,7 +63,7 @@ def of_tags(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
 
 
 def of_answers(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
-    """Questions with their contexts become answers, with their place and score."""
+    """Questions with contexts → answers, with offset and score."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
@@ -73,7 +73,7 @@ def of_answers(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
 
 
 def of_labels(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
-    """Texts, or pairs of texts by column, become a label with its probability, or lists of both."""
+    """Texts, or pairs of texts in columns → a label with its probability, or lists of both."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array

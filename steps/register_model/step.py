@@ -1,4 +1,4 @@
-"""Make the tuned model a version in the registry."""
+"""Register the tuned model as a version in the registry."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def register_model(
     tuned_uri: str = "",
     merged_uri: str = "",
 ) -> str:
-    """Register the tuned model where it lies and return its MLflow URI, such as models:/name@alias.
+    """Register the tuned model at its URI and return its MLflow URI, such as models:/name@alias.
 
     `registration` gets registration.json, the model card, and the folder mlflow_model: the version as a plain MLflow
-    model, for those who take it from the run and not from the registry.
-    `tuned_uri` and `merged_uri` say where the two folders live after the run; empty means where they are now.
-    Raises UserError when something cannot be registered (no tracking server, a name MLflow refuses, weights that are
-    not there, a gate that did not pass), Outage when MLflow does not answer; a repetition then goes on where it ended.
+    model, for use from the run instead of the registry.
+    `tuned_uri` and `merged_uri` are the URIs of the two folders after the run; empty means their present paths.
+    Raises UserError if the model cannot be registered (no tracking server, a name MLflow refuses, missing weights, a
+    gate that did not pass), Outage if MLflow does not respond; a repetition then continues where this one stopped.
     """
     candidate = read_candidate(settings, tuned, merged, evaluation, tuned_uri, merged_uri)
     target = candidate.target
@@ -81,7 +81,7 @@ def register_model(
 
 
 def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
-    """Send the metrics that the training could not send; the version belongs to their run then."""
+    """Send the metrics that the training could not send; the version then belongs to their run."""
     file = tuned / UNSENT
     if not file.is_file() or is_off():
         return candidate
@@ -96,18 +96,18 @@ def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
 
 
 def _known_version(client: Any, candidate: Candidate) -> Any | None:
-    """Find the version that was registered before; one whose weights are gone is of no use to anybody."""
+    """Return the version that was registered before, unless its weights are missing."""
     for version in registry.find_versions(client, candidate.target.name, candidate.key):
         uri = version.tags["weights_uri"]
         if uri == candidate.weights.uri or not missing_at(uri, candidate.weights.manifest.files):
-            log.info("%s has these weights already, as version %s", candidate.target.name, version.version)
+            log.info("%s already has these weights, as version %s", candidate.target.name, version.version)
             return version
     return None
 
 
 def _new_version(client: Any, candidate: Candidate, card: str, package: Path) -> Any:
     run, ours = registry.open_run(client, candidate)
-    place = f"model-{candidate.key[:12]}"  # a repetition writes the same files to the same place
+    place = f"model-{candidate.key[:12]}"  # a repetition writes the same files to the same path
     registry.upload(client, run.info.run_id, package, place)
     about = card.partition("\n## Parameters")[0][:4900]  # MLflow keeps 5,000 characters
     version = registry.create_version(client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about)
@@ -118,7 +118,7 @@ def _new_version(client: Any, candidate: Candidate, card: str, package: Path) ->
 
 
 def _command(settings: RegistrationSettings, given: dict[str, Any]) -> str:
-    """Write the command line that does all this again."""
+    """Return the command line that repeats this registration."""
     words = ["python", "-m", "steps", "register-model", "--settings", wire.dump(masked(settings.model_dump()))]
     for name, value in given.items():
         words += [f"--{name}", str(masked(str(value)))] if str(value) else []
@@ -127,7 +127,7 @@ def _command(settings: RegistrationSettings, given: dict[str, Any]) -> str:
 
 @contextmanager
 def _reachable(target: Target, again: str) -> Iterator[None]:
-    """Say whose move it is when MLflow refuses or does not answer."""
+    """Convert MLflow's errors to UserError if the user must act, and to Outage if MLflow does not respond."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -141,13 +141,14 @@ def _reachable(target: Target, again: str) -> Iterator[None]:
         if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
             raise UserError(
                 Problem("REGISTER-E0208", where, said, "credentials that may register models",
-                        "give the run MLFLOW_TRACKING_TOKEN, or user and password, from a secret")
+                        "set MLFLOW_TRACKING_TOKEN, or user and password, from a secret")
             ) from error  # fmt: skip
         if code == "RESOURCE_DOES_NOT_EXIST":
             raise UserError(
-                Problem("REGISTER-E0209", where, said, "the run and experiment it was told",
+                Problem("REGISTER-E0209", where, said, "the run of MLFLOW_RUN_ID and the experiment of experiment_name",
                         "correct or unset MLFLOW_RUN_ID and experiment_name")
             ) from error  # fmt: skip
         raise Outage(
-            Problem("REGISTER-E0401", where, said, "an answer", f"the model is safe; once MLflow is back: {again}")
+            Problem("REGISTER-E0401", where, said, "a response", "no model is lost; run this when MLflow is available: "
+                    f"{again}")
         ) from error  # fmt: skip

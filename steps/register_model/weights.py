@@ -1,4 +1,4 @@
-"""Which bytes are registered, and whether they are where the version will say."""
+"""The weights to register, and checks of their URI and evaluation."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ log = logging.getLogger("finetune")
 
 @dataclass(frozen=True)
 class Weights:
-    """One tuned model: its folder here, and where it stays."""
+    """A tuned model: its local folder and its lasting URI."""
 
     folder: Path
     manifest: Manifest
     uri: str
-    """Where the folder lives after the run: an absolute path or an object store URI, without credentials."""
+    """The folder after the run: an absolute path or an object store URI, without credentials."""
 
 
 def read_weights(folder: Path, uri: str) -> Weights:
-    """Check the model's bytes and that `uri` names the same files.
+    """Check the model's files, and that `uri` has the same files.
 
-    Raises UserError or SecurityRefusal when `uri` cannot be registered or holds other files, Outage when a file is gone
-    or was changed.
+    Raises UserError or SecurityRefusal if `uri` cannot be registered or has other files, Outage if a file is missing or
+    was changed.
     """
     manifest = verified(folder, "model")
     uri = _lasting(uri)
     if not any(name.endswith(".safetensors") for name in manifest.files):
         raise UserError(
             Problem("REGISTER-E0204", str(folder), "a model artifact without weights", "a folder with safetensors",
-                    "pass both artifacts, of finetune and of merge_adapter")
+                    "pass both artifacts, that of finetune and that of merge_adapter")
         )  # fmt: skip
     if problem := missing_at(uri, manifest.files):
         raise UserError(
             Problem("REGISTER-E0205", "tuned_uri, merged_uri", problem, f"the files of {folder}",
-                    "pass tuned_uri and merged_uri as the run's store knows them")
+                    "pass tuned_uri and merged_uri as URIs in the run's artifact store")
         )  # fmt: skip
     return Weights(folder, manifest, uri)
 
 
 def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
-    """Say which of these files (name → size, …) are not at a URI with their size; "" when all are, or nobody can tell.
+    """Describe which of these files (name → size, …) are missing at a URI or have another size; "" if none, or unknown.
 
-    A pod need not be allowed to list the object store that its artifacts came from, so a store that does not answer
-    is a line in the log; its bytes were checked when they came in.
+    A pod may lack permission to list the object store of its artifacts, so an error of the store is only logged; the
+    files were checked when they were downloaded.
     """
     try:
         found = storage.find_files("weights_uri", uri)
@@ -61,7 +61,7 @@ def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
         if error.problems[0].code == "URI-E0201":
             return error.problems[0].found
         return _unseen(uri, error)
-    except Exception as error:  # every store's client has its own; only a folder here is known for sure
+    except Exception as error:  # every store's client has its own exceptions; a local folder must be readable
         if storage.local_path(uri):
             raise
         return _unseen(uri, error)
@@ -71,14 +71,14 @@ def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
 
 
 def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str, Any]]:
-    """Read the metrics; raises UserError when they are of another model, or when the gate did not pass."""
+    """Read the metrics; raises UserError if they belong to another model, or if the gate did not pass."""
     manifest = read_manifest(folder, "evaluation")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     measured = manifest.lineage.get("inputs", {}).get("tuned")
     if measured != weights.manifest.digest:
         raise UserError(
-            Problem("REGISTER-E0206", "evaluation", f"numbers of the model {str(measured)[:12]}",
-                    f"of the model {weights.manifest.digest[:12]} in {weights.folder}", "evaluate this model")
+            Problem("REGISTER-E0206", "evaluation", f"metrics of the model {str(measured)[:12]}",
+                    f"metrics of the model {weights.manifest.digest[:12]} in {weights.folder}", "evaluate this model")
         )  # fmt: skip
     if metrics["gate"]["passed"] is not True:
         raise UserError(
@@ -89,12 +89,12 @@ def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str,
 
 
 def _lasting(uri: str) -> str:
-    # KFP's own name for its object store; every S3 client reads it as s3, with AWS_ENDPOINT_URL.
+    # KFP's scheme for its object store; S3 clients read it as s3, with AWS_ENDPOINT_URL.
     uri = re.sub("^minio://", "s3://", uri)
     if USERINFO.search(uri):
         raise SecurityRefusal(
             Problem("REGISTER-E0301", "tuned_uri, merged_uri", masked(uri), "a URI without credentials",
-                    "take them out of the URI: they would be written into the registry")
+                    "remove them from the URI", why="the URI is stored in the registry")
         )  # fmt: skip
     if problems := storage.check_uri("tuned_uri, merged_uri", uri):
         raise UserError(problems)
@@ -103,5 +103,5 @@ def _lasting(uri: str) -> str:
 
 
 def _unseen(uri: str, error: Exception) -> str:
-    log.info("could not look at %s from here (%s: %s)", uri, type(error).__name__, masked(str(error))[:200])
+    log.info("could not list %s (%s: %s)", uri, type(error).__name__, masked(str(error))[:200])
     return ""

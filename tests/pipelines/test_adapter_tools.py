@@ -1,4 +1,4 @@
-"""The pipeline adapter_tools on this machine, as a user runs it."""
+"""The pipeline adapter_tools, run locally."""
 
 import json
 import os

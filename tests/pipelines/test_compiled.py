@@ -1,4 +1,4 @@
-"""compiled/ is what the code says, sound beyond what the SDK checks, and runs."""
+"""The files in compiled/ match the code, are valid beyond the checks of the SDK, and run."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Experiment files in sections mean the parameters that they say, and nothing in them is passed over in silence."""
+"""Experiment files with sections set the right parameters, and no entry is ignored silently."""
 
 import json
 from pathlib import Path

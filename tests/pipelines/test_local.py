@@ -1,4 +1,4 @@
-"""The whole pipeline on this machine, as a user runs it."""
+"""Whole pipelines, run locally."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A parameter's other names work wherever it may be given, and giving it twice is refused."""
+"""Other names of a parameter work everywhere, and giving a parameter twice is refused."""
 
 import json
 

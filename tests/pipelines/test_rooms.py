@@ -1,4 +1,4 @@
-"""Who may import whom. A door that opens by accident is seldom closed again."""
+"""Allowed imports between packages."""
 
 import ast
 import subprocess

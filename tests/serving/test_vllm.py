@@ -1,7 +1,7 @@
-"""vLLM serves the adapters that we make ready for it, and answers token for token as transformers with PEFT.
+"""vLLM serves the converted adapters, and its answers equal those of transformers with PEFT token by token.
 
-Runs in an environment of its own (`make test-vllm`), on the CPU. The adapters are trained here until they know their
-texts, so that an adapter that is not applied, or with another scale, answers otherwise.
+Runs in a separate environment (`make test-vllm`), on the CPU. The adapters are trained until they reproduce their
+texts, so that an adapter that is not applied, or is applied with another scale, gives other answers.
 """
 
 import json

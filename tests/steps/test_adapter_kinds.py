@@ -1,4 +1,4 @@
-"""Every kind of adapter says all that differs, PEFT agrees, and a parameter of LoRA is its field and nothing else."""
+"""The record of every kind of adapter is complete and agrees with PEFT; a LoRA parameter is declared in one place."""
 
 import inspect
 import re
@@ -30,7 +30,7 @@ GIVEN = {"pytorch_model_path": "m", "train_file_path": "t.jsonl"}
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_a_kind_that_forgets_a_slot_is_none(slot):
+def test_a_kind_with_a_missing_field_cannot_be_created(slot):
     record = ADAPTER_KINDS["lora"]
     said = {name: getattr(record, name) for name in SLOTS}
     assert AdapterKind(**said) == record
@@ -90,7 +90,7 @@ def test_what_a_kind_cannot_be_combined_with_is_a_switch(kind):
 
 
 @KINDS
-def test_every_name_leads_somewhere(kind):
+def test_every_name_in_a_record_exists(kind):
     assert load(kind.config)().peft_type.value == kind.peft_name
     assert list(inspect.signature(load(kind.settings_by)).parameters) == ["lora", "model", "new_modules"]
     if kind.folded_by:
@@ -99,7 +99,7 @@ def test_every_name_leads_somewhere(kind):
 
 
 @KINDS
-def test_what_a_kind_says_of_peft_is_so(kind):
+def test_what_a_kind_declares_about_peft_is_true(kind):
     known = set(load(kind.config)().to_dict())
     assert kind.trains_new_rows == ("trainable_token_indices" in known)
     assert set(kind.harmless) <= known
@@ -211,7 +211,7 @@ def test_a_new_parameter_is_refused_where_nothing_reads_it(pipeline, name):
 @pytest.mark.parametrize(
     ("key", "name"), [("qalora_group_size", "group_size"), ("ensure_weight_tying", "ensure_weight_tying")]
 )
-def test_a_new_parameter_is_not_given_in_pefts_words(pipeline, key, name):
+def test_a_new_parameter_is_refused_under_its_peft_name(pipeline, key, name):
     with pytest.raises(UserError, match=rf"peft_kwargs.{key}: .*set {name}\."):
         read(pipeline, apply_lora=True, peft_kwargs={key: 1})
     assert peft_names(MoreChat)[key] == name  # as experiment files are read
@@ -229,7 +229,7 @@ def test_a_new_parameter_reaches_peft(pipeline, tmp_path):
     assert not hasattr(adapter_config(other, tiny(tmp_path), "CAUSAL_LM", ()), "qalora_group_size")
 
 
-def test_a_new_parameter_is_that_of_an_adapter_that_training_goes_on_with(pipeline):
+def test_a_new_parameter_is_read_from_an_adapter_whose_training_is_continued(pipeline):
     from steps.adapters.input_adapter import continued
 
     told = {"peft_type": "LORA", "r": 4, "qalora_group_size": 32, "ensure_weight_tying": True}
@@ -241,7 +241,7 @@ def test_a_new_parameter_is_that_of_an_adapter_that_training_goes_on_with(pipeli
         continued(read(pipeline, apply_lora=True, group_size=8), adapter)
 
 
-def test_how_an_adapter_began_is_not_asked_of_one_that_training_goes_on_with():
+def test_initialisation_is_not_read_from_an_adapter_whose_training_is_continued():
     from steps.adapters.input_adapter import continued
 
     adapter = SimpleNamespace(layout=SimpleNamespace(config={"peft_type": "LORA", "r": 4, "init_lora_weights": True}))

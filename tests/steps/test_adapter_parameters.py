@@ -1,4 +1,4 @@
-"""What the plan says to adapters and quantised bases: every wrong combination is refused before anything is loaded."""
+"""The plan refuses all wrong combinations of adapters and quantised bases before anything is loaded."""
 
 import json
 import subprocess
@@ -121,7 +121,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_work_is_refused_with_the_next_move(case):
+def test_what_cannot_work_is_refused_with_a_fix(case):
     import re
 
     given, words = REFUSED[case]
@@ -159,7 +159,7 @@ def test_what_works_is_accepted(case):
     assert read_parameters("chat_completion", {**GIVEN, **ACCEPTED[case]}).warnings == []
 
 
-def test_numbers_that_kfp_made_floats_are_whole_again():
+def test_numbers_that_kfp_made_floats_become_integers_again():
     given = with_kwargs("lora", {"rank_pattern": {"q_proj": 16.0}, "layers_to_transform": [1.0, 0.0]})
     parameters = read_parameters("chat_completion", {**GIVEN, **given, "lora_target_modules": "q_proj"}).parameters
     assert json.dumps(parameters.peft_kwargs) == '{"rank_pattern": {"q_proj": 16}, "layers_to_transform": [1, 0]}'
@@ -236,7 +236,7 @@ def with_config(tmp_path: Path, **changes) -> Path:
         ({}, kind("prompt_tuning", additional_special_tokens="<|call|>"), "PLAN-E0346"),
     ],
 )
-def test_what_the_base_cannot_have_is_refused(config, given, words, tmp_path):
+def test_adapters_that_the_base_does_not_support_are_refused(config, given, words, tmp_path):
     with pytest.raises(UserError, match=words):
         planned(tmp_path, with_config(tmp_path, **config), **given)
 
@@ -266,7 +266,7 @@ def test_a_step_without_plan_names_the_missing_package(monkeypatch):
     [("seq2seq_lm", "supervised"), ("masked_lm", "supervised"), ("causal_lm", "dpo"),
      ("sequence_classification", "supervised")],
 )  # fmt: skip
-def test_a_prompt_is_learned_by_models_that_go_on_from_it(model, method):
+def test_a_prompt_is_learned_by_causal_models_only(model, method):
     from types import SimpleNamespace
 
     from steps.adapters.asked import prompt_problems
@@ -281,7 +281,7 @@ def test_a_prompt_is_learned_by_models_that_go_on_from_it(model, method):
     assert codes(LORA, model, method) == []
 
 
-def test_a_prompt_leaves_room_for_itself(tmp_path):
+def test_a_learned_prompt_reduces_the_positions_for_text(tmp_path):
     told = json.loads(planned(tmp_path, with_config(tmp_path), **kind("prompt_tuning", num_virtual_tokens=12)))
     longest = next(one["value"] for one in told["arithmetic"] if one["name"] == "longest sequence")
     assert longest == json.loads((tmp_path / "model/config.json").read_text())["max_position_embeddings"] - 12
@@ -308,7 +308,7 @@ def test_the_plan_says_what_is_trained_on_what(tmp_path):
     ],
     ids=str,
 )
-def test_the_bytes_of_a_base_are_those_that_it_has(given, tmp_path):
+def test_the_estimated_bytes_of_a_base_are_its_actual_bytes(given, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

@@ -1,4 +1,4 @@
-"""Every kind of adapter, and those on a quantised base: trained as by TRL and PEFT, merged to the same logits."""
+"""Every kind of adapter, also on a quantised base: trained as with TRL and PEFT only, merged with the same logits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every trainer takes every kind of adapter that it may have, resumes it bit for bit, and hands on what merges."""
+"""Every trainer with every kind of adapter that it supports: resumes bit for bit, and its result can be merged."""
 
 import json
 import shutil

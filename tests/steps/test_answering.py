@@ -1,4 +1,4 @@
-"""Answering questions: windows, places of answers, training, SQuAD's numbers, and the served model."""
+"""Extractive question answering: windows, positions of answers, training, SQuAD metrics, and the served model."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_a_window_begins_where_the_one_before_ends_but_for_the_stride(bert, tmp_
 
 
 @pytest.mark.parametrize("length", [20, 24])
-def test_every_window_with_a_place_holds_the_answer_and_no_other_does(base, tmp_path, length):
+def test_exactly_the_windows_with_positions_contain_the_answer(base, tmp_path, length):
     data = prepared(base, tmp_path / "a", length=length, stride=7)
     rows = pq.read_table(data / "rows/test.parquet").to_pylist()
     windows = pq.read_table(data / "tokens/test.parquet").to_pylist()
@@ -105,7 +105,7 @@ def test_every_window_with_a_place_holds_the_answer_and_no_other_does(base, tmp_
     assert facts["windows_with_answer"] == sum(window["start_positions"] > 0 for window in windows)
 
 
-def test_questions_without_room_are_left_out_and_told(bert, tmp_path):
+def test_questions_that_are_too_long_are_left_out_and_reported(bert, tmp_path):
     rows = questions(60)
     rows[0]["question"] = "the red " * 10
     data = prepared(bert, tmp_path / "a", rows)
@@ -116,7 +116,7 @@ def test_questions_without_room_are_left_out_and_told(bert, tmp_path):
     assert [warning["code"] for warning in facts["warnings"]] == ["DATA-W0806"]
 
 
-def test_windows_that_would_not_get_on_are_refused(bert, tmp_path):
+def test_windows_that_do_not_advance_are_refused(bert, tmp_path):
     with pytest.raises(UserError, match="DATA-E0817 doc_stride: found 20 with windows of 24 tokens"):
         prepared(bert, tmp_path / "a", stride=20)
 
@@ -215,4 +215,4 @@ def test_numbers_predictions_and_the_served_model_agree(base, tmp_path, lora):
         assert row["context"][line["start"] :].startswith(line["answer"]) if line["answer"] else line["start"] == -1
     with pytest.raises(ValueError, match="row 0: found a question of"):
         served.predict(pd.DataFrame({"question": ["the red " * 12], "context": ["the"]}))
-    assert "says each time that there is no answer" in (tmp_path / "report.html").read_text()
+    assert "a baseline that always predicts no answer" in (tmp_path / "report.html").read_text()

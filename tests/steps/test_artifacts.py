@@ -1,4 +1,4 @@
-"""An artifact folder is whole or it is not there."""
+"""An artifact folder is complete or does not exist."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_second_writing_replaces_the_first_and_removes_what_a_killed_one_left(
     assert (tmp_path / "x/rows/a.txt").read_text() == "new"
 
 
-def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
     draft_then_fail(tmp_path, OSError(28, "No space left on device"), OutOfResources)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""A total batch becomes rows per device and accumulated passes, and the learning rate follows."""
+"""A total batch size is converted to rows per device and accumulation, and the learning rate is scaled."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from steps.plan.step import plan
         (128, 64, 1, (1, 2)), (1024, 64, 6, (4, 4)), (30, 1, 7, (6, 5)), (97, 1, 96, (1, 97)),
     ],
 )  # fmt: skip
-def test_the_rule_gives_what_was_worked_out_by_hand(total, devices, most, expected):
+def test_the_rule_gives_the_values_calculated_by_hand(total, devices, most, expected):
     assert split_total(total, devices, most) == expected
 
 
@@ -108,7 +108,7 @@ def test_the_learning_rate_follows_the_batch(planned, changes, factor):
         ),
     ],
 )
-def test_two_ways_to_say_it_or_half_of_one_are_refused(planned, changes, words):
+def test_contradictory_or_incomplete_batch_parameters_are_refused(planned, changes, words):
     with pytest.raises(UserError) as caught:
         planned(**changes)
     assert re.search(words, str(caught.value))

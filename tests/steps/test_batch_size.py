@@ -1,4 +1,4 @@
-"""A batch that does not fit is halved, and the training is the same but for the memory it takes."""
+"""A batch that does not fit into memory is halved; the training is otherwise the same."""
 
 import json
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_the_batch_is_halved_until_it_fits_and_the_losses_are_those_of_the_whole
 
 
 @pytest.mark.slow
-def test_steps_that_a_larger_batch_did_are_not_done_again(inputs, tmp_path, monkeypatch):
+def test_steps_done_with_a_larger_batch_are_not_repeated(inputs, tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", inputs, num_train_epochs=2)
     memory_for(monkeypatch, rows=4, after=7)  # the first epoch has 5 steps, and a checkpoint at its end
     found = train(tmp_path / "found", inputs, num_train_epochs=2, auto_find_batch_size=True)

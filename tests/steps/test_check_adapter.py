@@ -1,4 +1,4 @@
-"""Does an adapter fit a base: the report, every problem at once, and exit code 2."""
+"""check_adapter: the report, all problems together, and exit code 2."""
 
 import json
 import shutil

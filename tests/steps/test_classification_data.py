@@ -1,4 +1,4 @@
-"""Rows of a classifier become tokens and class numbers, as the tokenizer and the class list say."""
+"""Rows of a classifier are converted to tokens and class numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A classifier's numbers are scikit-learn's on what transformers says, and the base is what needs no model."""
+"""A classifier's metrics equal scikit-learn's on transformers' outputs; a base without a head is a baseline."""
 
 import json
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_the_base_is_the_most_frequent_class_with_the_shares_of_the_training_row
 
 
 @pytest.mark.slow
-def test_a_base_that_knows_the_classes_is_measured_itself(worlds, tmp_path):
+def test_a_base_that_is_a_classifier_of_these_classes_is_evaluated_itself(worlds, tmp_path):
     world = worlds("bert")
     passed, told, rows = run({**world, "base": world["tuned"]}, tmp_path)
     assert told["base"] == told["tuned"]
@@ -165,7 +165,7 @@ def test_a_gate_on_a_number_that_does_not_exist_says_so(worlds, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_report_shows_labels_rows_and_curves_without_running_what_stands_in_them(worlds, tmp_path):
+def test_the_report_escapes_labels_and_rows(worlds, tmp_path):
     world = worlds("bert")
     run(world, tmp_path, gate_must_beat_base=False)
     page = (tmp_path / "r.html").read_text()

@@ -1,4 +1,4 @@
-"""A classifier trains as transformers' own Trainer does, and nothing in between changes a number."""
+"""A classifier's training equals that of transformers' Trainer exactly."""
 
 import json
 import shutil
@@ -157,7 +157,7 @@ def test_the_tuned_model_knows_its_classes_and_its_padding(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_labels_are_learned_each_for_itself(tmp_path):
+def test_several_labels_are_learned_independently(tmp_path):
     model, data = made(tmp_path, "bert", label_rows(60, several=True), columns={"multilabel": True})
     history = train(settings_with({"metric_for_best_model": "f1_macro"}), model, data, tmp_path / "out")
     config = json.loads((tmp_path / "out/tuned/config.json").read_text())

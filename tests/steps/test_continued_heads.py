@@ -1,4 +1,4 @@
-"""Models with a last layer of their own, and others that are no language models, go on with an adapter as well."""
+"""Continued training of adapters on models with a task head, and on models that are not causal language models."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def test_a_classifier_goes_on_with_its_last_layer_as_a_bare_trainer(base, classi
     assert not before["base_model.model.classifier.weight"].equal(after["base_model.model.classifier.weight"])
 
 
-def test_it_is_held_against_the_classifier_that_came_in(base, classifier, tmp_path):
+def test_it_is_compared_with_the_imported_classifier(base, classifier, tmp_path):
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer

@@ -1,4 +1,4 @@
-"""Training goes on with an adapter of any kind that can be trained here, and the result merges."""
+"""Continued training of adapters of every trainable kind; the results can be merged."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def trained_adapter(model: Path, folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_of_any_kind_is_gone_on_with_and_merged(tiny_model, chat_file, tmp_path, monkeypatch, kind):
+def test_an_adapter_of_any_kind_is_trained_further_and_merged(tiny_model, chat_file, tmp_path, monkeypatch, kind):
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Training goes on with an adapter as a bare trainer does, and is measured against the model as it came."""
+"""Continued training of an adapter equals a plain trainer's, and is compared with the imported model."""
 
 import json
 import math
@@ -202,7 +202,9 @@ def test_an_own_reference_is_the_one_that_trl_is_given(tiny_model, tmp_path, met
     assert_equal_traces(ours, theirs, "rewards/margins")
 
 
-def test_what_a_reference_said_is_shared_by_trials_and_not_by_other_models(tiny_model, tmp_path, root, monkeypatch):
+def test_log_probabilities_of_a_reference_are_shared_by_trials_and_not_by_other_models(
+    tiny_model, tmp_path, root, monkeypatch
+):
     from trl import DPOTrainer
 
     build_model(tmp_path / "other", num_hidden_layers=1)
@@ -236,7 +238,7 @@ def test_what_a_reference_said_is_shared_by_trials_and_not_by_other_models(tiny_
     assert (whole, repeated) == (15, losses)
 
 
-def test_an_own_reference_that_has_said_everything_is_not_loaded_again(tiny_model, tmp_path, monkeypatch):
+def test_a_separate_reference_with_stored_log_probabilities_is_not_loaded_again(tiny_model, tmp_path, monkeypatch):
     from steps.finetune.trainers import prepared_answers
 
     build_model(tmp_path / "other", num_hidden_layers=1)
@@ -344,7 +346,7 @@ def test_an_adapter_on_a_merged_model_does_not_claim_the_base_of_the_first(tiny_
     assert read_manifest(tmp_path / "ours/tuned").lineage["inputs"]["model"] == read_manifest(model).digest
 
 
-def test_an_adapter_to_go_on_with_is_never_left_out(tiny_model, model, tmp_path):
+def test_an_imported_adapter_is_never_ignored(tiny_model, model, tmp_path):
     from transformers import AutoTokenizer
 
     from steps.errors import UserError

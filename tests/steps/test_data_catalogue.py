@@ -1,4 +1,4 @@
-"""Bad data that is seen over several files or splits; each test names its rows of the catalogue."""
+"""Bad data that spans several files or splits; each test names its rows of the catalogue."""
 
 import json
 

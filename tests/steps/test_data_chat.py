@@ -1,4 +1,4 @@
-"""Conversations as they come: what is refused, with its row and message; what is mended, and counted."""
+"""Conversations: what is refused, with row and message; what is repaired and counted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The same files and seed give the same bytes in any process: Python's hash() differs from one to the next."""
+"""The same files and seed give the same bytes in every process, although Python's hash() differs between processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The rows that docs/data.md shows are good rows."""
+"""The rows in docs/data.md are valid."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever stands in a row of a task with messages: it is refused in words, or it survives to the trainer's form."""
+"""Random rows of tasks with messages: each is refused with an error, or converted to the trainer's form."""
 
 import copy
 import random

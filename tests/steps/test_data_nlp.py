@@ -1,4 +1,4 @@
-"""Bad and odd data of the language tasks, and the verdict on each: a table per task."""
+"""Bad and unusual data of the language tasks, with the expected result of each: a table per task."""
 
 from __future__ import annotations
 

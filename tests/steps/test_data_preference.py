@@ -1,4 +1,4 @@
-"""Preferences, rated answers and rewarded questions: what is refused, what is mended, and what trainers are given."""
+"""Preferences, rated answers and rewarded questions: what is refused, what is repaired, and the trainers' inputs."""
 
 import json
 

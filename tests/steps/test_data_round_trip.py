@@ -1,4 +1,4 @@
-"""The same rows, whatever file they come in: no format loses or changes a character."""
+"""The same rows in every file format: no format loses or changes a character."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""Where rows come from: MLTables, data sets and mixtures; and what is refused there."""
+"""Sources of rows: MLTables, data sets and mixtures; and what is refused."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders, patterns and gzip files; and what is refused there."""
+"""Sources of rows: files, folders, patterns and gzip files; and what is refused."""
 
 import gzip
 import json

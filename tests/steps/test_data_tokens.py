@@ -1,4 +1,4 @@
-"""Bad data that only a tokenizer can see, one line per row of the catalogue."""
+"""Bad data that is only found with a tokenizer, one line per row of the catalogue."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A DeepSpeed configuration: what the plan makes of it, and what it refuses, without DeepSpeed."""
+"""DeepSpeed configurations in the plan: conversion and refusals, without DeepSpeed."""
 
 import json
 import sys

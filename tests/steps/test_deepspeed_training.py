@@ -1,4 +1,4 @@
-"""Training with DeepSpeed in one process ends as the same training without it, and goes on where it stopped."""
+"""Training with DeepSpeed in one process equals the same training without it, and can be resumed."""
 
 import os
 import subprocess
@@ -151,7 +151,7 @@ def test_what_this_machine_cannot_do_is_refused_before_the_model_is_loaded(model
         train(settings_with(deepspeed=config("2")), model, data, tmp_path / "out")
 
 
-def test_only_a_training_with_deepspeed_pays_for_loading_it(model, data, tmp_path):
+def test_deepspeed_is_imported_only_for_a_training_that_uses_it(model, data, tmp_path):
     script = (
         "import sys\nfrom pathlib import Path\nfrom steps.finetune.step import finetune\n"
         "from training_inputs import settings_with\n"

@@ -1,7 +1,7 @@
-"""A code stands for one meaning, so that searching for it finds one answer.
+"""An error code has one meaning, so that a search for it finds one answer.
 
-A code belongs to the function that tells it. Where several tell the same, the code and its meaning stand in SHARED; a
-new error with a code of its own needs no entry anywhere.
+A code belongs to the function that raises it. If several functions raise the same error, the code and its meaning are
+in SHARED; a new error with its own code needs no entry.
 """
 
 import ast

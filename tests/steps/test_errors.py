@@ -1,4 +1,4 @@
-"""A problem is one sentence with the same parts everywhere, for people and for programs."""
+"""Error messages have the same parts everywhere, as text and as JSON."""
 
 from steps.errors import Problem, UserError
 

@@ -102,9 +102,9 @@ GATES = [
     ("exact_match", {"gate_min_value": 0.8}, False, 0.0, 0.8, True, "reaches gate_min_value 0.8"),
     ("exact_match", {"gate_min_value": 0.8}, False, 0.0, 0.79, False, "below gate_min_value 0.8"),
     ("bleu", {"gate_min_value": 30}, True, 40.0, 20.0, False, "below gate_min_value 30 and does not beat"),
-    ("loss", {}, False, 2.0, float("nan"), False, "no finite number"),
-    ("loss", {"gate_max_value": 9}, True, 2.0, float("nan"), False, "no finite number"),
-    ("exact_match", {"gate_min_value": 0.1}, True, 0.0, float("nan"), False, "no finite number"),
+    ("loss", {}, False, 2.0, float("nan"), False, "not a finite number"),
+    ("loss", {"gate_max_value": 9}, True, 2.0, float("nan"), False, "not a finite number"),
+    ("exact_match", {"gate_min_value": 0.1}, True, 0.0, float("nan"), False, "not a finite number"),
     ("loss", {}, True, 0.123456, 0.123454, True, "0.123454"),
 ]
 

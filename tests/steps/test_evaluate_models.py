@@ -225,7 +225,7 @@ def test_only_the_first_rows_are_measured_when_a_bound_is_set(world, tmp_path):
     assert (metrics["rows"], len(rows)) == (3, 3)
 
 
-def test_a_model_that_passes_is_not_registered_when_nobody_wants_that(world, tmp_path):
+def test_a_model_that_passes_is_not_registered_without_register_tuned_model(world, tmp_path):
     gate = {"evaluation_max_rows": 2, "evaluation_max_new_tokens": 1, "gate_must_beat_base": False}
     assert run(world, tmp_path / "wanted", settings(evaluation=gate))[0]
     passed, metrics, _ = run(world, tmp_path / "unwanted", settings(evaluation=gate, register_tuned_model=False))
@@ -278,7 +278,7 @@ def test_prompts_with_the_text_that_should_follow_are_answered(world, tmp_path):
     assert "bleu" in metrics["tuned"]
 
 
-def test_a_document_is_put_to_the_model_in_the_form_it_was_trained_in(world, tmp_path):
+def test_a_document_gets_the_prompt_form_of_the_training(world, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(world["base"])
     raw = [{"document": f"The fox jumps {number} times over the dog.", "summary": "It jumps."} for number in range(5)]
     ids = [tokenizer(f"Short: {row['document']} ->{row['summary']}")["input_ids"] for row in raw]
@@ -336,15 +336,15 @@ def test_a_plain_model_folder_without_manifest_can_be_measured(world, tmp_path, 
         run({**world, "base": tmp_path}, tmp_path, given)
 
 
-def test_no_test_rows_are_said_so(world, tmp_path):
+def test_missing_test_rows_are_reported(world, tmp_path):
     with pytest.raises(UserError, match="evaluation_max_rows"):
         run(world, tmp_path, settings(evaluation={"evaluation_max_rows": 0}))
     data = write_data(tmp_path / "data", "chat_completion", chat_rows(1), [([1, 2], [-100, -100])])
-    with pytest.raises(UserError, match="without a token that carries loss"):
+    with pytest.raises(UserError, match="none of which has a token with loss"):
         run({**world, "data": data}, tmp_path, settings())
 
 
-def test_a_long_text_of_a_known_form_loses_its_end_and_keeps_what_stands_around_it(tmp_path):
+def test_a_long_text_in_a_prompt_form_is_truncated_and_the_form_is_kept(tmp_path):
     from steps.generation.generating import answers
     from steps.register_model.pyfunc_model import CausalModel
 

@@ -1,4 +1,4 @@
-"""evaluation_config: what is reported and how texts are compared is read by the plan and heeded by the evaluation."""
+"""evaluation_config: metrics and text comparison are checked by the plan and applied by the evaluation."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""finetune trains as TRL does, resumes bit for bit, and never hands on an unfinished or broken result."""
+"""finetune trains as TRL does, resumes bit for bit, and never writes an unfinished or non-finite result."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An adapter that comes with a model is folded into it just as PEFT does, or travels beside its weights."""
+"""An adapter given with a model is merged exactly as by PEFT, or stored beside the model's weights."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_the_tokenizer_that_an_adapter_was_trained_with_wins(tiny_model, adapter
         assert not (tmp_path / "out" / folder / "special_tokens_map.json").exists()
 
 
-def test_continued_it_travels_in_a_folder_of_its_own_and_the_weights_stay(tiny_model, adapter, tmp_path):
+def test_continued_it_is_stored_in_its_own_folder_and_the_weights_are_unchanged(tiny_model, adapter, tmp_path):
     manifest = bring(tmp_path, tiny_model, adapter, "continue")
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(manifest.files)
     assert all(tensors(tmp_path / "model")[name].equal(tensor) for name, tensor in tensors(tiny_model).items())

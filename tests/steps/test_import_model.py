@@ -1,4 +1,4 @@
-"""Any good source becomes a checked folder; any bad one is refused by name before a byte is kept."""
+"""Every valid source is imported as a checked folder; every invalid one is refused before anything is written."""
 
 import json
 import shutil

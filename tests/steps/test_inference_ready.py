@@ -1,4 +1,4 @@
-"""A tuned model stops where it was taught to, and what fills up a batch hides no end of an answer."""
+"""A tuned model stops at its end tokens, and the padding token does not hide the end of an answer."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_the_end_of_a_turn_is_found_in_the_template(rich, name):
     assert end_of_turn(load_tokenizer(rich, str(file) if file.is_file() else name)) == ENDS[name]
 
 
-def test_a_template_that_refuses_such_turns_tells_no_end(rich):
+def test_a_template_that_refuses_such_turns_has_no_end_of_turn(rich):
     tokenizer = load_tokenizer(rich, "keep")
     tokenizer.chat_template = "{{ raise_exception('never') }}"
     assert end_of_turn(tokenizer) == ""
@@ -99,7 +99,7 @@ def test_generation_settings_that_transformers_would_not_save_are_kept(tiny_mode
     assert told == {"do_sample": False, "temperature": 0.6, "eos_token_id": [5, 2]}
 
 
-def test_a_tokenizer_that_ends_every_text_ends_no_prompt_any_more(tmp_path):
+def test_a_tokenizer_that_appends_an_end_token_is_saved_without_it(tmp_path):
     from tokenizers import processors
     from transformers import AutoTokenizer
 
@@ -120,7 +120,7 @@ def test_a_tokenizer_that_ends_every_text_ends_no_prompt_any_more(tmp_path):
     assert reading("Count").input_ids == [1, *count, 2]
 
 
-def test_an_answer_ends_where_the_tuned_models_turns_end_for_its_base_too(tiny_model):
+def test_the_base_stops_at_the_end_of_turn_of_the_tuned_model_too(tiny_model):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from steps.generation.generating import end_tokens

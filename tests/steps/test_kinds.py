@@ -1,4 +1,4 @@
-"""Every kind of model and every method of learning has a whole record: what it names exists, and can be called so."""
+"""The record of every model kind and method of learning is complete; the names in it exist and can be called."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Masked language modelling: what is hidden, that training is transformers' own, and what is measured and served."""
+"""Masked language modelling: masked tokens, training equal to transformers', metrics and the served model."""
 
 import json
 from pathlib import Path

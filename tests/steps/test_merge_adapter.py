@@ -74,7 +74,7 @@ def test_merged_weights_are_bit_equal_to_peft(case, bases, tmp_path):
     assert len(changed) == manifest.facts["changed_tensors"] > 0
 
 
-def test_square_layers_of_gpt2_are_turned_though_the_settings_deny_it(bases, tmp_path):
+def test_square_layers_of_gpt2_are_transposed_even_if_fan_in_fan_out_is_false(bases, tmp_path):
     # With lm_head-like Linear layers beside its Conv1D ones, PEFT saves fan_in_fan_out as the last layer had it.
     base = bases("gpt2")
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=["c_proj"])

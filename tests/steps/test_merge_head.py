@@ -1,4 +1,4 @@
-"""A head that the base does not have is in the merged model, bit for bit as PEFT puts it there."""
+"""A head that the base does not have is in the merged model, equal to PEFT's result bit for bit."""
 
 import json
 import shutil
@@ -135,7 +135,7 @@ def test_a_head_without_the_names_of_its_classes_is_refused(tmp_path):
         merge_adapter(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
 
 
-def test_a_head_is_no_excuse_for_layers_that_the_base_does_not_have(tmp_path):
+def test_layers_that_the_base_does_not_have_are_refused_with_a_head_too(tmp_path):
     build_model(tmp_path / "base")
     build_model(tmp_path / "deeper", num_hidden_layers=3)
     tuned(tmp_path / "deeper", tmp_path / "adapter")

@@ -1,4 +1,4 @@
-"""IA3, LoHa and LoKr: merged as PEFT merges them, bit by bit; and which of their settings are refused."""
+"""IA3, LoHa and LoKr: merged equal to PEFT bit for bit; and which of their settings are refused."""
 
 import json
 from pathlib import Path

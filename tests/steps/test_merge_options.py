@@ -1,4 +1,4 @@
-"""Options of merge_adapter that other programs have: another tokenizer, and a device map."""
+"""Options of merge_adapter: another tokenizer, and a device map."""
 
 import pytest
 from conftest import build_tokenizer

@@ -1,4 +1,4 @@
-"""Answers are judged by SQuAD 2.0's rules, and spans are chosen as a search over all of them would."""
+"""Answers are scored by SQuAD 2.0's rules, and spans are selected as by an exhaustive search."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Confusion matrix and ROC curve as drawings: what they show, and that names out of the data stay text."""
+"""Charts of confusion matrix and ROC curves: their content, and that names from the data are shown as plain text."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""Metrics of labels agree with scikit-learn's own entry points, and what is undefined is named."""
+"""Metrics of labels equal scikit-learn's, and undefined metrics are reported."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Numbers of preferences, calculated by hand."""
+"""Metrics of preferences, with expected values calculated by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Metrics of tags agree with seqeval, and every way of writing tags means what it says."""
+"""Metrics of tags equal seqeval's, for every tagging scheme."""
 
 import random
 import warnings

@@ -1,4 +1,4 @@
-"""BLEU of each length, chrF and length agree with sacreBLEU, and a person's choice of metrics is read with care."""
+"""BLEU of each length, chrF and length equal sacreBLEU's; the user's choice of metrics is checked."""
 
 import math
 import random

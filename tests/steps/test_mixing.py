@@ -1,4 +1,4 @@
-"""The mixture of several sources agrees row by row with the library that the seeds' users know."""
+"""The mixture of several sources equals that of the library datasets row by row."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""New tokens from import to merge: beside an adapter their rows are trained, and no other row of the embedding is."""
+"""New tokens from import to merge: with an adapter, their rows of the embedding are trained and no others."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every optimizer and every schedule that can be chosen is the one that trains."""
+"""Every optimizer and every schedule that can be selected is used by the training."""
 
 import json
 from importlib.metadata import PackageNotFoundError

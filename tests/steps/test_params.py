@@ -1,4 +1,4 @@
-"""Parameters: one declaration, every problem at once, renamed names and values understood."""
+"""Parameters: one declaration, all problems together, renamed names and values are accepted."""
 
 from pathlib import Path
 

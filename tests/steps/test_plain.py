@@ -1,4 +1,4 @@
-"""What is taken for good at a glance is what the task itself finds good, and gives the same."""
+"""Rows accepted by the fast check are accepted by the task's own check, with the same result."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The plan refuses everything that can be known to fail, and says truly what will run."""
+"""The plan refuses everything that is known to fail, and describes the run correctly."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The plan of adapter_tools: what it refuses before anything is fetched, and what it hands on."""
+"""The plan of adapter_tools: what it refuses before anything is fetched, and its outputs."""
 
 import json
 import shutil
@@ -100,7 +100,7 @@ def test_tokens_of_an_adapter_are_renamed_where_there_is_one(planned, adapter, t
     assert not (tmp_path / "run/model/model.safetensors").exists()  # of the base, nothing else is needed
 
 
-def test_weights_that_no_tool_reads_stay_where_they_are(planned, adapter, with_copies):
+def test_weights_that_no_tool_reads_are_not_imported(planned, adapter, with_copies):
     def new_weights(**given: object) -> bool:
         return wire.load(planned(**given).model)["new_weights"]
 

@@ -1,4 +1,4 @@
-"""What a model puts out decides who trains, and which parameters mean something."""
+"""The model kind determines the trainer, and which parameters have an effect."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a model comes with is judged by the plan, on settings and headers: which base it belongs to, whether it fits."""
+"""The plan checks an adapter given with the model by settings and headers: its base, and whether it fits."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_an_adapter_is_pinned_and_named(given, tmp_path, adapter, tiny_model):
     assert told["warnings"] == []
 
 
-def test_what_training_goes_on_with_decides_the_shape_of_the_adapter(given, tmp_path, adapter):
+def test_continued_training_takes_the_parameters_of_the_adapter(given, tmp_path, adapter):
     model, training, told = planned(given, tmp_path, adapter_path=str(adapter), adapter_use="continue")
     lora = training.lora
     assert model.adapter.use == "continue"
@@ -64,7 +64,7 @@ def test_what_training_goes_on_with_decides_the_shape_of_the_adapter(given, tmp_
     assert "continued" in told["tasks"][2]["what"]
 
 
-def test_the_same_shape_may_be_said_and_another_may_not(given, tmp_path, adapter):
+def test_parameters_equal_to_the_adapters_are_accepted_and_others_refused(given, tmp_path, adapter):
     goes_on = {"adapter_path": str(adapter), "adapter_use": "continue"}
     same = {"apply_lora": True, "lora_r": 4, "lora_alpha": 8, "lora_target_modules": "v_proj, q_proj"}
     assert planned(given, tmp_path, **goes_on, **same)[1].lora.lora_r == 4
@@ -162,7 +162,7 @@ def test_only_headers_are_read_where_the_weights_are_far_away(given, tmp_path, a
     assert "E0205" in refused(given, tmp_path, adapter_path=str(adapter), pytorch_model_path=str(tmp_path / "wide"))
 
 
-def test_a_base_that_cannot_be_found_is_asked_for(given, tmp_path, adapter):
+def test_a_base_that_cannot_be_found_is_an_error(given, tmp_path, adapter):
     change_json(adapter / "adapter_config.json", base_model_name_or_path="")
     assert "with huggingface_id or pytorch_model_path" in refused(given, tmp_path, pytorch_model_path=str(adapter))
     change_json(adapter / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
@@ -200,7 +200,7 @@ def test_a_reference_is_pinned_and_needs_memory(preferences, tmp_path, tiny_mode
     assert "reference model" in lora["memory"]["parts"]
 
 
-def test_a_reference_that_cannot_judge_is_refused(preferences, tmp_path, tiny_model):
+def test_a_reference_that_does_not_fit_is_refused(preferences, tmp_path, tiny_model):
     other = shutil.copytree(tiny_model, tmp_path / "other")
     changes = {"reference_model_path": str(other)}
     assert "reference_model_path has no effect for orpo" in refused(

@@ -1,4 +1,4 @@
-"""The plan decides which tokens a model gets, says so, and refuses what cannot work."""
+"""The plan determines the new tokens of a model, reports them, and refuses what cannot work."""
 
 import json
 from pathlib import Path

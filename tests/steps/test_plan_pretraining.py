@@ -1,4 +1,4 @@
-"""What a language model learns from a text, and from where, is decided by the plan."""
+"""The plan determines the objective of pretraining and its starting weights."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The model's configuration says whether text and answer are read apart, and what may then be asked for."""
+"""The model's configuration determines whether it is an encoder-decoder, and which parameters are allowed."""
 
 import json
 from pathlib import Path

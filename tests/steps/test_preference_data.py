@@ -1,4 +1,4 @@
-"""Prompts and answers become the tokens that TRL makes of them, within their limits."""
+"""Prompts and answers are tokenised as by TRL, within their limits."""
 
 from itertools import pairwise
 from types import SimpleNamespace

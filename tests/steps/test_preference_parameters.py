@@ -1,4 +1,4 @@
-"""What a method of learning preferences can have is settled in the plan, by name and with what to do instead."""
+"""The plan refuses parameters that a preference method does not support, with an alternative."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Learning preferences: every method trains exactly as TRL's own trainer does, and goes on where it stopped."""
+"""Preference training: every method trains exactly as TRL's trainer does, and can be resumed."""
 
 import json
 import math
@@ -156,7 +156,7 @@ def test_every_method_moves_the_answers_apart_and_keeps_the_best_step(base, tmp_
     assert "Sample rows" in page
 
 
-def test_what_the_reference_says_is_asked_once(base, tmp_path, monkeypatch):
+def test_log_probabilities_of_the_reference_are_computed_once(base, tmp_path, monkeypatch):
     from trl import DPOTrainer
 
     data = prepared(base, tmp_path / "a", pair_rows(84))

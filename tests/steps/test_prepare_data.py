@@ -1,4 +1,4 @@
-"""The whole step: from files to the data artifact that every later step reads."""
+"""The step prepare_data: from files to the data artifact."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which rows land in which split, and what is said about rows that stand there twice."""
+"""The assignment of rows to splits, and the messages about repeated rows."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Files of one split are checked together, and every row keeps the name of its file."""
+"""The files of one split are checked together, and every row keeps the name of its file."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Answers told apart by the tokens before them, and the parameters that name those tokens."""
+"""Answers found by the tokens before them, and the parameters for those tokens."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Answers found by the bytes that tokens spell are those that the tokenizer's own offsets give."""
+"""Answers found by the bytes of tokens equal those found by the tokenizer's own offsets."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Bad files are refused with the exact row, line and column; good ones are read as they stand there."""
+"""Bad files are refused with the exact row, line and column; valid ones are read unchanged."""
 
 import csv
 import json

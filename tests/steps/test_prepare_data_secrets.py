@@ -1,4 +1,4 @@
-"""Rows that hold strings like keys are found, other rows are not."""
+"""Rows with strings that look like secrets are found, other rows are not."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Long documents: what stands around a text, and the answer behind it, stay in the row."""
+"""Long documents are truncated in the text; the parts around the text, and the answer, are kept."""
 
 import pyarrow.parquet as pq
 import pytest

@@ -1,4 +1,4 @@
-"""The chat templates that go by a name: the text they write, what they mark, and what they need."""
+"""The named chat templates: their text, label masks and required tokens."""
 
 import pytest
 from conftest import build_tokenizer, chat_rows, write_jsonl

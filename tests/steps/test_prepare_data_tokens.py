@@ -1,4 +1,4 @@
-"""Tokens, labels and packed sequences are those of TRL's own SFTTrainer, row for row."""
+"""Tokens, labels and packed sequences equal those of TRL's SFTTrainer, row by row."""
 
 import json
 import random

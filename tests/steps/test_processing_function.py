@@ -1,4 +1,4 @@
-"""The user's own function between reading and checking: what it may do, and how its errors are told."""
+"""The user's function between reading and checking: what it may do, and how its errors are reported."""
 
 import pytest
 from conftest import write_jsonl

@@ -1,4 +1,4 @@
-"""Prompt tuning: trained as by TRL and PEFT, kept beside its base, measured and served as PEFT computes it."""
+"""Prompt tuning: trained as by TRL and PEFT, stored beside its base, evaluated and served as PEFT computes it."""
 
 import json
 import shutil
@@ -188,7 +188,7 @@ def test_the_loaded_model_gives_the_logits_of_peft(model, tmp_path):
     assert torch.equal(ours, theirs)
 
 
-def test_the_losses_of_rows_are_those_of_peft_whatever_stands_beside_them(model, tmp_path):
+def test_the_losses_of_rows_are_those_of_peft_and_independent_of_other_rows(model, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -227,7 +227,7 @@ def build_gpt2(folder: Path, tokens: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_an_answer_is_that_of_peft_whatever_is_asked_beside_it(kind, tiny_model, tmp_path):
+def test_an_answer_is_that_of_peft_and_independent_of_other_rows(kind, tiny_model, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -320,7 +320,7 @@ def test_an_adapter_of_another_base_is_refused(model, tmp_path):
         merge_adapter(model, tmp_path / "tuned", tmp_path / "merged")
 
 
-def test_an_adapter_to_train_on_is_merged_before_the_comparison_as_ever(model, tmp_path):
+def test_an_adapter_of_another_kind_is_merged_before_the_comparison(model, tmp_path):
     """The folder `adapter/` of a base means what it meant: only kinds that stay beside the weights are put on them."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""Models with a head of their own on a base in few bits: the head is trained whole, as a head ever was."""
+"""Models with a task head on a quantised base: the head is not quantised and is trained as a whole."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""register_model: one version by reference, safe to repeat, loadable where nothing of this project is installed."""
+"""register_model: one version by reference, repeatable, loadable without this project."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_other_settings_are_another_version_and_take_the_alias(world):
     assert holder() == "2"
 
 
-def test_a_version_whose_weights_are_gone_does_not_stand_for_new_ones(world, tmp_path):
+def test_a_version_with_missing_weights_is_not_used_for_new_ones(world, tmp_path):
     moved = Path(shutil.copytree(world["tuned"], tmp_path / "run-2"))
     register_model(settings(), **world)
     register_model(settings(), **{**world, "tuned": moved})

@@ -1,4 +1,4 @@
-"""The code that MLflow runs beside a registered model: finding, fetching and checking the weights, reading input."""
+"""The code of a registered model: finding, fetching and checking the weights, reading input."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ def test_local_weights_are_used_where_they_lie(reference):
     [
         (lambda file: file.unlink(), "is missing"),
         (lambda file: file.write_bytes(b"weights"), "7 bytes instead of 700"),
-        (lambda file: file.write_bytes(b"Weights" * 100), "has other bytes"),
+        (lambda file: file.write_bytes(b"Weights" * 100), "has another sha256"),
     ],
 )
 def test_weights_that_changed_are_named_and_not_loaded(reference, change, message):
@@ -67,7 +67,7 @@ def test_remote_weights_are_fetched_once(remote):
 
 def test_a_fetch_with_wrong_bytes_leaves_nothing_in_the_cache(remote):
     fsspec.filesystem("memory").pipe("/bucket/weights/model.safetensors", b"Weights" * 100)
-    with pytest.raises(OSError, match="other bytes"):
+    with pytest.raises(OSError, match="has another sha256"):
         weights_folder(remote)
     assert not [name for _, folders, files in os.walk(os.environ["XDG_CACHE_HOME"]) for name in files]
 

@@ -1,4 +1,4 @@
-"""Tokens get other names: what transformers makes of the tokenizer afterwards, and what is refused."""
+"""Renamed tokens: how transformers uses the tokenizer afterwards, and what is refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Noise, determinism, attention and configuration: each changes the training as it says, or is refused by the plan."""
+"""NEFTune noise, determinism, attention, model configuration: each affects the training, or the plan refuses it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a secret looks like stands once; each use keeps its strictness: parameters, rows, messages, stored things."""
+"""The patterns of secrets are defined once; each use keeps its strictness: parameters, rows, messages, stored files."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Encoders with decoders: tokens, training and answers are transformers' own, whatever the kind of model."""
+"""Encoder-decoder models of all kinds: tokens, training and answers equal transformers'."""
 
 import json
 from pathlib import Path

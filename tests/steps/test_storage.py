@@ -1,4 +1,4 @@
-"""URIs: what may be opened, what they mean now, and that all bytes arrive."""
+"""URIs: which may be opened, how they are resolved, and complete transfers."""
 
 import os
 from pathlib import Path

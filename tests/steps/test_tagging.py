@@ -1,4 +1,4 @@
-"""Tagging words: labels stand at first tokens, training is transformers' own, numbers are seqeval's."""
+"""Token classification: labels at first tokens, training equal to transformers', metrics equal to seqeval's."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_tag_stands_at_the_first_token_of_its_word(base, tmp_path):
     assert sum(train["classes"].values()) == train["words"] == sum(len(row["tokens"]) for row in sentences(60))
 
 
-def test_words_behind_the_cut_and_words_of_nothing_are_counted_and_told(bert, tmp_path):
+def test_truncated_words_and_words_without_tokens_are_counted_and_reported(bert, tmp_path):
     rows = sentences(84)
     rows[0] = {"tokens": ["the", "\u0300", "apple"], "tags": ["O", "O", "B-FRUIT"]}  # an accent alone becomes nothing
     data = prepared(bert, tmp_path / "a", rows, length=6)
@@ -102,7 +102,7 @@ def test_words_behind_the_cut_and_words_of_nothing_are_counted_and_told(bert, tm
     assert {"DATA-W0804", "DATA-W0805"} <= {warning["code"] for warning in facts["warnings"]}
 
 
-def test_a_room_that_holds_no_word_is_refused(bert, tmp_path):
+def test_a_length_limit_without_space_for_a_word_is_refused(bert, tmp_path):
     with pytest.raises(UserError, match="DATA-E0814 max_seq_length"):
         prepared(bert, tmp_path / "a", length=2)
 
@@ -209,7 +209,7 @@ def test_the_numbers_are_seqevals_on_what_transformers_says(base, tmp_path, lora
     )
     rows = pq.read_table(tmp_path / "evaluation/predictions.parquet").to_pylist()
     assert [row["predicted"] for row in rows] == said
-    assert "the tag that each word has most often" in (tmp_path / "report.html").read_text()
+    assert "the most frequent tag of each word in the training rows" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What each task calls a good row, and what it makes of one."""
+"""Valid rows of each task, and their conversion."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Tokens that are added to a tokenizer's files, against transformers, which loads them."""
+"""Tokens added to a tokenizer's files, compared with transformers, which loads them."""
 
 import json
 import shutil

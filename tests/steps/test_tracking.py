@@ -1,4 +1,4 @@
-"""Metrics reach MLflow late rather than never, and a training never waits for them."""
+"""Metrics reach MLflow even after an outage, and a training never waits for it."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Every parameter of a training changes what its sentence says, seen from outside: steps, rates, weights, files."""
+"""Every training parameter has the effect in its description, seen from outside: steps, rates, weights, files."""
 
 import json
 from pathlib import Path

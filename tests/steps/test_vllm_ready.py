@@ -1,4 +1,4 @@
-"""An adapter for vLLM: what is left out, what is refused, and that PEFT computes the same with it."""
+"""Adapters for vLLM: what is left out, what is refused, and that PEFT computes the same with the result."""
 
 import json
 import shutil
@@ -131,7 +131,7 @@ def test_a_grown_vocabulary_is_not_left_out(bases, tmp_path):
     refused(change_tensors(adapter, grow), bases["untied"], "ADAPTER-E0208", f"[{rows + 3}, 64]", f"[{rows}, 64]")
 
 
-def test_another_base_has_other_tensors(bases, tmp_path):
+def test_tensors_that_differ_from_another_base_are_refused(bases, tmp_path):
     adapter = save_adapter(bases["untied"], tmp_path / "adapter", modules_to_save=["lm_head"])
     other = tmp_path / "other"
     shutil.copytree(bases["untied"], other)
@@ -140,7 +140,7 @@ def test_another_base_has_other_tensors(bases, tmp_path):
     refused(adapter, other, "ADAPTER-E0208")
 
 
-def test_nothing_is_left_out_unseen(bases, tmp_path):
+def test_nothing_is_left_out_without_a_base_to_compare(bases, tmp_path):
     adapter = save_adapter(bases["untied"], tmp_path / "adapter", modules_to_save=["lm_head"])
     refused(adapter, None, "ADAPTER-E0207", "--base")
 
@@ -162,7 +162,7 @@ UNSERVED = {
 
 
 @pytest.mark.parametrize("case", UNSERVED)
-def test_what_vllm_would_get_wrong_is_refused(bases, tmp_path, case):
+def test_adapters_that_vllm_would_apply_wrongly_are_refused(bases, tmp_path, case):
     changes, code, words = UNSERVED[case]
     adapter = change_settings(save_adapter(bases["untied"], tmp_path / "adapter", target_modules=["q_proj"]), **changes)
     refused(adapter, bases["untied"], code, words)
@@ -274,7 +274,7 @@ def test_the_hint_does_not_decide(bases, tmp_path, caplog):
 
 @pytest.mark.parametrize("original", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("copy", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_copy_is_told_by_its_values_whatever_its_type(tmp_path, original, copy):
+def test_copies_are_compared_by_value_after_rounding_to_their_type(tmp_path, original, copy):
     values = (
         torch.randn(300, 17, generator=torch.Generator().manual_seed(0)) * 10 ** torch.linspace(-6, 3, 300)[:, None]
     )
@@ -291,7 +291,7 @@ def test_a_copy_is_told_by_its_values_whatever_its_type(tmp_path, original, copy
     assert not same_values(stored["rows"], stored["base"], [5, 400])
 
 
-def test_a_tensor_of_zeros_is_told(tmp_path):
+def test_a_tensor_of_zeros_is_recognised(tmp_path):
     save_file({"zero": torch.zeros(50, 3), "one": torch.eye(50)[:, :3].contiguous()}, tmp_path / "t")
     stored = stored_tensors(tmp_path / "t")
     assert is_zero(stored["zero"])

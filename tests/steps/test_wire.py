@@ -1,4 +1,4 @@
-"""Settings arrive exactly as they left."""
+"""Settings are unchanged after serialisation."""
 
 import pytest
 
