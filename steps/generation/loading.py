@@ -11,7 +11,6 @@ from transformers.utils import logging as transformers_logging
 
 from steps.errors import OutOfResources, Problem
 from steps.generation.soft_prompts import with_kept_adapter
-from steps.models.layout import refuse_unsafe_weights
 
 
 def load(auto_class: Any, folder: Path, precision: str) -> Any:
