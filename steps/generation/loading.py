@@ -11,10 +11,12 @@ from transformers.utils import logging as transformers_logging
 
 from steps.errors import OutOfResources, Problem
 from steps.generation.soft_prompts import with_kept_adapter
+from steps.models.layout import refuse_unsafe_weights
 
 
 def load(auto_class: Any, folder: Path, precision: str) -> Any:
     """Load a model for evaluation, after freeing the memory of the previous model."""
+    refuse_unsafe_weights(folder)
     gc.collect()  # frees the previous model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
