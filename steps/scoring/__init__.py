@@ -7,6 +7,6 @@
     preference_metrics.py       preferences between answers
     scored.py                   the result of these modules, and the selection of metrics
 
-To add a metric: its arithmetic here, its direction in `steps/params/evaluation.py`, and its tasks in
-`steps/params/task_metrics.py`.
+To add a metric: its arithmetic here, and its name with the tasks that have it in `steps/params/metrics.py`, which also
+says whether more of it is better.
 """
