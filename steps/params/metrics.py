@@ -17,7 +17,7 @@ NEITHER_IS_BETTER = {
 
 # What evaluate measures, in the order of the choices of gate_metric.
 WRITTEN = (
-    "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
+    "loss", "perplexity", "exact_match", "word_f1", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
 )  # fmt: skip
 WHOLE_TEXTS = ("loss", "perplexity", "masked_accuracy")

@@ -289,7 +289,7 @@ def test_a_document_is_put_to_the_model_in_the_form_it_was_trained_in(world, tmp
     given = settings(task="summarization", columns={"prompt_prefix": "Short: ", "text_separator": " ->"})
     _, metrics, rows = run({**world, "data": data}, tmp_path, given)
     assert [row["prompt"] for row in rows] == [f"Short: {row['document']} ->" for row in raw]
-    assert {"rougeL", "rougeLsum", "bleu", "chrf", "exact_match"} <= set(metrics["tuned"])
+    assert {"rougeL", "rougeLsum", "bleu", "chrf", "exact_match", "word_f1"} <= set(metrics["tuned"])
 
 
 def test_the_datas_chat_template_wins_over_the_models(world, tmp_path):
