@@ -7,9 +7,9 @@ documentation and plan follow from the model (`steps/params/pipeline.py` has its
 import importlib
 import pkgutil
 
-from steps.params.pipeline import PipelineParameters
+from steps.params.pipeline import PipelineParameters, SupervisedParameters
 
-# The order of lists and pages; a pipeline that is not named here comes behind these.
+# The order of lists and pages; others that train a model come behind these, and then those that train none.
 FIRST = (
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
     "token_classification", "question_answering", "preference",
@@ -17,9 +17,13 @@ FIRST = (
 
 
 def _found() -> dict[str, type[PipelineParameters]]:
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-    return {name: getattr(importlib.import_module(f"{__name__}.{name}"), _class(name)) for name in names}
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    found = {name: getattr(importlib.import_module(f"{__name__}.{name}"), _class(name)) for name in names}
+    return {name: found[name] for name in sorted(found, key=lambda name: _place(name, found[name]))}
+
+
+def _place(name: str, model: type[PipelineParameters]) -> tuple[bool, int, str]:
+    return not issubclass(model, SupervisedParameters), FIRST.index(name) if name in FIRST else len(FIRST), name
 
 
 def _class(name: str) -> str:
