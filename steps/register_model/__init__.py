@@ -6,7 +6,7 @@
     model_card.py    what a person reads about the version
     packaging.py     the small MLflow model: reference, tokenizer, signature
     pyfunc_model.py  the code inside it; runs later, elsewhere, without this project
-    served_labels.py what a classifier answers, beside it; one file for each kind of model (SERVED in packaging.py)
+    served_labels.py what a classifier answers, beside it; one file for each kind of model (`served` of its record)
     registry.py      MLflow: run, version, alias; each safe to repeat
 
 The artifact (kind `registration`) holds registration.json and model_card.md. A registration can be repeated: the same
