@@ -19,9 +19,11 @@ from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
 from steps.evaluate.comparison import Comparison
 from steps.evaluate.held_out import first_rows
+from steps.kinds import load
 from steps.params.settings import EvaluationSettings
 from steps.scoring.classification_metrics import confusion_matrix, roc_curves, score_label_sets, score_labels
 from steps.scoring.scored import Scored
+from steps.tasks import load_task
 
 LEAST_LIKELY = 1e-15  # a class without training rows would make the baseline's loss infinite
 MOST_CURVES, MOST_COUNTED = 20, 100  # largest numbers of classes for ROC curves and for the confusion matrix
@@ -51,7 +53,10 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     else:
         before = _by_shares(facts["splits"]["train"], truth, names, several)
     after = _judged(tuned, tokens, truth, settings, several)
-    scored = {name: _scored(one, truth, names, several) for name, one in (("base", before), ("tuned", after))}
+    scored = {
+        name: _scored(one, truth, names, several).joined(_of_task(settings.task, rows, one, names))
+        for name, one in (("base", before), ("tuned", after))
+    }
     _refuse_undefined(settings.evaluation.gate_metric, scored)
     scores = {name: {"loss": one.loss, **scored[name].values} for name, one in (("base", before), ("tuned", after))}
     labels = _told(scored, after, truth, names, several)
@@ -107,6 +112,12 @@ def _scored(judged: Judged, truth: np.ndarray, names: list[str], several: bool) 
     if several:
         return score_label_sets(truth, judged.said, judged.probabilities, names)
     return score_labels(_names_of(truth, names), _names_of(judged.said, names), judged.probabilities, names)
+
+
+def _of_task(task: str, rows: pa.Table, judged: Judged, names: list[str]) -> Scored:
+    """Return the metrics that only this task has; none for most tasks."""
+    name = getattr(load_task(task), "SCORES", "")
+    return load(name)(rows, judged.probabilities, names) if name else Scored({})
 
 
 def _names_of(table: np.ndarray, names: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ NEITHER_IS_BETTER = {
 
 # Metrics of evaluate, in the order of the choices of gate_metric.
 WRITTEN = (
-    "loss", "perplexity", "exact_match", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
+    "loss", "perplexity", "exact_match", "word_f1", "bleu", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "chrf",
     "rouge1", "rouge2", "rougeL", "rougeLsum",
 )  # fmt: skip
 WHOLE_TEXTS = ("loss", "perplexity", "masked_accuracy")
@@ -34,11 +34,12 @@ LABELS = (
     "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
     "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
 )  # fmt: skip
+RANKED = ("loss", "mrr", "ndcg_10", "average_precision_binary", "f1_binary", "accuracy")
 PREFERRED = (
     "loss", "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
     "reward_auc", "preference_auc",
 )  # fmt: skip
-JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS, *PREFERRED)))
+JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS, *RANKED, *PREFERRED)))
 
 # Metrics that exist only for one label per row, and only for several.
 OF_ONE_LABEL = (
@@ -133,6 +134,16 @@ class LabelMetrics(Group):
     """Metric on the validation rows that selects the best checkpoint; higher is better, except for loss."""
 
     gate_metric: Annotated[str, OneOf(LABELS)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class RankingMetrics(Group):
+    """For models that say how relevant passages are, by which those of one query are ranked."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_LABELS)] = "loss"
+    """Metric on the validation rows that decides which checkpoint is the result; more of all but loss is better."""
+
+    gate_metric: Annotated[str, OneOf(RANKED)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
 

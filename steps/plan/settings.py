@@ -22,7 +22,7 @@ from steps.params.settings import (
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.deciding import Decisions
 from steps.plan.kinds import asked_form
-from steps.tasks import load_task
+from steps.tasks import load_task, reads_pairs
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
@@ -123,7 +123,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         **_given(p, "num_beams"),
         prompt_form=_prompt_form(p.rows_task, columns),
         max_length=None if decisions.recipe.kind.goes_on else decisions.max_length,
-        pairs=bool(columns.get("sentence2_key")),
+        pairs=reads_pairs(p.rows_task, columns),
         columns=columns if decisions.recipe.kind.served_columns else {},
         lineage=lineage,
     )

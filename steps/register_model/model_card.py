@@ -43,7 +43,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "code": candidate.weights.manifest.lineage.get("code", ""),
     }
     task = load_task(candidate.settings.task)
-    example = task.EXAMPLE_OF_PAIRS if candidate.settings.pairs else task.EXAMPLE
+    example = getattr(task, "EXAMPLE_OF_PAIRS", task.EXAMPLE) if candidate.settings.pairs else task.EXAMPLE
     parts = [
         f"# {candidate.target.name}",
         f"A tuned model that {task.DOES}: {about_base['base model']}, tuned with the pipeline "

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from steps.adapters.layout import ADAPTER_FOLDER, kept_adapter_of
 from steps.kinds import load
@@ -41,6 +42,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,
         "columns": settings.columns,
+        **_of_task(settings.task),
         "chat": is_chat(candidate),
         "kept_adapter": ADAPTER_FOLDER if kept else "",
         "served": (served := settings.recipe.kind.served),
@@ -58,6 +60,12 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {}), kept),
             model_config={"weights_uri": ""},
         )
+
+
+def _of_task(name: str) -> dict[str, Any]:
+    """Return what the task says about the answers of a registered model."""
+    task = load_task(name)
+    return {key.lower(): getattr(task, key) for key in ("TEXTS", "SCORED") if hasattr(task, key)}
 
 
 def is_chat(candidate: Candidate) -> bool:

@@ -3,6 +3,7 @@
 Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 TEXTS_AT_ONCE = 32
@@ -16,6 +17,8 @@ class Model:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.reference = reference
+        self.texts = reference.get("texts", ("sentence1", "sentence2"))
+        self.scored = reference.get("scored")
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -29,10 +32,13 @@ class Model:
         self.with_types = getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """Return a table with one row per text: label and probability, or the lists labels and probabilities."""
+        """Return a table with one row per text: label and probability, or the lists labels and probabilities.
+
+        `score`, for tasks that have one, is the probability of one class, whichever label is predicted.
+        """
         import pandas as pd
 
-        rows = read_texts(model_input)
+        rows = read_texts(model_input, self.texts)
         told = []
         for start in range(0, len(rows), TEXTS_AT_ONCE):
             told += self._classify(rows[start : start + TEXTS_AT_ONCE])
@@ -56,21 +62,26 @@ class Model:
             chosen = [[place for place, value in enumerate(line) if value > 0.5] for line in lines]
             return [{"labels": [self.names[place] for place in places], "probabilities": [line[p] for p in places]}
                     for line, places in zip(lines, chosen, strict=True)]  # fmt: skip
-        best = torch.softmax(logits, dim=1).max(dim=1)
-        return [{"label": self.names[place], "probability": value}
+        likely = torch.softmax(logits, dim=1)
+        best = likely.max(dim=1)
+        told = [{"label": self.names[place], "probability": value}
                 for place, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]  # fmt: skip
+        if self.scored is not None:
+            scores = likely[:, self.names.index(self.scored)].tolist()
+            told = [{**one, "score": score} for one, score in zip(told, scores, strict=True)]
+        return told
 
 
-def read_texts(model_input: Any) -> list[tuple[str, ...]]:
+def read_texts(model_input: Any, names: Sequence[str] = ("sentence1", "sentence2")) -> list[tuple[str, ...]]:
     """Convert MLflow's input to texts or pairs of texts; raises ValueError if there are none."""
     if isinstance(model_input, str):
         return [(model_input,)]
     columns = getattr(model_input, "columns", None)
     if columns is None:
         return [(text,) for text in model_input]
-    given = [name for name in ("sentence1", "sentence2") if name in columns] or list(columns)[:1]
-    if not given or given == ["sentence2"]:
-        raise ValueError("found no text; pass a list of texts, or the columns sentence1 and sentence2")
+    given = [name for name in names if name in columns] or list(columns)[:1]
+    if not given or given == [names[1]]:
+        raise ValueError(f"found no text; pass a list of texts, or the columns {' and '.join(names)}")
     rows = list(model_input[given].itertuples(index=False, name=None))
     for number, row in enumerate(rows):
         if not all(isinstance(text, str) for text in row):

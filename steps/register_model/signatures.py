@@ -12,6 +12,7 @@ from typing import Any
 
 from steps.models.layout import CONFIG
 from steps.params.settings import RegistrationSettings
+from steps.tasks import load_task
 
 
 def of_prompts(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
@@ -73,15 +74,17 @@ def of_answers(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
 
 
 def of_labels(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
-    """Texts, or pairs of texts in columns → a label with its probability, or lists of both."""
+    """Texts, or pairs of texts in columns → a label with its probability (and a score), or lists of both."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     several = config.get("problem_type") == "multi_label_classification"
-    one = Schema([ColSpec("string", "label"), ColSpec("double", "probability")])
+    task = load_task(settings.task)
+    score = [ColSpec("double", "score")] if hasattr(task, "SCORED") else []
+    one = Schema([ColSpec("string", "label"), ColSpec("double", "probability"), *score])
     lists = Schema([ColSpec(Array(DataType.string), "labels"), ColSpec(Array(DataType.double), "probabilities")])
-    pair = Schema([ColSpec("string", "sentence1"), ColSpec("string", "sentence2")])
+    pair = Schema([ColSpec("string", name) for name in getattr(task, "TEXTS", ("sentence1", "sentence2"))])
     inputs = pair if settings.pairs else Schema([ColSpec("string")])
     return ModelSignature(inputs=inputs, outputs=lists if several else one)

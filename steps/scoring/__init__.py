@@ -5,8 +5,9 @@
     answer_windows.py           the same for all questions of a split
     answer_metrics.py           extracted answers text_metrics.py  generated texts
     preference_metrics.py       preferences between answers
+    ranking_metrics.py          candidates of a query in the order of their scores
     scored.py                   the result of these modules, and the selection of metrics
 
-To add a metric: its arithmetic here, its direction in `steps/params/evaluation.py`, and its tasks in
-`steps/params/task_metrics.py`.
+To add a metric: its arithmetic here, and its name with the tasks that have it in `steps/params/metrics.py`, which also
+says whether more of it is better.
 """

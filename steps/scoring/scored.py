@@ -21,6 +21,15 @@ class Scored:
     remarks: tuple[str, ...] = ()
     """Sentences about classes that are left out of an average or count as 0."""
 
+    def joined(self, other: Scored) -> Scored:
+        """Return both together; a metric or class of `other` replaces one of the same name."""
+        return Scored(
+            {**self.values, **other.values},
+            {**self.undefined, **other.undefined},
+            {**self.classes, **other.classes},
+            self.remarks + other.remarks,
+        )
+
 
 def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dict[str, float]:
     """Keep the metrics in `wanted`, in the order of `available`; all of them if `wanted` is empty.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steps.params.evaluation_config import EvaluationOptions
+from steps.scoring.answer_metrics import best_f1
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEUScore
@@ -23,10 +24,11 @@ def score_texts(
 ) -> dict[str, float]:
     """Compare answers with references: exact_match is a share from 0 to 1, all others range from 0 to 100.
 
-    bleu is sacreBLEU's corpus BLEU with its default tokenizer (13a) and smoothing (exp). bleu_1 to bleu_4 are corpus
-    BLEU as Papineni et al. (2002) define it, from n-grams of up to that length, with the same tokenizer and no
-    smoothing: 0 if no n-gram of some length is right. chrf is sacreBLEU's chrF2. ROUGE is the mean over rows of the F
-    measure with Porter stemming; rougeLsum treats lines as sentences.
+    word_f1 is the mean over rows of SQuAD's F1 of words, without case, punctuation and articles. bleu is sacreBLEU's
+    corpus BLEU with its default tokenizer (13a) and smoothing (exp). bleu_1 to bleu_4 are corpus BLEU as Papineni et
+    al. (2002) define it, from n-grams of up to that length, with the same tokenizer and no smoothing: 0 if no n-gram of
+    some length is right. chrf is sacreBLEU's chrF2. ROUGE is the mean over rows of the F measure with Porter stemming;
+    rougeLsum treats lines as sentences.
     """
     options = options or EvaluationOptions()
     import sacrebleu
@@ -34,11 +36,16 @@ def score_texts(
 
     logging.getLogger("absl").setLevel(logging.WARNING)  # rouge_score logs its tokenizer on each call
     right = sum(exact(answer, reference, options) for answer, reference in zip(answers, references, strict=True))
+    shared = sum(
+        best_f1(without(answer, options), [without(reference, options)])
+        for answer, reference in zip(answers, references, strict=True)
+    )
     scorer = rouge_scorer.RougeScorer(list(ROUGE), use_stemmer=options.use_stemmer)
     rows = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
     bleu = sacrebleu.corpus_bleu(answers, [references])
     return {
         "exact_match": right / len(answers),
+        "word_f1": 100 * shared / len(answers),
         "bleu": bleu.score,
         **{f"bleu_{order}": _of_order(bleu, order, options.smoothing) for order in BLEU_ORDERS},
         "chrf": sacrebleu.corpus_chrf(answers, [references]).score,

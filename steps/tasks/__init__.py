@@ -5,7 +5,8 @@ One module per task; all define the same names (without a common base class):
     Columns                       the column parameters (a Group from steps/params/)
     KINDS                         model kinds for this task (steps/kinds/models), the default first; another kind is
                                   used when the model was made for it
-    DOES, EXAMPLE                 what a model of this task does, and an example input, for the model card
+    DOES, EXAMPLE                 what a model of this task does, and an example input, for the model card;
+                                  EXAMPLE_OF_PAIRS if pairs of texts have another one
     CONVERSATIONS                 whether rows are conversations, which a chat template renders
     UNFIT                         parameter without effect for the task → reason
     columns_of(columns)           required column names in the user's file
@@ -28,6 +29,11 @@ and, for classes:
 
     STRATIFY                      canonical column by which a shuffled split is stratified (one label per row)
     label_names(table, columns)   canonical rows → the class list; a label's index in it is its class number
+    pairs(columns)                whether rows are pairs of texts; without this function they are single texts
+    SCORES                        "module:function" that measures what this task alone has: (canonical rows,
+                                  probabilities of shape (rows, classes), class list) → Scored (steps/scoring/scored.py)
+    TEXTS                         column names of a registered model's texts, sentence1 and sentence2 if not defined
+    SCORED                        class whose probability a registered model gives as `score`, beside the label
 
 and, for prompts made from a text:
 
@@ -121,6 +127,12 @@ def load_task(name: str) -> ModuleType:
     if name not in TASKS:
         raise KeyError(name)
     return importlib.import_module(f"steps.tasks.{name}")
+
+
+def reads_pairs(name: str, columns: Mapping[str, Any]) -> bool:
+    """Return whether the rows of a task are pairs of texts; `columns` are the values of its parameters."""
+    task = load_task(name)
+    return hasattr(task, "pairs") and task.pairs(task.Columns(**columns))
 
 
 def as_found(value: object) -> str:

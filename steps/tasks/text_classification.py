@@ -138,6 +138,11 @@ def label_names(table: pa.Table, columns: ClassificationColumns | None = None) -
     return names_in(table["labels"], columns.labels if columns else "")
 
 
+def pairs(columns: ClassificationColumns) -> bool:
+    """Return whether there is a column with a second text."""
+    return bool(columns.sentence2_key)
+
+
 def _texts(columns: ClassificationColumns) -> tuple[str, ...]:
     return (columns.sentence1_key, columns.sentence2_key) if columns.sentence2_key else (columns.sentence1_key,)
 

@@ -14,6 +14,8 @@ from steps.evaluate.step import evaluate
 from steps.params.evaluation import EvaluationParams
 from steps.params.settings import EvaluationSettings
 from steps.prepare_data.step import prepare_data
+from steps.scoring.scored import Scored
+from steps.tasks import load_task
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,27 @@ def test_several_labels_are_measured_as_sets(worlds, tmp_path):
     expected = metrics.log_loss(truth.ravel(), np.stack([1 - expit(logits).ravel(), expit(logits).ravel()], axis=1))
     assert told["tuned"]["loss"] == pytest.approx(expected, abs=1e-5)
     assert [row["predicted"] for row in rows] == [[n for n, s in zip(names, line, strict=True) if s] for line in said]
+
+
+def measured_of_the_task(rows, probabilities, names):
+    """What a task's SCORES names: here the mean probability of the first class, and what it was told."""
+    return Scored(
+        {"of_the_task": float(probabilities[:, 0].mean())},
+        {"missing": "no row has it"},
+        remarks=(f"{len(rows)} rows from {rows['sentence1'][0].as_py()} on, {len(names)} classes",),
+    )
+
+
+@pytest.mark.slow
+def test_metrics_that_a_task_names_are_measured_for_both_models(worlds, tmp_path, monkeypatch):
+    name = f"{__name__}:{measured_of_the_task.__name__}"
+    monkeypatch.setattr(load_task("text_classification"), "SCORES", name, raising=False)
+    _, told, rows = run(worlds("bert"), tmp_path, gate_must_beat_base=False)
+    assert told["tuned"]["of_the_task"] == pytest.approx(np.mean([row["probabilities"][0] for row in rows]))
+    assert told["base"]["of_the_task"] == pytest.approx(1 / 3, abs=0.05)
+    assert told["labels"]["undefined"]["tuned"]["missing"] == "no row has it"
+    assert told["labels"]["remarks"][-1] == f"12 rows from {rows[0]['sentence1']} on, 3 classes"
+    assert told["labels"]["remarks"][-1].split(",")[0] in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.slow

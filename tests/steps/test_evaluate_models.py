@@ -286,7 +286,7 @@ def test_a_document_gets_the_prompt_form_of_the_training(world, tmp_path):
     given = settings(task="summarization", columns={"prompt_prefix": "Short: ", "text_separator": " ->"})
     _, metrics, rows = run({**world, "data": data}, tmp_path, given)
     assert [row["prompt"] for row in rows] == [f"Short: {row['document']} ->" for row in raw]
-    assert {"rougeL", "rougeLsum", "bleu", "chrf", "exact_match"} <= set(metrics["tuned"])
+    assert {"rougeL", "rougeLsum", "bleu", "chrf", "exact_match", "word_f1"} <= set(metrics["tuned"])
 
 
 def test_the_datas_chat_template_wins_over_the_models(world, tmp_path):

@@ -5,9 +5,12 @@ import random
 
 import pytest
 import sacrebleu
+from transformers.data.metrics.squad_metrics import compute_f1
 
 from steps.errors import UserError
+from steps.evaluate.gate import judge
 from steps.params.evaluation import EvaluationParams
+from steps.params.evaluation_config import EvaluationOptions
 from steps.params.metrics import WRITTEN, WrittenMetrics, direction_of
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of
@@ -43,6 +46,23 @@ def test_bleu_by_hand_with_its_brevity_penalty():
     assert scores["bleu_3"] == scores["bleu_4"] == 0  # no three words in a row are right, and nothing is smoothed
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_word_f1_is_the_mean_over_rows_of_that_of_squad(seed):
+    answers, references = drawn(seed)
+    answers += ["The cat, the cat!", "", "the", "Hund"]
+    references += ["a cat", "weit", "a", "Der Hund."]
+    rows = [compute_f1(reference, answer) for answer, reference in zip(answers, references, strict=True)]
+    assert score_texts(answers, references)["word_f1"] == pytest.approx(100 * sum(rows) / len(rows))
+    assert 0 < min(row for row in rows if row) < max(rows) == 1
+
+
+def test_word_f1_leaves_out_what_evaluation_config_ignores():
+    answers, references = ["Answer: cat 7"], ["Reply: cat"]
+    assert score_texts(answers, references)["word_f1"] == pytest.approx(100 * 2 * 1 / 5)
+    options = EvaluationOptions(regexes_to_ignore=["^[A-Z][a-z]+: "], ignore_numbers=True)
+    assert score_texts(answers, references, options)["word_f1"] == 100
+
+
 def test_empty_answers_score_0():
     scores = score_texts(["", ""], ["something", "else"])
     assert set(scores.values()) == {0.0}
@@ -51,6 +71,13 @@ def test_empty_answers_score_0():
 def test_generated_length_is_the_mean_number_of_tokens():
     assert generated_length([3, 0, 9]) == {"gen_len": 4.0}
     assert direction_of("gen_len") is None
+
+
+def test_more_of_word_f1_is_better_and_judge_says_so():
+    assert direction_of("word_f1") is True
+    verdict = judge(EvaluationParams(gate_metric="word_f1", gate_min_value=50), {"word_f1": 60.0}, {"word_f1": 70.0})
+    assert verdict.passed
+    assert not judge(EvaluationParams(gate_metric="word_f1"), {"word_f1": 70.0}, {"word_f1": 60.0}).passed
 
 
 def test_every_metric_of_texts_has_a_direction_and_can_be_gated():

@@ -180,6 +180,7 @@ def test_evaluation_shows_wrong_rows_first_and_about_ten(tmp_path):
         ("loss", 1.25, 2.5, "+1.2500", "worse"),
         ("bleu", 10.0, 30.0, "+20.000", "better"),
         ("bleu", 30.0, 10.0, "−20.000", "worse"),
+        ("word_f1", 60.0, 70.0, "+10.000", "better"),
         ("exact_match", 0.5, 0.5, "±0.0000", ""),
         ("loss", 1.0, 1.0000001, "+1e-07", "worse"),
         ("home_made", 1.0, 2.0, "+1.0000", ""),

@@ -9,7 +9,7 @@ import pytest
 
 from steps.params.chat_columns import ChatColumns
 from steps.params.data import TextColumns
-from steps.tasks import TASKS, as_found, load_task
+from steps.tasks import TASKS, as_found, load_task, reads_pairs
 
 CHAT, TEXT = load_task("chat_completion"), load_task("text_generation")
 PROMPTS = TextColumns(text_key="ask", ground_truth_key="say", text_separator=" = ")
@@ -146,6 +146,12 @@ def test_values_are_shown_as_they_stand_in_a_file_and_cut():
     assert as_found(None) == "null"
     assert as_found("x" * 500) == '"' + "x" * 78 + "…"
     assert as_found({"a": [1, True]}) == '{"a": [1, true]}'
+
+
+def test_a_task_says_itself_whether_its_rows_are_pairs():
+    assert reads_pairs("text_classification", {"sentence2_key": "other"}) is True
+    assert reads_pairs("text_classification", {}) is False
+    assert [name for name in ("chat_completion", "translation") if reads_pairs(name, {})] == []
 
 
 @pytest.mark.parametrize("name", TASKS)

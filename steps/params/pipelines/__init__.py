@@ -7,9 +7,9 @@ YAML, documentation and plan are generated from the model (`steps/params/pipelin
 import importlib
 import pkgutil
 
-from steps.params.pipeline import PipelineParameters
+from steps.params.pipeline import PipelineParameters, SupervisedParameters
 
-# Order of lists and pages; other pipelines follow these.
+# Order of lists and pages; other pipelines that train a model follow these, then pipelines that do not train.
 FIRST = (
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
     "token_classification", "question_answering", "preference",
@@ -17,9 +17,13 @@ FIRST = (
 
 
 def _found() -> dict[str, type[PipelineParameters]]:
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-    return {name: getattr(importlib.import_module(f"{__name__}.{name}"), _class(name)) for name in names}
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    found = {name: getattr(importlib.import_module(f"{__name__}.{name}"), _class(name)) for name in names}
+    return {name: found[name] for name in sorted(found, key=lambda name: _place(name, found[name]))}
+
+
+def _place(name: str, model: type[PipelineParameters]) -> tuple[bool, int, str]:
+    return not issubclass(model, SupervisedParameters), FIRST.index(name) if name in FIRST else len(FIRST), name
 
 
 def _class(name: str) -> str:

@@ -29,7 +29,7 @@ from steps.prepare_data.write.lengths import judge_lengths
 from steps.prepare_data.write.splits import Preparation
 from steps.prepare_data.write.templates import KEEP, load_tokenizer
 from steps.prepare_data.write.writing import FIXED, NUMBERS, ROW_GROUP, SAMPLE_TOKENS, length_facts, write_rows
-from steps.tasks import load_task
+from steps.tasks import load_task, reads_pairs
 
 SAMPLES = 3
 Encoded = dict[str, list[list[int]]]
@@ -58,7 +58,7 @@ def prepare(settings: DataSettings, folder: Path) -> Classification:
             Problem("DATA-E0813", "tokenizer", "neither a padding nor an end-of-text token", "one of them, to pad "
                     "the rows of a batch", "add pad_token to the model's tokenizer_config.json")
         )  # fmt: skip
-    pairs = bool(settings.columns.get("sentence2_key"))
+    pairs = reads_pairs(settings.task, settings.columns)
     taken = tokenizer.num_special_tokens_to_add(pairs)
     if settings.max_length <= taken + pairs:
         raise UserError(
