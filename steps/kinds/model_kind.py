@@ -12,8 +12,6 @@ class ModelKind:
     """A kind of model, defined by its output, and its code."""
 
     name: str
-    puts_out: str
-    """The output, in a few words."""
     auto_class: str
     """Class of transformers that loads it."""
     peft_task: str | None

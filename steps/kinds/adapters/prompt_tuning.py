@@ -2,7 +2,7 @@
 
 from steps.kinds.adapter_kind import AdapterKind, Values
 
-_NEVER_TRIED = "a quantised base was never tried with it"
+_NOT_TESTED = "prompt tuning of a quantised base model is not tested"
 
 KIND = AdapterKind(
     name="prompt_tuning",
@@ -11,10 +11,10 @@ KIND = AdapterKind(
     described=lambda p: f"a prompt of {p.num_virtual_tokens} vectors",
     kwargs={"prompt_tuning_init": Values("RANDOM or SAMPLE_VOCAB", ("RANDOM", "SAMPLE_VOCAB").__contains__)},
     never_with={
-        "packing": "the learned vectors stand before the first row of a sequence only",
-        "apply_deepspeed": "vectors for a few tokens have no optimizer states worth moving",
-        "load_in_4bit": _NEVER_TRIED,
-        "load_in_8bit": _NEVER_TRIED,
+        "packing": "the learned vectors precede only the first row of a packed sequence",
+        "apply_deepspeed": "the learned vectors have too few optimizer states to offload",
+        "load_in_4bit": _NOT_TESTED,
+        "load_in_8bit": _NOT_TESTED,
     },
     layers=frozenset(),
     heads=("causal_lm",),

@@ -5,7 +5,6 @@ from steps.kinds.models.unfit import ENCODER_ONLY
 
 KIND = ModelKind(
     name="causal_lm",
-    puts_out="the next token of a text",
     auto_class="AutoModelForCausalLM",
     peft_task="CAUSAL_LM",
     new_head=False,

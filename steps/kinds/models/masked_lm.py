@@ -22,7 +22,6 @@ def made_for(config: Mapping[str, Any]) -> bool:
 
 KIND = ModelKind(
     name="masked_lm",
-    puts_out="the masked tokens of a text",
     auto_class="AutoModelForMaskedLM",
     peft_task=None,
     new_head=False,

@@ -5,7 +5,6 @@ from steps.kinds.models.unfit import without_text
 
 KIND = ModelKind(
     name="question_answering",
-    puts_out="the start and end of an answer in a text",
     auto_class="AutoModelForQuestionAnswering",
     peft_task="QUESTION_ANS",
     new_head=True,

@@ -20,7 +20,6 @@ def made_for(config: Mapping[str, Any]) -> bool:
 
 KIND = ModelKind(
     name="seq2seq_lm",
-    puts_out="another text",
     auto_class="AutoModelForSeq2SeqLM",
     peft_task="SEQ_2_SEQ_LM",
     new_head=False,

@@ -5,7 +5,6 @@ from steps.kinds.models.unfit import without_text
 
 KIND = ModelKind(
     name="sequence_classification",
-    puts_out="the class of a text",
     auto_class="AutoModelForSequenceClassification",
     peft_task="SEQ_CLS",
     new_head=True,

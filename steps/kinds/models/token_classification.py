@@ -5,7 +5,6 @@ from steps.kinds.models.unfit import without_text
 
 KIND = ModelKind(
     name="token_classification",
-    puts_out="the tag of each word",
     auto_class="AutoModelForTokenClassification",
     peft_task="TOKEN_CLS",
     new_head=True,
