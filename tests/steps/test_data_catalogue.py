@@ -20,6 +20,7 @@ ROWS_WITH_NUL = [
     ("text_generation", {"text": NUL}, "text"),
     ("pretraining", {"text": NUL}, "text"),
     ("text_classification", {"sentence1": NUL, "label": "x"}, "sentence1"),
+    ("reranking", {"query": "q", "passage": NUL, "relevant": 1}, "passage"),
     ("token_classification", {"tokens": ["x", NUL], "tags": ["O", "B-X"]}, "tokens[1]"),
     ("question_answering", {"question": NUL, "context": "abc", "answers": ANSWER}, "question"),
     ("summarization", {"document": NUL + " and more", "summary": "short"}, "document"),
@@ -53,6 +54,8 @@ def with_neighbours(task, row):
     others = []
     for number in range(4):
         other = json.loads(json.dumps(plain).replace("a-b", f"a-b {number}"))
+        if "relevant" in other:
+            other["relevant"] = number % 2
         if "label" in other:
             other["label"] = bool(number % 2) if task == "kto" else "xy"[number % 2]
         others.append(other)

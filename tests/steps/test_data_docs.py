@@ -20,7 +20,7 @@ def test_every_task_is_shown():
 @pytest.mark.parametrize(("task", "rows"), EXAMPLES)
 def test_the_rows_of_the_page_are_good(tmp_path, task, rows):
     lines = rows.splitlines()
-    kinds = [lines] if task in ("text_classification", "kto") else [[line] for line in lines]
+    kinds = [lines] if task in ("text_classification", "reranking", "kto") else [[line] for line in lines]
     for number, kind in enumerate(kinds):
         file = tmp_path / f"{number}.jsonl"
         file.write_text("\n".join(kind * 12) + "\n")

@@ -69,6 +69,7 @@ MAKERS = {
     },
     "text_classification": lambda draw, number: {"sentence1": text(draw),
                                                  "label": ["007", "NA", "\u00e9, \""][number % 3]},
+    "reranking": lambda draw, number: {"query": text(draw), "passage": text(draw), "relevant": bool(number % 2)},
     "token_classification": lambda draw, number: tagged(draw),
     "question_answering": lambda draw, number: answered(draw),
     "summarization": lambda draw, number: {"document": text(draw) * 3, "summary": text(draw)},

@@ -47,7 +47,7 @@ def test_every_input_of_the_finetune_component_is_there_with_its_default(pipelin
 
 @pytest.mark.parametrize("pipeline", [
     "text_classification", "token_classification", "question_answering", "summarization", "translation",
-    "text_generation",
+    "text_generation", "reranking",
 ])  # fmt: skip
 def test_every_input_of_the_finetune_component_is_in_the_yaml_with_its_default(pipeline):
     import yaml
