@@ -65,3 +65,10 @@ def test_every_make_verb_and_folder_that_is_named_exists():
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_file_that_the_page_on_architecture_names_exists():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:steps|pipelines|tests|containers|examples|docs)/[\w/.]*)`", page))
+    assert len(named) > 50
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
