@@ -86,12 +86,12 @@ def _tried(mutation: Mutation, copy: Path) -> str:
     try:
         code, said = _pytest(copy, mutation.tests, mutation.slow, SECONDS)
     except subprocess.TimeoutExpired:
-        code, said = 1, f"FAILED no end within {SECONDS} s"
+        code, said = 1, f"FAILED tests/: no end within {SECONDS} s"
     finally:
         _write(file, right)
     # 1: a test failed. Anything else but 0 says that none ran: a mistake that nobody could overlook.
     result = {0: "explained" if mutation.explained else "SURVIVED", 1: "killed"}.get(code, "BROKEN")
-    found = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.*?)(?: - .*)?$", said, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) tests/(.*?)(?: - .*)?$", said, re.MULTILINE)
     told = {"killed": found[1] if found else "", "explained": mutation.explained, "BROKEN": said[-600:]}.get(result, "")
     seconds = time.monotonic() - started
     print(f"{result:<9} {seconds:5.1f} s  {mutation.name}: {mutation.meaning}\n{'':19}{told}", flush=True)
