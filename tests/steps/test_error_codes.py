@@ -32,6 +32,7 @@ SHARED = {
     "DATA-E0811": "a chat template of tokens that the tokenizer lacks",
     "DATA-E0813": "a tokenizer with nothing to fill up a batch",
     "DATA-E0814": "a maximum length that leaves no room for text",
+    "DATA-E1004": "a label that is not one of the classes",
     "DATA-E1201": "answers that are not lists of texts and starts",
     "DATA-E1504": "no answer behind the prompt",
     "DATA-E2001": "an MLTable that leaves its folder",
