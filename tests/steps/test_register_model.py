@@ -79,6 +79,13 @@ def test_the_model_card_says_what_it_is_how_good_and_how_to_load_it(world):
         assert text in card
 
 
+def test_a_metric_that_the_base_has_no_value_of_is_a_dash_in_the_card(world, tmp_path):
+    base = {name: value for name, value in METRICS["base"].items() if name != "exact_match"}
+    world["evaluation"] = write_evaluation(tmp_path / "other", world["tuned"], base=base)
+    register_model(settings(), **world)
+    assert "| exact_match | – | 0.9 | more |" in (world["registration"] / "model_card.md").read_text()
+
+
 def test_the_same_registration_twice_is_one_version(world):
     first = register_model(settings(), **world)
     before = content()
