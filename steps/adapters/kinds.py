@@ -134,7 +134,7 @@ class TwoMatrices:
         return {name for number in "12" for name in self._names(number, parts)}
 
     def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-        """Yield a tensor with another rank than the settings, or if the change has another shape than the weight."""
+        """Yield a tensor if its rank differs from the settings', or if the change's shape differs from the weight's."""
         if no_matrices(parts, target):
             yield next(iter(parts.values())), CONVOLUTIONS
             return

@@ -42,7 +42,7 @@ class TwoFactors:
         return {"lora_A", "lora_B", "lora_magnitude_vector"} if dora else {"lora_A", "lora_B"}
 
     def misfits(self, module: str, parts: dict[str, Stored], target: Stored, rank: int) -> Iterator[tuple[Stored, str]]:
-        """Yield a factor with another rank than the settings, and B if the product does not fit the weight."""
+        """Yield A if the rank differs from the settings', and B if the product's shape does not fit the weight's."""
         a, b = parts["lora_A"], parts["lora_B"]
         if no_matrices({"lora_A": a, "lora_B": b}, target):
             yield a, "matrices (LoRA on convolutions cannot be merged)"

@@ -36,7 +36,7 @@ def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> d
 
 
 def keep_as_stored(model: Any) -> Any:
-    """Prevent that 4-bit weights are repacked, and return the model.
+    """Disable the repacking of 4-bit weights, and return the model.
 
     On a CPU with AVX512-BF16 bitsandbytes 0.50 repacks them at the first evaluation: it rounds their scales to
     bfloat16, which training then uses, and fails if a layer's width is not a multiple of 32.

@@ -47,7 +47,7 @@ def build(run: Run) -> Any:
         preprocess_logits_for_metrics=_only_logits,
         callbacks=run.callbacks,
     )
-    # The loss of a classifier is the mean over its batch. transformers 5.17 assumes that decoders with heads normalise
+    # The loss of a classifier is the mean over its batch. transformers 5.17 assumes that decoders with a head normalise
     # over all accumulated batches, so the gradient would be too large by the factor gradient_accumulation_steps.
     trainer.model_accepts_loss_kwargs = False
     return trainer
