@@ -59,8 +59,10 @@ def write_card(candidate: Candidate, base: Path) -> str:
 
 
 def _numbers(metrics: dict[str, Any]) -> str:
+    # A metric may have no value for the base, such as the precision of a class that it never predicts.
+    before = {name: f"{value:.4g}" for name, value in metrics["base"].items()}
     rows = [
-        (name, f"{metrics['base'][name]:.4g}", f"{value:.4g}", BETTER[direction_of(name)])
+        (name, before.get(name, "–"), f"{value:.4g}", BETTER[direction_of(name)])
         for name, value in metrics["tuned"].items()
     ]
     table = _table(("metric", "base", "tuned", "better is"), rows)
