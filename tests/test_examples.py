@@ -38,7 +38,7 @@ def remake(made: Path, folder: Path) -> None:
 def test_there_are_examples_of_every_kind():
     assert {read(config)[0] for config in CONFIGS} == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-        "token_classification", "question_answering", "preference",
+        "token_classification", "question_answering", "preference", "reranking",
     }  # fmt: skip
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 
@@ -123,6 +123,19 @@ def test_no_test_text_was_trained_on(made, folder, key, counts):
     ]
     assert tuple(len(split) for split in texts) == counts
     assert len(set().union(*texts)) == sum(counts)
+
+
+@pytest.mark.slow
+def test_every_query_has_its_passages_in_one_split_and_some_of_them_are_relevant(made):
+    queries = {}
+    for split in ("train", "validation", "test"):
+        for line in (made / f"examples/passages/data/{split}.jsonl").open():
+            row = json.loads(line)
+            queries.setdefault(row["query"], []).append((split, row["relevant"]))
+    assert len(queries) == 1035
+    assert {len(rows) for rows in queries.values()} == {4}
+    assert {len({split for split, _ in rows}) for rows in queries.values()} == {1}
+    assert {sum(relevant for _, relevant in rows) for rows in queries.values()} == {1, 2}
 
 
 @pytest.mark.slow

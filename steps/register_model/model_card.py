@@ -59,8 +59,10 @@ def write_card(candidate: Candidate, base: Path) -> str:
 
 
 def _numbers(metrics: dict[str, Any]) -> str:
+    # A metric may have no value for the base, such as the precision of a class that it never predicts.
+    before = {name: f"{value:.4g}" for name, value in metrics["base"].items()}
     rows = [
-        (name, _shown(metrics["base"].get(name)), _shown(value), BETTER[direction_of(name)])
+        (name, before.get(name, "–"), f"{value:.4g}", BETTER[direction_of(name)])
         for name, value in metrics["tuned"].items()
     ]
     table = _table(("metric", "base", "tuned", "better is"), rows)
@@ -68,11 +70,6 @@ def _numbers(metrics: dict[str, Any]) -> str:
     about = metrics.get("labels", {}).get("base")
     told = f"Evaluated on {count}. {about}" if about else f"Both models were evaluated on the same {count}."
     return f"{told}\n\n{table}\n\n{metrics['gate']['reason']}"
-
-
-def _shown(value: float | None) -> str:
-    """Format a metric; a model that predicts only one class has no precision, for instance."""
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _training(history: dict[str, Any]) -> str:

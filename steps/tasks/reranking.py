@@ -108,7 +108,7 @@ def judge(tallies: Mapping[str, Tally], columns: RerankingColumns) -> Iterator[J
     for split, tally in tallies.items():
         if split != "train" and (both := [key for key in tally.counts if type(key) is str and key in train.counts]):
             first = sorted(record for query in both[:RECORDS_KEPT] for record in tally.records[query])[:RECORDS_KEPT]
-            told = f"{len(both):,} queries are also in training rows; give {split} rows with queries of their own"
+            told = f"queries that are also in training rows: {len(both):,}; give {split} rows with queries of their own"
             rows = sum(tally.counts[query] for query in both)
             yield Judgement(split, Fault("DATA-W0705", "", told, "", ""), rows, tuple(first))
     if "test" not in tallies and any(train.counts[key] > 1 for key in train.counts if type(key) is str):

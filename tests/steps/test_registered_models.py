@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from forking import ForkingPython
-from registering import as_artifact, settings, write_evaluation
+from registering import METRICS, as_artifact, settings, write_evaluation
 
 from steps.register_model.step import register_model
 
@@ -117,7 +117,10 @@ def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(wo
     model.save_pretrained(tmp_path / "labels")
     tokenizer.save_pretrained(tmp_path / "labels")
     tuned = as_artifact(tmp_path / "labels", tmp_path / "classifier")
-    evaluation = write_evaluation(tmp_path / "measured", tuned, labels={"base": "Base is the most frequent class."})
+    evaluation = write_evaluation(
+        tmp_path / "measured", tuned, labels={"base": "Base is the most frequent class."},
+        tuned={**METRICS["tuned"], "precision_binary": 0.75},
+    )  # fmt: skip
     given = settings(task="text_classification", kind="sequence_classification", max_length=12, pairs=not several)
     uri = register_model(given, **{**world, "tuned": tuned, "evaluation": evaluation})
     texts = [("The quick", "brown"), ("Count to ten: 1 2 3 4 5 6 7 8 9 10", "fox"), ("Paris", "is the capital of")]
@@ -137,4 +140,5 @@ def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(wo
             assert answer["probability"] == pytest.approx(float(logits.softmax(0).max()), abs=1e-5)
     card = (world["registration"] / "model_card.md").read_text()
     assert "most frequent class" in card
+    assert "| precision_binary | – | 0.75 | more |" in card  # the base never predicts that class
     assert ("sentence2" in card) is not several

@@ -57,7 +57,7 @@ CASES = [
     Case(0, "relevant passages only", judged(*[True] * 10), "DATA-E1005", " relevant", "add rows of another class"),
     Case(0, "a query of the training rows", lines(rows_of(10)), "DATA-W0705", validation=HELD["validation"],
          test=lines([*rows_of(3, start=70), *rows_of(1, candidates=5, start=9)[3:]]), count=2,
-         says="1 queries are also in training rows; give test rows with queries of their own"),
+         says="queries that are also in training rows: 1; give test rows with queries of their own"),
     Case(0, "test rows held out", lines(rows_of(10)), "DATA-W0706", count=30, says="divides the candidates of a query"),
     Case(0, "one candidate for each query", judged(*[True, False] * 10), ""),
 ]  # fmt: skip
@@ -79,8 +79,9 @@ def test_queries_of_training_rows_are_found_in_validation_rows_too_with_their_re
     }  # fmt: skip
     [warning] = check_data("reranking", min_train_rows=1, **files).warnings
     assert (warning["code"], warning["count"], warning["rows"]) == ("DATA-W0705", 2, [7, 8])
-    assert warning["what"].endswith("2 queries are also in training rows; give validation rows with queries of their "
-                                    "own")  # fmt: skip
+    assert warning["what"].endswith(
+        "queries that are also in training rows: 2; give validation rows with queries of their own"
+    )
 
 
 def test_a_row_becomes_a_pair_with_a_label():
