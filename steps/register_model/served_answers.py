@@ -101,7 +101,7 @@ def read_questions(model_input: Any) -> list[tuple[str, str]]:
     """Convert MLflow's input to questions with contexts; raises ValueError if a column or a text is missing."""
     columns = getattr(model_input, "columns", None)
     if columns is None or not {"question", "context"} <= set(columns):
-        raise ValueError("found no columns question and context; pass {'question': […], 'context': […]}")
+        raise ValueError("found no columns question and context; pass a table or a list of rows with both")
     rows = list(model_input[["question", "context"]].itertuples(index=False, name=None))
     for number, row in enumerate(rows):
         if not all(isinstance(text, str) and text.strip() for text in row):

@@ -21,7 +21,7 @@ from steps.tasks.rules.cells import broken_cell, from_cell, text_faults, whole_n
 Columns = AnswerColumns
 KINDS = ("question_answering",)
 DOES = "finds answers in texts"
-EXAMPLE = '{"question": ["Who wrote it?"], "context": ["Ada wrote it."]}'
+EXAMPLE = '[{"question": "Who wrote it?", "context": "Ada wrote it."}]'
 CONVERSATIONS = False
 UNFIT: dict[str, str] = {}
 

@@ -24,7 +24,7 @@ from steps.tasks.rules.labels import as_label, judge_labels
 Columns = RerankingColumns
 KINDS = ("sequence_classification",)
 DOES = "scores how relevant passages are to queries"
-EXAMPLE = '{"query": ["Who wrote it?"], "passage": ["Ada wrote it."]}'
+EXAMPLE = '[{"query": "Who wrote it?", "passage": "Ada wrote it."}]'
 CONVERSATIONS = False
 UNFIT: dict[str, str] = {}
 

@@ -26,7 +26,7 @@ Columns = ClassificationColumns
 KINDS = ("sequence_classification",)
 DOES = "gives texts their label"
 EXAMPLE = '["Great value."]'
-EXAMPLE_OF_PAIRS = '{"sentence1": ["It rains."], "sentence2": ["It is wet."]}'
+EXAMPLE_OF_PAIRS = '[{"sentence1": "It rains.", "sentence2": "It is wet."}]'
 CONVERSATIONS = False
 UNFIT: dict[str, str] = {}
 

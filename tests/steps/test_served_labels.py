@@ -1,5 +1,6 @@
 """What a registered classifier makes of a table, beside a label: columns and a score that its task names."""
 
+import ast
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,8 @@ from classifiers import build_bert
 
 from steps.params.settings import RegistrationSettings
 from steps.register_model.packaging import _of_task
-from steps.register_model.served_labels import Model
+from steps.register_model.served_answers import read_questions
+from steps.register_model.served_labels import Model, read_texts
 from steps.register_model.signatures import of_labels
 from steps.tasks import load_task
 
@@ -76,3 +78,22 @@ def test_columns_and_score_of_a_task_are_in_the_signature_and_in_what_is_stored(
     assert signature.inputs.input_names() == ["query", "passage"]
     assert signature.outputs.input_names() == ["label", "probability", "score"]
     assert _of_task("text_classification") == {"texts": ("query", "passage"), "scored": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "expected"),
+    [
+        ("text_classification", ("sentence1", "sentence2"), ("It rains.", "It is wet.")),
+        ("reranking", ("query", "passage"), ("Who wrote it?", "Ada wrote it.")),
+        ("question_answering", ("question", "context"), ("Who wrote it?", "Ada wrote it.")),
+    ],
+)
+def test_the_model_cards_example_is_read_as_mlflow_passes_it(task, names, expected):
+    from mlflow.models.utils import _enforce_schema
+    from mlflow.types import ColSpec, Schema
+
+    module = load_task(task)
+    example = ast.literal_eval(getattr(module, "EXAMPLE_OF_PAIRS", module.EXAMPLE))
+    given = _enforce_schema(example, Schema([ColSpec("string", name) for name in names]))
+    read = read_questions(given) if task == "question_answering" else read_texts(given, names)
+    assert read == [expected]
