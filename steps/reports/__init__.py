@@ -5,7 +5,6 @@ sandboxed frame of the KFP interface. It consists of sections; a section is one 
 `section(folder)`, which reads an artifact, and one template. Facts are computed by the steps, not here.
 
     sections/    one module per section
-    sections/    one module per section
     verdict.py   the head of the run report          charts.py   SVG charts
     formats.py   formats of numbers and long texts   page.py     sections → file
     label_facts.py   the evaluation of a classifier (also tag_facts, answer_facts, preference_facts)
