@@ -34,7 +34,7 @@ def as_artifact(folder: Path, target: Path, **lineage: str) -> Path:
     return target
 
 
-def write_evaluation(target: Path, tuned: Path, **changes) -> Path:
+def write_evaluation(target: Path, tuned: Path, /, **changes) -> Path:
     inputs = {"base": "b" * 64, "tuned": read_manifest(tuned).digest, "data": "d" * 64}
     with new_artifact(target, "evaluation", {"inputs": inputs}) as draft:
         draft.facts = {"versions": {"torch": "2.13.0+cpu", "transformers": "5.17.0"}}
