@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from pipelines.warm import warm_python
 from steps.errors import Problem, SecurityRefusal
-from steps.running import LOCAL_ROOT, PARENT, RECORDS, SHOWN, bug, code_digest
+from steps.running import LOCAL_ROOT, PARENT, PLANNED, RECORDS, SHOWN, bug, code_digest
 
 ONE_AT_A_TIME = threading.Lock()  # kfp.local keeps its configuration in a global
 CACHE_HIT = re.compile(r"Task ([\w-]+) cache hit")
@@ -62,11 +62,13 @@ def run_local(
     cache: bool = True,
     show: Callable[[str], None] = print,
     warm: bool = True,
+    planned: Path | None = None,
 ) -> LocalRun:
     """Run a pipeline (a function, or one loaded from compiled YAML) with this Python.
 
-    `root` holds the data shared by runs (cache, checkpoints, MLflow store), `folder` the files of this run. Raises
-    StepFailed with the error of the failed step, SecurityRefusal if a value contains a placeholder that kfp expands.
+    `root` holds the data shared by runs (cache, checkpoints, MLflow store), `folder` the files of this run, `planned` a
+    plan that was made before (plan/, report.html, outputs.json). Raises StepFailed with the error of the failed step,
+    SecurityRefusal if a value contains a placeholder that kfp expands.
     """
     _refuse_placeholders(parameters)
     run = LocalRun(folder.absolute())
@@ -75,10 +77,11 @@ def run_local(
     with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
         output = _Output(log_file, show)
         hits = _CacheHits(run.reused, show)
+        at_once = not (cache and cache_of(root).exists())  # nothing can be reused
         with (
-            _environment(root.absolute(), records),
+            environment(root, {RECORDS: str(records)} | ({PLANNED: str(planned)} if planned else {})),
             _forwarded_signals(),
-            warm_python() if warm else contextlib.nullcontext() as client,
+            warm_python(at_once) if warm else contextlib.nullcontext() as client,
             _untouched_text(client),
             hits,
         ):
@@ -102,13 +105,17 @@ def _run(
         pipeline_root=str(folder / "steps"),
         raise_on_error=True,
         enable_caching=cache,
-        # kfp's cache key does not include the code of the steps, so each version of the code has a separate cache.
-        cache_root=str(root / "cache" / code_digest()),
+        cache_root=str(cache_of(root)),
     )
     with contextlib.redirect_stdout(output), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         task = pipeline(**parameters)
     return {name: value.path if hasattr(value, "path") else value for name, value in task.outputs.items()}
+
+
+def cache_of(root: Path) -> Path:
+    """Return the folder of cached results; kfp's cache key has no code of the steps, so each version has its own."""
+    return root.absolute() / "cache" / code_digest()
 
 
 class _CacheHits(logging.Handler):
@@ -178,11 +185,11 @@ def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def _environment(root: Path, records: Path) -> Iterator[None]:
-    """Set the steps' environment: folder for records, process id of the runner, folder shared by runs, MLflow store."""
+def environment(root: Path, more: dict[str, str] | None = None) -> Iterator[None]:
+    """Set the steps' environment: folder shared by runs, MLflow store, process id of the runner, and `more`."""
     before = dict(os.environ)
     root.mkdir(parents=True, exist_ok=True)
-    os.environ.update({RECORDS: str(records), PARENT: str(os.getpid()), LOCAL_ROOT: str(root)})
+    os.environ.update({PARENT: str(os.getpid()), LOCAL_ROOT: str(root.absolute()), **(more or {})})
     os.environ.setdefault("MLFLOW_TRACKING_URI", default_store(root))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     try:

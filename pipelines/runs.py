@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import click
 
 from pipelines.catalog import PIPELINES
-from pipelines.local import LocalRun, StepFailed, default_store, run_local
+from pipelines.local import LocalRun, StepFailed, default_store, environment, run_local
+from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
+from steps.running import run_here
 
 
 def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) -> dict[str, Any]:
@@ -28,17 +31,37 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     show = (lambda line: None) if quiet else _Terminal().show
     started = time.monotonic()
     done = LocalRun(folder)
-    error = None
+    published = PIPELINES[name]
+    # Pass the parameters as the user wrote them, so that the plan can report requested and effective values.
+    passed = _passable(name, given)
     try:
-        # Pass the parameters as the user wrote them, so that the plan can report requested and effective values.
-        published = PIPELINES[name]
-        done = run_local(published.load(), _passable(name, given), root, folder, cache, show, warm=published.trains)
+        with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+            planned, error = _plan(name, passed, root, Path(scratch))
+            if not error:
+                done = run_local(published.load(), passed, root, folder, cache, show, published.trains, planned)
     except StepFailed as failure:
         error, done = failure.outcome, failure.run
     result = _result(reading, done, error, root, time.monotonic() - started)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return result
+
+
+def _plan(name: str, passed: dict[str, Any], root: Path, scratch: Path) -> tuple[Path | None, dict[str, Any] | None]:
+    """Plan in this process, before KFP is loaded; return the folder with the plan for its task, or the plan's error.
+
+    Returns neither after an unexpected exception: the plan's task will meet it too and write it to log.txt.
+    """
+    try:
+        with environment(root):
+            places = {"plan": scratch / "plan", "report": scratch / "report.html"}
+            made = run_here("plan", pipeline=name, arguments=passed, **places)
+    except StepError as problem:
+        return None, problem.as_json("plan")
+    except Exception:
+        return None, None
+    (scratch / "outputs.json").write_text(json.dumps(made._asdict()), encoding="utf-8")
+    return scratch, None
 
 
 class _Terminal:
@@ -132,7 +155,8 @@ def screen(result: dict[str, Any]) -> str:
     """Format a result for a terminal: metrics of base and tuned model, gate, registered version, and paths."""
     lines = ["", f"{result['pipeline']}  {result['status']} in {result['seconds']:.0f} s", ""]
     if error := result["error"]:
-        return "\n".join([*lines, *error["problems"], "", f"log     {result['folder']}/log.txt"])
+        log = Path(result["folder"], "log.txt")
+        return "\n".join([*lines, *error["problems"], *(["", f"log     {log}"] if log.is_file() else [])])
     if not PIPELINES[result["pipeline"]].trains:
         return "\n".join([*lines, f"result  {result['artifacts'].get('result', '')}", *_reused(result),
                           f"facts   {result['folder']}/result.json"])  # fmt: skip

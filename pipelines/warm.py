@@ -2,7 +2,8 @@
 
 Every task of a local run is a separate process, and each that needs torch, transformers and TRL takes five seconds to
 load them. A server process loads them once, while the first steps run on another core, and forks a child for each later
-task. A client script replaces `python3` on the PATH: it sends its arguments, environment, working directory and file
+task. It starts loading when a step before the training runs, because a run whose steps are all reused needs nothing of
+it. A client script replaces `python3` on the PATH: it sends its arguments, environment, working directory and file
 descriptors to the server, waits, and exits with the child's exit code. Without a server it starts a new Python process.
 """
 
@@ -24,16 +25,16 @@ from pathlib import Path
 # 0: every task starts a new Python process. A folder that `warm_python` returned: its server runs this run's tasks.
 SWITCH = "FINETUNE_WARM"
 # The modules that these tasks load. None of them may start a Python thread, which a forked child would not have.
-PRELOADED = (
-    "kfp.dsl.executor_main",
-    "trl.trainer.sft_trainer",
-    "peft",
-    "datasets",
+PRELOADED = ("kfp.dsl.executor_main", "trl.trainer.sft_trainer", "peft", "datasets")
+# What only the steps after the training load; the server loads it while the training runs.
+PRELOADED_NEXT = (
     "rouge_score.rouge_scorer",
     "sacrebleu",
     "matplotlib.backends.backend_svg",
     "mlflow.store.tracking.sqlalchemy_store",
 )
+# Steps that tell the server to load, and do not wait for it.
+WAKING = ("import_model", "prepare_data")
 # Steps that wait for the server. The earlier steps need none of these modules, so they do not wait.
 WAITING = ("finetune", "evaluate")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
@@ -65,13 +66,21 @@ if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready
         if code:
             sys.exit(int.from_bytes(code, "big"))
         sys.exit("the server process with the preloaded libraries ended before this task did")
+elif function in {waking!r}:
+    try:
+        socket.socket(socket.AF_UNIX).connect({address!r})
+    except OSError:
+        pass
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 
 
 @contextlib.contextmanager
-def warm_python() -> Iterator[Path | None]:
-    """Start the server; yields the folder whose `python3` is the client, or None if switched off or unsupported."""
+def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Iterator[Path | None]:
+    """Start the server; yields the folder whose `python3` is the client, or None if switched off or unsupported.
+
+    The server loads the libraries `at_once`, or when a step of WAKING or `waiting` runs; the latter run in the server.
+    """
     if os.environ.get(SWITCH) == "0" or not hasattr(socket, "send_fds") or sys.platform != "linux":
         yield None
         return
@@ -82,7 +91,7 @@ def warm_python() -> Iterator[Path | None]:
         folder = Path(scratch)
         address = str(folder / "server")
         client, shim = folder / "client.py", folder / "python3"
-        client.write_text(CLIENT.format(python=sys.executable, waiting=WAITING, welcome=WELCOME,
+        client.write_text(CLIENT.format(python=sys.executable, waking=WAKING, waiting=waiting, welcome=WELCOME,
                                         ready=str(folder / READY), address=address))  # fmt: skip
         shim.write_text(SHIM.format(python=shlex.quote(sys.executable), client=shlex.quote(str(client))))
         shim.chmod(0o755)
@@ -90,6 +99,7 @@ def warm_python() -> Iterator[Path | None]:
         listener.bind(address)
         listener.listen()  # a client that connects before the libraries are loaded waits in the queue
         command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno()), str(folder / READY)]
+        command += ["at once"] if at_once else []
         server = subprocess.Popen(
             command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -101,35 +111,50 @@ def warm_python() -> Iterator[Path | None]:
             server.wait()
 
 
-def serve(listener: socket.socket, ready: Path) -> None:
+def serve(listener: socket.socket, ready: Path, at_once: bool) -> None:
     """Load the libraries, create the file `ready`, then fork a child for every task until the parent process ends."""
-    import importlib
-
     os.environ["_KFP_RUNTIME"] = "true"
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)  # the task's own process gets them too and handles them
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    for module in PRELOADED:
-        importlib.import_module(module)
-    ready.touch()
+    if at_once:
+        _load(PRELOADED)
+        ready.touch()
     while True:
         connection, _ = listener.accept()
-        size, files, _, _ = socket.recv_fds(connection, 8, 3)
-        task = b""
-        while len(task) < int.from_bytes(size, "big"):
-            task += connection.recv(1 << 20)
-        child = os.fork()
-        if child == 0:
-            listener.close()
-            connection.close()
-            _become(json.loads(task), files)
-        for file in files:
-            os.close(file)
-        _, status = os.waitpid(child, 0)  # kfp runs one task at a time
-        code = os.waitstatus_to_exitcode(status)
-        with contextlib.suppress(OSError):
-            connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
+        _load(PRELOADED)
+        ready.touch()
+        with connection:
+            _serve_one(listener, connection)
+
+
+def _serve_one(listener: socket.socket, connection: socket.socket) -> None:
+    """Run the task that a client sends, and send back its exit code; a client that only wakes the server sends none."""
+    size, files, _, _ = socket.recv_fds(connection, 8, 3)
+    if not size:
+        return
+    task = b""
+    while len(task) < int.from_bytes(size, "big"):
+        task += connection.recv(1 << 20)
+    child = os.fork()
+    if child == 0:
+        listener.close()
         connection.close()
+        _become(json.loads(task), files)
+    for file in files:
+        os.close(file)
+    _load(PRELOADED_NEXT)
+    _, status = os.waitpid(child, 0)  # kfp runs one task at a time
+    code = os.waitstatus_to_exitcode(status)
+    with contextlib.suppress(OSError):
+        connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    import importlib
+
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _become(task: dict, files: list[int]) -> None:
@@ -175,4 +200,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
+    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), at_once=len(sys.argv) > 3)

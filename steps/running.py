@@ -33,6 +33,7 @@ WITHOUT_TORCH = {
     "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
     "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
 }  # fmt: skip
+PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
@@ -61,6 +62,20 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         paths = {key: str(value) for key, value in typed.items() if isinstance(value, Path)}
         _record({"step": name, "seconds": round(seconds, 2), "paths": paths, "error": None})
         return result
+
+
+def run_here(name: str, **arguments: Any) -> Any:
+    """Run a step that needs no torch in this process and return its result, without printing or leaving.
+
+    Raises the step's StepError.
+    """
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with _without_torch():
+            return load(name)(**arguments)
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

@@ -17,11 +17,9 @@ def warm_folder() -> Iterator[Path]:
     """Where the server is; every task of a run is forked from it."""
     from pipelines.warm import warm_python
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.warm.WAITING", TASKS)
-        with warm_python() as folder:
-            assert folder
-            yield folder
+    with warm_python(waiting=TASKS) as folder:
+        assert folder
+        yield folder
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from steps.params.pipelines.adapter_tools import AdapterToolsParameters
 from steps.params.planned import AdapterToolsPlan, Plan
 from steps.plan.hardware import Hardware
 from steps.plan.summary import as_text
+from steps.running import PLANNED
 
 log = logging.getLogger("finetune")
 
@@ -39,6 +42,9 @@ def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> 
     error found, with every problem of that kind.
     """
     model = PARAMETER_MODELS.get(pipeline, PipelineParameters)
+    outputs: Any = model.planned
+    if made := os.environ.get(PLANNED):
+        return outputs(**_take(Path(made), plan, report))
     planned = _planner(model)(pipeline, arguments)
     with new_artifact(plan, "plan") as draft:
         text = json.dumps(planned.summary, indent=1, ensure_ascii=False)
@@ -48,8 +54,15 @@ def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> 
     write_plan_report(plan, report)
     log.info(as_text(planned.summary))
     values = {name: wire.dump(value.model_dump(mode="json")) for name, value in planned.settings.items()}
-    outputs: Any = model.planned
     return outputs(**values, **_hardware_fields(outputs._fields, planned.hardware))
+
+
+def _take(made: Path, plan: Path, report: Path) -> dict[str, Any]:
+    """Copy the plan that the local runner made (pipelines/runs.py) and return its outputs."""
+    shutil.copytree(made / "plan", plan, dirs_exist_ok=True)
+    shutil.copyfile(made / "report.html", report)
+    log.info(as_text(json.loads((plan / "plan.json").read_text("utf-8"))))
+    return dict(json.loads((made / "outputs.json").read_text("utf-8")))
 
 
 def _planner(model: type[PipelineParameters]) -> Callable[[str, dict[str, Any]], Planned]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import FINETUNE
+from command_line import FINETUNE, with_our_code
 from forking import ForkingPython
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +149,27 @@ def test_wrong_input_exits_2_with_the_fix_and_leaves_no_half_written_output(fine
         assert json.loads(result.read_text())["status"] == "failed"
     assert not list(tmp_path.rglob("*.tmp-*"))
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_a_run_is_planned_before_kfp_is_loaded(good, tmp_path):
+    words = ["run", "chat_completion", *good, "-p", "train_file_path=nowhere.jsonl"]
+    code = f"""
+import sys
+from pipelines.cli import main
+sys.argv[1:] = {words!r}
+try:
+    main()
+finally:
+    print([name for name in sys.modules if name in ("kfp", "torch", "transformers")])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=with_our_code(), capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    (result,) = tmp_path.glob("runs/*/result.json")
+    told = json.loads(result.read_text())
+    assert told["error"]["step"] == "plan"
+    assert "nothing at 'nowhere.jsonl'" in told["error"]["problems"][0]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,26 @@ def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given, warm)
     assert changed["reused"] == ["import-model", "prepare-data"]
 
 
+def test_the_libraries_are_loaded_when_a_step_needs_them_and_not_before(tmp_path):
+    from pipelines.warm import READY, warm_python
+
+    def task(name: str) -> list[str]:
+        return ["-c", "print('ran')", "--function_to_execute", name]
+
+    with warm_python(at_once=False) as folder:
+        for name, wakes in (("plan", False), ("register_model", False), ("report", False), ("import_model", True)):
+            done = subprocess.run([folder / "python3", *task(name)], capture_output=True, text=True, check=True)
+            assert done.stdout == "ran\n"
+            if not wakes:
+                time.sleep(0.5)
+                assert not (folder / READY).exists()
+        for _ in range(600):
+            if (folder / READY).exists():
+                break
+            time.sleep(0.1)
+        assert (folder / READY).exists()
+
+
 def test_a_failing_step_gives_its_own_message_code_and_result(given, tmp_path, runs_root, warm):
     rows = chat_rows(60)
     rows[40]["messages"][0]["role"] = "bot"
