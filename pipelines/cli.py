@@ -100,17 +100,33 @@ cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE], name="run", help=_run._
 @click.option("--choices/--no-choices", default=True, help="Drop-downs in the UI; KFP before 2.16 rejects them.")
 @click.option("--image-prefix", default="", metavar="REGISTRY/PROJECT", help="Prefix of every image.")
 @click.option("--image", "images", multiple=True, metavar="IMAGE=REFERENCE", help="Replace one image; repeatable.")
+@click.option("--profile", type=click.Path(path_type=Path), metavar="FILE", help="The cluster: see `finetune profile`.")
 def compile_command(
-    names: tuple[str, ...], output: Path, choices: bool, image_prefix: str, images: tuple[str, ...]
+    names: tuple[str, ...],
+    output: Path,
+    choices: bool,
+    image_prefix: str,
+    images: tuple[str, ...],
+    profile: Path | None,
 ) -> None:
     """Write pipelines as YAML for a cluster (default: all)."""
     from pipelines.catalog import PIPELINES
     from pipelines.compile import compile_pipelines
+    from pipelines.profile import read_profile
 
+    cluster = read_profile(profile) if profile else None
     chosen = [_published(name).name for name in names] or list(PIPELINES)
     replaced = dict(pair.split("=", 1) for pair in images)
-    for file in compile_pipelines(chosen, output, choices, image_prefix, replaced):
+    for file in compile_pipelines(chosen, output, choices, image_prefix, replaced, cluster):
         click.echo(file)
+
+
+@cli.command("profile")
+def profile_command() -> None:
+    """Print a cluster profile with every key, its default and its meaning, for `compile --profile`."""
+    from pipelines.profile import as_yaml
+
+    click.echo(as_yaml(), nl=False)
 
 
 @cli.command("check-data")

@@ -5,6 +5,8 @@ from pydantic import Field
 from steps.params.group import Group
 
 SERVERLESS = "serverless"
+# Environment variable of the plan's task: JSON with the instance types and the node selector of a cluster's profile.
+CLUSTER = "FINETUNE_CLUSTER"
 # Requests of tasks that compute almost nothing: plan, report, register_model.
 SMALL_CPU, SMALL_MEMORY = "1", "2Gi"
 

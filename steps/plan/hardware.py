@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.compute import SERVERLESS, ImportCompute
+from steps.params.compute import CLUSTER, SERVERLESS, ImportCompute
 from steps.params.pipeline import SupervisedParameters
 from steps.sources.storage import FORBIDDEN
 
@@ -118,17 +120,30 @@ def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpu
         memory=f"{max(1, int(instance.memory * MEMORY_SHARE * share))}Gi",
         gpu_type=instance.gpu_type if gpus else "",
         gpu_count=str(gpus),
-        node_selector={} if pool in NO_POOL else {parameters.node_pool_label: pool},
+        node_selector=_cluster().get("node_selector", {})
+        | ({} if pool in NO_POOL else {parameters.node_pool_label: pool}),
         tolerations=[{"key": instance.gpu_type, "operator": "Exists", "effect": "NoSchedule"}] if gpus else [],
         gpu_memory=instance.gpu_memory if gpus else 0,
     )
 
 
+def _cluster() -> dict[str, Any]:
+    """Return what a cluster's profile says of its nodes (`pipelines/profiled.py`); empty without a profile."""
+    return dict(json.loads(os.environ.get(CLUSTER, "{}")))
+
+
+def instance_types() -> dict[str, Instance]:
+    """Return the known instance types by name in lower case; those of the cluster's profile override the vendors'."""
+    own = _cluster().get("instance_types", {})
+    return INSTANCES | {name.lower(): Instance(**kind) for name, kind in own.items()}
+
+
 def _instance(parameter: str, text: str) -> Instance:
-    if known := INSTANCES.get(text.lower()):
-        return known
+    known = instance_types()
+    if text.lower() in known:
+        return known[text.lower()]
     if "=" not in text:
-        hint = nearest(text.lower(), INSTANCES) or "write the resources: cpu=8,memory=64Gi,gpu=nvidia.com/gpu"
+        hint = nearest(text.lower(), known) or "write the resources: cpu=8,memory=64Gi,gpu=nvidia.com/gpu"
         raise UserError(Problem("PLAN-E0201", parameter, shown(text), "a known instance type", hint))
     try:
         parts = dict(part.strip().split("=", 1) for part in text.split(","))

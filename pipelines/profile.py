@@ -1,0 +1,397 @@
+"""What a cluster is like: images, credentials, volumes, instance types, scheduling and security, in one YAML file.
+
+`finetune profile` prints a file with every key, its default and its meaning; `compile --profile FILE` writes pipelines
+for that cluster (`profiled.py`). A profile names secrets and their keys, never their values. To add a setting: a field
+here, and what it changes in the compiled YAML in `profiled.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from pipelines.catalog import PIPELINES
+from pipelines.flags import read_config
+from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
+from steps.params.secrets import secret_in
+
+# Kubernetes' rules for names of objects, and for paths that KFP can mount.
+ObjectName = Annotated[str, Field(pattern=r"^$|^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+SecretKey = Annotated[str, Field(pattern=r"^$|^[-._a-zA-Z0-9]{1,253}$")]
+MountPath = Annotated[str, Field(pattern=r"^/[^:]+$")]
+Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
+Labels = dict[str, str]
+
+
+class Part(BaseModel):
+    """A section of the profile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Images(Part):
+    """Where the images are, and how they are pulled."""
+
+    registry: str = ""
+    """Registry and project, put before the name and version of every image."""
+
+    core: str = ""
+    """Whole reference of the image without torch, for example with a digest; empty: registry, name and version."""
+
+    train: str = ""
+    """The same of the image with torch."""
+
+    pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
+    """Kubernetes' imagePullPolicy; empty: the cluster's default."""
+
+    pull_secrets: list[ObjectName] = []
+    """Secrets to pull images with."""
+
+
+class S3(Part):
+    """S3 and stores that speak its protocol."""
+
+    endpoint: str = ""
+    """URL of the store; empty: Amazon's."""
+
+    region: str = ""
+    """Region of the buckets; empty: the client's default."""
+
+    secret: ObjectName = ""
+    """Secret with the credentials; empty: none, the service account of the pods has access."""
+
+    access_key: SecretKey = "accesskey"
+    """Key of the secret with the access key; becomes AWS_ACCESS_KEY_ID."""
+
+    secret_key: SecretKey = "secretkey"
+    """Key of the secret with the secret key; becomes AWS_SECRET_ACCESS_KEY."""
+
+    session_token: SecretKey = ""
+    """Key of the secret with the session token, if there is one; becomes AWS_SESSION_TOKEN."""
+
+
+class Google(Part):
+    """Google Cloud Storage."""
+
+    secret: ObjectName = ""
+    """Secret with the key file of a service account; empty: none."""
+
+    file: SecretKey = "key.json"
+    """Key of the secret with that file; GOOGLE_APPLICATION_CREDENTIALS names its path."""
+
+
+class Azure(Part):
+    """Azure Blob Storage; each key of the secret that is named becomes a variable AZURE_STORAGE_…."""
+
+    secret: ObjectName = ""
+    """Secret with the credentials; empty: none."""
+
+    account_name: SecretKey = ""
+    """Key of the secret with the storage account's name."""
+
+    account_key: SecretKey = ""
+    """Key of the secret with the account's key."""
+
+    connection_string: SecretKey = ""
+    """Key of the secret with a connection string."""
+
+    sas_token: SecretKey = ""
+    """Key of the secret with a SAS token."""
+
+    tenant_id: SecretKey = ""
+    """Key of the secret with the tenant of a service principal."""
+
+    client_id: SecretKey = ""
+    """Key of the secret with the service principal's id."""
+
+    client_secret: SecretKey = ""
+    """Key of the secret with the service principal's secret."""
+
+
+class ObjectStore(Part):
+    """Credentials with which the steps read models and data, and write to MLflow's artifact store."""
+
+    s3: S3 = S3()
+    google: Google = Google()
+    azure: Azure = Azure()
+
+
+class Tracking(Part):
+    """The MLflow server."""
+
+    uri: str = ""
+    """Its address; becomes MLFLOW_TRACKING_URI. The config map named by mlflow_config_map overrides it."""
+
+    secret: ObjectName = ""
+    """Secret with the credentials; empty: none."""
+
+    username: SecretKey = ""
+    """Key of the secret with the user's name."""
+
+    password: SecretKey = ""
+    """Key of the secret with the password."""
+
+    token: SecretKey = ""
+    """Key of the secret with a token."""
+
+
+class Volume(Part):
+    """An existing persistent volume claim. User and group of `pod_security` must be allowed to write to it."""
+
+    claim: Annotated[ObjectName, Field(min_length=1)]
+    """Name of the claim."""
+
+    mount_path: MountPath
+    """Where it is mounted."""
+
+    sub_path: str = ""
+    """Folder of the volume that is mounted; empty: its root."""
+
+    holds: list[Literal["checkpoints", "hub_cache", "data"]] = Field(min_length=1)
+    """checkpoints: of every training, each in a folder of its own settings, from which a started-again pod resumes;
+    hub_cache: downloads from the Hub, shared by runs; data: models and rows that parameters name by path."""
+
+
+class Toleration(Part):
+    """A taint that every pod tolerates."""
+
+    key: str = ""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    seconds: int = Field(0, ge=0)
+    """How long it is tolerated; 0: for ever. Only with the effect NoExecute."""
+
+    @model_validator(mode="after")
+    def _as_kubernetes_demands(self) -> Toleration:
+        if self.operator == "Exists" and self.value:
+            raise ValueError("a value has no meaning with the operator Exists")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("the operator Equal needs a key")
+        if self.seconds and self.effect != "NoExecute":
+            raise ValueError("seconds need the effect NoExecute")
+        return self
+
+
+class Queue(Part):
+    """Kueue."""
+
+    name: ObjectName = ""
+    """Local queue in which the pods wait; empty: Kueue is not used."""
+
+    priority_class: ObjectName = ""
+    """Workload priority class of Kueue; empty: none."""
+
+
+class InstanceType(Part):
+    """Resources of one machine, of which tasks request a part; 10 % CPU and 15 % memory are left to the system."""
+
+    cpu: int = Field(ge=1)
+    """CPUs."""
+
+    memory: int = Field(ge=1)
+    """GiB."""
+
+    gpus: int = Field(0, ge=0)
+    """GPUs."""
+
+    gpu_memory: int = Field(0, ge=0)
+    """GiB of one GPU."""
+
+    gpu_type: str = Field("nvidia.com/gpu", min_length=1)
+    """Resource name of its GPUs."""
+
+
+class PodSecurity(Part):
+    """Who runs in the containers: never root."""
+
+    run_as_user: int | None = Field(1000, ge=1)
+    """User id; null: the cluster assigns one, as OpenShift does."""
+
+    run_as_group: int | None = Field(1000, ge=0)
+    """Group id; null: the cluster assigns one."""
+
+
+class Times(Part):
+    """Limits in seconds; 0: none."""
+
+    step: int = Field(0, ge=0)
+    """A pod that runs longer ends as failed."""
+
+    run: int = Field(0, ge=0)
+    """A run that takes longer ends as failed."""
+
+    keep_finished: int = Field(0, ge=0)
+    """Pods of a finished run are deleted after this time; 0: the cluster's default."""
+
+
+class Profile(Part):
+    """A cluster, as the pipelines need to know it."""
+
+    images: Images = Images()
+    object_store: ObjectStore = ObjectStore()
+    tracking: Tracking = Tracking()
+
+    volumes: list[Volume] = []
+    """Persistent volume claims: claim, mount_path, sub_path, holds (checkpoints, hub_cache, data)."""
+
+    instance_types: dict[str, InstanceType] = {}
+    """Instance types by name, beside those that are known: cpu, memory (GiB), gpus, gpu_memory (GiB), gpu_type."""
+
+    defaults: dict[str, Any] = {}
+    """Other defaults of parameters, for example instance_type_finetune; every run can override them."""
+
+    node_selector: Labels = {}
+    """Labels of the nodes for every pod; compute_* parameters add theirs."""
+
+    tolerations: list[Toleration] = []
+    """Taints that every pod tolerates: key, operator, value, effect, seconds. Those of GPUs are tolerated anyway."""
+
+    queue: Queue = Queue()
+
+    labels: Labels = {}
+    """Labels of every pod."""
+
+    annotations: Labels = {}
+    """Annotations of every pod."""
+
+    pod_security: PodSecurity = PodSecurity()
+
+    shared_memory: Quantity = "8Gi"
+    """Size of /dev/shm in pods with GPUs; counts as memory of the pod."""
+
+    times: Times = Times()
+
+    caching: bool = True
+    """Reuse results of earlier runs with the same inputs."""
+
+    choices: bool = True
+    """Drop-downs in the UI; KFP before 2.16 rejects them."""
+
+    @model_validator(mode="after")
+    def _volumes_do_not_clash(self) -> Profile:
+        paths = [volume.mount_path.rstrip("/") for volume in self.volumes]
+        if twice := {path for path in paths if paths.count(path) > 1}:
+            raise ValueError(f"two volumes are mounted at {', '.join(sorted(twice))}")
+        for held in ("checkpoints", "hub_cache"):
+            if sum(held in volume.holds for volume in self.volumes) > 1:
+                raise ValueError(f"two volumes hold {held}")
+        return self
+
+
+def read_profile(file: Path) -> Profile:
+    """Read a profile.
+
+    Raises UserError with every unknown key and wrong value, SecurityRefusal for values that look like secrets, and as
+    `read_config`.
+    """
+    values = read_config(file)
+    secrets = [(where, kind) for where, text in _texts(values) if (kind := secret_in(text))]
+    if secrets:
+        raise SecurityRefusal(
+            Problem("PROFILE-E0301", f"{file}: {where}", kind, "the name of a secret",
+                    "create a Kubernetes secret and write its name", why="it would be part of every compiled pipeline")
+            for where, kind in secrets
+        )  # fmt: skip
+    try:
+        profile = Profile.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_problem(file, detail) for detail in error.errors()) from None
+    if problems := list(_wrong_defaults(file, profile.defaults)):
+        raise UserError(problems)
+    return profile
+
+
+def _texts(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _texts(part, f"{where}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _texts(part, f"{where}[{number}]")
+    else:
+        yield where, value
+
+
+def _problem(file: Path, detail: Any) -> Problem:
+    path = [str(part) for part in detail["loc"]]
+    where = f"{file}: {'.'.join(path) or 'volumes'}"
+    if detail["type"] == "extra_forbidden":
+        known = _keys(path[:-1])
+        fix = nearest(path[-1], known) or f"use one of {', '.join(known)}"
+        return Problem("PROFILE-E0101", where, "an unknown key", "a key of the profile", fix)
+    message = detail["msg"].removeprefix("Value error, ")
+    return Problem("PROFILE-E0102", where, shown(detail["input"]), message, "see `finetune profile`")
+
+
+def _keys(path: list[str]) -> list[str]:
+    """Return the keys of the section at a path."""
+    kind: Any = Profile
+    for part in path:
+        field = getattr(kind, "model_fields", {}).get(part)
+        if field is None:  # a place in a list or dict
+            continue
+        inner = [argument for argument in getattr(field.annotation, "__args__", ()) if isinstance(argument, type)]
+        kind = inner[-1] if inner else field.annotation
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _wrong_defaults(file: Path, defaults: dict[str, Any]) -> Iterator[Problem]:
+    known = {name for made in PIPELINES.values() for name in made.parameters.model_fields} - {"overrides"}
+    for name, value in defaults.items():
+        where = f"{file}: defaults.{name}"
+        if name not in known:
+            fix = nearest(name, known) or "see `finetune describe PIPELINE`"
+            yield Problem("PROFILE-E0103", where, "an unknown parameter", "a parameter of a pipeline", fix)
+            continue
+        for pipeline, made in PIPELINES.items():
+            if refused := _refused(made.parameters.model_fields.get(name), value):
+                fix = f"see {name} in `finetune describe {pipeline}`"
+                yield Problem("PROFILE-E0104", where, shown(value), f"for {pipeline}: {refused}", fix)
+                break
+
+
+def _refused(field: FieldInfo | None, value: Any) -> str:
+    """Return why a value cannot be the default of a parameter as KFP passes it; empty if it can."""
+    if field is None:
+        return ""
+    try:
+        declared: Any = Annotated[field.annotation, field]
+        TypeAdapter(declared).validate_python(value, strict=True)
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"])
+    return ""
+
+
+def as_yaml() -> str:
+    """Return a profile with every key and its default, with the meaning of each as a comment."""
+    head = "# A profile with every key. Keep the keys that your cluster needs: those left out have these values.\n"
+    return head + "\n".join(_written(Profile(), 0)) + "\n"
+
+
+def _written(part: Part, depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        text = field.description or (type(value).__doc__ if isinstance(value, Part) else "") or ""
+        if depth == 0:
+            yield ""
+        for line in textwrap.wrap(" ".join(text.split()), 100 - len(pad)):
+            yield f"{pad}# {line}"
+        if isinstance(value, Part):
+            yield f"{pad}{name}:"
+            yield from _written(value, depth + 1)
+        else:
+            yield f"{pad}{name}: {json.dumps(value)}"
+
+
+def dumped(documents: list[dict[str, Any]]) -> str:
+    """Return the documents of a compiled pipeline as YAML."""
+    return yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True, width=120)

@@ -1,0 +1,172 @@
+"""Put a cluster's profile into a compiled pipeline: images, credentials, volumes, scheduling, security, defaults.
+
+The compiled form is changed, not the pipeline: the same function compiles for every cluster, and the backend's own
+schema (protobuf) describes every setting that is written here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.images import CORE, TRAIN
+from pipelines.profile import Profile, Volume
+from steps.params.compute import CLUSTER
+
+# Steps that read or write outside of KFP's artifacts: models, data, MLflow's artifact store.
+READERS = ("plan", "import-model", "import-adapter", "prepare-data", "finetune", "register-model")
+TRACKERS = ("plan", "finetune", "register-model")
+HOLDERS = {
+    "checkpoints": ("plan", "finetune"),
+    "hub_cache": ("plan", "import-model", "import-adapter", "prepare-data"),
+    "data": ("plan", "import-model", "import-adapter", "prepare-data", "evaluate"),
+}
+GOOGLE_FOLDER = "/var/run/secrets/google"
+AZURE_KEYS = (
+    "account_name", "account_key", "connection_string", "sas_token", "tenant_id", "client_id", "client_secret",
+)  # fmt: skip
+
+
+def images_of(profile: Profile) -> dict[str, str]:
+    """Return the reference of each image."""
+    prefix = f"{profile.images.registry.rstrip('/')}/" if profile.images.registry else ""
+    return {CORE: profile.images.core or prefix + CORE, TRAIN: profile.images.train or prefix + TRAIN}
+
+
+def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any]) -> None:
+    """Change a pipeline spec and its platform spec to what the profile says."""
+    kubernetes = platform.setdefault("platforms", {}).setdefault("kubernetes", {})
+    settings = kubernetes.setdefault("deploymentSpec", {}).setdefault("executors", {})
+    images = images_of(profile)
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        step, container = label.removeprefix("exec-"), executor["container"]
+        container["image"] = images.get(container["image"], container["image"])
+        if variables := dict(_variables(profile, step)):
+            container["env"] = [*container.get("env", []), *({"name": k, "value": v} for k, v in variables.items())]
+        _put_pod(profile, step, settings.setdefault(label, {}))
+    if config := _pipeline_config(profile):
+        kubernetes["pipelineConfig"] = {**kubernetes.get("pipelineConfig", {}), **config}
+    _put_defaults(profile, spec["root"]["inputDefinitions"]["parameters"])
+    if not profile.caching:
+        _stop_caching(spec)
+
+
+def _variables(profile: Profile, step: str) -> Iterator[tuple[str, str]]:
+    """Yield the constant environment of a step."""
+    store, tracking = profile.object_store, profile.tracking
+    if step in READERS:
+        if store.s3.endpoint:
+            yield "AWS_ENDPOINT_URL", store.s3.endpoint
+            yield "MLFLOW_S3_ENDPOINT_URL", store.s3.endpoint
+        if store.s3.region:
+            yield "AWS_DEFAULT_REGION", store.s3.region
+        if store.google.secret:
+            yield "GOOGLE_APPLICATION_CREDENTIALS", f"{GOOGLE_FOLDER}/{store.google.file}"
+    if step in TRACKERS and tracking.uri:
+        yield "MLFLOW_TRACKING_URI", tracking.uri
+    for volume in profile.volumes:
+        if "hub_cache" in volume.holds and step in HOLDERS["hub_cache"]:
+            yield "HF_HOME", f"{volume.mount_path.rstrip('/')}/huggingface"
+    if step == "plan" and (profile.instance_types or profile.node_selector):
+        types = {name: kind.model_dump() for name, kind in profile.instance_types.items()}
+        yield CLUSTER, json.dumps({"instance_types": types, "node_selector": profile.node_selector}, sort_keys=True)
+
+
+def _put_pod(profile: Profile, step: str, pod: dict[str, Any]) -> None:
+    """Change the settings of a step's pod (KubernetesExecutorConfig)."""
+    _extend(pod, "secretAsEnv", _secret_variables(profile, step))
+    if step in READERS and (google := profile.object_store.google).secret:
+        _extend(pod, "secretAsVolume", [{"secretName": google.secret, "mountPath": GOOGLE_FOLDER,
+                                         "secretNameParameter": _constant(google.secret)}])  # fmt: skip
+    _extend(pod, "pvcMount", (_mount(volume) for volume in profile.volumes if _mounts(volume, step)))
+    _extend(pod, "imagePullSecret", ({"secretName": name, "secretNameParameter": _constant(name)}
+                                     for name in profile.images.pull_secrets))  # fmt: skip
+    if profile.images.pull_policy:
+        pod["imagePullPolicy"] = profile.images.pull_policy
+    _extend(pod, "tolerations", (_toleration(taint.model_dump()) for taint in profile.tolerations))
+    # The other steps get theirs from the plan, whose JSON replaces constant labels.
+    if profile.node_selector and "nodeSelectorJson" not in pod.get("nodeSelector", {}):
+        pod["nodeSelector"] = {"labels": dict(profile.node_selector)}
+    metadata = {"labels": _labels(profile), "annotations": dict(profile.annotations)}
+    if any(metadata.values()):
+        pod["podMetadata"] = {key: value for key, value in metadata.items() if value}
+    pod["securityContext"] = _security(profile)
+    for mount in pod.get("emptyDirMounts", []):
+        if mount["mountPath"] == "/dev/shm":
+            mount["sizeLimit"] = profile.shared_memory
+    if profile.times.step:
+        pod["activeDeadlineSeconds"] = str(profile.times.step)
+
+
+def _secret_variables(profile: Profile, step: str) -> Iterator[dict[str, Any]]:
+    s3, azure, tracking = profile.object_store.s3, profile.object_store.azure, profile.tracking
+    wanted = [
+        (step in READERS, s3.secret, {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+                                      "AWS_SESSION_TOKEN": s3.session_token}),
+        (step in READERS, azure.secret, {f"AZURE_STORAGE_{key.upper()}": getattr(azure, key) for key in AZURE_KEYS}),
+        (step in TRACKERS, tracking.secret, {"MLFLOW_TRACKING_USERNAME": tracking.username,
+                                             "MLFLOW_TRACKING_PASSWORD": tracking.password,
+                                             "MLFLOW_TRACKING_TOKEN": tracking.token}),
+    ]  # fmt: skip
+    for reads, secret, variables in wanted:
+        pairs = [{"secretKey": key, "envVar": name} for name, key in variables.items() if key]
+        if reads and secret and pairs:
+            yield {"secretName": secret, "secretNameParameter": _constant(secret), "keyToEnv": pairs, "optional": False}
+
+
+def _mounts(volume: Volume, step: str) -> bool:
+    return any(step in HOLDERS[held] for held in volume.holds)
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    mount = {"constant": volume.claim, "mountPath": volume.mount_path, "pvcNameParameter": _constant(volume.claim)}
+    return {**mount, "subPath": volume.sub_path} if volume.sub_path else mount
+
+
+def _toleration(taint: dict[str, Any]) -> dict[str, Any]:
+    seconds = taint.pop("seconds")
+    made = {key: value for key, value in taint.items() if value}
+    return {**made, "tolerationSeconds": str(seconds)} if seconds else made
+
+
+def _labels(profile: Profile) -> dict[str, str]:
+    queue = {"queue-name": profile.queue.name, "priority-class": profile.queue.priority_class}
+    return {**profile.labels, **{f"kueue.x-k8s.io/{key}": value for key, value in queue.items() if value}}
+
+
+def _security(profile: Profile) -> dict[str, Any]:
+    ids = {"runAsUser": profile.pod_security.run_as_user, "runAsGroup": profile.pod_security.run_as_group}
+    return {"runAsNonRoot": True, **{key: str(value) for key, value in ids.items() if value is not None}}
+
+
+def _pipeline_config(profile: Profile) -> dict[str, Any]:
+    times = {"activeDeadlineSeconds": profile.times.run, "resourceTtlOnCompletion": profile.times.keep_finished}
+    return {key: value for key, value in times.items() if value}
+
+
+def _put_defaults(profile: Profile, inputs: dict[str, Any]) -> None:
+    resuming: dict[str, Any] = {}
+    for volume in profile.volumes:
+        if "checkpoints" in volume.holds:  # a pod that KFP starts again resumes without being asked
+            folder = f"{volume.mount_path.rstrip('/')}/checkpoints"
+            resuming = {"checkpoint_dir": folder, "resume_from_checkpoint": "auto"}
+    for name, value in {**resuming, **profile.defaults}.items():
+        if name in inputs:
+            inputs[name]["defaultValue"] = value
+
+
+def _stop_caching(spec: dict[str, Any]) -> None:
+    components = spec.get("components", {}).values()
+    for dag in (spec["root"], *(component for component in components if "dag" in component)):
+        for task in dag["dag"]["tasks"].values():
+            task["cachingOptions"] = {}
+
+
+def _constant(text: str) -> dict[str, Any]:
+    return {"runtimeValue": {"constant": text}}
+
+
+def _extend(pod: dict[str, Any], key: str, entries: Any) -> None:
+    if added := list(entries):
+        pod[key] = [*pod.get(key, []), *added]

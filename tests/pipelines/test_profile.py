@@ -1,0 +1,286 @@
+"""A cluster's profile: its file, and the pods of pipelines that are compiled with it."""
+
+import json
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from google.protobuf import json_format
+from pods import KUBERNETES, checked, pods, restricted_faults
+
+from pipelines.catalog import PIPELINES
+from pipelines.checking import check
+from pipelines.compile import compile_pipelines
+from pipelines.profile import Part, Profile, as_yaml, read_profile
+from steps.errors import SecurityRefusal, UserError
+from steps.params.compute import CLUSTER
+from steps.params.pipeline import SupervisedParameters
+from steps.params.reading import read_parameters
+from steps.plan.hardware import hardware_of
+
+DOCUMENTED = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL)
+COMPILED = Path(__file__).parents[2] / "compiled"
+EVERYTHING = """
+images:
+  registry: registry.example.com/team
+  train: registry.example.com/team/train@sha256:0000000000000000000000000000000000000000000000000000000000000000
+  pull_policy: IfNotPresent
+  pull_secrets: [pull, pull-too]
+object_store:
+  s3: {endpoint: "http://store:9000", region: eu-west-1, secret: store, session_token: session}
+  google: {secret: google}
+  azure: {secret: azure, account_name: name, account_key: key}
+tracking: {uri: "http://mlflow:5000", secret: mlflow, username: user, password: password}
+volumes:
+  - {claim: checkpoints, mount_path: /checkpoints, holds: [checkpoints]}
+  - {claim: models, mount_path: /models/, sub_path: team/a, holds: [hub_cache, data]}
+instance_types:
+  Big-Node: {cpu: 64, memory: 512, gpus: 4, gpu_memory: 48, gpu_type: amd.com/gpu}
+defaults: {instance_type_finetune: big-node, learning_rate: 1.0e-4, apply_lora: true, lora_r: 4}
+node_selector: {zone: a}
+tolerations:
+  - {key: team, value: a, effect: NoExecute, seconds: 60}
+  - {operator: Exists}
+queue: {name: tuning, priority_class: high}
+labels: {team: a}
+annotations: {sidecar.istio.io/inject: "false"}
+pod_security: {run_as_user: 2000, run_as_group: 0}
+shared_memory: 16Gi
+times: {step: 86400, run: 172800, keep_finished: 3600}
+caching: false
+choices: false
+"""
+OPENSHIFT = "pod_security: {run_as_user: null, run_as_group: null}"
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "cluster.yaml").write_text(text)
+    return folder / "cluster.yaml"
+
+
+def compiled(folder: Path, text: str, name: str) -> tuple[dict, dict]:
+    (file,) = compile_pipelines([name], folder, profile=read_profile(written(folder, text)))
+    spec, platform = yaml.safe_load_all(file.read_text())
+    return spec, platform
+
+
+def variables(pod: dict) -> dict[str, str]:
+    """Every environment variable of a pod with its value, or the secret and key that it is read from."""
+    made = {}
+    for variable in pod["spec"]["containers"][0]["env"]:
+        reference = variable.get("valueFrom", {}).get("secretKeyRef")
+        made[variable["name"]] = f"{reference['name']}/{reference['key']}" if reference else variable.get("value", "")
+    return made
+
+
+def test_the_printed_profile_is_the_default_and_explains_every_key(tmp_path):
+    text = as_yaml()
+    assert read_profile(written(tmp_path, text)) == Profile()
+    explained = set(text.replace("\n", " ").replace("# ", "").split())
+
+    def described(part: type[Part]) -> None:
+        for name, field in part.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+                assert field.annotation.__doc__
+                described(field.annotation)
+            else:
+                assert field.description, f"{part.__name__}.{name}"
+                assert set(field.description.split()) <= explained
+
+    described(Profile)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_profile_without_changes_compiles_to_what_is_in_compiled(tmp_path, name):
+    spec, platform = compiled(tmp_path, as_yaml(), name)
+    assert [spec, platform] == list(yaml.safe_load_all((COMPILED / f"{name}_pipeline.yaml").read_text()))
+
+
+def test_the_documentation_shows_a_profile_of_three_kinds_of_clusters():
+    assert len(DOCUMENTED) == 3
+
+
+@pytest.mark.parametrize("text", [EVERYTHING, OPENSHIFT, as_yaml(), *DOCUMENTED])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pod_is_valid_and_allowed_by_the_restricted_standard(tmp_path, name, text):
+    spec, platform = compiled(tmp_path, text, name)
+    assert list(check(spec, platform)) == []
+    for step, pod in pods(spec, platform).items():
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        assert restricted_faults(pod) == [], step
+
+
+def test_the_tests_would_see_a_wrong_pod(tmp_path):
+    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
+    made = pods(spec, platform)["finetune"]
+    made["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] = False
+    made["spec"]["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
+    assert restricted_faults(made) == ["volume host", "runAsNonRoot is not true"]
+    made["spec"]["nodeSelectors"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(made, KUBERNETES, strict=True)
+    platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-plan"]["imagePullSecrets"] = []
+    with pytest.raises(json_format.ParseError):
+        pods(spec, platform)
+    spec["root"]["dags"] = {}
+    with pytest.raises(json_format.ParseError):
+        checked(spec, platform)
+
+
+def test_a_training_pod_has_what_the_profile_says(tmp_path):
+    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
+    pod = pods(spec, platform)["finetune"]
+    assert variables(pod) == {
+        **{name: "" for name in variables(pod) if name.startswith(("MLFLOW", "HF_MLFLOW", "DISABLE"))},
+        "AWS_ENDPOINT_URL": "http://store:9000", "MLFLOW_S3_ENDPOINT_URL": "http://store:9000",
+        "AWS_DEFAULT_REGION": "eu-west-1", "GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/google/key.json",
+        "AWS_ACCESS_KEY_ID": "store/accesskey", "AWS_SECRET_ACCESS_KEY": "store/secretkey",
+        "AWS_SESSION_TOKEN": "store/session", "AZURE_STORAGE_ACCOUNT_NAME": "azure/name",
+        "AZURE_STORAGE_ACCOUNT_KEY": "azure/key", "MLFLOW_TRACKING_USERNAME": "mlflow/user",
+        "MLFLOW_TRACKING_PASSWORD": "mlflow/password",
+    }  # fmt: skip
+    (uri, *_) = [v for v in pod["spec"]["containers"][0]["env"] if v["name"] == "MLFLOW_TRACKING_URI"]
+    assert uri["value"] == "http://mlflow:5000"
+    mounts = {mount["name"]: mount for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts["checkpoints"]["mountPath"] == "/checkpoints"
+    assert set(mounts) == {"checkpoints", "google", "dshm"}
+    (memory,) = [v["emptyDir"] for v in pod["spec"]["volumes"] if v["name"] == "dshm"]
+    assert memory == {"medium": "Memory", "sizeLimit": "16Gi"}
+    assert pod["metadata"]["labels"] == {
+        "team": "a", "kueue.x-k8s.io/queue-name": "tuning", "kueue.x-k8s.io/priority-class": "high",
+    }  # fmt: skip
+    assert pod["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+    assert pod["spec"]["tolerations"][1:] == [
+        {"key": "team", "operator": "Equal", "value": "a", "effect": "NoExecute", "tolerationSeconds": 60},
+        {"operator": "Exists"},
+    ]
+    assert [secret["name"] for secret in pod["spec"]["imagePullSecrets"]] == ["pull", "pull-too"]
+    context = pod["spec"]["containers"][0]["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == (2000, 0)
+    assert pod["spec"]["activeDeadlineSeconds"] == 86400
+    assert pod["spec"]["containers"][0]["image"].startswith("registry.example.com/team/train@sha256:")
+
+
+def test_each_step_gets_only_what_it_needs(tmp_path):
+    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
+    made = pods(spec, platform)
+    credentials = ("AWS_", "AZURE_", "MLFLOW_TRACKING_P", "GOOGLE")
+    with_some = {step for step, pod in made.items() if any(name.startswith(credentials) for name in variables(pod))}
+    assert with_some == {"plan", "import-model", "prepare-data", "finetune", "register-model"}
+    assert "MLFLOW_TRACKING_PASSWORD" not in variables(made["prepare-data"])
+    caches = {step for step, pod in made.items() if "HF_HOME" in variables(pod)}
+    assert caches == {"plan", "import-model", "prepare-data"}
+    assert variables(made["import-model"])["HF_HOME"] == "/models/huggingface"
+    assert {step for step, pod in made.items() if pod["spec"].get("nodeSelector") == {"zone": "a"}} == {
+        "plan", "report", "register-model",
+    }  # fmt: skip
+
+
+def test_the_run_has_limits_and_reuses_nothing(tmp_path):
+    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
+    assert platform["platforms"]["kubernetes"]["pipelineConfig"] == {
+        "activeDeadlineSeconds": 172800, "resourceTtlOnCompletion": 3600,
+    }  # fmt: skip
+    assert "enableCache" not in str(spec)
+    assert "literals" not in str(spec)
+
+
+def test_defaults_are_the_clusters_own_and_a_training_resumes_by_itself(tmp_path):
+    spec, _ = compiled(tmp_path, EVERYTHING, "chat_completion")
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    wanted = {"instance_type_finetune": "big-node", "learning_rate": 1e-4, "apply_lora": True, "lora_r": 4,
+              "checkpoint_dir": "/checkpoints/checkpoints", "resume_from_checkpoint": "auto"}  # fmt: skip
+    assert {name: inputs[name]["defaultValue"] for name in wanted} == wanted
+    tools, _ = compiled(tmp_path, EVERYTHING, "adapter_tools")
+    assert "learning_rate" not in tools["root"]["inputDefinitions"]["parameters"]
+
+
+def test_the_plan_knows_the_clusters_instance_types_and_nodes(tmp_path, monkeypatch, tiny_model, chat_file):
+    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
+    told = variables(pods(spec, platform)["plan"])[CLUSTER]
+    given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file), "compute_finetune": "gpus",
+             "instance_type_finetune": "BIG-node", "number_of_gpu_to_use_finetuning": 1}  # fmt: skip
+
+    def hardware() -> dict:
+        parameters = read_parameters("chat_completion", given).parameters
+        assert isinstance(parameters, SupervisedParameters)
+        return hardware_of(parameters)
+
+    with pytest.raises(UserError, match="a known instance type"):
+        hardware()
+    monkeypatch.setenv(CLUSTER, told)
+    made = hardware()
+    assert (made["finetune"].gpu_type, made["finetune"].gpu_count, made["finetune"].gpu_memory) == (
+        "amd.com/gpu",
+        "1",
+        48,
+    )
+    assert (made["finetune"].cpu, made["finetune"].memory) == ("14", "108Gi")  # a quarter of 90 % and of 85 %
+    assert made["finetune"].node_selector == {"zone": "a", "node-pool": "gpus"}
+    assert made["import"].node_selector == {"zone": "a"}
+
+
+WRONG = {
+    "unknown key": ("imagse: {}", "imagse", "did you mean images?"),
+    "unknown inner key": ("object_store: {s3: {endpont: x}}", "object_store.s3.endpont", "did you mean endpoint?"),
+    "unknown key in a list": (
+        "volumes: [{claim: a, mount_path: /a, holds: [data], acess: b}]", "volumes.0.acess", "claim",
+    ),
+    "unknown key of a type": ("instance_types: {a: {cpu: 1, memory: 1, gpu: 2}}", "instance_types.a.gpu", "gpus"),
+    "relative path": ("volumes: [{claim: a, mount_path: a, holds: [data]}]", "volumes.0.mount_path", "'a'"),
+    "holds nothing": ("volumes: [{claim: a, mount_path: /a, holds: []}]", "volumes.0.holds", "[]"),
+    "holds what nobody knows": (
+        "volumes: [{claim: a, mount_path: /a, holds: [cache]}]", "volumes.0.holds.0", "hub_cache",
+    ),
+    "one path twice": (
+        "volumes: [{claim: a, mount_path: /a, holds: [data]}, {claim: b, mount_path: /a/, holds: [hub_cache]}]",
+        "volumes", "two volumes are mounted at /a",
+    ),
+    "two for checkpoints": (
+        "volumes: [{claim: a, mount_path: /a, holds: [checkpoints]}, {claim: b, mount_path: /b, holds: [checkpoints]}]",
+        "volumes", "two volumes hold checkpoints",
+    ),
+    "root": ("pod_security: {run_as_user: 0}", "pod_security.run_as_user", "0"),
+    "memory without a unit": ("shared_memory: 8", "shared_memory", "8"),
+    "name of a secret": ("tracking: {secret: My_Secret}", "tracking.secret", "My_Secret"),
+    "unknown parameter": ("defaults: {lerning_rate: 1.0}", "defaults.lerning_rate", "did you mean learning_rate?"),
+    "wrong type of a default": ("defaults: {lora_r: many}", "defaults.lora_r", "'many'"),
+    "default out of bounds": ("defaults: {lora_r: 0}", "defaults.lora_r", "greater than or equal to 1"),
+    "default that is no choice": ("defaults: {peft_type: lara}", "defaults.peft_type", "'lara'"),
+    "toleration": ("tolerations: [{operator: Exists, key: a, value: b}]", "tolerations.0", "no meaning"),
+    "toleration without a key": ("tolerations: [{value: b}]", "tolerations.0", "needs a key"),
+    "seconds": ("tolerations: [{key: a, seconds: 5}]", "tolerations.0", "NoExecute"),
+    "negative time": ("times: {step: -1}", "times.step", "-1"),
+    "a list": ("- a", "cluster.yaml", "a mapping"),
+    "no YAML": ("a: [", "cluster.yaml", "valid YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_profile_is_refused_with_the_place(tmp_path, case):
+    text, where, told = WRONG[case]
+    with pytest.raises(UserError) as caught:
+        read_profile(written(tmp_path, text))
+    (problem,) = caught.value.problems
+    assert where in problem.where
+    assert told in str(problem)
+    assert problem.fix
+
+
+def test_every_problem_of_a_profile_is_told_at_once(tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_profile(written(tmp_path, "a: 1\ntimes: {step: -1, stop: 2}\nqueue: {name: A}"))
+    assert [problem.where.split(": ")[1] for problem in caught.value.problems] == [
+        "queue.name", "times.step", "times.stop", "a",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["tracking: {secret: hf_%s}", "labels: {token: [hf_%s]}", "defaults: {a: {b: hf_%s}}"])
+def test_a_secret_in_a_profile_is_refused_and_not_printed(tmp_path, text):
+    secret = "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH"
+    with pytest.raises(SecurityRefusal) as caught:
+        read_profile(written(tmp_path, text % secret))
+    assert secret not in str(caught.value)
+    assert json.dumps(caught.value.as_json("finetune"))
