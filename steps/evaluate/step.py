@@ -27,6 +27,7 @@ from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
 from steps.kinds import load
+from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
 from steps.reports.plots import write_plots
@@ -43,8 +44,9 @@ def evaluate(
     """Evaluate both models on the test rows, write `evaluation` and `report`; return whether to register the tuned one.
 
     Raises UserError if there is no row to evaluate, Outage if an input is missing or changed, OutOfResources if the
-    GPU's memory is too small, NumericError if a metric is not finite.
+    GPU's memory is too small or the requested GPU is missing, NumericError if a metric is not finite.
     """
+    refuse_missing_gpus(settings.gpus)
     folders = {"base": base, "tuned": resolve_model(tuned, merged)}
     lineage = {
         "inputs": {name: _checked(folder) for name, folder in folders.items()}

@@ -89,7 +89,7 @@ class CheckpointFolder:
 
 def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Path) -> CheckpointFolder:
     """Return the folder of a training: below checkpoint_dir, else below the local root, else `fallback`."""
-    own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})
+    own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "gpus"})
     identity = {"settings": own, "inputs": inputs}
     key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     if settings.checkpoints.checkpoint_dir:

@@ -20,6 +20,7 @@ from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
 from steps.kinds import load
+from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
 from steps.tracking import UNSENT, Tracker
 
@@ -33,10 +34,11 @@ def finetune(
 
     Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (the path of their folder,
     or the checkpoints if they are stored nowhere else) and an HTML `report`. Raises Preempted if stopped from outside,
-    NumericError on NaN, OutOfResources if memory or disk runs out, UserError if resume_from_checkpoint cannot be
-    fulfilled.
+    NumericError on NaN, OutOfResources if memory or disk runs out or requested GPUs are missing, UserError if
+    resume_from_checkpoint cannot be fulfilled.
     """
     refuse_missing(settings)
+    refuse_missing_gpus(settings.gpus)
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)

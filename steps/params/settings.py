@@ -192,6 +192,9 @@ class FinetuneSettings(Group):
     kind: Annotated[str, OneOf(MODEL_KINDS)] = "causal_lm"
     """Kind of model (`steps/kinds/models`), as decided by the plan."""
 
+    gpus: int = Field(0, ge=0)
+    """GPUs that the pod requests; a pod that sees fewer fails. Ignored by local runs."""
+
     training: TrainingParams = Field(default_factory=TrainingParams)
     """The training parameters, with `auto` already resolved."""
 
@@ -263,6 +266,9 @@ class EvaluationSettings(Learned):
 
     options: EvaluationOptions = Field(default_factory=EvaluationOptions)
     """The options of evaluation_config, as read by the plan."""
+
+    gpus: int = Field(0, ge=0)
+    """GPUs that the pod requests; a pod that sees fewer fails. Ignored by local runs."""
 
     batch_size: int = Field(1, ge=1)
     """Rows per generated batch."""

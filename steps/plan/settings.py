@@ -69,6 +69,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
     return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
         kind=decisions.recipe.kind.name,
+        gpus=int(decisions.hardware["finetune"].gpu_count),
         training=training,
         lora=LoraParams.of(p),
         quantisation=QuantisationParams.of(p),
@@ -95,6 +96,7 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         columns=_columns(decisions),
         evaluation=EvaluationParams.of(p),
         options=decisions.options,
+        gpus=int(decisions.hardware["evaluate"].gpu_count),
         batch_size=p.per_device_eval_batch_size,
         **_given(p, "num_beams"),
         **_given(p, "beta"),
