@@ -118,6 +118,10 @@ class OtherColumns:
         """Return every column name that is used; None if all are."""
         return None if self.optional is None else {*required, *self.instead.values(), *self.optional}
 
+    def missing(self, present: Iterable[str], wanted: Mapping[str, str]) -> Iterator[Fault]:
+        """Yield a fault for every missing column of a table; `wanted` as returned by `in_place`."""
+        return missing_columns(present, wanted)
+
 
 NO_OTHERS = OtherColumns()
 
