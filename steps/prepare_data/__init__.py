@@ -42,6 +42,7 @@ write/: from rows to tokens:
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
     templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
     offsets.py     character offsets of tokens     markers.py     answers found by the tokens before them
+    unlearned.py   messages that are not learned   reasoning.py   reasoning that the template does not write
     lengths.py     rows that are too long          prompts.py     prompts that are too long
     shortening.py  long texts truncated before their answers
 

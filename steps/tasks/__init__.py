@@ -65,6 +65,7 @@ from steps.params.secrets import without_secrets
 
 TASKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
+MISSING = "DATA-E0601"
 # For a missing column: parameter → a column that suggests another setting, and that setting.
 OTHER_SHAPES = {
     "source_lang": ("translation", "set translation_key=translation"),
@@ -170,7 +171,7 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
         if name not in present:
             near = _similar(name, present)
             column, other = OTHER_SHAPES.get(parameter, ("", ""))
-            yield Fault("DATA-E0601", name, f"the columns {_listed(present)}", f"a column {name!r}",
+            yield Fault(MISSING, name, f"the columns {_listed(present)}", f"a column {name!r}",
                         other if other and column in present else
                         f"{near} Rename it, or set {parameter} to the name that the file uses" if near else
                         f"set {parameter} to the name that the file uses")  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.params.group import Group, default_in
-from steps.tasks import Fault, OtherColumns, as_found, missing_columns
+from steps.tasks import MISSING, Fault, OtherColumns, as_found, missing_columns
 from steps.tasks.forms.converting import (
     Origin,
     Talk,
@@ -27,7 +27,6 @@ from steps.tasks.forms.converting import (
 from steps.tasks.forms.table import DECLARED, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
 from steps.tasks.rules.standard import SHAREGPT_ROLES
 
-MISSING = "DATA-E0601"  # a column that is missing
 RENAMING = "the name that the file uses"  # how the fix of a missing column ends if no other column is like it
 READ_AS = "DATA-F0611"  # rows in a form that is not the declared one
 PLACE = re.compile(r"^(?P<column>[^\[.]+)(?:\[(?P<number>\d+)\])?(?P<rest>.*)$", re.DOTALL)
