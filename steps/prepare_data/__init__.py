@@ -21,7 +21,8 @@ facts describe rows before truncation, `tokens` what was written. Equal input gi
 read/: from sources to raw rows:
 
     sources.py     open sources: unpacking.py, dataset_rows.py, json_field.py
-    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py
+    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py (arrow_nulls.py),
+                   text_rows.py
     processing.py  the user's own function
 
 check/: from raw rows to valid rows in splits (checking.py calls the others in order):

@@ -12,6 +12,7 @@ from steps.kinds import load
 from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
+from steps.prepare_data.read.text_rows import TEXT_READ_AS
 from steps.sources import data_sources
 from steps.tasks import load_task
 from steps.tasks.forms import READ_AS
@@ -37,7 +38,7 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
         columns = load_task(settings.task).Columns(**settings.columns)
         checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
         for repair in checked.repairs:
-            if repair["code"] == READ_AS:
+            if repair["code"] in (READ_AS, TEXT_READ_AS):
                 log.info("%s: %s", repair["what"], f"{repair['count']:,}")
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)

@@ -8,6 +8,7 @@ One module per task; all define the same names (without a common base class):
     DOES, EXAMPLE                 what a model of this task does, and an example input, for the model card;
                                   EXAMPLE_OF_PAIRS if pairs of texts have another one
     CONVERSATIONS                 whether rows are conversations, which a chat template renders
+    PLAIN_TEXTS                   whether rows may also be plain text (.txt); False if not defined
     UNFIT                         parameter without effect for the task → reason
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        optional and alternative columns (OtherColumns); this function is optional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -153,7 +153,10 @@ def _check_file(
     if reader := row_reader(task, columns):
         others = FormColumns(reader, others)
     findings = Findings(file.name)
-    kind = detect(file, findings)
+    texts = getattr(module, "PLAIN_TEXTS", False)
+    kind = detect(file, findings, texts)
+    if texts:
+        file = replace(file, sample_by=columns.sample_by)  # type: ignore[attr-defined]
     if kind == "jsonl" and not process_row:
         part = check_jsonl(file, task, columns, table)
     elif process_row:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.prepare_data.findings import Findings
+from steps.prepare_data.read.arrow_nulls import cleaner
 from steps.prepare_data.read.json_rows import Row
 from steps.prepare_data.read.sources import SourceFile
 from steps.prepare_data.read.unpacking import FREE
@@ -80,10 +81,13 @@ def _rows(
     record = 0
     schema = parquet.schema_arrow
     menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
+    cleaners = {n: clean for n in names if (clean := cleaner(n, schema.field(n).type, findings))}
     try:
         for batch in _batches(parquet, names, source, findings):
             for row in batch.to_pylist():
                 record += 1
+                for name, clean in cleaners.items():
+                    row[name] = clean(row[name], record)
                 fault = _mend(row, menders)
                 if fault and not every:
                     findings.fault(fault, record)
