@@ -1,14 +1,18 @@
 """Column names of conversations, preferences and rewarded prompts, and how strictly messages are checked."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from steps.errors import Problem
-from steps.params.group import Group
+from steps.params.group import Group, Renamed, default_in
 
 ROLES = ("system", "user", "assistant", "tool")
+RowForm = Literal[
+    "auto", "off", "alpaca", "dolly", "query_response", "prompt_completion", "question_answer", "problem_solution",
+    "input_output", "human_assistant", "sharegpt", "openai", "hh",
+]  # fmt: skip
 
 
 def _read_role_map(value: Any) -> Any:
@@ -39,7 +43,23 @@ class MessageRules(Group):
     """Refuse texts that contain U+0000 or control tokens of the chat template; false only warns."""
 
 
-class ChatColumns(MessageRules):
+class RowForms(MessageRules):
+    """Which forms of rows are read besides the declared columns."""
+
+    row_form: Annotated[RowForm, Renamed(values={"false": "off", "none": "off", "true": "auto"})] = "auto"
+    """Form of rows without the declared columns: auto recognises it by its columns, off allows none, a name sets it."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Refuse a forced form beside columns that are named explicitly."""
+        if self.row_form in ("auto", "off"):
+            return
+        for name in ("messages_key", "prompt_key", "completion_key"):
+            if name in type(self).model_fields and getattr(self, name) != default_in(type(self), name):
+                yield Problem("PARAM-E0222", "row_form", f"{self.row_form} beside {name}={getattr(self, name)}",
+                              "one of them", f"leave {name} out, or set row_form=off")  # fmt: skip
+
+
+class ChatColumns(RowForms):
     """Column names of chat data."""
 
     messages_key: str = Field("messages", min_length=1)
@@ -49,7 +69,7 @@ class ChatColumns(MessageRules):
     """Optional column with the functions a conversation may call, as a list of schemas or as JSON."""
 
 
-class PreferenceColumns(MessageRules):
+class PreferenceColumns(RowForms):
     """Column names of preference data; if one is missing, the column with _messages appended is used."""
 
     prompt_key: str = Field("prompt", min_length=1)
@@ -62,7 +82,7 @@ class PreferenceColumns(MessageRules):
     """Column with the worse answer, a text or messages."""
 
 
-class KtoColumns(MessageRules):
+class KtoColumns(RowForms):
     """Column names of rated answers; if one is missing, the column with _messages appended is used."""
 
     prompt_key: str = Field("prompt", min_length=1)

@@ -1,6 +1,7 @@
 """Column names of the language tasks, and how strictly their values are checked."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -156,6 +157,9 @@ class PretrainingColumns(TaskColumns):
 
     text_key: str = Field("text", min_length=1)
     """Column with the text."""
+
+    sample_by: Literal["line", "paragraph", "document"] = "line"
+    """What one row of a .txt file is: a line, a paragraph (text between blank lines) or the file (document)."""
 
     mlm_probability: float = Field(0.15, gt=0, lt=1)
     """Share of the tokens that are masked for a masked language model to predict."""

@@ -18,6 +18,7 @@ from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
+from steps.tasks import load_task
 
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
@@ -126,11 +127,12 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
     problems: list[Problem] = []
     errors: list[StepError] = []
     given = DataSource.of(parameters)
+    texts = getattr(load_task(parameters.rows_task), "PLAIN_TEXTS", False)
     for split in SPLITS:
         if not (uri := data_sources.description(split, given)):
             continue
         try:
-            found[split] = _look(split, uri, given)
+            found[split] = _look(split, uri, given, texts)
         except UserError as error:
             problems += error.problems
         except StepError as error:
@@ -157,12 +159,12 @@ def template_digest(parameters: SupervisedParameters) -> str:
     return storage.digest_of("chat_template", template)
 
 
-def _look(split: str, uri: str, given: DataSource) -> DataFound:
-    """Resolve one split, and refuse files that cannot contain rows."""
+def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:
+    """Resolve one split, and refuse files that cannot contain rows; with `texts`, plain text can."""
     notes: list[str] = []
     found = data_sources.look(split, given, lambda code, what: notes.append(what) if "-W" in code else None)
     files = [one for one in found if isinstance(one, data_sources.DataFile)]
-    problems = [problem for file in files for problem in _file_problems(file)]
+    problems = [problem for file in files for problem in _file_problems(file, texts)]
     if problems:
         raise UserError(problems)
     resolved = Resolved(uri=uri, digest=data_sources.digest(found))
@@ -174,11 +176,12 @@ def _look(split: str, uri: str, given: DataSource) -> DataFound:
     return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
 
 
-def _file_problems(file: data_sources.DataFile) -> Iterator[Problem]:
+def _file_problems(file: data_sources.DataFile, texts: bool) -> Iterator[Problem]:
+    known = {*data_sources.SUFFIXES, *((data_sources.TEXT_SUFFIX,) if texts else ())}
     if file.size == 0:
         yield Problem("DATA-E0101", file.uri, "an empty file", "rows", "upload the file again")
-    elif not file.format and data_sources.suffix_of(file.uri) not in data_sources.SUFFIXES:
-        formats = ", ".join(data_sources.SUFFIXES)
+    elif not file.format and data_sources.suffix_of(file.uri) not in known:
+        formats = ", ".join([*data_sources.SUFFIXES, *sorted(known - data_sources.SUFFIXES.keys())])
         yield Problem("DATA-E0107", file.parameter, file.uri.rsplit("/", 1)[-1], f"a file ending in {formats}, or in "
                       "one of these and .gz", "rename the file")  # fmt: skip
 

@@ -21,7 +21,8 @@ facts describe rows before truncation, `tokens` what was written. Equal input gi
 read/: from sources to raw rows:
 
     sources.py     open sources: unpacking.py, dataset_rows.py, json_field.py
-    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py
+    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py (arrow_nulls.py),
+                   text_rows.py
     processing.py  the user's own function
 
 check/: from raw rows to valid rows in splits (checking.py calls the others in order):
@@ -42,6 +43,7 @@ write/: from rows to tokens:
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
     templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
     offsets.py     character offsets of tokens     markers.py     answers found by the tokens before them
+    unlearned.py   messages that are not learned   reasoning.py   reasoning that the template does not write
     lengths.py     rows that are too long          prompts.py     prompts that are too long
     shortening.py  long texts truncated before their answers
 

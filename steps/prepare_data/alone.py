@@ -15,10 +15,13 @@ from steps.params.data import DataSource
 from steps.params.group import Group
 from steps.params.reading import refused, under_todays_names
 from steps.prepare_data.check.checking import DRAWN, DataCheck, check_data
+from steps.prepare_data.read.text_rows import TEXT_READ_AS
 from steps.tasks import TASKS, load_task
+from steps.tasks.forms import READ_AS
 
 log = logging.getLogger("finetune")
 
+FORMS = (READ_AS, TEXT_READ_AS)  # told before the repairs
 FILES = ("train_file_path", "validation_file_path", "test_file_path")
 
 
@@ -81,9 +84,11 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
 def _as_text(checked: DataCheck) -> str:
     lines = [", ".join(f"{count:,} rows for {name}" for name, count in checked.counts.items())]
     lines += [f"{count:,} training rows from {name}" for name, count in checked.sources.items()]
+    lines += [f"{repair['what']}: {repair['count']:,}" for repair in checked.repairs if repair["code"] in FORMS]
     lines += [
         f"{'split' if repair['code'] == DRAWN else 'repaired'} {repair['what']} ({repair['count']:,})"
         for repair in checked.repairs
+        if repair["code"] not in FORMS
     ]
     lines += [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in checked.warnings]
     return "\n".join([*lines, "all rows are valid"])

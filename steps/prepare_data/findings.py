@@ -56,6 +56,8 @@ class Findings:
         self.repairs: Counter[tuple[str, str]] = Counter()
         self.bad_rows = 0
         """Number of faults so far; a reader of rows checks whether it grew."""
+        self.unused: list[str] = []
+        """Columns of a table that are not read."""
         self._problems: dict[tuple[str, str], _Group] = {}
         self._warnings: dict[tuple[str, str], _Group] = {}
         self._per_code: Counter[str] = Counter()

@@ -12,8 +12,10 @@ from steps.kinds import load
 from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
+from steps.prepare_data.read.text_rows import TEXT_READ_AS
 from steps.sources import data_sources
 from steps.tasks import load_task
+from steps.tasks.forms import READ_AS
 
 log = logging.getLogger("finetune")
 
@@ -35,6 +37,9 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
         columns = load_task(settings.task).Columns(**settings.columns)
         checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
+        for repair in checked.repairs:
+            if repair["code"] in (READ_AS, TEXT_READ_AS):
+                log.info("%s: %s", repair["what"], f"{repair['count']:,}")
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)
     report.parent.mkdir(parents=True, exist_ok=True)

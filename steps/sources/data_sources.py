@@ -19,6 +19,7 @@ from steps.params.mixture import read_mixture
 from steps.sources import mltable, storage
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+TEXT_SUFFIX = ".txt"  # plain text, for the tasks that read it; in a folder only if it has no other files with rows
 Notes = Callable[[str, str], None]
 """Called with a code (DATA-F… or DATA-W…) and a sentence."""
 
@@ -254,6 +255,7 @@ def _rows_of(
         notes("DATA-F0113", f"{uri}: files without rows were skipped: {_listed(hidden)}")
     seen = [name for name in sorted(names) if name not in hidden]
     rows = [name for name in seen if suffix_of(name) in SUFFIXES]
+    rows = rows or [name for name in seen if suffix_of(name) == TEXT_SUFFIX]
     if not rows:
         what = "files" if seen else "nothing"
         held = f", which contains {_listed(seen)}" if seen else ""

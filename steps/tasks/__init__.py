@@ -8,6 +8,7 @@ One module per task; all define the same names (without a common base class):
     DOES, EXAMPLE                 what a model of this task does, and an example input, for the model card;
                                   EXAMPLE_OF_PAIRS if pairs of texts have another one
     CONVERSATIONS                 whether rows are conversations, which a chat template renders
+    PLAIN_TEXTS                   whether rows may also be plain text (.txt); False if not defined
     UNFIT                         parameter without effect for the task → reason
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        optional and alternative columns (OtherColumns); this function is optional
@@ -65,6 +66,7 @@ from steps.params.secrets import without_secrets
 
 TASKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
+MISSING = "DATA-E0601"
 # For a missing column: parameter → a column that suggests another setting, and that setting.
 OTHER_SHAPES = {
     "source_lang": ("translation", "set translation_key=translation"),
@@ -118,6 +120,10 @@ class OtherColumns:
         """Return every column name that is used; None if all are."""
         return None if self.optional is None else {*required, *self.instead.values(), *self.optional}
 
+    def missing(self, present: Iterable[str], wanted: Mapping[str, str]) -> Iterator[Fault]:
+        """Yield a fault for every missing column of a table; `wanted` as returned by `in_place`."""
+        return missing_columns(present, wanted)
+
 
 NO_OTHERS = OtherColumns()
 
@@ -166,7 +172,7 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
         if name not in present:
             near = _similar(name, present)
             column, other = OTHER_SHAPES.get(parameter, ("", ""))
-            yield Fault("DATA-E0601", name, f"the columns {_listed(present)}", f"a column {name!r}",
+            yield Fault(MISSING, name, f"the columns {_listed(present)}", f"a column {name!r}",
                         other if other and column in present else
                         f"{near} Rename it, or set {parameter} to the name that the file uses" if near else
                         f"set {parameter} to the name that the file uses")  # fmt: skip

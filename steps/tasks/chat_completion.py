@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from steps.params.chat_columns import ChatColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
+from steps.tasks.forms.table import SYSTEM
+from steps.tasks.rules.json_text import as_json, from_json
 from steps.tasks.rules.messages import (
     MESSAGES,
     conversation_faults,
@@ -25,9 +27,10 @@ from steps.tasks.rules.messages import (
     packed,
     plain_packed,
     remarks_on,
-    standard,
+    unlearned,
     unpacked,
 )
+from steps.tasks.rules.standard import standard
 from steps.tasks.rules.tool_calls import read_tools, tools_faults
 
 Columns = ChatColumns
@@ -53,8 +56,8 @@ def columns_of(columns: ChatColumns) -> tuple[str, ...]:
 
 
 def other_columns(columns: ChatColumns) -> OtherColumns:
-    """Accept ShareGPT's name for the messages, and optional tools."""
-    return OtherColumns((columns.tools_key,), {columns.messages_key: SHAREGPT_KEY})
+    """Accept ShareGPT's name for the messages, and optional tools and system texts."""
+    return OtherColumns((columns.tools_key, *SYSTEM), {columns.messages_key: SHAREGPT_KEY})
 
 
 def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
@@ -91,19 +94,29 @@ def canonical(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
         talk = plain_packed(messages)
     else:
         talk = packed(standard(_messages_of(row, columns)[1], columns)[0], columns)
-    return {"messages": talk, "tools": None if tools is None else orjson.dumps(tools).decode()}
+    return {"messages": talk, "tools": None if tools is None else as_json(tools)}
 
 
 def training_row(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:
-    """Return the conversation as TRL and chat templates expect it: {messages}, and {tools} if there are any."""
-    messages = unpacked(row["messages"])
-    return {"messages": messages, "tools": orjson.loads(row["tools"])} if row.get("tools") else {"messages": messages}
+    """Return the conversation as TRL and chat templates expect it: {messages}, and {tools} if there are any.
+
+    `unlearned` lists the positions of messages that are marked as not learned, if there are any.
+    """
+    made: dict[str, Any] = {"messages": unpacked(row["messages"])}
+    if row.get("tools"):
+        made["tools"] = from_json(row["tools"])
+    if silent := unlearned(row["messages"]):
+        made["unlearned"] = silent
+    return made
 
 
 def question(row: dict[str, Any], columns: ChatColumns) -> tuple[list[dict[str, Any]], str] | None:
-    """Return all messages but the last and the last one's content, if that is an assistant's text; else None."""
+    """Return all messages but the last and the last one's content, if that is an assistant's text; else None.
+
+    None also if the last message is marked as not learned: it is no example of a right answer.
+    """
     *asked, last = row["messages"]
-    if last["role"] != "assistant" or not last["content"] or not asked:
+    if last["role"] != "assistant" or not last["content"] or not asked or unlearned([last]):
         return None
     return unpacked(asked), last["content"]
 
@@ -116,7 +129,7 @@ def _messages_of(row: dict[str, Any], columns: ChatColumns) -> tuple[str, Any]:
     value = row.get(key)
     if type(value) is str:
         try:
-            value = orjson.loads(value)
+            value = from_json(value)
         except orjson.JSONDecodeError:
             return key, row[key]
     return key, value
@@ -135,7 +148,7 @@ def _no_list(row: dict[str, Any], key: str, messages: Any, columns: ChatColumns)
 
 def _why_no_json(text: str) -> str:
     try:
-        orjson.loads(text)
+        from_json(text)
     except orjson.JSONDecodeError as error:
         return str(error.msg)
     return "not a list"

@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from steps.params.chat_columns import GrpoColumns
 from steps.tasks import Fault, OtherColumns, missing_columns, named_by
 from steps.tasks.rules.answers import as_question, read_value, value_faults
 from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.json_text import as_json, from_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 
 Columns = GrpoColumns
@@ -100,13 +100,13 @@ def canonical(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
     return {
         "prompt": packed(prompt, columns),
         "ground_truth": _as_text(row.get(truth)),
-        "more": orjson.dumps(more, default=str).decode() if more else None,
+        "more": as_json(more, str) if more else None,
     }
 
 
 def training_row(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
     """Return {prompt, ground_truth} and all other columns, as TRL passes them to reward functions."""
-    more = orjson.loads(row["more"]) if row["more"] else {}
+    more = from_json(row["more"]) if row["more"] else {}
     return {"prompt": unpacked(row["prompt"]), "ground_truth": row["ground_truth"], **more}
 
 
@@ -141,7 +141,7 @@ def _as_text(truth: Any) -> str | None:
     """Return a ground truth as text, values of other types as JSON; None if it is empty."""
     if truth is None or type(truth) is str:
         return truth if truth and truth.strip() else None
-    return orjson.dumps(truth, default=str).decode()
+    return as_json(truth, str)
 
 
 def _gives_away(prompt: list[dict[str, Any]], answer: str) -> bool:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import KtoColumns
 from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
+from steps.tasks.forms.table import SYSTEM
 from steps.tasks.rules.answers import (
     SEAM,
     TEXT_TO_MESSAGE,
@@ -57,7 +58,7 @@ def columns_of(columns: KtoColumns) -> tuple[str, ...]:
 
 def other_columns(columns: KtoColumns) -> OtherColumns:
     """Accept prompt and completion with _messages in their names."""
-    return OtherColumns(instead={name: stand_in(name) for name in (columns.prompt_key, columns.completion_key)})
+    return OtherColumns(SYSTEM, {name: stand_in(name) for name in (columns.prompt_key, columns.completion_key)})
 
 
 def check_row(row: dict[str, Any], columns: KtoColumns) -> Iterator[Fault]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import PreferenceColumns
 from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
+from steps.tasks.forms.table import SYSTEM
 from steps.tasks.rules.answers import (
     SEAM,
     TEXT_TO_MESSAGE,
@@ -60,7 +61,7 @@ def columns_of(columns: PreferenceColumns) -> tuple[str, ...]:
 def other_columns(columns: PreferenceColumns) -> OtherColumns:
     """Accept rows without a prompt, and columns with _messages in their names."""
     prompt = columns.prompt_key
-    return OtherColumns((prompt, stand_in(prompt)), {name: stand_in(name) for name in columns_of(columns)})
+    return OtherColumns((prompt, stand_in(prompt), *SYSTEM), {name: stand_in(name) for name in columns_of(columns)})
 
 
 def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault]:

@@ -22,6 +22,7 @@ KINDS = ("causal_lm", "masked_lm")
 DOES = "continues texts"
 EXAMPLE = '"Once upon a time"'
 CONVERSATIONS = False
+PLAIN_TEXTS = True
 UNFIT = {
     **dict.fromkeys(("chat_template", "add_template_tokens"), NO_CHAT),
     **dict.fromkeys(

@@ -19,6 +19,7 @@ from steps.params.chat_columns import VerlColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
 from steps.tasks.rules.answers import as_question, read_value, text_faults, value_faults
 from steps.tasks.rules.counting import Judgement, Tally
+from steps.tasks.rules.json_text import as_bytes, as_json, from_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 
 Columns = VerlColumns
@@ -125,26 +126,26 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
         "ability": row.get(columns.ability_key),
         "reward_model": {
             "style": reward["style"],
-            "ground_truth": truth if type(truth) is str else orjson.dumps(truth, default=str).decode(),
+            "ground_truth": truth if type(truth) is str else as_json(truth, str),
         },
     }
     info = {**(_as_object(row.get(columns.extra_info_key)) or {})}
     if info.get("index") is None:  # equal rows have equal indexes
-        info["index"] = int.from_bytes(blake2b(orjson.dumps(made), digest_size=6).digest())
-    return {**made, "extra_info": orjson.dumps(info, default=str).decode()}
+        info["index"] = int.from_bytes(blake2b(as_bytes(made), digest_size=6).digest())
+    return {**made, "extra_info": as_json(info, str)}
 
 
 def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
     """Return the row in the form that verl reads from its parquet files."""
     style, truth = row["reward_model"]["style"], row["reward_model"]["ground_truth"]
     if row["data_source"].startswith(OBJECT_TRUTHS) and truth.startswith("{"):
-        truth = orjson.loads(truth)
+        truth = from_json(truth)
     return {
         "data_source": row["data_source"],
         "prompt": unpacked(row["prompt"]),
         "ability": row["ability"],
         "reward_model": {"style": style, "ground_truth": truth},
-        "extra_info": orjson.loads(row["extra_info"]),
+        "extra_info": from_json(row["extra_info"]),
     }
 
 
@@ -155,7 +156,7 @@ def question(row: dict[str, Any], columns: VerlColumns) -> tuple[list[dict[str, 
 
 def counted(row: dict[str, Any], columns: VerlColumns) -> tuple[str]:
     """Count the indexes."""
-    return (str(orjson.loads(row["extra_info"])["index"]),)
+    return (str(from_json(row["extra_info"])["index"]),)
 
 
 def judge(tallies: dict[str, Tally], columns: VerlColumns) -> Iterator[Judgement]:
@@ -219,6 +220,6 @@ def _as_object(value: Any) -> Any:
     if not value.strip():
         return None
     try:
-        return orjson.loads(value)
+        return from_json(value)
     except orjson.JSONDecodeError:
         return value

@@ -312,7 +312,8 @@ def test_half_a_plain_file_is_refused(tmp_path):
 @pytest.mark.parametrize("task", ["chat_completion", "preference", "kto", "grpo", "verl"])
 def test_every_column_can_be_set_without_a_run(task, tmp_path):
     """-p gives texts; each field must be read from one, and reach the check."""
-    options = {name: "true" if field.annotation is bool else "bot=user" if name == "role_map" else "column"
+    others = {"role_map": "bot=user", "row_form": "auto"}
+    options = {name: "true" if field.annotation is bool else others.get(name, "column")
                for name, field in load_task(task).Columns.model_fields.items()}  # fmt: skip
     (tmp_path / "t.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(UserError) as error:

@@ -40,7 +40,6 @@ SHARED = {
     "DATA-E2202": "a processing function that cannot be found",
     "DATA-F0102": "blank lines were skipped",
     "DATA-F0113": "files of a folder that hold no rows were skipped",
-    "DATA-F0601": "columns that are not used",
     "DATA-W0601": "no space between a prompt and its answer",
     "DATA-W0804": "rows that are too long were cut or left out",
     "EVAL-E0202": "test rows without a token to judge by",

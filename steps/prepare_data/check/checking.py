@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +28,7 @@ from steps.prepare_data.read.reading import detect, read_rows
 from steps.prepare_data.read.sources import SourceFile, open_source
 from steps.sources.user_code import LoadedFunction, load_function
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
+from steps.tasks.forms import FormColumns, row_reader
 
 DRAWN = "DATA-F2401"  # rows were held out from the training rows
 MOST_LEAKED = 0.01  # share of held-out rows that are also in train; above it, evaluation would be meaningless
@@ -138,6 +139,7 @@ def _gather(
         if layouts and differ(layouts[number], next(filter(None, layouts), {})):
             part.findings.repair("DATA-F2402", "columns have another order or type than in the first parquet file")
         split.add(file, part)
+    split.warn_of_mixed_forms()
     return split
 
 
@@ -148,8 +150,13 @@ def _check_file(
     module = load_task(task)
     wanted = named_by(columns, module.columns_of(columns))
     others = module.other_columns(columns) if hasattr(module, "other_columns") else NO_OTHERS
+    if reader := row_reader(task, columns):
+        others = FormColumns(reader, others)
     findings = Findings(file.name)
-    kind = detect(file, findings)
+    texts = getattr(module, "PLAIN_TEXTS", False)
+    kind = detect(file, findings, texts)
+    if texts:
+        file = replace(file, sample_by=columns.sample_by)  # type: ignore[attr-defined]
     if kind == "jsonl" and not process_row:
         part = check_jsonl(file, task, columns, table)
     elif process_row:
@@ -158,8 +165,8 @@ def _check_file(
     else:
         part = check_rows(file.name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
     part.findings.extend(findings, 0, 0)
-    if part.unused:
-        part.findings.repair("DATA-F0601", f"columns not used: {', '.join(part.unused)}")
+    if unused := dict.fromkeys([*part.findings.unused, *part.unused]):
+        part.findings.repair("DATA-F0601", f"columns not used: {', '.join(unused)}")
     if not len(part.places) and not part.findings.bad_rows:
         fault = Fault("DATA-E0108", "", "0 rows", "rows", "fill the file, or leave the parameter empty")
         part.findings.fault(fault)

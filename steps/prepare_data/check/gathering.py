@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from steps.prepare_data.check.places import Places
 from steps.prepare_data.check.rows import Rows, StoredRows
 from steps.prepare_data.read.sources import SourceFile
 from steps.tasks import load_task
+from steps.tasks.forms import READ_AS
 from steps.tasks.rules.counting import Judgement, Tally
 
 
@@ -48,6 +50,19 @@ class Gathered:
         tables = [table for part in self._parts for table in part.tables]
         stored = StoredRows(tables, load_task(task).SCHEMA) if tables else None
         return Rows(self.places, np.frombuffer(self.fingerprints, np.int64), stored)
+
+    def warn_of_mixed_forms(self) -> None:
+        """Warn of rows in several forms (`steps.tasks.forms`), with the number of each."""
+        forms: Counter[str] = Counter()
+        for part in self._parts:
+            for (code, what), count in part.findings.repairs.items():
+                if code == READ_AS:
+                    forms[what.removeprefix("read as ")] += count
+        if declared := len(self.places) - forms.total():
+            forms["rows with the declared columns"] = declared
+        if len(forms) > 1:
+            told = " and ".join(f"{count:,} {name}" for name, count in forms.most_common())
+            self._parts[0].findings.warn("DATA-W0619", f"rows in several forms: {told}")
 
     def judge(self, judgement: Judgement) -> None:
         """Add a judgement to the findings of the file that holds its first row."""

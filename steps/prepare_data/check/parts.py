@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from zlib import crc32
 
 import msgspec
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from steps.params.group import Group
@@ -34,7 +33,9 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.read.sources import SourceFile
 from steps.tasks import NO_OTHERS, load_task
+from steps.tasks.forms import ReadRow, row_reader
 from steps.tasks.rules.counting import Tally
+from steps.tasks.rules.json_text import as_bytes
 from steps.tasks.rules.likeness import fingerprint, outline
 from steps.tasks.rules.messages import forbidden_characters
 from steps.tasks.rules.plain import PlainReader, PlainRows, plain_reader
@@ -94,6 +95,7 @@ class Checker:
         self.strict = getattr(columns, "strict", False)
         self.counted = getattr(self.task, "counted", None)
         self.stratify = getattr(self.task, "STRATIFY", "")
+        self.reader = row_reader(task, columns)
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
 
     def check(self, rows: Iterable[Row], nul: bool = False) -> None:
@@ -101,15 +103,15 @@ class Checker:
         part, task, columns, findings = self.part, self.task, self.columns, self.part.findings
         known = self.known
         for record, line, row in rows:
-            if known is not None and not row.keys() <= known:
+            read = self.reader.read(row) if self.reader else None
+            if read:
+                part.unused.update(read.unused)
+                row = read.row
+            elif known is not None and not row.keys() <= known:
                 part.unused.update(key for key in row if key not in known)
-            good = True
-            for fault in task.check_row(row, columns):
-                findings.fault(fault, record, line)
-                good = False
-            if not good or (nul and self._refuses_nul(row, record, line)):
+            if self._refuses(row, read, record, line) or (nul and self._refuses_nul(row, read, record, line)):
                 continue
-            for code, what in task.remarks(row, columns):
+            for code, what in chain(read.notes if read else (), task.remarks(row, columns)):
                 findings.remark(code, what, record)
             canonical = task.canonical(row, columns)
             if self.counted:
@@ -123,7 +125,19 @@ class Checker:
             if self._writer:
                 self._writer.add(canonical)
 
-    def _refuses_nul(self, row: dict[str, Any], record: int, line: int) -> bool:
+    def _refuses(self, row: dict[str, Any], read: ReadRow | None, record: int, line: int) -> bool:
+        """Report the errors of a row, under the names of the user's columns; return whether there are any."""
+        if read and read.fault:
+            self.part.findings.fault(read.fault, record, line)
+            return True
+        faults = list(self.task.check_row(row, self.columns))
+        if faults and self.reader:
+            faults = [read.told(fault) for fault in faults] if read else self.reader.hints(faults, row)
+        for fault in faults:
+            self.part.findings.fault(fault, record, line)
+        return bool(faults)
+
+    def _refuses_nul(self, row: dict[str, Any], read: ReadRow | None, record: int, line: int) -> bool:
         """Report U+0000 in the columns that are read; return whether the row is refused."""
         used = {name: value for name, value in row.items() if self.known is None or name in self.known}
         faults = [fault for name, value in used.items() for fault in forbidden_characters(value, name)]
@@ -131,7 +145,7 @@ class Checker:
             self.part.findings.warn("DATA-W0202", "text contains the character U+0000", record)
             return False
         for fault in faults:
-            self.part.findings.fault(fault, record, line)
+            self.part.findings.fault(read.told(fault) if read else fault, record, line)
         return bool(faults)
 
     def look_for_secrets(self, block: bytes, records: Sequence[int]) -> None:
@@ -181,7 +195,7 @@ def check_rows(
     checker = Checker(name, task, columns, table)
     found = rows(checker.part.findings)
     while some := list(islice(found, ROWS_AT_ONCE)):
-        block = b"\n".join(orjson.dumps(row, default=str) for _, _, row in some)
+        block = b"\n".join(as_bytes(row, str) for _, _, row in some)
         checker.check(some, NUL in block)
         checker.part.records = some[-1][0]
         checker.look_for_secrets(block, [record for record, _, _ in some])

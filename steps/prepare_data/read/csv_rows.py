@@ -15,7 +15,7 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_faults import not_utf8, nul_byte
 from steps.prepare_data.read.json_rows import BLOCK, Row, skip_mark
 from steps.prepare_data.read.sources import SourceFile
-from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
+from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 
 TAB = "\t"
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -40,13 +40,12 @@ def read_csv(
         names = [f"Column{number}" for number in range(1, len(names) + 1)]
         records = ((record + 1, line, fields) for record, line, fields in chain([header], records))
     wanted = {name: name for name in names} if wanted is None else others.in_place(wanted, names)
-    if faults := list(_header_faults(names, delimiter, wanted)):
+    if faults := list(_header_faults(names, delimiter, wanted, others)):
         for fault in faults:
             findings.fault(fault, 0, header[1])
         return
     used = others.used(wanted, names)
-    if extra := [name for name in names if name not in used]:
-        findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
+    findings.unused += [name for name in names if name not in used]
     places = [(name, names.index(name)) for name in used]
     for record, line, fields in records:
         if len(fields) != len(names):
@@ -131,10 +130,10 @@ def _records(lines: _Lines, source: SourceFile, findings: Findings) -> Iterator[
         findings.repair("DATA-F0102", "blank lines skipped", blank)
 
 
-def _header_faults(names: list[str], delimiter: str, wanted: dict[str, str]) -> Iterator[Fault]:
-    others = [other for other in NAMES if other != delimiter and other in names[0]]
-    if len(names) == 1 and others and names[0] not in wanted.values():
-        other = others[0]
+def _header_faults(names: list[str], delimiter: str, wanted: dict[str, str], others: OtherColumns) -> Iterator[Fault]:
+    delimiters = [other for other in NAMES if other != delimiter and other in names[0]]
+    if len(names) == 1 and delimiters and names[0] not in wanted.values():
+        other = delimiters[0]
         yield Fault("DATA-E0304", "", f"a header with 1 field {as_found(names[0])}",
                     f"{_name(delimiter)}s between the columns, not {NAMES[other]}s",
                     f"set delimiter={'tab' if other == TAB else other}")  # fmt: skip
@@ -143,7 +142,7 @@ def _header_faults(names: list[str], delimiter: str, wanted: dict[str, str]) -> 
     for name in doubled:
         yield Fault("DATA-E0306", name, f"{names.count(name)} columns of this name", "every column name once",
                     "rename or remove one of them")  # fmt: skip
-    yield from missing_columns(names, wanted)
+    yield from others.missing(names, wanted)
 
 
 def _wrong_length(fields: list[str], expected: int, delimiter: str) -> Fault:

@@ -17,6 +17,7 @@ import orjson
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_faults import Bounds, Reading, deepest, duplicate_key, explain, too_deep
 from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.json_text import LONG_BYTES, as_bytes, exact, has_long_number
 
 BLOCK = 1024 * 1024
 DEFAULT = Bounds()
@@ -65,6 +66,7 @@ class JsonLines:
         if len(block) > longest and block.find(b"\n", 0, longest + 1) < 0:
             self._refuse_long_row()
             return
+        plain = not has_long_number(block)
         lines = block.split(b"\n")
         if not lines[-1]:
             lines.pop()
@@ -78,7 +80,12 @@ class JsonLines:
                 return
             self.record += 1
             try:  # the common case, without another function call
-                if type(value := loads(raw)) is dict and _is_plain(raw, value, deepest) and b"\\u0000" not in raw:
+                if (
+                    plain
+                    and type(value := loads(raw)) is dict
+                    and _is_plain(raw, value, deepest)
+                    and (b"\\u0000" not in raw)
+                ):
                     yield self.record, self.line, value
                     continue
             except orjson.JSONDecodeError:
@@ -152,7 +159,7 @@ def read_json(file: Path, findings: Findings, bounds: Bounds = DEFAULT) -> Itera
 def parse(raw: bytes, offset: int, bounds: Bounds = DEFAULT) -> tuple[Any, Reading | None]:
     """Parse one object; if that fails, the second value explains why."""
     try:
-        value = orjson.loads(raw)
+        value = exact(raw) if LONG_BYTES.search(raw) else orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return None, explain(raw, error.msg, error.pos, offset, bounds)
     if type(value) is not dict:
@@ -175,7 +182,7 @@ def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
     in which this could fail (a blank before the colon, an escaped quote).
     """
     return (
-        raw.count(b'":') == orjson.dumps(value).count(b'":')
+        raw.count(b'":') == as_bytes(value).count(b'":')
         and raw.count(b"[") + raw.count(b"{") <= deepest
         and b" :" not in raw
         and b"\t:" not in raw

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.prepare_data.findings import Findings
+from steps.prepare_data.read.arrow_nulls import cleaner
 from steps.prepare_data.read.json_rows import Row
 from steps.prepare_data.read.sources import SourceFile
 from steps.prepare_data.read.unpacking import FREE
-from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found, missing_columns
+from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 
 ROWS_AT_ONCE = 1024
 FIRST_ROWS = 16  # read before the size of a row is known: a single row may be very large
@@ -37,13 +38,12 @@ def read_parquet(
         every = wanted is None
         wanted = {name: name for name in names} if wanted is None else others.in_place(wanted, names)
         used = others.used(wanted, names)
-        faults = list(_schema_faults(parquet.schema_arrow, wanted, used))
+        faults = list(_schema_faults(parquet.schema_arrow, wanted, used, others))
         for fault in faults:
             findings.fault(fault)
         if faults:
             return
-        if extra := [name for name in names if name not in used]:
-            findings.repair("DATA-F0601", f"columns not used: {', '.join(extra)}")
+        findings.unused += [name for name in names if name not in used]
         yield from _rows(parquet, used, source, findings, every)
 
 
@@ -65,13 +65,13 @@ def differ(one: dict[str, str], other: dict[str, str]) -> bool:
     ]
 
 
-def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str]) -> Iterator[Fault]:
+def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str], others: OtherColumns) -> Iterator[Fault]:
     """Yield the faults that are visible in the schema."""
     doubled = [name for name in used if schema.names.count(name) > 1]
     for name in doubled:
         yield Fault("DATA-E0504", name, f"{schema.names.count(name)} columns of this name", "every column name once",
                     "rename or remove one of them")  # fmt: skip
-    yield from missing_columns(schema.names, wanted)
+    yield from others.missing(schema.names, wanted)
 
 
 def _rows(
@@ -81,10 +81,13 @@ def _rows(
     record = 0
     schema = parquet.schema_arrow
     menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
+    cleaners = {n: clean for n in names if (clean := cleaner(n, schema.field(n).type, findings))}
     try:
         for batch in _batches(parquet, names, source, findings):
             for row in batch.to_pylist():
                 record += 1
+                for name, clean in cleaners.items():
+                    row[name] = clean(row[name], record)
                 fault = _mend(row, menders)
                 if fault and not every:
                     findings.fault(fault, record)

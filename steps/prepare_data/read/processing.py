@@ -14,6 +14,7 @@ from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import Row
 from steps.sources.user_code import LoadedFunction
 from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.json_text import as_bytes
 
 EXPECTED = "a row (dict), a list of rows, or None to drop it"
 
@@ -53,7 +54,7 @@ def _fault(made: Any, function: LoadedFunction) -> Fault | None:
         return Fault("DATA-E2206", "", f"{as_found(made)} ({kind_of(made)}) from {function.name}", EXPECTED,
                      "change what it returns")  # fmt: skip
     try:
-        orjson.dumps(made)
+        as_bytes(made)
     except (orjson.JSONEncodeError, RecursionError) as error:
         return Fault("DATA-E2207", "", f"{as_found(str(error))} in a row from {function.name}",
                      "values that JSON can hold: text, numbers, lists, objects",

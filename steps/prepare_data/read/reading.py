@@ -17,7 +17,8 @@ from steps.prepare_data.read.csv_rows import DELIMITERS, read_csv
 from steps.prepare_data.read.json_rows import BOM, DEFAULT, Row, read_json, read_jsonl
 from steps.prepare_data.read.parquet_rows import read_parquet
 from steps.prepare_data.read.sources import SourceFile
-from steps.sources.data_sources import SUFFIXES, suffix_of
+from steps.prepare_data.read.text_rows import read_text
+from steps.sources.data_sources import SUFFIXES, TEXT_SUFFIX, suffix_of
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 
 # First bytes → what the file is, and the fix.
@@ -52,6 +53,8 @@ def read_rows(
         yield from read_json(source.path, findings, source.bounds)
     elif kind == "parquet":
         yield from read_parquet(source, wanted, findings, others)
+    elif kind == "txt":
+        yield from read_text(source, (wanted or {}).get("text_key", "text"), findings)
     elif kind:
         delimiter = source.delimiter or DELIMITERS[kind]
         yield from read_csv(replace(source, delimiter=delimiter), wanted, findings, others)
@@ -61,8 +64,11 @@ def _as_source(file: SourceFile | Path, findings: Findings) -> SourceFile:
     return SourceFile(file, findings.name) if isinstance(file, Path) else file
 
 
-def detect(file: SourceFile | Path, findings: Findings) -> str:
-    """Return the format of a file: jsonl, json, csv, tsv or parquet; "" and a fault if it is none of them."""
+def detect(file: SourceFile | Path, findings: Findings, texts: bool = False) -> str:
+    """Return the format of a file: jsonl, json, csv, tsv or parquet; "" and a fault if it is none of them.
+
+    With `texts`, a .txt file without JSON is plain text (txt).
+    """
     source = _as_source(file, findings)
     file = source.path
     with open(file, "rb") as stream:
@@ -80,6 +86,8 @@ def detect(file: SourceFile | Path, findings: Findings) -> str:
     if not first:
         findings.fault(Fault("DATA-E0102", "", "only whitespace", "rows", "upload the file again"))
         return ""
+    if texts and suffix == TEXT_SUFFIX and not first.startswith(b"[{") and not (first[:1] == b"{" and _is_json(first)):
+        return "txt"
     if kind in ("csv", "tsv") and first[:2] not in (b'{"', b"[{"):
         return kind
     return _which_json(kind, suffix, first, more, findings)

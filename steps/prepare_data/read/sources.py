@@ -35,12 +35,14 @@ class SourceFile:
     source: str = ""
     """Name of its source in counts; a source may have several files."""
     format: str = ""
-    """jsonl, json, csv, tsv or parquet; if empty, name and content decide."""
+    """jsonl, json, csv, tsv, parquet or txt; if empty, name and content decide."""
     delimiter: str = ""
     """Delimiter of csv and tsv columns; if empty, the name decides."""
     escapechar: str = ""
     header: bool = True
     """Whether the first line of a csv or tsv file names the columns; if not, they are Column1, Column2, …"""
+    sample_by: str = "line"
+    """What a row of a plain text is: line, paragraph or document."""
     max_row_mib: int = 64
     max_nesting: int = 64
     max_expand: int = 100

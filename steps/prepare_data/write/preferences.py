@@ -31,7 +31,7 @@ from steps.prepare_data.write.answer_tables import PAIR, RATED, TokenTables
 from steps.prepare_data.write.answer_tokens import Answered, tokenise_answers
 from steps.prepare_data.write.lengths import judge_lengths
 from steps.prepare_data.write.prompts import fit_prompts
-from steps.prepare_data.write.splits import Preparation
+from steps.prepare_data.write.splits import Preparation, note_unread
 from steps.prepare_data.write.templates import KEEP, check_chat_template, control_tokens, end_of_turn, load_tokenizer
 from steps.prepare_data.write.tokenising import RefusedRows
 from steps.prepare_data.write.writing import SAMPLE_TOKENS, length_facts, write_rows
@@ -162,6 +162,9 @@ def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation:
     preparation.conversations += chats
     preparation.rows_seen += len(batch)
     _note_forged_turns(rows, start, training, preparation)
+    for name in preparation.names:
+        talks = [row["prompt"] + row[name] if type(row["prompt"]) is list else [] for row in training]
+        note_unread(rows, start, talks, preparation)
     try:
         return tokenise_answers(preparation.tokenizer, training, preparation.names)
     except RefusedRows as refused:

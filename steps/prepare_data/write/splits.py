@@ -15,8 +15,10 @@ from steps.params.settings import DataSettings
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.findings import ROWS_SHOWN
 from steps.prepare_data.write.markers import Markers
+from steps.prepare_data.write.reasoning import Reasoning
 from steps.prepare_data.write.shortening import fit_texts
 from steps.prepare_data.write.tokenising import RefusedRows, Tokens, tokenise
+from steps.prepare_data.write.unlearned import mask_unlearned
 from steps.prepare_data.write.writing import TokenWriter, length_facts, sample, write_rows
 
 SAMPLES = 3
@@ -44,6 +46,8 @@ class Preparation:
     """The special tokens that the chat template writes around messages."""
     forged: dict[tuple[str, str], list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     """Source and control token → (place, record) of rows with this token in a message."""
+    unread: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Source and sentence → records of rows with reasoning that the chat template does not write."""
     rows_of: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Source → number of its rows in all splits."""
 
@@ -56,6 +60,8 @@ class Preparation:
         """Raise UserError with the problems of all splits together."""
         self._judge_rows_without_loss()
         self._judge_forged_turns()
+        for (source, what), records in self.unread.items():
+            self.warn("DATA-W0841", f"{source}: {what}", sorted(records), len(records))
         sequences, needed = splits["train"]["sequences"], self.settings.rows_per_step
         if not self.problems and sequences < needed:
             self.problems.append(
@@ -158,8 +164,12 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
     training = [task.training_row(row, columns) for row in batch]
     completions_only = settings.preprocessing.train_on_completions_only
     _note_forged_turns(rows, span.start, training, preparation)
+    if "messages" in training[0]:
+        note_unread(rows, span.start, [row["messages"] for row in training], preparation)
+    tokenizer, template = preparation.tokenizer, preparation.template
     try:
-        return tokenise(preparation.tokenizer, training, completions_only, preparation.template)
+        tokens = tokenise(tokenizer, training, completions_only, template)
+        return mask_unlearned(tokens, tokenizer, training, template, completions_only)
     except RefusedRows as refused:
         by_reason: dict[str, list[int]] = defaultdict(list)
         for position, reason in refused.refusals.items():
@@ -172,6 +182,14 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
                         records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
             )  # fmt: skip
         return None
+
+
+def note_unread(rows: Rows, start: int, conversations: list[Any], preparation: Preparation) -> None:
+    """Record conversations with reasoning that the chat template does not write."""
+    reasoning = Reasoning(preparation.tokenizer, preparation.template)
+    for number, messages in enumerate(conversations):
+        for what in dict.fromkeys(reasoning.left_out(messages)):
+            preparation.unread[rows.source, what].append(int(rows.records[start + number]))
 
 
 def _keeps_answers(preparation: Preparation) -> bool:

@@ -13,9 +13,9 @@ from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
-import orjson
 
 from steps.prepare_data.write.offsets import Span, mark, spelling
+from steps.tasks.rules.json_text import from_json
 
 ROWS_ENCODED_TOGETHER = 64  # the tokenizer's encodings take twenty times the memory of the ids
 NO_LOSS = -100
@@ -257,4 +257,4 @@ def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[di
 def _tools(row: dict[str, Any]) -> list[Any] | None:
     """Return the tools of a conversation, parsed if they are JSON text, as in TRL."""
     tools = row.get("tools")
-    return orjson.loads(tools) if isinstance(tools, str) else tools
+    return from_json(tools) if isinstance(tools, str) else tools

@@ -8,10 +8,12 @@ from typing import Any
 
 from steps.params.chat_columns import MessageRules
 from steps.tasks import Fault, as_found, kind_of
-from steps.tasks.rules.messages import forbidden_characters, from_text, message_faults, order_faults, standard
+from steps.tasks.rules.messages import forbidden_characters, message_faults, order_faults
+from steps.tasks.rules.standard import UNLEARNED, from_text, standard, without_marks
 
 SUFFIX = "_messages"  # a column such as prompt_messages is used if prompt is absent
 TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as separate messages")
+NO_MARKS = ("DATA-W1531", "messages marked as not learned: no effect, whole answers are compared or rewarded")
 SEAM = ("DATA-W0601", "no space between the prompt and the text that follows: a token may span the boundary")
 
 
@@ -28,7 +30,12 @@ def key_in(row: Mapping[str, Any], name: str) -> str:
 def read_value(row: Mapping[str, Any], name: str, rules: MessageRules) -> tuple[Any, list[tuple[str, str]]]:
     """Return a text, or standard messages and the repairs made in them; any other value unchanged."""
     value = from_text(row.get(key_in(row, name)))
-    return standard(value, rules) if type(value) is list else (value, [])
+    if type(value) is dict and value and not value.keys().isdisjoint(("role", "from")):
+        value = [value]  # one message
+    if type(value) is not list:
+        return value, []
+    messages, mended = standard(value, rules)
+    return without_marks(messages), [NO_MARKS if note == UNLEARNED else note for note in mended]
 
 
 def value_faults(value: Any, path: str, rules: MessageRules) -> Iterator[Fault]:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-import orjson
-
 from steps.params.group import Group
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+from steps.tasks.rules.json_text import from_json
 
 EXACT = 2**53  # from here on, a float cannot represent every whole number
 WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")  # 18 digits fit into an int64
@@ -34,11 +33,12 @@ def text_faults(row: dict[str, Any], names: Sequence[str], columns: Group) -> It
 def whole_number(value: Any) -> int | None:
     """Read a whole number written as 7, 7.0, decimal 7.00 or "7"; None for any other value.
 
-    None also for True, for "1,000" (1000 or 1.0), and for a float of 2**53 or more, which is not exact.
+    None also for True, for "1,000" (1000 or 1.0), for a float of 2**53 or more, which is not exact, and for more than
+    64 bits.
     """
     kind = type(value)
     if kind is int:
-        return value
+        return value if -(2**63) <= value < 2**64 else None
     if kind is float:
         return int(value) if value.is_integer() and abs(value) < EXACT else None
     if kind is Decimal:
@@ -53,7 +53,7 @@ def from_cell(value: Any) -> Any:
 
     Raises orjson.JSONDecodeError (a ValueError) when a text that starts with [ or { is not JSON.
     """
-    return orjson.loads(value) if type(value) is str and value[:1] in ("[", "{") else value
+    return from_json(value) if type(value) is str and value[:1] in ("[", "{") else value
 
 
 def broken_cell(column: str, value: str, error: ValueError, expected: str) -> Fault:

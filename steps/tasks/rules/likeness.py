@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
+from steps.tasks.rules.json_text import as_bytes
 
 LOWER = bytes(code + 32 if 65 <= code <= 90 else code for code in range(256))
 SPACES = b" \t\r\n\x0b\x0c"
@@ -23,11 +23,11 @@ def fingerprint(row: dict[str, Any]) -> int:
         try:
             return hash(values)
         except TypeError:  # lists and objects inside
-            return hash(orjson.dumps(values, default=str))
+            return hash(as_bytes(values, str))
     roles, texts = tuple([m["role"] for m in messages]), tuple([m["content"] for m in messages])
     more = [m["more"] for m in messages if m["more"] is not None]
     others = [value for name, value in row.items() if name != "messages" and value is not None]
-    return hash((roles, texts)) if not more and not others else hash((roles, texts, orjson.dumps([more, others])))
+    return hash((roles, texts)) if not more and not others else hash((roles, texts, as_bytes([more, others])))
 
 
 def outline(row: dict[str, Any]) -> int:

@@ -1,7 +1,6 @@
-"""Messages of conversations: their checks, repairs and canonical form, for all tasks that have messages.
+"""Messages of conversations in the standard form (`standard.py`): their checks and canonical form, for all tasks.
 
 is_plain(messages)            quick check for the common case: valid messages that need no repair
-standard(value, rules)        other formats → {role, content, …}; unknown formats stay unchanged
 conversation_faults(…)        errors in standard messages
 packed(messages)              standard → canonical, with the keys besides role and content as one JSON text
 unpacked(messages)            canonical → the form for chat templates
@@ -14,12 +13,13 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from steps.params.chat_columns import ROLES, MessageRules
 from steps.tasks import Fault, as_found, kind_of
-from steps.tasks.rules.tool_calls import call_faults, calls_in_text, read_arguments, result_faults
+from steps.tasks.rules.json_text import as_json, from_json
+from steps.tasks.rules.standard import is_learned, mark_faults, without_marks
+from steps.tasks.rules.tool_calls import call_faults, result_faults
 
 MESSAGES = pa.list_(
     pa.struct(
@@ -38,18 +38,10 @@ _last_plain: list[Any] = [None]
 # Names of these roles in other systems.
 OTHER_NAMES = {"bot": "assistant", "gpt": "assistant", "model": "assistant", "ai": "assistant", "chatgpt": "assistant",
                "human": "user", "prompter": "user", "developer": "system", "function": "tool"}  # fmt: skip
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
-                  "bard": "assistant", "model": "assistant", "assistant": "assistant", "system": "system",
-                  "function_call": "assistant", "observation": "tool", "function_response": "tool",
-                  "tool": "tool"}  # fmt: skip
 TURN_BREAK = "\n\n"  # between joined turns: a new paragraph in Markdown
 
-# Repairs by `standard` and `joined`, as the report names them.
-SHAREGPT = ("DATA-F0414", "ShareGPT messages: from and value read as role and content")
-MAPPED = ("DATA-F0415", "roles renamed by role_map")
+# As the report names them.
 JOINED = ("DATA-F0416", "consecutive user turns joined")
-PARTS = ("DATA-F0417", "text parts joined into one content")
-ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
 LATE_SYSTEM = ("DATA-W0424", "a system message after the first message")
 
 
@@ -93,32 +85,13 @@ def is_plain(messages: list[Any]) -> bool:
     return answered
 
 
-def from_text(value: Any) -> Any:
-    """Parse a list that a cell holds as JSON text; return any other value unchanged."""
-    if type(value) is str and value.lstrip()[:2] in ("[{", "[]", "[ ", "[\n"):
-        try:
-            read = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-        return read if type(read) is list else value
-    return value
-
-
-def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[tuple[str, str]]]:
-    """Return messages in the standard form, one for each given message, and the repairs.
-
-    [{"from": "human", "value": "hi"}] → [{"role": "user", "content": "hi"}]
-    """
-    mended: dict[tuple[str, str], None] = {}
-    return [_standard(m, rules, mended) if type(m) is dict else m for m in messages], list(mended)
-
-
 def joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join consecutive user turns into the first of them."""
+    """Join consecutive user turns into the first of them; not learned if one of them is not."""
     turns: list[dict[str, Any]] = []
     for message in messages:
         if turns and message["role"] == "user" == turns[-1]["role"]:
-            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}{TURN_BREAK}{message['content']}"}
+            mark = {} if is_learned(message) else {"weight": 0}
+            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}{TURN_BREAK}{message['content']}", **mark}
         else:
             turns.append(message)
     return turns
@@ -132,6 +105,10 @@ def conversation_faults(messages: list[Any], path: str, rules: MessageRules) -> 
     if roles and set(roles) <= set(ROLES) - {"assistant"}:  # an unknown role, already reported, may be the answer
         yield Fault("DATA-E0410", path, f"roles {', '.join(roles)[:60]}",
                     "at least one assistant turn to learn from", "add the answer, or remove the row")  # fmt: skip
+    answers = [m for m in messages if type(m) is dict and m.get("role") == "assistant"]
+    if answers and not any(map(is_learned, answers)):
+        yield Fault("DATA-E0437", path, f"{len(answers)} assistant turns, all marked as not learned",
+                    "at least one assistant turn to learn from", "remove the mark of one, or the row")  # fmt: skip
 
 
 def message_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterator[Fault]:
@@ -186,46 +163,15 @@ def packed(messages: list[dict[str, Any]], rules: MessageRules) -> list[dict[str
 
 
 def unpacked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return canonical messages in the form that TRL and chat templates expect."""
-    return [
-        {"role": m["role"], "content": m["content"], **(orjson.loads(m["more"]) if m["more"] else {})}
-        for m in messages
-    ]  # fmt: skip
+    """Return canonical messages in the form that TRL and chat templates expect, without marks of what is learned."""
+    return without_marks(
+        [{"role": m["role"], "content": m["content"], **(from_json(m["more"]) if m["more"] else {})} for m in messages]
+    )
 
 
-def _standard(message: dict[str, Any], rules: MessageRules, mended: dict[tuple[str, str], None]) -> dict[str, Any]:
-    if message.get("role") is None and "from" in message and "value" in message:
-        message = _from_sharegpt(message, rules)
-        mended[SHAREGPT] = None
-    role = message.get("role")
-    if rules.role_map and type(role) is str and role in rules.role_map:
-        message = {**message, "role": rules.role_map[role]}
-        mended[MAPPED] = None
-    content = message.get("content")
-    if type(content) is list and content and all(_is_text_part(part) for part in content):
-        message = {**message, "content": "".join(part["text"] for part in content)}
-        mended[PARTS] = None
-    if message.get("tool_calls"):
-        read = read_arguments(message["tool_calls"])
-        if read is not message["tool_calls"]:
-            message = {**message, "tool_calls": read}
-            mended[ARGUMENTS] = None
-    return message
-
-
-def _from_sharegpt(message: dict[str, Any], rules: MessageRules) -> dict[str, Any]:
-    """{"from": "function_call", "value": '{"name": …}'} → {"role": "assistant", "content": null, "tool_calls": […]}"""
-    more = {key: value for key, value in message.items() if key not in ("from", "value", "role", "content")}
-    name, content = message["from"], message["value"]
-    known = type(name) is str and name not in rules.role_map  # the user's role_map is applied later
-    role = SHAREGPT_ROLES.get(name, name) if known else name
-    if name == "function_call" and (calls := calls_in_text(content)):
-        return {"role": role, "content": None, "tool_calls": calls, **more}
-    return {"role": role, "content": content, **more}
-
-
-def _is_text_part(part: Any) -> bool:
-    return type(part) is dict and part.get("type") == "text" and type(part.get("text")) is str
+def unlearned(messages: list[dict[str, Any]]) -> list[int]:
+    """Return the positions of canonical messages that are not learned."""
+    return [i for i, m in enumerate(messages) if m["more"] and not is_learned(from_json(m["more"]))]
 
 
 def _message_faults(message: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
@@ -245,6 +191,7 @@ def _message_faults(message: Any, path: str, rules: MessageRules) -> Iterator[Fa
                     f"did you mean {meant}? {fix[0].upper()}{fix[1:]}" if meant else fix)  # fmt: skip
     if message.get("tool_calls"):
         yield from call_faults(message["tool_calls"], role, f"{path}.tool_calls")
+    yield from mark_faults(message, path)
     yield from _content_faults(message, content, f"{path}.content", rules)
 
 
@@ -279,4 +226,4 @@ def _more(message: dict[str, Any]) -> str | None:
     if len(message) == 2 and "content" in message:
         return None
     more = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
-    return orjson.dumps(more).decode() if more else None
+    return as_json(more, str) if more else None

@@ -48,7 +48,7 @@ class PlainReader(Protocol):
 def plain_reader(task: str, columns: Group) -> PlainReader | None:
     """Return the reader for a task's plain rows; None if there is none."""
     values = columns.model_dump()
-    if task == "chat_completion" and not values["role_map"]:
+    if task == "chat_completion" and not values["role_map"] and values["row_form"] in ("auto", "off"):
         return PlainChats(values["messages_key"])
     if task == "text_generation" and values["text_key"] != values["ground_truth_key"]:
         return PlainTexts(values["text_key"], values["ground_truth_key"], values["text_separator"])

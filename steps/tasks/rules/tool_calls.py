@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.json_text import from_json
 
 
 def read_arguments(calls: Any) -> Any:
@@ -27,7 +28,7 @@ def read_arguments(calls: Any) -> Any:
 def calls_in_text(text: Any) -> list[dict[str, Any]]:
     """Parse the calls in the text of a ShareGPT function_call; empty if there are none."""
     try:
-        value = orjson.loads(text)
+        value = from_json(text)
     except (orjson.JSONDecodeError, TypeError):
         return []
     calls = value if type(value) is list else [value]
@@ -90,7 +91,7 @@ def read_tools(value: Any) -> Any:
         if not value.strip():
             return None
         try:
-            value = orjson.loads(value)
+            value = from_json(value)
         except orjson.JSONDecodeError:
             return value
     return None if value == [] else value
@@ -126,7 +127,7 @@ def _arguments(call: Any) -> Any:
 
 def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     try:
-        arguments = orjson.loads(_arguments(call))
+        arguments = from_json(_arguments(call))
     except orjson.JSONDecodeError:
         return call
     if type(arguments) is not dict:

@@ -1,0 +1,173 @@
+"""Messages in the ways that people write them → {role, content, …}, one for each given message.
+
+    {"from": "human", "value": "hi"}                                           ShareGPT
+    {"role": "user", "content": [{"type": "text", "text": "hi"}]}              parts; the text may be named value
+    {"role": "assistant", "content": [{"type": "reasoning", "value": "…"}, …]} → reasoning_content
+    {"role": "assistant", "content": "5", "weight": 0}                         not learned; also train, loss, …
+
+Values that are unknown stay unchanged, and the checks of `messages.py` refuse them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from steps.params.chat_columns import MessageRules
+from steps.tasks import Fault, as_found
+from steps.tasks.rules.json_text import from_json
+from steps.tasks.rules.tool_calls import calls_in_text, read_arguments
+
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
+                  "bard": "assistant", "model": "assistant", "assistant": "assistant", "system": "system",
+                  "function_call": "assistant", "tool_call": "assistant", "observation": "tool",
+                  "function_response": "tool", "tool_response": "tool", "tool": "tool"}  # fmt: skip
+CALLS = ("function_call", "tool_call")
+SPEAKERS = ("from", "speaker")  # keys that stand for role
+TEXTS = ("value", "text")  # keys that stand for content
+REASONING_PARTS = ("reasoning", "thinking")  # types of parts
+REASONING = ("reasoning_content", "reasoning", "thinking")  # keys of a message that templates may read
+# Keys of a message that say whether it is learned; a canonical message has only the first, and only if it is 0.
+LEARNED = ("weight", "train", "training", "loss", "train_on_turn")
+VALUES = {True: True, False: False, "1": True, "0": False, "true": True, "false": False}
+
+# Repairs, as the report names them.
+SHAREGPT = ("DATA-F0414", "ShareGPT messages: from and value read as role and content")
+OTHER_KEYS = ("DATA-F0431", "messages with other keys read as role and content")
+MAPPED = ("DATA-F0415", "roles renamed by role_map")
+PARTS = ("DATA-F0417", "text parts joined into one content")
+REASONED = ("DATA-F0432", "parts with reasoning read as reasoning_content")
+ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
+UNLEARNED = ("DATA-F0433", "conversations with messages that are marked as not learned")
+FOREIGN_MARK = ("DATA-W0434", "messages of other roles that are marked as learned: only an assistant's mark has an "
+                "effect")  # fmt: skip
+
+Mended = dict[tuple[str, str], None]
+
+
+def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Return messages in the standard form, one for each given message, and the repairs.
+
+    [{"from": "human", "value": "hi"}] → [{"role": "user", "content": "hi"}]
+    """
+    mended: Mended = {}
+    return [_standard(m, rules, mended) if type(m) is dict else m for m in messages], list(mended)
+
+
+def from_text(value: Any) -> Any:
+    """Parse a list that a cell holds as JSON text; return any other value unchanged."""
+    if type(value) is str and value.lstrip()[:2] in ("[{", "[]", "[ ", "[\n"):
+        try:
+            read = from_json(value)
+        except orjson.JSONDecodeError:
+            return value
+        return read if type(read) is list else value
+    return value
+
+
+def is_learned(message: dict[str, Any]) -> bool:
+    """Return whether a standard message may be learned."""
+    return message.get("weight") != 0
+
+
+def without_marks(messages: list[Any]) -> list[Any]:
+    """Return standard messages without the mark that they are not learned; the same list if there is none."""
+    if all(type(m) is not dict or is_learned(m) for m in messages):
+        return messages
+    return [{k: v for k, v in m.items() if k != "weight"} if type(m) is dict else m for m in messages]
+
+
+def mark_faults(message: dict[str, Any], path: str) -> Iterator[Fault]:
+    """Yield the errors in the keys of a message that say whether it is learned."""
+    marks = {key: message[key] for key in LEARNED if message.get(key) is not None}
+    for key, value in marks.items():
+        if _truth(value) is None:
+            yield Fault("DATA-E0435", f"{path}.{key}", as_found(value), "0 or 1, or true or false: a message is "
+                        "learned or not", "write one of them, or remove the key")  # fmt: skip
+            return
+    if len({_truth(value) for value in marks.values()}) > 1:
+        found = ", ".join(f"{key}: {as_found(value)}" for key, value in marks.items())
+        yield Fault("DATA-E0436", path, found, "keys that agree on whether the message is learned", "keep one of them")
+
+
+def _standard(message: dict[str, Any], rules: MessageRules, mended: Mended) -> dict[str, Any]:
+    if message.get("role") is None or "content" not in message:
+        message = _with_our_keys(message, rules, mended)
+    role = message.get("role")
+    if rules.role_map and type(role) is str and role in rules.role_map:
+        message = {**message, "role": rules.role_map[role]}
+        mended[MAPPED] = None
+    if type(message.get("content")) is list and message["content"]:
+        message = _with_joined_parts(message, mended)
+    if message.get("tool_calls"):
+        read = read_arguments(message["tool_calls"])
+        if read is not message["tool_calls"]:
+            message = {**message, "tool_calls": read}
+            mended[ARGUMENTS] = None
+    return message if message.keys().isdisjoint(LEARNED) else _with_one_mark(message, mended)
+
+
+def _with_our_keys(message: dict[str, Any], rules: MessageRules, mended: Mended) -> dict[str, Any]:
+    """{"from": "function_call", "value": '{"name": …}'} → {"role": "assistant", "content": null, "tool_calls": […]}"""
+    said = next((key for key in SPEAKERS if key in message), "") if message.get("role") is None else "role"
+    held = next((key for key in TEXTS if key in message), "") if message.get("content") is None else "content"
+    if not said or not held or said not in message or (said, held) == ("role", "content"):
+        return message
+    more = {key: value for key, value in message.items() if key not in (said, held, "role", "content")}
+    name, content = message[said], message[held]
+    mended[SHAREGPT if (said, held) == ("from", "value") else OTHER_KEYS] = None
+    if said == "role":
+        return {"role": name, "content": content, **more}
+    known = type(name) is str and name not in rules.role_map  # the user's role_map is applied later
+    role = SHAREGPT_ROLES.get(name.lower(), name) if known else name
+    if name in CALLS and (calls := calls_in_text(content)):
+        return {"role": role, "content": None, "tool_calls": calls, **more}
+    return {"role": role, "content": content, **more}
+
+
+def _with_joined_parts(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
+    """Join the parts of a content that are texts, and those with reasoning; leave it if there are others."""
+    texts, thoughts = [], []
+    for part in message["content"]:
+        kind, text = _text_of(part)
+        if text is None or (kind in REASONING_PARTS and message.get("reasoning_content")):
+            return message
+        (thoughts if kind in REASONING_PARTS else texts).append(text)
+    mended[PARTS] = None
+    joined = {**message, "content": "".join(texts)}
+    if thoughts:
+        mended[REASONED] = None
+        joined["reasoning_content"] = "\n".join(thoughts)
+    return joined
+
+
+def _text_of(part: Any) -> tuple[str, str | None]:
+    """Return the type and the text of a part; None if it has none."""
+    if type(part) is not dict:
+        return "", None
+    kind = part.get("type", "text")
+    if kind not in ("text", *REASONING_PARTS):
+        return str(kind), None
+    texts = [part[key] for key in ("text", "value", "content", kind) if type(part.get(key)) is str]
+    return kind, texts[0] if texts else None
+
+
+def _with_one_mark(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
+    """Replace the keys that say whether a message is learned by {"weight": 0}, or by nothing; not if they are wrong."""
+    if next(mark_faults(message, ""), None):
+        return message
+    values = [_truth(message[key]) for key in LEARNED if message.get(key) is not None]
+    message = {key: value for key, value in message.items() if key not in LEARNED}
+    if False in values:
+        mended[UNLEARNED] = None
+        return {**message, "weight": 0}
+    if values and message.get("role") in ("system", "user", "tool"):
+        mended[FOREIGN_MARK] = None
+    return message
+
+
+def _truth(value: Any) -> bool | None:
+    """Read true and false, 1 and 0, also as text; None for anything else."""
+    return VALUES.get(value) if type(value) in (bool, int, float, str) else None
