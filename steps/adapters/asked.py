@@ -27,6 +27,11 @@ class Seen(Protocol):
         ...
 
     @property
+    def shapes(self) -> Mapping[str, tuple[int, ...] | None]:
+        """Tensor of the model → shape; None where only the name is known, empty where nothing is."""
+        ...
+
+    @property
     def named_by(self) -> str:
         """The parameter that names the model."""
         ...

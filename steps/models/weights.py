@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,22 +45,44 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
     size = file.stat().st_size
     with open(file, "rb") as stream:
         start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-            raise ValueError(f"{size} bytes that are not a safetensors file")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            raise ValueError("a header that is not JSON") from None
-    header.pop("__metadata__", None)
-    data = 8 + length
-    found = [
-        Stored(file, name, entry["dtype"], tuple(entry["shape"]), *(data + offset for offset in entry["data_offsets"]))
-        for name, entry in header.items()
-    ]
-    found.sort(key=lambda tensor: tensor.start)
-    _check_spans(found, data, size)
+        return tensors_in_header(file, start + stream.read(length_of_header(start, size)), size)
+
+
+def length_of_header(start: bytes, size: int) -> int:
+    """Return the length of a header in bytes, from the first 8 bytes of a file of `size` bytes.
+
+    Raises ValueError when these are not the start of a safetensors file.
+    """
+    if not size:
+        raise ValueError("an empty file")
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+        raise ValueError(f"{size} bytes that are not a safetensors file")
+    return length
+
+
+def tensors_in_header(file: Path, start: bytes, size: int) -> dict[str, Stored]:
+    """List the tensors by the first bytes of a file, which hold its header; `size` is that of the whole file.
+
+    Raises as `stored_tensors`.
+    """
+    length = length_of_header(start, size)
+    try:
+        header = json.loads(start[8 : 8 + length])
+        header.pop("__metadata__", None)
+        found = [_stored(file, name, entry, 8 + length) for name, entry in header.items()]
+    except (ValueError, RecursionError):
+        raise ValueError("a header that is not JSON") from None
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("a header that does not describe tensors") from None
+    found.sort(key=lambda tensor: (tensor.start, tensor.end))
+    _check_spans(found, 8 + length, size)
     return {tensor.name: tensor for tensor in found}
+
+
+def _stored(file: Path, name: str, entry: dict[str, Any], data: int) -> Stored:
+    begin, end = map(operator.index, entry["data_offsets"])
+    return Stored(file, name, entry["dtype"], tuple(map(operator.index, entry["shape"])), data + begin, data + end)
 
 
 def find(tensors: dict[str, Stored], name: str) -> Stored | None:

@@ -1,5 +1,6 @@
 """Adapters: LoRA and the other kinds."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from steps.params.group import Group, Renamed
 WITHOUT_ADAPTER = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
 
 ALL = "all-linear"
+EXPRESSION = re.compile(r"[\\*+?()\[\]{}^$|]")  # characters that no name of a layer has
 
 # To add a parameter: a field with the kinds that use it. If PEFT has another name, it goes into `renamed` of their
 # records (`steps/kinds/adapters/`); the rest follows from these.
@@ -51,7 +53,7 @@ class LoraParams(Group):
     """Dropout probability of the adapter's inputs during training."""
 
     lora_target_modules: Annotated[str, ReadBy(IN_LAYERS, without_adapter=True)] = Field(ALL, min_length=1)
-    """Layers with an adapter: all-linear, or module names separated by commas (q_proj,v_proj)."""
+    """Layers with an adapter: all-linear, names separated by commas (q_proj,v_proj), or a regular expression."""
 
     use_dora: Annotated[bool, ReadBy(LORA)] = False
     """Train magnitude and direction of weight rows separately (DoRA): closer to full training, a third slower."""
@@ -71,6 +73,12 @@ class LoraParams(Group):
     @field_validator("lora_target_modules")
     @classmethod
     def _names(cls, value: str) -> str:
+        if EXPRESSION.search(value):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"a regular expression, or module names ({error})") from None
+            return value
         names = [name.strip() for name in value.split(",") if name.strip()]
         if [name.lower() for name in names] == [ALL]:
             return ALL
@@ -85,10 +93,20 @@ class LoraParams(Group):
 
     @property
     def targets(self) -> list[str]:
-        """The named layers; empty if every linear layer gets an adapter."""
-        if self.lora_target_modules == ALL:
+        """The named layers; empty if every linear layer gets an adapter, or those of a regular expression."""
+        if self.lora_target_modules == ALL or self.target_expression:
             return []
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
+
+    @property
+    def target_expression(self) -> str:
+        """The regular expression that the whole path of a layer must match; empty where there is none."""
+        return self.lora_target_modules if EXPRESSION.search(self.lora_target_modules) else ""
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether an adapter of this kind is put into layers."""
+        return bool(ADAPTER_KINDS[self.peft_type].layers)
 
     @property
     def virtual_tokens(self) -> int:
@@ -150,7 +168,7 @@ class LoraParams(Group):
         kwargs = self.peft_kwargs
         if "layers_to_transform" in kwargs and not self.targets:
             yield Problem("PARAM-E0263", "peft_kwargs.layers_to_transform", "a choice of layers with "
-                          "lora_target_modules=all-linear", "module names",
+                          f"lora_target_modules={self.lora_target_modules}", "module names",
                           "set lora_target_modules to names such as q_proj,v_proj",
                           why="PEFT selects layers only among named modules")  # fmt: skip
         if "layers_pattern" in kwargs and "layers_to_transform" not in kwargs:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from steps.adapters.asked import base_problems, prompt_problems
+from steps.adapters.targets import target_notes, target_problems
 from steps.errors import Problem
 from steps.launch.deepspeed_plan import ignored
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
 from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems
 from steps.plan.seen import Seen
+from steps.plan.small_data import row_problems
+from steps.plan.tokenizer import template_problems, tokenizer_problems
 
 
 def warmup_notes(seen: Seen) -> Iterator[str]:
@@ -47,5 +50,15 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     kind_problems,
     base_problems,
     prompt_problems,
+    target_problems,
+    tokenizer_problems,
+    template_problems,
+    row_problems,
 )
-NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (tracking_notes, warmup_notes, source_notes, deepspeed_notes)
+NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
+    tracking_notes,
+    warmup_notes,
+    source_notes,
+    deepspeed_notes,
+    target_notes,
+)

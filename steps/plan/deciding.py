@@ -19,6 +19,7 @@ from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
 from steps.plan.evaluation_options import evaluation_options
+from steps.plan.fitted import fitted_to_model
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.lengths import longest
 from steps.plan.memory import MemoryEstimate, estimate, memory_notes
@@ -78,6 +79,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     reading = _settled(reading, zero, trouble)
     model = trouble.gather(lambda: look_at_model(training_parameters(reading)))
     reading = _continued(reading, model, trouble)
+    reading = fitted_to_model(reading, model) if model else reading
     seen = _look(reading, model, zero, trouble)
     for check in CHECKS:
         trouble.add(check(seen))

@@ -54,6 +54,11 @@ class Seen:
         return self.model.layout.config if self.model else {}
 
     @property
+    def shapes(self) -> Mapping[str, tuple[int, ...] | None]:
+        """Tensor of the model → shape; None where only the name is known, empty where nothing is."""
+        return self.model.shapes if self.model else {}
+
+    @property
     def named_by(self) -> str:
         """The parameter that names the model."""
         return self.model.files.parameter if self.model else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from steps.adapters.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
-from steps.errors import Problem, StepError, UserError, nearest
+from steps.errors import Outage, Problem, StepError, UserError, nearest
+from steps.models.headers import Shape, read_distant, read_shapes
 from steps.models.layout import ModelLayout, read_layout
 from steps.params.data import CHAT_TEMPLATES, DataSource
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
@@ -16,6 +18,7 @@ from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound
 from steps.params.splits import SPLITS
 from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
+from steps.plan.row_counts import most_rows
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
 from steps.tasks import load_task
@@ -32,6 +35,8 @@ class ModelFound:
     bytes: int
     """Size of the weights."""
     files: ModelFiles
+    shapes: Mapping[str, Shape | None] = field(default_factory=dict)
+    """Tensor → shape, by the headers of the weights; None where only the name is known, empty where nothing is."""
     adapter: ComesWith | None = None
     """The adapter given with the model."""
 
@@ -59,6 +64,8 @@ class DataFound:
     bytes: int
     rows: int | None
     """Lines of local jsonl files; None if counting needs the whole source to be read."""
+    most: int | None = None
+    """Highest number of rows that the files can have; None if that is not known."""
     warnings: tuple[str, ...] = ()
     """Warnings about the source."""
 
@@ -75,6 +82,9 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     """
     files, own = source_of(parameters, _named(parameters))
     found = _found(files, getattr(parameters, "new_weights", False))
+    if parameters.apply_lora and parameters.targets and not found.shapes:
+        with suppress(Outage):  # finetune checks the names again
+            found = replace(found, shapes=read_distant(files, found.layout))
     if own is None:
         return found
     adapter = look_at_adapter(parameters, recipe_for(parameters, found.layout.config), files, found.layout, own)
@@ -92,8 +102,9 @@ def _named(parameters: ModelSource) -> ModelFiles:
 
 def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
     layout = read_layout(files.parameter, files.kind, files.names, files.read, with_weights=not new_weights)
+    shapes = read_shapes(files, layout)  # before the digest, which reads every byte
     settings = ImportSettings(kind=files.kind, source=files.resolved, new_weights=new_weights)
-    return ModelFound(settings, layout, _weights(files, layout), files)
+    return ModelFound(settings, layout, _weights(files, layout), files, shapes)
 
 
 def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> ModelFound | None:
@@ -173,7 +184,16 @@ def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:
     drawn_anew = split == "train" and (given.training_data or given.dedup)
     changed = given.processing_function or drawn_anew  # some rows may be dropped or repeated
     whole = len(counted) == len(rows) and not changed
-    return DataFound(resolved, sum(file.size for file in files), sum(counted) if whole else None, tuple(notes))
+    limits = [most_rows(file.uri) for file in files]
+    known = [limit for limit in limits if limit is not None]
+    bounded = len(known) == len(found) and not given.processing_function and not given.training_data
+    return DataFound(
+        resolved,
+        sum(file.size for file in files),
+        sum(counted) if whole else None,
+        sum(known) if bounded else None,
+        tuple(notes),
+    )
 
 
 def _file_problems(file: data_sources.DataFile, texts: bool) -> Iterator[Problem]:

@@ -137,6 +137,8 @@ def test_an_adapter_of_a_wider_base_or_with_more_tokens_is_refused(given, tmp_pa
     grow(adapter, tiny_model, rows)
     assert f"a tokenizer with {rows + 1} tokens" in refused(given, tmp_path, adapter_path=str(adapter))
     grow(adapter, tiny_model, rows - 1)
+    assert "DATA-E0801 chat_template" in refused(given, tmp_path, adapter_path=str(adapter))
+    shutil.copy(tiny_model / "chat_template.jinja", adapter)
     planned(given, tmp_path, adapter_path=str(adapter))
 
 

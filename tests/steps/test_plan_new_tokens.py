@@ -28,7 +28,7 @@ def bare(folder: Path, **changes) -> Path:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config |= {"eos_token": "<|endoftext|>", "pad_token": None}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
 
 
@@ -38,7 +38,7 @@ def given(tmp_path):
     return {
         "pytorch_model_path": str(bare(tmp_path / "base")),
         "train_file_path": str(rows),
-        "mlflow_server_uri": "m:1",
+        "mlflow_server_uri": "http://m:1",
     }
 
 

@@ -1,0 +1,95 @@
+"""The number of rows that a file can have, and its first row, without reading large files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from steps.sources import data_sources, storage
+
+SMALL = 1024 * 1024  # bytes of a file that is read whole to count its rows
+UNPACKED = 64 * SMALL
+
+
+def most_rows(uri: str) -> int | None:
+    """Return the highest number of rows that a local file can have; None where it would have to be read to tell."""
+    local = storage.local_path(uri)
+    suffix = data_sources.suffix_of(uri)
+    if local is None or not local.is_file():
+        return None
+    try:
+        return _COUNTED[suffix](local) if suffix in _COUNTED else None
+    except (OSError, EOFError, ValueError, TypeError, RecursionError):
+        return None  # prepare_data says what is wrong with it
+
+
+def first_row(uri: str) -> dict[str, Any] | None:
+    """Return the first row of a local jsonl or json file; None where it cannot be read so easily."""
+    local = storage.local_path(uri)
+    if local is None or not local.is_file():
+        return None
+    try:
+        if uri.endswith((".jsonl", ".ndjson")):
+            with open(local, "rb") as stream:
+                row = json.loads(stream.readline(SMALL))
+        else:
+            row = json.loads(_content(local))[0]
+    except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _lines(file: Path) -> int | None:
+    if file.suffix == ".gz":
+        content = _content(file)
+        return content.count(b"\n") + (not content.endswith(b"\n"))
+    count, last = 0, b"\n"
+    with open(file, "rb") as stream:
+        if stream.read(1) == b"[":
+            return None  # a list of rows on one line, whatever the file's name says
+        stream.seek(0)
+        while block := stream.read(1 << 20):
+            count += block.count(b"\n")
+            last = block[-1:]
+    return count + (last != b"\n")
+
+
+def _in_parquet(file: Path) -> int | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+    except pa.ArrowException:
+        return None
+
+
+def _in_list(file: Path) -> int | None:
+    rows = json.loads(_content(file))
+    return len(rows) if isinstance(rows, list) else None
+
+
+def _content(file: Path) -> bytes:
+    """Read a small file. Raises ValueError for a larger one."""
+    if file.stat().st_size > SMALL:
+        raise ValueError(f"{file} is too large to be read here")
+    if file.suffix != ".gz":
+        return file.read_bytes()
+    with gzip.open(file) as stream:
+        content = stream.read(UNPACKED)
+    if len(content) == UNPACKED:
+        raise ValueError(f"{file} is too large to be read here")
+    return content
+
+
+# Suffix → how rows are counted; a table has no more rows than lines.
+_COUNTED = {
+    ".jsonl": _lines,
+    ".ndjson": _lines,
+    ".csv": _lines,
+    ".tsv": _lines,
+    ".parquet": _in_parquet,
+    ".json": _in_list,
+}

@@ -1,0 +1,31 @@
+"""Refuse training data that is too small for any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from steps.errors import Problem
+from steps.params.data import DataSource
+from steps.params.preference import PreferenceMethod
+from steps.params.splits import SPLITS, split_sizes
+from steps.plan.seen import Seen
+from steps.sources import data_sources
+
+
+def row_problems(seen: Seen) -> Iterator[Problem]:
+    """Refuse training data that has too few rows for a training whatever they hold."""
+    p, train = seen.parameters, seen.data.get("train")
+    if train is None or train.most is None:
+        return
+    given = [split for split in SPLITS[1:] if data_sources.description(split, DataSource.of(p))]
+    sizes = split_sizes(train.most, given)
+    unpaired = 2 if isinstance(p, PreferenceMethod) and p.unpairs else 1
+    count = sizes["train"] * unpaired
+    if count >= p.min_train_rows and min(sizes.values()) > 0:
+        return
+    drawn = " and ".join(split for split in sizes if split != "train")
+    held_out = f", of which {count} remain after holding out {drawn}" if drawn else ""
+    enough = f"at least {p.min_train_rows} for training" + (f", and one for {drawn}" if drawn else "")
+    fix = "add rows" if count < 1 or p.min_train_rows == 1 else "add rows, or lower min_train_rows"
+    yield Problem("PLAN-E0361", train.resolved.uri, f"{train.most} row{'s' if train.most != 1 else ''}{held_out}",
+                  enough, fix)  # fmt: skip
