@@ -1,9 +1,12 @@
 """DeepSpeed ZeRO."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from steps.errors import Problem
+from pydantic import BeforeValidator
+
+from steps.errors import Problem, nearest, shown
+from steps.params.choice import switch
 from steps.params.group import Group
 
 BUILT_IN = ("true", "")
@@ -15,7 +18,7 @@ class DeepSpeedParams(Group):
     apply_deepspeed: bool = False
     """Train with DeepSpeed ZeRO; the built-in configurations keep optimizer states in CPU memory."""
 
-    deepspeed: str = "true"
+    deepspeed: Annotated[str, BeforeValidator(switch)] = "true"
     """DeepSpeed configuration file (JSON, a path or URI); true uses the built-in one of deepspeed_stage."""
 
     deepspeed_stage: Literal["2", "3"] = "2"
@@ -32,3 +35,7 @@ class DeepSpeedParams(Group):
         if self.deepspeed == "false":
             yield Problem("PARAM-E0272", "deepspeed", "false with apply_deepspeed=true", "true, or a file",
                           "leave it out, or set apply_deepspeed=false")  # fmt: skip
+        if self.deepspeed not in BUILT_IN and not set("./") & set(self.deepspeed):
+            meant = nearest(self.deepspeed.lower(), ("true", "false"))
+            if meant:
+                yield Problem("PARAM-E0273", "deepspeed", shown(self.deepspeed), "true, or a file", meant)

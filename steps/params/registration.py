@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field
 
 from steps.errors import Problem, shown
+from steps.params.choice import switch
 from steps.params.group import Group, Renamed
 
 # What steps/tracking reads from the environment: the tasks that track get these from mlflow_config_map.
@@ -14,21 +15,9 @@ TRACKING_VARIABLES = (
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
     "DISABLE_MLFLOW_INTEGRATION",
 )  # fmt: skip
-_BOOLEAN = TypeAdapter(bool)
 _NAME = re.compile(r"\w[\w .-]{0,199}")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions
-
-
-def _switch(value: Any) -> Any:
-    """Convert every spelling of a boolean (True, 1, yes, "False", …) to "true" or "false"."""
-    text = str(value).strip().lower()
-    if text == "auto":
-        return text
-    try:
-        return str(_BOOLEAN.validate_python(text)).lower()
-    except ValidationError:
-        return value
 
 
 class TrackingParams(Group):
@@ -40,7 +29,7 @@ class TrackingParams(Group):
     experiment_name: str = Field("default", min_length=1)
     """MLflow experiment; default uses MLFLOW_EXPERIMENT_NAME if it is set."""
 
-    hf_mlflow_log_artifacts: Annotated[Literal["auto", "true", "false"], BeforeValidator(_switch)] = "auto"
+    hf_mlflow_log_artifacts: Annotated[Literal["auto", "true", "false"], BeforeValidator(switch)] = "auto"
     """Copy each checkpoint to the MLflow run's artifacts; auto follows HF_MLFLOW_LOG_ARTIFACTS, else false."""
 
     mlflow_config_map: str = Field("mlflow", min_length=1)

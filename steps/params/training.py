@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from steps.errors import Problem
-from steps.params.choice import OneOf
+from steps.errors import Problem, nearest, shown
+from steps.params.choice import OneOf, switch
 from steps.params.group import Group, Renamed
 from steps.params.metrics import STEERING
 
@@ -23,6 +23,8 @@ NO_MODEL_ARGS = {
     "load_in_4bit": "set the parameter load_in_4bit, with apply_lora=true",
     "use_cache": "leave it out: training uses no cache",
 }
+
+SWITCHES = ("true", "false", "auto")  # of resume_from_checkpoint
 
 # Optimizer → the package that provides it, if not torch or transformers.
 OPTIMIZER_PACKAGES = {
@@ -159,5 +161,13 @@ class CheckpointParams(Group):
     checkpoint_dir: str = ""
     """Checkpoint folder on a volume that outlives the pod; if empty, local runs use a folder under the run's root."""
 
-    resume_from_checkpoint: str = "false"
+    resume_from_checkpoint: Annotated[str, BeforeValidator(switch), Renamed(values={"": "false"})] = "false"
     """Resume from the newest complete checkpoint of the same settings and data: true, false, or a checkpoint folder."""
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Refuse a value that is neither a switch nor the path of a folder."""
+        value = self.resume_from_checkpoint
+        if value not in SWITCHES and "/" not in value and not value.startswith("checkpoint-"):
+            fix = nearest(value.lower(), SWITCHES) or "set it to true, or to the whole path of a checkpoint folder"
+            yield Problem("PARAM-E0219", "resume_from_checkpoint", shown(value), "true, false, or the path of a "
+                          "checkpoint folder", fix)  # fmt: skip

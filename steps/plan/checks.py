@@ -18,6 +18,7 @@ from steps.plan.place import package_problems, place_problems, tracking_notes, u
 from steps.plan.seen import Seen
 from steps.plan.small_data import row_problems
 from steps.plan.tokenizer import template_problems, tokenizer_problems
+from steps.plan.tracking import tracking_problems
 
 
 def warmup_notes(seen: Seen) -> Iterator[str]:
@@ -54,6 +55,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     tokenizer_problems,
     template_problems,
     row_problems,
+    tracking_problems,
 )
 NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     tracking_notes,

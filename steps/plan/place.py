@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+from steps.artifacts import MANIFEST
 from steps.errors import Problem, shown
 from steps.params.packages import packages_of
+from steps.params.training import SWITCHES
 from steps.plan.packages import missing_here
 from steps.plan.seen import Seen, runs_here
 from steps.sources.storage import local_path
@@ -52,12 +55,44 @@ def place_problems(seen: Seen) -> list[Problem]:
             Problem("PLAN-E0302", "resume_from_checkpoint", f"{p.resume_from_checkpoint} without checkpoint_dir",
                     "a checkpoint_dir that is kept after the pod ends", "set checkpoint_dir to a mounted volume")
         )  # fmt: skip
+    if here and p.checkpoint_dir and (found := _in_the_way(p.checkpoint_dir)):
+        problems.append(
+            Problem("PLAN-E0363", "checkpoint_dir", found, "a folder that can be written", "name another folder")
+        )
+    if p.resume_from_checkpoint not in SWITCHES:
+        problems += _checkpoint_problems(p.resume_from_checkpoint, here)
     if p.register_tuned_model and not (p.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI") or here):
         problems.append(
             Problem("PLAN-E0303", "mlflow_server_uri", "nothing, and no MLFLOW_TRACKING_URI in the environment",
                     "the MLflow server for the registered version", "set it, or register_tuned_model=false")
         )  # fmt: skip
     return problems
+
+
+def _in_the_way(folder: str) -> str:
+    """Say what keeps a folder from being written on this machine; empty if nothing does."""
+    path = Path(folder.removeprefix("file://")).expanduser().absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir():
+        return f"{folder}, where {there} is a file"
+    return "" if os.access(there, os.W_OK) else f"{folder}, where {there} cannot be written"
+
+
+def _checkpoint_problems(value: str, here: bool) -> Iterator[Problem]:
+    """Check a checkpoint that is named by its path; on a cluster it may be on a volume that the plan does not have."""
+    path = local_path(value)
+    expected = "a checkpoint folder, which finetune wrote"
+    if path is None:
+        yield Problem("PLAN-E0364", "resume_from_checkpoint", value, f"{expected}, on a mounted volume",
+                      "mount the bucket or a volume claim, and name the folder by its path")  # fmt: skip
+    elif not path.is_dir() and (here or path.exists()):
+        found = "a file" if path.exists() else "nothing"
+        yield Problem("PLAN-E0364", "resume_from_checkpoint", f"{found} at {value!r}", expected,
+                      "correct the path, or set resume_from_checkpoint=true for the newest one")  # fmt: skip
+    elif path.is_dir() and not (path / MANIFEST).is_file():
+        inside = sorted(path.glob("checkpoint-*"), key=lambda one: (len(one.name), one.name))
+        fix = f"name one of them, such as {inside[-1]}" if inside else "name another folder"
+        yield Problem("PLAN-E0364", "resume_from_checkpoint", f"{value!r} without {MANIFEST}", expected, fix)
 
 
 def package_problems(seen: Seen) -> list[Problem]:
