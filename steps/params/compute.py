@@ -40,13 +40,19 @@ class ComputeParams(ImportCompute):
     """CPU and memory of prepare_data, as an instance type or cpu=4,memory=28Gi."""
 
     instance_type_finetune: str = "Standard_nc24rs_v3"
-    """CPU, memory and GPU type of finetune, as an instance type or cpu=8,memory=64Gi,gpu=nvidia.com/gpu."""
+    """Machine of finetune: an instance type, or cpu=8,memory=64Gi,gpu=nvidia.com/gpu,gpus=1,gpu_memory=80Gi."""
 
     instance_type_model_evaluation: str = "Standard_nc24rs_v3"
-    """CPU, memory and GPU type of evaluate, as an instance type or cpu=8,memory=64Gi,gpu=nvidia.com/gpu."""
+    """Machine of evaluate, as for instance_type_finetune."""
 
     number_of_gpu_to_use_finetuning: int = Field(1, ge=0)
     """GPUs per node for finetune; 0 trains on CPU."""
 
     num_nodes_finetune: int = Field(1, ge=1)
     """Nodes for finetune."""
+
+    tokens_per_second: float = Field(0.0, ge=0)
+    """Measured throughput of training, for the plan's estimate of time; a finished run's report has it; 0: unknown."""
+
+    price_per_hour: float = Field(0.0, ge=0)
+    """Price of finetune's machine per hour in any currency, for the plan's estimate of cost; 0: unknown."""

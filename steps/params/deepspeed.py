@@ -35,7 +35,6 @@ class DeepSpeedParams(Group):
         if self.deepspeed == "false":
             yield Problem("PARAM-E0272", "deepspeed", "false with apply_deepspeed=true", "true, or a file",
                           "leave it out, or set apply_deepspeed=false")  # fmt: skip
-        if self.deepspeed not in BUILT_IN and not set("./") & set(self.deepspeed):
-            meant = nearest(self.deepspeed.lower(), ("true", "false"))
-            if meant:
-                yield Problem("PARAM-E0273", "deepspeed", shown(self.deepspeed), "true, or a file", meant)
+        meant = "" if set("./") & set(self.deepspeed) else nearest(self.deepspeed.lower(), ("true", "false"))
+        if meant and self.deepspeed not in (*BUILT_IN, "false"):
+            yield Problem("PARAM-E0273", "deepspeed", shown(self.deepspeed), "true, or a file", meant)

@@ -14,6 +14,7 @@ from steps.errors import Problem
 from steps.launch.deepspeed_plan import ignored
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
+from steps.plan.memory import memory_notes, memory_problems
 from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems
 from steps.plan.seen import Seen
 from steps.plan.small_data import row_problems
@@ -56,6 +57,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     template_problems,
     row_problems,
     tracking_problems,
+    memory_problems,
 )
 NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     tracking_notes,
@@ -63,4 +65,5 @@ NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     source_notes,
     deepspeed_notes,
     target_notes,
+    memory_notes,
 )

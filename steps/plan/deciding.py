@@ -22,9 +22,9 @@ from steps.plan.evaluation_options import evaluation_options
 from steps.plan.fitted import fitted_to_model
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.lengths import longest
-from steps.plan.memory import MemoryEstimate, estimate, memory_notes
+from steps.plan.memory import MemoryEstimate, Room, seen_estimate
 from steps.plan.recipes import recipe_for
-from steps.plan.seen import Seen, runs_here
+from steps.plan.seen import Seen
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -55,6 +55,7 @@ class Decisions:
     options: EvaluationOptions
     hardware: dict[str, Hardware]
     memory: MemoryEstimate
+    room: Room
     max_length: int
     warnings: list[str]
     reference: ModelFound | None = None
@@ -147,16 +148,8 @@ def _chosen(seen: Seen) -> Decisions:
     assert seen.source is not None
     assert seen.options is not None
     max_length = longest(p, seen.recipe, model)
-    memory = estimate(
-        p,
-        seen.recipe,
-        model.layout.config,
-        model.parameters,
-        max_length,
-        gpu_memory=0 if runs_here() else seen.hardware["finetune"].gpu_memory,
-        reference=seen.reference.parameters if seen.reference else 0,
-        zero=seen.zero.config["zero_optimization"] if seen.zero else None,
-    )
+    needs = seen_estimate(seen)
+    assert needs is not None
     notes = [sentence for note in NOTES for sentence in note(seen)]
     return Decisions(
         reading=seen.reading,
@@ -169,9 +162,10 @@ def _chosen(seen: Seen) -> Decisions:
         function_digest=seen.function_digest,
         options=seen.options,
         hardware=seen.hardware,
-        memory=memory,
+        memory=needs[0],
+        room=needs[1],
         max_length=max_length,
-        warnings=[*seen.reading.warnings, *notes, *memory_notes(memory, seen.hardware["finetune"])],
+        warnings=[*seen.reading.warnings, *notes],
         reference=seen.reference,
         zero=seen.zero,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,16 @@ INSTANCES = {
     "ml.p4de.24xlarge": Instance(96, 1152, 8, 80),
     "ml.p5.48xlarge": Instance(192, 2048, 8, 80),
 }
+# A request by its parts: what is written is what is asked for. Key → the form of its value.
+RAW = "cpu=8,memory=64Gi,gpu=nvidia.com/gpu,gpus=1,gpu_memory=80Gi"
+RAW_KEYS = {
+    "cpu": re.compile(r"[1-9]\d{0,3}"),
+    "memory": re.compile(r"[1-9]\d{0,5}Gi"),
+    "gpu": re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?"),
+    "gpus": re.compile(r"[1-9]\d{0,2}"),
+    "gpu_memory": re.compile(r"[1-9]\d{0,3}Gi"),
+}
+LABEL = re.compile(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?")  # Kubernetes' form of a label's value
 # Nodes reserve part of their resources for the system; a request for all of it is never scheduled.
 CPU_SHARE, MEMORY_SHARE = 0.9, 0.85
 
@@ -80,7 +91,7 @@ def import_hardware(parameters: ImportCompute) -> dict[str, Hardware]:
 def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
     """Return the request of each task group (import, prepare, finetune, evaluate).
 
-    Raises UserError for unknown instance types, forbidden characters, and more GPUs than the instance has.
+    Raises UserError for unknown instance types, malformed requests, forbidden characters, and more GPUs than there are.
     """
     gpus = parameters.number_of_gpu_to_use_finetuning
     wanted = {
@@ -108,22 +119,27 @@ def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpu
             Problem("PLAN-E0203", pool_name, f"{pool!r} with {bad[0]!r}", "no backslash, quote or control character",
                     "use the node pool's exact name")
         )  # fmt: skip
-    instance = _instance(instance_name, getattr(parameters, instance_name))
-    if gpus > instance.gpus:
+    if not LABEL.fullmatch(pool):
         raise UserError(
-            Problem("PLAN-E0202", instance_name, f"{getattr(parameters, instance_name)} with {instance.gpus} GPUs",
+            Problem("PLAN-E0204", pool_name, shown(pool), "at most 63 letters, digits, dots, _ and -, as in the value "
+                    "of a node label", "use the node pool's exact name")
+        )  # fmt: skip
+    asked = getattr(parameters, instance_name)
+    whole = _raw_request(instance_name, asked, gpus) if "=" in asked else _share(instance_name, asked, gpus)
+    if gpus > whole.gpus:
+        raise UserError(
+            Problem("PLAN-E0202", instance_name, f"{asked} with {whole.gpus} GPUs",
                     f"at least {gpus}", "choose another instance type, or lower number_of_gpu_to_use_finetuning")
         )  # fmt: skip
-    share = max(gpus, 1) / max(instance.gpus, 1)
     return Hardware(
-        cpu=str(max(1, int(instance.cpu * CPU_SHARE * share))),
-        memory=f"{max(1, int(instance.memory * MEMORY_SHARE * share))}Gi",
-        gpu_type=instance.gpu_type if gpus else "",
-        gpu_count=str(gpus),
+        cpu=str(whole.cpu),
+        memory=f"{whole.memory}Gi",
+        gpu_type=whole.gpu_type if whole.gpus else "",
+        gpu_count=str(whole.gpus),
         node_selector=_cluster().get("node_selector", {})
         | ({} if pool in NO_POOL else {parameters.node_pool_label: pool}),
-        tolerations=[{"key": instance.gpu_type, "operator": "Exists", "effect": "NoSchedule"}] if gpus else [],
-        gpu_memory=instance.gpu_memory if gpus else 0,
+        tolerations=[{"key": whole.gpu_type, "operator": "Exists", "effect": "NoSchedule"}] if whole.gpus else [],
+        gpu_memory=whole.gpu_memory if whole.gpus else 0,
     )
 
 
@@ -138,25 +154,43 @@ def instance_types() -> dict[str, Instance]:
     return INSTANCES | {name.lower(): Instance(**kind) for name, kind in own.items()}
 
 
-def _instance(parameter: str, text: str) -> Instance:
+def _share(parameter: str, text: str, gpus: int) -> Instance:
+    """Return the share of an instance type for a task that uses `gpus` of its GPUs; the whole of it without GPUs."""
     known = instance_types()
-    if text.lower() in known:
-        return known[text.lower()]
-    if "=" not in text:
-        hint = nearest(text.lower(), known) or "write the resources: cpu=8,memory=64Gi,gpu=nvidia.com/gpu"
-        raise UserError(Problem("PLAN-E0201", parameter, shown(text), "a known instance type", hint))
-    try:
-        parts = dict(part.strip().split("=", 1) for part in text.split(","))
-        cpu, memory = int(parts.pop("cpu")), int(parts.pop("memory").removesuffix("Gi"))
-        gpu_type = parts.pop("gpu", "")
-        gpus = int(parts.pop("gpus", "8")) if gpu_type else 0
-        gpu_memory = int(parts.pop("gpu_memory", "0Gi").removesuffix("Gi"))
-        if parts or cpu < 1 or memory < 1:
-            raise ValueError
-    except (ValueError, KeyError):
-        raise UserError(
-            Problem("PLAN-E0201", parameter, shown(text), "cpu=8,memory=64Gi[,gpu=nvidia.com/gpu,gpu_memory=80Gi]",
-                    "write whole CPUs, and memory in Gi")
-        ) from None  # fmt: skip
-    # The task gets exactly this request, so the shares for the system are added here.
-    return Instance(round(cpu / CPU_SHARE + 0.5), round(memory / MEMORY_SHARE + 0.5), gpus, gpu_memory, gpu_type)
+    instance = known.get(text.lower())
+    if instance is None:
+        fix = nearest(text.lower(), known) or f"write the resources: {RAW}"
+        raise UserError(Problem("PLAN-E0201", parameter, shown(text), "a known instance type", fix))
+    share = max(gpus, 1) / max(instance.gpus, 1)
+    return Instance(
+        max(1, int(instance.cpu * CPU_SHARE * share)),
+        max(1, int(instance.memory * MEMORY_SHARE * share)),
+        min(gpus, instance.gpus),
+        instance.gpu_memory,
+        instance.gpu_type,
+    )
+
+
+def _raw_request(parameter: str, text: str, gpus: int) -> Instance:
+    """Read resources that are requested exactly as written; `gpus`, the number that the task uses, is the default."""
+    pairs = [part.strip().partition("=")[::2] for part in text.split(",")]
+    parts = {key.strip(): value.strip() for key, value in pairs}
+    if fix := _malformed(parts, repeated=len(parts) < len(pairs)):
+        raise UserError(Problem("PLAN-E0205", parameter, shown(text), RAW, fix))
+    gpu_memory = int(parts.get("gpu_memory", "0Gi").removesuffix("Gi"))
+    wanted = int(parts.get("gpus", gpus)) if "gpu" in parts else 0
+    memory = int(parts["memory"].removesuffix("Gi"))
+    return Instance(int(parts["cpu"]), memory, wanted, gpu_memory, parts.get("gpu", NVIDIA))
+
+
+def _malformed(parts: dict[str, str], repeated: bool) -> str:
+    """Return how to correct the parts of a request; empty if they are right."""
+    if unknown := [key for key in parts if key not in RAW_KEYS]:
+        return nearest(unknown[0], RAW_KEYS) or f"use the keys {', '.join(RAW_KEYS)}"
+    if any(not RAW_KEYS[key].fullmatch(value) for key, value in parts.items()):
+        return "write whole numbers, and memory in Gi"
+    if repeated:
+        return "write each key once"
+    if lacks := [key for key in ("cpu", "memory") if key not in parts]:
+        return f"add {lacks[0]}="
+    return f"add gpu={NVIDIA}" if {"gpus", "gpu_memory"} & set(parts) and "gpu" not in parts else ""

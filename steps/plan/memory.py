@@ -1,4 +1,4 @@
-"""Estimate the GPU memory of training, and decide whether activations are recomputed.
+"""Estimate the memory of training, compare it with the device, and decide whether activations are recomputed.
 
 Weights, gradients and optimizer states are counted exactly; activations after Korthikanti et al. 2022 (34·s·b·h bytes
 per layer in 16 bit, attention without the quadratic term), logits in 32 bit. Accurate to about 25%.
@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from steps.errors import Problem
 from steps.kinds.adapters import ADAPTER_KINDS
 from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
-from steps.plan.hardware import Hardware
-from steps.plan.seen import runs_here
+from steps.plan.hardware import NO_POOL, Hardware
+from steps.plan.lengths import longest
+from steps.plan.machine import gpu_memory_here, memory_here
+from steps.plan.seen import Seen, runs_here
 
 GIB = 2**30
 HEADROOM = 0.9  # the rest is for the CUDA context, fragmentation and the allocator's rounding
@@ -28,7 +31,7 @@ LOGIT_TOKENS = 4096  # TRL computes the loss in tiles of this number of tokens
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU."""
+    """Bytes on one device."""
 
     parts: dict[str, int] = field(default_factory=dict)
     available: int | None = None
@@ -42,6 +45,24 @@ class MemoryEstimate:
         """Sum of the parts."""
         return sum(self.parts.values())
 
+    def least(self, optim: str) -> int:
+        """Return the bytes that are needed whatever the rows are: without activations and logits."""
+        states = self.parts["gradients and optimizer"]
+        if optim not in STATE_BYTES:  # counted as if it were AdamW; gradients are certain
+            states = states * 4 // 12
+        return self.parts["weights"] + states + self.parts.get("reference model", 0)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory for training."""
+
+    bytes: int
+    """0 if unknown."""
+    what: str
+    parameter: str
+    """The parameter that chooses it."""
+
 
 def estimate(
     parameters: SupervisedParameters,
@@ -49,11 +70,11 @@ def estimate(
     config: dict[str, Any],
     weights: int,
     max_length: int,
-    gpu_memory: int,
+    gpu_memory: float,
     reference: int = 0,
     zero: dict[str, Any] | None = None,
 ) -> MemoryEstimate:
-    """Estimate the memory of training a model of `weights` parameters on a GPU of `gpu_memory` GiB (0: unknown).
+    """Estimate the memory of training a model of `weights` parameters on a device of `gpu_memory` GiB (0: unknown).
 
     With gradient_checkpointing=auto, checkpointing is on exactly if the estimate without it does not fit. `zero` is the
     zero_optimization block of a DeepSpeed configuration, `reference` the number of weights of a separate reference
@@ -72,17 +93,83 @@ def estimate(
     return saving if available is not None and plain.needed > available else plain
 
 
-def memory_notes(memory: MemoryEstimate, hardware: Hardware) -> Iterator[str]:
-    """Warn if GPU memory, or CPU memory for offloading, is too small."""
-    if memory.available is not None and memory.needed > memory.available:
-        yield (
-            f"finetune is expected to need {memory.needed / GIB:.1f} GiB of GPU memory, but "
-            f"{memory.available / GIB:.1f} GiB are usable: lower per_device_train_batch_size or max_seq_length, or "
-            "set apply_lora=true"
-        )
+def seen_estimate(seen: Seen) -> tuple[MemoryEstimate, Room] | None:
+    """Estimate the memory of the run that the plan has seen, and say where it has room; None without a model."""
+    model, p = seen.model, seen.parameters
+    if model is None or "finetune" not in seen.hardware:
+        return None
+    room = room_of(p, seen.hardware["finetune"])
+    needs = estimate(
+        p,
+        seen.recipe,
+        model.layout.config,
+        model.parameters,
+        longest(p, seen.recipe, model),
+        gpu_memory=room.bytes / GIB,
+        reference=seen.reference.parameters if seen.reference else 0,
+        zero=seen.zero.config["zero_optimization"] if seen.zero else None,
+    )
+    return needs, room
+
+
+def room_of(p: SupervisedParameters, hardware: Hardware) -> Room:
+    """Return the memory that training may use: of the machine that was asked for, or of this one in a local run."""
+    if runs_here() and not _is_asked_for(p):
+        return room_here(p)
+    if p.number_of_gpu_to_use_finetuning:
+        return Room(hardware.gpu_memory * GIB, "one GPU of instance_type_finetune", "instance_type_finetune")
+    return Room(int(hardware.memory.removesuffix("Gi")) * GIB, "instance_type_finetune", "instance_type_finetune")
+
+
+def room_here(p: SupervisedParameters) -> Room:
+    """Return the memory of this machine's GPU, if there is one and it is used; else that of its processors."""
+    if p.number_of_gpu_to_use_finetuning and (size := gpu_memory_here()):
+        return Room(size, "this machine's GPU", "number_of_gpu_to_use_finetuning")
+    return Room(memory_here(), "this machine", "number_of_gpu_to_use_finetuning")
+
+
+def _is_asked_for(p: SupervisedParameters) -> bool:
+    """Return whether a machine was named, so that a plan made on this machine is for that one."""
+    usual = type(p).model_fields["instance_type_finetune"].default
+    return p.instance_type_finetune != usual or p.compute_finetune not in NO_POOL
+
+
+def memory_problems(seen: Seen) -> Iterator[Problem]:
+    """Refuse a training whose weights, gradients and optimizer states alone exceed the memory."""
+    found = seen_estimate(seen)
+    if not found or not found[1].bytes:
+        return
+    needs, room = found
+    least = needs.least(seen.parameters.optim)
+    if least > room.bytes:
+        larger = "name a larger instance_type_finetune" if room.parameter == "instance_type_finetune" else \
+            "train on another machine (and plan for it with instance_type_finetune)"  # fmt: skip
+        smaller = "" if seen.parameters.apply_lora else "set apply_lora=true, or "
+        yield Problem("PLAN-E0365", room.parameter,
+                      f"{least / GIB:.1f} GiB of weights, gradients and optimizer states for the "
+                      f"{room.bytes / GIB:.1f} GiB of {room.what}", "room for them, and for activations besides",
+                      f"{smaller}{larger}")  # fmt: skip
+
+
+def memory_notes(seen: Seen) -> Iterator[str]:
+    """Warn if the memory, or CPU memory for offloading, is probably too small."""
+    found = seen_estimate(seen)
+    if found is None:
+        return
+    needs, room = found
+    p, hardware = seen.parameters, seen.hardware["finetune"]
+    rooms = [room, room_here(p)] if runs_here() and _is_asked_for(p) else [room]
+    for one in rooms:
+        usable = int(one.bytes * HEADROOM)
+        if usable and needs.needed > usable:
+            yield (
+                f"finetune is expected to need {needs.needed / GIB:.1f} GiB, but {usable / GIB:.1f} GiB of {one.what} "
+                "are usable: lower per_device_train_batch_size or max_seq_length"
+                f"{'' if p.apply_lora else ', or set apply_lora=true'}"
+            )
     there = int(hardware.memory.removesuffix("Gi"))
-    if not runs_here() and memory.on_cpu >= there * GIB:  # offloaded states must fit into CPU memory
-        yield (f"DeepSpeed offloads {memory.on_cpu / GIB:.0f} GiB to CPU memory, but finetune has {there} GiB: "
+    if not runs_here() and needs.on_cpu >= there * GIB:  # offloaded states must fit into CPU memory
+        yield (f"DeepSpeed offloads {needs.on_cpu / GIB:.0f} GiB to CPU memory, but finetune has {there} GiB: "
                "choose a larger instance_type_finetune")  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from steps.params.pipeline import SupervisedParameters
 from steps.params.registration import TrackingParams
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
+from steps.plan.duration import duration
 from steps.plan.memory import GIB
 from steps.redaction import masked
 from steps.tracking.target import target_of
@@ -32,6 +33,9 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         )
     if decisions.zero and (file := decisions.zero.file):
         sources.append({"what": "deepspeed", "uri": file.uri, "digest": file.digest, "bytes": file.size})
+    numbers = table(p, rows, decisions.max_length)
+    size = decisions.data["train"].bytes if "train" in decisions.data else 0
+    takes = duration(p, numbers, size, decisions.max_length)
     return {
         "pipeline": decisions.reading.pipeline,
         "task": p.task,
@@ -40,13 +44,15 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "translations": [vars(translation) for translation in decisions.reading.translations],
         "warnings": decisions.warnings,
         "tasks": _tasks(decisions),
-        "arithmetic": table(p, rows, decisions.max_length) + decisions.new_tokens.told,
+        "arithmetic": numbers + takes.told + decisions.new_tokens.told,
+        "estimate": {"tokens": takes.tokens, "seconds": takes.seconds, "cost": takes.cost},
         "sources": sources,
         "reading": _reading(DataSource.of(p)),
         "memory": {
             "needed_bytes": decisions.memory.needed,
             "parts": decisions.memory.parts,
             "available_bytes": decisions.memory.available,
+            "available_in": decisions.room.what,
             "note": "activations are recomputed" if decisions.memory.checkpointing else "activations are kept",
             "on_cpu_bytes": decisions.memory.on_cpu,
         },
@@ -66,8 +72,9 @@ def as_text(summary: dict[str, Any]) -> str:
     if memory := summary["memory"]:
         available = memory["available_bytes"]
         of = f" of {available / GIB:.1f}" if available else ""
+        where = f" of {memory['available_in']}" if available else ""
         on_cpu = f", {memory['on_cpu_bytes'] / GIB:.2f} GiB more on the CPU" if memory["on_cpu_bytes"] else ""
-        needed = f"{memory['needed_bytes'] / GIB:.2f}{of} GiB, {memory['note']}{on_cpu}"
+        needed = f"{memory['needed_bytes'] / GIB:.2f}{of} GiB{where}, {memory['note']}{on_cpu}"
         lines += [f"  {'training memory':<29} {needed}", ""]
     lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
     lines.append(f"  {'tracking':<11} {summary['tracking']}")

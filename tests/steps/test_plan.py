@@ -78,6 +78,7 @@ def test_the_arithmetic_is_right(given, tmp_path):
     # 60 rows, 48 of them for training; 4 x 3 in a step makes 4 steps an epoch.
     assert numbers == {
         "longest sequence": 256, "sequences per optimizer step": 12, "training rows": 48, "optimizer steps": 8,
+        "training time": "unknown",
     }  # fmt: skip
     _, told = planned(given, tmp_path, per_device_train_batch_size=20, num_train_epochs=2)
     steps = {line["name"]: line["value"] for line in told["arithmetic"]}["optimizer steps"]
@@ -303,10 +304,42 @@ def test_a_task_without_gpus_gets_a_machine_of_its_own():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("size", ["cpu=6,memory=50Gi,gpu_memry=64Gi", "cpu=6,memory=50Gi,disk=1Ti", "cpu=0,memory=5Gi"])
-def test_a_raw_request_with_something_else_in_it_is_refused(size):
-    with pytest.raises(UserError, match="PLAN-E0201 instance_type_preprocess"):
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("cpu=6,memory=50Gi,gpu_memry=64Gi", "did you mean gpu_memory"),
+        ("cpu=6,memory=50Gi,disk=1Ti", "use the keys cpu, memory, gpu, gpus, gpu_memory"),
+        ("cpu=0,memory=5Gi", "write whole numbers"),
+        ("cpu=1.5,memory=5Gi", "write whole numbers"),
+        ("cpu=500m,memory=5Gi", "write whole numbers"),
+        ("cpu=-1,memory=5Gi", "write whole numbers"),
+        ("cpu=6,memory=64", "memory in Gi"),
+        ("cpu=6,memory=64GB", "memory in Gi"),
+        ("cpu=6,memory=0Gi", "memory in Gi"),
+        ("cpu=6", "add memory="),
+        ("memory=5Gi", "add cpu="),
+        ("cpu=6,cpu=8,memory=5Gi", "write each key once"),
+        ("cpu=6,memory=5Gi,", "use the keys"),
+        ("cpu=6;memory=5Gi", "PLAN-E0205"),
+        ("cpu=6,memory=5Gi,gpu=nvidia", "PLAN-E0205"),
+        ("cpu=6,memory=5Gi,gpu=", "PLAN-E0205"),
+        ("cpu=6,memory=5Gi,gpu=nvidia.com/gpu,gpus=0", "PLAN-E0205"),
+        ("cpu=6,memory=5Gi,gpu=nvidia.com/gpu,gpus=many", "PLAN-E0205"),
+        ("cpu=6,memory=5Gi,gpus=1", "add gpu=nvidia.com/gpu"),
+        ("cpu=6,memory=5Gi,gpu_memory=80Gi", "add gpu=nvidia.com/gpu"),
+    ],
+)
+def test_a_raw_request_with_something_else_in_it_is_refused(size, words):
+    with pytest.raises(
+        UserError, match=f"PLAN-E0205 instance_type_preprocess.*{words}|{words} instance_type_preprocess"
+    ):
         hardware(instance_type_preprocess=size)
+
+
+@pytest.mark.parametrize("pool", ["FT Cluster", "-pool", "a" * 64, "ä", "pool/one"])
+def test_a_pool_that_no_label_can_hold_is_refused(pool):
+    with pytest.raises(UserError, match="PLAN-E0204 compute_finetune"):
+        hardware(compute_finetune=pool)
 
 
 def test_without_gpus_no_gpu_resource_is_named():
@@ -325,7 +358,31 @@ def test_a_raw_request_is_asked_for_in_full():
     assert (finetune.cpu, finetune.memory, finetune.gpu_type, finetune.gpu_memory) == ("6", "50Gi", "amd.com/gpu", 64)
     for amount in range(1, 130):
         prepare = hardware(instance_type_preprocess=f"cpu={amount},memory={amount}Gi")["prepare"]
-        assert (int(prepare.cpu), int(prepare.memory.removesuffix("Gi"))) >= (amount, amount)
+        assert (prepare.cpu, prepare.memory) == (str(amount), f"{amount}Gi")
+
+
+@pytest.mark.parametrize(
+    ("size", "gpus", "expected"),
+    [
+        ("cpu=8,memory=64Gi,gpu=nvidia.com/gpu", 1, ("8", "64Gi", "nvidia.com/gpu", "1", 0)),
+        ("cpu=8,memory=64Gi,gpu=nvidia.com/gpu", 0, ("8", "64Gi", "", "0", 0)),
+        ("cpu=8,memory=64Gi,gpu=nvidia.com/gpu,gpu_memory=80Gi", 1, ("8", "64Gi", "nvidia.com/gpu", "1", 80)),
+        ("cpu=8,memory=64Gi,gpu=nvidia.com/gpu,gpus=4", 1, ("8", "64Gi", "nvidia.com/gpu", "4", 0)),
+        ("cpu=8, memory=64Gi, gpu=nvidia.com/mig-1g.10gb", 1, ("8", "64Gi", "nvidia.com/mig-1g.10gb", "1", 0)),
+        ("cpu=8,memory=64Gi", 0, ("8", "64Gi", "", "0", 0)),
+    ],
+)
+def test_a_raw_request_asks_for_what_it_says(size, gpus, expected):
+    made = hardware(instance_type_finetune=size, number_of_gpu_to_use_finetuning=gpus,
+                    instance_type_model_evaluation=size)  # fmt: skip
+    for task in ("finetune", "evaluate"):
+        one = made[task]
+        assert (one.cpu, one.memory, one.gpu_type, one.gpu_count, one.gpu_memory) == expected
+
+
+def test_a_raw_request_with_fewer_gpus_than_are_used_is_refused():
+    with pytest.raises(UserError, match=r"PLAN-E0202 instance_type_finetune: .* with 0 GPUs"):
+        hardware(instance_type_finetune="cpu=8,memory=64Gi")
 
 
 # Memory
