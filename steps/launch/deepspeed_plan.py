@@ -101,15 +101,6 @@ def deepspeed_plan(parameters: SupervisedParameters) -> DeepSpeedPlan | None:
     return DeepSpeedPlan(config, merging.changes, warnings + merging.told, file)
 
 
-def ignored(parameters: SupervisedParameters) -> list[str]:
-    """Return a note for each DeepSpeed parameter that is set but has no effect without apply_deepspeed."""
-    if parameters.apply_deepspeed:
-        return []
-    given = {"deepspeed": parameters.deepspeed not in (*MEANS_BUILT_IN, "false"),
-             "deepspeed_stage": parameters.deepspeed_stage != "2"}  # fmt: skip
-    return [f"{name} is ignored: apply_deepspeed is false" for name, is_given in given.items() if is_given]
-
-
 class _Merging:
     """Combines the values that both the parameters and the configuration set."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from steps.adapters.asked import base_problems, prompt_problems
 from steps.adapters.targets import target_notes, target_problems
 from steps.errors import Problem
-from steps.launch.deepspeed_plan import ignored
+from steps.plan.effects import effect_notes
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
 from steps.plan.memory import memory_notes, memory_problems
@@ -20,12 +20,6 @@ from steps.plan.seen import Seen
 from steps.plan.small_data import row_problems
 from steps.plan.tokenizer import template_problems, tokenizer_problems
 from steps.plan.tracking import tracking_problems
-
-
-def warmup_notes(seen: Seen) -> Iterator[str]:
-    """Note that warmup_steps overrides warmup_ratio."""
-    if seen.parameters.warmup_steps and seen.parameters.warmup_ratio:
-        yield "warmup_ratio is ignored: warmup_steps overrides it"
 
 
 def source_notes(seen: Seen) -> Iterator[str]:
@@ -38,8 +32,8 @@ def source_notes(seen: Seen) -> Iterator[str]:
 
 
 def deepspeed_notes(seen: Seen) -> Iterable[str]:
-    """What DeepSpeed changes, or which parameters are ignored without it."""
-    return seen.zero.warnings if seen.zero else ignored(seen.parameters)
+    """What DeepSpeed changes."""
+    return seen.zero.warnings if seen.zero else ()
 
 
 CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
@@ -61,9 +55,9 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
 )
 NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     tracking_notes,
-    warmup_notes,
     source_notes,
     deepspeed_notes,
+    effect_notes,
     target_notes,
     memory_notes,
 )

@@ -1,0 +1,168 @@
+"""A parameter that was set and has no effect is named with the reason, and no other is."""
+
+import pytest
+from classifiers import label_rows
+from conftest import chat_rows, write_jsonl
+
+from steps.params.pipelines import PARAMETER_MODELS
+from steps.plan.deciding import decide
+from steps.plan.effects import IGNORED
+
+
+@pytest.fixture
+def ignored(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    files = {
+        "chat_completion": write_jsonl(tmp_path / "chat.jsonl", chat_rows(60)),
+        "text_generation": write_jsonl(tmp_path / "texts.jsonl", [{"text": f"text {number}"} for number in range(60)]),
+        "text_classification": write_jsonl(tmp_path / "labels.jsonl", label_rows(60)),
+    }
+    files["pretraining"] = files["text_generation"]
+    columns = {"text_classification": {"sentence1_key": "text", "label_key": "kind"}}
+
+    def run(pipeline: str = "chat_completion", **changes) -> list[str]:
+        changes = {name: str(value).format(rows=files[pipeline]) if isinstance(value, str) else value
+                   for name, value in changes.items()}  # fmt: skip
+        given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(files[pipeline]),
+                 "number_of_gpu_to_use_finetuning": 0, **columns.get(pipeline, {})}  # fmt: skip
+        return [text for text in decide(pipeline, {**given, **changes}).warnings if " is ignored: " in text]
+
+    return run
+
+
+NO_ADAPTER = "apply_lora is false, so all weights are trained; set apply_lora=true to use it"
+# (pipeline, parameters, what is told).
+CASES = [
+    ("chat_completion", {"lora_r": 16}, [f"lora_r is ignored: {NO_ADAPTER}"]),
+    (
+        "chat_completion",
+        {"lora_alpha": 16, "lora_dropout": 0.1, "lora_target_modules": "q_proj"},
+        [f"{name} is ignored: {NO_ADAPTER}" for name in ("lora_alpha", "lora_dropout", "lora_target_modules")],
+    ),
+    ("text_classification", {"lora_r": 4}, [f"lora_r is ignored: {NO_ADAPTER}"]),
+    ("chat_completion", {"lora_r": 16, "apply_lora": True}, []),
+    ("chat_completion", {"lora_r": 8, "lora_alpha": "128"}, []),  # the defaults
+    ("chat_completion", {"deepspeed_stage": "3"}, ["deepspeed_stage is ignored: apply_deepspeed is false"]),
+    ("chat_completion", {"deepspeed": "zero3.json"}, ["deepspeed is ignored: apply_deepspeed is false"]),
+    ("chat_completion", {"deepspeed": "false"}, []),
+    (
+        "chat_completion",
+        {"warmup_steps": 3, "warmup_ratio": 0.1},
+        ["warmup_ratio is ignored: warmup_steps overrides it"],
+    ),
+    (
+        "chat_completion",
+        {"lr_scheduler_type": "constant", "warmup_ratio": 0.1},
+        ["warmup_ratio is ignored: lr_scheduler_type=constant has no warmup"],
+    ),
+    ("chat_completion", {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1}, []),
+    (
+        "chat_completion",
+        {"max_steps": 5, "num_train_epochs": 3},
+        ["num_train_epochs is ignored: max_steps overrides it"],
+    ),
+    (
+        "chat_completion",
+        {"early_stopping_patience": 3, "early_stopping_threshold": 0.1},
+        [
+            "early_stopping_patience is ignored: apply_early_stopping is false",
+            "early_stopping_threshold is ignored: apply_early_stopping is false",
+        ],
+    ),
+    ("chat_completion", {"early_stopping_patience": 3, "apply_early_stopping": True}, []),
+    ("chat_completion", {"eval_steps": 50}, ["eval_steps is ignored: evaluation_strategy is epoch"]),
+    (
+        "chat_completion",
+        {"eval_steps": 50, "eval_strategy": "no"},
+        ["eval_steps is ignored: evaluation_strategy is no"],
+    ),
+    ("chat_completion", {"eval_steps": 50, "eval_strategy": "steps"}, []),
+    (
+        "text_classification",
+        {"metric_for_best_model": "accuracy", "evaluation_strategy": "no"},
+        ["metric_for_best_model is ignored: evaluation_strategy is no, so the last checkpoint is the result"],
+    ),
+    (
+        "chat_completion",
+        {"logging_steps": 1, "logging_strategy": "epoch"},
+        ["logging_steps is ignored: logging_strategy is epoch"],
+    ),
+    (
+        "chat_completion",
+        {"registered_model_name": "dates", "registered_model_alias": "best", "register_tuned_model": False},
+        [
+            "registered_model_name is ignored: register_tuned_model is false",
+            "registered_model_alias is ignored: register_tuned_model is false",
+        ],
+    ),
+    (
+        "chat_completion",
+        {"add_template_tokens": False},
+        ["add_template_tokens is ignored: chat_template is no built-in template"],
+    ),
+    (
+        "chat_completion",
+        {"huggingface_revision": "v2"},
+        ["huggingface_revision is ignored: the model is not from the Hub"],
+    ),
+    (
+        "chat_completion",
+        {"dataset_revision": "v2", "dataset_validation_split": "dev"},
+        [
+            "dataset_revision is ignored: dataset_name is empty",
+            "dataset_validation_split is ignored: dataset_name is empty",
+        ],
+    ),
+    ("chat_completion", {"mixing_seed": 1}, ["mixing_seed is ignored: training_data is empty"]),
+    (
+        "chat_completion",
+        {"split": "positional", "validation_file_path": "{rows}", "test_file_path": "{rows}"},
+        ["split is ignored: every split is given, so no rows are held out"],
+    ),
+    ("chat_completion", {"split": "positional", "test_file_path": "{rows}"}, []),
+    ("chat_completion", {"delimiter": ";"}, ["delimiter is ignored: no file is csv or tsv"]),
+    ("chat_completion", {"json_field": "data"}, ["json_field is ignored: no file is json"]),
+    ("text_generation", {"text_separator": " "}, ["text_separator is ignored: ground_truth_key is empty"]),
+    (
+        "chat_completion",
+        {"node_pool_label": "pool"},
+        ["node_pool_label is ignored: no compute_* names a node pool"],
+    ),
+    ("chat_completion", {"node_pool_label": "pool", "compute_finetune": "gpus"}, []),
+    ("chat_completion", {"experiment_name": "mine"}, []),  # a local run has a store of its own
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pipeline", "given", "expected"), CASES)
+def test_what_has_no_effect_is_named_with_the_reason(ignored, pipeline, given, expected):
+    assert ignored(pipeline, **given) == expected
+
+
+@pytest.mark.parametrize("pipeline", ["chat_completion", "text_generation", "text_classification", "pretraining"])
+def test_of_the_defaults_nothing_is_said(ignored, pipeline):
+    assert ignored(pipeline) == []
+
+
+def test_without_a_server_on_a_cluster_the_experiment_is_named(ignored, monkeypatch):
+    monkeypatch.delenv("FINETUNE_ROOT")
+    told = ignored(experiment_name="mine", register_tuned_model=False)
+    assert told == ["experiment_name is ignored: no MLflow server is named, so no metrics are sent"]
+    assert ignored(experiment_name="mine", mlflow_server_uri="http://m") == []
+
+
+def test_a_data_set_beside_files_is_named(ignored, tmp_path):
+    (tmp_path / "set").mkdir()
+    write_jsonl(tmp_path / "set/train.jsonl", chat_rows(20))
+    told = ignored(dataset_name=str(tmp_path / "set"), dataset_split="all")
+    assert told == ["dataset_split is ignored: the training rows are read from files"]
+
+
+def test_every_rule_is_about_parameters_that_exist_and_has_a_case():
+    known = {name for model in PARAMETER_MODELS.values() for name in model.model_fields}
+    named = {name for rule in IGNORED for name in rule.names}
+    assert named <= known
+    cases = {text.split(" ")[0] for _, _, expected in CASES for text in expected}
+    alone = {"dataset_split", "experiment_name", "hf_mlflow_log_artifacts", "dataset_config", "dataset_test_split",
+             "warmup_steps", "escapechar"}  # fmt: skip
+    assert named - cases <= alone
