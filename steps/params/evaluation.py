@@ -1,9 +1,10 @@
 """Comparison of base and tuned model, and the gate for registration."""
 
+import json
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from steps.errors import Problem
 from steps.params.choice import OneOf
@@ -23,10 +24,16 @@ class EvaluationParams(Group):
     """Maximum length of a generated answer in tokens."""
 
     evaluation_config: str = ""
-    """JSON file with the metrics to report and options for comparing texts: {"metrics": ["rougeL"], …}."""
+    """JSON file with the metrics to report and options for comparing texts, as for azureml-metrics too."""
 
     evaluation_config_params: str = ""
     """The same as evaluation_config, as JSON text instead of a file."""
+
+    @field_validator("evaluation_config", "evaluation_config_params", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """A configuration file may hold the object itself."""
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) and value else value
 
     gate_metric: Annotated[str, OneOf(JUDGING)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""

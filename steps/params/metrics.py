@@ -32,7 +32,8 @@ LABELS = (
     "precision_macro", "precision_micro", "precision_weighted", "precision_binary",
     "recall_macro", "recall_micro", "recall_weighted", "recall_binary",
     "average_precision_macro", "average_precision_micro", "average_precision_weighted", "average_precision_binary",
-    "AUC_macro", "AUC_micro", "AUC_weighted", "subset_accuracy", "hamming_loss",
+    "AUC_macro", "AUC_micro", "AUC_weighted", "AUC_binary", "subset_accuracy", "hamming_loss",
+    "iou", "iou_macro", "iou_micro", "iou_weighted",
 )  # fmt: skip
 RANKED = ("loss", "mrr", "ndcg_10", "average_precision_binary", "f1_binary", "accuracy")
 PREFERRED = (
@@ -44,9 +45,9 @@ JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS,
 # Metrics that exist only for one label per row, and only for several.
 OF_ONE_LABEL = (
     "accuracy", "balanced_accuracy", "weighted_accuracy", "norm_macro_recall", "mcc", "log_loss",
-    "f1_binary", "precision_binary", "recall_binary", "average_precision_binary",
+    "f1_binary", "precision_binary", "recall_binary", "average_precision_binary", "AUC_binary",
 )  # fmt: skip
-OF_LABEL_SETS = ("subset_accuracy", "hamming_loss")
+OF_LABEL_SETS = ("subset_accuracy", "hamming_loss", "iou", "iou_macro", "iou_micro", "iou_weighted")
 # Metrics that exist only for rated answers, and only for pairs.
 OF_RATED = ("reward_auc", "preference_auc")
 OF_PAIRS = ("preference_accuracy", "preference_accuracy_per_token")

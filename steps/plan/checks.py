@@ -31,6 +31,11 @@ def source_notes(seen: Seen) -> Iterator[str]:
         yield from seen.model.adapter.warnings
 
 
+def option_notes(seen: Seen) -> Iterable[str]:
+    """Which keys and metrics of evaluation_config have no effect."""
+    return seen.options.notes if seen.options else ()
+
+
 def deepspeed_notes(seen: Seen) -> Iterable[str]:
     """What DeepSpeed changes."""
     return seen.zero.warnings if seen.zero else ()
@@ -58,6 +63,7 @@ NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     source_notes,
     deepspeed_notes,
     effect_notes,
+    option_notes,
     target_notes,
     memory_notes,
 )

@@ -160,7 +160,7 @@ def _chosen(seen: Seen) -> Decisions:
         source=seen.source,
         template_digest=seen.template_digest,
         function_digest=seen.function_digest,
-        options=seen.options,
+        options=seen.options.options,
         hardware=seen.hardware,
         memory=needs[0],
         room=needs[1],

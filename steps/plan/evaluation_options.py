@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from steps.errors import UserError
 from steps.kinds.recipe import Recipe
-from steps.params.evaluation_config import EvaluationOptions, read_options
-from steps.params.metrics import NEITHER_IS_BETTER
+from steps.params.evaluation_config import EvaluationOptions, Measurable, OptionsRead, read_options
+from steps.params.metrics import NEITHER_IS_BETTER, OF_LABEL_SETS, OF_ONE_LABEL, OF_PAIRS, OF_RATED
 from steps.params.pipeline import SupervisedParameters
+from steps.params.preference import PreferenceMethod
 from steps.params.reading import choices_of
 from steps.sources import storage
 
 
-def evaluation_options(parameters: SupervisedParameters, recipe: Recipe) -> EvaluationOptions:
+def evaluation_options(parameters: SupervisedParameters, recipe: Recipe) -> OptionsRead:
     """Read evaluation_config or evaluation_config_params. Raises UserError, and the errors of `storage.read_bytes`."""
-    where, text = "evaluation_config_params", parameters.evaluation_config_params
-    if parameters.evaluation_config:
+    where, content = "evaluation_config_params", parameters.evaluation_config_params.encode()
+    if file := parameters.evaluation_config:
         where = "evaluation_config"
-        if problems := storage.check_uri(where, parameters.evaluation_config):
+        if file.lstrip().startswith("{"):  # the JSON itself
+            content = file.encode()
+        elif problems := storage.check_uri(where, file):
             raise UserError(problems)
-        text = storage.read_bytes(where, parameters.evaluation_config).decode("utf-8", "replace")
-    if not text:
-        return EvaluationOptions()
-    known = [*choices_of(type(parameters).model_fields["gate_metric"]), *sorted(NEITHER_IS_BETTER)]
-    texts = recipe.kind.compares_texts and parameters.task != "pretraining"
-    options = read_options(where, text, known, texts)
-    if isinstance(options, list):
-        raise UserError(options)
-    return options
+        else:
+            content = storage.read_bytes(where, file)
+    if not content:
+        return OptionsRead(EvaluationOptions(), [])
+    read = read_options(where, content, _measurable(parameters, recipe))
+    if isinstance(read, list):
+        raise UserError(read)
+    return read
+
+
+def _measurable(p: SupervisedParameters, recipe: Recipe) -> Measurable:
+    """Return the metrics that these rows can have, and those that only other rows of the task have."""
+    every = [*choices_of(type(p).model_fields["gate_metric"]), *sorted(NEITHER_IS_BETTER)]
+    elsewhere = dict(_elsewhere(p, every))
+    texts = recipe.kind.compares_texts and p.task != "pretraining"
+    multilabel = getattr(p, "multilabel", None)
+    return Measurable([name for name in every if name not in elsewhere], elsewhere, texts, multilabel)
+
+
+def _elsewhere(p: SupervisedParameters, every: list[str]) -> Iterator[tuple[str, str]]:
+    if (multilabel := getattr(p, "multilabel", None)) is not None:
+        other, rows = (OF_ONE_LABEL, "any number of labels") if multilabel else (OF_LABEL_SETS, "one label")
+        yield from ((name, f"it has no value for rows with {rows}") for name in other)
+    if isinstance(p, PreferenceMethod):
+        other, rows = (OF_PAIRS, "rated answers") if p.rated else (OF_RATED, "pairs")
+        yield from ((name, f"it has no value for {rows}") for name in other)
+    if getattr(p, "ground_truth_key", None) == "":
+        answers = (name for name in every if name not in ("loss", "perplexity"))
+        yield from ((name, "without ground_truth_key there is no answer to compare with") for name in answers)

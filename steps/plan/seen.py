@@ -11,7 +11,7 @@ from steps.kinds.recipe import Recipe
 from steps.launch.deepspeed_plan import DeepSpeedPlan
 from steps.models.new_tokens import NewTokens
 from steps.params.data import DataSource
-from steps.params.evaluation_config import EvaluationOptions
+from steps.params.evaluation_config import OptionsRead
 from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import Reading
 from steps.plan.hardware import Hardware
@@ -37,7 +37,7 @@ class Seen:
     """The data parameters with Hub revisions pinned."""
     template_digest: str = ""
     function_digest: str = ""
-    options: EvaluationOptions | None = None
+    options: OptionsRead | None = None
     hardware: dict[str, Hardware] = field(default_factory=dict)
     zero: DeepSpeedPlan | None = None
     """DeepSpeed configuration; None without DeepSpeed."""

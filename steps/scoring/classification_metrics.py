@@ -58,10 +58,8 @@ def score_labels(
         values["log_loss"] = metrics.log_loss(true, checked, labels=range(len(names)))
         ranked = np.eye(len(names), dtype=bool)[true]
         values |= _ranked(ranked, checked, undefined)
-        if len(names) == 2 and rows[1]:
-            values["average_precision_binary"] = metrics.average_precision_score(ranked[:, 1], checked[:, 1])
-        elif len(names) == 2:
-            undefined["average_precision_binary"] = f"no test row is {names[1]!r}"
+        if len(names) == 2:
+            values |= _ranked_positive(ranked[:, 1], checked[:, 1], undefined, names[1])
     return Scored(_plain(values), undefined, decided.classes, decided.remarks)
 
 
@@ -70,7 +68,8 @@ def score_label_sets(
 ) -> Scored:
     """Compare any number of labels per row; arguments have the shape (rows, classes), the first two are bool.
 
-    subset_accuracy is the share of rows with exactly the right labels, hamming_loss the share of wrong decisions.
+    subset_accuracy is the share of rows with exactly the right labels, hamming_loss the share of wrong decisions. iou
+    is the mean over rows of right labels among those that are true or predicted; 1 for a row that has neither.
     Raises ValueError for other shapes, NumericError for probabilities that are not finite.
     """
     from sklearn import metrics
@@ -84,6 +83,8 @@ def score_label_sets(
     values = {
         "subset_accuracy": float((true == said).all(axis=1).mean()),
         "hamming_loss": metrics.hamming_loss(true, said),
+        "iou": metrics.jaccard_score(true, said, average="samples", zero_division=1.0),
+        **_overlaps(true, said, undefined),
         **decided.values,
     }
     if probabilities is not None:
@@ -168,6 +169,33 @@ def _of_positive(own: dict[str, float], undefined: dict[str, str], name: str) ->
             what = "was predicted as" if measure == "precision" else "is"
             undefined[f"{measure}_binary"] = f"no test row {what} {name!r}"
     return {f"{measure}_binary": value for measure, value in own.items() if measure != "rows"}
+
+
+def _overlaps(true: np.ndarray, said: np.ndarray, undefined: dict[str, str]) -> dict[str, float]:
+    """Return the averages over classes of the rows that are right among those that are true or predicted."""
+    from sklearn.metrics import jaccard_score
+
+    present = np.flatnonzero(true.sum(axis=0))
+    if not len(present):
+        undefined |= {f"iou_{average}": "no test row has a label" for average in AVERAGES}
+        return {}
+    among = {"macro": present, "micro": None, "weighted": present}
+    return {f"iou_{name}": jaccard_score(true, said, labels=labels, average=name) for name, labels in among.items()}
+
+
+def _ranked_positive(
+    true: np.ndarray, probabilities: np.ndarray, undefined: dict[str, str], name: str
+) -> dict[str, float]:
+    """Return average precision and AUC of the positive class of two."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if true.all() or not true.any():
+        undefined["AUC_binary"] = f"{'every' if true.all() else 'no'} test row is {name!r}"
+    if not true.any():
+        undefined["average_precision_binary"] = f"no test row is {name!r}"
+        return {}
+    values = {"average_precision_binary": average_precision_score(true, probabilities)}
+    return values if true.all() else {**values, "AUC_binary": roc_auc_score(true, probabilities)}
 
 
 def _ranked(true: np.ndarray, probabilities: np.ndarray, undefined: dict[str, str]) -> dict[str, float]:

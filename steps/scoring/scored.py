@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.evaluation_config import our_name
+from steps.params.metrics import KNOWN
+from steps.params.other_evaluations import our_name
+
+log = logging.getLogger("finetune")
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,20 @@ class Scored:
 def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dict[str, float]:
     """Keep the metrics in `wanted`, in the order of `available`; all of them if `wanted` is empty.
 
-    Raises UserError for every name that is not available, with the most similar name.
+    A metric that has no value for these rows is left out with a warning. Raises UserError for every name that is no
+    metric, with the most similar name.
     """
     if not wanted:
         return dict(available)
     ours = {name: our_name(name, available) for name in wanted}
-    unknown = [name for name in ours if ours[name] not in available]
+    unknown = [name for name in ours if ours[name] not in available and ours[name] not in KNOWN]
     if unknown:
         raise UserError([
             Problem("EVAL-E0205", "evaluation_config: metrics", shown(name), f"one of {', '.join(available)}",
                     nearest(ours[name], available) or "use a name from that list, or leave it out")
             for name in unknown
         ])  # fmt: skip
+    if lacking := [name for name in ours if ours[name] not in available]:
+        log.warning("WARNING evaluation_config: no value for the test rows: %s", ", ".join(lacking))
     chosen = set(ours.values())
     return {name: value for name, value in available.items() if name in chosen}

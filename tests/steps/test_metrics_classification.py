@@ -62,6 +62,7 @@ def test_label_metrics_are_those_of_scikit_learn(classes, seed):
             "recall_binary": sk.recall_score(true, said),
             "f1_binary": sk.f1_score(true, said),
             "average_precision_binary": sk.average_precision_score(true, probabilities[:, 1]),
+            "AUC_binary": sk.roc_auc_score(true, probabilities[:, 1]),
         }
     assert scored.values == pytest.approx(expected)
     assert scored.undefined == {}
@@ -112,7 +113,7 @@ def test_test_rows_of_a_single_class_leave_out_what_needs_two():
         warnings.simplefilter("error")
         scored = score_labels(["good", "good"], ["good", "bad"], probabilities, NAMES[:2])
     assert set(scored.undefined) == {
-        "mcc", "AUC_macro", "AUC_weighted", "recall_binary", "average_precision_binary"
+        "mcc", "AUC_macro", "AUC_weighted", "AUC_binary", "recall_binary", "average_precision_binary"
     }  # fmt: skip
     assert not set(scored.undefined) & set(scored.values)
     assert scored.values["average_precision_macro"] == 1.0  # that of "good" alone
@@ -128,8 +129,11 @@ def test_metrics_of_label_sets_are_those_of_scikit_learn(seed):
     said = probabilities > 0.4
     scored = score_label_sets(true, said, probabilities, NAMES)
     expected = {"subset_accuracy": sk.accuracy_score(true, said), "hamming_loss": sk.hamming_loss(true, said)}
+    both, either = (true & said).sum(axis=1), (true | said).sum(axis=1)
+    expected["iou"] = np.where(either, both / np.maximum(either, 1), 1.0).mean()
     for average in AVERAGES:
         expected |= {
+            f"iou_{average}": sk.jaccard_score(true, said, average=average),
             f"precision_{average}": sk.precision_score(true, said, average=average),
             f"recall_{average}": sk.recall_score(true, said, average=average),
             f"f1_{average}": sk.f1_score(true, said, average=average),
@@ -156,8 +160,8 @@ def test_rows_without_any_label_leave_every_average_undefined():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scored = score_label_sets(nothing, nothing, np.full((3, 2), 0.1), NAMES[:2])
-    assert scored.values == {"subset_accuracy": 1.0, "hamming_loss": 0.0}
-    assert len(scored.undefined) == 15
+    assert scored.values == {"subset_accuracy": 1.0, "hamming_loss": 0.0, "iou": 1.0}
+    assert len(scored.undefined) == 18
     assert scored.undefined["f1_macro"] == "no test row has a label"
 
 
