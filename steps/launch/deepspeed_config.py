@@ -120,6 +120,11 @@ LAUNCHING = {
     "num_machines", "num_processes", "rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo",
     "use_cpu", "zero3_init_flag",
 }  # fmt: skip
+# Block that sends metrics or checkpoints elsewhere → what does it here.
+SERVICES = {
+    **dict.fromkeys(("tensorboard", "wandb", "csv_monitor", "comet"), "metrics are sent to mlflow_server_uri"),
+    "nebula": "checkpoint_dir is the folder of checkpoints",
+}
 # Key in older versions of DeepSpeed → current key.
 OLD_ZERO_KEYS = {
     "cpu_offload": "offload_optimizer",
@@ -190,6 +195,10 @@ def normalised(given: Config, warn: Callable[[str], None]) -> Config:
     ):
         if config.pop(block, None) is not None:
             warn(f"its {block} is ignored: the parameters {ours} are used")
+    for block, instead in SERVICES.items():
+        asked = config.pop(block, None)
+        if asked is True or (isinstance(asked, dict) and asked.get("enabled") is True):
+            warn(f"its {block} is ignored: {instead}")
     if left := sorted(LAUNCHING & set(config)):
         warn(f"{', '.join(left)}: ignored, because other parameters set how processes are launched")
         config = {key: value for key, value in config.items() if key not in LAUNCHING}

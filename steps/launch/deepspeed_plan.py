@@ -14,6 +14,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, shown
 from steps.launch.deepspeed_config import BUILT_IN, Config, ConfigFile, normalised, offloads, read_file, zero_problems
+from steps.params.batch import split_total
 from steps.params.deepspeed import BUILT_IN as MEANS_BUILT_IN
 from steps.params.pipeline import SupervisedParameters
 
@@ -33,13 +34,8 @@ SWITCHED_OFF = {
     "data_efficiency": "it changes the training rows",
     "elasticity": "it changes the batch size",
     "hybrid_engine": "it is for reinforcement learning",
-    "nebula": "it is a service of one cloud provider; checkpoint_dir sets the folder of checkpoints",
     "progressive_layer_drop": "it changes the model that is trained",
     "quantize_training": "it changes the model that is trained",
-    "tensorboard": "metrics are sent to MLflow",
-    "wandb": "metrics are sent to MLflow",
-    "csv_monitor": "metrics are sent to MLflow",
-    "comet": "metrics are sent to MLflow",
 }
 # Parameter that must be false with ZeRO-3 → reason.
 NOT_WITH_STAGE_3 = {
@@ -129,22 +125,39 @@ class _Merging:
                          "only one setting of the batch size", f'write "{key}": "auto"')  # fmt: skip
             return
         total, size, passes = named.values()
-        if total and not (size and passes):
-            # Compute the rows per device if the accumulation steps are given, else the accumulation steps.
-            other = (passes or 1) * devices if passes else (size or p.per_device_train_batch_size) * devices
-            follows, left = divmod(total, other)
-            if left or not follows:
-                self._refuse("train_batch_size", f"{total}, not divisible by {other}",
-                             f"a multiple of {other}", 'write "auto"')  # fmt: skip
-                return
-            size, passes = (follows, passes) if passes else (size, follows)
+        if total and not self._fits(total, size, passes):
+            size, passes = self._divided(total, size, passes)
+        elif total and passes:
+            size = total // (passes * devices)
+        elif total:
+            passes = total // ((size or p.per_device_train_batch_size) * devices)
         size, passes = size or p.per_device_train_batch_size, passes or p.gradient_accumulation_steps
-        if total and size * passes * devices != total:
-            self._refuse("train_batch_size", f"{total} with {size} × {passes} × {devices} devices",
-                         str(size * passes * devices), 'write "auto"')  # fmt: skip
-            return
         for name, value in zip(BATCH.values(), (size, passes), strict=True):
             self._take(name, value)
+
+    def _fits(self, total: int, size: int | None, passes: int | None) -> bool:
+        """Return whether a total can be made of the numbers that the file has as well, on these devices."""
+        if size and passes:
+            return size * passes * self.parameters.devices == total
+        return total % ((passes or size or self.parameters.per_device_train_batch_size) * self.parameters.devices) == 0
+
+    def _divided(self, total: int, size: int | None, passes: int | None) -> tuple[int | None, int | None]:
+        """Divide a total that was written for another number of processes: the same rows per step, more passes."""
+        devices = self.parameters.devices
+        most = size or self.parameters.per_device_train_batch_size
+        try:
+            fitting = split_total(total, devices, most)
+        except ValueError:
+            self._refuse("train_batch_size", f"{total} over {devices} devices", f"a multiple of {devices}",
+                         'write "auto"')  # fmt: skip
+            return size, passes
+        written = " × ".join(str(number) for number in (size, passes) if number)
+        self.told.append(
+            f"train_batch_size={total}{f' with {written}' if written else ''} is for another number of processes: "
+            f"each step keeps its {total} rows, as {fitting[0]} × {fitting[1]} on {devices} device"
+            f"{'s' if devices > 1 else ''}"
+        )
+        return fitting
 
     def _whole(self, key: str) -> int | None:
         """Read a number of rows or accumulation steps; None for "auto" or no value."""

@@ -39,3 +39,16 @@ class BatchParams(Group):
         for name in (name for name in BY_HAND if total and asked[name] not in (None, 1)):
             yield Problem("PARAM-E0217", name, f"{asked[name]} with total_train_batch_size={total}",
                           "only one way to set the batch size", "leave one of the two out")  # fmt: skip
+
+
+def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
+    """Return rows per device and accumulation steps: the fewest steps that divide evenly and fit.
+
+    512 over 8 devices of at most 4 → (4, 16); 12 over 1 of at most 5 → (4, 3); 7 over 1 of at most 4 → (1, 7).
+    Raises ValueError if the total is not a multiple of the devices, or most < 1.
+    """
+    if most < 1 or total < 1 or total % devices:
+        raise ValueError(f"a total of {total} cannot be split over {devices} devices with at most {most} rows each")
+    share = total // devices
+    passes = next(number for number in range(1, share + 1) if share % number == 0 and share // number <= most)
+    return share // passes, passes

@@ -5,20 +5,8 @@ from __future__ import annotations
 import math
 
 from steps.errors import Problem, UserError
+from steps.params.batch import split_total
 from steps.params.pipeline import SupervisedParameters
-
-
-def split_total(total: int, devices: int, most: int) -> tuple[int, int]:
-    """Return rows per device and accumulation steps: the fewest steps that divide evenly and fit.
-
-    512 over 8 devices of at most 4 → (4, 16); 12 over 1 of at most 5 → (4, 3); 7 over 1 of at most 4 → (1, 7).
-    Raises ValueError if the total is not a multiple of the devices, or most < 1.
-    """
-    if most < 1 or total < 1 or total % devices:
-        raise ValueError(f"a total of {total} cannot be split over {devices} devices with at most {most} rows each")
-    share = total // devices
-    passes = next(number for number in range(1, share + 1) if share % number == 0 and share // number <= most)
-    return share // passes, passes
 
 
 def resolved(parameters: SupervisedParameters) -> SupervisedParameters:

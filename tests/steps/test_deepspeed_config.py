@@ -100,6 +100,21 @@ MERGED = {
                          ["per_device_train_batch_size is 4", "gradient_accumulation_steps is 2"]),
     "all three": ({"train_batch_size": 8, "gradient_accumulation_steps": 2, "train_micro_batch_size_per_gpu": 4}, {},
                   (4, 2, 1.0, "32"), ["per_device_train_batch_size is 4", "gradient_accumulation_steps is 2"]),
+    # Totals that were written for another number of processes: a step keeps its rows.
+    "no divisor": ({"train_batch_size": 7, "train_micro_batch_size_per_gpu": 2}, {}, (1, 7, 1.0, "32"),
+                   ["train_batch_size=7 with 2 is for another number of processes: each step keeps its 7 rows",
+                    "gradient_accumulation_steps is 7"]),
+    "four processes": ({"train_batch_size": 16, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2},
+                       {}, (2, 8, 1.0, "32"),
+                       ["train_batch_size=16 with 2 × 2 is for another number of processes",
+                        "per_device_train_batch_size is 2", "gradient_accumulation_steps is 8"]),
+    "half a process": ({"train_batch_size": 2, "train_micro_batch_size_per_gpu": 4}, {}, (2, 1, 1.0, "32"),
+                       ["train_batch_size=2 with 4 is for", "per_device_train_batch_size is 2"]),
+    "passes of another": ({"train_batch_size": 6, "gradient_accumulation_steps": 4}, {"per_device_train_batch_size": 3},
+                          (3, 2, 1.0, "32"), ["train_batch_size=6 with 4 is for", "gradient_accumulation_steps is 2"]),
+    "rows of the parameters": ({"train_batch_size": 32}, {"per_device_train_batch_size": 3}, (2, 16, 1.0, "32"),
+                               ["train_batch_size=32 is for", "per_device_train_batch_size is 2",
+                                "gradient_accumulation_steps is 16"]),
     "clipping": ({"gradient_clipping": 0.3}, {}, (1, 1, 0.3, "32"), ["max_grad_norm is 0.3 instead of 1.0"]),
     "no clipping": ({"gradient_clipping": 0}, {}, (1, 1, 0.0, "32"), ["max_grad_norm is 0.0 instead of 1.0"]),
     "bf16": ({"bf16": {"enabled": True}}, {}, (1, 1, 1.0, "16"), ["precision is 16 instead of 32"]),
@@ -169,6 +184,11 @@ NORMALISED = {
                                  "scheduler": {"type": "WarmupLR"}, "zero_optimization": {"stage": 1}},
                                 {"zero_optimization": {"stage": 1}},
                                 ["optimizer is ignored", "scheduler is ignored: the parameters lr_scheduler_type"]),
+    "services": ({"zero_optimization": {"stage": 2}, "wandb": {"enabled": True}, "tensorboard": {"enabled": False},
+                  "csv_monitor": {"enabled": True}, "comet": {}, "nebula": {"enabled": True}},
+                 {"zero_optimization": {"stage": 2}},
+                 ["wandb is ignored: metrics are sent to mlflow_server_uri", "csv_monitor is ignored",
+                  "nebula is ignored: checkpoint_dir"]),
     "unknown key": ({"zero_optimization": {"stage": 2}, "gradient_cliping": 1},
                     {"zero_optimization": {"stage": 2}, "gradient_cliping": 1},
                     ["gradient_cliping: unknown to DeepSpeed, which ignores it; did you mean gradient_clipping?"]),
@@ -203,14 +223,9 @@ REFUSED = {
     "a key of no one": ({"zero_optimization": {"stage": 2, "overlap_com": True}}, "PLAN-E0335",
                         "did you mean overlap_comm"),
     "half a row": ({**STAGE_2, "train_micro_batch_size_per_gpu": 1.5}, "PLAN-E0336", "a positive whole number"),
-    "no divisor": ({**STAGE_2, "train_batch_size": 7, "train_micro_batch_size_per_gpu": 2}, "PLAN-E0336",
-                   "a multiple of 2"),
-    "not the product": ({**STAGE_2, "train_batch_size": 8, "train_micro_batch_size_per_gpu": 2,
-                         "gradient_accumulation_steps": 2}, "PLAN-E0336", "8 with 2 × 2 × 1 devices; expected 4"),
     "both halves": ({**STAGE_2, "fp16": {"enabled": True}, "bf16": {"enabled": True}}, "PLAN-E0336",
                     "only one of the two"),
     "another optimizer service": ({**STAGE_2, "amp": {"enabled": True}}, "PLAN-E0337", "precision=16"),
-    "other metrics": ({**STAGE_2, "wandb": {"enabled": True}}, "PLAN-E0337", "metrics are sent to MLflow"),
 }  # fmt: skip
 
 
@@ -328,3 +343,51 @@ def test_the_keys_are_those_of_the_deepspeed_that_is_installed():
     ours = memory(zero=BUILT_IN["2"]["zero_optimization"])
     cpu, gpu = told[:2]
     assert (ours.on_cpu, ours.parts["weights"]) == (cpu, gpu)
+
+
+# What public files hold: the values of the documentation of Hugging Face and of DeepSpeed, and of other tools.
+AUTO = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto"}  # fmt: skip
+OPTIMIZER = {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}}
+SCHEDULER = {
+    "type": "WarmupLR",
+    "params": {"warmup_min_lr": "auto", "warmup_max_lr": "auto", "warmup_num_steps": "auto"},
+}
+HALF = {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16, "hysteresis": 2,
+        "min_loss_scale": 1}  # fmt: skip
+ZERO_3 = {
+    "stage": 3, "offload_optimizer": {"device": "cpu", "pin_memory": True},
+    "offload_param": {"device": "cpu", "pin_memory": True}, "overlap_comm": True, "contiguous_gradients": True,
+    "sub_group_size": 1e9, "reduce_bucket_size": "auto", "stage3_prefetch_bucket_size": "auto",
+    "stage3_param_persistence_threshold": "auto", "stage3_max_live_parameters": 1e9, "stage3_max_reuse_distance": 1e9,
+    "stage3_gather_16bit_weights_on_model_save": True,
+}  # fmt: skip
+PUBLIC = {
+    "zero2": {"fp16": HALF, "optimizer": OPTIMIZER, "scheduler": SCHEDULER, "zero_optimization": {
+        "stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": True}, "allgather_partitions": True,
+        "allgather_bucket_size": 2e8, "overlap_comm": True, "reduce_scatter": True, "reduce_bucket_size": 2e8,
+        "contiguous_gradients": True}, **AUTO, "steps_per_print": 2000, "wall_clock_breakdown": False},
+    "zero3": {"fp16": HALF, "bf16": {"enabled": "auto"}, "optimizer": OPTIMIZER, "scheduler": SCHEDULER,
+              "zero_optimization": ZERO_3, **AUTO, "steps_per_print": 2000, "wall_clock_breakdown": False},
+    "zero3 for 16 processes": {
+        "bf16": {"enabled": True}, "zero_optimization": ZERO_3, "train_batch_size": 64,
+        "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0},
+    "zero1": {"zero_optimization": {"stage": 1}, "train_batch_size": 256},
+    "untested": {"zero_allow_untested_optimizer": True, "fp16": HALF, "bf16": {"enabled": "auto"}, **AUTO,
+                 "zero_optimization": {"stage": 2, "round_robin_gradients": True}},
+    "profiled": {"zero_optimization": {"stage": 2}, "wall_clock_breakdown": True, "memory_breakdown": True,
+                 "flops_profiler": {"enabled": True, "profile_step": 1}, "comms_logger": {"enabled": True},
+                 "activation_checkpointing": {"partition_activations": True, "cpu_checkpointing": True},
+                 "data_types": {"grad_accum_dtype": "fp32"}, "checkpoint": {"use_node_local_storage": False},
+                 "prescale_gradients": False, "communication_data_type": "fp32", "dump_state": True,
+                 "tensorboard": {"enabled": True, "output_path": "logs"}, "nebula": {"enabled": False}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PUBLIC)
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_public_files_are_accepted_and_a_step_has_the_rows_that_they_name(given, tmp_path, file, case, gpus):
+    config = PUBLIC[case]
+    _, told = with_file(given, tmp_path, file, config, number_of_gpu_to_use_finetuning=gpus)
+    step = next(line["value"] for line in told["arithmetic"] if line["name"] == "sequences per optimizer step")
+    assert step == (config["train_batch_size"] if isinstance(config.get("train_batch_size"), int) else 1)
