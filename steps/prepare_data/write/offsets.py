@@ -2,11 +2,16 @@
 
 Offsets cost the tokenizer a third more time. A token of a byte-level vocabulary is a known sequence of bytes, so if
 the tokens of a row are its text byte for byte, their lengths give the start of each.
+
+Both ways differ from transformers 5.17 and TRL 1.16 (`char_to_token` of the first and the last character) where these
+learn the rest of the row: if the last character is a blank that the tokenizer leaves out of its offsets, or if the
+answer's last token is the row's first one. They also miss the last tokens of a character of several tokens.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,8 +41,6 @@ class Spelling:
         size = max([backend.get_vocab_size(with_added_tokens=True), *(number + 1 for number in self._added)])
         self._bytes: list[bytes] = [b""] * size
         self._lengths = np.zeros(size, np.int64)
-        self.trims = b'"trim_offsets":true' in _state(backend.post_processor)
-        """Whether the tokenizer's own offsets exclude blanks."""
 
     def lengths(self, ids: np.ndarray) -> np.ndarray:
         """Return the number of bytes of each token."""
@@ -74,35 +77,84 @@ def mark(
 ) -> list[int]:  # fmt: skip
     """Set `learned` (a bool for each token of all rows) for the tokens of each row's spans.
 
-    Returns the rows that were not changed, because their tokens are not their text byte for byte or because the
-    tokenizer's own offsets might differ for their spans.
+    Returns the rows that were not changed, because their tokens are not their text byte for byte.
     """
     row_starts = np.concatenate(([0], np.cumsum([len(row) for row in rows], dtype=np.int64)))
     byte_starts = np.concatenate(([0], np.cumsum(known.lengths(ids))))
     left: list[int] = []
     places: list[tuple[int, int, int]] = []
     for row, (numbers, text) in enumerate(zip(rows, texts, strict=True)):
-        if any(_is_odd(text, span, known.trims) for span in spans[row]) or not known.spells(numbers, text):
+        if not known.spells(numbers, text):
             left.append(row)
         elif text.isascii():
-            places += [(row, first, end - 1) for first, end in spans[row]]
+            places += [(row, first, end) for first, end in spans[row] if first < end]
         else:
-            places += [(row, len(text[:first].encode()), len(text[: end - 1].encode())) for first, end in spans[row]]
+            ends = [(len(text[:first].encode()), len(text[:end].encode())) for first, end in spans[row] if first < end]
+            places += [(row, first, end) for first, end in ends]
     if places:
-        in_row, first_byte, last_byte = np.array(places, np.int64).T
+        in_row, first_byte, end_byte = np.array(places, np.int64).T
         base = byte_starts[row_starts[in_row]]
+        # A character may consist of several tokens: the last one is that of its last byte.
         first = np.searchsorted(byte_starts, base + first_byte, "right") - 1
-        last = np.searchsorted(byte_starts, base + last_byte, "right") - 1
-        # transformers treats a last token with index 0 as missing, and marks up to the end of the row.
-        end = np.where(last == row_starts[in_row], row_starts[in_row + 1], last + 1)
-        for start, stop in zip(first.tolist(), end.tolist(), strict=True):
-            learned[start:stop] = True
+        stop = np.searchsorted(byte_starts, base + end_byte, "left")
+        beyond = (byte_starts[first] < base + first_byte) | (byte_starts[stop] > base + end_byte)
+        for place in np.flatnonzero(beyond).tolist():
+            row, start = places[place][0], base[place]
+            bounds = (byte_starts[first[place] : stop[place] + 1] - start).tolist()
+            inner = _within(list(pairwise(bounds)), texts[row].encode(), *places[place][1:])
+            first[place], stop[place] = first[place] + inner.start, first[place] + inner.stop
+        for start, end in zip(first.tolist(), stop.tolist(), strict=True):
+            learned[start:end] = True
     return left
 
 
-def _is_odd(text: str, span: Span, trims: bool) -> bool:
-    first, end = span
-    return end <= first or (trims and (text[first].isspace() or text[end - 1].isspace()))
+def ranges_of(offsets: list[Span], text: str, spans: list[Span]) -> list[range]:
+    """Return the tokens of each span of a text, by the tokenizer's own offsets of all tokens of the text.
+
+    Some tokenizers leave blanks out of their offsets; such a blank belongs to the token after it.
+    """
+    if not offsets or not spans:
+        return []
+    starts, ends = np.array(offsets, np.int64).T
+    before = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
+    for token in np.flatnonzero(starts > before).tolist():
+        if text[before[token] : starts[token]].isspace():
+            starts[token] = before[token]
+    ranges = []
+    for first, end in spans:
+        inside = np.flatnonzero((starts < end) & (ends > first) & (first < end))
+        if len(inside):
+            low, high = int(inside[0]), int(inside[-1]) + 1
+            places = zip(starts[low:high].tolist(), ends[low:high].tolist(), strict=True)
+            inner = _within(list(places), text, first, end)
+            ranges.append(range(low + inner.start, low + inner.stop))
+    return ranges
+
+
+def _within(places: list[Span], text: str | bytes, first: int, end: int) -> range:
+    """Leave out the outer tokens of a span that belong to the text around it.
+
+    A token that is partly outside belongs to the span if it has more than blanks of it, or only blanks outside.
+    `places` are the tokens' starts and ends in `text`, `first` and `end` those of the span.
+    """
+
+    def belongs(token: int) -> bool:
+        start, stop = places[token]
+        inside = text[max(start, first) : min(stop, end)]
+        outside = (text[start:first], text[end:stop])
+        return not _is_blank(inside) or all(map(_is_blank, outside))
+
+    begin, stop = 0, len(places)
+    while begin < stop and not belongs(begin):
+        begin += 1
+    while begin < stop and not belongs(stop - 1):
+        stop -= 1
+    return range(begin, stop)
+
+
+def _is_blank(part: str | bytes) -> bool:
+    """Return whether a part of a text is empty or white space; half a character is neither."""
+    return not (part.decode(errors="replace") if isinstance(part, bytes) else part).strip()
 
 
 def _state(part: Any) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.prepare_data.write.offsets import Span, mark, spelling
+from steps.prepare_data.write.offsets import Span, mark, ranges_of, spelling
 from steps.tasks.rules.json_text import from_json
 
 ROWS_ENCODED_TOGETHER = 64  # the tokenizer's encodings take twenty times the memory of the ids
@@ -179,29 +179,25 @@ def _assistant_turns(tokenizer: Any, rows: list[dict[str, Any]], template: str |
         encoded = _encode_with_places(tokenizer, texts, special=False)
         tokens = _all_learned(encoded["input_ids"])
         learned = np.zeros(len(tokens.ids), bool)
-        _mark_where_told(learned, tokens.starts, encoded, spans, range(len(rows)))
+        _mark_where_told(learned, tokens.starts, encoded, texts, spans, range(len(rows)))
     else:
         numbers = encode(tokenizer, texts, special=False)
         tokens = _all_learned(numbers)
         learned = np.zeros(len(tokens.ids), bool)
         if left := mark(learned, known, numbers, tokens.ids, texts, spans):
             encoded = _encode_with_places(tokenizer, [texts[row] for row in left], special=False)
-            _mark_where_told(learned, tokens.starts, encoded, spans, left)
+            _mark_where_told(learned, tokens.starts, encoded, texts, spans, left)
     return Tokens(tokens.ids, np.where(learned, tokens.ids, np.int32(NO_LOSS)), tokens.lengths)
 
 
 def _mark_where_told(
-    learned: np.ndarray, starts: np.ndarray, encoded: Any, spans: list[list[Span]], rows: Iterable[int]
-) -> None:
+    learned: np.ndarray, starts: np.ndarray, encoded: Any, texts: list[str], spans: list[list[Span]],
+    rows: Iterable[int],
+) -> None:  # fmt: skip
     """Mark the tokens of `rows` by the tokenizer's own offsets; `encoded` holds these rows in this order."""
     for position, row in enumerate(rows):
-        for first_character, end_character in spans[row]:
-            first = encoded.char_to_token(position, first_character)
-            last = encoded.char_to_token(position, end_character - 1)
-            if first is None:
-                break
-            end = starts[row] + last + 1 if last else starts[row + 1]
-            learned[starts[row] + first : end] = True
+        for tokens in ranges_of(encoded.encodings[position].offsets, texts[row], spans[row]):
+            learned[starts[row] + tokens.start : starts[row] + tokens.stop] = True
 
 
 def _render(tokenizer: Any, rows: list[dict[str, Any]], template: str | None) -> list[str]:
