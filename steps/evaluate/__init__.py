@@ -10,6 +10,7 @@
     preferred.py             preference training
     guessing.py              replacement for a base without weights
     held_out.py              the test rows, with prompt and reference of each
+    conversations.py         prompts and references as the chat template writes them
     transformers_engine.py   loads one causal model, computes loss and answers on these rows
     seq2seq_engine.py        the same for encoder-decoder models
     losses.py                losses of the rows; answers come from steps/generation/

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
-from steps.generation.tokenizer import load_tokenizer
+from steps.evaluate.conversations import Conversations, tools_of
 from steps.params.settings import EvaluationSettings
 from steps.tasks import load_task
 
@@ -30,7 +30,7 @@ class HeldOut:
     prompts: list[str | None]
     """The prompt as the model reads it; None for a row without a question."""
     references: list[str | None]
-    """The right answer."""
+    """The right answer, as the chat template writes it."""
     rendered: bool
     """Whether the prompts were rendered by a chat template, and so have their special tokens."""
     ending: str | None = None
@@ -81,9 +81,7 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
             Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows, none of which has a token with loss",
                     "an answer in each row", "raise max_seq_length, as the answers were truncated")
         )  # fmt: skip
-    questions = _questions(settings, rows)
-    prompts, rendered = _render([question[0] if question else None for question in questions], model, data)
-    references = [question[1] if question else None for question in questions]
+    prompts, references, rendered = _asked(settings, rows.to_pylist(), model, data)
     facts = read_manifest(data, "data").facts
     told = (_ending(settings), facts["opening"] if apart else {}, facts.get("end_of_turn", ""))
     return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, *told)
@@ -110,25 +108,25 @@ def _ending(settings: EvaluationSettings) -> str | None:
     return module.prompt_form(module.Columns(**settings.columns))[1] if hasattr(module, "prompt_form") else None
 
 
-def _questions(settings: EvaluationSettings, rows: pa.Table) -> list[tuple[Any, str] | None]:
+def _asked(
+    settings: EvaluationSettings, rows: list[dict[str, Any]], model: Path, data: Path
+) -> tuple[list[str | None], list[str | None], bool]:
+    """Return prompts, right answers, and whether a chat template rendered them; plain prompts are unchanged."""
     module = load_task(settings.task)
     columns = module.Columns(**settings.columns)
-    return [module.question(row, columns) for row in rows.to_pylist()]
-
-
-def _render(prompts: list[Any], model: Path, data: Path) -> tuple[list[str | None], bool]:
-    """Render conversations with the chat template; plain prompts are unchanged."""
-    if not any(isinstance(prompt, list) for prompt in prompts):
-        return prompts, False
-    tokenizer = load_tokenizer(model)
-    template = data / "chat_template.jinja"
-    if template.is_file():
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
-    texts = [
-        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) if prompt else None
-        for prompt in prompts
-    ]
-    return texts, True
+    questions = [module.question(row, columns) for row in rows]
+    rendered = any(question and isinstance(question[0], list) for question in questions)
+    if not rendered:
+        pairs = [question or (None, None) for question in questions]
+        return [prompt for prompt, _ in pairs], [answer for _, answer in pairs], False
+    talk = Conversations(model, data)
+    prompts: list[str | None] = []
+    references: list[str | None] = []
+    for row, question in zip(rows, questions, strict=True):
+        tools = tools_of(row)
+        prompts.append(talk.prompt(question[0], tools) if question else None)
+        references.append(talk.answer(module.training_row(row, columns)["messages"], tools) if question else None)
+    return prompts, references, True
 
 
 def arrays(column: pa.ChunkedArray) -> list[np.ndarray]:

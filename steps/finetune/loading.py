@@ -10,6 +10,7 @@ from steps.finetune.adapters import adapter_config
 from steps.finetune.continuing import continued
 from steps.finetune.inference import set_end_of_turn
 from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
+from steps.models.chat_templates import STORED
 from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
@@ -79,7 +80,7 @@ def load_tokenizer(folder: Path, data: Path, pads_with_end: bool = False) -> Any
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    template = data / "chat_template.jinja"
+    template = data / STORED
     if template.is_file():
         tokenizer.chat_template = template.read_text(encoding="utf-8")
     if tokenizer.pad_token is None or pads_with_end:

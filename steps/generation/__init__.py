@@ -3,6 +3,7 @@
     loading.py            load a model on the CPU, one GPU or several
     tokenizer.py          load its tokenizer with left padding
     batching.py           group rows into batches
+    decoding.py           generated tokens to texts
     generating.py         greedy decoding with causal models
     encoder_decoders.py   decoding with encoder-decoder models
     soft_prompts.py       models with a learned prompt

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from steps.generation.batching import batches
+from steps.generation.decoding import answer_texts
 
 
 def answering(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, opening: dict[str, int]) -> Any:
@@ -47,13 +48,21 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[np.ndarray], *, how: Any,
     import torch
 
     lengths = [len(ids) + how.max_new_tokens for ids in rows]
+    opening = opening_tokens(model, tokenizer, how)
     texts = [""] * len(rows)
     for group in batches(lengths, batch_size * max(lengths)):
         read, mask = (torch.from_numpy(part).to(model.device) for part in padded([rows[row] for row in group], 0))
         output = model.generate(input_ids=read, attention_mask=mask, generation_config=how)
-        for row, text in zip(group, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
+        for row, text in zip(group, answer_texts(tokenizer, output.tolist(), how.eos_token_id, opening), strict=True):
             texts[row] = text
     return texts
+
+
+def opening_tokens(model: Any, tokenizer: Any, how: Any) -> set[int]:
+    """Return the tokens before an answer: the decoder's first one, the language, the tokenizer's own start."""
+    told = [getattr(one, name) for one in (how, model.generation_config)
+            for name in ("decoder_start_token_id", "forced_bos_token_id")]  # fmt: skip
+    return {token for token in (*told, tokenizer.bos_token_id) if token is not None}
 
 
 def padded(rows: Sequence[np.ndarray], filling: int) -> tuple[np.ndarray, np.ndarray]:

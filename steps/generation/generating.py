@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steps.generation.batching import batches
+from steps.generation.decoding import answer_texts
 from steps.generation.soft_prompts import continue_rows, virtual_tokens
 
 
@@ -52,7 +53,7 @@ def answers(
     texts = [""] * len(prompts)
     for group in batches(lengths, batch_size * max(lengths)):
         new = _continued(model, tokenizer, [encoded[row] for row in group], greedy)
-        for row, text in zip(group, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+        for row, text in zip(group, answer_texts(tokenizer, new.tolist(), greedy.eos_token_id), strict=True):
             texts[row] = text
     return texts
 

@@ -77,5 +77,6 @@ def _linked(source: Path, files: Mapping[str, str], folder: Path) -> Path:
     """Create a folder of links to files, each under its name in the artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to((source / path).resolve())
     return folder

@@ -4,6 +4,7 @@
     weights.py          byte ranges of the tensors in a safetensors file
     hashed_file.py      a file that is hashed while it is written
     embeddings.py       names of the embedding matrices
+    chat_templates.py   the chat templates of a model, and what makes their text the same in every step
     tokenizer_files.py  tokens and special tokens of a tokenizer, and adding tokens
     new_tokens.py       the plan's decision which tokens a model gets
     token_files.py      renaming tokens in each tokenizer file

@@ -14,6 +14,7 @@ from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError
 from steps.kinds.adapters import KEPT_KINDS
+from steps.models.chat_templates import is_template
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -110,9 +111,7 @@ def read_layout(
     inside = {name.removeprefix(weight_folder): name for name in names if directly_in(name, weight_folder)}
     weights = _weights(parameter, inside, read) if with_weights else {}
     tokenizer_files = {
-        name.removeprefix(tokenizer_folder): name
-        for name in names
-        if directly_in(name, tokenizer_folder) and name.removeprefix(tokenizer_folder) in TOKENIZER_NAMES
+        name.removeprefix(tokenizer_folder): name for name in names if _is_of_tokenizer(name, tokenizer_folder)
     }
     if not VOCABULARIES & set(tokenizer_files):
         raise UserError(
@@ -128,6 +127,11 @@ def read_layout(
     left_out = tuple(sorted(set(names) - taken))
     _refuse_kept_adapter(parameter, weight_folder, names, read)
     return ModelLayout(weights, model_files, tokenizer_files, config, tokenizer_config, left_out)
+
+
+def _is_of_tokenizer(name: str, folder: str) -> bool:
+    inside = name.removeprefix(folder)
+    return name.startswith(folder) and (inside in TOKENIZER_NAMES or is_template(inside))
 
 
 def _refuse_kept_adapter(parameter: str, folder: str, names: Mapping[str, int], read: Callable[[str], bytes]) -> None:

@@ -18,6 +18,7 @@ from steps.plan.memory import memory_notes, memory_problems
 from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems
 from steps.plan.seen import Seen
 from steps.plan.small_data import row_problems
+from steps.plan.templates import template_notes
 from steps.plan.tokenizer import template_problems, tokenizer_problems
 from steps.plan.tracking import tracking_problems
 
@@ -61,6 +62,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
 NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     tracking_notes,
     source_notes,
+    template_notes,
     deepspeed_notes,
     effect_notes,
     option_notes,

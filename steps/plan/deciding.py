@@ -33,9 +33,9 @@ from steps.plan.sources import (
     look_at_model,
     look_at_reference,
     pinned_source,
-    template_digest,
     with_reference,
 )
+from steps.plan.templates import TemplateFound, look_at_template
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
     data = trouble.gather(lambda: look_at_data(p))
     hardware = trouble.gather(lambda: hardware_of(p))
     source = trouble.gather(lambda: pinned_source(p))
-    template = trouble.gather(lambda: template_digest(p))
+    template = trouble.gather(lambda: look_at_template(p, model))
     function = trouble.gather(lambda: function_digest(p))
     options = trouble.gather(lambda: evaluation_options(p, recipe))
     reference, new_tokens = None, None
@@ -133,7 +133,7 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
         new_tokens or NewTokens(),
         data or {},
         source,
-        template or "",
+        template or TemplateFound(),
         function or "",
         options,
         hardware or {},
@@ -158,7 +158,7 @@ def _chosen(seen: Seen) -> Decisions:
         new_tokens=seen.new_tokens,
         data=seen.data,
         source=seen.source,
-        template_digest=seen.template_digest,
+        template_digest=seen.template.digest,
         function_digest=seen.function_digest,
         options=seen.options.options,
         hardware=seen.hardware,

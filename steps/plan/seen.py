@@ -16,6 +16,7 @@ from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import Reading
 from steps.plan.hardware import Hardware
 from steps.plan.sources import DataFound, ModelFound
+from steps.plan.templates import TemplateFound
 from steps.running import LOCAL_ROOT
 
 
@@ -35,7 +36,7 @@ class Seen:
     """The given splits."""
     source: DataSource | None = None
     """The data parameters with Hub revisions pinned."""
-    template_digest: str = ""
+    template: TemplateFound = field(default_factory=TemplateFound)
     function_digest: str = ""
     options: OptionsRead | None = None
     hardware: dict[str, Hardware] = field(default_factory=dict)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from steps.adapters.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
-from steps.errors import Outage, Problem, StepError, UserError, nearest
+from steps.errors import Outage, Problem, StepError, UserError
 from steps.models.headers import Shape, read_distant, read_shapes
 from steps.models.layout import ModelLayout, read_layout
-from steps.params.data import CHAT_TEMPLATES, DataSource
+from steps.params.data import DataSource
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
@@ -153,21 +153,6 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
     if errors:
         raise errors[0]
     return found
-
-
-def template_digest(parameters: SupervisedParameters) -> str:
-    """Return the digest of the chat template file; empty for a name. Raises UserError for an unknown name or file."""
-    template = parameters.chat_template
-    if template in CHAT_TEMPLATES:
-        return ""
-    if not template.endswith((".jinja", ".j2")):
-        names = ", ".join(CHAT_TEMPLATES)
-        raise UserError(
-            Problem("PLAN-E0304", "chat_template", template, f"{names}, or a file ending in .jinja",
-                    nearest(template, CHAT_TEMPLATES) or "write the template into a .jinja file")
-        )  # fmt: skip
-    refuse_bad_uri("chat_template", template)
-    return storage.digest_of("chat_template", template)
 
 
 def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:

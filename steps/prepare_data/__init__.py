@@ -9,7 +9,8 @@ The artifact (kind `data`) holds, for each of train, validation and test:
                              encoder-decoder models: input_ids of the text, labels of the answer;
                              classifiers: input_ids, token_type_ids if the model has them, and labels;
                              taggers: labels and words; extractive answers: start_positions, end_positions and row
-    chat_template.jinja      the chat template, if it is not the model's own
+    chat_template.jinja      the chat template, if it is not exactly the model's own
+    training_template.jinja  its copy with marks around the answers, if the rows were written with one
     manifest.json            facts: counts, lengths, tokens, and what was truncated, left out or repaired
 
 Rows that were left out (too long, or without a token to learn) are in neither file. `length` and `histogram` in the
@@ -42,6 +43,7 @@ write/: from rows to tokens:
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
     templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
+    settling.py    one template for all steps
     offsets.py     character offsets of tokens     markers.py     answers found by the tokens before them
     unlearned.py   messages that are not learned   reasoning.py   reasoning that the template does not write
     lengths.py     rows that are too long          prompts.py     prompts that are too long

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,27 @@ class CausalModel:
         self.model = model.to(device).eval()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Answer every row: text, a column `prompt`, or a column `messages` with conversations."""
+        """Answer every row: text, a column `prompt`, or a column `messages` with conversations.
+
+        A conversation may have the functions that it can call in a column `tools`, as in its training rows.
+        """
         rows = read_rows(model_input)
+        tools = read_tools(model_input, len(rows))
         most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
         chat = self.reference.get("chat", self.reference["task"] == "chat_completion")
         before, after = self.reference["prompt_form"]
-        texts = [self._render(row) if chat else f"{before}{row}{after}" for row in rows]
+        texts = [
+            self._render(row, own) if chat else f"{before}{row}{after}" for row, own in zip(rows, tools, strict=True)
+        ]
         answers = []
         for start in range(0, len(texts), PROMPTS_AT_ONCE):
             answers += self._answer(texts[start : start + PROMPTS_AT_ONCE], most, special=not chat)
         return answers
 
-    def _render(self, row: Any) -> str:
-        messages = [{"role": "user", "content": row}] if isinstance(row, str) else list(row)
-        messages = [{key: value for key, value in dict(m).items() if value is not None} for m in messages]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    def _render(self, row: Any, tools: list[Any] | None) -> str:
+        messages = [{"role": "user", "content": row}] if isinstance(row, str) else as_trained(row)
+        how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+        return str(self.tokenizer.apply_chat_template(messages, tools=tools, **how))
 
     def _answer(self, texts: list[str], most: int, special: bool) -> list[str]:
         import torch
@@ -90,11 +97,16 @@ class CausalModel:
         )
         with torch.inference_mode():
             if self.virtual_tokens:
-                output = continue_rows(self.model, encoded, greedy)
-                return self.tokenizer.batch_decode(output, skip_special_tokens=True)
+                return self._decoded(continue_rows(self.model, encoded, greedy), ends)
             inputs = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.model.device)
             output = self.model.generate(**inputs, generation_config=greedy)
-        return self.tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return self._decoded(output[:, inputs["input_ids"].shape[1] :], ends)
+
+    def _decoded(self, output: Any, ends: set[int]) -> list[str]:
+        """Decode new tokens up to the first end token; special tokens of an answer stay."""
+        padding = self.tokenizer.pad_token_id
+        answers = [takewhile(lambda token: token not in ends, row) for row in output.tolist()]
+        return list(self.tokenizer.batch_decode([[token for token in row if token != padding] for row in answers]))
 
     def _fitted(self, ids: list[int], room: int) -> list[int]:
         """Truncate a prompt that is too long: at its start, or if it has a prompt form, at the end of its text."""
@@ -174,6 +186,49 @@ def read_rows(model_input: Any) -> list[Any]:
             raise ValueError(f"found a row without {' or '.join(map(str, given))}")
         rows.append(row)
     return rows
+
+
+def read_tools(model_input: Any, count: int) -> list[list[Any] | None]:
+    """Return the tools of each row, a list or JSON text in the column `tools`; None for a row without them.
+
+    Raises ValueError for anything else.
+    """
+    if "tools" not in getattr(model_input, "columns", ()):
+        return [None] * count
+    told = []
+    for number, value in enumerate(model_input["tools"]):
+        value = as_lists(json.loads(value) if isinstance(value, str) and value.strip() else value)
+        value = None if value in ("", None) or value != value else value  # pandas writes NaN for a missing value
+        if value is not None and not isinstance(value, list):
+            raise ValueError(f"row {number}: found {type(value).__name__} in tools, not a list of functions")
+        told.append(value)
+    return told
+
+
+def as_trained(messages: Any) -> list[dict[str, Any]]:
+    """Return messages as the training rows had them: without empty keys, arguments of tool calls as objects."""
+    told = []
+    for message in map(dict, as_lists(messages)):
+        more = {key: value for key, value in message.items() if value is not None and key not in ("role", "content")}
+        for call in more.get("tool_calls", ()):
+            function = call.get("function", call) if isinstance(call, dict) else {}
+            if isinstance(function.get("arguments"), str):
+                try:
+                    read = json.loads(function["arguments"])
+                except ValueError:
+                    continue
+                function["arguments"] = read if isinstance(read, dict) else function["arguments"]
+        told.append({"role": message.get("role"), "content": message.get("content"), **more})
+    return told
+
+
+def as_lists(value: Any) -> Any:
+    """Convert the arrays that MLflow and pandas may make of lists back to lists."""
+    if isinstance(value, dict):
+        return {key: as_lists(inside) for key, inside in value.items()}
+    if hasattr(value, "tolist") and getattr(value, "shape", ()):
+        value = value.tolist()
+    return [as_lists(inside) for inside in value] if isinstance(value, list | tuple) else value
 
 
 def weights_folder(reference: dict[str, Any], override: str | None = None) -> Path:

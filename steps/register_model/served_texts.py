@@ -3,9 +3,11 @@
 Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
+from itertools import dropwhile, takewhile
 from typing import Any
 
 TEXTS_AT_ONCE = 16
+OPENING = ("decoder_start_token_id", "forced_bos_token_id")  # tokens before an answer
 
 
 class Model:
@@ -68,7 +70,14 @@ class Model:
         )
         with torch.inference_mode():
             output = self.model.generate(**encoded.to(self.model.device), generation_config=how)
-        return list(self.tokenizer.batch_decode(output, skip_special_tokens=True))
+        opening = {getattr(self.model.generation_config, name) for name in OPENING} | {self.tokenizer.bos_token_id}
+        return list(self.tokenizer.batch_decode([self._answered(row, ends, opening) for row in output.tolist()]))
+
+    def _answered(self, row: list[int], ends: set[int], opening: set[int | None]) -> list[int]:
+        """Return the tokens of an answer: only those before it, end and padding tokens are left out."""
+        begun = dropwhile(lambda token: token in opening, row)
+        answer = takewhile(lambda token: token not in ends, begun)
+        return [token for token in answer if token != self.tokenizer.pad_token_id]
 
 
 def read_texts(model_input: Any) -> list[str]:

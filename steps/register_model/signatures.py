@@ -33,7 +33,11 @@ def of_prompts(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
             ]
         )
         inputs = Schema(
-            [ColSpec(Array(message), "messages", required=False), ColSpec("string", "prompt", required=False)]
+            [
+                ColSpec(Array(message), "messages", required=False),
+                ColSpec("string", "prompt", required=False),
+                ColSpec(AnyType(), "tools", required=False),
+            ]
         )
     else:
         inputs = Schema([ColSpec("string")])

@@ -180,7 +180,12 @@ def said_by(folder: Path, data: Path, facts: dict) -> tuple[list[str], float]:
     with torch.no_grad():
         for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
             made = model.generate(torch.tensor([ids]), max_new_tokens=12, num_beams=1, do_sample=False, **facts)
-            said.append(tokenizer.decode(made[0], skip_special_tokens=True))
+            first, *more = made[0].tolist()
+            opening = {first, *facts.values(), model.generation_config.forced_bos_token_id, tokenizer.bos_token_id}
+            while more and more[0] in opening:
+                more = more[1:]
+            more = more[: more.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in more else more
+            said.append(tokenizer.decode([token for token in more if token != tokenizer.pad_token_id]))
             losses += float(model(torch.tensor([ids]), labels=torch.tensor([labels])).loss) * len(labels)
             count += len(labels)
     return said, losses / count

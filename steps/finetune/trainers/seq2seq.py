@@ -11,7 +11,8 @@ from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_adapted
 from steps.finetune.run import Run
-from steps.generation.encoder_decoders import answering
+from steps.generation.decoding import answer_tokens
+from steps.generation.encoder_decoders import answering, opening_tokens
 from steps.models.seq2seq import Languages, load_tokenizer
 from steps.scoring.text_metrics import generated_length, score_texts
 
@@ -34,6 +35,7 @@ def build(run: Run) -> Any:
     for name, token in facts["opening"].items():  # saved with the model, so that users need not pass them
         setattr(model.generation_config, name, token)
     writes = settings.max_new_tokens > 0
+    how = answering(model, tokenizer, settings.max_new_tokens, settings.num_beams, facts["opening"]) if writes else None
     trainer = Seq2SeqTrainer(
         model=model,
         args=Seq2SeqTrainingArguments(
@@ -45,25 +47,29 @@ def build(run: Run) -> Any:
         eval_dataset=run.tokens("validation") if settings.training.evaluation_strategy != "no" else None,
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=NO_LOSS),
-        compute_metrics=(lambda predicted: measure_answers(predicted, tokenizer)) if writes else None,
+        compute_metrics=(lambda predicted: measure_answers(predicted, tokenizer, model, how)) if writes else None,
         callbacks=run.callbacks,
     )
     # Most of these models always average over the tokens of their batch. If the Trainer expected otherwise, the
     # gradient would be too large by the factor gradient_accumulation_steps.
     trainer.model_accepts_loss_kwargs = False
     if writes:
-        how = answering(model, tokenizer, settings.max_new_tokens, settings.num_beams, facts["opening"])
         _write_as_told(trainer, how)
     return trainer
 
 
-def measure_answers(predicted: Any, tokenizer: Any) -> dict[str, float]:
-    """Return the metrics for metric_for_best_model, and the mean length of an answer in tokens as gen_len."""
-    written = np.where(predicted.predictions == NO_LOSS, tokenizer.pad_token_id, predicted.predictions)
-    right = np.where(predicted.label_ids == NO_LOSS, tokenizer.pad_token_id, predicted.label_ids)
-    answers, references = (tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (written, right))
-    special = list(tokenizer.all_special_ids)
-    return {**score_texts(answers, references), **generated_length((~np.isin(written, special)).sum(axis=1).tolist())}
+def measure_answers(predicted: Any, tokenizer: Any, model: Any, how: Any) -> dict[str, float]:
+    """Return the metrics for metric_for_best_model, and the mean length of an answer in tokens as gen_len.
+
+    `how` are the settings of the generation.
+    """
+    opening, padding, ends = opening_tokens(model, tokenizer, how), tokenizer.pad_token_id, how.eos_token_id or ()
+    written, right = (
+        [answer_tokens(row, ends, padding, opening) for row in np.where(ids == NO_LOSS, padding, ids).tolist()]
+        for ids in (predicted.predictions, predicted.label_ids)
+    )
+    answers, references = (list(tokenizer.batch_decode(ids)) for ids in (written, right))
+    return {**score_texts(answers, references), **generated_length([len(ids) for ids in written])}
 
 
 def _write_as_told(trainer: Any, how: Any) -> None:

@@ -11,16 +11,9 @@ from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.write.markers import read_markers
+from steps.prepare_data.write.settling import settle, settle_clock, store_templates
 from steps.prepare_data.write.splits import Preparation, write_split
-from steps.prepare_data.write.templates import (
-    KEEP,
-    check_chat_template,
-    control_tokens,
-    end_of_turn,
-    load_tokenizer,
-    stop_is_learned,
-    training_template,
-)
+from steps.prepare_data.write.templates import end_of_turn, load_tokenizer, stop_is_learned, training_template
 from steps.tasks import load_task
 
 
@@ -33,10 +26,7 @@ def prepare(settings: DataSettings, folder: Path) -> Preparation:
     if settings.task != "chat_completion":
         _refuse_text_without_end(settings, tokenizer)
         return preparation
-    check_chat_template(tokenizer)
-    kept = preprocessing.chat_template == KEEP
-    preparation.control_tokens = control_tokens(tokenizer)
-    preparation.template_name = "the model's own" if kept else preprocessing.chat_template
+    settle(preparation)
     if preprocessing.train_on_completions_only:
         if not tokenizer.is_fast:
             raise UserError(
@@ -50,6 +40,7 @@ def prepare(settings: DataSettings, folder: Path) -> Preparation:
         if not stop_is_learned(tokenizer, preparation.template):
             preparation.warn("DATA-W0801", "the chat template excludes the end of the assistant's turn from the loss: "
                              "the model may not learn to stop")  # fmt: skip
+    settle_clock(preparation)
     return preparation
 
 
@@ -58,8 +49,8 @@ def write(draft: Draft, preparation: Preparation, checked: DataCheck) -> dict[st
     settings = preparation.settings
     splits = {name: write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)
-    if settings.preprocessing.chat_template != KEEP and settings.task == "chat_completion":
-        (draft / "chat_template.jinja").write_text(preparation.tokenizer.chat_template, encoding="utf-8")
+    if settings.task == "chat_completion":
+        store_templates(draft, preparation)
     return {
         "task": settings.task,
         "max_length": settings.max_length,

@@ -31,8 +31,9 @@ from steps.prepare_data.write.answer_tables import PAIR, RATED, TokenTables
 from steps.prepare_data.write.answer_tokens import Answered, tokenise_answers
 from steps.prepare_data.write.lengths import judge_lengths
 from steps.prepare_data.write.prompts import fit_prompts
+from steps.prepare_data.write.settling import settle, settle_clock, store_templates
 from steps.prepare_data.write.splits import Preparation, note_unread
-from steps.prepare_data.write.templates import KEEP, check_chat_template, control_tokens, end_of_turn, load_tokenizer
+from steps.prepare_data.write.templates import KEEP, end_of_turn, load_tokenizer
 from steps.prepare_data.write.tokenising import RefusedRows
 from steps.prepare_data.write.writing import SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
@@ -96,10 +97,9 @@ def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[st
     settings = preparation.settings
     splits = {name: _write_split(draft, name, checked.rows[name], preparation) for name in SPLITS}
     preparation.refuse_if_problems(splits)
-    template = settings.preprocessing.chat_template
-    if template != KEEP and preparation.conversations:
-        (draft / "chat_template.jinja").write_text(preparation.tokenizer.chat_template, encoding="utf-8")
-    elif template != KEEP:
+    if preparation.conversations:
+        store_templates(draft, preparation)
+    elif settings.preprocessing.chat_template != KEEP:
         preparation.warn("DATA-W0809", "chat_template was not used: the rows are texts, not conversations")
     return {
         "task": settings.task,
@@ -155,10 +155,8 @@ def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation:
     training = [preparation.task.training_row(row, columns) for row in batch]
     chats = sum(type(row["prompt"]) is list for row in training)
     if chats and not preparation.conversations:
-        check_chat_template(preparation.tokenizer)
-        preparation.control_tokens = control_tokens(preparation.tokenizer)
-        template = preparation.settings.preprocessing.chat_template
-        preparation.template_name = "the model's own" if template == KEEP else template
+        settle(preparation)
+        settle_clock(preparation)
     preparation.conversations += chats
     preparation.rows_seen += len(batch)
     _note_forged_turns(rows, start, training, preparation)

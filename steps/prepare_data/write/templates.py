@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
+from steps.models.chat_templates import DEFAULT, named, single
 from steps.params.data import TEMPLATE_TOKENS
 from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
 from steps.sources import storage
@@ -18,18 +19,25 @@ ENDED_BY_EOS = ("mistral-with-system", "poro")
 
 
 def load_tokenizer(folder: Path, chat_template: str) -> Any:
-    """Load the tokenizer of a folder; `chat_template` is "keep", a name of ours, or a path or URI of a Jinja file.
+    """Load the tokenizer of a folder with one chat template, or none.
 
-    Raises UserError if the template does not exist, is not valid, or uses tokens that the tokenizer does not have.
+    `chat_template` is "keep", a name of ours or of the model's, or a path or URI of a Jinja file. With "keep", several
+    templates without a default remain as they are. Raises UserError if the template does not exist, is not valid, or
+    uses tokens that the tokenizer does not have.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    own = named(tokenizer.chat_template)
     if chat_template in TEMPLATE_TOKENS:
         _refuse_unknown_tokens(tokenizer, chat_template)
         tokenizer.chat_template = (NAMED / f"{chat_template}.jinja").read_text(encoding="utf-8")
+    elif chat_template in own:
+        tokenizer.chat_template = own[chat_template]
     elif chat_template != KEEP:
         tokenizer.chat_template = read_template(chat_template)
+    elif DEFAULT in own:
+        tokenizer.chat_template = single(own)
     return tokenizer
 
 
@@ -48,10 +56,8 @@ def read_template(uri: str) -> str:
     return text
 
 
-def has_generation_marks(template: str | dict[str, str] | None) -> bool:
+def has_generation_marks(template: str | None) -> bool:
     """Return whether a template encloses the assistant's turns in {% generation %}."""
-    if isinstance(template, dict):  # named variants
-        template = template["default"]
     return bool(template) and GENERATION.search(str(template)) is not None
 
 
@@ -99,7 +105,7 @@ def end_of_turn(tokenizer: Any) -> str:
     answer in the middle of a conversation are compared with those after the last answer.
     """
     template = tokenizer.chat_template
-    if not template or "eos_token" in str(template["default"] if isinstance(template, dict) else template):
+    if not template or "eos_token" in template:
         return ""
     question, answer = {"role": "user", "content": "Q3qu"}, {"role": "assistant", "content": "A5an"}
     runs = []
@@ -124,7 +130,13 @@ def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
 
 
 def check_chat_template(tokenizer: Any) -> None:
-    """Raise UserError if a tokenizer has no chat template."""
+    """Raise UserError if a tokenizer has no chat template, or several of which none is the default."""
+    if isinstance(tokenizer.chat_template, dict):
+        names = sorted(tokenizer.chat_template)
+        raise UserError(
+            Problem("DATA-E0822", "chat_template", f"keep, but the model has several templates ({', '.join(names)}) "
+                    "and none is the default", "the name of one of them", f"set chat_template={names[0]}")
+        )  # fmt: skip
     if not tokenizer.chat_template:
         raise UserError(
             Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
@@ -135,8 +147,7 @@ def check_chat_template(tokenizer: Any) -> None:
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
     """Return the special tokens that the chat template writes."""
-    template = tokenizer.chat_template
-    text = str(template["default"] if isinstance(template, dict) else template)
+    text = str(tokenizer.chat_template)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return tuple(sorted(token for token in special if token in text or token == tokenizer.eos_token))
 

@@ -1,0 +1,79 @@
+"""The chat template that a run will use, as far as the plan can know it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steps.errors import Problem, UserError, nearest
+from steps.models.chat_templates import DEFAULT, MARK, reads_clock, single, templates_of
+from steps.params.data import CHAT_TEMPLATES
+from steps.params.pipeline import SupervisedParameters
+from steps.plan.sources import ModelFound, refuse_bad_uri
+from steps.sources import storage
+from steps.tasks import load_task
+
+if TYPE_CHECKING:
+    from steps.plan.seen import Seen
+
+KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class TemplateFound:
+    """A chat template, as read by the plan."""
+
+    digest: str = ""
+    """Content digest of the file of chat_template; empty for a template of the model or of ours."""
+    text: str = ""
+    """The template; empty for one of ours, or if there is none."""
+
+
+def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> TemplateFound:
+    """Find the template that chat_template names.
+
+    Raises UserError for an unknown name or file, and for conversations if none of a model's templates is the default.
+    """
+    chosen, own = p.chat_template, _own(model) if model else {}
+    if chosen in CHAT_TEMPLATES and chosen != KEEP:
+        return TemplateFound()
+    if chosen in own:
+        return TemplateFound(text=own[chosen])
+    if chosen == KEEP:
+        if own and DEFAULT not in own and load_task(p.rows_task).CONVERSATIONS:
+            raise UserError(
+                Problem("PLAN-E0322", "chat_template", f"keep, but the model has several templates "
+                        f"({', '.join(sorted(own))}) and none is the default", "the name of one of them",
+                        f"set chat_template={min(own)}")
+            )  # fmt: skip
+        return TemplateFound(text=single(own) if DEFAULT in own else "")
+    if not chosen.endswith((".jinja", ".j2")):
+        known = [*CHAT_TEMPLATES, *sorted(set(own) - {DEFAULT})]
+        raise UserError(
+            Problem("PLAN-E0304", "chat_template", chosen, f"{', '.join(known)}, or a file ending in .jinja",
+                    nearest(chosen, known) or "write the template into a .jinja file")
+        )  # fmt: skip
+    refuse_bad_uri("chat_template", chosen)
+    digest = storage.digest_of("chat_template", chosen)
+    return TemplateFound(digest, storage.read_bytes("chat_template", chosen).decode("utf-8", errors="replace"))
+
+
+def template_notes(seen: Seen) -> Iterator[str]:
+    """Warn of a template that would write something else at each rendering, or something that nobody sees."""
+    text = seen.template.text
+    if not text or not load_task(seen.parameters.rows_task).CONVERSATIONS:
+        return
+    if reads_clock(text):
+        yield (
+            "the chat template reads the clock (strftime_now): the time is fixed when the data is prepared, and the "
+            "prompts of the evaluation and the tuned model keep it"
+        )
+    if MARK in text:
+        yield "the chat template contains a byte order mark (U+FEFF), which is left out"
+
+
+def _own(model: ModelFound) -> dict[str, str]:
+    source, names = model.tokenizer
+    layout = model.adapter.layout if model.adapter and model.adapter.layout.has_tokenizer else model.layout
+    return templates_of(names, source.read, layout.tokenizer_config)
