@@ -39,12 +39,17 @@ MLFLOW_FLAVOURS = {
     "hftransformers": (("data/model",), ("data/tokenizer", "data/model")),
 }
 # Model types that number positions from pad_token_id + 1, so fewer are usable than max_position_embeddings.
-COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer"}
+COUNT_FROM_PADDING = {
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 # Model types with relative positions: the length in their configuration is that of training, not a limit.
 WITHOUT_POSITIONS = {"longt5", "mt5", "t5", "umt5"}
 # Model types with transformers' Conv1D layers, which store weights as (in, out) instead of (out, in).
 CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
-UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
+# Types of rope_scaling that stretch the positions by their factor; for others max_position_embeddings is the result.
+STRETCHED = {"dynamic", "linear", "yarn"}
+UNLIMITED = 10**9  # tokenizers without a limit say 1e30; there are models with ten million positions
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class ModelLayout:
     def max_length(self) -> int:
         """Longest input in tokens: the lower limit of tokenizer and positions; 512 if neither sets one."""
         known = (self.tokenizer_config.get("model_max_length"), self.max_positions)
-        limits = [int(limit) for limit in known if limit and limit < UNLIMITED]
+        limits = [int(limit) for limit in known if isinstance(limit, int | float) and 0 < limit < UNLIMITED]
         return min(limits, default=512)
 
     @property
@@ -85,10 +90,20 @@ class ModelLayout:
         """Number of positions of the model; None without such a limit."""
         if self.config.get("model_type") in WITHOUT_POSITIONS:
             return None
-        limit = self.config.get("max_position_embeddings") or self.config.get("n_positions")
-        if limit and self.config.get("model_type") in COUNT_FROM_PADDING:
-            return int(limit) - int(self.config.get("pad_token_id") or 0) - 1
-        return limit
+        config = {**(self.config.get("text_config") or {}), **self.config}
+        limit = config.get("max_position_embeddings") or config.get("n_positions")
+        if limit and config.get("model_type") in COUNT_FROM_PADDING:
+            return int(limit) - int(config.get("pad_token_id") or 0) - 1
+        return _stretched(int(limit), config) if limit else None
+
+
+def _stretched(positions: int, config: Mapping[str, Any]) -> int:
+    """Return the positions of a model after the stretching that its configuration asks for."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor = rope.get("factor")
+    if (rope.get("rope_type") or rope.get("type")) not in STRETCHED or not isinstance(factor, int | float):
+        return positions
+    return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
 
 
 def vocabulary_rows(config: dict[str, Any]) -> int:
