@@ -24,9 +24,9 @@ from steps.models.layout import (
     shallowest_with,
 )
 from steps.models.layout import ADAPTER_FOLDER as ADAPTER_FOLDER
+from steps.models.layout import GENERATION as GENERATION
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-GENERATION = "generation_config.json"
 # Subfolder of a model artifact, like ADAPTER_FOLDER: a separate reference model for preference training.
 REFERENCE_FOLDER = "reference"
 _TOLD = (ADAPTER_CONFIG, CONFIG, "tokenizer_config.json")

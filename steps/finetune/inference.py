@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import read_manifest
+from steps.models.layout import CONFIG, GENERATION
 from steps.models.tokenizer_files import TokenizerFiles
-
-GENERATION, CONFIG = "generation_config.json", "config.json"
 
 
 def set_end_of_turn(tokenizer: Any, folder: Path, data: Path) -> None:

@@ -16,7 +16,7 @@ from steps.errors import Problem, SecurityRefusal, UserError
 from steps.kinds.adapters import KEPT_KINDS
 from steps.models.chat_templates import is_template
 
-CONFIG = "config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 # Folder of an adapter inside a model artifact: an adapter that training continues, or one of KEPT_KINDS.
 ADAPTER_FOLDER = "adapter"
@@ -27,7 +27,7 @@ TOKENIZER_NAMES = {
     "vocab.json", "vocab.txt",
 }  # fmt: skip
 VOCABULARIES = {"tokenizer.json", *(name for name in TOKENIZER_NAMES if name.endswith(".model") or name[:5] == "vocab")}
-MODEL_NAMES = {CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"}
+MODEL_NAMES = {CONFIG, GENERATION, "LICENSE", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"}
 # Formats that can run code when they are loaded.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".keras", ".npz", ".msgpack", ".joblib")
 # Pickled weights that transformers and PEFT load where they find no safetensors.

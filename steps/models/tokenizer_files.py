@@ -17,6 +17,7 @@ from typing import Any
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+CAUSAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")  # the others are used by masked models only
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
 # A control token is matched exactly as written, anywhere in a text.
 CONTROL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -52,6 +53,20 @@ class TokenizerFiles:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return dict(self._backend().get_vocab(with_added_tokens=True))
+
+    def number_of(self, token: str) -> int | None:
+        """Return a token's id; None if it has none, or without tokenizer.json. Raises ValueError as `numbers`.
+
+        Nearly every token with a role is listed in a file, which takes much less time than loading the vocabulary.
+        """
+        tokenizer = self.files.get(TOKENIZER, {})
+        listed = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens") or []}
+        if token in listed:
+            return int(listed[token])
+        for number, told in (self.files.get(CONFIG, {}).get("added_tokens_decoder") or {}).items():
+            if _content(told) == token:
+                return int(number)
+        return self.numbers().get(token) if tokenizer else self.files.get(ADDED, {}).get(token)
 
     def missing(self, tokens: Iterable[str]) -> list[str]:
         """Return those of `tokens` that are not in the vocabulary. Raises ValueError as `numbers`."""

@@ -21,6 +21,7 @@ from steps.plan.small_data import row_problems
 from steps.plan.templates import template_notes
 from steps.plan.tokenizer import template_problems, tokenizer_problems
 from steps.plan.tracking import tracking_problems
+from steps.plan.vocabulary import token_problems
 
 
 def source_notes(seen: Seen) -> Iterator[str]:
@@ -55,6 +56,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     target_problems,
     tokenizer_problems,
     template_problems,
+    token_problems,
     row_problems,
     tracking_problems,
     memory_problems,

@@ -13,6 +13,7 @@ from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.read.text_rows import TEXT_READ_AS
+from steps.prepare_data.write.token_range import refuse_roles_beyond, refuse_tokens_beyond
 from steps.sources import data_sources
 from steps.tasks import load_task
 from steps.tasks.forms import READ_AS
@@ -31,6 +32,7 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
 
     writer = load(settings.recipe.writer)
     preparation = writer.prepare(settings, tokenizer)
+    refuse_roles_beyond(preparation.tokenizer, tokenizer)
     refuse_changed(settings)
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
     data.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,8 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
                 log.info("%s: %s", repair["what"], f"{repair['count']:,}")
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)
+            with_labels = settings.recipe.kind.has_encoder
+            refuse_tokens_beyond(preparation.tokenizer, tokenizer, draft.path, with_labels)
     report.parent.mkdir(parents=True, exist_ok=True)
     write_data_report(data, report)
     log.info("prepared %s", ", ".join(f"{len(checked.rows[name])} rows for {name}" for name in SPLITS))
