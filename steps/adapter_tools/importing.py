@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from steps.adapters.fitting import described, not_an_adapter
-from steps.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GENERATION, open_adapter
+from steps.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, open_adapter
 from steps.artifacts import Manifest, new_artifact, read_manifest
 from steps.errors import Problem, SecurityRefusal, UserError
-from steps.models.layout import CONFIG, TOKENIZER_NAMES
+from steps.models.layout import CONFIG, GENERATION, TOKENIZER_NAMES
 from steps.params.settings import AdapterSettings
 from steps.sources import storage
 

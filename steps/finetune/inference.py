@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import read_manifest
+from steps.models.generation_settings import TOKENS, settings_in
 from steps.models.layout import CONFIG, GENERATION
 from steps.models.tokenizer_files import TokenizerFiles
 
@@ -69,14 +70,16 @@ def stops_anew(model: Any, folder: Path) -> bool:
 
 
 def generation_settings(model: Any, folder: Path) -> dict[str, Any]:
-    """Return the base's generation settings with the tuned model's special tokens.
+    """Return the generation settings of the base in `folder` with the tuned model's special tokens."""
+    own = model.generation_config
+    tokens = {name: value for name in TOKENS if (value := getattr(own, name, None)) is not None}
+    return settings_in(folder) | tokens
 
-    They are taken from the base's file, because transformers refuses to save some settings that it reads.
-    """
-    file = folder / GENERATION
-    told = json.loads(file.read_bytes()) if file.is_file() else {}
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return told | {name: value for name in names if (value := getattr(model.generation_config, name)) is not None}
+
+def write_generation_settings(model: Any, folder: Path, target: Path) -> None:
+    """Write `generation_settings` to the folder `target`."""
+    told = generation_settings(model, folder)
+    (target / GENERATION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def ends_of(folder: Path) -> list[int]:

@@ -11,6 +11,7 @@ from steps.finetune.continuing import continued
 from steps.finetune.inference import set_end_of_turn
 from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
 from steps.models.chat_templates import STORED
+from steps.models.generation_settings import load_reduced, reduced
 from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
@@ -38,12 +39,12 @@ def new_or_stored(auto_class: Any, folder: Path, settings: FinetuneSettings) -> 
     if not settings.new_weights:
         refuse_unsafe_weights(folder)
         how = {**model_options(settings), **quantisation(settings)}
-        return keep_as_stored(auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True, **how))
+        return keep_as_stored(load_reduced(auto_class, folder, dtype=dtype, local_files_only=True, **how))
     set_seed(settings.training.seed)
     options = model_options(settings)
     attention = {key: options.pop(key) for key in ("attn_implementation",) if key in options}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **options)
-    return auto_class.from_config(config, dtype=dtype, **attention)
+    return reduced(auto_class.from_config(config, dtype=dtype, **attention))
 
 
 def model_options(settings: FinetuneSettings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from steps.finetune.batch_size import fitted, ran_out
 from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
 from steps.finetune.continuing import own_parameters
 from steps.finetune.deepspeed import change_dtype, keep_names, launched, whole_weights
-from steps.finetune.inference import GENERATION, generation_settings, name_padding, save_tokenizer, stops_anew
+from steps.finetune.inference import name_padding, save_tokenizer, stops_anew, write_generation_settings
 from steps.finetune.packages import refuse_missing
 from steps.finetune.quantising import count
 from steps.finetune.run import Run
@@ -157,10 +157,9 @@ def _write_tuned(
             trainer.model.save_pretrained(draft.path, state_dict=weights, save_embedding_layers=False)
             if settings.recipe.kind.has_encoder:
                 # The generation settings define how answers begin, by the languages.
-                trainer.model.get_base_model().generation_config.save_pretrained(draft.path)
+                write_generation_settings(trainer.model.get_base_model(), model, draft.path)
             elif stops_anew(trainer.model, model):
-                told = generation_settings(trainer.model, model)
-                (draft / GENERATION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+                write_generation_settings(trainer.model, model, draft.path)
             if getattr(trainer.model.peft_config["default"], "modules_to_save", None):
                 # The merge needs the tuned model's configuration: its head, which the base does not have, and classes.
                 whole = trainer.model.get_base_model()
@@ -171,6 +170,8 @@ def _write_tuned(
                 dtype = _dtype_of(model)
                 trainer.model.to(dtype) if weights is None else change_dtype(weights, dtype)
             trainer.model.save_pretrained(draft.path, state_dict=weights)
+            if getattr(trainer.model, "generation_config", None) is not None:
+                write_generation_settings(trainer.model, model, draft.path)
         save_tokenizer(trainer.processing_class, draft.path, ends_prompts=not settings.recipe.kind.goes_on)
         (draft / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
         tracker.write_unsent(draft.path)

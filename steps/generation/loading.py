@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from steps.errors import OutOfResources, Problem
 from steps.generation.soft_prompts import with_kept_adapter
+from steps.models.generation_settings import load_reduced
 from steps.models.layout import refuse_unsafe_weights
 
 
@@ -23,9 +24,7 @@ def load(auto_class: Any, folder: Path, precision: str) -> Any:
     transformers_logging.disable_progress_bar()
     place = {0: None, 1: "cuda"}.get(torch.cuda.device_count(), "auto")
     dtype = torch.bfloat16 if precision == "16" else torch.float32
-    model = auto_class.from_pretrained(
-        folder, dtype=dtype, device_map=place, local_files_only=True, use_safetensors=True
-    )
+    model = load_reduced(auto_class, folder, dtype=dtype, device_map=place, local_files_only=True, use_safetensors=True)
     return with_kept_adapter(model, folder).eval()
 
 

@@ -6,6 +6,8 @@
     embeddings.py       names of the embedding matrices
     chat_templates.py   the chat templates of a model, and what makes their text the same in every step
     tokenizer_files.py  tokens and special tokens of a tokenizer, and adding tokens
+    generation_settings.py  a model's own generation settings, of which only special tokens are used
+    token_range.py      tokens for which a model has no embedding
     new_tokens.py       the plan's decision which tokens a model gets
     token_files.py      renaming tokens in each tokenizer file
     token_renaming.py   which tokens can be renamed; token_proof.py loads the result and compares it with the original

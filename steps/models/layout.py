@@ -106,7 +106,7 @@ def _stretched(positions: int, config: Mapping[str, Any]) -> int:
     return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
 
 
-def vocabulary_rows(config: dict[str, Any]) -> int:
+def vocabulary_rows(config: Mapping[str, Any]) -> int:
     """Return the vocabulary size of a configuration, of text_config in multimodal models; 0 if there is none."""
     return int(config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 0)
 

@@ -19,6 +19,11 @@ from mlflow.models import set_model
 
 PROMPTS_AT_ONCE = 16
 BLOCK = 8 * 1024 * 1024
+TOKENS = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id",
+)  # fmt: skip
+NEVER_WRITTEN = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
 
 class CausalModel:
@@ -42,8 +47,9 @@ class CausalModel:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            **generation_tokens(folder),
+        )  # fmt: skip
         if self.reference.get("kept_adapter"):
             from peft import PeftModel
 
@@ -205,6 +211,25 @@ def read_tools(model_input: Any, count: int) -> list[list[Any] | None]:
     return told
 
 
+def generation_tokens(folder: Path) -> dict[str, Any]:
+    """Return the generation settings to load a model with: its special tokens, as in its evaluation.
+
+    transformers refuses to load settings that contradict each other, and generate() would add all others to ours.
+    """
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return {}
+    told = json.loads(file.read_text(encoding="utf-8"))
+    tokens = {name: told[name] for name in TOKENS if told.get(name) not in (None, -1)}
+    never = {name: told[name] for name in NEVER_WRITTEN if told.get(name)}
+    try:
+        return {"generation_config": GenerationConfig(**tokens, **never)}
+    except ValueError:  # tokens that are forced and forbidden
+        return {"generation_config": GenerationConfig(**tokens)}
+
+
 def as_trained(messages: Any) -> list[dict[str, Any]]:
     """Return messages as the training rows had them: without empty keys, arguments of tool calls as objects."""
     told = []
@@ -226,7 +251,7 @@ def as_lists(value: Any) -> Any:
     """Convert the arrays that MLflow and pandas may make of lists back to lists."""
     if isinstance(value, dict):
         return {key: as_lists(inside) for key, inside in value.items()}
-    if hasattr(value, "tolist") and getattr(value, "shape", ()):
+    if getattr(value, "shape", ()):
         value = value.tolist()
     return [as_lists(inside) for inside in value] if isinstance(value, list | tuple) else value
 

@@ -3,11 +3,15 @@
 Stored with the model beside pyfunc_model.py, which loads it, so it does not import the project that wrote it.
 """
 
+import json
 from itertools import dropwhile, takewhile
+from pathlib import Path
 from typing import Any
 
 TEXTS_AT_ONCE = 16
 OPENING = ("decoder_start_token_id", "forced_bos_token_id")  # tokens before an answer
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", *OPENING, "forced_eos_token_id")
+NEVER_WRITTEN = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")  # Marian models need these
 
 
 class Model:
@@ -22,8 +26,9 @@ class Model:
         self.tokenizer.truncation_side = "right"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
+            folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            **generation_tokens(Path(folder)),
+        )  # fmt: skip
         self.model = model.to(device).eval()
 
     def predict(self, model_input: Any, params: Any = None) -> list[str]:
@@ -78,6 +83,25 @@ class Model:
         begun = dropwhile(lambda token: token in opening, row)
         answer = takewhile(lambda token: token not in ends, begun)
         return [token for token in answer if token != self.tokenizer.pad_token_id]
+
+
+def generation_tokens(folder: Path) -> dict[str, Any]:
+    """Return the generation settings to load a model with: its special tokens, as in its evaluation.
+
+    transformers refuses to load settings that contradict each other, and generate() would add all others to ours.
+    """
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return {}
+    told = json.loads(file.read_text(encoding="utf-8"))
+    tokens = {name: told[name] for name in TOKENS if told.get(name) not in (None, -1)}
+    never = {name: told[name] for name in NEVER_WRITTEN if told.get(name)}
+    try:
+        return {"generation_config": GenerationConfig(**tokens, **never)}
+    except ValueError:  # tokens that are forced and forbidden
+        return {"generation_config": GenerationConfig(**tokens)}
 
 
 def read_texts(model_input: Any) -> list[str]:

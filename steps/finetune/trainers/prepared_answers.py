@@ -15,6 +15,7 @@ from steps.adapters.layout import reference_of
 from steps.errors import Outage, Problem
 from steps.finetune.run import Run
 from steps.finetune.trainers.reference import Said, identity_of, own_reference
+from steps.models.generation_settings import can_be_loaded
 
 
 class PreparedAnswers:
@@ -31,6 +32,8 @@ class PreparedAnswers:
         # A separate reference whose log-probabilities are all stored is not loaded.
         self._absent = reference_of(run.model) is not None and precomputes and self._has_said_all(given)
         reference = None if self._absent else own_reference(run, model)
+        if not can_be_loaded(run.model):  # TRL loads the base once more as the reference, with these arguments
+            args.model_init_kwargs = {"generation_config": model.generation_config}
         super().__init__(model=model, args=args, ref_model=reference, **given)  # type: ignore[call-arg]
         if precomputes:
             self.ref_model: Any = None  # frees its memory

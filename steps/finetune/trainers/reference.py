@@ -19,6 +19,7 @@ from steps.adapters.layout import REFERENCE_FOLDER, reference_of
 from steps.artifacts import new_artifact, read_manifest, verified
 from steps.errors import StepError
 from steps.finetune.run import Run
+from steps.models.generation_settings import load_reduced
 from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
 
@@ -48,7 +49,7 @@ def own_reference(run: Run, model: Any) -> Any | None:
 
     # In bfloat16, like the base, with an adapter at precision 16, else in float32.
     how = {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
-    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **how)
+    return load_reduced(AutoModelForCausalLM, folder, local_files_only=True, **how)
 
 
 def identity_of(run: Run) -> dict[str, Any]:
