@@ -174,7 +174,7 @@ class Preprocessing(Group):
     chat_template: Annotated[str, Renamed(names=("chat_template_name",), values={"keep-original": "keep"})] = Field(
         "keep", min_length=1
     )
-    """Chat template: keep or a name (the model's), chat-ml, mistral-with-system, poro, simplified-llama31, or a path."""
+    """Chat template: keep, a name of the model's, chat-ml, mistral-with-system, poro, simplified-llama31, or a file."""
 
     response_template: str = ""
     """Marker before each answer: loss only on the text after it, up to instruction_template or the end of the row."""

@@ -27,7 +27,7 @@ MUTATIONS = (
       "if len(found) > given.max_files:", "if len(found) >= given.max_files:",
       "as many files as max_files allows are refused", ("steps/test_data_sources.py",)),
     M("positions-from-padding", "steps/models/layout.py",
-      'int(self.config.get("pad_token_id") or 0) - 1', 'int(self.config.get("pad_token_id") or 0)',
+      'int(config.get("pad_token_id") or 0) - 1', 'int(self.config.get("pad_token_id") or 0)',
       "RoBERTa gets rows that are one token longer than its positions", ("steps/test_plan_pretraining.py",)),
     M("padding-replaced", "steps/models/new_tokens.py",
       'if files.named("pad_token") or strategy == "eos-repurpose":', 'if strategy == "eos-repurpose":',
