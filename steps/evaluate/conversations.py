@@ -11,8 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from steps.generation.tokenizer import load_tokenizer
 from steps.models.chat_templates import STORED, TRAINING
 
@@ -58,9 +56,3 @@ class Conversations:
     ) -> str:
         how: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": asking}
         return str(self._tokenizer.apply_chat_template(messages, tools=tools, **how))
-
-
-def tools_of(row: dict[str, Any]) -> list[Any] | None:
-    """Return the functions that a canonical row offers, which are JSON text there."""
-    tools = row.get("tools")
-    return list(orjson.loads(tools)) if tools else None

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
-from steps.evaluate.conversations import Conversations, tools_of
+from steps.evaluate.conversations import Conversations
 from steps.params.settings import EvaluationSettings
 from steps.tasks import load_task
 
@@ -123,9 +123,10 @@ def _asked(
     prompts: list[str | None] = []
     references: list[str | None] = []
     for row, question in zip(rows, questions, strict=True):
-        tools = tools_of(row)
+        trained = module.training_row(row, columns)
+        tools = trained.get("tools")
         prompts.append(talk.prompt(question[0], tools) if question else None)
-        references.append(talk.answer(module.training_row(row, columns)["messages"], tools) if question else None)
+        references.append(talk.answer(trained["messages"], tools) if question else None)
     return prompts, references, True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steps.errors import Problem, UserError, nearest
@@ -24,6 +24,8 @@ KEEP = "keep"
 class TemplateFound:
     """A chat template, as read by the plan."""
 
+    own: dict[str, str] = field(default_factory=dict)
+    """The model's templates by name."""
     digest: str = ""
     """Content digest of the file of chat_template; empty for a template of the model or of ours."""
     text: str = ""
@@ -31,23 +33,14 @@ class TemplateFound:
 
 
 def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> TemplateFound:
-    """Find the template that chat_template names.
-
-    Raises UserError for an unknown name or file, and for conversations if none of a model's templates is the default.
-    """
+    """Find the template that chat_template names. Raises UserError for an unknown name or file."""
     chosen, own = p.chat_template, _own(model) if model else {}
-    if chosen in CHAT_TEMPLATES and chosen != KEEP:
-        return TemplateFound()
-    if chosen in own:
-        return TemplateFound(text=own[chosen])
     if chosen == KEEP:
-        if own and DEFAULT not in own and load_task(p.rows_task).CONVERSATIONS:
-            raise UserError(
-                Problem("PLAN-E0322", "chat_template", f"keep, but the model has several templates "
-                        f"({', '.join(sorted(own))}) and none is the default", "the name of one of them",
-                        f"set chat_template={min(own)}")
-            )  # fmt: skip
-        return TemplateFound(text=single(own) if DEFAULT in own else "")
+        return TemplateFound(own, text=single(own) if DEFAULT in own else "")
+    if chosen in CHAT_TEMPLATES:
+        return TemplateFound(own)
+    if chosen in own:
+        return TemplateFound(own, text=own[chosen])
     if not chosen.endswith((".jinja", ".j2")):
         known = [*CHAT_TEMPLATES, *sorted(set(own) - {DEFAULT})]
         raise UserError(
@@ -56,7 +49,8 @@ def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> Templ
         )  # fmt: skip
     refuse_bad_uri("chat_template", chosen)
     digest = storage.digest_of("chat_template", chosen)
-    return TemplateFound(digest, storage.read_bytes("chat_template", chosen).decode("utf-8", errors="replace"))
+    text = storage.read_bytes("chat_template", chosen).decode("utf-8", errors="replace")
+    return TemplateFound(own, digest, text)
 
 
 def template_notes(seen: Seen) -> Iterator[str]:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from steps.errors import Problem
+from steps.models.chat_templates import DEFAULT
 from steps.models.layout import VOCABULARIES
 from steps.params.data import DataSource
 from steps.plan.row_counts import first_row
 from steps.plan.seen import Seen
 from steps.sources import data_sources
 
-TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
+TOKENIZER = "tokenizer.json"
 # Tokenizer classes of transformers that read a sentencepiece model even where tokenizer.json exists.
 SLOW_CLASSES = {"BertGenerationTokenizer", "GPTSw3Tokenizer", "M2M100Tokenizer", "MarianTokenizer", "PLBartTokenizer"}
 # The first line of a vocabulary of tiktoken: base64 and a number.
@@ -52,12 +53,12 @@ def template_problems(seen: Seen) -> Iterator[Problem]:
     """Yield a problem if the rows are conversations and nothing says how they are written as text."""
     if not seen.model or seen.parameters.chat_template != "keep" or not _has_conversations(seen):
         return
-    source, names = seen.model.tokenizer
-    if TEMPLATE in names:
-        has = bool(source.read(names[TEMPLATE]).strip())
-    else:
-        has = bool(seen.model.layout.tokenizer_config.get("chat_template"))
-    if not has:
+    own = {name: text for name, text in seen.template.own.items() if text.strip()}
+    if own and DEFAULT not in own:
+        yield Problem("DATA-E0822", "chat_template", f"keep, but the model has several templates "
+                      f"({', '.join(sorted(own))}) and none is the default", "the name of one of them",
+                      f"set chat_template={min(own)}")  # fmt: skip
+    elif not own:
         yield Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
                       "a template for conversations",
                       "set chat_template to chat-ml or another name, or to a .jinja file")  # fmt: skip

@@ -31,6 +31,7 @@ SHARED = {
     "DATA-E0807": "a tokenizer without an end-of-text token",
     "DATA-E0809": "a tokenizer that does not say where each character went",
     "DATA-E0811": "a chat template of tokens that the tokenizer lacks",
+    "DATA-E0822": "several chat templates of which none is the default",
     "DATA-E0813": "a tokenizer with nothing to fill up a batch",
     "DATA-E0814": "a maximum length that leaves no room for text",
     "DATA-E1004": "a label that is not one of the classes",
