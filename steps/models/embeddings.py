@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from steps.models.weights import Stored
+from steps.params.lora import HEADS as HEADS
 from steps.params.lora import WITHOUT_ADAPTER
 
 # Output and input embeddings by the last part of their module's name.
-HEADS = {"embed_out", "lm_head"}
 EMBEDDINGS = WITHOUT_ADAPTER - {"wpe"}  # position embeddings have no rows for tokens
 
 

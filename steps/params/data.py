@@ -156,7 +156,7 @@ class Preprocessing(Group):
     batch_size: int = Field(1000, ge=1)
     """Rows per tokenizer call."""
 
-    max_seq_length: Annotated[int, Renamed(names=("max_length",))] = Field(-1, ge=-1)
+    max_seq_length: Annotated[int, Renamed(names=("max_length", "seq_length"))] = Field(-1, ge=-1)
     """Maximum length of a row in tokens; -1 uses the model's limit (512 if it has none)."""
 
     pad_to_max_length: bool = False

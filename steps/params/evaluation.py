@@ -31,7 +31,7 @@ class EvaluationParams(Group):
 
     @field_validator("evaluation_config", "evaluation_config_params", mode="before")
     @classmethod
-    def _as_text(cls, value: Any) -> Any:
+    def _config_as_text(cls, value: Any) -> Any:
         """A configuration file may hold the object itself."""
         return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) and value else value
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from steps.errors import Problem, shown
 from steps.kinds.adapters import ADAPTER_KINDS
@@ -17,12 +17,14 @@ from steps.params.adapter_kinds import (
     peft_names,
     whole_numbers,
 )
-from steps.params.choice import OneOf
+from steps.params.choice import OneOf, switch
 from steps.params.group import Group, Renamed
 
 # Layers without adapters: TRL multiplies by the head's weights and ignores an adapter on it, and weights tied to the
 # head could not be merged.
 WITHOUT_ADAPTER = {"embed_in", "embed_out", "embed_tokens", "lm_head", "shared", "word_embeddings", "wpe", "wte"}
+
+HEADS = {"embed_out", "lm_head"}
 
 ALL = "all-linear"
 EXPRESSION = re.compile(r"[\\*+?()\[\]{}^$|]")  # characters that no name of a layer has
@@ -61,7 +63,9 @@ class LoraParams(Group):
     use_rslora: Annotated[bool, ReadBy(LORA)] = False
     """Scale the update by lora_alpha / √lora_r (rank-stabilised LoRA), so that high ranks do not train too slowly."""
 
-    init_lora_weights: Annotated[Literal["true", "gaussian", "orthogonal"], ReadBy(LORA, at_start=True)] = "true"
+    init_lora_weights: Annotated[
+        Literal["true", "gaussian", "orthogonal"], BeforeValidator(switch), ReadBy(LORA, at_start=True)
+    ] = "true"
     """Initial weights of LoRA: true draws them uniformly as its authors did; none changes the model's output."""
 
     num_virtual_tokens: Annotated[int, ReadBy(("prompt_tuning",))] = Field(20, ge=1)
@@ -161,8 +165,11 @@ class LoraParams(Group):
                           shown(default), instead, why=f"it has no effect for {self.peft_type}")  # fmt: skip
 
     def _layer_problems(self) -> Iterator[Problem]:
+        last = {name: name.rsplit(".", 1)[-1] for name in self.targets}
+        others = set(last.values()) - WITHOUT_ADAPTER
         for name in self.targets:
-            if name.rsplit(".", 1)[-1] in WITHOUT_ADAPTER:
+            # Lists that are used for many models name embeddings beside layers: the plan says that they get no adapter.
+            if last[name] in (HEADS if others else WITHOUT_ADAPTER):
                 yield Problem("PARAM-E0265", "lora_target_modules", name, "layers between the embeddings and the "
                               "head, such as q_proj", f"leave {name} out")  # fmt: skip
         kwargs = self.peft_kwargs

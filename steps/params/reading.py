@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, merged, old_names, renamed_in
+from steps.params.other_arguments import set_aside
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.secrets import secret_in
@@ -42,11 +43,13 @@ class Reading:
     requested: dict[str, Any]
     """Every parameter by name as requested, with defaults."""
     translations: tuple[Translation, ...]
+    ignored: tuple[str, ...] = ()
+    """A sentence for each argument of another system: what it means here, or why it has no effect."""
 
     @property
     def warnings(self) -> list[str]:
-        """One line per translated name or value that the user gave."""
-        return [str(translation) for translation in self.translations if translation.by_user]
+        """One line per translated name or value that the user gave, and per argument without effect."""
+        return [*(str(translation) for translation in self.translations if translation.by_user), *self.ignored]
 
 
 def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
@@ -62,6 +65,8 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     model = PARAMETER_MODELS[pipeline]
     _refuse_secrets(given)
     written, problems = _with_overrides(model, given)
+    written, ignored, wrong = set_aside(pipeline, written, model.model_fields)
+    problems += wrong
     asked, translations, clashes = under_todays_names(model, written)
     values, other = _translate(model, asked)
     problems += clashes
@@ -72,7 +77,7 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     problems += [p for p in parameters.all_conflicts() if not any(p.where.startswith(bad.where) for bad in refused)]
     if problems:
         raise UserError(problems)
-    return Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other))
+    return Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other), tuple(ignored))
 
 
 def defaults(model: type[PipelineParameters]) -> dict[str, Any]:

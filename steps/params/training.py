@@ -24,6 +24,8 @@ NO_MODEL_ARGS = {
     "use_cache": "leave it out: training uses no cache",
 }
 
+# Names of data types → precision.
+DTYPES = {"fp32": "32", "float32": "32", "bf16": "16", "bfloat16": "16", "fp16": "16", "float16": "16"}
 SWITCHES = ("true", "false", "auto")  # of resume_from_checkpoint
 
 # Optimizer → the package that provides it, if not torch or transformers.
@@ -86,10 +88,10 @@ class TrainingParams(Group):
     max_grad_norm: float = Field(1.0, ge=0)
     """Clip gradients to this norm; 0 does not clip."""
 
-    precision: Literal["32", "16"] = "32"
+    precision: Annotated[Literal["32", "16"], Renamed(values=DTYPES)] = "32"
     """Floating-point bits: 16 trains in bfloat16 (float16 on GPUs without it) with 32-bit master weights."""
 
-    gradient_checkpointing: Literal["auto", "true", "false"] = "auto"
+    gradient_checkpointing: Annotated[Literal["auto", "true", "false"], BeforeValidator(switch)] = "auto"
     """Recompute activations to save memory, 20% slower; auto does so only if the plan's estimate exceeds memory."""
 
     seed: int = Field(42, ge=0, lt=2**32)

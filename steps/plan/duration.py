@@ -43,10 +43,10 @@ class Duration:
     def _how(self) -> str:
         if self.tokens is None:
             return "the size of the rows is not known yet"
-        tokens = f"{self.tokens:,} tokens, about ({BYTES_PER_TOKEN} bytes each)"
+        tokens = f"about {self.tokens:,} tokens ({BYTES_PER_TOKEN} bytes each)"
         if self.seconds is None:
             return f"{tokens}; set tokens_per_second, which the report of a finished training has"
-        return f"an estimate: {tokens} at tokens_per_second; training alone"
+        return f"an estimate of the training alone: {tokens} at tokens_per_second"
 
     @property
     def _costs(self) -> list[dict[str, Any]]:

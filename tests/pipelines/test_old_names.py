@@ -26,6 +26,7 @@ OLD = {
     "max_length": ("max_seq_length", "64", 64),
     "tracking_uri": ("mlflow_server_uri", "http://there", "http://there"),
     "chat_template_name": ("chat_template", "chat-ml", "chat-ml"),
+    "seq_length": ("max_seq_length", "64", 64),
 }
 
 

@@ -162,7 +162,7 @@ def test_time_and_cost_follow_from_throughput_and_price(given, tmp_path):
     assert told["estimate"]["seconds"] == pytest.approx(tokens / 2, abs=1)
     assert told["estimate"]["cost"] == pytest.approx(tokens / 2 / 100, abs=0.01)
     assert lines(told)["training time"][0] == f"about {told['estimate']['seconds'] / 60:.0f} min"
-    assert "an estimate: " in lines(told)["training time"][1]
+    assert lines(told)["training time"][1].startswith("an estimate of the training alone: about ")
     assert lines(told)["training cost"] == (
         f"about {told['estimate']['cost']:.3g}",
         "an estimate: time × price_per_hour",
