@@ -45,7 +45,7 @@ def data_settings(folder: Path, rows: list[dict], length: int = 64, **changes) -
     files = {name: write_jsonl(folder / f"{name}.jsonl", part) for name, part in parts.items()}
     sources = {name: Resolved(uri=str(file), digest=digest_of(name, str(file))) for name, file in files.items()}
     preprocessing = Preprocessing(**changes.pop("preprocessing", {}))
-    task = "preference" if "chosen" in rows[0] else "kto"
+    task = changes.pop("task", "") or ("preference" if "chosen" in rows[0] else "kto")
     return DataSettings(
         task=task, method="dpo", max_length=length, preprocessing=preprocessing, **sources, **changes
     )  # fmt: skip

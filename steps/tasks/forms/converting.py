@@ -44,6 +44,8 @@ class Talk:
     notes: dict[tuple[str, str], None] = field(default_factory=dict)
     unused: dict[str, None] = field(default_factory=dict)
     """Keys of turns that are not read."""
+    path: str = ""
+    """The column that it was read from, if there are no messages."""
 
     def add(self, message: Any, path: str, is_text: bool = True) -> None:
         """Append one message."""
@@ -83,10 +85,10 @@ def question(row: dict[str, Any], ask: str, beside: str = "") -> Talk:
 
     {"instruction": "Add.", "input": "2 + 2"} → [{"role": "user", "content": "Add.\\n2 + 2"}]
     """
-    asked, more = _messages_in(row.get(ask)), row.get(beside) if beside else None
-    talk = Talk([])
-    if type(asked) is list:
-        for number, message in enumerate(asked):
+    asked, more = row.get(ask), row.get(beside) if beside else None
+    talk = Talk([], path=ask)
+    if (messages := _messages_in(asked)) is not None:
+        for number, message in enumerate(messages):
             talk.add(message, f"{ask}[{number}]", is_text=False)
         if not is_empty(more):
             talk.add({"role": "user", "content": more}, beside)
@@ -103,12 +105,12 @@ def question(row: dict[str, Any], ask: str, beside: str = "") -> Talk:
 
 def answer(value: Any, path: str) -> Talk:
     """Return an answer as messages: a text is one, an object is one, a list is several."""
-    talk, read = Talk([]), _messages_in(value)
-    if type(read) is list:
-        for number, message in enumerate(read):
+    talk = Talk([], path=path)
+    if (messages := _messages_in(value)) is not None:
+        for number, message in enumerate(messages):
             talk.add(message, path if type(value) is dict else f"{path}[{number}]", is_text=False)
     else:
-        talk.add({"role": "assistant", "content": read}, path)
+        talk.add({"role": "assistant", "content": value}, path)
     return talk
 
 
@@ -129,7 +131,7 @@ def turns(value: Any, path: str) -> Talk:
         value = [value]
     if type(value) is not list:
         return Talk(value, [Origin(path)])
-    talk = Talk([])
+    talk = Talk([], path=path)
     if value and all(type(item) is str for item in value):
         talk.notes[ALTERNATING] = None
         for number, text in enumerate(value):
@@ -153,7 +155,7 @@ def with_system(talk: Talk, row: dict[str, Any], columns: tuple[str, ...]) -> Ta
     name = next((name for name in columns if not is_empty(row.get(name)) and row[name] != []), "")
     if not name or type(talk.messages) is not list:
         return talk
-    content, first = row[name], talk.messages[0] if talk.messages else None
+    content, first = _text_or_parts(row[name]), talk.messages[0] if talk.messages else None
     own = first.get("content", first.get("value")) if type(first) is dict and _is_system(first) else None
     if own is not None and own != "":
         if own != content:
@@ -195,14 +197,20 @@ def needs_reading(value: Any) -> bool:
     return any(type(item) is not dict or SPOKEN.isdisjoint(item) for item in value)
 
 
-def _messages_in(value: Any) -> Any:
-    """Return messages as a list, a single one also; any other value unchanged, but not text that is only like JSON."""
+def _messages_in(value: Any) -> list[Any] | None:
+    """Return messages, or a single one, as a list, also those that a cell holds as JSON text; None for other values."""
     read = parsed(value)
     if type(read) is dict and not SPOKEN.isdisjoint(read):
         return [read]
-    if type(read) is list and read and all(type(item) is dict and not SPOKEN.isdisjoint(item) for item in read):
+    if type(read) is list and any(type(item) is dict and not SPOKEN.isdisjoint(item) for item in read):
         return read
-    return value
+    return None
+
+
+def _text_or_parts(value: Any) -> Any:
+    """Return the parts of a text, also those that a cell holds as JSON text; any other value unchanged."""
+    read = parsed(value)
+    return read if type(read) is list and all(type(part) is dict and "type" in part for part in read) else value
 
 
 def _is_turn(item: dict[str, Any]) -> bool:

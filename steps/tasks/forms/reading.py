@@ -24,7 +24,7 @@ from steps.tasks.forms.converting import (
     turns,
     with_system,
 )
-from steps.tasks.forms.table import DECLARED, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
+from steps.tasks.forms.table import CERTAIN_TALKS, DECLARED, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
 from steps.tasks.rules.standard import SHAREGPT_ROLES
 
 RENAMING = "the name that the file uses"  # how the fix of a missing column ends if no other column is like it
@@ -94,9 +94,9 @@ class RowReader:
         found = [form for form in possible if self._is_complete(form, row)]
         if not found:  # the checks of the messages say what is missing; a text called data is no conversation
             found = [form for form in possible if self.forced or form.name == DECLARED or not _is_no_talk(form, row)]
+            found = self._widest([form for form in found if form.name != "hh"], row)[:1]
             if not found:
                 return None
-            found = found[:1]
         found = self._widest(found, row)
         own = next((form for form in found if form.name == DECLARED), None)
         if own is None and len(found) > 1 and not self.forced:
@@ -138,7 +138,9 @@ class RowReader:
             if empty and not (part == "ask" and not is_empty(row.get(form.may.get("beside", "")))):
                 return False
         if form.name == DECLARED:
-            return True
+            # Two texts have a common start, which is no prompt if there is a column for it.
+            alone = "prompt" in form.may and all(type(row[name]) is str for name in form.needs.values())
+            return not alone or not any(_asks(other) for other in self._possible(row))
         if form.name == "hh":
             return all(is_transcript(row[name]) for name in form.needs.values())
         if "talk" in form.needs:
@@ -242,7 +244,8 @@ def _read_pair(reader: RowReader, form: Form, row: dict[str, Any]) -> ReadRow | 
     if form.name == "openai":
         name = form.needs["input"]
         given = parsed(row[name])
-        talk = turns(given["messages"], f"{name}.messages")
+        given = given if type(given) is dict else {}
+        talk = turns(given.get("messages"), f"{name}.messages")
         talk.unused |= dict.fromkeys(f"{name}.{key}" for key in given if key != "messages" and given[key])
     else:
         talk = _talk(form, row)
@@ -309,8 +312,8 @@ def _last_apart(talk: Talk) -> tuple[Talk, Talk]:
     """Separate the last message of a conversation, which is the answer."""
     if type(talk.messages) is not list:
         return talk, Talk([], talk.origins)
-    before = Talk(talk.messages[:-1], talk.origins[:-1] or talk.origins, talk.notes, talk.unused)
-    return before, Talk(talk.messages[-1:], talk.origins[-1:])
+    before = Talk(talk.messages[:-1], talk.origins[:-1] or talk.origins, talk.notes, talk.unused, talk.path)
+    return before, Talk(talk.messages[-1:], talk.origins[-1:], path=talk.path)
 
 
 def _with_system_first(reader: RowReader, form: Form, row: dict[str, Any], names: tuple[str, ...]) -> ReadRow:
@@ -335,7 +338,13 @@ def _made(made: dict[str, Any], form: Form, talks: dict[str, Talk], row: dict[st
         notes = {(READ_AS, f"read as {form.title} rows"): None, **notes}
     used = {*form.needs.values(), *form.may.values()}
     unused |= dict.fromkeys(name for name, value in row.items() if name not in used and not is_empty(value))
-    return ReadRow(made, form, {name: talk.origins for name, talk in talks.items()}, tuple(notes), tuple(unused))
+    return ReadRow(
+        made,
+        form,
+        {name: talk.origins or [Origin(talk.path)] for name, talk in talks.items()},
+        tuple(notes),
+        tuple(unused),
+    )
 
 
 def _has_system(row: dict[str, Any]) -> bool:
@@ -348,13 +357,18 @@ def _is_talk(form: Form, row: dict[str, Any]) -> bool:
     if type(talk) is not list and not (type(talk) is dict and needs_reading(talk)):
         return False
     given = parsed(row[form.needs["chosen"]]) if "chosen" in form.needs else None
-    if type(given) is not list or not given or type(talk) is not list:
+    if type(given) is not list or not given or type(talk) is not list or not talk:
         return True
     return type(given[0]) is dict and given[0] != talk[0]
 
 
+def _asks(form: Form) -> bool:
+    return "ask" in form.needs or form.needs.get("talk") in CERTAIN_TALKS
+
+
 def _is_no_talk(form: Form, row: dict[str, Any]) -> bool:
-    return "talk" in form.needs and not _is_talk(form, row)
+    """Return whether a column is a conversation by its name only, such as a text called data."""
+    return "talk" in form.needs and form.needs["talk"] not in CERTAIN_TALKS and not _is_talk(form, row)
 
 
 def _outdoes(other: Form, form: Form) -> bool:

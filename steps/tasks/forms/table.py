@@ -14,6 +14,7 @@ from steps.params.group import Group, default_in
 
 SYSTEM = ("system", "system_prompt")
 TALKS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns", "data")
+CERTAIN_TALKS = TALKS[:3]  # names that are used for nothing else
 LABELS = ("label", "kto_tag")
 DECLARED = "declared"
 

@@ -9,7 +9,7 @@ from typing import Any
 from steps.params.chat_columns import MessageRules
 from steps.tasks import Fault, as_found, kind_of
 from steps.tasks.rules.messages import forbidden_characters, message_faults, order_faults
-from steps.tasks.rules.standard import UNLEARNED, from_text, standard, without_marks
+from steps.tasks.rules.standard import UNLEARNED, from_cell_text, from_text, is_message, standard, without_marks
 
 SUFFIX = "_messages"  # a column such as prompt_messages is used if prompt is absent
 TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as separate messages")
@@ -30,8 +30,8 @@ def key_in(row: Mapping[str, Any], name: str) -> str:
 def read_value(row: Mapping[str, Any], name: str, rules: MessageRules) -> tuple[Any, list[tuple[str, str]]]:
     """Return a text, or standard messages and the repairs made in them; any other value unchanged."""
     value = from_text(row.get(key_in(row, name)))
-    if type(value) is dict and value and not value.keys().isdisjoint(("role", "from")):
-        value = [value]  # one message
+    if is_message(read := from_cell_text(value)):
+        value = [read]
     if type(value) is not list:
         return value, []
     messages, mended = standard(value, rules)

@@ -67,6 +67,23 @@ def from_text(value: Any) -> Any:
     return value
 
 
+def from_cell_text(value: Any) -> Any:
+    """Parse an object that a cell holds as JSON text; return any other value unchanged."""
+    if type(value) is str and value.lstrip()[:1] == "{":
+        try:
+            return from_json(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
+
+
+def is_message(value: Any) -> bool:
+    """Return whether a value is one message."""
+    if type(value) is not dict:
+        return False
+    return any(key in value for key in ("role", *SPEAKERS)) and any(key in value for key in ("content", *TEXTS))
+
+
 def is_learned(message: dict[str, Any]) -> bool:
     """Return whether a standard message may be learned."""
     return message.get("weight") != 0
