@@ -115,6 +115,8 @@ def reported(step: str) -> Iterator[None]:
     try:
         yield
     except StepError as error:
+        for note in getattr(error, "__notes__", []):  # what else is known of refused data
+            log.info(note)
         print(error, file=sys.stderr)
         _leave(error.as_json(step))
     except MemoryError as error:

@@ -37,6 +37,7 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
         "max_steps" if parameters.max_steps > 0 else f"{per_epoch} per epoch × {parameters.num_train_epochs:g} epochs"
     )
     learned = f"{train_percent(held_out)}% of them for training" + (", two from each pair" if unpaired == 2 else "")
+    learned += "; a few more if rows repeat" if len(held_out) < 2 else ""  # equal rows stay in one split
     return [
         *lines,
         {"name": "training rows", "value": train, "how": f"{rows} given, {learned}"},

@@ -41,6 +41,7 @@ write/: from rows to tokens:
     seq2seq.py     texts and answers for encoder-decoder models
     preferences.py prompts with their answers: answer_tokens.py (as TRL tokenises them), answer_tables.py (files)
     splits.py      one split from rows to files    writing.py     parquet files and their facts
+    special_tokens.py  special tokens in texts
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
     templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
     settling.py    one template for all steps

@@ -14,7 +14,8 @@ from steps.errors import Problem, UserError, nearest, shown
 from steps.params.data import DataSource
 from steps.params.group import Group
 from steps.params.reading import refused, under_todays_names
-from steps.prepare_data.check.checking import DRAWN, DataCheck, check_data
+from steps.prepare_data.check.checking import DataCheck, check_data
+from steps.prepare_data.findings import as_lines
 from steps.prepare_data.read.text_rows import TEXT_READ_AS
 from steps.tasks import TASKS, load_task
 from steps.tasks.forms import READ_AS
@@ -43,7 +44,9 @@ def check_alone(
         checked = check_data(task, source, columns)
     except UserError as error:
         if findings:
-            write_durably(findings, json.dumps({"good": False, **error.as_json("check-data")}, indent=1))
+            notes = getattr(error, "__notes__", [])
+            found = {"good": False, **error.as_json("check-data"), "notes": notes}
+            write_durably(findings, json.dumps(found, indent=1))
         raise
     log.info(_as_text(checked))
     if findings:
@@ -85,10 +88,6 @@ def _as_text(checked: DataCheck) -> str:
     lines = [", ".join(f"{count:,} rows for {name}" for name, count in checked.counts.items())]
     lines += [f"{count:,} training rows from {name}" for name, count in checked.sources.items()]
     lines += [f"{repair['what']}: {repair['count']:,}" for repair in checked.repairs if repair["code"] in FORMS]
-    lines += [
-        f"{'split' if repair['code'] == DRAWN else 'repaired'} {repair['what']} ({repair['count']:,})"
-        for repair in checked.repairs
-        if repair["code"] not in FORMS
-    ]
-    lines += [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in checked.warnings]
+    others = [repair for repair in checked.repairs if repair["code"] not in FORMS]
+    lines += as_lines(checked.warnings, others)
     return "\n".join([*lines, "all rows are valid"])

@@ -10,11 +10,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from steps.errors import Problem
+from steps.errors import Problem, UserError
 from steps.tasks import Fault, visible
 from steps.tasks.rules.counting import Judgement
 
 ROWS_SHOWN = 5
+DRAWN = "DATA-F2401"  # rows were held out from the training rows
+OF_FILES = ("01", "02", "03", "05", "06")  # subjects of codes that are reported of a file, if not of a row
+BREAKS = ("0109", "0202", "0203", "0303", "0502", "0507")  # the rows behind such an error are unknown
 LONGEST_FOUND = 160  # characters; with the expectation and the fix, a message still fits into a few lines
 MOST_PER_CODE = 100  # different columns with the same code; more would hide the first ones
 
@@ -121,6 +124,14 @@ class Findings:
                 group.rows += [row + records for row in other.rows][: ROWS_SHOWN - len(group.rows)]
 
     @property
+    def ends_early(self) -> bool:
+        """Return whether an error kept some rows from being counted: one of the whole file, or a break in it."""
+        return any(
+            code[6:] in BREAKS or (not group.place.record and code[6:8] in OF_FILES)
+            for (code, _), group in self._problems.items()
+        )
+
+    @property
     def problems(self) -> list[Problem]:
         """Every problem as defined in steps.errors, in the order of the file."""
         groups = sorted(self._problems.values(), key=lambda group: group.place.record)
@@ -152,6 +163,22 @@ class Findings:
             {"code": code, "file": self.name, "what": what, "count": count}
             for (code, what), count in self.repairs.items()
         ]
+
+
+def as_lines(warnings: list[dict[str, Any]], repairs: list[dict[str, Any]]) -> list[str]:
+    """Return repairs and warnings as a person reads them, one line each."""
+    lines = [
+        f"{'split' if repair['code'] == DRAWN else 'repaired'} {repair['what']} ({repair['count']:,})"
+        for repair in repairs
+    ]
+    return lines + [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in warnings]
+
+
+def with_notes(error: UserError, warnings: list[dict[str, Any]], repairs: list[dict[str, Any]]) -> UserError:
+    """Add what else is known of refused data to the error, as Python's notes."""
+    for line in as_lines(warnings, [repair for repair in repairs if repair["code"] != DRAWN]):
+        error.add_note(line)
+    return error
 
 
 def _short(text: str) -> str:

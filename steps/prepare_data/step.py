@@ -13,6 +13,7 @@ from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.read.text_rows import TEXT_READ_AS
+from steps.prepare_data.write.special_tokens import in_texts
 from steps.prepare_data.write.token_range import refuse_roles_beyond, refuse_tokens_beyond
 from steps.sources import data_sources
 from steps.tasks import load_task
@@ -42,6 +43,8 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
         for repair in checked.repairs:
             if repair["code"] in (READ_AS, TEXT_READ_AS):
                 log.info("%s: %s", repair["what"], f"{repair['count']:,}")
+        ends, told = settings.recipe.kind.goes_on, preparation.control_tokens
+        checked.warnings += in_texts(checked.rows, preparation.tokenizer, ends, told)
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)
             with_labels = settings.recipe.kind.has_encoder

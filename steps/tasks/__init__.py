@@ -20,10 +20,15 @@ One module per task; all define the same names (without a common base class):
     training_row(row, columns)    canonical row → the columns for TRL: {messages}, {prompt, completion}, {text}, …
     question(row, columns)        canonical row → (prompt, reference answer) for generation, or None
 
+    cells(columns)                column → the function that reads a list or an object from JSON text in it, and
+                                  returns any other value unchanged; this function is optional
+
 and, for checks across rows:
 
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
     STRATIFY                      canonical column (a list) by which a shuffled split is stratified
+    TOGETHER                      canonical column: rows that are equal in it are held out together; without it, rows
+                                  that are equal in all columns
     judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/rules/counting.py)
 
 and, for classes:
@@ -100,6 +105,8 @@ class OtherColumns:
     """Used if present; None means every column."""
     instead: Mapping[str, str] = field(default_factory=dict)
     """Required column → the column that is used if it is absent."""
+    classes: Collection[str] = ()
+    """Columns of classes: numbers are read as names if the file lists these (`ClassLabel` of the library datasets)."""
 
     def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
         """Return `wanted` (parameter → required column) with the column names of the file."""

@@ -19,9 +19,11 @@ import pyarrow as pa
 from steps.params.chat_columns import ChatColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
 from steps.tasks.forms.table import SYSTEM
+from steps.tasks.rules.cells import Reader, read_cell
 from steps.tasks.rules.json_text import as_json, from_json
 from steps.tasks.rules.messages import (
     MESSAGES,
+    UNANSWERED,
     conversation_faults,
     is_plain,
     packed,
@@ -60,6 +62,11 @@ def other_columns(columns: ChatColumns) -> OtherColumns:
     return OtherColumns((columns.tools_key, *SYSTEM), {columns.messages_key: SHAREGPT_KEY})
 
 
+def cells(columns: ChatColumns) -> dict[str, Reader]:
+    """Return the columns that may hold JSON text."""
+    return {columns.messages_key: read_cell, SHAREGPT_KEY: read_cell, columns.tools_key: read_tools}
+
+
 def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
     """Yield the errors in one conversation: its type, its messages, their order, its tools."""
     messages = row.get(columns.messages_key)
@@ -78,8 +85,13 @@ def remarks(row: dict[str, Any], columns: ChatColumns) -> Iterator[tuple[str, st
     """Yield the repairs of a valid conversation, and a warning for a system message after the first message."""
     messages = row.get(columns.messages_key)
     if type(messages) is list and is_plain(messages):
-        return iter(())
-    return remarks_on(*standard(_messages_of(row, columns)[1], columns), columns)
+        if messages[-1]["role"] != "assistant":
+            yield UNANSWERED
+        return
+    messages, mended = standard(_messages_of(row, columns)[1], columns)
+    yield from remarks_on(messages, mended, columns)
+    if messages[-1]["role"] != "assistant":
+        yield UNANSWERED
 
 
 def canonical(row: dict[str, Any], columns: ChatColumns) -> dict[str, Any]:

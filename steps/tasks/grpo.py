@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from steps.params.chat_columns import GrpoColumns
 from steps.tasks import Fault, OtherColumns, missing_columns, named_by
-from steps.tasks.rules.answers import as_question, read_value, value_faults
+from steps.tasks.rules.answers import as_question, read_value, truth_faults, value_faults
+from steps.tasks.rules.cells import Reader
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.json_text import as_json, from_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.standard import from_text
 
 Columns = GrpoColumns
 KINDS = ("causal_lm",)
@@ -27,6 +31,7 @@ DOES = "answers the way that is rewarded"
 EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
 CONVERSATIONS = False
 UNFIT: dict[str, str] = {}
+TOGETHER = "prompt"  # what is learned from; other columns, such as an id, do not make a row another one
 
 SCHEMA = pa.schema(
     [
@@ -42,6 +47,7 @@ DEFAULT_PROMPT, OTHER_PROMPT = "problem", "prompt"
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids", "messages", "ground_truth",
             "trainer_state", "log_extra", "log_metric")  # fmt: skip
 TO_TEXT = ("DATA-F1521", "ground truths converted to text")
+NO_TRUTH = ("DATA-W1526", "no ground truth, although there is a column for it: the reward functions get none")
 LEAK = ("DATA-W1523", "the prompt contains the ground truth, so that copying it earns the reward")
 # After these words even a short ground truth is a leak.
 ANNOUNCED = r"(?:answer|solution|result)(?:\s+is)?\W{0,4}|####\s*|\\boxed\{\s*"
@@ -60,6 +66,11 @@ def other_columns(columns: GrpoColumns) -> OtherColumns:
     return OtherColumns(None, {DEFAULT_PROMPT: OTHER_PROMPT})
 
 
+def cells(columns: GrpoColumns) -> dict[str, Reader]:
+    """Return the columns that may hold messages as JSON text."""
+    return dict.fromkeys((columns.dataset_prompt_column, OTHER_PROMPT), from_text)
+
+
 def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
     """Yield the errors in one row."""
     key = _prompt_key(row, columns)
@@ -67,7 +78,8 @@ def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
         yield from missing_columns(row, named_by(columns, [columns.dataset_prompt_column]))
         return
     prompt, _ = read_value(row, key, columns)
-    faults = list(value_faults(prompt, key, columns))
+    truth = columns.dataset_ground_truth_column
+    faults = [*value_faults(prompt, key, columns), *truth_faults(row.get(truth), truth)]
     yield from faults
     if faults or type(prompt) is str:
         return
@@ -80,10 +92,15 @@ def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
 def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs, and a warning for a prompt that contains its answer."""
     prompt, mended = read_value(row, _prompt_key(row, columns), columns)
-    truth = row.get(columns.dataset_ground_truth_column)
+    truth_key = columns.dataset_ground_truth_column
+    truth = row.get(truth_key)
     yield from remarks_on(as_question(prompt), mended, columns)
     if truth is not None and type(truth) is not str:
         yield TO_TEXT
+    if truth_key in row and _as_text(truth) is None:
+        yield NO_TRUTH
+    if empty := [name for name, value in row.items() if value is None and name not in (truth_key, *RESERVED)]:
+        yield "DATA-W1524", f"no value for the reward functions: null in {', '.join(empty)[:80]}"
     if (answer := _as_text(truth)) and _gives_away(as_question(prompt), answer):
         yield LEAK
 
@@ -140,8 +157,8 @@ def _prompt_key(row: dict[str, Any], columns: GrpoColumns) -> str:
 def _as_text(truth: Any) -> str | None:
     """Return a ground truth as text, values of other types as JSON; None if it is empty."""
     if truth is None or type(truth) is str:
-        return truth if truth and truth.strip() else None
-    return as_json(truth, str)
+        return None if truth is None or is_blank(truth) else truth
+    return str(truth) if type(truth) is Decimal else as_json(truth, str)
 
 
 def _gives_away(prompt: list[dict[str, Any]], answer: str) -> bool:

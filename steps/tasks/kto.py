@@ -30,8 +30,10 @@ from steps.tasks.rules.answers import (
     stand_in,
     value_faults,
 )
+from steps.tasks.rules.cells import Reader
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.messages import MESSAGES, packed, remarks_on, unpacked
+from steps.tasks.rules.standard import from_text
 
 Columns = KtoColumns
 KINDS = ("causal_lm",)
@@ -59,6 +61,11 @@ def columns_of(columns: KtoColumns) -> tuple[str, ...]:
 def other_columns(columns: KtoColumns) -> OtherColumns:
     """Accept prompt and completion with _messages in their names."""
     return OtherColumns(SYSTEM, {name: stand_in(name) for name in (columns.prompt_key, columns.completion_key)})
+
+
+def cells(columns: KtoColumns) -> dict[str, Reader]:
+    """Return the columns that may hold messages as JSON text."""
+    return {column: from_text for name in columns_of(columns)[:2] for column in (name, stand_in(name))}
 
 
 def check_row(row: dict[str, Any], columns: KtoColumns) -> Iterator[Fault]:

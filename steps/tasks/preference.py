@@ -32,7 +32,10 @@ from steps.tasks.rules.answers import (
     stand_in,
     value_faults,
 )
+from steps.tasks.rules.cells import Reader
+from steps.tasks.rules.characters import collapsed, is_blank
 from steps.tasks.rules.messages import MESSAGES, packed, remarks_on, unpacked
+from steps.tasks.rules.standard import from_text
 
 Columns = PreferenceColumns
 KINDS = ("causal_lm",)
@@ -47,6 +50,7 @@ SCHEMA = pa.schema(
     [pa.field(f"{name}_text", pa.string()) for name in PARTS] + [pa.field(name, MESSAGES) for name in PARTS]
 )
 NO_PARTS = dict.fromkeys(SCHEMA.names)
+SPACES_ONLY = ("DATA-W1507", "chosen and rejected differ in white space only: nothing else is learned from them")
 NOT_REPEATED = ("DATA-F1502", "answers that repeat the prompt: the repetition was removed")
 SHARED_START = ("DATA-F1503", "prompts taken from the common start of both answers")
 
@@ -62,6 +66,11 @@ def other_columns(columns: PreferenceColumns) -> OtherColumns:
     """Accept rows without a prompt, and columns with _messages in their names."""
     prompt = columns.prompt_key
     return OtherColumns((prompt, stand_in(prompt), *SYSTEM), {name: stand_in(name) for name in columns_of(columns)})
+
+
+def cells(columns: PreferenceColumns) -> dict[str, Reader]:
+    """Return the columns that may hold messages as JSON text."""
+    return {column: from_text for name in _names(columns) for column in (name, stand_in(name))}
 
 
 def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault]:
@@ -97,7 +106,7 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
             yield from joint_faults(prompt, keys[0], answer, key, columns, own)
     else:
         for answer, key in ((chosen, chosen_key), (rejected, rejected_key)):
-            if not answer.strip():
+            if is_blank(answer):
                 yield Fault("DATA-E1504", key, as_found(answer), "an answer after the common start",
                             "add the answer, or remove the row")  # fmt: skip
 
@@ -105,6 +114,8 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
 def remarks(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs, and a warning for a prompt and an answer without a space between them."""
     (prompt, chosen, rejected), mended = _parts(row, columns)
+    if _spaced(chosen) == _spaced(rejected):
+        yield SPACES_ONLY
     if type(prompt) is str:
         if runs_together(prompt, chosen) or runs_together(prompt, rejected):
             yield SEAM
@@ -177,6 +188,15 @@ def _shared_start(chosen: Any, rejected: Any) -> int:
     """Return the length of the answers' common start, in characters or messages."""
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
     return start - 1 if start and chosen[start - 1] == " " else start  # a space belongs to the answer's first word
+
+
+def _spaced(answer: Any) -> Any:
+    """Return an answer with single spaces, as text or as messages."""
+    if type(answer) is str:
+        return " ".join(collapsed(answer))
+    if type(answer) is list:
+        return [{**message, "content": _spaced(message.get("content"))} for message in answer]
+    return answer
 
 
 def _words(answer: Any) -> Any:

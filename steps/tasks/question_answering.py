@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from steps.params.task_columns import AnswerColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.rules.cells import broken_cell, from_cell, text_faults, whole_number
+from steps.tasks.rules.cells import Reader, broken_cell, from_cell, read_cell, text_faults, whole_number
 
 Columns = AnswerColumns
 KINDS = ("question_answering",)
@@ -39,6 +39,11 @@ SCHEMA = pa.schema(
 def columns_of(columns: AnswerColumns) -> tuple[str, ...]:
     """Return the required columns."""
     return (columns.question_key, columns.context_key, *_answer_columns(columns))
+
+
+def cells(columns: AnswerColumns) -> dict[str, Reader]:
+    """Return the columns that may hold the answers as JSON text."""
+    return dict.fromkeys(_answer_columns(columns) if columns.answers_key else (columns.answer_start_key,), read_cell)
 
 
 def check_row(row: dict[str, Any], columns: AnswerColumns) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from steps.kinds.recipe import Recipe
 from steps.params.task_columns import USUAL_PREFIX, SummarizationColumns
 from steps.tasks import Fault
 from steps.tasks.rules.cells import text_faults
+from steps.tasks.rules.characters import collapsed
 from steps.tasks.rules.written import steering_problems
 
 Columns = SummarizationColumns
@@ -47,7 +48,7 @@ def remarks(row: dict[str, Any], columns: SummarizationColumns) -> Iterator[tupl
     """Yield a warning for a summary that is not shorter than its document, in characters."""
     document, summary = row[columns.document_key], row[columns.summary_key]
     if len(summary) >= len(document):
-        if summary == document:
+        if summary == document or collapsed(summary) == collapsed(document):
             yield "DATA-W1302", "the summary equals the document"
         elif len(summary) > len(document):
             yield "DATA-W1301", "the summary is longer than the document; are the columns swapped?"

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from steps.errors import nearest
 from steps.params.task_columns import ClassificationColumns
-from steps.tasks import Fault, as_found, missing_columns, named_by
-from steps.tasks.rules.cells import broken_cell, from_cell, text_faults
+from steps.tasks import Fault, OtherColumns, as_found, missing_columns, named_by
+from steps.tasks.rules.cells import Reader, broken_cell, from_cell, read_cell, text_faults
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.labels import STARTS, as_label, declared, judge_labels, judge_numbers, names_in
 
@@ -48,6 +49,16 @@ def columns_of(columns: ClassificationColumns) -> tuple[str, ...]:
     return (*_texts(columns), columns.label_key)
 
 
+def other_columns(columns: ClassificationColumns) -> OtherColumns:
+    """Say which column holds classes."""
+    return OtherColumns(classes=(columns.label_key,))
+
+
+def cells(columns: ClassificationColumns) -> dict[str, Reader]:
+    """Return the column that may hold a list of labels as JSON text."""
+    return {columns.label_key: read_cell} if columns.multilabel else {}
+
+
 def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[Fault]:
     """Yield the errors in one row: its texts, its label, or several labels instead of one."""
     yield from text_faults(row, _texts(columns), columns)
@@ -55,7 +66,7 @@ def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[F
     value = row.get(key)
     if not columns.multilabel:
         if type(value) is str and value[:1] not in STARTS:  # the common case: a label that is a name
-            if not value or value.isspace() or columns.label_separator in value:
+            if is_blank(value) or columns.label_separator in value:
                 yield _label_fault(value, key, columns)
             elif columns.labels and value not in declared(columns.labels):
                 yield _not_listed(value, key, columns)
@@ -174,7 +185,7 @@ def _is_list(value: Any) -> bool:
 
 def _label_fault(value: Any, path: str, columns: ClassificationColumns) -> Fault:
     found = as_found(value)
-    if value is None or (type(value) is str and (not value or value.isspace())):
+    if value is None or (type(value) is str and is_blank(value)):
         fix = "write [] where no label applies" if columns.multilabel else "fill it in, or remove the row"
         return Fault("DATA-E1001", path, found, "a label", fix)
     if _is_list(value) or (type(value) is str and columns.label_separator in value):

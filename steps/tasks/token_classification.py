@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from steps.errors import nearest
 from steps.params.task_columns import TokenColumns
-from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.rules.cells import broken_cell, from_cell
+from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
+from steps.tasks.rules.cells import Reader, broken_cell, from_cell, read_cell
+from steps.tasks.rules.characters import is_blank, visible
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.labels import declared, judge_labels, names_in
 
@@ -39,6 +40,16 @@ SCHEMA = pa.schema(
 def columns_of(columns: TokenColumns) -> tuple[str, ...]:
     """Return the required columns."""
     return (columns.token_key, columns.tag_key)
+
+
+def other_columns(columns: TokenColumns) -> OtherColumns:
+    """Say which column holds classes."""
+    return OtherColumns(classes=(columns.tag_key,))
+
+
+def cells(columns: TokenColumns) -> dict[str, Reader]:
+    """Return the columns that may hold lists as JSON text."""
+    return dict.fromkeys((columns.token_key, columns.tag_key), read_cell)
 
 
 def check_row(row: dict[str, Any], columns: TokenColumns) -> Iterator[Fault]:
@@ -75,7 +86,9 @@ def check_row(row: dict[str, Any], columns: TokenColumns) -> Iterator[Fault]:
                     "one tag for each word", "correct the lists, or remove the row")  # fmt: skip
     listed = declared(columns.tags)
     if not (
-        listed.keys() >= set(tags) if listed and _hashable(tags) else set(map(type, tags)) == {str} and "" not in tags
+        listed.keys() >= set(tags)
+        if listed and _hashable(tags)
+        else set(map(type, tags)) == {str} and all(map(visible, tags))
     ):
         yield from _tag_faults(tags, columns.tag_key, listed)
 
@@ -89,6 +102,9 @@ def remarks(row: dict[str, Any], columns: TokenColumns) -> Iterator[tuple[str, s
     if any(_breaks(before, tag) for before, tag in set(zip(["O", *tags], tags, strict=False))):
         yield ("DATA-W1101", "an I- tag that does not follow a B- or I- tag of its type; seqeval counts it as the "
                "start of a new chunk")  # fmt: skip
+    if not all(map(visible, from_cell(row[columns.token_key]))):
+        yield ("DATA-W1102", "words without a visible character: most tokenizers have no token for them, and their tag "
+               "is not learned")  # fmt: skip
 
 
 def canonical(row: dict[str, Any], columns: TokenColumns) -> dict[str, Any]:
@@ -162,7 +178,7 @@ def _tag_faults(tags: list[Any], key: str, listed: Mapping[str, None]) -> Iterat
             if not 0 <= tag < len(names):
                 yield Fault("DATA-E1105", path, as_found(tag), f"a number from 0 to {len(names) - 1}",
                             "correct it, or add the missing names to tags")  # fmt: skip
-        elif type(tag) is not str or not tag:
+        elif type(tag) is not str or is_blank(tag):
             yield Fault("DATA-E1106", path, as_found(tag), "the name of a tag", "write O for a word without a tag")
         elif names and tag not in listed:
             near = nearest(tag, names)

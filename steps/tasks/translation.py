@@ -17,7 +17,8 @@ from steps.kinds.models.unfit import NO_CHAT
 from steps.kinds.recipe import Recipe
 from steps.params.task_columns import USUAL_PREFIX, TranslationColumns
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
-from steps.tasks.rules.cells import broken_cell, from_cell, text_faults
+from steps.tasks.rules.cells import Reader, broken_cell, from_cell, read_cell, text_faults
+from steps.tasks.rules.characters import collapsed
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.written import steering_problems
 
@@ -38,6 +39,11 @@ MOST_EQUAL = 0.05  # names and numbers are equal in both languages; a larger sha
 def columns_of(columns: TranslationColumns) -> tuple[str, ...]:
     """Return the required columns."""
     return (columns.translation_key,) if columns.translation_key else (columns.source_lang, columns.target_lang)
+
+
+def cells(columns: TranslationColumns) -> dict[str, Reader]:
+    """Return the column that may hold both texts as JSON text."""
+    return {columns.translation_key: read_cell} if columns.translation_key else {}
 
 
 def check_row(row: dict[str, Any], columns: TranslationColumns) -> Iterator[Fault]:
@@ -102,7 +108,7 @@ def prompt_form(columns: TranslationColumns) -> tuple[str, str]:
 
 def counted(row: dict[str, Any], columns: TranslationColumns) -> tuple[str, ...]:
     """Count the rows in which both texts are equal."""
-    return ("equal",) if row["source"] == row["target"] else ()
+    return ("equal",) if collapsed(row["source"]) == collapsed(row["target"]) else ()
 
 
 def judge(tallies: Mapping[str, Tally], columns: TranslationColumns) -> Iterator[Judgement]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
@@ -17,10 +18,13 @@ import pyarrow as pa
 from steps.errors import nearest
 from steps.params.chat_columns import VerlColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
-from steps.tasks.rules.answers import as_question, read_value, text_faults, value_faults
+from steps.tasks.rules.answers import as_question, read_value, text_faults, truth_faults, value_faults
+from steps.tasks.rules.cells import Reader
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.json_text import as_bytes, as_json, from_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.standard import from_text
 
 Columns = VerlColumns
 KINDS = ("causal_lm",)
@@ -28,6 +32,7 @@ DOES = "answers the way that is rewarded"
 EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
 CONVERSATIONS = False
 UNFIT: dict[str, str] = {}
+TOGETHER = "prompt"  # what is learned from; other columns, such as an id, do not make a row another one
 
 SCHEMA = pa.schema(
     [
@@ -69,6 +74,12 @@ def other_columns(columns: VerlColumns) -> OtherColumns:
     return OtherColumns((columns.ability_key, columns.extra_info_key, columns.data_source_key, *MEDIA))
 
 
+def cells(columns: VerlColumns) -> dict[str, Reader]:
+    """Return the columns that may hold JSON text."""
+    objects = dict.fromkeys((columns.reward_model_key, columns.extra_info_key), _as_object)
+    return {columns.question_key or columns.prompt_key: from_text, **objects}
+
+
 def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
     """Yield the errors in one row: its parts, and a data source for which verl has no reward function."""
     if absent := [name for name in columns_of(columns) if name not in row]:
@@ -89,6 +100,9 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
     if info is not None and type(info) is not dict:
         yield Fault("DATA-E1534", columns.extra_info_key, as_found(info), f"an object, not {kind_of(info)}",
                     'write it as {"index": …}, or remove the column')  # fmt: skip
+    elif info is not None and type(index := info.get("index")) not in (int, str, type(None)):
+        yield Fault("DATA-E1534", f"{columns.extra_info_key}.index", as_found(index), "a whole number or text, not "
+                    f"{kind_of(index)}", "correct it, or leave it out")  # fmt: skip
     ability = row.get(columns.ability_key)
     if ability is not None and type(ability) is not str:
         yield from text_faults(ability, columns.ability_key)
@@ -126,7 +140,7 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
         "ability": row.get(columns.ability_key),
         "reward_model": {
             "style": reward["style"],
-            "ground_truth": truth if type(truth) is str else as_json(truth, str),
+            "ground_truth": truth if type(truth) is str else _as_text(truth),
         },
     }
     info = {**(_as_object(row.get(columns.extra_info_key)) or {})}
@@ -189,7 +203,8 @@ def _source_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
 def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
     if columns.question_key:
         truth = row[columns.answer_key]
-        if truth is None or truth == "":
+        yield from truth_faults(truth, columns.answer_key)
+        if _is_empty(truth):
             yield Fault("DATA-E1533", columns.answer_key, as_found(truth), "the right answer",
                         "fill it in, or remove the row")  # fmt: skip
         return
@@ -199,11 +214,19 @@ def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
         yield Fault("DATA-E1532", key, as_found(reward), "an object with style and ground_truth",
                     'write it as {"style": "rule", "ground_truth": …}')  # fmt: skip
         return
-    if absent := [name for name in ("style", "ground_truth") if reward.get(name) in (None, "")]:
+    if absent := [name for name in ("style", "ground_truth") if _is_empty(reward.get(name))]:
         yield Fault("DATA-E1533", f"{key}.{absent[0]}", f"no value for {' and '.join(absent)}",
                     "an object with style and ground_truth", "fill it in, or remove the row")  # fmt: skip
     elif type(reward["style"]) is not str:
         yield from text_faults(reward["style"], f"{key}.style")
+
+
+def _as_text(truth: Any) -> str:
+    return str(truth) if type(truth) is Decimal else as_json(truth, str)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (type(value) is str and is_blank(value))
 
 
 def _reward_of(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
@@ -217,7 +240,7 @@ def _as_object(value: Any) -> Any:
     """Parse an object that a cell holds as JSON text; None for an empty cell."""
     if type(value) is not str:
         return value
-    if not value.strip():
+    if is_blank(value):
         return None
     try:
         return from_json(value)

@@ -74,7 +74,7 @@ def test_u0000_is_a_warning_and_strictly_a_refusal_in_every_task_and_format(tmp_
     columns = load_task(task).Columns
     warning = told(check_data(task, file, held, held, columns(), min_train_rows=1))["DATA-W0202"]
     assert (warning["count"], warning["rows"]) == (1, [2])
-    [problem] = refused(task, file, held, held, columns=columns(strict=True))
+    [problem] = refused(task, file, held, held, columns=columns(strict=True), min_train_rows=1)
     line = ":2" if name == "a.jsonl" else ":1" if name == "a.json" else ""
     assert (problem.code, problem.where) == ("DATA-E0413", f"{file}{line} (record 2) {column}")
 
@@ -142,7 +142,7 @@ def test_an_optional_member_may_be_missing_in_some_files_and_a_required_one_not(
 
 
 def test_a_null_among_the_messages_is_named_with_its_place(tmp_path):  # 65
-    talks = [CHAT[0], [CHAT[1][0], None, CHAT[1][1]], CHAT[2]]
+    talks = [CHAT[0], [CHAT[1][0], None, CHAT[1][1]], *CHAT[2:]]
     pq.write_table(pa.table({"messages": talks}), tmp_path / "a.parquet")
     [problem] = refused("chat_completion", tmp_path / "a.parquet")
     assert problem.where == f"{tmp_path}/a.parquet (record 2) messages[1]"
@@ -151,7 +151,7 @@ def test_a_null_among_the_messages_is_named_with_its_place(tmp_path):  # 65
 
 def test_what_all_rows_have_in_common_is_not_said_of_a_file_with_unreadable_rows(tmp_path):
     file = tmp_path / "a.csv"
-    file.write_bytes(b"sentence1,label\ncaf\xe9,1\nb,2\n")
+    file.write_bytes(b"sentence1,label\ncaf\xe9,1\n" + b"".join(b"b%d,2\n" % number for number in range(20)))
     assert [problem.code for problem in refused("text_classification", file)] == ["DATA-E0103"]
 
 

@@ -182,8 +182,9 @@ def test_rows_with_tools_survive_parquet_in_and_out(tmp_path):
     file = tmp_path / "train.parquet"
     talk = [ASK, {**call(None), "content": "adding"}, SAY]
     talk[1]["tool_calls"][0]["function"]["arguments"] = '{"a": 1}'
+    talks = [[*talk[:2], {**SAY, "content": f"answer {n}"}] for n in range(5)]
     pq.write_table(
-        pa.Table.from_pylist([{"messages": talk, "tools": json.dumps(TOOLS), "id": n} for n in range(5)]), file
+        pa.Table.from_pylist([{"messages": t, "tools": json.dumps(TOOLS), "id": n} for n, t in enumerate(talks)]), file
     )
     checked = check_data("chat_completion", file, min_train_rows=1, scratch=tmp_path)
     [row, *_] = read_back(checked.rows["train"].table())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from checking import check_data
 
+from steps.errors import UserError
 from steps.tasks import TASKS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
@@ -24,5 +25,7 @@ def test_the_rows_of_the_page_are_good(tmp_path, task, rows):
     for number, kind in enumerate(kinds):
         file = tmp_path / f"{number}.jsonl"
         file.write_text("\n".join(kind * 12) + "\n")
-        checked = check_data(task, file)
-        assert sum(checked.counts.values()) == 12 * len(kind)
+        with pytest.raises(UserError) as error:  # rows that are all equal cannot be split: the only thing wrong here
+            check_data(task, file)
+        assert [problem.code for problem in error.value.problems] == ["DATA-E0701"]
+        assert f"training rows of {12 * len(kind)} after" in str(error.value)

@@ -64,7 +64,7 @@ CSV, PARQUET = {"name": "train.csv"}, {"name": "train.parquet"}
 MANY = {"options": {"multilabel": True}}
 
 CLASSIFICATION = [
-    Case(0, "names", labelled("a", "b") * 2, ""),
+    Case(0, "names", labelled("a", "b", "a", "b"), ""),
     Case(0, "an empty text", lines({"sentence1": " ", "label": "a"}), "DATA-E0603", ":1 (record 1) sentence1"),
     Case(0, "a second text that is missing", labelled("a", "b"), "DATA-E0601", ":1 (record 1) sentence2",
          "set sentence2_key", options={"sentence2_key": "sentence2"}, count=2),
@@ -76,7 +76,7 @@ CLASSIFICATION = [
          "Write it the same way", validation=other("b", CAFE[1])),
     Case(0, "labels that differ in capitals", labelled("Pos", "pos", "neg", " neg"), "DATA-W1002", count=4,
          says="case or blanks"),
-    Case(16, "NaN as label", '{"sentence1": "x", "label": NaN}\n', "DATA-E1001", ":1 (record 1) label", "found null"),
+    Case(16, "NaN as label", '{"sentence1": "x", "label": NaN}\n', "DATA-E1002", ":1 (record 1) label", "found NaN"),
     Case(16, "NaN as label in parquet", labelled_parquet([0.0, float("nan"), 1.0]), "DATA-E1002", " (record 2) label",
          "found NaN", **PARQUET),
     Case(18, "a label of more than 64 bits", labelled(1, 2, 123456789012345678901234567890), "DATA-E1002",
@@ -417,7 +417,7 @@ def test_what_is_asked_and_learned_needs_no_column_names():
     [
         (["b", "a", "b", "C"], ["C", "a", "b"]),
         ([10, 9, 1, 9], ["1", "9", "10"]),
-        (["10", "9", "-1"], ["-1", "9", "10"]),
+        (["10", "9", "-2"], ["-2", "9", "10"]),
         (["10", "9", "x"], ["10", "9", "x"]),
         ([True, False, 1.0], ["0", "1"]),
         (["01", "1", "0"], ["0", "01", "1"]),

@@ -315,7 +315,7 @@ def test_every_column_can_be_set_without_a_run(task, tmp_path):
     others = {"role_map": "bot=user", "row_form": "auto"}
     options = {name: "true" if field.annotation is bool else others.get(name, "column")
                for name, field in load_task(task).Columns.model_fields.items()}  # fmt: skip
-    (tmp_path / "t.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n' * 20)
     with pytest.raises(UserError) as error:
         check_alone(task, str(tmp_path / "t.jsonl"), options=options)
     assert {problem.code for problem in error.value.problems} == {"DATA-E0601"}

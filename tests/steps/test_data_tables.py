@@ -140,13 +140,13 @@ def parquet(columns, **options):
 WHOLE = parquet({"text": [f"row {number}" for number in range(100)]}, write_page_checksum=True)
 FLIPPED = WHOLE[:60] + bytes([WHOLE[60] ^ 0xFF]) + WHOLE[61:]
 MAPS = pa.array(
-    [[[("role", "user"), ("content", "a")], [("role", "assistant"), ("content", "b")]]],
+    [[[("role", "user"), ("content", text)], [("role", "assistant"), ("content", "b")]] for text in "abc"],
     pa.list_(pa.map_(pa.string(), pa.string())),
 )
 TWICE = pa.array([[[("role", "user"), ("role", "assistant"), ("content", "b")]]], MAPS.type)
 OTHER_MAPS = pa.array([[("speaker", "user"), ("words", "a")]], pa.map_(pa.string(), pa.string()))
 NULL_MESSAGE = pa.array([[{"role": "user", "content": "a"}, None]])
-BYTES = [{"role": b"user", "content": b"a"}, {"role": b"assistant", "content": b"b"}]
+BYTES = [[{"role": b"user", "content": text}, {"role": b"assistant", "content": b"b"}] for text in (b"a", b"b", b"c")]
 MORNING = datetime.datetime(2026, 1, 2, 3, 4)
 
 PARQUET = [
@@ -158,9 +158,9 @@ PARQUET = [
     Case(61, "bytes that are no text", parquet({"text": [b"a", b"\xff"]}), "DATA-E0503", " (record 2) text", "0xFF"),
     Case(62, "zero rows", parquet({"text": pa.array([], pa.string())}), "DATA-E0108", "", "0 rows"),
     Case(63, "null column", parquet({"text": pa.nulls(3)}), "DATA-E0602", " (record 1) text", "null", count=3),
-    Case(64, "maps of messages", parquet({"messages": pa.concat_arrays([MAPS] * 3)}), "DATA-F0507",
+    Case(64, "maps of messages", parquet({"messages": MAPS}), "DATA-F0507",
          task="chat_completion", count=6),
-    Case(61, "bytes inside messages", parquet({"messages": [BYTES] * 3}), "DATA-F0502",
+    Case(61, "bytes inside messages", parquet({"messages": BYTES}), "DATA-F0502",
          task="chat_completion", count=12),
     Case(61, "bytes that are no text inside messages", parquet({"messages": [[{"role": "user", "content": b"\xff"}]]}),
          "DATA-E0503", " (record 1) messages[0].content", "0xFF", task="chat_completion"),

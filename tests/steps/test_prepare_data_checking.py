@@ -8,6 +8,7 @@ from checking import check_data
 from conftest import chat_rows, write_jsonl
 
 from steps.errors import UserError
+from steps.params.splits import split_sizes
 from steps.prepare_data.check.splitting import split_rows
 
 
@@ -173,11 +174,116 @@ def test_held_out_rows_that_are_trained_on_are_refused_above_one_percent(tmp_pat
     assert problem.where == f"{test}:201 (record 201)"
 
 
-def test_repeated_rows_that_fall_on_both_sides_of_the_split_are_only_a_warning(tmp_path):
+def sides(numbers, prints):
+    return {name: set(prints[part].tolist()) for name, part in numbers.items()}
+
+
+GROUPS = {
+    "12 % repeats": lambda n: np.where(np.arange(n) % 8 == 7, np.arange(n) // 3, np.arange(n)),
+    "all in pairs": lambda n: np.arange(n) // 2,
+    "pairs far apart": lambda n: np.arange(n) % (n // 2),
+    "one row is most of them": lambda n: np.where(np.arange(n) % 10 < 7, -1, np.arange(n)),
+    "groups of seven": lambda n: np.arange(n) % (-(-n // 7)),
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("how", ["shuffled", "positional"])
+@pytest.mark.parametrize("given", [set(), {"test"}, {"validation"}], ids=str)
+def test_equal_rows_are_in_one_split_with_any_seed_and_ratio(groups, how, given):
+    for rows, seed in [(60, 0), (61, 1), (97, 2), (400, 3), (1007, 4), (1007, 5)]:
+        prints = GROUPS[groups](rows)
+        strata = prints % 3 if seed % 2 else None
+        parts = split_rows(rows, given, how, seed, strata, prints)
+        assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(rows))
+        held = sides(parts, prints)
+        assert len(set.union(*held.values())) == sum(map(len, held.values()))
+        largest = np.unique(prints, return_counts=True)[1]
+        largest = largest[largest < rows / 2].max()
+        for name, size in split_sizes(rows, given).items():
+            if name != "train":  # a split is short by less than a group, and empty only if there is none for it
+                assert 0 < len(parts[name]) <= max(size, largest)
+                assert len(parts[name]) > size - largest
+        again = split_rows(rows, given, how, seed, strata, -prints)  # other hashes, the same groups
+        assert {name: part.tolist() for name, part in again.items()} == {n: p.tolist() for n, p in parts.items()}
+
+
+def test_rows_that_all_differ_are_split_as_if_nobody_had_looked():
+    for how in ("shuffled", "positional"):
+        plain = split_rows(500, set(), how, 7)
+        looked = split_rows(500, set(), how, 7, None, np.random.default_rng(1).permutation(500))
+        assert {name: part.tolist() for name, part in plain.items()} == {n: p.tolist() for n, p in looked.items()}
+
+
+def test_splits_of_a_set_with_a_few_repeats_have_the_planned_sizes():
+    prints = GROUPS["12 % repeats"](1000)
+    parts = split_rows(1000, set(), "shuffled", 3, None, prints)
+    assert {name: len(part) for name, part in parts.items()} == split_sizes(1000, set())
+
+
+def test_equal_rows_of_several_files_and_formats_stay_in_one_split(tmp_path):
+    rows = [{"text": f"text {number}", "id": number} for number in range(90)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "b.json").write_text(json.dumps([{"text": row["text"]} for row in rows[30:60]]))
+    (tmp_path / "c.csv").write_text("text\n" + "".join(f"{row['text']}\n" for row in rows[50:]))
+    for seed in range(4):
+        checked = check_data("text_generation", tmp_path, seed=seed, scratch=tmp_path)
+        train, *held = [rows_of(checked.rows[name]) for name in ("train", "validation", "test")]
+        assert sum(checked.counts.values()) == 160
+        assert all(not set(train) & set(part) for part in held)
+        assert not set(held[0]) & set(held[1])
+        assert min(map(len, held)) >= 14
+        assert "DATA-W0702" not in {warning["code"] for warning in checked.warnings}
+        [note] = [note["what"] for note in checked.repairs if note["code"] == "DATA-F2401"]
+        assert note.endswith("equal rows stay in one split")
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_rows_that_are_all_equal_are_refused_with_both_facts(tmp_path, dedup):
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": "always the same"}] * 100)
-    codes = {warning["code"]: warning["count"] for warning in check_data("text_generation", file).warnings}
-    # 99 repetitions; 10 rows of validation, then 10 of test stand in train too (one warning for each)
-    assert codes == {"DATA-W0701": 99, "DATA-W0702": 10}
+    with pytest.raises(UserError) as error:
+        check_data("text_generation", file, dedup=dedup)
+    [problem] = error.value.problems
+    assert problem.code == "DATA-E0701"
+    assert problem.found == (
+        "0 training rows of 100 after dropping 99 that repeat an earlier row and holding out validation and test"
+        if dedup else
+        "100 training rows of 100 after holding out validation and test, but only 1 different row: equal rows stay in "
+        "one split, none is left for validation and test"
+    )  # fmt: skip
+    told = " ".join(error.value.__notes__)
+    assert ("DATA-W0701" in told) != dedup
+
+
+def test_one_single_row_is_refused(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", texts(1))
+    with pytest.raises(UserError, match="found 0 training rows of 1 after holding out validation and test"):
+        check_data("text_generation", file, min_train_rows=1)
+    other = write_jsonl(tmp_path / "b.jsonl", texts(3, 50))
+    with pytest.raises(UserError, match="found 1 training row; expected at least 10"):
+        check_data("text_generation", file, other, other)
+
+
+def test_bad_rows_and_a_split_that_cannot_be_drawn_are_told_together(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": "good"}, {"text": 3}])
+    held = write_jsonl(tmp_path / "b.jsonl", [{"text": "good"}, {"text": ""}])
+    with pytest.raises(UserError) as error:
+        check_data("text_generation", file, held, min_train_rows=1)
+    assert [problem.code for problem in error.value.problems] == ["DATA-E0602", "DATA-E0603", "DATA-E0703"]
+    with pytest.raises(UserError) as error:
+        check_data("text_generation", file, held)
+    assert [problem.code for problem in error.value.problems][-1] == "DATA-E0701"
+    with pytest.raises(UserError) as error:
+        check_data("text_generation", file)
+    assert [problem.code for problem in error.value.problems] == ["DATA-E0602", "DATA-E0701"]
+    assert "0 training rows of 2 after holding out validation and test" in str(error.value)
+
+
+def test_bad_rows_that_would_be_enough_if_corrected_are_not_called_too_few(tmp_path):
+    file = write_jsonl(tmp_path / "a.jsonl", [*texts(4), *[{"text": number} for number in range(20)]])
+    with pytest.raises(UserError) as error:
+        check_data("text_generation", file)
+    assert [problem.code for problem in error.value.problems] == ["DATA-E0602"]
 
 
 def test_equal_conversations_are_equal_whatever_the_order_of_their_keys(tmp_path):

@@ -22,13 +22,16 @@ GOOD = '{"text": "once upon a time"}\n'
 WANTED = {"text_key": "text"}
 
 
+TOO_FEW = "DATA-E0701"  # told as well, as most files here are too small to be split
+
+
 def refused(file, task="text_generation", columns=None, **source):
     with pytest.raises(UserError) as error:
         check_data(task, file, columns=columns, min_train_rows=1, **source)
     for problem in error.value.problems:
         assert_six_parts(str(problem))
         assert str(file) in f"{problem.where} {problem.found}"
-    return error.value.problems
+    return [problem for problem in error.value.problems if problem.code != TOO_FEW]
 
 
 def read(file, wanted=None):
@@ -52,7 +55,7 @@ BAD_TEXT = [
     (12, "a.jsonl", b" \n\n\t\n", "DATA-E0102", "", "only whitespace"),
     (13, "a.jsonl", b"\x1f\x8b\x08\x00rest", "DATA-E0106", "", "rename it to a.jsonl.gz"),
     (13, "a.csv", b"PK\x03\x04rest", "DATA-E0106", "", "zip"),
-    (16, "a.jsonl", b'{"text": NaN}\n', "DATA-E0602", ":1 (record 1) text", "found null"),
+    (16, "a.jsonl", b'{"text": NaN}\n', "DATA-E0602", ":1 (record 1) text", "found NaN"),
     (17, "a.jsonl", GOOD.encode() + b'{"text": "a", "text": "b"}\n', "DATA-E0209", ":2 (record 2) text", "twice"),
     (17, "a.jsonl", b'{"text" : "a", "text": "b:"}\n', "DATA-E0209", ":1 (record 1) text", "twice"),
     (18, "a.jsonl", b'{"text": 123456789012345678901234}\n', "DATA-E0602", ":1 (record 1) text", "a number"),
@@ -226,7 +229,7 @@ def test_what_can_be_mended_is_mended_and_counted(tmp_path, row, name, content, 
 
 def test_unused_columns_are_listed_once(tmp_path):
     file = tmp_path / "a.jsonl"
-    file.write_text('{"text": "a", "id": 1}\n' * 40)
+    file.write_text("".join(f'{{"text": "{number}", "id": 1}}\n' for number in range(40)))
     repairs = [note for note in check_data("text_generation", file).repairs if note["code"] != "DATA-F2401"]
     assert repairs == [{"code": "DATA-F0601", "what": f"{file}: columns not used: id", "count": 1}]
 

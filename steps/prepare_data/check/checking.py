@@ -21,7 +21,8 @@ from steps.prepare_data.check.parts import Part, check_jsonl, check_rows
 from steps.prepare_data.check.repeats import first_of_each, leaked, nearly_equal, repeated
 from steps.prepare_data.check.rows import Rows
 from steps.prepare_data.check.splitting import SPLITS, split_rows
-from steps.prepare_data.findings import Findings
+from steps.prepare_data.findings import DRAWN, Findings, with_notes
+from steps.prepare_data.read.csv_rows import DELIMITERS
 from steps.prepare_data.read.parquet_rows import differ, layout
 from steps.prepare_data.read.processing import process
 from steps.prepare_data.read.reading import detect, read_rows
@@ -30,7 +31,6 @@ from steps.sources.user_code import LoadedFunction, load_function
 from steps.tasks import NO_OTHERS, Fault, load_task, named_by
 from steps.tasks.forms import FormColumns, row_reader
 
-DRAWN = "DATA-F2401"  # rows were held out from the training rows
 MOST_LEAKED = 0.01  # share of held-out rows that are also in train; above it, evaluation would be meaningless
 
 
@@ -64,6 +64,7 @@ def check_data(
     )
     with TemporaryDirectory() as opened:
         files, notes, problems = _open_all(source, Path(opened) / "files")
+        unopened = bool(problems)
 
         def gather(name: str, folder: Path | None) -> Gathered:
             table = (lambda number: folder / f"{name}-{number}") if folder else None
@@ -72,33 +73,30 @@ def check_data(
         splits = {name: gather(name, scratch) for name in files}
         _judge(task, columns, splits)
         problems += [problem for split in splits.values() for problem in split.problems()]
-        if problems:
-            raise UserError(problems)
         rows = {name: split.rows(task) for name, split in splits.items()}
 
         def with_texts() -> dict[str, Rows]:
             return rows if scratch else {name: gather(name, Path(opened)).rows(task) for name in files}
 
-        near = nearly_equal(rows, {name: split.outlines for name, split in splits.items()}, with_texts)
+        outlines = {name: split.outlines for name, split in splits.items()}
+        near = [] if problems else nearly_equal(rows, outlines, with_texts)
     for split in splits.values():
         split.outlines = array("q")  # used only once, and as large as everything else kept of a row
-    again = repeated(rows["train"])
     warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
-    warnings += leaked(rows, most=MOST_LEAKED) + near
     repairs = notes["F"] + [repair for split in splits.values() for repair in split.repairs()]
-    alike = np.frombuffer(splits["train"].strata, np.int64) if splits["train"].strata else None
-    if source.dedup:
-        kept = first_of_each(rows["train"])
-        rows["train"], alike = rows["train"].take(kept), None if alike is None else alike[kept]
-        repairs += [{"code": "DATA-F2403", "what": f"{w['what']} were dropped", "count": w["count"]} for w in again]
-        again = []
-    warnings += again
-    parts, drawn = _split(rows, source, seed, alike)
-    repairs += drawn
-    if again:  # a split of one file may separate equal rows: a warning, not an error
-        warnings += leaked({name: part for name, part in parts.items() if name == "train" or name not in rows}, most=1)
-    sources = _mix(parts, splits["train"], source) if source.training_data else {}
-    return DataCheck({name: len(part) for name, part in parts.items()}, parts, warnings, repairs, sources)
+    if unopened:
+        raise with_notes(UserError(problems), warnings, repairs)
+    leaks, leaked_rows = leaked(rows, MOST_LEAKED)
+    refused = {name: split.refused for name, split in splits.items()}
+    drawn = _draw(rows, splits["train"], source, seed, refused)
+    warnings += leaks + near + drawn.warnings
+    repairs += drawn.repairs
+    problems += leaked_rows + (drawn.problems if all(split.read_to_its_end for split in splits.values()) else [])
+    if problems:
+        raise with_notes(UserError(problems), warnings, repairs)
+    sources = _mix(drawn.parts, splits["train"], source) if source.training_data else {}
+    counts = {name: len(part) for name, part in drawn.parts.items()}
+    return DataCheck(counts, drawn.parts, warnings, repairs, sources)
 
 
 def _open_all(
@@ -140,6 +138,7 @@ def _gather(
             part.findings.repair("DATA-F2402", "columns have another order or type than in the first parquet file")
         split.add(file, part)
     split.warn_of_mixed_forms()
+    split.compare_kinds()
     return split
 
 
@@ -161,14 +160,17 @@ def _check_file(
         part = check_jsonl(file, task, columns, table)
     elif process_row:
         read = lambda seen: process(read_rows(file, kind, None, seen), process_row, seen)  # noqa: E731
-        part = check_rows(file.name, read, task, columns, table)
+        part = check_rows(file.name, read, task, columns, table, kind not in DELIMITERS)
     else:
-        part = check_rows(file.name, lambda seen: read_rows(file, kind, wanted, seen, others), task, columns, table)
+        read = lambda seen: read_rows(file, kind, wanted, seen, others)  # noqa: E731
+        part = check_rows(file.name, read, task, columns, table, kind not in DELIMITERS)
     part.findings.extend(findings, 0, 0)
     if unused := dict.fromkeys([*part.findings.unused, *part.unused]):
         part.findings.repair("DATA-F0601", f"columns not used: {', '.join(unused)}")
     if not len(part.places) and not part.findings.bad_rows:
-        fault = Fault("DATA-E0108", "", "0 rows", "rows", "fill the file, or leave the parameter empty")
+        all_dropped = process_row and any(told["code"] == "DATA-W2201" for told in part.findings.warnings)
+        dropped = f", as {process_row.name} dropped every row" if process_row and all_dropped else ""
+        fault = Fault("DATA-E0108", "", f"0 rows{dropped}", "rows", "fill the file, or leave the parameter empty")
         part.findings.fault(fault)
     return part
 
@@ -181,29 +183,82 @@ def _judge(task: str, columns: Group, splits: dict[str, Gathered]) -> None:
             splits[judgement.split].judge(judgement)
 
 
-def _split(
-    rows: dict[str, Rows], source: DataSource, seed: int, alike: np.ndarray | None
-) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
-    """Hold out the missing splits from the training rows; also return a note. Raises UserError if too few remain."""
-    train = rows["train"]
-    numbers = split_rows(len(train), set(rows) - {"train"}, source.split, seed, alike)
-    parts = {name: train.take(numbers[name]) if name in numbers else rows[name] for name in SPLITS}
-    if len(parts["train"]) >= source.min_train_rows and all(len(part) for part in parts.values()):
-        return parts, _drawn({name: len(part) for name, part in parts.items() if name not in rows}, source, seed, train)
-    held_out = " and ".join(name for name in SPLITS[1:] if name in numbers)
-    after = f" of {len(train)} after holding out {held_out}" if held_out else ""
-    raise UserError(
-        Problem("DATA-E0701", train.source, f"{len(parts['train'])} training rows{after}",
-                f"at least {source.min_train_rows}, and one row for every split", "add rows, or lower min_train_rows")
-    )  # fmt: skip
+@dataclass
+class _Drawn:
+    """Every split, what the draw has to tell, and why it is refused."""
+
+    parts: dict[str, Rows]
+    warnings: list[dict[str, Any]]
+    repairs: list[dict[str, Any]]
+    problems: list[Problem]
 
 
-def _drawn(taken: dict[str, int], source: DataSource, seed: int, train: Rows) -> list[dict[str, Any]]:
+def _draw(rows: dict[str, Rows], gathered: Gathered, source: DataSource, seed: int, refused: dict[str, int]) -> _Drawn:
+    """Drop repeated training rows if asked, and hold out the missing splits from the others.
+
+    `refused` counts the rows of each split that were refused. They may be corrected, so that too few rows are only a
+    problem if they are too few together with these.
+    """
+    train, again, repairs = rows["train"], repeated(rows["train"]), []
+    alike = np.frombuffer(gathered.strata, np.int64) if gathered.strata else None
+    groups = np.frombuffer(gathered.groups, np.int64) if gathered.groups else None
+    dropped = 0
+    if source.dedup and again:
+        kept = first_of_each(train)
+        dropped = len(train) - len(kept)
+        train, alike = train.take(kept), None if alike is None else alike[kept]
+        groups = None if groups is None else groups[kept]
+        repairs = [{"code": "DATA-F2403", "what": f"{w['what']} were dropped", "count": w["count"]} for w in again]
+        again = []
+    given = set(rows) - {"train"}
+    equal = groups if groups is not None else train.fingerprints if again else None
+    if refused["train"]:  # as many rows as there would be, each different
+        strangers = np.arange(refused["train"])
+        equal = None if equal is None else np.concatenate([equal, strangers])
+        numbers = split_rows(len(train) + refused["train"], given, source.split, seed, None, equal)
+        parts = rows
+    else:
+        numbers = split_rows(len(train), given, source.split, seed, alike, equal)
+        parts = {name: train.take(numbers[name]) if name in numbers else rows[name] for name in SPLITS}
+    sizes = {name: len(numbers[name]) if name in numbers else len(rows[name]) + refused[name] for name in SPLITS}
+    held_out = [name for name in SPLITS[1:] if name in numbers]
+    if sizes["train"] >= source.min_train_rows and all(sizes.values()):
+        repairs += _told_of({name: sizes[name] for name in held_out}, source, seed, train, equal)
+        return _Drawn(parts, again, repairs, [])
+    found = _too_few(sizes, held_out, equal, dropped)
+    problem = Problem("DATA-E0701", train.source, found, f"at least {source.min_train_rows} for training, and one row "
+                      "for every split", "add rows, or lower min_train_rows")  # fmt: skip
+    return _Drawn(parts, again, repairs, [problem])
+
+
+def _too_few(sizes: dict[str, int], held_out: list[str], equal: np.ndarray | None, dropped: int) -> str:
+    """Say how many training rows there are, and what became of the others."""
+    total = sizes["train"] + sum(sizes[name] for name in held_out)
+    after = [f"holding out {' and '.join(held_out)}"] if held_out else []
+    if dropped:
+        total += dropped
+        after.insert(0, f"dropping {dropped:,} that repeat an earlier row")
+    rest = f" of {total:,} after {' and '.join(after)}" if after else ""
+    found = f"{sizes['train']:,} training row{'' if sizes['train'] == 1 else 's'}{rest}"
+    empty = [name for name in held_out if not sizes[name]]
+    if equal is None or not empty:
+        return found
+    different = len(np.unique(equal))
+    rows = "row" if different == 1 else "rows"
+    return f"{found}, but only {different:,} different {rows}: equal rows stay in one split, none is left for " \
+           f"{' and '.join(empty)}"  # fmt: skip
+
+
+def _told_of(
+    taken: dict[str, int], source: DataSource, seed: int, train: Rows, equal: np.ndarray | None
+) -> list[dict[str, Any]]:
     """Return a note that says which splits were held out from the training rows, and how."""
     if not taken:
         return []
     rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
     how = f"shuffled with the seed {seed}" if source.split == "shuffled" else "from the end"
+    if equal is not None and len(np.unique(equal)) < len(equal):
+        how += "; equal rows stay in one split"
     what = f"{train.source}: {rows} were taken from the training rows, {how}"
     return [{"code": DRAWN, "what": what, "count": sum(taken.values())}]
 

@@ -27,6 +27,7 @@ class Gathered:
         self.files: list[SourceFile] = []
         self.places = Places()
         self.fingerprints, self.outlines, self.strata = array("q"), array("q"), array("q")
+        self.groups = array("q")
         self.tally = Tally()
         """Its record numbers continue from file to file."""
         self._parts: list[Part] = []
@@ -40,10 +41,20 @@ class Gathered:
         self._parts.append(part)
         self.places.join(part.places)
         self.tally.extend(part.tally, start)
-        for name in ("fingerprints", "outlines", "strata"):
+        for name in ("fingerprints", "outlines", "strata", "groups"):
             own, other = getattr(self, name), getattr(part, name)
             setattr(self, name, own + other if own else other)
             setattr(part, name, array("q"))  # kept once
+
+    def compare_kinds(self) -> None:
+        """Warn of columns with several kinds of values, such as numbers and texts, in one file or in several."""
+        first: dict[str, tuple[set[str], str]] = {}
+        for file, part in zip(self.files, self._parts, strict=True):
+            for name, kinds in part.kinds.items():
+                known, where = first.setdefault(name, (kinds, file.name))
+                if len(kinds | known) > 1:
+                    there = f", in {where} {_and(known)}" if where != file.name else ""
+                    part.findings.warn("DATA-W2404", f"the column {name} holds {_and(kinds)}{there}")
 
     def rows(self, task: str) -> Rows:
         """Return the valid rows."""
@@ -80,6 +91,17 @@ class Gathered:
         """Return every problem of every file."""
         return [problem for part in self._parts for problem in part.findings.problems]
 
+    @property
+    def refused(self) -> int:
+        """Number of rows that were refused; 0 if none was, although a function of the user dropped some."""
+        faulty = [part for part in self._parts if part.findings.bad_rows]
+        return sum(max(0, part.records - len(part.places)) for part in faulty)
+
+    @property
+    def read_to_its_end(self) -> bool:
+        """Return whether every row of every file could be counted."""
+        return not any(part.stopped or part.findings.ends_early for part in self._parts)
+
     def warnings(self) -> list[dict[str, Any]]:
         """Return every warning, once for all files that have it."""
         return _together([warning for part in self._parts for warning in part.findings.warnings])
@@ -87,6 +109,10 @@ class Gathered:
     def repairs(self) -> list[dict[str, Any]]:
         """Return every repair, once for all files that have it."""
         return _together([repair for part in self._parts for repair in part.findings.repaired])
+
+
+def _and(kinds: set[str]) -> str:
+    return " and ".join(sorted(kinds))
 
 
 def _together(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,8 +32,9 @@ from steps.prepare_data.check.secret_scan import lines_with_secrets
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.read.sources import SourceFile
-from steps.tasks import NO_OTHERS, load_task
+from steps.tasks import NO_OTHERS, kind_of, load_task
 from steps.tasks.forms import ReadRow, row_reader
+from steps.tasks.rules.characters import DAMAGE, damage_in, may_be_damaged
 from steps.tasks.rules.counting import Tally
 from steps.tasks.rules.json_text import as_bytes
 from steps.tasks.rules.likeness import fingerprint, outline
@@ -44,8 +45,7 @@ ROWS_AT_ONCE = 2048
 STRETCH = 4 * 1024 * 1024
 BLOCK = 256 * 1024  # the decoded rows of a block fit into the CPU cache
 MOST_WORKERS = 8
-NUL = b"\\u0000"  # as JSON writes U+0000
-QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE, LETTER_U = b'"\\\n{}u'
+QUOTE, BACKSLASH, NEWLINE, OPEN, CLOSE = b'"\\\n{}'
 
 
 @dataclass
@@ -58,9 +58,13 @@ class Part:
     outlines: array[int] = field(default_factory=lambda: array("q"))
     strata: array[int] = field(default_factory=lambda: array("q"))
     """Hash of each row's value in the column by which a split is stratified; empty for tasks without one."""
+    groups: array[int] = field(default_factory=lambda: array("q"))
+    """Hash of each row's value in the column `TOGETHER`; empty for tasks without one."""
     tally: Tally = field(default_factory=Tally)
     unused: Counter[str] = field(default_factory=Counter)
     """Columns that the task does not read."""
+    kinds: dict[str, set[str]] = field(default_factory=dict)
+    """Column → the kinds of its values (`kind_of`), if the format has types; not of rows that need no full check."""
     records: int = 0
     lines: int = 0
     stopped: bool = False
@@ -76,7 +80,10 @@ class Part:
         self.fingerprints += later.fingerprints
         self.outlines += later.outlines
         self.strata += later.strata
+        self.groups += later.groups
         self.unused += later.unused
+        for name, kinds in later.kinds.items():
+            self.kinds.setdefault(name, set()).update(kinds)
         self.records += later.records
         self.lines += later.lines
         self.stopped = later.stopped
@@ -86,34 +93,48 @@ class Part:
 class Checker:
     """Checks rows of one task and collects the findings in a Part."""
 
-    def __init__(self, name: str, task: str, columns: Group, table: Path | None):
+    def __init__(self, name: str, task: str, columns: Group, table: Path | None, typed: bool = True):
         self.part = Part(Findings(name))
         self.part.places.names.append(name)
         self.task, self.columns = load_task(task), columns
         others = self.task.other_columns(columns) if hasattr(self.task, "other_columns") else NO_OTHERS
         self.known = others.known(self.task.columns_of(columns))
+        self.typed = typed
+        """Whether the format has lists, objects and numbers; a csv cell is always text."""
+        self.cells = self.task.cells(columns) if typed and hasattr(self.task, "cells") else {}
         self.strict = getattr(columns, "strict", False)
         self.counted = getattr(self.task, "counted", None)
         self.stratify = getattr(self.task, "STRATIFY", "")
         self.reader = row_reader(task, columns)
+        self.together = getattr(self.task, "TOGETHER", "")
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
 
-    def check(self, rows: Iterable[Row], nul: bool = False) -> None:
-        """Check rows one by one; with `nul`, some may contain the character U+0000."""
+    def check(self, rows: Iterable[Row], damaged: bool = False) -> None:
+        """Check rows one by one; with `damaged`, some may contain one of the characters in DAMAGE."""
         part, task, columns, findings = self.part, self.task, self.columns, self.part.findings
         known = self.known
         for record, line, row in rows:
-            read = self.reader.read(row) if self.reader else None
+            given, read = row, self.reader.read(row) if self.reader else None
             if read:
                 part.unused.update(read.unused)
                 row = read.row
             elif known is not None and not row.keys() <= known:
                 part.unused.update(key for key in row if key not in known)
-            if self._refuses(row, read, record, line) or (nul and self._refuses_nul(row, read, record, line)):
+            if self.typed:
+                self._note_kinds(given)
+            if self._refuses(row, read, record, line) or (
+                damaged and self.strict and self._refuses_nul(row, read, record, line)
+            ):
                 continue
             for code, what in chain(read.notes if read else (), task.remarks(row, columns)):
                 findings.remark(code, what, record)
+            for name, from_cell in self.cells.items():
+                if type(value := given.get(name)) is str and type(from_cell(value)) in (list, dict):
+                    findings.repair("DATA-F0621", f"JSON text in the column {name} read as a list or an object")
             canonical = task.canonical(row, columns)
+            if damaged:
+                for character in damage_in({**self._used(row), "": canonical}):
+                    findings.warn(*DAMAGE[character], record)
             if self.counted:
                 part.tally.add(self.counted(canonical, columns), record)
             part.places.add(record, line)
@@ -122,6 +143,8 @@ class Checker:
             if self.stratify:
                 # not hash(), which differs between processes: equal data must be split in the same way
                 part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
+            if self.together:
+                part.groups.append(fingerprint({self.together: canonical[self.together]}))
             if self._writer:
                 self._writer.add(canonical)
 
@@ -137,13 +160,18 @@ class Checker:
             self.part.findings.fault(fault, record, line)
         return bool(faults)
 
+    def _used(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if self.known is None or name in self.known}
+
+    def _note_kinds(self, row: dict[str, Any]) -> None:
+        kinds = self.part.kinds
+        for name, value in row.items():
+            if value is not None and (self.known is None or name in self.known):
+                kinds.setdefault(name, set()).add(kind_of(value))
+
     def _refuses_nul(self, row: dict[str, Any], read: ReadRow | None, record: int, line: int) -> bool:
         """Report U+0000 in the columns that are read; return whether the row is refused."""
-        used = {name: value for name, value in row.items() if self.known is None or name in self.known}
-        faults = [fault for name, value in used.items() for fault in forbidden_characters(value, name)]
-        if faults and not self.strict:
-            self.part.findings.warn("DATA-W0202", "text contains the character U+0000", record)
-            return False
+        faults = [fault for name, value in self._used(row).items() for fault in forbidden_characters(value, name)]
         for fault in faults:
             self.part.findings.fault(read.told(fault) if read else fault, record, line)
         return bool(faults)
@@ -189,14 +217,19 @@ def check_jsonl(file: SourceFile, task: str, columns: Group, table: Path | None)
 
 
 def check_rows(
-    name: str, rows: Callable[[Findings], Iterator[Row]], task: str, columns: Group, table: Path | None
+    name: str,
+    rows: Callable[[Findings], Iterator[Row]],
+    task: str,
+    columns: Group,
+    table: Path | None,
+    typed: bool = True,
 ) -> Part:
-    """Check rows of any other format, read by `rows`."""
-    checker = Checker(name, task, columns, table)
+    """Check rows of any other format, read by `rows`; `typed` if the format has lists, objects and numbers."""
+    checker = Checker(name, task, columns, table, typed)
     found = rows(checker.part.findings)
     while some := list(islice(found, ROWS_AT_ONCE)):
         block = b"\n".join(as_bytes(row, str) for _, _, row in some)
-        checker.check(some, NUL in block)
+        checker.check(some, may_be_damaged(block))
         checker.part.records = some[-1][0]
         checker.look_for_secrets(block, [record for record, _, _ in some])
     return checker.finish()
@@ -231,7 +264,7 @@ def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | 
                 lines.skip(count, len(block))
                 checker.take(rows, lines.record - count + 1, lines.line - count + 1)
             else:
-                checker.check(lines.rows(block), NUL in block)
+                checker.check(lines.rows(block), may_be_damaged(block))
                 if lines.stopped:
                     break
     finally:
@@ -270,7 +303,7 @@ def _plain_rows(block: bytes, plain: PlainReader) -> PlainRows | None:
     if not (text[ends - 1] == CLOSE).all() or not (text[ends[:-1] + 1] == OPEN).all():
         return None
     escaped, behind = text[:-1] == BACKSLASH, text[1:]
-    if (escaped & (behind == LETTER_U)).any() and NUL in block:
+    if may_be_damaged(block):
         return None
     try:
         rows = plain.decoder.decode_lines(block)

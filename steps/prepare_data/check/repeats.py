@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steps.errors import Problem, UserError
+from steps.errors import Problem
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.findings import ROWS_SHOWN
@@ -34,14 +34,15 @@ def first_of_each(train: Rows) -> np.ndarray:
     return np.sort(np.unique(train.fingerprints, return_index=True)[1])
 
 
-def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
-    """Warn of held-out rows that are also training rows. Raises UserError if their share exceeds `most`."""
+def leaked(files: dict[str, Rows], most: float) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return warnings of held-out rows that are also training rows; problems if their share exceeds `most`."""
     train = files["train"]
     held = {name: files[name] for name in SPLITS[1:] if name in files and len(files[name])}
-    if not held:
-        return []
+    if not held or not len(train):
+        return [], []
     learned = np.sort(train.fingerprints)
-    warnings, problems = [], []
+    warnings: list[dict[str, Any]] = []
+    problems: list[Problem] = []
     for name, held_out in held.items():
         both = np.flatnonzero(_stand_in(held_out.fingerprints, learned))
         if not len(both):
@@ -59,9 +60,7 @@ def leaked(files: dict[str, Rows], most: float) -> list[dict[str, Any]]:
             )  # fmt: skip
         else:
             warnings.append(_warning("DATA-W0702", f"{held_out.source}: {what}", held_out.records[both]))
-    if problems:
-        raise UserError(problems)
-    return warnings
+    return warnings, problems
 
 
 def nearly_equal(

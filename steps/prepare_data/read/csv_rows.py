@@ -48,10 +48,17 @@ def read_csv(
     findings.unused += [name for name in names if name not in used]
     places = [(name, names.index(name)) for name in used]
     for record, line, fields in records:
-        if len(fields) != len(names):
+        if source.header and _is_header(fields, names):
+            findings.repair("DATA-F0308", "the header again, as between joined files: not a row")
+        elif len(fields) != len(names):
             findings.fault(_wrong_length(fields, len(names), delimiter), record, line)
         else:
             yield record, line, {name: fields[place] for name, place in places}
+
+
+def _is_header(fields: list[str], names: list[str]) -> bool:
+    """Return whether a record is the header of another file that was appended, perhaps with its byte order mark."""
+    return fields[1:] == names[1:] and (fields[0] == names[0] or fields[0].lstrip("\ufeff").strip('"') == names[0])
 
 
 class _Lines:

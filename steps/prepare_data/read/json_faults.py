@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ class Reading:
     fault: Fault | None
     """Why it cannot be used; None if `value` can be used."""
     value: Any = None
-    """The value, if the text was JSON except for NaN and Infinity, which became null."""
+    """The value, if the text was JSON except for NaN and Infinity, which are floats in it."""
     unfinished: bool = False
     """The text ends in the middle; the next line shows whether the file was truncated or the row continues."""
 
@@ -140,14 +139,9 @@ def _not_finite(text: str, position: int) -> Reading | None:
 
 
 def _loads(text: str) -> Any:
-    """Parse with the standard library, with null for NaN and infinity; None if that fails too."""
-
-    def finite(number: str) -> float | None:
-        value = float(number)
-        return value if math.isfinite(value) else None
-
+    """Parse with the standard library, which reads NaN and infinity; None if that fails too."""
     try:
-        return json.loads(text, parse_constant=lambda _: None, parse_float=finite)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 

@@ -6,6 +6,7 @@ splitting at other Unicode line separators would create wrong rows, and line num
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from steps.tasks.rules.json_text import LONG_BYTES, as_bytes, exact, has_long_nu
 BLOCK = 1024 * 1024
 DEFAULT = Bounds()
 BOM = b"\xef\xbb\xbf"
+MARK_REMOVED = ("DATA-F0101", "byte order mark removed")
+
+NOT_FINITE = ("DATA-W0201", "NaN or infinity was read as null")
 
 Row = tuple[int, int, dict[str, Any]]
 """Record (1 is the first row), physical line, value."""
@@ -73,6 +77,9 @@ class JsonLines:
         for raw in lines:
             self.line += 1
             start, self.offset = self.offset, self.offset + len(raw) + 1
+            if raw.startswith(BOM):  # files with a mark were joined
+                raw, start = raw[len(BOM) :], start + len(BOM)
+                self.findings.repair(*MARK_REMOVED)
             if not raw or raw.isspace():
                 self.blank += 1
                 continue
@@ -192,12 +199,21 @@ def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
     )
 
 
+def finite(value: Any) -> Any:
+    """Replace NaN and infinity inside a value by null, which is what JSON has for them."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
+    if type(value) is dict:
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if type(value) is list else value
+
+
 def skip_mark(file: Path, findings: Findings) -> int:
     """Return the length of the byte order mark, which some editors write, at the start of a file; 0 without one."""
     with open(file, "rb") as stream:
         if stream.read(len(BOM)) != BOM:
             return 0
-    findings.repair("DATA-F0101", "byte order mark removed")
+    findings.repair(*MARK_REMOVED)
     return len(BOM)
 
 
@@ -242,8 +258,8 @@ def _read_row(
     if reading is None:
         return value, None
     if reading.fault is None:
-        findings.warn("DATA-W0201", "NaN or infinity was read as null", record)
-        return reading.value, None
+        findings.warn(*NOT_FINITE, record)
+        return {name: inner if type(inner) is float else finite(inner) for name, inner in reading.value.items()}, None
     if reading.unfinished:
         return None, reading.fault
     findings.fault(reading.fault, record, line)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,15 @@ import pyarrow.parquet as pq
 
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.arrow_nulls import cleaner
-from steps.prepare_data.read.json_rows import Row
+from steps.prepare_data.read.class_names import READ, UnknownClass, class_names, named
+from steps.prepare_data.read.json_rows import NOT_FINITE, Row
 from steps.prepare_data.read.sources import SourceFile
 from steps.prepare_data.read.unpacking import FREE
 from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 
 ROWS_AT_ONCE = 1024
 FIRST_ROWS = 16  # read before the size of a row is known: a single row may be very large
+COLUMN = re.compile(r"[^.\[]*")  # at the start of a path inside a row
 BATCH = 32 * 1024 * 1024  # approximate bytes of one batch in memory
 
 
@@ -44,7 +49,19 @@ def read_parquet(
         if faults:
             return
         findings.unused += [name for name in names if name not in used]
-        yield from _rows(parquet, used, source, findings, every)
+        classes = _classes(parquet.schema_arrow, used, others, findings, every)
+        yield from _rows(parquet, used, source, findings, every, set(wanted.values()), classes)
+
+
+def _classes(
+    schema: pa.Schema, used: list[str], others: OtherColumns, findings: Findings, every: bool
+) -> dict[str, list[str]]:
+    """Return the columns whose numbers are to be read as names; warn if the user's function gets the numbers."""
+    listed = class_names(schema)
+    if every and listed:
+        told = f"the file lists the names of classes ({', '.join(listed)}); processing_function gets their numbers"
+        findings.warn("DATA-W0521", told)
+    return {name: listed[name] for name in used if name in listed and name in others.classes and not every}
 
 
 def layout(file: Path) -> dict[str, str]:
@@ -75,26 +92,63 @@ def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str], o
 
 
 def _rows(
-    parquet: pq.ParquetFile, names: list[str], source: SourceFile, findings: Findings, every: bool
+    parquet: pq.ParquetFile,
+    names: list[str],
+    source: SourceFile,
+    findings: Findings,
+    every: bool,
+    judged: set[str],
+    classes: dict[str, list[str]],
 ) -> Iterator[Row]:
-    """Yield rows with JSON values; with `every`, values that JSON cannot hold stay unchanged."""
-    record = 0
+    """Yield rows with JSON values; with `every`, values that JSON cannot hold stay unchanged.
+
+    The task judges numbers in the columns `judged`; numbers in `classes` become names.
+    """
+    told = _Told(findings)
     schema = parquet.schema_arrow
-    menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, findings))}
+    menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, told, n in judged, classes.get(n)))}
     cleaners = {n: clean for n in names if (clean := cleaner(n, schema.field(n).type, findings))}
     try:
         for batch in _batches(parquet, names, source, findings):
-            for row in batch.to_pylist():
-                record += 1
+            for row in _as_rows(batch, told):
+                told.record += 1
+                if row is None:
+                    continue
                 for name, clean in cleaners.items():
-                    row[name] = clean(row[name], record)
+                    row[name] = clean(row[name], told.record)
                 fault = _mend(row, menders)
                 if fault and not every:
-                    findings.fault(fault, record)
+                    findings.fault(fault, told.record)
                 else:
-                    yield record, 0, row
+                    yield told.record, 0, row
     except (pa.ArrowException, OSError) as error:
-        findings.fault(_broken_page(error), record + 1)
+        findings.fault(_broken_page(error), told.record + 1)
+
+
+def _as_rows(batch: pa.RecordBatch, told: _Told) -> Iterator[dict[str, Any] | None]:
+    """Yield the rows of a batch; None, and a fault, for one with a text that is not UTF-8, as some programs write."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for place in range(len(batch)):
+        try:
+            [row] = batch.slice(place, 1).to_pylist()
+        except UnicodeDecodeError as error:
+            name = next(n for n in batch.schema.names if not _can_be_read(batch.column(n).slice(place, 1)))
+            fault = _not_utf8(name, error)
+            told.findings.fault(fault, told.record + 1)
+            row = None
+        yield row
+
+
+def _can_be_read(column: pa.Array) -> bool:
+    try:
+        column.to_pylist()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _batches(
@@ -143,20 +197,32 @@ def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 Mender = Callable[[Any], Any]
-Repair = Callable[[str, str, str], None]
-"""Called with a code, the original kind of values and the new kind."""
 
 
-def _mender(name: str, kind: pa.DataType, findings: Findings) -> Mender | None:
-    """Return the function that converts values of a column to JSON values; None if they already are."""
-    if not _foreign(kind):
+class _Told:
+    """Counts the repairs of values, and knows the record that is being read."""
+
+    def __init__(self, findings: Findings):
+        self.findings = findings
+        self.record = 0
+
+    def repair(self, code: str, path: str, what: str, into: str) -> None:
+        """Count a value that was read as something else, under the column that holds it."""
+        self.findings.repair(code, f"{what} in the column {COLUMN.match(path)[0]} read as {into}")  # type: ignore[index]
+
+
+def _mender(name: str, kind: pa.DataType, told: _Told, judged: bool, classes: list[str] | None) -> Mender | None:
+    """Return the function that converts values of a column to JSON values; None if they already are.
+
+    If the column is `judged`, numbers of any type that stand in it alone are left to the task.
+    """
+    if classes:
+        return lambda value: _class_of(value, classes, name, told)
+    if not _foreign(kind) or (judged and (pa.types.is_decimal(kind) or pa.types.is_floating(kind))):
         return None
 
-    def repair(code: str, what: str, into: str) -> None:
-        findings.repair(code, f"{what} in the column {name} read as {into}")
-
     def mend(value: Any) -> Any:
-        made = _mended(value, kind, name, repair)
+        made = _mended(value, kind, name, told)
         # A single map with role and content is a conversation of one message.
         return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
 
@@ -170,9 +236,17 @@ def _mend(row: dict[str, Any], menders: dict[str, Mender]) -> Fault | None:
         try:
             if row[name] is not None:
                 row[name] = mend(row[name])
-        except _Unmendable as error:
+        except (_Unmendable, UnknownClass) as error:
             first = first or error.fault
     return first
+
+
+def _class_of(value: Any, classes: list[str], name: str, told: _Told) -> Any:
+    made = named(value, classes, name)
+    if made != value:
+        told.findings.repair(READ, f"numbers in the column {name} read as the classes that the file lists: "
+                             f"{', '.join(classes)[:80]}")  # fmt: skip
+    return made
 
 
 class _Unmendable(Exception):
@@ -186,35 +260,62 @@ def _foreign(kind: pa.DataType) -> bool:
         return any(_foreign(field.type) for field in kind)
     if _is_list(kind):
         return _foreign(kind.value_type)
-    return _is_binary(kind) or pa.types.is_temporal(kind) or pa.types.is_map(kind)
+    return _is_binary(kind) or any(
+        test(kind) for test in (pa.types.is_temporal, pa.types.is_map, pa.types.is_decimal, pa.types.is_floating)
+    )
 
 
-def _mended(value: Any, kind: pa.DataType, path: str, repair: Repair) -> Any:
-    """Convert bytes to text and maps to objects. Raises _Unmendable with the location, always for dates."""
+def _mended(value: Any, kind: pa.DataType, path: str, told: _Told) -> Any:
+    """Convert bytes to text, maps to objects and decimals to numbers. Raises _Unmendable, always for dates."""
     if value is None or not _foreign(kind):
         return value
+    if pa.types.is_floating(kind):
+        return _finite(value, told)
     if pa.types.is_map(kind):
-        return _object(value, kind, path, repair)
+        return _object(value, kind, path, told)
     if pa.types.is_struct(kind):
-        return {key: _mended(inner, kind.field(key).type, f"{path}.{key}", repair) for key, inner in value.items()}
+        return {key: _mended(inner, kind.field(key).type, f"{path}.{key}", told) for key, inner in value.items()}
     if _is_list(kind):
-        return [_mended(inner, kind.value_type, f"{path}[{n}]", repair) for n, inner in enumerate(value)]
+        return [_mended(inner, kind.value_type, f"{path}[{n}]", told) for n, inner in enumerate(value)]
     if pa.types.is_temporal(kind):
         return _date(value, kind, path)
-    return _text(value, path, repair)
+    if pa.types.is_decimal(kind):
+        return _number(value, path, told) if type(value) is Decimal else value
+    return _text(value, path, told)
 
 
-def _text(value: bytes, path: str, repair: Repair) -> str:
+def _finite(value: float, told: _Told) -> float | None:
+    if math.isfinite(value):
+        return value
+    told.findings.warn(*NOT_FINITE, told.record)
+    return None
+
+
+def _number(value: Decimal, path: str, told: _Told) -> float | int:
+    """Return the number that a decimal is. Raises _Unmendable if no JSON number is exactly the same."""
+    whole = value == value.to_integral_value()
+    made = int(value) if whole else float(value)
+    if Decimal(repr(made)) != value or (whole and not -(2**63) <= made < 2**64):
+        raise _Unmendable(
+            Fault("DATA-E0522", path, f"the decimal {value}", "a number that JSON can hold exactly",
+                  "store the column as text, or as numbers")
+        )  # fmt: skip
+    told.repair("DATA-F0522", path, "decimals", "numbers")
+    return made
+
+
+def _text(value: bytes, path: str, told: _Told) -> str:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
-        byte = value[error.start]
-        raise _Unmendable(
-            Fault("DATA-E0503", path, f"byte 0x{byte:02X} at position {error.start} of the value", "UTF-8 text",
-                  "store the column as strings")
-        ) from None  # fmt: skip
-    repair("DATA-F0502", "bytes", "text")
+        raise _Unmendable(_not_utf8(path, error)) from None
+    told.repair("DATA-F0502", path, "bytes", "text")
     return text
+
+
+def _not_utf8(path: str, error: UnicodeDecodeError) -> Fault:
+    return Fault("DATA-E0503", path, f"byte 0x{error.object[error.start]:02X} at position {error.start} of the value",
+                 "UTF-8 text", "store the column as strings")  # fmt: skip
 
 
 def _date(value: Any, kind: pa.DataType, path: str) -> Any:
@@ -224,7 +325,7 @@ def _date(value: Any, kind: pa.DataType, path: str) -> Any:
     )  # fmt: skip
 
 
-def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, repair: Repair) -> dict[str, Any]:
+def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, told: _Told) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -232,8 +333,8 @@ def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, repair: 
             Fault("DATA-E0508", path, f"a map with the key {as_found(twice)} twice", "every key once",
                   "store the column as a list of structs")
         )  # fmt: skip
-    repair("DATA-F0507", "maps", "objects")
-    return {str(key): _mended(inner, kind.item_type, f"{path}.{key}", repair) for key, inner in pairs}
+    told.repair("DATA-F0507", path, "maps", "objects")
+    return {str(key): _mended(inner, kind.item_type, f"{path}.{key}", told) for key, inner in pairs}
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -30,6 +30,7 @@ SIGNATURES = {
     b"\xfd7zXZ": ("an xz file", "unpack it with xz -d"),
 }
 WIDE_TEXT = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+WIDE_HEAD = 16  # bytes of a file that show its encoding: the first characters of every format are ASCII
 HEAD = 64 * 1024
 
 
@@ -102,6 +103,13 @@ def _not_text(head: bytes, name: str) -> Fault | None:
     for start, name in WIDE_TEXT.items():
         if head.startswith(start):
             return Fault("DATA-E0104", "", name, "UTF-8", f"convert the file: iconv -f {name} -t UTF-8")
+    if len(head) > 1 and b"\0" in head[:WIDE_HEAD]:
+        start = head[:WIDE_HEAD]
+        for kind, step, place in (("UTF-32LE", 4, 0), ("UTF-32BE", 4, 3), ("UTF-16LE", 2, 0), ("UTF-16BE", 2, 1)):
+            text, rest = start[place::step], [start[n::step] for n in range(step) if n != place]
+            if not text.count(0) and all(set(part) == {0} for part in rest):
+                return Fault("DATA-E0104", "", f"{kind} without a byte order mark", "UTF-8",
+                             f"convert the file: iconv -f {kind} -t UTF-8")  # fmt: skip
     return None
 
 

@@ -64,8 +64,10 @@ class Preparation:
             self.warn("DATA-W0841", f"{source}: {what}", sorted(records), len(records))
         sequences, needed = splits["train"]["sequences"], self.settings.rows_per_step
         if not self.problems and sequences < needed:
+            left_out = splits["train"]["left_out"]
+            why = f", as {left_out:,} rows are too long or have no token to learn" if left_out else ""
             self.problems.append(
-                Problem("DATA-E0704", splits["train"]["source"], f"{sequences} training sequences",
+                Problem("DATA-E0704", splits["train"]["source"], f"{sequences} training sequences{why}",
                         f"at least {needed}, the sequences of one optimizer step",
                         "add rows, or lower per_device_train_batch_size or gradient_accumulation_steps")
             )  # fmt: skip

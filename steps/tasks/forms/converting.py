@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import from_json
 from steps.tasks.rules.standard import LEARNED, REASONING
 
@@ -66,7 +67,7 @@ class Talk:
 
 def is_empty(value: Any) -> bool:
     """Return whether a cell holds nothing: null or a blank text."""
-    return value is None or (type(value) is str and not value.strip())
+    return value is None or (type(value) is str and is_blank(value))
 
 
 def parsed(value: Any) -> Any:

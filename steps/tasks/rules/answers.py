@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from steps.params.chat_columns import MessageRules
 from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.messages import forbidden_characters, message_faults, order_faults
 from steps.tasks.rules.standard import UNLEARNED, from_cell_text, from_text, is_message, standard, without_marks
 
+BROKEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 SUFFIX = "_messages"  # a column such as prompt_messages is used if prompt is absent
 TEXT_TO_MESSAGE = ("DATA-F1501", "texts beside messages read as separate messages")
 NO_MARKS = ("DATA-W1531", "messages marked as not learned: no effect, whole answers are compared or rewarded")
@@ -42,6 +46,9 @@ def value_faults(value: Any, path: str, rules: MessageRules) -> Iterator[Fault]:
     """Yield the errors in a text or in each message; `joint_faults` checks the order of messages."""
     if type(value) is list:
         yield from message_faults(value, path, rules)
+    elif type(value) is str and BROKEN_MESSAGES.match(value):  # a list that could be read is no text any more
+        yield Fault("DATA-E0442", path, as_found(value), "text, or a list of messages as JSON",
+                    "write the cell with json.dumps, or correct it")  # fmt: skip
     else:
         yield from text_faults(value, path, "text or a list of messages")
         if rules.strict and type(value) is str:
@@ -53,8 +60,15 @@ def text_faults(value: Any, path: str, expected: str = "text") -> Iterator[Fault
     if type(value) is not str:
         yield Fault("DATA-E0602", path, as_found(value), f"{expected}, not {kind_of(value)}",
                     "write the text itself, or remove the row")  # fmt: skip
-    elif not value.strip():
+    elif is_blank(value):
         yield Fault("DATA-E0603", path, as_found(value), "text that is not empty", "fill it in, or remove the row")
+
+
+def truth_faults(value: Any, path: str) -> Iterator[Fault]:
+    """Yield a fault for a ground truth that no answer can equal: NaN or infinity."""
+    if type(value) is float and not math.isfinite(value):
+        yield Fault("DATA-E1525", path, as_found(value), "the right answer, as text or as a number",
+                    "fill it in, or remove the row")  # fmt: skip
 
 
 def answer_faults(answer: list[Any], path: str) -> Iterator[Fault]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 from steps.params.group import Group
 from steps.tasks import Fault, as_found, kind_of, missing_columns, named_by
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import from_json
+
+Reader = Callable[[Any], Any]
 
 EXACT = 2**53  # from here on, a float cannot represent every whole number
 WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")  # 18 digits fit into an int64
@@ -25,7 +28,7 @@ def text_faults(row: dict[str, Any], names: Sequence[str], columns: Group) -> It
             else:
                 yield Fault("DATA-E0602", name, as_found(value), f"text, not {kind_of(value)}",
                             "put the value in quotes, or remove the row")  # fmt: skip
-        elif not value or value.isspace():
+        elif is_blank(value):
             yield Fault("DATA-E0603", name, as_found(value), "text that is not empty",
                         "fill it in, or remove the row")  # fmt: skip
 
@@ -54,6 +57,14 @@ def from_cell(value: Any) -> Any:
     Raises orjson.JSONDecodeError (a ValueError) when a text that starts with [ or { is not JSON.
     """
     return from_json(value) if type(value) is str and value[:1] in ("[", "{") else value
+
+
+def read_cell(value: Any) -> Any:
+    """Parse as `from_cell`, but return a text that is not JSON unchanged."""
+    try:
+        return from_cell(value)
+    except ValueError:
+        return value
 
 
 def broken_cell(column: str, value: str, error: ValueError, expected: str) -> Fault:

@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 from steps.errors import FOUND_LIMIT
 from steps.tasks import Fault, as_found
 from steps.tasks.rules.cells import whole_number
+from steps.tasks.rules.characters import is_blank, trimmed
 from steps.tasks.rules.counting import RECORDS_KEPT, Judgement, Tally
 
 # A number not written as a whole number: 1.0 (and 1.5), or 1,000, in which the comma is ambiguous.
 NUMBER = re.compile(r"[+-]?[0-9]{1,18}\.[0-9]*|[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 TRUTH = {"true": 0, "false": 0, "yes": 1, "no": 1}  # word → index of its pair
+NO_LABEL = ("-1", "-100")
 STARTS = frozenset("0123456789+-[")  # first characters of texts that may be a number or a list
 
 
@@ -35,7 +37,7 @@ def as_label(value: Any) -> str | None:
     """
     if type(value) is str:
         if value[:1] not in STARTS or not NUMBER.fullmatch(value):
-            return value if value and not value.isspace() else None
+            return None if is_blank(value) else value
         value = value.removeprefix("+")
     elif type(value) is bool:
         return "1" if value else "0"
@@ -65,6 +67,8 @@ def in_order(labels: Iterable[str]) -> list[str]:
 def judge_labels(tallies: Mapping[str, Tally], column: str, listed: str, parameter: str) -> Iterator[Judgement]:
     """Yield conclusions from the label counts of `column`; `parameter` may list the labels, with the value `listed`."""
     train = tallies.get("train")
+    if not listed:  # otherwise the user has said that it is a label
+        yield from _without_label(tallies, column, parameter)
     for split, tally in tallies.items():
         for code, what, odd in _alike(tally):
             yield _told(split, tally, odd, Fault(code, "", what, "", ""), len(odd))
@@ -100,10 +104,26 @@ def judge_numbers(tally: Tally, column: str) -> Iterator[Judgement]:
         yield Judgement("train", Fault("DATA-F1003", "", what, "", ""), tally.rows)
 
 
+def _without_label(tallies: Mapping[str, Tally], column: str, parameter: str) -> Iterator[Judgement]:
+    """Refuse -1 and -100 beside other labels: data sets on hubs have them in rows without a label.
+
+    -1 and 1 alone are two classes.
+    """
+    labels = {str(label) for tally in tallies.values() for label in tally.counts}
+    if labels <= {"-1", "1"} and "1" in labels:
+        return
+    for split, tally in tallies.items():
+        if odd := [label for label in tally.counts if str(label) in NO_LABEL]:
+            others = ",".join(in_order(labels))[:60]
+            fault = Fault("DATA-E1008", column, _listed(odd), "a label; data sets have this number where there is none",
+                          f"remove these rows, or set {parameter}={others} if it is a label")  # fmt: skip
+            yield _told(split, tally, odd, fault)
+
+
 def _unseen(
     split: str, tally: Tally, train: Tally, column: str, listed: str, parameter: str
 ) -> Iterator[Judgement]:  # fmt: skip
-    unseen = [label for label in tally.counts if label not in train.counts]
+    unseen = [label for label in tally.counts if label not in train.counts and (listed or str(label) not in NO_LABEL)]
     if not unseen:
         return
     if listed:  # rows with labels outside the list were refused
@@ -169,7 +189,7 @@ def _escaped(label: Any) -> str:
 
 
 def _fold(label: str) -> str:
-    return _nfc(label).strip().casefold()
+    return trimmed(_nfc(label)).casefold()
 
 
 def _listed(labels: Iterable[Any]) -> str:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import ROLES, MessageRules
 from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import as_json, from_json
 from steps.tasks.rules.standard import is_learned, mark_faults, without_marks
 from steps.tasks.rules.tool_calls import call_faults, result_faults
@@ -42,6 +43,8 @@ TURN_BREAK = "\n\n"  # between joined turns: a new paragraph in Markdown
 
 # As the report names them.
 JOINED = ("DATA-F0416", "consecutive user turns joined")
+UNANSWERED = ("DATA-W0441", "the last message is not the assistant's: nothing is learned from the messages after its "
+              "last turn")  # fmt: skip
 LATE_SYSTEM = ("DATA-W0424", "a system message after the first message")
 
 
@@ -68,7 +71,7 @@ def is_plain(messages: list[Any]) -> bool:
     try:
         for message in messages:
             role, content = message["role"], message["content"]
-            if type(content) is not str or not content or content.isspace() or len(message) != 2:
+            if type(content) is not str or len(message) != 2 or is_blank(content):
                 return False
             if role == "assistant":
                 answered = True
@@ -206,7 +209,7 @@ def _content_faults(message: dict[str, Any], content: Any, path: str, rules: Mes
     elif type(content) is not str:
         yield Fault("DATA-E0405", path, as_found(content), f"text, not {kind_of(content)}",
                     "write the text itself")  # fmt: skip
-    elif not content.strip() and not message.get("tool_calls"):
+    elif is_blank(content) and not message.get("tool_calls"):
         yield Fault("DATA-E0406", path, as_found(content), "text that is not empty",
                     "fill it in, or remove the row")  # fmt: skip
     elif rules.strict:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from steps.params.group import Group
 from steps.tasks import load_task
+from steps.tasks.rules.characters import visible
 from steps.tasks.rules.likeness import outline_of
 
 
@@ -87,7 +88,7 @@ class PlainChats:
                 return None
             self.good_orders.add(order)
         texts = list(chain.from_iterable(all_texts))
-        if not all(texts) or any(map(str.isspace, texts)):
+        if not all(map(visible, texts)):
             return None
         return PlainRows(
             4 * len(texts) + len(rows),
@@ -110,7 +111,7 @@ class PlainTexts:
     def read(self, rows: list[Any]) -> PlainRows | None:
         """Check texts: none empty, a space between prompt and answer."""
         texts, *truths = (list(map(value, rows)) for value in self.values)
-        if not all(texts) or any(map(str.isspace, texts)):
+        if not all(map(visible, texts)):
             return None
         if not truths:
             prints = [hash((text, None)) for text in texts]
@@ -118,7 +119,7 @@ class PlainTexts:
             return PlainRows(2 * len(rows), prints, outlines, lambda: self._batch(texts, [None] * len(rows)))
         [answers] = truths
         prompts = [text + self.separator for text in texts]
-        if not all(answers) or any(map(str.isspace, answers)):
+        if not all(map(visible, answers)):
             return None
         if not all(p[-1].isspace() or a[0].isspace() for p, a in zip(prompts, answers, strict=True)):
             return None
@@ -133,7 +134,7 @@ class PlainTexts:
 
 def _is_good_order(roles: tuple[str, ...]) -> bool:
     return (
-        "assistant" in roles
+        roles[-1:] == ("assistant",)  # any other last message is worth a warning
         and "tool" not in roles  # valid only after a call, and a message with a call is not plain
         and "system" not in roles[1:]
         and not any(first == second == "user" for first, second in pairwise(roles))

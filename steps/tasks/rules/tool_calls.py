@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from steps.tasks import Fault, as_found, kind_of
+from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import from_json
 
 
@@ -88,7 +89,7 @@ def result_faults(messages: list[Any], path: str) -> Iterator[Fault]:
 def read_tools(value: Any) -> Any:
     """Read the schemas of a row: a list, or a list as JSON text; None if empty, any other value unchanged."""
     if type(value) is str:
-        if not value.strip():
+        if is_blank(value):
             return None
         try:
             value = from_json(value)
