@@ -67,7 +67,10 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     uncached(small(page))
     # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
     # without a message.
-    with dsl.If(verdict.outputs["Output"] == True, "passed the gate"):  # noqa: E712
+    passed = dsl.If(verdict.outputs["Output"] == True, "passed the gate")  # noqa: E712
+    # Inside the first condition, the plan's named output is an input of its graph, which kfp.local does read.
+    wanted = dsl.If(plan.outputs["registers"] == True, "registration is wanted")  # noqa: E712
+    with passed, wanted:
         version = register_model(
             settings=plan.outputs["registration"],
             base=base.outputs["model"],

@@ -282,9 +282,6 @@ class EvaluationSettings(Learned):
     precision: Literal["32", "16"] = "32"
     """Bits of floating-point arithmetic: 16 or 32."""
 
-    register_tuned_model: bool = True
-    """Whether a model that passes the gate is registered."""
-
 
 class RegistrationSettings(Learned):
     """For register_model."""

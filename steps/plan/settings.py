@@ -101,7 +101,6 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         **_given(p, "num_beams"),
         **_given(p, "beta"),
         precision=p.precision,
-        register_tuned_model=p.register_tuned_model,
     )
 
 
