@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from steps.artifacts import MANIFEST, Manifest, describe_files, verified, write_durably
+from steps.artifacts import MANIFEST, Manifest, describe_files, follow_umask, verified, write_durably
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
@@ -132,6 +132,7 @@ def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
 
 def seal(checkpoint: Path) -> None:
     """Write a checkpoint's manifest; this completes its save."""
+    follow_umask(checkpoint)
     manifest = Manifest("checkpoint", describe_files(checkpoint))
     text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
     write_durably(checkpoint / MANIFEST, text)
