@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import click
 
 from pipelines.catalog import PIPELINES
 from pipelines.local import LocalRun, StepFailed, default_store, environment, run_local
+from pipelines.scratch import scratch_folder
 from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
@@ -35,8 +35,8 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     # Pass the parameters as the user wrote them, so that the plan can report requested and effective values.
     passed = _passable(name, given)
     try:
-        with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-            planned, error = _plan(name, passed, root, Path(scratch))
+        with scratch_folder() as scratch:
+            planned, error = _plan(name, passed, root, scratch)
             if not error:
                 done = run_local(published.load(), passed, root, folder, cache, show, published.trains, planned)
     except StepFailed as failure:
