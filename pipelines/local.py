@@ -168,7 +168,7 @@ class _CacheHits(logging.Handler):
 
 
 class _Output:
-    """Replaces stdout during a run: writes what can be read to the log file, shows only the steps' lines to the user."""
+    """Replaces stdout during a run: the log file gets what can be read, the user only the lines of the steps."""
 
     def __init__(self, file: TextIO, show: Callable[[str], None]):
         self.file, self.show = file, show

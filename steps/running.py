@@ -86,7 +86,7 @@ class _Stopped(BaseException):
 
 
 def _stop_when_asked() -> None:
-    """On SIGTERM, leave as after an error, so that drafts and temporary files are deleted; a second one ends at once."""
+    """On SIGTERM, leave as after an error: drafts and temporary files are deleted. A second one ends at once."""
 
     def leave(number: int, _frame: Any) -> None:
         signal.signal(number, lambda *_: os._exit(Preempted.exit_code))

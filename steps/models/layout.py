@@ -37,6 +37,9 @@ MLFLOW_FLAVOURS = {
     "hftransformersv2": (("data/model",), ("data/tokenizer", "data/model")),
     "hftransformers": (("data/model",), ("data/tokenizer", "data/model")),
 }
+# Inside a registered model: the weights if they were copied with it, and the file that says where they are.
+COPY_FOLDER = "artifacts/weights"
+REFERENCE_FILE = "artifacts/reference/model_reference.json"
 # Model types that number positions from pad_token_id + 1, so fewer are usable than max_position_embeddings.
 COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer"}
 # Model types with relative positions: the length in their configuration is that of training, not a limit.
@@ -174,6 +177,8 @@ def _mlflow_folders(
 
     root = mlmodel.removesuffix("MLmodel")
     flavours = (yaml.safe_load(read(mlmodel)) or {}).get("flavors", {})
+    if f"{root}{COPY_FOLDER}/{CONFIG}" in names:
+        return f"{root}{COPY_FOLDER}/", f"{root}{COPY_FOLDER}/"
     for flavour, (models, tokenizers) in MLFLOW_FLAVOURS.items():
         if flavour in flavours:
             weights = next((f"{root}{m}/" for m in models if f"{root}{m}/{CONFIG}" in names), None)

@@ -48,6 +48,9 @@ class RegistrationParams(Group):
     registered_model_alias: str = Field("champion", min_length=1)
     """Alias to set on the new version; it is removed from the previous one."""
 
+    copy_weights_to_mlflow: bool = False
+    """Copy the weights into MLflow's artifact store; false registers a reference to the folder of the run."""
+
     def conflicts(self) -> Iterator[Problem]:
         """Refuse names that MLflow or its search would misread."""
         if self.registered_model_name and not _NAME.fullmatch(self.registered_model_name):
