@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from steps.models.identity import model_digest
 from steps.models.layout import INDEX
 from steps.register_model.step import register_model
+from steps.tracking import UNSENT
+from steps.tracking.records import TrackedRun, write_unsent
 
 pytestmark = pytest.mark.slow
 
@@ -59,15 +61,18 @@ def rename(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
+HISTORY = {"steps": 7, "seconds": 2.5, "parameters": {"total": 99, "trainable": 9}}
 SAME = {
     "another folder": lambda folder: None,
     "three shards": shard,
     "other metadata": rewrite,
     "another file name": lambda folder: (folder / "model.safetensors").rename(folder / "weights.safetensors"),
-    "another history": lambda folder: write(folder / "history.json", '{"seconds": 3}'),
+    "another history": lambda folder: write(folder / "history.json", json.dumps(HISTORY)),
     "another card": lambda folder: write(folder / "README.md", "# better"),
     "a licence": lambda folder: write(folder / "LICENSE", "as is"),
-    "metrics that were not sent": lambda folder: write(folder / "unsent-metrics.jsonl", "{}"),
+    "metrics that were not sent": lambda folder: write_unsent(
+        folder / UNSENT, TrackedRun("p finetune", "default"), [{"metrics": {"loss": 1.0}, "step": 1, "time": 1}]
+    ),
     "saved by another version": lambda folder: change(folder / "config.json", transformers_version="4.0.0"),
     "another origin": lambda folder: change(folder / "config.json", _name_or_path="/elsewhere"),
 }
