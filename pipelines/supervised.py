@@ -43,7 +43,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
-    on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")
+    on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map), plan, "import")
     data = prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"])
     on_cpu(data, plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import FINETUNE
+from conftest import chat_rows, write_jsonl
 from test_local import given, run, words  # noqa: F401  (a fixture)
 
 from pipelines.active import active, alone, is_active
@@ -99,9 +100,12 @@ def test_locks_tell_active_runs_from_ended_ones(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["succeeded", "failed"])
-def test_a_run_leaves_no_temporary_file_and_a_readable_log(temporary, given, runs_root, how):  # noqa: F811
-    wrong = {"train_file_path": "nowhere.jsonl"} if how == "failed" else {"max_steps": 1}
-    result = run(runs_root, {**given, **wrong}, code=2 if how == "failed" else 0)
+def test_a_run_leaves_no_temporary_file_and_a_readable_log(temporary, given, runs_root, tmp_path, how):  # noqa: F811
+    rows = chat_rows(60)
+    rows[40]["messages"][0]["role"] = "bot"
+    bad = write_jsonl(tmp_path / "bad.jsonl", rows)
+    wrong = {"train_file_path": str(bad)} if how == "failed" else {}
+    result = run(runs_root, {**given, "max_steps": 1, **wrong}, code=2 if how == "failed" else 0)
     assert [path.name for path in temporary.iterdir()] == []
     log = Path(result["folder"], "log.txt").read_text()
     assert "\x1b" not in log
