@@ -63,7 +63,7 @@ def _refuse_other_content(settings: ImportSettings, folder: Path, layout: ModelL
     for path in sorted(set(layout.files.values()) & set(settings.sha256)):
         if sha256_of(folder / path) != settings.sha256[path]:
             raise UserError(
-                Problem("MODEL-E0136", f"mlflow_model_path: {settings.registered or settings.source.uri}",
+                Problem("REGISTRY-E0107", f"mlflow_model_path: {settings.registered or settings.source.uri}",
                         f"{path} with other content", "the file that was registered",
                         "restore it, or register the model again")
             )  # fmt: skip

@@ -95,7 +95,7 @@ def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main
         return ModelFiles(parameter, kind, uri, repository.files, repository)
     if uri.startswith(MLFLOW_SCHEMES):
         raise UserError(
-            Problem("MODEL-E0135", parameter, f"{uri}, a model in MLflow", "a folder, or a URI of an object store",
+            Problem("REGISTRY-E0106", parameter, f"{uri}, a model in MLflow", "a folder, or a URI of an object store",
                     "a model to start from is named with mlflow_model_path=" + uri)
         )  # fmt: skip
     if problems := storage.check_uri(parameter, uri):

@@ -29,6 +29,7 @@ from steps.tracking.target import SQLITE, registry_uri
 
 PARAMETER = "mlflow_model_path"
 MOST_NAMES = 20
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for a name that MLflow does not allow
 # A plan is to answer within seconds; MLflow's own limits are minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
@@ -66,13 +67,13 @@ def server_of(mlflow_server_uri: str) -> str:
         uri = f"{SQLITE}{Path(root).absolute()}/mlflow.db"
     if not uri:
         raise UserError(
-            Problem("MODEL-E0130", PARAMETER, "no MLflow server to look in", "mlflow_server_uri or MLFLOW_TRACKING_URI",
-                    "set mlflow_server_uri to the server that has the model")
+            Problem("REGISTRY-E0101", PARAMETER, "no MLflow server to look in",
+                    "mlflow_server_uri or MLFLOW_TRACKING_URI", "set mlflow_server_uri to the server that has the model")
         )  # fmt: skip
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise UserError(
-            Problem("MODEL-E0131", "mlflow_server_uri", f"no database at {uri}", "the store with the registered model",
-                    "set mlflow_server_uri, or --root of the runs that registered it")
+            Problem("REGISTRY-E0102", "mlflow_server_uri", f"no database at {uri}",
+                    "the store with the registered model", "set mlflow_server_uri, or --root of the runs that registered it")
         )  # fmt: skip
     return uri
 
@@ -197,7 +198,7 @@ def _known(client: Any, name: str, server: str) -> Any:
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in ABSENT:
             raise
     names = [model.name for model in client.search_registered_models(max_results=MOST_NAMES)]
     there = f"one of {', '.join(names)}" if names else "a registered model, of which there is none"
@@ -210,7 +211,7 @@ def _run(client: Any, uri: str, run_id: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in ABSENT:
             raise
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     newest = [run.info.run_id for run in client.search_runs(experiments, max_results=5)]
@@ -273,13 +274,13 @@ def _follow(files: ModelFiles) -> ModelFiles:
 
 def _gone(uri: str, found: str) -> UserError:
     return UserError(
-        Problem("MODEL-E0132", f"{PARAMETER}: {uri}", found, "the weights that were registered",
+        Problem("REGISTRY-E0103", f"{PARAMETER}: {uri}", found, "the weights that were registered",
                 "restore that folder, or register the model again (copy_weights_to_mlflow=true keeps a copy in MLflow)")
     )  # fmt: skip
 
 
 def _missing(uri: str, found: str, expected: str, fix: str = "") -> UserError:
-    return UserError(Problem("MODEL-E0133", f"{PARAMETER}: {uri}", found, expected, fix or "name one of these"))
+    return UserError(Problem("REGISTRY-E0104", f"{PARAMETER}: {uri}", found, expected, fix or "name one of these"))
 
 
 @contextmanager
@@ -301,6 +302,8 @@ def _explained(server: str) -> Iterator[None]:
         where = f"MLflow at {masked(server)}"
         if is_refusal(error) or type(error).__name__.startswith("Unsupported"):
             raise UserError(
-                Problem("MODEL-E0134", where, said, f"the model of {PARAMETER}", "correct it, or mlflow_server_uri")
+                Problem("REGISTRY-E0105", where, said, f"the model of {PARAMETER}", "correct it, or mlflow_server_uri")
             ) from error
-        raise Outage(Problem("MODEL-E0401", where, said, "an answer", "run again when MLflow is available")) from error
+        raise Outage(
+            Problem("REGISTRY-E0401", where, said, "an answer", "run again when MLflow is available")
+        ) from error
