@@ -68,12 +68,12 @@ def server_of(mlflow_server_uri: str) -> str:
     if not uri:
         raise UserError(
             Problem("REGISTRY-E0101", PARAMETER, "no MLflow server to look in",
-                    "mlflow_server_uri or MLFLOW_TRACKING_URI", "set mlflow_server_uri to the server that has the model")
+                    "mlflow_server_uri or MLFLOW_TRACKING_URI", "set one of them to the server with the model")
         )  # fmt: skip
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise UserError(
             Problem("REGISTRY-E0102", "mlflow_server_uri", f"no database at {uri}",
-                    "the store with the registered model", "set mlflow_server_uri, or --root of the runs that registered it")
+                    "the store with the registered model", "set mlflow_server_uri, or --root where it was registered")
         )  # fmt: skip
     return uri
 
