@@ -64,7 +64,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
         tuned=tuned.outputs["tuned"],
         evaluation=verdict.outputs["evaluation"],
     )
-    uncached(small(page))
+    uncached(small(with_tracking(page, p.mlflow_config_map)))
     # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
     # without a message.
     passed = dsl.If(verdict.outputs["Output"] == True, "passed the gate")  # noqa: E712
@@ -77,6 +77,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
             tuned=tuned.outputs["tuned"],
             merged=merged.outputs["merged"],
             evaluation=verdict.outputs["evaluation"],
+            report=page.outputs["report"],
         )
         uncached(small(with_tracking(version, p.mlflow_config_map)))
     return Outputs(

@@ -23,6 +23,7 @@ from steps.register_model.model_card import write_card
 from steps.register_model.packaging import write_package
 from steps.register_model.weights import masked
 from steps.tracking import UNSENT
+from steps.tracking.facts import REPORT, tell_facts
 from steps.tracking.records import read_unsent
 from steps.tracking.store import is_refusal
 from steps.tracking.target import is_off
@@ -40,12 +41,15 @@ def register_model(
     registration: Path,
     tuned_uri: str = "",
     merged_uri: str = "",
+    report: Path | None = None,
+    registered_report: Path | None = None,
 ) -> str:
     """Register the tuned model at its URI and return its MLflow URI, such as models:/name@alias.
 
     `registration` gets registration.json, the model card, and the folder mlflow_model: the version as a plain MLflow
     model, for use from the run instead of the registry.
     `tuned_uri` and `merged_uri` are the URIs of the two folders after the run; empty means their present paths.
+    `report` is the run's report; `registered_report` becomes a copy that names the version, also in MLflow.
     Raises UserError if the model cannot be registered (no tracking server, a name MLflow refuses, missing weights, a
     gate that did not pass), Outage if MLflow does not respond; a repetition then continues where this one stopped.
     """
@@ -81,7 +85,23 @@ def register_model(
         }
         (draft / "registration.json").write_text(json.dumps(registered, indent=1), encoding="utf-8")
     log.info("registered %s as version %s of %s", model_uri, version.version, target.name)
+    _report(candidate, version, model_uri, report, registered_report)
     return model_uri
+
+
+def _report(candidate: Candidate, version: Any, model_uri: str, report: Path | None, page: Path | None) -> None:
+    """Name the version in the report, and send parameters, verdict and report to the training's run."""
+    if report and page:
+        from steps.reports.page import name_version
+
+        told = f"Registered as version {version.version} of {candidate.target.name} ({model_uri})."
+        name_version(report, page, told)
+    run_id = candidate.history.get("mlflow_run_id") or version.run_id
+    if run_id and not is_off():
+        effective = candidate.settings.lineage.get("parameters", {})
+        with TemporaryDirectory() as scratch:
+            named = Path(shutil.copyfile(page, Path(scratch, REPORT))) if page and page.is_file() else None
+            tell_facts(candidate.target.uri, run_id, effective, candidate.metrics["gate"], named)
 
 
 def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:

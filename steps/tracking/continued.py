@@ -8,17 +8,21 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.artifacts import write_durably
+from steps.errors import Outage, Problem
 from steps.redaction import masked
 
 log = logging.getLogger("finetune")
 
 FILE = "mlflow-run.json"
+# A server that does not answer is asked again at another time.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 LOCK = ".lock"  # of a folder of checkpoints: held while its training is active
 
 
@@ -42,11 +46,15 @@ def remember(folder: Path, server: str, run_id: str, status: str = "RUNNING") ->
 
 def remembered(folder: Path, server: str) -> Remembered | None:
     """Return the run that this server has of a training; None if there is none."""
+    told = _read(folder)
+    return told if told and told.server == str(masked(server)) else None
+
+
+def _read(folder: Path) -> Remembered | None:
     try:
-        told = Remembered(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        return Remembered(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return told if told.server == str(masked(server)) else None
 
 
 def known_so_far(client: Any, run_id: str) -> tuple[set[str], dict[str, int]]:
@@ -93,3 +101,27 @@ def _open(root: Path, server: str) -> Iterator[tuple[Path, Remembered]]:
             except BlockingIOError:
                 continue
             yield file.parent, told
+
+
+def close_runs(root: Path) -> list[str]:
+    """End the runs of all killed trainings below a folder of checkpoints, on whatever server; return their ids.
+
+    Raises Outage if a server does not answer.
+    """
+    folders = [file.parent for file in root.glob(f"*/*/{FILE}")]
+    servers = {told.server for folder in folders if (told := _read(folder)) and told.status == "RUNNING"}
+    closed: list[str] = []
+    for server in sorted(servers):
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
+        try:
+            from mlflow import MlflowClient
+
+            closed += end_abandoned(MlflowClient(tracking_uri=server), server, root)
+        except Exception as error:  # every store has its own exceptions
+            raise Outage(
+                Problem(
+                    "TRACK-E0402", f"MLflow at {server}", str(masked(str(error)))[:200], "an answer", "run this again"
+                )
+            ) from error
+    return closed
