@@ -217,7 +217,8 @@ def _run_in(path: str, root: Path) -> str:
 
 def _freed(folders: list[Path]) -> list[int]:
     """Return the bytes that removing each folder frees; a file with a link elsewhere frees none."""
-    sizes, links = [], {}
+    sizes: list[int] = []
+    links: dict[tuple[int, int], int] = {}
     for folder in folders:
         size = 0
         for place, _, names in os.walk(folder):

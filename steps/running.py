@@ -147,8 +147,9 @@ def reported(step: str) -> Iterator[None]:
     except MemoryError as error:
         _leave(_out_of_memory(step, error).as_json(step))
     except _Stopped:
-        print(error := stopped(step), file=sys.stderr)
-        _leave(error.as_json(step))
+        ended = stopped(step)
+        print(ended, file=sys.stderr)
+        _leave(ended.as_json(step))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -123,7 +123,7 @@ class Progress(TrainerCallback):
         log.info("training from step %d to %d", state.global_step, state.max_steps)
         for entry in state.log_history:  # of the process before; what the server has already is not sent again
             told = {k: v for k, v in entry.items() if isinstance(v, int | float) and k != "step"}
-            self.tracker.metrics(told, entry["step"])
+            self.tracker.metrics(told, int(entry["step"]))
 
     def on_log(
         self,

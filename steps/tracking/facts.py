@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -51,4 +50,4 @@ def tell_facts(uri: str, run_id: str, effective: dict[str, Any], gate: dict[str,
 
 
 def _text(value: Any) -> str:
-    return str(masked(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))[:LONGEST]
+    return str(masked(value))[:LONGEST]

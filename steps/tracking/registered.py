@@ -121,7 +121,8 @@ class StoredModel:
                 return stream.read(count)
         if not hasattr(self.repository, "_host_creds"):
             return (self.download([name]) / name).read_bytes()[:count]
-        from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+        from mlflow.utils.request_utils import augmented_raise_for_status
+        from mlflow.utils.rest_utils import http_request
 
         found = b""
         with _explained(self.server):

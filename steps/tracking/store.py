@@ -53,7 +53,8 @@ class Store:
             if self.run.run_id:
                 self._parameters, self._last = known_so_far(client, self.run.run_id)
             else:
-                self._resume(client) or self._begin(client)
+                if not self._resume(client):
+                    self._begin(client)
             self._client = client
             return client
 
