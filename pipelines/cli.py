@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pipelines.flags import PipelineGroup, for_pipeline, read_pairs
+from pipelines.prune_command import prune
 from steps.errors import Problem, StepError, UserError, nearest, shown
 
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of text.")
@@ -91,6 +92,7 @@ ROOT = click.Option(
 CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse results of earlier runs with the same inputs.")
 
 cli.add_command(PipelineGroup(_plan, [JSON, ROOT], name="plan", help=_plan.__doc__))
+cli.add_command(prune)
 cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE], name="run", help=_run.__doc__))
 
 

@@ -144,7 +144,9 @@ def register_model(
     tuned: Input[Model],
     merged: Input[Model],
     evaluation: Input[Artifact],
+    report: Input[HTML],
     registration: Output[Artifact],
+    registered_report: Output[HTML],
 ):
     from steps.running import run_step
 
@@ -158,4 +160,6 @@ def register_model(
         tuned_uri=tuned.uri,
         merged_uri=merged.uri,
         registration=registration.path,
+        report=report.path,
+        registered_report=registered_report.path,
     )

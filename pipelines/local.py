@@ -2,7 +2,8 @@
 
 The runner alone reports only the name of the failed task, replaces the text `python3` in every argument, and mixes its
 own log with those of the steps. Here the error of the failed step is raised, arguments stay unchanged, the terminal
-shows only the steps' lines, log.txt gets all output, and a task with unchanged inputs is reused from an earlier run.
+shows only the steps' lines, log.txt also gets what libraries print, and a task with unchanged inputs is reused from an
+earlier run.
 """
 
 from __future__ import annotations
@@ -23,9 +24,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from pipelines.active import active
+from pipelines.log_file import Readable
+from pipelines.scratch import scratch_folder
 from pipelines.warm import warm_python
 from steps.errors import Problem, SecurityRefusal
-from steps.running import LOCAL_ROOT, PARENT, PLANNED, RECORDS, SHOWN, bug, code_digest
+from steps.running import (
+    LOCAL_ROOT,
+    PARENT,
+    PLANNED,
+    RECORDS,
+    SHOWN,
+    STOPPING,
+    bug,
+    code_digest,
+    follow_umask,
+    stopped,
+)
 
 ONE_AT_A_TIME = threading.Lock()  # kfp.local keeps its configuration in a global
 CACHE_HIT = re.compile(r"Task ([\w-]+) cache hit")
@@ -74,12 +89,18 @@ def run_local(
     run = LocalRun(folder.absolute())
     records = run.folder / "records"
     records.mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
         output = _Output(log_file, show)
         hits = _CacheHits(run.reused, show)
         at_once = not (cache and cache_of(root).exists())  # nothing can be reused
         with (
-            environment(root, {RECORDS: str(records)} | ({PLANNED: str(planned)} if planned else {})),
+            active(root, log_file),
+            scratch_folder() as scratch,
+            environment(
+                root,
+                {RECORDS: str(records), "TMPDIR": str(scratch)} | ({PLANNED: str(planned)} if planned else {}),
+            ),
             _forwarded_signals(),
             warm_python(at_once) if warm else contextlib.nullcontext() as client,
             _untouched_text(client),
@@ -92,6 +113,7 @@ def run_local(
             finally:
                 run.records = [json.loads(file.read_text("utf-8")) for file in sorted(records.iterdir())]
                 shutil.rmtree(records)
+                follow_umask(root / "cache")  # kfp writes its entries through temporary files, for their owner alone
     return run
 
 
@@ -106,6 +128,7 @@ def _run(
         raise_on_error=True,
         enable_caching=cache,
         cache_root=str(cache_of(root)),
+        workspace_root=os.environ["TMPDIR"],  # kfp would create a folder of its own, and leave it after a kill
     )
     with contextlib.redirect_stdout(output), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,11 +168,12 @@ class _CacheHits(logging.Handler):
 
 
 class _Output:
-    """Replaces stdout during a run: writes everything to the log file and shows only the steps' lines to the user."""
+    """Replaces stdout during a run: the log file gets what can be read, the user only the lines of the steps."""
 
     def __init__(self, file: TextIO, show: Callable[[str], None]):
         self.file, self.show = file, show
         self.tail: list[str] = []
+        self._readable = Readable()
         self._line = ""
         self._stdout = sys.stdout
 
@@ -164,8 +188,10 @@ class _Output:
         self.file.flush()
 
     def _take(self, line: str) -> None:
-        self.file.write(line.replace(SHOWN, "") + "\n")
-        self.tail = [*self.tail[-TAIL_LINES:], line.strip()]
+        if (kept := self._readable.line(line)) is None:
+            return
+        self.file.write(kept.replace(SHOWN, "") + "\n")
+        self.tail = [*self.tail[-TAIL_LINES:], kept.strip()]
         if SHOWN in line:
             with contextlib.redirect_stdout(self._stdout):
                 self.show(line.split(SHOWN, 1)[1])
@@ -177,6 +203,8 @@ def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]
     reported = [outcome for outcome in errors if outcome]
     if reported:
         return reported[-1]
+    if STOPPING in os.environ:
+        return stopped("run").as_json("unknown")
     failed = re.sub(r"\x1b\[\d+m", "", str(error))
     last = "\n".join(line for line in output.tail if line)
     problem = Problem("RUN-E0070", failed, last[-2000:] or "no output", "a step that succeeds", "see log.txt")
@@ -231,6 +259,7 @@ def _forwarded_signals() -> Iterator[None]:
         import psutil
 
         signal.signal(number, handlers[number])
+        os.environ[STOPPING] = "1"  # between two steps there is no process to stop
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.send_signal(signal.SIGTERM)

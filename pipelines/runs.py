@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import click
 
 from pipelines.catalog import PIPELINES
 from pipelines.local import LocalRun, StepFailed, default_store, environment, run_local
+from pipelines.scratch import scratch_folder
 from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
@@ -35,8 +35,8 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     # Pass the parameters as the user wrote them, so that the plan can report requested and effective values.
     passed = _passable(name, given)
     try:
-        with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-            planned, error = _plan(name, passed, root, Path(scratch))
+        with scratch_folder() as scratch:
+            planned, error = _plan(name, passed, root, scratch)
             if not error:
                 done = run_local(published.load(), passed, root, folder, cache, show, published.trains, planned)
     except StepFailed as failure:
@@ -104,6 +104,8 @@ def _result(
     if "evaluation_result" in outputs:
         metrics = json.loads(Path(outputs["evaluation_result"], "metrics.json").read_text("utf-8"))
     artifacts = {key: value for key, value in outputs.items() if isinstance(value, str)}
+    if named := _path_of(done.records, "register-model", "registered_report"):
+        artifacts["report"] = named  # the same report, with the registered version
     if "report" in artifacts:
         artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
     if "tuned" in artifacts:
@@ -124,6 +126,7 @@ def _result(
         "reused": done.reused,
         "seconds": round(seconds, 1),
         "folder": str(folder),
+        "uses": _uses(done, root),
         "tracking_uri": getattr(reading.parameters, "mlflow_server_uri", "") or _store(root),
         "error": error,
     }
@@ -140,6 +143,21 @@ def _effective(reading: Reading, done: LocalRun) -> dict[str, Any]:
 
 def _store(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
+
+
+def _uses(done: LocalRun, root: Path) -> list[str]:
+    """Return the folders of earlier runs of which this one used a result; they must stay as long as it does."""
+    paths = [path for record in done.records for path in record.get("paths", {}).values()]
+    paths += [value for value in done.outputs.values() if isinstance(value, str)]
+    place = root.absolute()
+    inside = [Path(path).relative_to(place) for path in paths if Path(path).is_relative_to(place)]
+    return sorted({str(place / path.parts[0]) for path in inside if path.parts[1:2] == ("steps",)} - {str(done.folder)})
+
+
+def _path_of(records: list[dict[str, Any]], step: str, name: str) -> str:
+    """Return a path that a step was given, if it ran and the file exists; else an empty string."""
+    paths = [record["paths"].get(name, "") for record in records if record["step"] == step and not record["error"]]
+    return next((path for path in paths if path and Path(path).is_file()), "")
 
 
 def _registered(records: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
-    on_cpu(with_hub_token(base, p.huggingface_token_secret), plan, "import")
+    on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map), plan, "import")
     data = prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"])
     on_cpu(data, plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])
@@ -64,16 +64,20 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
         tuned=tuned.outputs["tuned"],
         evaluation=verdict.outputs["evaluation"],
     )
-    uncached(small(page))
+    uncached(small(with_tracking(page, p.mlflow_config_map)))
     # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
     # without a message.
-    with dsl.If(verdict.outputs["Output"] == True, "passed the gate"):  # noqa: E712
+    passed = dsl.If(verdict.outputs["Output"] == True, "passed the gate")  # noqa: E712
+    # Inside the first condition, the plan's named output is an input of its graph, which kfp.local does read.
+    wanted = dsl.If(plan.outputs["registers"] == True, "registration is wanted")  # noqa: E712
+    with passed, wanted:
         version = register_model(
             settings=plan.outputs["registration"],
             base=base.outputs["model"],
             tuned=tuned.outputs["tuned"],
             merged=merged.outputs["merged"],
             evaluation=verdict.outputs["evaluation"],
+            report=page.outputs["report"],
         )
         uncached(small(with_tracking(version, p.mlflow_config_map)))
     return Outputs(

@@ -49,10 +49,14 @@ exec {python} -IS {client} "$@"
 CLIENT = """\
 import json, os, signal, socket, sys
 function = sys.argv[sys.argv.index("--function_to_execute") + 1] if "--function_to_execute" in sys.argv else ""
+def connected():
+    server = socket.socket(socket.AF_UNIX)
+    folder = os.open({folder!r}, os.O_RDONLY)  # a socket's own path may have about 100 characters at most
+    server.connect(f"/proc/self/fd/{{folder}}/server")
+    return server
 if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready!r})):
     try:
-        server = socket.socket(socket.AF_UNIX)
-        server.connect({address!r})
+        server = connected()
     except OSError:
         server = None
     if server:
@@ -68,7 +72,7 @@ if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready
         sys.exit("the server process with the preloaded libraries ended before this task did")
 elif function in {waking!r}:
     try:
-        socket.socket(socket.AF_UNIX).connect({address!r})
+        connected()
     except OSError:
         pass
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
@@ -87,16 +91,17 @@ def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Ite
     if (running := Path(os.environ.get(SWITCH, ""))).is_absolute():
         yield running
         return
-    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="finetune-", dir=os.environ.get("TMPDIR")) as scratch:
         folder = Path(scratch)
-        address = str(folder / "server")
         client, shim = folder / "client.py", folder / "python3"
         client.write_text(CLIENT.format(python=sys.executable, waking=WAKING, waiting=waiting, welcome=WELCOME,
-                                        ready=str(folder / READY), address=address))  # fmt: skip
+                                        ready=str(folder / READY), folder=scratch))  # fmt: skip
         shim.write_text(SHIM.format(python=shlex.quote(sys.executable), client=shlex.quote(str(client))))
         shim.chmod(0o755)
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(address)
+        place = os.open(folder, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{place}/server")
+        os.close(place)
         listener.listen()  # a client that connects before the libraries are loaded waits in the queue
         command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno()), str(folder / READY)]
         command += ["at once"] if at_once else []
@@ -169,6 +174,7 @@ def _become(task: dict, files: list[int]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(task["env"])
+        tempfile.tempdir = None  # the task has a folder of its own for temporary files
         os.chdir(task["cwd"])
         arguments = task["argv"]
         module = arguments[arguments.index("-m") + 1]

@@ -21,6 +21,8 @@ STEPS = {
     "report": "steps.reports.step:report",
     "register-model": "steps.register_model.step:register_model",
     "send-metrics": "steps.tracking.unsent:send_metrics",
+    "close-runs": "steps.tracking.continued:close_runs",
+    "registered-weights": "steps.register_model.kept:registered_weights",
 }
 
 __version__ = "0.1.0"

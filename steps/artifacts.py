@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -73,6 +75,7 @@ def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -
     draft.path.mkdir()
     try:
         yield draft
+        follow_umask(draft.path)
         files = describe_files(draft.path, draft.known_digests)
         manifest = Manifest(kind, files, {"code": code_digest(), **(lineage or {})}, draft.facts, draft.same_as)
         write_durably(draft.path / MANIFEST, json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1))
@@ -157,6 +160,34 @@ def sha256_of(file: Path) -> str:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def follow_umask(folder: Path) -> None:
+    """Give every file below `folder` the permissions of a file that this process opens.
+
+    Libraries write weights through a temporary file, which only its owner can read, and then rename it.
+    """
+    forbidden = _umask()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                now = stat.S_IMODE(os.stat(path).st_mode)
+                mode = now & 0o7000 | (0o777 if name in folders else 0o666) & ~forbidden
+                if now != mode:
+                    os.chmod(path, mode)
+
+
+def _umask() -> int:
+    """Return the process's umask, where possible without changing it: other threads may create files."""
+    try:
+        told = re.search(r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        told = None
+    if told:
+        return int(told[1], 8)
+    os.umask(forbidden := os.umask(0o077))
+    return forbidden
 
 
 def write_durably(file: Path, text: str) -> None:

@@ -23,7 +23,8 @@ from typing import Any, get_type_hints
 
 from steps import STEPS, wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
-from steps.errors import OutOfResources, Problem, StepError
+from steps.artifacts import follow_umask as follow_umask
+from steps.errors import OutOfResources, Preempted, Problem, StepError
 
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
@@ -35,6 +36,7 @@ WITHOUT_TORCH = {
 }  # fmt: skip
 PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
+STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
 
@@ -44,6 +46,7 @@ log = logging.getLogger("finetune")
 def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
     """Run one step with its settings as a JSON string and paths as text; report an error and exit with its code."""
     with reported(name):
+        _stop_when_asked()
         _follow_parent()
         if RECORDS in os.environ:
             log.info("▸ %s", name)
@@ -76,6 +79,30 @@ def run_here(name: str, **arguments: Any) -> Any:
             return load(name)(**arguments)
     finally:
         log.setLevel(level)
+
+
+class _Stopped(BaseException):
+    """SIGTERM arrived. Not an Exception, because libraries catch those."""
+
+
+def _stop_when_asked() -> None:
+    """On SIGTERM, leave as after an error: drafts and temporary files are deleted. A second one ends at once."""
+
+    def leave(number: int, _frame: Any) -> None:
+        signal.signal(number, lambda *_: os._exit(Preempted.exit_code))
+        raise _Stopped
+
+    if STOPPING in os.environ:
+        raise _Stopped
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, leave)
+
+
+def stopped(step: str) -> Preempted:
+    """Return the error of a step that was stopped from outside and has no checkpoint."""
+    return Preempted(
+        Problem("RUN-E1431", step, "a request to stop", "the end of this step", "run again: finished steps are reused")
+    )
 
 
 @contextmanager
@@ -121,6 +148,10 @@ def reported(step: str) -> Iterator[None]:
         _leave(error.as_json(step))
     except MemoryError as error:
         _leave(_out_of_memory(step, error).as_json(step))
+    except _Stopped:
+        ended = stopped(step)
+        print(ended, file=sys.stderr)
+        _leave(ended.as_json(step))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

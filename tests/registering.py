@@ -7,6 +7,13 @@ import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +68,37 @@ def mlflow_store(empty_database, tmp_path) -> str:
     """The URI of a database of this test's own, without content."""
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def mlflow_server(mlflow_store, tmp_path) -> Iterator[str]:
+    """The URI of a real MLflow server that keeps artifacts itself, with a database of this test's own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", mlflow_store, "--artifacts-destination",
+               str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path
+    ) as server:
+        try:
+            until = time.monotonic() + 60
+            while not answers(f"http://127.0.0.1:{port}/health"):
+                assert time.monotonic() < until
+                assert server.poll() is None
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

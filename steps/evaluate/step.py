@@ -41,7 +41,7 @@ Evaluator = Callable[..., Comparison]
 def evaluate(
     settings: EvaluationSettings, base: Path, tuned: Path, merged: Path, data: Path, evaluation: Path, report: Path
 ) -> bool:
-    """Evaluate both models on the test rows, write `evaluation` and `report`; return whether to register the tuned one.
+    """Evaluate both models on the test rows, write `evaluation` and `report`; return whether the gate passed.
 
     Raises UserError if there is no row to evaluate, Outage if an input is missing or changed, OutOfResources if the
     GPU's memory is too small or the requested GPU is missing, NumericError if a metric is not finite.
@@ -68,7 +68,7 @@ def evaluate(
         pq.write_table(compared.predictions, draft / "predictions.parquet")
     write_evaluation_report(evaluation, report)
     log.info(verdict.reason)
-    return verdict.passed and settings.register_tuned_model
+    return verdict.passed
 
 
 def _evaluator(settings: EvaluationSettings) -> Evaluator:

@@ -17,10 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from steps.artifacts import MANIFEST, Manifest, describe_files, verified, write_durably
+from steps.artifacts import MANIFEST, Manifest, describe_files, follow_umask, verified, write_durably
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.models.layout import refuse_unsafe_weights
 from steps.params.settings import FinetuneSettings
+from steps.params.training import CheckpointParams
 from steps.running import LOCAL_ROOT
 from steps.tracking import flat
 
@@ -132,6 +133,7 @@ def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
 
 def seal(checkpoint: Path) -> None:
     """Write a checkpoint's manifest; this completes its save."""
+    follow_umask(checkpoint)
     manifest = Manifest("checkpoint", describe_files(checkpoint))
     text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
     write_durably(checkpoint / MANIFEST, text)
@@ -146,6 +148,18 @@ def prune(folder: Path, keep: int, best: str | None) -> None:
     excess = [c for c in checkpoints[:-1] if c.name not in spared][: max(0, len(checkpoints) - keep)]
     for checkpoint in excess:
         (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
+        shutil.rmtree(checkpoint)
+
+
+def remove_finished(folder: CheckpointFolder, wanted: CheckpointParams) -> None:
+    """Delete the checkpoints of a training whose result is written, except those that its parameters keep."""
+    if wanted.keep_checkpoints == "true" or (wanted.keep_checkpoints == "auto" and wanted.save_total_limit > 0):
+        return
+    checkpoints = sorted(folder.path.glob("checkpoint-*"), key=_step)
+    if wanted.checkpoint_dir and LOCAL_ROOT not in os.environ:
+        checkpoints = checkpoints[:-1]  # a pod's result may still be lost on its way to the object store
+    for checkpoint in checkpoints:
+        (checkpoint / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(checkpoint)
 
 

@@ -6,13 +6,14 @@ import json
 import logging
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from steps.artifacts import Manifest, new_artifact, read_manifest, verified
 from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune.batch_size import fitted, ran_out
-from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, resume_point
+from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, remove_finished, resume_point
 from steps.finetune.continuing import own_parameters
 from steps.finetune.deepspeed import change_dtype, keep_names, launched, whole_weights
 from steps.finetune.inference import name_padding, save_tokenizer, stops_anew, write_generation_settings
@@ -23,6 +24,7 @@ from steps.kinds import load
 from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
 from steps.tracking import UNSENT, Tracker
+from steps.tracking.parameters import parameters_of
 
 log = logging.getLogger("finetune")
 
@@ -33,7 +35,7 @@ def finetune(
     """Train `model` on the tokens of `data`.
 
     Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (the path of their folder,
-    or the checkpoints if they are stored nowhere else) and an HTML `report`. Raises Preempted if stopped from outside,
+    or those to keep if they are stored nowhere else) and an HTML `report`. Raises Preempted if stopped from outside,
     NumericError on NaN, OutOfResources if memory or disk runs out or requested GPUs are missing, UserError if
     resume_from_checkpoint cannot be fulfilled.
     """
@@ -42,13 +44,11 @@ def finetune(
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)
-    with (
-        folder.lock(),
-        _tracker(settings, inputs, folder.path) as tracker,
-        launched(settings, folder.path),
-    ):
+    with folder.lock(), ExitStack() as stack:
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
-        tracker.parameters(settings.model_dump(mode="json"))
+        tracker = stack.enter_context(_tracker(settings, inputs, folder))
+        stack.enter_context(launched(settings, folder.path))
+        tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
 
         # A checkpoint made with a larger batch can be resumed, because every step has the same rows.
         def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
@@ -60,6 +60,7 @@ def finetune(
         history["mlflow_run_id"] = tracker.run_id
         _write_tuned(trainer, settings, inputs, history, model, tuned, tracker)
         finish(folder.path)
+        remove_finished(folder, settings.checkpoints)
     _write_checkpoints(folder.path, scratch, checkpoints)
     from steps.reports import write_training_report
 
@@ -67,10 +68,13 @@ def finetune(
     return read_manifest(tuned)
 
 
-def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: Path) -> Tracker:
+def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder) -> Tracker:
     digests = {f"{name}_digest": digest for name, digest in inputs.items()}
     name = f"{settings.pipeline} finetune"
-    return Tracker(settings.tracking, name, {"pipeline": settings.pipeline, **digests}, keep=folder)
+    wanted = settings.checkpoints.resume_from_checkpoint
+    continues = wanted in ("true", "auto") or (wanted != "false" and Path(wanted).parent == folder.path)
+    tags = {"pipeline": settings.pipeline, **digests}
+    return Tracker(settings.tracking, name, tags, keep=folder.path, continues=continues)
 
 
 def _train(

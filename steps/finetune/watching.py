@@ -121,6 +121,9 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
         log.info("training from step %d to %d", state.global_step, state.max_steps)
+        for entry in state.log_history:  # of the process before; what the server has already is not sent again
+            told = {k: v for k, v in entry.items() if isinstance(v, int | float) and k != "step"}
+            self.tracker.metrics(told, int(entry["step"]))
 
     def on_log(
         self,

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from steps.adapters.layout import REFERENCE_FOLDER
-from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest
+from steps.artifacts import BLOCK, Draft, Manifest, new_artifact, read_manifest, sha256_of
 from steps.errors import Problem, UserError
 from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
@@ -32,11 +32,12 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
     preference training is stored in reference/. Raises UserError if a source is not usable or changed since the plan,
     SecurityRefusal for pickles and remote code, Outage if a source is not available, NumericError as `with_adapter`.
     """
-    parameter = SOURCE_PARAMETER[settings.kind]
+    parameter = SOURCE_PARAMETER["mlflow" if settings.registered else settings.kind]
     with TemporaryDirectory() as place, ExitStack() as stack:
         scratch = Path(place)
         judge = partial(read_layout, parameter, settings.kind, with_weights=not settings.new_weights)
-        found = bring(parameter, settings.kind, settings.source, scratch / "source", judge)
+        found = bring(parameter, settings.kind, settings.source, scratch / "source", judge, settings.mlflow_server_uri)
+        _refuse_other_content(settings, *found)
         folder, layout = stack.enter_context(with_adapter(settings, *found, scratch, model.parent))
         lineage = _lineage(settings)
         parameters = _check_weights(parameter, folder, layout)
@@ -57,11 +58,23 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
     return read_manifest(model)
 
 
+def _refuse_other_content(settings: ImportSettings, folder: Path, layout: ModelLayout) -> None:
+    """Raise UserError if a file is not the one that was registered."""
+    for path in sorted(set(layout.files.values()) & set(settings.sha256)):
+        if sha256_of(folder / path) != settings.sha256[path]:
+            raise UserError(
+                Problem("REGISTRY-E0107", f"mlflow_model_path: {settings.registered or settings.source.uri}",
+                        f"{path} with other content", "the file that was registered",
+                        "restore it, or register the model again")
+            )  # fmt: skip
+
+
 def _lineage(settings: ImportSettings) -> dict[str, Any]:
     """Return the sources of the model, its adapter and its reference."""
     more = {"adapter": settings.adapter, "reference": settings.reference}
     return {
         "source": settings.source.uri,
+        **({"registered": settings.registered} if settings.registered else {}),
         "source_digest": settings.source.digest,
         "kind": settings.kind,
         **{name: found.model_dump() for name, found in more.items() if found},

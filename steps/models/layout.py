@@ -38,6 +38,9 @@ MLFLOW_FLAVOURS = {
     "hftransformersv2": (("data/model",), ("data/tokenizer", "data/model")),
     "hftransformers": (("data/model",), ("data/tokenizer", "data/model")),
 }
+# Inside a registered model: the weights if they were copied with it, and the file that says where they are.
+COPY_FOLDER = "artifacts/weights"
+REFERENCE_FILE = "artifacts/reference/model_reference.json"
 # Model types that number positions from pad_token_id + 1, so fewer are usable than max_position_embeddings.
 COUNT_FROM_PADDING = {
     "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
@@ -193,6 +196,8 @@ def _mlflow_folders(
 
     root = mlmodel.removesuffix("MLmodel")
     flavours = (yaml.safe_load(read(mlmodel)) or {}).get("flavors", {})
+    if f"{root}{COPY_FOLDER}/{CONFIG}" in names:
+        return f"{root}{COPY_FOLDER}/", f"{root}{COPY_FOLDER}/"
     for flavour, (models, tokenizers) in MLFLOW_FLAVOURS.items():
         if flavour in flavours:
             weights = next((f"{root}{m}/" for m in models if f"{root}{m}/{CONFIG}" in names), None)

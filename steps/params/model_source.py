@@ -31,7 +31,7 @@ class ModelSource(Group):
     """Folder with config.json, safetensors weights and a tokenizer: a path or any fsspec URI (s3, gs, …)."""
 
     mlflow_model_path: str = ""
-    """MLflow model folder (with a file MLmodel) of the transformers flavour: a path or any fsspec URI."""
+    """MLflow model: models:/name@alias, models:/name/version, runs:/id/path, or its folder (path or fsspec URI)."""
 
     trust_remote_code: bool = False
     """Run Python code from the model folder; true is refused, because the code would run with the pod's rights."""

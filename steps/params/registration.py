@@ -20,20 +20,24 @@ _ALIAS = re.compile(r"[\w-]{1,255}")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions
 
 
-class TrackingParams(Group):
-    """Where metrics are logged during training."""
+class MlflowServer(Group):
+    """The MLflow server."""
 
     mlflow_server_uri: Annotated[str, Renamed(names=("tracking_uri",))] = ""
     """MLflow server, or a folder for a database; empty: MLFLOW_TRACKING_URI, or a local run's own sqlite store."""
+
+    mlflow_config_map: str = Field("mlflow", min_length=1)
+    """Kubernetes config map with MLFLOW_ and other tracking variables for the tasks; it need not exist."""
+
+
+class TrackingParams(MlflowServer):
+    """Where metrics are logged during training."""
 
     experiment_name: str = Field("default", min_length=1)
     """MLflow experiment; default uses MLFLOW_EXPERIMENT_NAME if it is set."""
 
     hf_mlflow_log_artifacts: Annotated[Literal["auto", "true", "false"], BeforeValidator(switch)] = "auto"
     """Copy each checkpoint to the MLflow run's artifacts; auto follows HF_MLFLOW_LOG_ARTIFACTS, else false."""
-
-    mlflow_config_map: str = Field("mlflow", min_length=1)
-    """Kubernetes config map with MLFLOW_ and other tracking variables for the tasks; it need not exist."""
 
 
 class RegistrationParams(Group):
@@ -47,6 +51,9 @@ class RegistrationParams(Group):
 
     registered_model_alias: str = Field("champion", min_length=1)
     """Alias to set on the new version; it is removed from the previous one."""
+
+    copy_weights_to_mlflow: bool = False
+    """Copy the weights into MLflow's artifact store; false registers a reference to the folder of the run."""
 
     def conflicts(self) -> Iterator[Problem]:
         """Refuse names that MLflow or its search would misread."""

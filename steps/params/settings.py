@@ -79,6 +79,15 @@ class ImportSettings(Group):
     source: Resolved
     """Folder, URI or Hub id."""
 
+    registered: str = ""
+    """The registered model that the source was found by, such as models:/dates/3; empty for a plain source."""
+
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """Path inside the source → digest of its content, as registered; import_model refuses other content."""
+
+    mlflow_server_uri: str = ""
+    """MLflow server for a source there (models:/…, runs:/…); empty: MLFLOW_TRACKING_URI."""
+
     new_weights: bool = False
     """Do not copy the weights: training starts from random ones."""
 
@@ -281,9 +290,6 @@ class EvaluationSettings(Learned):
 
     precision: Literal["32", "16"] = "32"
     """Bits of floating-point arithmetic: 16 or 32."""
-
-    register_tuned_model: bool = True
-    """Whether a model that passes the gate is registered."""
 
 
 class RegistrationSettings(Learned):

@@ -158,7 +158,10 @@ class CheckpointParams(Group):
     """Steps between additional checkpoints; -1 writes one at each evaluation only."""
 
     save_total_limit: int = Field(-1, ge=-1)
-    """Number of checkpoints to keep, always including the best; -1 keeps all."""
+    """Number of checkpoints to keep, always including the best; -1 keeps all during training."""
+
+    keep_checkpoints: Literal["auto", "true", "false"] = "auto"
+    """Keep checkpoints after a successful training: auto keeps those of save_total_limit, and none if it is -1."""
 
     checkpoint_dir: str = ""
     """Checkpoint folder on a volume that outlives the pod; if empty, local runs use a folder under the run's root."""

@@ -101,7 +101,6 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         **_given(p, "num_beams"),
         **_given(p, "beta"),
         precision=p.precision,
-        register_tuned_model=p.register_tuned_model,
     )
 
 
@@ -110,7 +109,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
     columns = _columns(decisions)
     name = p.registered_model_name or decisions.reading.pipeline
     lineage = {
-        "model": decisions.model.settings.source.model_dump(),
+        "model": _model_source(decisions),
         **_came_with(decisions),
         "data": {split: found.resolved.model_dump() for split, found in decisions.data.items()},
         "parameters": p.model_dump(mode="json", exclude={"overrides"}),
@@ -129,6 +128,12 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         columns=columns if decisions.recipe.kind.served_columns else {},
         lineage=lineage,
     )
+
+
+def _model_source(decisions: Decisions) -> dict[str, str]:
+    """Return the model's source, by the name of the registered model if it was found by one."""
+    settings = decisions.model.settings
+    return {**settings.source.model_dump(), **({"uri": settings.registered} if settings.registered else {})}
 
 
 def _came_with(decisions: Decisions) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from steps.plan.row_counts import most_rows
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
 from steps.tasks import load_task
+from steps.tracking.registered import is_registered, open_mlflow
 
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
@@ -72,7 +73,7 @@ class DataFound:
 
 def look_at_base(parameters: ModelSource) -> ModelFound:
     """Resolve and check the model source alone. Raises as `read_layout` and `open_files`."""
-    return _found(_named(parameters))
+    return with_server(_found(_named(parameters)), parameters)
 
 
 def look_at_model(parameters: SupervisedParameters) -> ModelFound:
@@ -81,7 +82,7 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     Raises the errors of `look_at_base` and `look_at_adapter`.
     """
     files, own = source_of(parameters, _named(parameters))
-    found = _found(files, getattr(parameters, "new_weights", False))
+    found = with_server(_found(files, getattr(parameters, "new_weights", False)), parameters)
     if parameters.apply_lora and parameters.targets and not found.shapes:
         with suppress(Outage):  # finetune checks the names again
             found = replace(found, shapes=read_distant(files, found.layout))
@@ -93,17 +94,33 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     return replace(found, settings=settings, layout=with_tokenizer(found.layout, adapter.layout), adapter=adapter)
 
 
+def with_server(found: ModelFound, parameters: ModelSource) -> ModelFound:
+    """Add the MLflow server to the settings of import_model if it has to fetch the model from there."""
+    if not is_registered(found.settings.source.uri):
+        return found
+    server = getattr(parameters, "mlflow_server_uri", "")
+    return replace(found, settings=found.settings.model_copy(update={"mlflow_server_uri": server}))
+
+
 def _named(parameters: ModelSource) -> ModelFiles:
     kind = next(kind for kind, name in SOURCE_PARAMETER.items() if getattr(parameters, name))
     parameter = SOURCE_PARAMETER[kind]
     uri = getattr(parameters, parameter).strip()
+    if kind == "mlflow":
+        return open_mlflow(uri, getattr(parameters, "mlflow_server_uri", ""))
     return open_files(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
 
 
 def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
     layout = read_layout(files.parameter, files.kind, files.names, files.read, with_weights=not new_weights)
     shapes = read_shapes(files, layout)  # before the digest, which reads every byte
-    settings = ImportSettings(kind=files.kind, source=files.resolved, new_weights=new_weights)
+    settings = ImportSettings(
+        kind=files.kind,
+        source=files.resolved,
+        registered=files.registered,
+        sha256={path: files.sha256[path] for path in layout.files.values() if path in files.sha256},
+        new_weights=new_weights,
+    )
     return ModelFound(settings, layout, _weights(files, layout), files, shapes)
 
 

@@ -23,7 +23,9 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     source = decisions.model.settings.source
     rows = decisions.data["train"].rows if "train" in decisions.data else None
-    sources = [{"what": "model", "uri": source.uri, "digest": source.digest, "bytes": decisions.model.bytes}]
+    found_by = decisions.model.settings.registered
+    uri = f"{found_by} at {source.uri}" if found_by not in ("", source.uri) else source.uri
+    sources = [{"what": "model", "uri": uri, "digest": source.digest, "bytes": decisions.model.bytes}]
     for what, other in (("adapter", decisions.model.adapter), ("reference", decisions.reference)):
         if other:
             sources.append({"what": what, "uri": other.files.uri, "digest": other.files.digest, "bytes": other.bytes})

@@ -1,4 +1,4 @@
-"""Register a tuned model that passed the gate as a version in the MLflow registry; weights are referenced, not copied.
+"""Register a tuned model that passed the gate as a version in the MLflow registry; weights are referenced, or copied on request.
 
     step.py          the step
     candidate.py     the model to register: name, key and tags
@@ -9,6 +9,7 @@
     pyfunc_model.py  the code of the MLflow model; runs where the model is loaded, without this project
     served_*.py      predict for other kinds of models, one file for each; packaged with pyfunc_model.py
     registry.py      MLflow: run, version, alias; every call can be repeated
+    kept.py          the folders that versions need, for finetune prune
 
 The artifact (kind `registration`) has registration.json and model_card.md. A registration can be repeated: for the same
 weights and settings, the existing version is used. To support another registry (Kubeflow Model Registry, …): a file

@@ -13,6 +13,7 @@ from steps.artifacts import Manifest, resolve_model
 from steps.errors import Problem, UserError
 from steps.params.settings import RegistrationSettings
 from steps.register_model.weights import Weights, masked, read_evaluation, read_weights
+from steps.tasks import load_task
 from steps.tracking import target_of
 from steps.tracking.target import registry_uri
 
@@ -43,15 +44,35 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Digest of weights and settings; registrations with the same key are the same version."""
-        settings = wire.dump(self.settings.model_dump())
-        return hashlib.sha256(f"{self.weights.manifest.digest}\0{settings}".encode()).hexdigest()
+        """Digest of the model and how it answers; registrations with the same key are the same version."""
+        return hashlib.sha256(f"{self.weights.digest}\0{wire.dump(self.answers)}".encode()).hexdigest()
+
+    @property
+    def copies(self) -> bool:
+        """Whether MLflow's artifact store gets a copy of the weights."""
+        return self.settings.registration.copy_weights_to_mlflow
+
+    @property
+    def answers(self) -> dict[str, Any]:
+        """How the registered model reads its input and answers, without its weights."""
+        settings = self.settings
+        return {
+            "task": settings.task,
+            "kind": settings.kind,
+            "max_new_tokens": settings.max_new_tokens,
+            "num_beams": settings.num_beams,
+            "prompt_form": settings.prompt_form,
+            "max_length": settings.max_length,
+            "pairs": settings.pairs,
+            "columns": settings.columns,
+            "chat": is_chat(self),
+        }
 
     @property
     def digests(self) -> dict[str, str]:
         """Digest of each input."""
         inputs = self.evaluation.lineage["inputs"]
-        return {"weights": self.weights.manifest.digest, "base": inputs["base"], "data": inputs["data"],
+        return {"weights": self.weights.digest, "base": inputs["base"], "data": inputs["data"],
                 "evaluation": self.evaluation.digest}  # fmt: skip
 
     @property
@@ -69,6 +90,12 @@ class Candidate:
             "pipeline": self.settings.pipeline,
             "task": self.settings.task,
         }
+
+
+def is_chat(candidate: Candidate) -> bool:
+    """Return whether the model was trained on conversations; for preference training, read from the evaluation."""
+    told = candidate.metrics.get("preferences", {}).get("chat", False)
+    return load_task(candidate.settings.task).CONVERSATIONS or bool(told)
 
 
 def read_candidate(

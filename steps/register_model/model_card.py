@@ -38,6 +38,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
     digests = {f"digest of {name}": digest for name, digest in candidate.digests.items()}
     about_lineage = {
         "weights": candidate.weights.uri,
+        "digest of files": candidate.weights.manifest.digest,
         **digests,
         "pipeline": candidate.settings.pipeline,
         "code": candidate.weights.manifest.lineage.get("code", ""),
@@ -52,7 +53,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "## Evaluation\n\n" + _numbers(candidate.metrics),
         "## Training\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
-        "## Usage\n\n" + _usage(candidate.target, example, candidate.weights),
+        "## Usage\n\n" + _usage(candidate.target, example, candidate.weights, candidate.copies),
         "## Parameters\n\n" + _table(("parameter", "value"), _parameters(lineage.get("parameters", {}))),
     ]
     return "\n\n".join(parts) + "\n"
@@ -85,7 +86,7 @@ def _training(history: dict[str, Any]) -> str:
     return _table(("what", "value"), lines.items())
 
 
-def _usage(target: Target, question: str, weights: Weights) -> str:
+def _usage(target: Target, question: str, weights: Weights, copied: bool) -> str:
     kept = kept_adapter_of(weights.folder)
     opened = (
         f"The folder is the unchanged base model, with the adapter in `{kept.name}/`: load it with PEFT "
@@ -101,8 +102,14 @@ model = mlflow.pyfunc.load_model("models:/{target.name}@{target.alias}")
 print(model.predict({question}))
 ```
 
-The weights are not in the registry: they are loaded from `{weights.uri}`, and every file is compared with its sha256.
+{_place(weights, copied)}, and every file is compared with its sha256.
 If they were moved, pass their new URI: `load_model(…, model_config={{"weights_uri": …}})`. {opened}"""
+
+
+def _place(weights: Weights, copied: bool) -> str:
+    if copied:
+        return f"The version has a copy of the weights, which came from `{weights.uri}`; the copy is loaded"
+    return f"The weights are not in the registry: they are loaded from `{weights.uri}`"
 
 
 def _parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:

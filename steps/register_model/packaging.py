@@ -12,7 +12,7 @@ from typing import Any
 from steps.adapters.layout import ADAPTER_FOLDER, kept_adapter_of
 from steps.kinds import load
 from steps.models.layout import MODEL_NAMES, TOKENIZER_NAMES
-from steps.register_model.candidate import Candidate
+from steps.register_model.candidate import Candidate, is_chat
 from steps.tasks import load_task
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
@@ -66,12 +66,6 @@ def _of_task(name: str) -> dict[str, Any]:
     """Return what the task says about the answers of a registered model."""
     task = load_task(name)
     return {key.lower(): getattr(task, key) for key in ("TEXTS", "SCORED") if hasattr(task, key)}
-
-
-def is_chat(candidate: Candidate) -> bool:
-    """Return whether the model was trained on conversations; for preference training, read from the evaluation."""
-    told = candidate.metrics.get("preferences", {}).get("chat", False)
-    return load_task(candidate.settings.task).CONVERSATIONS or bool(told)
 
 
 def requirements(uri: str, versions: dict[str, str], kept_adapter: bool = False) -> list[str]:

@@ -41,7 +41,7 @@ class CausalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.reference = json.loads(Path(context.artifacts["reference"], "model_reference.json").read_text())
-        folder = weights_folder(self.reference, (context.model_config or {}).get("weights_uri"))
+        folder = weights_folder(self.reference, (context.model_config or {}).get("weights_uri"), copy_of(context))
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -137,7 +137,7 @@ class AnyModel(CausalModel):
         if not reference.get("served"):
             super().load_context(context)
             return
-        folder = weights_folder(reference, (context.model_config or {}).get("weights_uri"))
+        folder = weights_folder(reference, (context.model_config or {}).get("weights_uri"), copy_of(context))
         spec: Any = importlib.util.spec_from_file_location("served", stored / reference["served"])
         served = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(served)
@@ -256,11 +256,19 @@ def as_lists(value: Any) -> Any:
     return [as_lists(inside) for inside in value] if isinstance(value, list | tuple) else value
 
 
-def weights_folder(reference: dict[str, Any], override: str | None = None) -> Path:
+def copy_of(context: Any) -> Path:
+    """Return the folder of the weights that were registered with the model; it need not exist."""
+    return Path(context.artifacts["reference"]).with_name("weights")
+
+
+def weights_folder(reference: dict[str, Any], override: str | None = None, copy: Path | None = None) -> Path:
     """Return a local folder with exactly the registered files; remote files are downloaded once into a cache.
 
-    Raises OSError with the files that are missing or differ.
+    `copy` is used if it has every file. Raises OSError with the files that are missing or differ.
     """
+    if copy and not override and all((copy / name).is_file() for name in reference["files"]):
+        check(copy, reference["files"])
+        return copy
     uri = override or reference["weights_uri"]
     if "://" not in uri or uri.startswith("file://"):
         folder = Path(uri.removeprefix("file://"))
@@ -288,12 +296,25 @@ def fetch(uri: str, folder: Path, files: dict[str, Any]) -> None:
         check(draft, files)
         if not folder.is_dir():  # otherwise another process finished first
             os.rename(draft, folder)
+    except FileNotFoundError as error:
+        raise error if filesystem.exists(path) else gone(uri) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def gone(uri: str) -> OSError:
+    """Return the error for weights that were deleted or moved after the registration."""
+    return OSError(
+        f"the weights of this registered model are gone: {uri} does not exist any more. It was deleted or moved: "
+        "restore it, name its new place with load_model(…, model_config={'weights_uri': …}), or register the model "
+        "again (with copy_weights_to_mlflow=true a version keeps its own copy)"
+    )
+
+
 def check(folder: Path, files: dict[str, Any]) -> None:
     """Compare every file with its registered size and sha256. Raises OSError if one differs."""
+    if not folder.is_dir():
+        raise gone(str(folder))
     with ThreadPoolExecutor(4) as pool:
         wrong = [fault for fault in pool.map(lambda name: _fault(folder / name, files[name]), files) if fault]
     if wrong:

@@ -12,15 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from steps.models.layout import COPY_FOLDER
 from steps.register_model.candidate import Candidate, Target
+from steps.register_model.weights import Weights, gone
 from steps.tracking import experiment_id
 from steps.tracking.target import make_place
 
 log = logging.getLogger("finetune")
 
 KEY = "registration_key"
-ALIAS_BEFORE = "alias_before"  # version that held the alias when this one was created; "" for none
-ALIAS_MOVED = "alias_moved"  # alias that this version once had
+ALIAS_BEFORE = "alias_before."  # with an alias: version that held it when this one was created; "" for none
+ALIAS_MOVED = "alias_moved."  # with an alias: this version once had it
+COPIED = "weights_copied"  # MLflow's artifact store has the weights too
 
 # With MLflow's own limits (7 retries, 120 s each) a step would wait 15 minutes for a server that is down.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -41,6 +44,11 @@ def find_versions(client: Any, name: str, key: str) -> list[Any]:
     """Return the versions that were registered with this key, the oldest first."""
     found = client.search_model_versions(f"name = '{name}' and tags.{KEY} = '{key}'")
     return sorted(found, key=lambda version: int(version.version))
+
+
+def weights_gone(version: Any) -> str:
+    """Describe which weights of a version are missing; "" if none, or if MLflow's artifact store has a copy."""
+    return "" if version.tags.get(COPIED) else gone(version.tags["weights_uri"])
 
 
 def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
@@ -69,8 +77,18 @@ def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
         raise ConnectionError(f"the artifact store of run {run_id}: {type(error).__name__}: {error}") from error
 
 
+def copy_weights(client: Any, run_id: str, weights: Weights, place: str) -> None:
+    """Upload the weights beside the package that `upload` put at `place`. Raises as `upload`."""
+    upload(client, run_id, weights.folder, f"{place}/{COPY_FOLDER}")
+
+
+def place_of(version: Any) -> str:
+    """Return the path of a version's package in the artifacts of its run."""
+    return str(version.source).rstrip("/").rsplit("/", 1)[-1]
+
+
 def create_version(client: Any, candidate: Candidate, run_id: str, source: str, description: str) -> Any:
-    """Create the version once: a second version, created by a repeated request, is deleted."""
+    """Create the version once: a second one, created by a repeated request or by another run, is deleted."""
     target, tags = candidate.target, candidate.tags
     _unless("RESOURCE_ALREADY_EXISTS", client.create_registered_model, target.name)
     numbers = {name: f"{value:.6g}" for name, value in candidate.numbers.items()}
@@ -78,17 +96,19 @@ def create_version(client: Any, candidate: Candidate, run_id: str, source: str, 
         target.name,
         source=source,
         run_id=run_id,
-        tags={**tags, **numbers, KEY: candidate.key, ALIAS_BEFORE: alias_holder(client, target)},
+        tags={
+            **tags,
+            **numbers,
+            **({COPIED: "true"} if candidate.copies else {}),
+            KEY: candidate.key,
+            ALIAS_BEFORE + target.alias: alias_holder(client, target),
+        },
         description=description,
     )
-    same = [
-        version
-        for version in find_versions(client, target.name, candidate.key)
-        if version.tags.get("weights_uri") == tags["weights_uri"]
-    ]
-    first, *more = same or [created]
+    found = find_versions(client, target.name, candidate.key)
+    first, *more = [version for version in found if not weights_gone(version)] or [created]
     for version in more:
-        log.info("deleted version %s of %s, created by a repeated request", version.version, target.name)
+        log.info("deleted version %s of %s, the same model as version %s", version.version, target.name, first.version)
         _unless("RESOURCE_DOES_NOT_EXIST", client.delete_model_version, target.name, str(version.version))
     return first
 
@@ -116,10 +136,11 @@ def move_alias(client: Any, target: Target, version: Any) -> bool:
     from mlflow.exceptions import MlflowException
 
     ours = str(version.version)  # a number from a database, text from a server
-    holder, expected = alias_holder(client, target), version.tags.get(ALIAS_BEFORE, "")
+    holder = alias_holder(client, target)
+    expected = version.tags.get(ALIAS_BEFORE + target.alias, holder)  # without a tag, it never was to have this alias
     if holder == ours:
         return True
-    if version.tags.get(ALIAS_MOVED) == target.alias or holder != expected:
+    if ALIAS_MOVED + target.alias in version.tags or holder != expected:
         log.warning("WARNING alias %s of %s stays at version %s: another run or a user moved it in the meantime",
                     target.alias, target.name, holder or "none")  # fmt: skip
         return False
@@ -130,7 +151,7 @@ def move_alias(client: Any, target: Target, version: Any) -> bool:
         if alias_holder(client, target) == expected:
             raise
     else:
-        client.set_model_version_tag(target.name, ours, ALIAS_MOVED, target.alias)
+        client.set_model_version_tag(target.name, ours, ALIAS_MOVED + target.alias, "true")
     return alias_holder(client, target) == ours
 
 

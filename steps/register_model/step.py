@@ -21,8 +21,9 @@ from steps.register_model import registry
 from steps.register_model.candidate import Candidate, Target, read_candidate
 from steps.register_model.model_card import write_card
 from steps.register_model.packaging import write_package
-from steps.register_model.weights import masked, missing_at
+from steps.register_model.weights import masked
 from steps.tracking import UNSENT
+from steps.tracking.facts import REPORT, tell_facts
 from steps.tracking.records import read_unsent
 from steps.tracking.store import is_refusal
 from steps.tracking.target import is_off
@@ -40,12 +41,15 @@ def register_model(
     registration: Path,
     tuned_uri: str = "",
     merged_uri: str = "",
+    report: Path | None = None,
+    registered_report: Path | None = None,
 ) -> str:
     """Register the tuned model at its URI and return its MLflow URI, such as models:/name@alias.
 
     `registration` gets registration.json, the model card, and the folder mlflow_model: the version as a plain MLflow
     model, for use from the run instead of the registry.
     `tuned_uri` and `merged_uri` are the URIs of the two folders after the run; empty means their present paths.
+    `report` is the run's report; `registered_report` becomes a copy that names the version, also in MLflow.
     Raises UserError if the model cannot be registered (no tracking server, a name MLflow refuses, missing weights, a
     gate that did not pass), Outage if MLflow does not respond; a repetition then continues where this one stopped.
     """
@@ -54,7 +58,8 @@ def register_model(
     card = write_card(candidate, base)
     folders = {"base": base, "tuned": tuned, "merged": merged, "evaluation": evaluation, "registration": registration}
     again = _command(settings, {**folders, "tuned-uri": tuned_uri, "merged-uri": merged_uri})
-    with new_artifact(registration, "registration", {"inputs": candidate.digests}) as draft:
+    inputs = {**candidate.digests, "weights": candidate.weights.manifest.digest}
+    with new_artifact(registration, "registration", {"inputs": inputs}) as draft:
         (draft / "model_card.md").write_text(card, encoding="utf-8")
         with TemporaryDirectory() as scratch:
             write_package(Path(scratch) / "package", candidate, card)
@@ -63,7 +68,10 @@ def register_model(
             client = registry.connect(target)
             candidate = _with_metrics(candidate, tuned)
             version = _known_version(client, candidate)
-            version = version or _new_version(client, candidate, card, draft / "mlflow_model")
+            if version is None:
+                version = _new_version(client, candidate, card, draft / "mlflow_model")
+            elif candidate.copies and registry.COPIED not in version.tags:
+                version = _copy_later(client, candidate, version, draft / "mlflow_model")
             moved = registry.move_alias(client, target, version)
         model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
         registered = {
@@ -77,7 +85,23 @@ def register_model(
         }
         (draft / "registration.json").write_text(json.dumps(registered, indent=1), encoding="utf-8")
     log.info("registered %s as version %s of %s", model_uri, version.version, target.name)
+    _report(candidate, version, model_uri, report, registered_report)
     return model_uri
+
+
+def _report(candidate: Candidate, version: Any, model_uri: str, report: Path | None, page: Path | None) -> None:
+    """Name the version in the report, and send parameters, verdict and report to the training's run."""
+    if report and page:
+        from steps.reports.page import name_version
+
+        told = f"Registered as version {version.version} of {candidate.target.name} ({model_uri})."
+        name_version(report, page, told)
+    run_id = candidate.history.get("mlflow_run_id") or version.run_id
+    if run_id and not is_off():
+        effective = candidate.settings.lineage.get("parameters", {})
+        with TemporaryDirectory() as scratch:
+            named = Path(shutil.copyfile(page, Path(scratch, REPORT))) if page and page.is_file() else None
+            tell_facts(candidate.target.uri, run_id, effective, candidate.metrics["gate"], named)
 
 
 def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
@@ -96,12 +120,14 @@ def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
 
 
 def _known_version(client: Any, candidate: Candidate) -> Any | None:
-    """Return the version that was registered before, unless its weights are missing."""
+    """Return the version of the same model that was registered before, unless its weights are missing."""
     for version in registry.find_versions(client, candidate.target.name, candidate.key):
-        uri = version.tags["weights_uri"]
-        if uri == candidate.weights.uri or not missing_at(uri, candidate.weights.manifest.files):
-            log.info("%s already has these weights, as version %s", candidate.target.name, version.version)
-            return version
+        if missing := registry.weights_gone(version):
+            log.warning("WARNING version %s of %s is this model too, but cannot be loaded any more: %s",
+                        version.version, candidate.target.name, missing)  # fmt: skip
+            continue
+        log.info("%s already has this model, as version %s", candidate.target.name, version.version)
+        return version
     return None
 
 
@@ -109,12 +135,25 @@ def _new_version(client: Any, candidate: Candidate, card: str, package: Path) ->
     run, ours = registry.open_run(client, candidate)
     place = f"model-{candidate.key[:12]}"  # a repetition writes the same files to the same path
     registry.upload(client, run.info.run_id, package, place)
+    if candidate.copies:
+        registry.copy_weights(client, run.info.run_id, candidate.weights, place)
     about = card.partition("\n## Parameters")[0][:4900]  # MLflow keeps 5,000 characters
     version = registry.create_version(client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about)
     registry.describe_run(client, run.info.run_id, candidate, version)
     if ours:
         client.set_terminated(run.info.run_id)
     return version
+
+
+def _copy_later(client: Any, candidate: Candidate, version: Any, package: Path) -> Any:
+    """Add the weights to a version that was registered without a copy of them; return the version."""
+    place = registry.place_of(version)
+    registry.upload(client, version.run_id, package, place)  # its weights may be in other files than those of then
+    registry.copy_weights(client, version.run_id, candidate.weights, place)
+    for tag, value in (("weights_uri", candidate.weights.uri), (registry.COPIED, "true")):
+        client.set_model_version_tag(version.name, str(version.version), tag, value)
+    log.info("copied the weights into version %s of %s", version.version, version.name)
+    return client.get_model_version(version.name, str(version.version))
 
 
 def _command(settings: RegistrationSettings, given: dict[str, Any]) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import Manifest, read_manifest, verified
+from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
 from steps.errors import Problem, SecurityRefusal, UserError
+from steps.models.identity import model_digest
 from steps.params.secrets import USERINFO
 from steps.redaction import masked as masked  # for the files beside this one
 from steps.sources import storage
@@ -26,6 +27,8 @@ class Weights:
     manifest: Manifest
     uri: str
     """The folder after the run: an absolute path or an object store URI, without credentials."""
+    digest: str
+    """Digest of the model itself (`steps/models/identity.py`): equal for the same tensors and tokenizer."""
 
 
 def read_weights(folder: Path, uri: str) -> Weights:
@@ -46,7 +49,7 @@ def read_weights(folder: Path, uri: str) -> Weights:
             Problem("REGISTER-E0205", "tuned_uri, merged_uri", problem, f"the files of {folder}",
                     "pass tuned_uri and merged_uri as URIs in the run's artifact store")
         )  # fmt: skip
-    return Weights(folder, manifest, uri)
+    return Weights(folder, manifest, uri, model_digest(folder, manifest.files))
 
 
 def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
@@ -68,6 +71,17 @@ def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
     wrong = [name for name, known in files.items() if found.get(name, {}).get("size") != known["size"]]
     largest = sorted(wrong, key=lambda name: -files[name]["size"])[:3]
     return f"{uri} without {', '.join(largest)} ({len(wrong)} of {len(files)} files)" if wrong else ""
+
+
+def gone(uri: str) -> str:
+    """Describe what is missing of an artifact at a URI, by its own manifest; "" if nothing is, or unknown."""
+    try:
+        raw = json.loads(storage.read_bytes("weights_uri", storage.join(uri, MANIFEST)))
+    except UserError as error:
+        return f"nothing at {uri}" if error.problems[0].code == "URI-E0201" else _unseen(uri, error)
+    except Exception as error:  # every store's client has its own exceptions
+        return _unseen(uri, error)
+    return missing_at(uri, raw["files"])
 
 
 def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str, Any]]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, Undefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from steps.artifacts import write_durably
 from steps.reports import formats
 
+REGISTERED = "<!-- the registered version -->"  # register_model, which runs later, puts it here
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -35,9 +36,17 @@ def write_page(
     """Write a page; `digests` are those of its artifacts, `head` is the verdict of a run, shown at the top."""
     css = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     page = _environment().get_template("page.html")
-    text = page.render(title=title, css=css, sections=sections, digests=digests, head=head)
+    text = page.render(title=title, css=css, sections=sections, digests=digests, head=head,
+                       registered_marker=Markup(REGISTERED))  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     write_durably(file, text)
+
+
+def name_version(page: Path, file: Path, version: str) -> None:
+    """Copy a run report to `file`, with a sentence that names the registered version."""
+    told = f'<p class="reason">{escape(version)}</p>'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(file, page.read_text(encoding="utf-8").replace(REGISTERED, told, 1))
 
 
 @cache

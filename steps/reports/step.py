@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from steps.artifacts import read_manifest
+from steps.params.registration import TrackingParams
 from steps.reports import write_run_report
+from steps.reports.facts import HISTORY, METRICS, PLAN, read
+from steps.tracking.facts import tell_facts
+from steps.tracking.target import is_off, registry_uri
 
 KINDS = {"plan": ("plan",), "data": ("data",), "tuned": ("model", "adapter"), "evaluation": ("evaluation",)}
 
@@ -19,3 +23,15 @@ def report(plan: Path, data: Path, tuned: Path, evaluation: Path, report: Path) 
     for name, kind in KINDS.items():
         read_manifest(folders[name], kind)
     write_run_report(**folders, file=report)
+    _tell(folders, report)
+
+
+def _tell(folders: dict[str, Path], report: Path) -> None:
+    """Send the report to the training's run, unless register_model will send the one that names the version."""
+    effective = read(folders["plan"] / PLAN).get("effective") or {}
+    gate = read(folders["evaluation"] / METRICS).get("gate") or {}
+    run_id = read(folders["tuned"] / HISTORY).get("mlflow_run_id")
+    if not run_id or is_off() or (gate.get("passed") and effective.get("register_tuned_model")):
+        return
+    if uri := registry_uri(TrackingParams(mlflow_server_uri=effective.get("mlflow_server_uri") or "")):
+        tell_facts(uri, run_id, effective, gate, report)

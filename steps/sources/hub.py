@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.errors import Outage, Problem, UserError
+from steps.sources import storage
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class HubModel:
 
         with explained(self.repo_id):
             return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
+
+    def read_start(self, name: str, count: int) -> bytes:
+        """Read only the first `count` bytes of a file. Raises as `storage.read_bytes`."""
+        if here := self.cached(name):
+            with open(here, "rb") as stream:
+                return stream.read(count)
+        return storage.read_bytes("huggingface_id", f"hf://{self.repo_id}@{self.commit}/{name}", count)
 
     def cached(self, name: str) -> Path | None:
         """Return the path of a file in the local cache; None if it is not there."""

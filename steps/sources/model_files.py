@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from steps.errors import Problem, UserError
 from steps.params.settings import Resolved, SourceKind
 from steps.sources import hub, storage
+
+# Schemes of models in MLflow (`steps/tracking/registered.py`).
+MLFLOW_SCHEMES = ("models:/", "runs:/")
+
+
+class Repository(Protocol):
+    """Files at a source that is neither a folder nor an object store."""
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Name → bytes."""
+
+    @property
+    def commit(self) -> str:
+        """What identifies these files for ever."""
+
+    def read(self, name: str) -> bytes:
+        """Read one small file."""
+
+    def read_start(self, name: str, count: int) -> bytes:
+        """Read the first `count` bytes of a file."""
+
+    def cached(self, name: str) -> Path | None:
+        """Return the path of a file on this machine; None if it would have to be fetched."""
+
+    def download(self, names: list[str]) -> Path:
+        """Fetch files and return their folder."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +49,11 @@ class ModelFiles:
     uri: str
     names: dict[str, int]
     """Path inside the source → bytes."""
-    repository: hub.HubModel | None = None
+    repository: Repository | None = None
+    registered: str = ""
+    """The registered model that these files were found by, such as models:/dates/3; empty for a plain source."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Path inside the source → digest of its content, where a registry lists them."""
 
     @cached_property
     def digest(self) -> str:
@@ -41,14 +73,9 @@ class ModelFiles:
 
     def read_start(self, name: str, count: int) -> bytes:
         """Read only the first `count` bytes of a file. Raises as `read`."""
-        if not self.repository:
-            return storage.read_bytes(self.parameter, storage.join(self.uri, name), count)
-        if here := self.repository.cached(name):
-            with open(here, "rb") as stream:
-                return stream.read(count)
-        return storage.read_bytes(
-            self.parameter, f"hf://{self.repository.repo_id}@{self.repository.commit}/{name}", count
-        )
+        if self.repository:
+            return self.repository.read_start(name, count)
+        return storage.read_bytes(self.parameter, storage.join(self.uri, name), count)
 
     def local(self, name: str) -> Path | None:
         """Return the path of a file on this machine; None if it would have to be fetched."""
@@ -66,6 +93,11 @@ def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main
     if kind == "huggingface":
         repository = hub.resolve(uri, revision)
         return ModelFiles(parameter, kind, uri, repository.files, repository)
+    if uri.startswith(MLFLOW_SCHEMES):
+        raise UserError(
+            Problem("REGISTRY-E0106", parameter, f"{uri}, a model in MLflow", "a folder, or a URI of an object store",
+                    "a model to start from is named with mlflow_model_path=" + uri)
+        )  # fmt: skip
     if problems := storage.check_uri(parameter, uri):
         raise UserError(problems)
     names = {name: info["size"] for name, info in storage.find_files(parameter, uri).items()}

@@ -6,6 +6,10 @@ store.py        the run on the server, and the classification of server errors
 records.py      the records, and the file of unsent records
 checkpoints.py  copies of checkpoints, in the background
 unsent.py       the step that sends such a file later
+continued.py    the run of a training, continued after a restart; runs of killed trainings
+parameters.py   the parameters that a training records
+facts.py        what is added after it: effective parameters, verdict, report
+registered.py   models in MLflow as a source: models:/…, runs:/…
 """
 
 from steps.tracking.records import UNSENT, flat

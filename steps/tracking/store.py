@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from steps.tracking.continued import end_killed, known_so_far, remember, remembered
 from steps.tracking.records import Record, TrackedRun
 from steps.tracking.target import SQLITE, make_place
 
@@ -28,8 +29,12 @@ REFUSALS = {
 class Store:
     """One run on one server; may be used by several threads."""
 
-    def __init__(self, uri: str, run: TrackedRun):
+    def __init__(self, uri: str, run: TrackedRun, folder: Path | None = None, continues: bool = False):
+        """`folder` holds the training's checkpoints; with `continues` its run, if remembered there, is continued."""
         self.uri, self.run = uri, run
+        self.folder, self.continues = folder, continues
+        self._parameters: set[str] = set()
+        self._last: dict[str, int] = {}
         self._opening = threading.Lock()
         self._tried = False
         self._client: Any = None
@@ -45,10 +50,40 @@ class Store:
 
             make_place(self.uri)
             client = MlflowClient(tracking_uri=self.uri)
-            if not self.run.run_id:
-                self.run.run_id = self._open(client)
+            if self.run.run_id:
+                self._parameters, self._last = known_so_far(client, self.run.run_id)
+            else:
+                if not self._resume(client):
+                    self._begin(client)
             self._client = client
             return client
+
+    def _resume(self, client: Any) -> bool:
+        """Continue the run that an earlier process of this training began, or end it; return whether it continues."""
+        told = remembered(self.folder, self.uri) if self.folder else None
+        if told is None or self.folder is None:
+            return False
+        if not self.continues:
+            if told.status == "RUNNING":
+                end_killed(client, self.uri, self.folder, told)
+            return False
+        try:
+            if client.get_run(told.run_id).info.lifecycle_stage != "active":
+                return False
+            self._parameters, self._last = known_so_far(client, told.run_id)
+            client.update_run(told.run_id, status="RUNNING")
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            return False  # it was deleted
+        self.run.run_id = told.run_id
+        remember(self.folder, self.uri, told.run_id)
+        return True
+
+    def _begin(self, client: Any) -> None:
+        self.run.run_id = self._open(client)
+        if self.folder:
+            remember(self.folder, self.uri, self.run.run_id)
 
     def send(self, records: list[Record]) -> None:
         """Send records in order, in few calls; raises what MLflow raises."""
@@ -59,8 +94,10 @@ class Store:
             Metric(name, value, record["time"], record["step"])
             for record in records
             for name, value in record.get("metrics", {}).items()
+            if record["step"] > self._last.get(name, -1)
         ]
-        parameters = [Param(*pair) for record in records for pair in record.get("parameters", {}).items()]
+        given = [pair for record in records for pair in record.get("parameters", {}).items()]
+        parameters = [Param(*pair) for pair in given if pair[0] not in self._parameters]
         for start in range(0, len(metrics), MOST_METRICS):
             client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
         for start in range(0, len(parameters), MOST_PARAMETERS):
@@ -68,6 +105,8 @@ class Store:
         for record in records:
             if "status" in record and self.run.ours:
                 client.set_terminated(run_id, record["status"], record["time"])
+                if self.folder:
+                    remember(self.folder, self.uri, run_id, record["status"])
 
     def _open(self, client: Any) -> str:
         run = self.run

@@ -11,9 +11,11 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from steps.errors import Preempted
 from steps.params.registration import TrackingParams
 from steps.redaction import masked
 from steps.tracking.checkpoints import CheckpointCopies
+from steps.tracking.continued import end_abandoned
 from steps.tracking.records import UNSENT, Record, TrackedRun, flat, now, write_unsent
 from steps.tracking.store import Store, is_refusal
 from steps.tracking.target import target_of
@@ -31,19 +33,28 @@ class Tracker:
     """One tracked run; all methods except `flush` return at once, and none raises."""
 
     def __init__(
-        self, tracking: TrackingParams, name: str, tags: dict[str, str] | None = None, keep: Path | None = None
+        self,
+        tracking: TrackingParams,
+        name: str,
+        tags: dict[str, str] | None = None,
+        keep: Path | None = None,
+        continues: bool = False,
     ):
-        """`keep` is the folder for unsent records if the run ends before `write_unsent` was called."""
+        """`keep` is the folder of checkpoints: for unsent records if the run ends before `write_unsent` was called.
+
+        With `continues`, the run that an earlier process of the same training began is continued.
+        """
         self.target = target_of(tracking)
         run = TrackedRun(name, self.target.experiment, {**(tags or {}), **self.target.tags})
         run.run_id, run.ours = self.target.run_id, not self.target.run_id
-        self.store = Store(self.target.uri, run)
+        self.store = Store(self.target.uri, run, keep if run.ours else None, continues)
         self.keep = keep
+        self._steps: dict[str, int] = {}
         self.dropped = 0
         self._pending: deque[Record] = deque()
         self._refused: list[Record] = []
         self._change = threading.Condition()
-        self._down = self._ending = self._stopped = self._told = False
+        self._down = self._ending = self._stopped = self._told = self._swept = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._copies = CheckpointCopies(self.store) if self.target.copies_checkpoints and self.target.uri else None
 
@@ -55,7 +66,7 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self.target.uri:
             return
-        self._put({"status": "FINISHED" if kind is None else "FAILED", "time": now()})
+        self._put({"status": _status(kind), "time": now()})
         self.flush(2.0 if self._down else FLUSH_SECONDS)
         if self._copies:
             self._copies.close()
@@ -78,9 +89,15 @@ class Tracker:
         self._put({"parameters": {key: str(masked(value))[:LONGEST_VALUE] for key, value in given.items()}})
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Record metrics of one step; values that are not finite are left out, because MLflow refuses them."""
+        """Record metrics of one step, each once; values that are not finite are left out, because MLflow refuses them.
+
+        A step that was recorded before is passed over: a training that tries again repeats it.
+        """
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
-        self._put({"metrics": finite, "step": step, "time": now()})
+        new = {key: value for key, value in finite.items() if step > self._steps.get(key, -1)}
+        self._steps |= dict.fromkeys(new, step)
+        if new:
+            self._put({"metrics": new, "step": step, "time": now()})
 
     def checkpoint(self, folder: Path) -> None:
         """Copy a complete checkpoint to the run's artifacts, if enabled."""
@@ -140,10 +157,21 @@ class Tracker:
                 self._pause(wait)
                 wait = min(wait * 2, LONGEST_WAIT)
             else:
+                self._end_abandoned()
                 if self._down:
                     log.info("MLflow at %s answers again; no records are lost", masked(self.target.uri))
                 self._down, wait = False, FIRST_WAIT
                 self._done(len(batch))
+
+    def _end_abandoned(self) -> None:
+        """Once, end the runs of trainings beside this one that were killed."""
+        if self._swept or self.keep is None:
+            return
+        self._swept = True
+        try:
+            end_abandoned(self.store.client(), self.target.uri, self.keep.parent.parent)
+        except Exception as error:  # the next training tries again
+            log.info("runs of killed trainings were not closed: %s", _first_line(error))
 
     def _next(self) -> list[Record] | None:
         """Wait for records and return the oldest, which stay in the queue until they are sent; None at the end."""
@@ -197,6 +225,13 @@ class Tracker:
                     self._change.wait(left)
                     return
                 self._change.wait(left)
+
+
+def _status(kind: type[BaseException] | None) -> str:
+    """Return MLflow's status for the way in which a training ended."""
+    if kind is None:
+        return "FINISHED"
+    return "KILLED" if issubclass(kind, Preempted) or not issubclass(kind, Exception) else "FAILED"
 
 
 def _first_line(error: Exception) -> str:

@@ -160,10 +160,20 @@ def test_a_compiled_pipeline_runs_here_too(given, tmp_path, warm):
     typed = {**given, "num_train_epochs": 2.0, "apply_lora": True, "lora_r": 2, "register_tuned_model": False}
     done = run_local(pipeline, typed, tmp_path, tmp_path / "run", show=lambda line: None)
     assert {record["step"] for record in done.records} == STEPS - {"register-model"}
-    assert done.outputs["passed"] is False  # it passed the gate, but nobody wants it registered
+    assert done.outputs["passed"] is True  # the gate's verdict, although nobody wants the model registered
     merged = json.loads(Path(done.outputs["merged"], "manifest.json").read_text())
     assert merged["same_as"] == ""
     assert json.loads(Path(done.outputs["tuned"], "manifest.json").read_text())["kind"] == "adapter"
+
+
+def test_a_model_that_is_not_wanted_in_the_registry_still_has_the_verdict_of_its_gate(given, runs_root, warm):
+    result = run(runs_root, {**given, "register_tuned_model": "no"})
+    assert result["gate"]["passed"] is True
+    assert result["registered"] is None
+    assert {step["step"] for step in result["steps"]} == STEPS - {"register-model"}
+    wanted = run(runs_root, given)
+    assert wanted["registered"]["version"] == "1"
+    assert set(wanted["reused"]) >= {"finetune", "merge-adapter", "evaluate"}
 
 
 def test_a_gate_that_is_not_passed_registers_nothing_and_is_no_failure(given, runs_root, warm):

@@ -36,6 +36,23 @@ def test_what_was_written_can_be_read_and_has_a_content_digest(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_that_a_library_wrote_for_its_owner_alone_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with new_artifact(tmp_path / "x", "data") as draft:
+            (draft / "inside").mkdir(mode=0o700)
+            for name in ("model.safetensors", "inside/part"):
+                (draft / name).touch(mode=0o600)
+            (draft / "inside").chmod(0o2700)  # a folder whose files keep its group
+            (draft / "link").symlink_to("nowhere")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (tmp_path / "x").rglob("*") if path.name != "link"}
+    file, folder = 0o666 & ~umask, 0o777 & ~umask
+    assert modes == {"model.safetensors": file, "part": file, "manifest.json": file, "inside": folder | 0o2000}
+
+
 def test_an_error_while_writing_leaves_nothing(tmp_path):
     draft_then_fail(tmp_path, RuntimeError(), RuntimeError)
     assert list(tmp_path.iterdir()) == []

@@ -225,12 +225,12 @@ def test_only_the_first_rows_are_measured_when_a_bound_is_set(world, tmp_path):
     assert (metrics["rows"], len(rows)) == (3, 3)
 
 
-def test_a_model_that_passes_is_not_registered_without_register_tuned_model(world, tmp_path):
-    gate = {"evaluation_max_rows": 2, "evaluation_max_new_tokens": 1, "gate_must_beat_base": False}
-    assert run(world, tmp_path / "wanted", settings(evaluation=gate))[0]
-    passed, metrics, _ = run(world, tmp_path / "unwanted", settings(evaluation=gate, register_tuned_model=False))
-    assert not passed
-    assert metrics["gate"]["passed"]
+@pytest.mark.parametrize("bound", [{}, {"gate_metric": "exact_match", "gate_min_value": 1}])
+def test_the_result_is_the_verdict_of_the_gate_and_nothing_else(world, tmp_path, bound):
+    gate = {"evaluation_max_rows": 2, "evaluation_max_new_tokens": 1, "gate_must_beat_base": False, **bound}
+    passed, metrics, _ = run(world, tmp_path, settings(evaluation=gate))
+    assert passed is metrics["gate"]["passed"] is (not bound)
+    assert "register_tuned_model" not in EvaluationSettings.model_fields  # another wish is no reason to measure again
 
 
 def test_merged_weights_are_measured_when_there_are_any(world, tmp_path):

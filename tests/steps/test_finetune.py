@@ -121,6 +121,30 @@ def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, loca
     assert not (tmp_path / "out" / "tuned").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ({}, []),
+        ({"save_total_limit": 2}, [8, 10]),
+        ({"save_total_limit": 2, "keep_checkpoints": "false"}, []),
+        ({"keep_checkpoints": "true"}, [2, 4, 6, 8, 10]),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "pod", "volume"])
+def test_a_finished_training_keeps_the_checkpoints_that_are_asked_for(
+    model, data, tmp_path, monkeypatch, asked, left, place
+):
+    folder = tmp_path / "out/checkpoints" if place == "pod" else tmp_path / "root/checkpoints"
+    if place != "local":
+        monkeypatch.delenv("FINETUNE_ROOT")
+    if place == "volume":
+        asked = {**asked, "checkpoint_dir": str(folder)}
+        left = left or [10]  # the result may be lost on its way out of the pod
+    settings = settings_with({"max_steps": 10}, checkpoints=CheckpointParams(save_steps=2, **asked))
+    train(settings, model, data, tmp_path / "out")
+    assert sorted(int(path.name[11:]) for path in folder.rglob("checkpoint-*")) == left
+
+
 def opposed(tmp_path: Path) -> Path:
     """The surer a model is of one token, the less it expects another: each evaluation is worse than the one before."""
     return write_ids(tmp_path / "opposed", train=[[5] * 20] * 40, validation=[[7] * 20] * 10)
@@ -128,7 +152,8 @@ def opposed(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_best_checkpoint_by_lowest_validation_loss_is_the_result(model, tmp_path):
-    history = train(settings_with({"num_train_epochs": 4}), model, opposed(tmp_path), tmp_path / "out")
+    kept = settings_with({"num_train_epochs": 4}, checkpoints=CheckpointParams(keep_checkpoints="true"))
+    history = train(kept, model, opposed(tmp_path), tmp_path / "out")
     best = min(history["evaluations"], key=lambda evaluation: evaluation["loss"])
     assert history["best"] == {"step": best["step"], "metric": "validation loss", "value": best["loss"]}
     assert best["step"] < history["steps"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -55,6 +56,22 @@ def test_weights_that_changed_are_named_and_not_loaded(reference, change, messag
 def test_the_same_weights_elsewhere_can_be_named(reference, tmp_path):
     moved = Path(reference["weights_uri"]).rename(tmp_path / "moved")
     assert weights_folder(reference, str(moved)) == moved
+
+
+def test_weights_that_were_deleted_are_told_with_what_to_do(reference, remote):
+    shutil.rmtree(reference["weights_uri"])
+    with pytest.raises(OSError, match=r"gone: .*does not exist any more.*model_config.*copy_weights_to_mlflow"):
+        weights_folder(reference)
+    with pytest.raises(OSError, match="gone: memory://bucket/nowhere"):
+        weights_folder({**remote, "weights_uri": "memory://bucket/nowhere"})
+
+
+def test_a_copy_is_used_if_it_is_whole(reference, tmp_path):
+    copy = Path(shutil.copytree(reference["weights_uri"], tmp_path / "copy"))
+    assert weights_folder(reference, None, tmp_path / "none") == Path(reference["weights_uri"])
+    assert weights_folder(reference, None, copy) == copy
+    (copy / "config.json").unlink()
+    assert weights_folder(reference, None, copy) == Path(reference["weights_uri"])
 
 
 def test_remote_weights_are_fetched_once(remote):

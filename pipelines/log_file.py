@@ -1,0 +1,46 @@
+"""The lines of a local run that are worth keeping: what the steps and their libraries print."""
+
+from __future__ import annotations
+
+import re
+
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+EXECUTOR = re.compile(r"\s*\[KFP Executor [^]]* INFO\]: ")
+STREAMED = re.compile(r"[\d:.]+ - INFO - Streamed logs:")
+OUTPUTS = re.compile(r"[\d:.]+ - INFO - Task '.*' outputs:")
+BAR = re.compile(r"\d+%\|.*\| [\d.]+\w?/[\d.]+\w? \[")
+RUNNER = re.compile(r"[\d:.]+ - [A-Z]+ - |-{20,}$")
+INDENT = "    "
+
+
+class Readable:
+    """Takes kfp's output line by line, and leaves out colours, progress bars, and the values that kfp passes on.
+
+    kfp prints the inputs and outputs of every task as JSON, hundreds of lines that hold the same parameters again.
+    """
+
+    def __init__(self) -> None:
+        self._skips_json = self._skips_outputs = False
+        self._blank = True
+
+    def line(self, raw: str) -> str | None:
+        """Return a line as it is kept; None to leave it out."""
+        text = self._kept(raw)
+        if text is None or (self._blank and not text):
+            return None
+        self._blank = not text
+        return text
+
+    def _kept(self, raw: str) -> str | None:
+        text = COLOUR.sub("", raw).rstrip().rsplit("\r", 1)[-1]
+        if self._skips_json:
+            self._skips_json = text != f"{INDENT}}}"
+            return None
+        if EXECUTOR.match(text):
+            self._skips_json = text.endswith("Got executor_input:")
+            return None
+        if RUNNER.match(text):
+            self._skips_outputs = bool(OUTPUTS.match(text))
+            return None if self._skips_outputs or STREAMED.match(text) else text
+        unfinished = BAR.search(text) and "100%|" not in text
+        return None if self._skips_outputs or unfinished else text.removeprefix(INDENT)
