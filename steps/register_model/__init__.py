@@ -1,4 +1,4 @@
-"""Register a tuned model that passed the gate as a version in the MLflow registry; weights are referenced, or copied on request.
+"""Register a tuned model that passed the gate as a version in the MLflow registry; weights are referenced or copied.
 
     step.py          the step
     candidate.py     the model to register: name, key and tags
