@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from steps.artifacts import read_manifest
-from steps.params.registration import TrackingParams
 from steps.reports import write_run_report
 from steps.reports.facts import HISTORY, METRICS, PLAN, read
-from steps.tracking.facts import tell_facts
-from steps.tracking.target import is_off, registry_uri
 
 KINDS = {"plan": ("plan",), "data": ("data",), "tuned": ("model", "adapter"), "evaluation": ("evaluation",)}
 
@@ -28,6 +25,11 @@ def report(plan: Path, data: Path, tuned: Path, evaluation: Path, report: Path) 
 
 def _tell(folders: dict[str, Path], report: Path) -> None:
     """Send the report to the training's run, unless register_model will send the one that names the version."""
+    # Imported here, because `steps.reports` is also used where pydantic and MLflow are not needed.
+    from steps.params.registration import TrackingParams
+    from steps.tracking.facts import tell_facts
+    from steps.tracking.target import is_off, registry_uri
+
     effective = read(folders["plan"] / PLAN).get("effective") or {}
     gate = read(folders["evaluation"] / METRICS).get("gate") or {}
     run_id = read(folders["tuned"] / HISTORY).get("mlflow_run_id")

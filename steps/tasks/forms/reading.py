@@ -211,7 +211,7 @@ class FormColumns(OtherColumns):
 
     @property
     def _forms(self) -> list[Form]:
-        return self.reader.forms  # type: ignore[attr-defined, no-any-return]
+        return self.reader.forms  # type: ignore[attr-defined]
 
 
 def row_reader(task: str, columns: Group) -> RowReader | None:

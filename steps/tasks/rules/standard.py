@@ -146,7 +146,8 @@ def _with_our_keys(message: dict[str, Any], rules: MessageRules, mended: Mended)
 
 def _with_joined_parts(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
     """Join the parts of a content that are texts, and those with reasoning; leave it if there are others."""
-    texts, thoughts = [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
     for part in message["content"]:
         kind, text = _text_of(part)
         if text is None or (kind in REASONING_PARTS and message.get("reasoning_content")):
