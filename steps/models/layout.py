@@ -52,6 +52,7 @@ WITHOUT_POSITIONS = {"longt5", "mt5", "t5", "umt5"}
 CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
 # Types of rope_scaling that stretch the positions by their factor; for others max_position_embeddings is the result.
 STRETCHED = {"dynamic", "linear", "yarn"}
+MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")  # of UTF-8 and UTF-16
 UNLIMITED = 10**9  # tokenizers without a limit say 1e30; there are models with ten million positions
 
 
@@ -324,10 +325,13 @@ def _flat(code: dict[str, Any]) -> list[str]:
 
 def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
     """Read a JSON object. Raises UserError when the file does not contain one."""
+    content = read(name)
     try:
-        value = json.loads(read(name))
+        value = json.loads(content)
     except ValueError as error:
         value = str(error)
+    if content.startswith(MARKS):
+        value = "a byte order mark, with which transformers does not read it"
     if isinstance(value, dict):
         return value
     raise UserError(

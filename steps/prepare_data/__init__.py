@@ -45,7 +45,8 @@ write/: from rows to tokens:
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
     templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
     settling.py    one template for all steps
-    offsets.py     character offsets of tokens     markers.py     answers found by the tokens before them
+    marks.py       the characters to learn         offsets.py     the tokens of these characters
+    markers.py     answers found by the tokens before them
     unlearned.py   messages that are not learned   reasoning.py   reasoning that the template does not write
     lengths.py     rows that are too long          prompts.py     prompts that are too long
     shortening.py  long texts truncated before their answers

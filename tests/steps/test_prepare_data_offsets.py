@@ -223,6 +223,38 @@ def test_the_marked_tokens_are_those_of_transformers_where_answers_end_visibly(t
     assert ((made.labels != NO_LOSS) == masks).all()
 
 
+SAID = "<|im_start|>assistant\\n{% generation %}" + TURN + "{% endgeneration %}"
+INSIDE = {
+    "a macro": "{% macro say(m) %}" + SAID + "{% endmacro %}@{{ say(m) }}#",
+    "an assigned block": "@{% set x %}" + SAID + "{% endset %}{{ x }}#",
+    "an assigned block with a filter": "@{% set x | upper %}" + SAID + "{% endset %}{{ x | lower }}#",
+    "a filter": "@{%- filter trim -%}  " + SAID + "{% endfilter %}#",
+    "a call": "{% macro put() %}[{{ caller() }}]{% endmacro %}@{% call put() %}" + SAID + "{% endcall %}#",
+    "two macros": "{% macro a(m) %}" + SAID + "{% endmacro %}{% macro b(m) %}>{{ a(m) }}{% endmacro %}@{{ b(m) }}#",
+    "a mark in a mark": "@{% generation %}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>"
+    "{% endgeneration %}#",
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_marks_inside_other_blocks_are_where_the_answer_is(tmp_path, name):
+    """transformers 5.17, and so TRL, learn the text before the answer instead."""
+    start, end = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}",
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}",
+    )
+    chat_template = INSIDE[name].replace("@", start).replace("#", end)
+    tokenizer = byte_level(tmp_path)
+    rows = [{"messages": [*SECRET, {"role": "user", "content": "ü"}, {"role": "assistant", "content": "ü two"}]}]
+    rows += [{"messages": [{"role": "user", "content": "\ufdd0"}, {"role": "assistant", "content": "A"}]}]
+    made = tokenise(tokenizer, rows[:1], completions_only=True, template=chat_template)
+    [ids] = learned_of(made)
+    assert tokenizer.decode(ids).lower() == "a<|im_end|>b<|im_end|>ü two<|im_end|>"
+    assert len(tokenise(tokenizer, rows, completions_only=True, template=chat_template)) == 2
+    whole = tokenizer.apply_chat_template(rows[0]["messages"], chat_template=chat_template, tokenize=False)
+    assert tokenizer.decode(made.ids.tolist()) == whole
+
+
 SECRET = [{"role": role, "content": text} for role, text in
           (("user", "Say"), ("assistant", "A"), ("user", "Secret"), ("assistant", "B"))]  # fmt: skip
 

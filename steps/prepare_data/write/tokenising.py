@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from steps.prepare_data.write.marks import render_marked
 from steps.prepare_data.write.offsets import Span, mark, ranges_of, spelling
 from steps.tasks.rules.json_text import from_json
 
@@ -211,16 +212,10 @@ def _render_marked(
     tokenizer: Any, rows: list[dict[str, Any]], template: str | None
 ) -> tuple[list[str], list[list[Span]]]:
     """Render conversations; return the texts and the character spans that the template marks as the assistant's."""
-    from transformers.utils.chat_template_utils import render_jinja_template
 
     def render(batch: list[Any], tools: list[Any] | None) -> Any:
-        return render_jinja_template(
-            conversations=batch,
-            tools=tools,
-            chat_template=tokenizer.get_chat_template(template, tools),
-            return_assistant_tokens_mask=True,
-            **tokenizer.special_tokens_map,
-        )
+        chosen = tokenizer.get_chat_template(template, tools)
+        return render_marked(batch, tools, chosen, **tokenizer.special_tokens_map)
 
     texts: list[str] = []
     spans: list[list[Span]] = []
