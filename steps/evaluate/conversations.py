@@ -27,6 +27,8 @@ class Conversations:
             self._tokenizer.chat_template = template.read_text(encoding="utf-8")
         self._training = training.read_text(encoding="utf-8") if training.is_file() else None
         self._closing = ""
+        self.added = 0
+        """Tokens that the template writes before the text of an answer, such as those of an empty think block."""
 
     def prompt(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
         """Return the prompt for the next answer."""
@@ -49,7 +51,14 @@ class Conversations:
             told = self._rendered(closed, tools, asking=False, template=self._training)
             self._closing = told.rpartition(ANSWER)[2]  # the end of the turn
         written = written.removesuffix(self._closing)
-        return own if written.strip() == own.strip() else written
+        if written.strip() == own.strip():
+            return own
+        if not self.added:
+            plain = [*messages[:-1], {"role": "assistant", "content": ANSWER}]
+            told = self._rendered(plain, tools, asking=False, template=self._training).removeprefix(prompt)
+            before = told.partition(ANSWER)[0]
+            self.added = len(self._tokenizer(before, add_special_tokens=False)["input_ids"])
+        return written
 
     def _rendered(
         self, messages: list[dict[str, Any]], tools: list[Any] | None, asking: bool, template: str | None

@@ -34,7 +34,8 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     scores = {name: score(one, held_out.references, settings.options) for name, one in measured.items()}
     if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
         log.warning("WARNING every answer of the tuned model is empty")
-    return Comparison(scores, _predictions(held_out, measured, settings.options))
+    more = {"template_tokens": held_out.template_tokens} if held_out.template_tokens else {}
+    return Comparison(scores, _predictions(held_out, measured, settings.options), more)
 
 
 def _predictions(held_out: HeldOut, measured: dict[str, Measured], options: EvaluationOptions) -> pa.Table:

@@ -40,6 +40,8 @@ class HeldOut:
 
     end_of_turn: str = ""
     """Token that ends the assistant's turn."""
+    template_tokens: int = 0
+    """Tokens that the chat template writes before the text of an answer, in addition to those of the answer."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -81,9 +83,9 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
             Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows, none of which has a token with loss",
                     "an answer in each row", "raise max_seq_length, as the answers were truncated")
         )  # fmt: skip
-    prompts, references, rendered = _asked(settings, rows.to_pylist(), model, data)
+    prompts, references, rendered, added = _asked(settings, rows.to_pylist(), model, data)
     facts = read_manifest(data, "data").facts
-    told = (_ending(settings), facts["opening"] if apart else {}, facts.get("end_of_turn", ""))
+    told = (_ending(settings), facts["opening"] if apart else {}, facts.get("end_of_turn", ""), added)
     return HeldOut(arrays(tokens["input_ids"]), labels, prompts, references, rendered, *told)
 
 
@@ -110,15 +112,18 @@ def _ending(settings: EvaluationSettings) -> str | None:
 
 def _asked(
     settings: EvaluationSettings, rows: list[dict[str, Any]], model: Path, data: Path
-) -> tuple[list[str | None], list[str | None], bool]:
-    """Return prompts, right answers, and whether a chat template rendered them; plain prompts are unchanged."""
+) -> tuple[list[str | None], list[str | None], bool, int]:
+    """Return prompts, right answers, whether a chat template rendered them, and the tokens that it adds to an answer.
+
+    Plain prompts are unchanged.
+    """
     module = load_task(settings.task)
     columns = module.Columns(**settings.columns)
     questions = [module.question(row, columns) for row in rows]
     rendered = any(question and isinstance(question[0], list) for question in questions)
     if not rendered:
         pairs = [question or (None, None) for question in questions]
-        return [prompt for prompt, _ in pairs], [answer for _, answer in pairs], False
+        return [prompt for prompt, _ in pairs], [answer for _, answer in pairs], False, 0
     talk = Conversations(model, data)
     prompts: list[str | None] = []
     references: list[str | None] = []
@@ -127,7 +132,7 @@ def _asked(
         tools = trained.get("tools")
         prompts.append(talk.prompt(question[0], tools) if question else None)
         references.append(talk.answer(trained["messages"], tools) if question else None)
-    return prompts, references, True
+    return prompts, references, True, talk.added
 
 
 def arrays(column: pa.ChunkedArray) -> list[np.ndarray]:

@@ -32,7 +32,7 @@ def measure(folder: Path, held_out: HeldOut, settings: EvaluationSettings) -> Me
             load_tokenizer(folder),
             [prompt for prompt in held_out.prompts if prompt is not None],
             rendered=held_out.rendered,
-            max_new_tokens=settings.evaluation.evaluation_max_new_tokens,
+            max_new_tokens=settings.evaluation.evaluation_max_new_tokens + held_out.template_tokens,
             batch_size=settings.batch_size,
             ending=held_out.ending,
             end_of_turn=held_out.end_of_turn,

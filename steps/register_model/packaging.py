@@ -38,6 +38,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "files": weights.manifest.files,
         "task": settings.task,
         "max_new_tokens": settings.max_new_tokens,
+        "template_tokens": candidate.metrics.get("template_tokens", 0),
         "num_beams": settings.num_beams,
         "prompt_form": settings.prompt_form,
         "max_length": settings.max_length,

@@ -65,6 +65,7 @@ class CausalModel:
         rows = read_rows(model_input)
         tools = read_tools(model_input, len(rows))
         most = int((params or {}).get("max_new_tokens") or self.reference["max_new_tokens"])
+        most += self.reference.get("template_tokens", 0)  # such as those of an empty think block
         chat = self.reference.get("chat", self.reference["task"] == "chat_completion")
         before, after = self.reference["prompt_form"]
         texts = [

@@ -124,6 +124,9 @@ def test_the_right_answer_is_what_the_template_writes_for_it(tmp_path, tiny_mode
         data = prepared(tmp_path / name, tiny_model, rows, template, train_on_completions_only=completions_only)
         found = held_out(data, tiny_model)
         assert found.references[0] == "<think>\n\n</think>\n\n21"
+        # An answer may have as many tokens as without a think block.
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        assert found.template_tokens == len(tokenizer("<think>\n\n</think>\n\n")["input_ids"])
         # TRL's copies with marks keep the think blocks of earlier answers, which Qwen's prompts leave out.
         for place, (prompt, answer) in enumerate(zip(found.prompts[:-1], found.references, strict=False)):
             assert learned_text(data, tiny_model, place).rstrip("\n") == f"{prompt}{answer}<|im_end|>"
@@ -145,6 +148,7 @@ def test_a_template_that_adds_nothing_to_an_answer_leaves_its_text(tmp_path, tin
     rows = [{"messages": asked(f"{n} + 1?", f" {n + 1}\n")} for n in range(30)]
     found = held_out(prepared(tmp_path / "a", tiny_model, rows, template), tiny_model)
     assert found.references == [f" {n + 1}\n" for n in range(20, 30)]
+    assert found.template_tokens == 0
 
 
 CLOCK = "{{ strftime_now('%d %b %Y %H:%M:%S %%') }}{{ strftime_now(\"%-d\") }}" + CHAT_TEMPLATE

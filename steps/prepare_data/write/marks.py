@@ -26,11 +26,12 @@ def render_marked(
     from transformers.utils.chat_template_utils import render_jinja_template
 
     how = {"tools": tools, "chat_template": template, "return_assistant_tokens_mask": True, **tokens}
-    texts, spans = render_jinja_template(conversations=conversations, **how)
+    render: Any = render_jinja_template  # its annotation says that it returns a text
+    texts, spans = render(conversations=conversations, **how)
     if not BLOCKS.search(template):
         return texts, spans
     with _written_marks(template):
-        marked, _ = render_jinja_template(conversations=conversations, **how)
+        marked, _ = render(conversations=conversations, **how)
     # A filter may have changed a text because of the marks; then the count is the best that is known.
     return texts, [
         _spans_in(one) if WRITTEN.sub("", one) == text else counted
