@@ -140,8 +140,8 @@ class Findings:
                 group.first.code,
                 group.place.in_file(self.name, visible(group.first.column)),
                 _short(visible(group.first.found)),
-                group.first.expected,
-                group.first.fix,
+                visible(group.first.expected),
+                visible(group.first.fix),
                 tuple(group.rows) if group.count > 1 else (),
                 group.count,
             )
@@ -152,7 +152,7 @@ class Findings:
     def warnings(self) -> list[dict[str, Any]]:
         """Every warning: code, file, what, count, rows."""
         return [
-            {"code": code, "file": self.name, "what": what, "count": group.count, "rows": group.rows}
+            {"code": code, "file": self.name, "what": visible(what), "count": group.count, "rows": group.rows}
             for (code, what), group in self._warnings.items()
         ]
 
@@ -160,7 +160,7 @@ class Findings:
     def repaired(self) -> list[dict[str, Any]]:
         """Every repair: code, file, what, count."""
         return [
-            {"code": code, "file": self.name, "what": what, "count": count}
+            {"code": code, "file": self.name, "what": visible(what), "count": count}
             for (code, what), count in self.repairs.items()
         ]
 

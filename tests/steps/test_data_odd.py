@@ -65,7 +65,9 @@ SHAPES = {
     "calls": Shape("chat_completion", lambda n: {"tools": [TOOL], "messages": calls(n)},
                    ("messages.2.content", "messages.3.content"),
                    ("tools", "tools.0", "tools.0.function", "messages.1.tool_calls", "messages.1.tool_calls.0",
-                    "messages.2.tool_call_id")),
+                    "messages.2.tool_call_id", "messages.1.tool_calls.0.id", "messages.1.tool_calls.0.type",
+                    "messages.1.tool_calls.0.function.name", "tools.0.function.name", "tools.0.function.parameters",
+                    "tools.0.function.description")),
     "pairs of answers": Shape("preference", lambda n: {"prompt": f"question {n} ", "chosen": f"yes {n}",
                                                        "rejected": f"no {n}"}, ("prompt", "chosen", "rejected")),
     "pairs of messages": Shape(
@@ -248,6 +250,12 @@ FINE = {
     ("passages", "relevant"): {"true"},
     ("calls", "tools"): {"null", "empty", "empty list", *BLANK},  # tools are optional
     ("calls", "messages.2.tool_call_id"): {"null"},  # with a single call
+    ("calls", "messages.1.tool_calls.0.id"): {"null"},  # templates do without
+    ("calls", "messages.1.tool_calls.0.type"): {"null", *NO_LABEL},  # any text, as templates of vendors have them
+    ("calls", "messages.1.tool_calls.0.function.name"): {*NO_LABEL},
+    ("calls", "tools.0.function.name"): {*NO_LABEL},
+    ("calls", "tools.0.function.parameters"): {"null", "empty object", "object"},
+    ("calls", "tools.0.function.description"): {*BLANK, *NO_LABEL},
     ("rewarded", "level"): {*NO_TEXT, *BLANK, *NO_LABEL},  # passed to the reward functions as it is
     ("verl", "extra_info.index"): {*NO_LABEL, *BLANK, "number", "wide number", "wide negative"},
 }

@@ -43,9 +43,10 @@ def rows_in(folder, task, rows, name="train.jsonl", held_out=None, **columns):
         write_jsonl(file, rows)
     module = load_task(task)
     given = module.Columns(**columns)
-    for held_out in ("validation", "test"):
+    usual = TABLES[task][next(iter(TABLES[task]))][0]
+    for number, split in enumerate(("validation", "test")):
         write_jsonl(
-            folder / f"{held_out}.jsonl", [TABLES[task][next(iter(TABLES[task]))][0](n) for n in range(900, 903)]
+            folder / f"{split}.jsonl", held_out or [usual(n) for n in range(900 + 3 * number, 903 + 3 * number)]
         )
     source = DataSource(
         train_file_path=str(file),
@@ -197,7 +198,8 @@ JUDGED = [
          ":1 (record 1) conversation[0].assistant"),
     Case(0, "two forms", lines({**QA, "prompt": "a", "completion": "b"}), "DATA-E0612", ":1 (record 1) prompt",
          "set row_form=prompt_completion or question_answer"),
-    Case(0, "two forms, one named", lines(*[{**QA, "prompt": "a", "completion": "b"}] * 3), "DATA-F0611",
+    Case(0, "two forms, one named",
+         lines(*[{**QA, "answer": str(n), "prompt": "a", "completion": "b"} for n in range(3)]), "DATA-F0611",
          options={"row_form": "question_answer"}, count=3, says="read as question/answer rows"),
     Case(0, "two answers", lines({**QA, "response": "b"}), "DATA-E0612", ":1 (record 1) question",
          "remove one of the answer columns"),
@@ -216,9 +218,10 @@ JUDGED = [
          "DATA-W0619", says="4 rows with the declared columns and 2 Alpaca rows and 1 question/answer rows"),
     Case(0, "declared columns win", lines(*[{"messages": short(n), **ALPACA} for n in range(4)]), "DATA-F0601",
          says="instruction, input, output"),
-    Case(0, "two system texts", lines(*[{"messages": [{"role": "system", "content": "a"}, *short(1)],
-                                         "system": "b"}] * 3), "DATA-W0616", count=3),
-    Case(0, "unused keys of turns", lines(*[{"conversation": [{"human": "a", "assistant": "b", "turn": 1}]}] * 3),
+    Case(0, "two system texts", lines(*[{"messages": [{"role": "system", "content": "a"}, *short(n)],
+                                         "system": "b"} for n in range(3)]), "DATA-W0616", count=3),
+    Case(0, "unused keys of turns",
+         lines(*[{"conversation": [{"human": f"{n}", "assistant": "b", "turn": 1}]} for n in range(3)]),
          "DATA-F0601", says="turn of turns"),
     Case(0, "a text called data", lines({"data": "a"}), "DATA-E0601", ":1 (record 1) messages"),
     Case(0, "a form of other rows", lines(QA), "DATA-E0617", "row_form", options={"row_form": "hh"}),

@@ -226,8 +226,9 @@ def _draw(rows: dict[str, Rows], gathered: Gathered, source: DataSource, seed: i
         repairs += _told_of({name: sizes[name] for name in held_out}, source, seed, train, equal)
         return _Drawn(parts, again, repairs, [])
     found = _too_few(sizes, held_out, equal, dropped)
+    differ = "" if equal is None or min(sizes.values()) else " that differ"
     problem = Problem("DATA-E0701", train.source, found, f"at least {source.min_train_rows} for training, and one row "
-                      "for every split", "add rows, or lower min_train_rows")  # fmt: skip
+                      "for every split", f"add rows{differ}, or lower min_train_rows")  # fmt: skip
     return _Drawn(parts, again, repairs, [problem])
 
 

@@ -120,12 +120,12 @@ class Checker:
                 row = read.row
             elif known is not None and not row.keys() <= known:
                 part.unused.update(key for key in row if key not in known)
-            if self.typed:
-                self._note_kinds(given)
             if self._refuses(row, read, record, line) or (
                 damaged and self.strict and self._refuses_nul(row, read, record, line)
             ):
                 continue
+            if self.typed:
+                self._note_kinds(given)
             for code, what in chain(read.notes if read else (), task.remarks(row, columns)):
                 findings.remark(code, what, record)
             for name, from_cell in self.cells.items():

@@ -49,10 +49,16 @@ def call_faults(calls: Any, role: Any, path: str) -> Iterator[Fault]:
                     "move them to the assistant's message")  # fmt: skip
     for index, call in enumerate(calls):
         function = _function(call)
-        if type(function) is not dict or type(function.get("name")) is not str or not function["name"]:
+        if type(function) is not dict or not _is_name(function.get("name")):
             yield Fault("DATA-E0420", f"{path}[{index}].function", as_found(call), "an object with name and arguments",
                         'write it as {"type": "function", "function": {"name": …, "arguments": {…}}}')  # fmt: skip
             continue
+        if (id_ := call.get("id")) is not None and type(id_) not in (str, int):
+            yield Fault("DATA-E0420", f"{path}[{index}].id", as_found(id_), f"text, not {kind_of(id_)}",
+                        "write the call's id as text, or leave it out")  # fmt: skip
+        if (kind := call.get("type")) is not None and not _is_name(kind):
+            yield Fault("DATA-E0420", f"{path}[{index}].type", as_found(kind), '"function"',
+                        "correct it, or leave it out")  # fmt: skip
         arguments = function.get("arguments")
         if arguments is not None and type(arguments) is not dict:
             yield Fault("DATA-E0419", f"{path}[{index}].function.arguments", as_found(arguments),
@@ -107,13 +113,22 @@ def tools_faults(value: Any, path: str) -> Iterator[Fault]:
         return
     for index, tool in enumerate(value):
         function = _function(tool)
-        if type(function) is not dict or type(function.get("name")) is not str:
+        if type(function) is not dict or not _is_name(function.get("name")):
             yield Fault("DATA-E0423", f"{path}[{index}]", as_found(tool), "a function schema with a name",
                         f"write it as {form[1:-1]}")  # fmt: skip
+            continue
+        for key, right in (("description", str), ("parameters", dict)):
+            if (value := function.get(key)) is not None and type(value) is not right:
+                yield Fault("DATA-E0423", f"{path}[{index}].{key}", as_found(value), f"{kind_of(right())}, not "
+                            f"{kind_of(value)}", f"correct it, or leave {key} out")  # fmt: skip
 
 
 def _is_one_of(value: Any, ids: set[Any]) -> bool:
     return type(value) in (str, int) and value in ids
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and not is_blank(value)
 
 
 def _function(call: Any) -> Any:
