@@ -15,7 +15,7 @@ from steps.plan.effects import effect_notes
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
 from steps.plan.memory import memory_notes, memory_problems
-from steps.plan.place import package_problems, place_problems, tracking_notes, unbuilt_problems
+from steps.plan.place import name_problems, package_problems, place_problems, tracking_notes, unbuilt_problems
 from steps.plan.seen import Seen
 from steps.plan.small_data import row_problems
 from steps.plan.templates import template_notes
@@ -46,6 +46,7 @@ def deepspeed_notes(seen: Seen) -> Iterable[str]:
 CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     unbuilt_problems,
     place_problems,
+    name_problems,
     package_problems,
     unfit_problems,
     length_problems,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from steps.errors import Problem, nearest, shown
 from steps.kinds.recipe import Recipe
@@ -11,6 +12,13 @@ from steps.params.preference import PreferenceMethod
 from steps.params.training import NO_MODEL_ARGS
 from steps.plan.seen import Seen
 from steps.plan.sources import ModelFound
+
+# Type of a value in config.json → what is expected in its place; a boolean is also an int.
+TYPES = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
+    Mapping: "an object",
+}  # fmt: skip
+ONE_OR_SEVERAL = "eos_token_id"  # a number, or a list of numbers
 
 
 def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
@@ -63,9 +71,31 @@ def model_args_problems(seen: Seen) -> list[Problem]:
             Problem("PLAN-E0316", "attn_implementation", "flash_attention_2 without a GPU", "auto, eager or sdpa",
                     "leave it out")
         )  # fmt: skip
-    for name in p.model_args if seen.model else ():
+    for name, value in p.model_args.items() if seen.model else ():
         if name not in seen.config and name not in NO_MODEL_ARGS:
             fix = nearest(name, seen.config) or "see the model's config.json"
-            problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(p.model_args[name]),
+            problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(value),
                                     "a key of the model's configuration", fix))  # fmt: skip
+        if name != ONE_OR_SEVERAL:
+            problems += _wrong_types(f"model_args.{name}", value, seen.config.get(name))
     return problems
+
+
+def _wrong_types(where: str, value: Any, now: Any) -> Iterator[Problem]:
+    """Refuse a value of another type than the configuration has; None there says nothing of the type."""
+    if isinstance(now, Mapping) and isinstance(value, Mapping):
+        for key in value:
+            yield from _wrong_types(f"{where}.{key}", value[key], now.get(key))
+    elif expected := _expected(value, now):
+        yield Problem("PLAN-E0322", where, shown(value), f"{expected}, as in config.json ({shown(now)})", "correct it")
+
+
+def _expected(value: Any, now: Any) -> str:
+    """Return what a value should be; empty if it is of the type of `now`."""
+    if value is None or now is None:
+        return ""
+    for kind, words in TYPES.items():
+        if isinstance(now, kind):
+            fits = isinstance(value, kind) and isinstance(value, bool) == isinstance(now, bool)
+            return "" if fits or (kind is float and type(value) is int) else words
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from steps.tracking.target import MEANS_OFF, is_off, store_of
 UNBUILT = {
     "num_nodes_finetune": "use one node",
 }
+# Parameter → the form of such a name in Kubernetes.
+_OBJECT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_LABEL = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?")
+KUBERNETES_NAMES = (
+    ("mlflow_config_map", _OBJECT, "the name of a config map: lower-case letters, digits, - and dots"),
+    ("huggingface_token_secret", _OBJECT, "the name of a secret: lower-case letters, digits, - and dots"),
+    ("node_pool_label", _LABEL, "the key of a node label, such as node-pool or example.com/pool"),
+)
+LONGEST_NAME = 253
 
 
 def unbuilt_problems(seen: Seen) -> Iterator[Problem]:
@@ -67,6 +77,15 @@ def place_problems(seen: Seen) -> list[Problem]:
                     "the MLflow server for the registered version", "set it, or register_tuned_model=false")
         )  # fmt: skip
     return problems
+
+
+def name_problems(seen: Seen) -> Iterator[Problem]:
+    """Refuse names that Kubernetes cannot have; on a cluster they would end the pod before it starts."""
+    p = seen.parameters
+    for name, form, expected in KUBERNETES_NAMES:
+        value = getattr(p, name)
+        if not form.fullmatch(value) or len(value) > LONGEST_NAME:
+            yield Problem("PLAN-E0366", name, shown(value), expected, "correct it, or leave it out")
 
 
 def _in_the_way(folder: str) -> str:

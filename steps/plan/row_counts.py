@@ -11,18 +11,23 @@ from steps.sources import data_sources, storage
 
 SMALL = 1024 * 1024  # bytes of a file that is read whole to count its rows
 UNPACKED = 64 * SMALL
+TABLES = (".csv", ".tsv")
 
 
-def most_rows(uri: str) -> int | None:
-    """Return the highest number of rows that a local file can have; None where it would have to be read to tell."""
+def most_rows(uri: str, header: bool = True) -> int | None:
+    """Return the highest number of rows that a local file can have; None where it would have to be read to tell.
+
+    `header` is whether the first line of a table names its columns.
+    """
     local = storage.local_path(uri)
     suffix = data_sources.suffix_of(uri)
     if local is None or not local.is_file():
         return None
     try:
-        return _COUNTED[suffix](local) if suffix in _COUNTED else None
+        counted = _COUNTED[suffix](local) if suffix in _COUNTED else None
     except (OSError, EOFError, ValueError, TypeError, RecursionError):
         return None  # prepare_data says what is wrong with it
+    return counted - 1 if counted and header and suffix in TABLES else counted
 
 
 def first_row(uri: str) -> dict[str, Any] | None:

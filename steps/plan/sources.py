@@ -186,7 +186,7 @@ def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:
     drawn_anew = split == "train" and (given.training_data or given.dedup)
     changed = given.processing_function or drawn_anew  # some rows may be dropped or repeated
     whole = len(counted) == len(rows) and not changed
-    limits = [most_rows(file.uri) for file in files]
+    limits = [most_rows(file.uri, file.header) for file in files]
     known = [limit for limit in limits if limit is not None]
     bounded = len(known) == len(found) and not given.processing_function and not given.training_data
     return DataFound(

@@ -161,8 +161,9 @@ def test_rows_are_counted_by_what_each_format_can_hold(tmp_path):
         (tmp_path / name).write_bytes(content)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "k.parquet")
     counted = {name[0]: most_rows(str(tmp_path / name)) for name in [*files, "k.parquet"]}
-    known = {"a": 5, "b": 5, "c": 6, "i": 5, "k": 5}  # a table may lack a header
+    known = {"a": 5, "b": 5, "c": 5, "i": 5, "k": 5}
     assert counted == {**dict.fromkeys("defghij"), **known}
+    assert most_rows(str(tmp_path / "c.csv"), header=False) == 6
     assert most_rows("s3://bucket/rows.jsonl") is None
 
 
@@ -197,3 +198,41 @@ def test_whole_numbers_get_the_type_that_the_configuration_has(base, tmp_path):
 )  # fmt: skip
 def test_types_follow_the_pattern_and_else_are_whole(value, pattern, expected):
     assert repr(typed_like(value, pattern)) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"num_hidden_layers": 4.5}, "model_args.num_hidden_layers: found 4.5; expected a whole number, as in config"),
+        ({"num_hidden_layers": "4"}, "model_args.num_hidden_layers: found '4'; expected a whole number"),
+        ({"num_hidden_layers": True}, "model_args.num_hidden_layers: found True; expected a whole number"),
+        ({"num_hidden_layers": [4]}, "model_args.num_hidden_layers: found [4]; expected a whole number"),
+        ({"rms_norm_eps": "1e-5"}, "model_args.rms_norm_eps: found '1e-5'; expected a number"),
+        ({"attention_bias": "yes"}, "model_args.attention_bias: found 'yes'; expected true or false"),
+        ({"attention_bias": 1}, "model_args.attention_bias: found 1; expected true or false"),
+        ({"hidden_act": 3}, "model_args.hidden_act: found 3; expected a text"),
+        ({"architectures": "Llama"}, "model_args.architectures: found 'Llama'; expected a list"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "model_args.rope_parameters.rope_theta: found 'big'; expected"),
+        ({"rope_parameters": 3}, "model_args.rope_parameters: found 3; expected an object"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_told_before_the_model_is_built(base, tmp_path, args, words):
+    file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
+    config = json.loads((base / "config.json").read_text())
+    config |= {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        planned(base, file, model_args=args)
+    assert str(caught.value).startswith(f"PLAN-E0322 {words}")
+
+
+def test_values_of_the_same_type_and_unset_ones_are_accepted(base, tmp_path):
+    file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
+    args = {
+        "num_hidden_layers": 1,
+        "rms_norm_eps": 1,
+        "attention_bias": True,
+        "eos_token_id": [1, 2],
+        "pad_token_id": None,
+    }
+    assert codes(base, file, model_args=args) == []

@@ -242,3 +242,18 @@ def test_a_damaged_or_empty_store_is_left_to_mlflow(given, tmp_path):
         store.execute("CREATE TABLE other (name TEXT)")
     assert problems(given, mlflow_server_uri="sqlite:///other.db") == []
     assert os.path.getsize(tmp_path / "other.db") > 0
+
+
+@pytest.mark.parametrize("name", ["mlflow_config_map", "huggingface_token_secret", "node_pool_label"])
+@pytest.mark.parametrize("value", ["two words", "-first", "last-", "a/b/c", "ä", "x" * 300])
+def test_a_name_that_kubernetes_cannot_have_is_told(given, name, value):
+    (told,) = problems(given, **{name: value})
+    assert told.startswith(f"PLAN-E0366 {name}: found ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mlflow_config_map", "team.mlflow-2"), ("node_pool_label", "example.com/Pool_1"), ("node_pool_label", "pool")],
+)
+def test_names_that_kubernetes_has_are_accepted(given, name, value):
+    assert problems(given, **{name: value}) == []
