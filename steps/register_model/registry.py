@@ -66,7 +66,9 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
     if earlier:
         return earlier[0], True
     name = f"register {candidate.settings.pipeline}"
-    return client.create_run(experiment, tags={KEY: candidate.key}, run_name=name), True
+    run = client.create_run(experiment, tags={KEY: candidate.key}, run_name=name)
+    client.set_terminated(run.info.run_id, "FAILED")  # until the version exists; a killed step could not say so
+    return run, True
 
 
 def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
