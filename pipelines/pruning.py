@@ -96,7 +96,7 @@ def prune(root: Path, keep: int = 10, older_than: float = 0.0, dry_run: bool = F
         done.kept = {name: why for name, why in reasons.items() if name not in young}
         sizes = _freed([run.folder for run in old])
         done.removed = {run.folder.name: size for run, size in zip(old, sizes, strict=True)}
-        finished = _finished_trainings(root)
+        finished = _finished_trainings(root) if nobody else []  # a run may begin the same training again
         done.removed |= {str(folder.relative_to(root)): size for folder, size in
                          zip(finished, _freed(finished), strict=True)}  # fmt: skip
         if not dry_run:

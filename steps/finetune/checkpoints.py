@@ -183,6 +183,11 @@ def finish(folder: Path) -> None:
     write_durably(folder / "finished.json", "{}")
 
 
+def unfinish(folder: Path) -> None:
+    """Undo `finish`, because a training begins again in this folder."""
+    (folder / "finished.json").unlink(missing_ok=True)
+
+
 def is_finished(folder: Path) -> bool:
     """Return whether `finish` was called for this folder."""
     return (folder / "finished.json").exists()

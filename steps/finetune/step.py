@@ -13,7 +13,15 @@ from typing import Any
 from steps.artifacts import Manifest, new_artifact, read_manifest, verified
 from steps.errors import NumericError, OutOfResources, Preempted, Problem
 from steps.finetune.batch_size import fitted, ran_out
-from steps.finetune.checkpoints import CheckpointFolder, finish, folder_for, remove_finished, resume_point
+from steps.finetune.checkpoints import (
+    CheckpointFolder,
+    finish,
+    folder_for,
+    is_finished,
+    remove_finished,
+    resume_point,
+    unfinish,
+)
 from steps.finetune.continuing import own_parameters
 from steps.finetune.deepspeed import change_dtype, keep_names, launched, whole_weights
 from steps.finetune.inference import name_padding, save_tokenizer, stops_anew, write_generation_settings
@@ -46,7 +54,9 @@ def finetune(
     folder = folder_for(settings, inputs, scratch)
     with folder.lock(), ExitStack() as stack:
         resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
-        tracker = stack.enter_context(_tracker(settings, inputs, folder))
+        again = resume is not None or not is_finished(folder.path)
+        unfinish(folder.path)
+        tracker = stack.enter_context(_tracker(settings, inputs, folder, again))
         stack.enter_context(launched(settings, folder.path))
         tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
 
@@ -68,13 +78,14 @@ def finetune(
     return read_manifest(tuned)
 
 
-def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder) -> Tracker:
+def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder, unfinished: bool) -> Tracker:
+    """Return the tracker of a training; `unfinished` tells whether an earlier process may have begun the same one."""
     digests = {f"{name}_digest": digest for name, digest in inputs.items()}
     name = f"{settings.pipeline} finetune"
     wanted = settings.checkpoints.resume_from_checkpoint
-    continues = wanted in ("true", "auto") or (wanted != "false" and Path(wanted).parent == folder.path)
+    same = wanted in ("true", "auto") or (wanted != "false" and Path(wanted).parent == folder.path)
     tags = {"pipeline": settings.pipeline, **digests}
-    return Tracker(settings.tracking, name, tags, keep=folder.path, continues=continues)
+    return Tracker(settings.tracking, name, tags, keep=folder.path, continues=same and unfinished)
 
 
 def _train(

@@ -59,14 +59,16 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
     """
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         return client.get_run(run_id), False
-    if run := _run_of_training(client, candidate.history.get("mlflow_run_id")):
+    if run := _run_here(client, candidate.history.get("mlflow_run_id")):
         return run, False
     experiment = experiment_id(client, candidate.target.experiment, candidate.target.uri)
     earlier = client.search_runs([experiment], f"tags.{KEY} = '{candidate.key}'", max_results=1)
     if earlier:
         return earlier[0], True
     name = f"register {candidate.settings.pipeline}"
-    return client.create_run(experiment, tags={KEY: candidate.key}, run_name=name), True
+    run = client.create_run(experiment, tags={KEY: candidate.key}, run_name=name)
+    client.set_terminated(run.info.run_id, "FAILED")  # until the version exists; a killed step could not say so
+    return run, True
 
 
 def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
@@ -126,6 +128,14 @@ def describe_run(client: Any, run_id: str, candidate: Candidate, version: Any) -
     )
 
 
+def complete_run(client: Any, candidate: Candidate, version: Any) -> None:
+    """End the run of a version whose registration broke off after the version was created."""
+    run = _run_here(client, version.run_id)
+    if run and run.data.tags.get(KEY) == candidate.key and run.info.status != "FINISHED":
+        describe_run(client, version.run_id, candidate, version)
+        client.set_terminated(version.run_id)
+
+
 def move_alias(client: Any, target: Target, version: Any) -> bool:
     """Set the alias to a version, unless it was moved since the version was created; return whether it is set.
 
@@ -160,7 +170,7 @@ def alias_holder(client: Any, target: Target) -> str:
     return str(client.get_registered_model(target.name).aliases.get(target.alias, ""))
 
 
-def _run_of_training(client: Any, run_id: str | None) -> Any | None:
+def _run_here(client: Any, run_id: str | None) -> Any | None:
     from mlflow.exceptions import MlflowException
 
     try:

@@ -70,8 +70,10 @@ def register_model(
             version = _known_version(client, candidate)
             if version is None:
                 version = _new_version(client, candidate, card, draft / "mlflow_model")
-            elif candidate.copies and registry.COPIED not in version.tags:
-                version = _copy_later(client, candidate, version, draft / "mlflow_model")
+            else:
+                registry.complete_run(client, candidate, version)
+                if candidate.copies and registry.COPIED not in version.tags:
+                    version = _copy_later(client, candidate, version, draft / "mlflow_model")
             moved = registry.move_alias(client, target, version)
         model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
         registered = {

@@ -45,6 +45,8 @@ def tell_facts(uri: str, run_id: str, effective: dict[str, Any], gate: dict[str,
 
         add_facts(MlflowClient(tracking_uri=uri), run_id, effective, gate, report)
     except Exception as error:
+        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return  # the training was tracked on another server
         first = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("WARNING the report was not sent to MLflow at %s: %s", masked(uri), str(masked(first))[:200])
 

@@ -88,7 +88,7 @@ def settings_of(name: str, adapter: str, resume: str = "false") -> FinetuneSetti
         lora=LoraParams(apply_lora=True, **lora),
         max_length=32 if kind in ("sequence_classification", "seq2seq_lm", "masked_lm") else 64,
         preference={"method": method} if method else None,
-        checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint=resume),
+        checkpoints=CheckpointParams(save_steps=3, keep_checkpoints="true", resume_from_checkpoint=resume),
         **stored,
     )
 

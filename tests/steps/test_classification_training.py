@@ -112,7 +112,9 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
 @pytest.mark.slow
 def test_the_best_checkpoint_by_highest_accuracy_is_the_result(tmp_path):
     model, data = made(tmp_path, "bert", label_rows(72))
-    settings = settings_with({"num_train_epochs": 6, "learning_rate": 3e-3, "metric_for_best_model": "accuracy"})
+    kept = CheckpointParams(keep_checkpoints="true")
+    given = {"num_train_epochs": 6, "learning_rate": 3e-3, "metric_for_best_model": "accuracy"}
+    settings = settings_with(given, checkpoints=kept)
     history = train(settings, model, data, tmp_path / "out")
     values = [evaluation["accuracy"] for evaluation in history["evaluations"]]
     assert min(values) < max(values)
@@ -127,7 +129,7 @@ def test_the_best_checkpoint_by_highest_accuracy_is_the_result(tmp_path):
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_a_checkpoint_resumes_bit_for_bit(tmp_path, local_root, lora):
     model, data = made(tmp_path, "bert", label_rows(60))
-    kept = {"save_steps": 3}
+    kept = {"save_steps": 3, "keep_checkpoints": "true"}
     given = {"lora": LoraParams(apply_lora=lora)}
     train(settings_with(checkpoints=CheckpointParams(**kept), **given), model, data, tmp_path / "unbroken")
     (folder,) = (local_root / "checkpoints" / "text_classification").iterdir()

@@ -275,7 +275,12 @@ def test_an_adapter_that_learned_nothing_leaves_the_base_as_it_is(tiny_model, tm
 
 def test_a_resumed_training_ends_like_an_unbroken_one(tiny_model, model, tmp_path, root):
     data = prepared(tiny_model, tmp_path / "a", pair_rows(84))
-    train(settings_with("dpo", checkpoints=CheckpointParams(save_steps=4)), model, data, tmp_path / "whole")
+    train(
+        settings_with("dpo", checkpoints=CheckpointParams(save_steps=4, keep_checkpoints="true")),
+        model,
+        data,
+        tmp_path / "whole",
+    )
     [half] = (root / "checkpoints").glob("*/*/checkpoint-4")
     moved = half.rename(tmp_path / "checkpoint-4")
     resumed = settings_with("dpo", checkpoints=CheckpointParams(resume_from_checkpoint=str(moved)))

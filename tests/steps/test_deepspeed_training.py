@@ -75,7 +75,9 @@ def test_sixteen_bits_train_and_come_out_whole(model, data, tmp_path, stage):
 
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_a_resumed_training_ends_as_an_unbroken_one(model, data, tmp_path, monkeypatch, stage):
-    settings = settings_with(deepspeed=config(stage), checkpoints=CheckpointParams(save_steps=4))
+    settings = settings_with(
+        deepspeed=config(stage), checkpoints=CheckpointParams(save_steps=4, keep_checkpoints="true")
+    )
     unbroken = train(settings, model, data, tmp_path / "unbroken")
     folder = folder_for(settings, _inputs(model, data), tmp_path / "none")
     for checkpoint in folder.path.glob("checkpoint-*"):

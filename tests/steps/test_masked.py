@@ -197,7 +197,7 @@ def test_a_training_that_goes_on_hides_the_tokens_that_an_unbroken_one_does(base
         if resume == "true":  # as if it had been killed behind its third step
             for checkpoint in (tmp_path / "root").glob("checkpoints/*/*/checkpoint-6"):
                 shutil.rmtree(checkpoint)
-        kept = {"save_steps": 3, "resume_from_checkpoint": resume}
+        kept = {"save_steps": 3, "keep_checkpoints": "true", "resume_from_checkpoint": resume}
         settings = settings_with({"evaluation_strategy": "no", "max_steps": 6}, checkpoints=kept)
         history = train(settings, base, data, tmp_path / out)
         assert history["resumed_from"] == (3 if resume == "true" else None)

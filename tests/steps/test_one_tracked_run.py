@@ -103,6 +103,22 @@ def test_the_run_of_an_active_training_is_left_open(store, model, data, tmp_path
     assert end_abandoned(store, mlflow_store, local_root / "checkpoints") == []
 
 
+def test_a_finished_training_that_is_repeated_is_another_run(store, model, data, tmp_path):
+    given = settings_with({"max_steps": 2}, checkpoints=CheckpointParams(resume_from_checkpoint="auto"))
+    first, second = (train(given, model, data, tmp_path / name)["mlflow_run_id"] for name in ("one", "two"))
+    assert runs(store) == {first: "FINISHED", second: "FINISHED"}
+    assert points(store, first) == points(store, second)
+
+
+def test_a_finished_training_whose_result_was_lost_is_the_same_run(store, model, data, tmp_path):
+    kept = CheckpointParams(resume_from_checkpoint="auto", keep_checkpoints="true")
+    given = settings_with({"num_train_epochs": 1}, checkpoints=kept)
+    first, second = (train(given, model, data, tmp_path / name)["mlflow_run_id"] for name in ("one", "two"))
+    assert first == second
+    assert runs(store) == {first: "FINISHED"}
+    assert [step for step, _ in points(store, first)] == list(range(1, 11))
+
+
 def test_a_run_that_was_deleted_is_begun_anew(store, model, data, tmp_path, local_root):
     interrupted(signal.SIGTERM, model, data, tmp_path / "out", local_root)
     (deleted,) = runs(store)

@@ -233,7 +233,7 @@ def test_a_resumed_training_ends_like_an_unbroken_one(base, tmp_path, preference
     rated = preference.get("method") == "kto"
     data = prepared(base, tmp_path / "a", (rated_rows if rated else pair_rows)(84))
     given = {"evaluation_strategy": "no"}
-    whole = settings_with(preference, given, checkpoints=CheckpointParams(save_steps=6))
+    whole = settings_with(preference, given, checkpoints=CheckpointParams(save_steps=6, keep_checkpoints="true"))
     train(whole, base, data, tmp_path / "whole")
     [half] = (tmp_path / "root/checkpoints").glob("*/*/checkpoint-6")
     moved = half.rename(tmp_path / "checkpoint-6")  # the reference's numbers stay, as they would

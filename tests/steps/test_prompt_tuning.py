@@ -84,7 +84,7 @@ def test_it_resumes_bit_for_bit_and_begins_as_the_seed_says(model, data, tmp_pat
         settings = settings_with(
             training,
             lora=LoraParams(apply_lora=True, **PROMPT),
-            checkpoints=CheckpointParams(save_steps=3, resume_from_checkpoint=resume),
+            checkpoints=CheckpointParams(save_steps=3, keep_checkpoints="true", resume_from_checkpoint=resume),
         )
         history = train(settings, model, data, tmp_path / out)
         assert history["resumed_from"] == (3 if resume == "true" else None)

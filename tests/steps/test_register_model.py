@@ -142,8 +142,15 @@ def test_a_registration_that_broke_off_is_finished_by_repeating_it(world, monkey
         with pytest.raises(Outage):
             register_model(settings(), **world)
         assert not world["registration"].exists()
+        assert statuses() <= {"FAILED", "FINISHED"}  # no run stays open if nobody repeats the registration
     assert register_model(settings(), **world) == "models:/normaliser@champion"
     assert content() == (1, 1, 1)
+    assert statuses() == {"FINISHED"}
+
+
+def statuses() -> set[str]:
+    runs = client().search_runs([experiment.experiment_id for experiment in client().search_experiments()])
+    return {run.info.status for run in runs}
 
 
 def test_an_alias_that_was_moved_meanwhile_is_left_alone(world, monkeypatch, caplog):

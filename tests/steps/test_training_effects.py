@@ -26,7 +26,7 @@ def run(chat_inputs, tmp_path):
         settings = settings_with(
             {"evaluation_strategy": "no", "num_train_epochs": 1, **training},
             lora=LoraParams(**(lora or {})),
-            checkpoints=CheckpointParams(**(checkpoints or {})),
+            checkpoints=CheckpointParams(**{"keep_checkpoints": "true", **(checkpoints or {})}),
         )
         finetune(settings, model, data, out / "tuned", out / "checkpoints", out / "report.html")
         history = json.loads((out / "tuned/history.json").read_text())
