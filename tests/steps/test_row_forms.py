@@ -197,7 +197,7 @@ JUDGED = [
          ":1 (record 1) conversation[0].assistant"),
     Case(0, "two forms", lines({**QA, "prompt": "a", "completion": "b"}), "DATA-E0612", ":1 (record 1) prompt",
          "set row_form=prompt_completion or question_answer"),
-    Case(0, "two forms, one named", lines(*[{**QA, "prompt": "a", "completion": "b"}] * 3), "DATA-F0611",
+    Case(0, "two forms, one named", lines(*[{**QA, "question": f"{n}?", "prompt": "a", "completion": "b"} for n in range(3)]), "DATA-F0611",
          options={"row_form": "question_answer"}, count=3, says="read as question/answer rows"),
     Case(0, "two answers", lines({**QA, "response": "b"}), "DATA-E0612", ":1 (record 1) question",
          "remove one of the answer columns"),
@@ -216,9 +216,9 @@ JUDGED = [
          "DATA-W0619", says="4 rows with the declared columns and 2 Alpaca rows and 1 question/answer rows"),
     Case(0, "declared columns win", lines(*[{"messages": short(n), **ALPACA} for n in range(4)]), "DATA-F0601",
          says="instruction, input, output"),
-    Case(0, "two system texts", lines(*[{"messages": [{"role": "system", "content": "a"}, *short(1)],
-                                         "system": "b"}] * 3), "DATA-W0616", count=3),
-    Case(0, "unused keys of turns", lines(*[{"conversation": [{"human": "a", "assistant": "b", "turn": 1}]}] * 3),
+    Case(0, "two system texts", lines(*[{"messages": [{"role": "system", "content": "a"}, *short(n)],
+                                         "system": "b"} for n in range(3)]), "DATA-W0616", count=3),
+    Case(0, "unused keys of turns", lines(*[{"conversation": [{"human": f"{n}", "assistant": "b", "turn": 1}]} for n in range(3)]),
          "DATA-F0601", says="turn of turns"),
     Case(0, "a text called data", lines({"data": "a"}), "DATA-E0601", ":1 (record 1) messages"),
     Case(0, "a form of other rows", lines(QA), "DATA-E0617", "row_form", options={"row_form": "hh"}),
@@ -259,6 +259,19 @@ def test_a_column_with_tools_stands_beside_every_form(tmp_path):
         made, _ = rows_in(tmp_path / "d", "chat_completion", [shares])
         assert made[0]["tools"] == tools
         assert made[0]["messages"][0] == {"role": "system", "content": RULE}
+
+
+def test_function_calls_of_openai_are_tool_calls(tmp_path):
+    called = {"name": "add", "arguments": '{"a": 12345678901234567890120}'}
+    talk = [user("1 + 1?"), {"role": "assistant", "content": None, "function_call": called},
+            {"role": "function", "name": "add", "content": "2"}, bot("2")]  # fmt: skip
+    functions = [{"name": "add", "parameters": {}}]
+    [row], told = rows_in(tmp_path / "d", "chat_completion", [{"messages": talk, "functions": functions}])
+    assert row["tools"] == functions
+    [call] = row["messages"][1]["tool_calls"]
+    assert call == {"type": "function", "function": {"name": "add", "arguments": {"a": 12345678901234567890120}}}
+    assert row["messages"][2] == {"role": "tool", "name": "add", "content": "2"}
+    assert told["DATA-F0438"]["count"] == 1
 
 
 def test_transcripts_stay_texts_if_forms_are_forbidden(tmp_path):
