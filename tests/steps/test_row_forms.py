@@ -197,7 +197,8 @@ JUDGED = [
          ":1 (record 1) conversation[0].assistant"),
     Case(0, "two forms", lines({**QA, "prompt": "a", "completion": "b"}), "DATA-E0612", ":1 (record 1) prompt",
          "set row_form=prompt_completion or question_answer"),
-    Case(0, "two forms, one named", lines(*[{**QA, "question": f"{n}?", "prompt": "a", "completion": "b"} for n in range(3)]), "DATA-F0611",
+    Case(0, "two forms, one named", lines(*[{**QA, "question": f"{n}?", "prompt": "a", "completion": "b"}
+                                                for n in range(3)]), "DATA-F0611",
          options={"row_form": "question_answer"}, count=3, says="read as question/answer rows"),
     Case(0, "two answers", lines({**QA, "response": "b"}), "DATA-E0612", ":1 (record 1) question",
          "remove one of the answer columns"),
@@ -218,8 +219,8 @@ JUDGED = [
          says="instruction, input, output"),
     Case(0, "two system texts", lines(*[{"messages": [{"role": "system", "content": "a"}, *short(n)],
                                          "system": "b"} for n in range(3)]), "DATA-W0616", count=3),
-    Case(0, "unused keys of turns", lines(*[{"conversation": [{"human": f"{n}", "assistant": "b", "turn": 1}]} for n in range(3)]),
-         "DATA-F0601", says="turn of turns"),
+    Case(0, "unused keys of turns", lines(*[{"conversation": [{"human": f"{n}", "assistant": "b", "turn": 1}]}
+                                            for n in range(3)]), "DATA-F0601", says="turn of turns"),
     Case(0, "a text called data", lines({"data": "a"}), "DATA-E0601", ":1 (record 1) messages"),
     Case(0, "a form of other rows", lines(QA), "DATA-E0617", "row_form", options={"row_form": "hh"}),
     Case(0, "a conversation without answer", lines({"messages": [user("a")], "label": True}), "DATA-E1504",
