@@ -43,10 +43,9 @@ def rows_in(folder, task, rows, name="train.jsonl", held_out=None, **columns):
         write_jsonl(file, rows)
     module = load_task(task)
     given = module.Columns(**columns)
-    for held_out in ("validation", "test"):
-        write_jsonl(
-            folder / f"{held_out}.jsonl", [TABLES[task][next(iter(TABLES[task]))][0](n) for n in range(900, 903)]
-        )
+    held_out = held_out or [next(iter(TABLES[task].values()))[0](n) for n in range(900, 906)]
+    for split, part in (("validation", held_out[::2]), ("test", held_out[1::2] or held_out)):
+        write_jsonl(folder / f"{split}.jsonl", part)
     source = DataSource(
         train_file_path=str(file),
         validation_file_path=str(folder / "validation.jsonl"),
@@ -277,7 +276,7 @@ def test_function_calls_of_openai_are_tool_calls(tmp_path):
 
 def test_transcripts_stay_texts_if_forms_are_forbidden(tmp_path):
     row = PAIRS["transcripts"][0]
-    made, _ = rows_in(tmp_path / "d", "preference", [row(1)], held_out=[row(2)], row_form="off")
+    made, _ = rows_in(tmp_path / "d", "preference", [row(1)], held_out=[row(2), row(3)], row_form="off")
     assert isinstance(made[0]["prompt"], str)
 
 
