@@ -72,15 +72,22 @@ from steps.params.secrets import without_secrets
 TASKS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
 MISSING = "DATA-E0601"
-# For a missing column: parameter → a column that suggests another setting, and that setting.
+RATED, PAIRS = "set method=kto if these are rated answers", "set kto_rows=pairs if these are pairs"
+CHATS = "use the pipeline chat_completion, which reads conversations"
+# For a missing column: parameter → columns that suggest another setting, and that setting.
 OTHER_SHAPES = {
-    "source_lang": ("translation", "set translation_key=translation"),
-    "target_lang": ("translation", "set translation_key=translation"),
-    "answers_key": ("answer_start", "set answers_key to an empty text if each row has one answer in separate columns"),
-    "completion_key": ("chosen", "set kto_rows=pairs if these are pairs"),
-    "label_key": ("chosen", "set kto_rows=pairs if these are pairs"),
-    "chosen_key": ("completion", "set method=kto if these are rated answers"),
-    "rejected_key": ("completion", "set method=kto if these are rated answers"),
+    "source_lang": {"translation": "set translation_key=translation"},
+    "target_lang": {"translation": "set translation_key=translation"},
+    "answers_key": {"answer_start": "set answers_key to an empty text if each row has one answer in separate columns"},
+    "completion_key": {"chosen": PAIRS},
+    "label_key": {"chosen": PAIRS},
+    "chosen_key": dict.fromkeys(("completion", "label", "kto_tag"), RATED),
+    "rejected_key": dict.fromkeys(("completion", "label", "kto_tag"), RATED),
+    "text_key": {
+        "completion": "for prompts with completions, use text_generation with text_key=prompt and "
+        "ground_truth_key=completion",
+        **dict.fromkeys(("messages", "conversations", "instruction"), CHATS),
+    },
 }
 
 
@@ -178,9 +185,10 @@ def missing_columns(present: Iterable[str], wanted: Mapping[str, str]) -> Iterat
     for parameter, name in wanted.items():
         if name not in present:
             near = _similar(name, present)
-            column, other = OTHER_SHAPES.get(parameter, ("", ""))
+            shapes = OTHER_SHAPES.get(parameter, {})
+            other = next((setting for column, setting in shapes.items() if column in present), "")
             yield Fault(MISSING, name, f"the columns {_listed(present)}", f"a column {name!r}",
-                        other if other and column in present else
+                        other if other else
                         f"{near} Rename it, or set {parameter} to the name that the file uses" if near else
                         f"set {parameter} to the name that the file uses")  # fmt: skip
 

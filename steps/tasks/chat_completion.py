@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import ChatColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
-from steps.tasks.forms.table import SYSTEM
+from steps.tasks.forms.table import FUNCTIONS, SYSTEM
 from steps.tasks.rules.cells import Reader, read_cell
 from steps.tasks.rules.json_text import as_json, from_json
 from steps.tasks.rules.messages import (
@@ -59,7 +59,7 @@ def columns_of(columns: ChatColumns) -> tuple[str, ...]:
 
 def other_columns(columns: ChatColumns) -> OtherColumns:
     """Accept ShareGPT's name for the messages, and optional tools and system texts."""
-    return OtherColumns((columns.tools_key, *SYSTEM), {columns.messages_key: SHAREGPT_KEY})
+    return OtherColumns((columns.tools_key, FUNCTIONS, *SYSTEM), {columns.messages_key: SHAREGPT_KEY})
 
 
 def cells(columns: ChatColumns) -> dict[str, Reader]:

@@ -1,15 +1,24 @@
 """The rows in docs/data.md are valid."""
 
+import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from checking import check_data
 
 from steps.errors import UserError
-from steps.tasks import TASKS
+from steps.params.chat_columns import RowForm
+from steps.tasks import TASKS, load_task
+from steps.tasks.forms import row_reader
+from steps.tasks.forms.table import FORMS as TASKS_WITH_FORMS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+FORMS = {
+    task: re.findall(r"^\| `(\w+)` \| `(\{.*\})` \|$", table, re.MULTILINE)
+    for task, table in re.findall(r"<!-- forms of (\w+) -->\n((?:\|.*\n)+)", PAGE)
+}
 EXAMPLES = re.findall(r"^### (\w+)\n[^#]*?```json\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -29,3 +38,17 @@ def test_the_rows_of_the_page_are_good(tmp_path, task, rows):
             check_data(task, file)
         assert [problem.code for problem in error.value.problems] == ["DATA-E0701"]
         assert f"training rows of {12 * len(kind)} after" in str(error.value)
+
+
+@pytest.mark.parametrize(("task", "form", "row"), [(task, *row) for task, rows in FORMS.items() for row in rows])
+def test_the_rows_of_each_form_are_read_in_this_form(task, form, row):
+    module, columns = load_task(task), load_task(task).Columns()
+    read = row_reader(task, columns).read(json.loads(row))
+    assert read.form.name == form
+    assert list(module.check_row(read.row, columns)) == []
+
+
+def test_one_row_of_each_form_is_shown():
+    assert list(FORMS) == list(TASKS_WITH_FORMS)
+    shown = {form for rows in FORMS.values() for form, _ in rows}
+    assert shown == set(get_args(RowForm)) - {"auto", "off"}

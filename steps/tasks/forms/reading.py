@@ -24,7 +24,7 @@ from steps.tasks.forms.converting import (
     turns,
     with_system,
 )
-from steps.tasks.forms.table import CERTAIN_TALKS, DECLARED, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
+from steps.tasks.forms.table import CERTAIN_TALKS, DECLARED, FUNCTIONS, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
 from steps.tasks.rules.standard import SHAREGPT_ROLES
 
 RENAMING = "the name that the file uses"  # how the fix of a missing column ends if no other column is like it
@@ -222,14 +222,15 @@ def row_reader(task: str, columns: Group) -> RowReader | None:
 def _read_chat(reader: RowReader, form: Form, row: dict[str, Any]) -> ReadRow | None:
     columns: Any = reader.columns
     own = form.name == DECLARED
-    if own and not needs_reading(row[form.needs["talk"]]) and not _has_system(row):
+    functions = columns.tools_key not in row and not is_empty(row.get(FUNCTIONS))
+    if own and not needs_reading(row[form.needs["talk"]]) and not _has_system(row) and not functions:
         return None
     talk = _talk(form, row)
     if "answer" in form.needs:
         talk.extend(answer(row[form.needs["answer"]], form.needs["answer"]))
     made = {columns.messages_key: talk.messages}
-    if columns.tools_key in row:
-        made[columns.tools_key] = row[columns.tools_key]
+    if columns.tools_key in row or functions:
+        made[columns.tools_key] = row[FUNCTIONS if functions else columns.tools_key]
     return _made(made, form, {columns.messages_key: talk}, row)
 
 

@@ -14,6 +14,7 @@ from steps.params.group import Group, default_in
 
 SYSTEM = ("system", "system_prompt")
 TALKS = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat", "turns", "data")
+FUNCTIONS = "functions"  # OpenAI's former name of the column with tools
 CERTAIN_TALKS = TALKS[:3]  # names that are used for nothing else
 LABELS = ("label", "kto_tag")
 DECLARED = "declared"
@@ -139,7 +140,7 @@ def _asking(
 
 def _optional(tools: str = "") -> dict[str, str]:
     more = {"system": SYSTEM[0], "system_prompt": SYSTEM[1], "history": "history"}
-    return {**more, "tools": tools} if tools else more
+    return {**more, "tools": tools, "functions": FUNCTIONS} if tools else more
 
 
 def _declared(more: dict[str, str]) -> dict[str, str]:

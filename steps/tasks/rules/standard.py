@@ -40,6 +40,7 @@ MAPPED = ("DATA-F0415", "roles renamed by role_map")
 PARTS = ("DATA-F0417", "text parts joined into one content")
 REASONED = ("DATA-F0432", "parts with reasoning read as reasoning_content")
 ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
+FUNCTION_CALL = ("DATA-F0438", "function_call and the role function read as tool_calls and the role tool")
 UNLEARNED = ("DATA-F0433", "conversations with messages that are marked as not learned")
 FOREIGN_MARK = ("DATA-W0434", "messages of other roles that are marked as learned: only an assistant's mark has an "
                 "effect")  # fmt: skip
@@ -118,6 +119,8 @@ def _standard(message: dict[str, Any], rules: MessageRules, mended: Mended) -> d
         mended[MAPPED] = None
     if type(message.get("content")) is list and message["content"]:
         message = _with_joined_parts(message, mended)
+    if message.get("role") == "function" or type(message.get("function_call")) is dict:
+        message = _with_tool_calls(message, mended)
     if message.get("tool_calls"):
         read = read_arguments(message["tool_calls"])
         if read is not message["tool_calls"]:
@@ -142,6 +145,17 @@ def _with_our_keys(message: dict[str, Any], rules: MessageRules, mended: Mended)
     if name in CALLS and (calls := calls_in_text(content)):
         return {"role": role, "content": None, "tool_calls": calls, **more}
     return {"role": role, "content": content, **more}
+
+
+def _with_tool_calls(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
+    """{"function_call": {"name": …}} → {"tool_calls": [{"type": "function", "function": {"name": …}}]}"""
+    if message.get("tool_calls"):
+        return message
+    mended[FUNCTION_CALL] = None
+    made = {**message, "role": "tool"} if message.get("role") == "function" else {**message}
+    if type(called := made.pop("function_call", None)) is dict:
+        made["tool_calls"] = [{"type": "function", "function": called}]
+    return made
 
 
 def _with_joined_parts(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
