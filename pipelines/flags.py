@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.text_file import read_json
 
 if TYPE_CHECKING:
     from steps.params.group import Group
-
-LARGEST_CONFIG = 1024 * 1024
 
 
 class PipelineGroup(click.Group):
@@ -73,9 +71,9 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
     return click.Option(
         [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
         metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
-        # A boolean flag needs no value: --apply-lora.
         is_flag=False,
-        flag_value="true" if field.annotation is bool else None,
+        # A boolean flag needs no value: --apply-lora. With a flag_value, even None, click would refuse -1 as a value.
+        **({"flag_value": "true"} if field.annotation is bool else {}),
         help=f"{field.description}  [default: {default_of(field)}]",
         hidden=hidden,
         shell_complete=lambda ctx, param, text: [choice for choice in choices if choice.startswith(text)],
@@ -89,26 +87,31 @@ def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
     flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
     return merged(
         model,
-        parameters_in(values["config"]) if values.get("config") else {},
+        parameters_in(values["config"], model) if values.get("config") else {},
         read_pairs(values.get("param") or ()),
         read_pairs(tuple(f"{name}={value}" for name, value in flags.items() if value is not None)),
     )
 
 
-def parameters_in(file: Path) -> dict[str, Any]:
+def parameters_in(file: Path, model: type[Group] | None = None) -> dict[str, Any]:
     """Read a configuration file: parameters by name, or an experiment in sections.
 
-    Raises UserError as `read_config` and `from_experiment` do.
+    Without a model, the one of the pipeline that the file names says which parameters are texts. Raises UserError as
+    `read_config` and `from_experiment` do.
     """
+    from pipelines.catalog import PIPELINES
+    from pipelines.configuration import as_declared, read_config
     from pipelines.experiment_yaml import from_experiment, is_experiment
 
-    values = read_config(file)
-    if not is_experiment(values):
-        return values
-    parameters, notes = from_experiment(values)
-    for note in notes:
-        click.echo(f"WARNING {note}", err=True)
-    return parameters
+    values, words = read_config(file)
+    if is_experiment(values):
+        parameters, notes = from_experiment(values, words)
+        for note in notes:
+            click.echo(f"WARNING {note}", err=True)
+        return parameters
+    named = PIPELINES.get(plain_name(values.get("pipeline")))
+    model = model or (named.parameters if named else None)
+    return as_declared(model, values, words) if model else values
 
 
 def _others(values: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not sign:
             problems.append(Problem("PARAM-E0105", f"-p {pair}", "no =", "name=value", f"write -p {pair}=…"))
         try:
-            values[name.strip()] = json.loads(value) if value[:1] in ("{", "[") else value
+            values[name.strip()] = read_json(value) if value[:1] in ("{", "[") else value
         except ValueError as error:
             problems.append(Problem("PARAM-E0105", f"-p {name}", shown(value), f"JSON ({error})", "quote it for JSON"))
     if problems:
@@ -136,42 +139,19 @@ def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """Read a YAML (or JSON) file of parameters by name; `pipeline:` can name the pipeline it is for.
-
-    Raises UserError if it is missing, invalid YAML, not a mapping, larger than LARGEST_CONFIG bytes, or uses YAML
-    aliases (which can expand without limit).
-    """
-    import yaml
-
-    def refused(found: str, expected: str, fix: str) -> UserError:
-        return UserError(Problem("CONFIG-E0101", str(file), found, expected, fix))
-
-    if not file.is_file():
-        raise refused("no such file", "a YAML file", "correct the path after -f")
-    if file.stat().st_size > LARGEST_CONFIG:
-        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG} bytes", "remove data from the file")
-    text = file.read_text(encoding="utf-8")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise refused("a YAML alias (*name)", "no aliases", "write the value out")
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or "invalid YAML"
-        raise UserError(Problem("CONFIG-E0102", where, str(problem), "valid YAML", "correct that line")) from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise refused(f"a {type(values).__name__}", "a mapping of parameters", "write lines like learning_rate: 1e-5")
-    return values
+def plain_name(pipeline: Any) -> str:
+    """Return the name of a pipeline as the catalog has it; empty for what is no text."""
+    return pipeline.strip().replace("-", "_") if isinstance(pipeline, str) else ""
 
 
 def for_pipeline(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Remove `pipeline:` from the values. Raises UserError if it names another pipeline than the one being run."""
+    from pipelines.catalog import PIPELINES
+
     values = dict(values)
     meant = values.pop("pipeline", name)
-    if meant != name:
-        raise UserError(
-            Problem("CONFIG-E0103", "pipeline", shown(meant), shown(name), f"run it with `finetune run {meant}`")
-        )
+    if (asked := plain_name(meant)) != name:
+        known = asked in PIPELINES
+        fix = f"run it with `finetune run {asked}`" if known else nearest(asked, PIPELINES) or f"write {name}"
+        raise UserError(Problem("CONFIG-E0103", "pipeline", shown(meant), shown(name), fix))
     return values
