@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines import completion
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.text_file import read_json
 
@@ -45,6 +46,17 @@ class PipelineGroup(click.Group):
             help=published.summary,
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the pipeline first: its name may stand behind the options, or only in the configuration file."""
+        if args and args[0].startswith("-"):
+            if {"-h", "--help"} & set(args):
+                args = ["--help"]
+            elif ctx.resilient_parsing:  # completion
+                args = _name_first_or_any(args)
+            else:
+                args = _name_first(args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             choices = self.list_commands(ctx)
@@ -53,13 +65,68 @@ class PipelineGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _name_first(args: list[str]) -> list[str]:
+    """Move the name of the pipeline to the front, or read it from the configuration file.
+
+    Raises UserError if neither names one, and as `parameters_in`.
+    """
+    from pipelines.catalog import PIPELINES
+
+    for place, word in enumerate(args):
+        before = args[place - 1] if place else ""
+        is_value = before.startswith("-") and "=" not in before and before not in NO_VALUE
+        if plain_name(word) in PIPELINES and not is_value:
+            return [word, *args[:place], *args[place + 1 :]]
+    command = click.Command("", params=CONFIGURATION, context_settings={"ignore_unknown_options": True})
+    command.params = [*CONFIGURATION, click.Argument(["rest"], nargs=-1)]
+    values = command.make_context("", list(args)).params
+    named = _pipeline_in(values["config"]) if values["config"] else ""
+    if not named:
+        found = f"{values['config']} without a line pipeline:" if values["config"] else "no name of a pipeline"
+        fix = "write pipeline: and its name into the file" if values["config"] else "name it before the options"
+        raise UserError(Problem("CONFIG-E0107", "pipeline", found, f"one of {', '.join(PIPELINES)}", fix))
+    return [named, *args]
+
+
+def _name_first_or_any(args: list[str]) -> list[str]:
+    """Do the same for completion, where the name may still be missing: flags that all pipelines have are completed."""
+    from pipelines.catalog import PIPELINES
+
+    try:
+        return _name_first(args)
+    except (UserError, click.UsageError):
+        return [next(iter(PIPELINES)), *args]
+
+
+def _pipeline_in(file: Path) -> str:
+    """Return the pipeline that a configuration file names; empty without one."""
+    from pipelines.catalog import PIPELINES
+    from pipelines.configuration import read_config
+    from pipelines.experiment_yaml import from_experiment, is_experiment
+
+    values, words = read_config(file)
+    named = (from_experiment(values, words)[0] if is_experiment(values) else values).get("pipeline")
+    if named is None or plain_name(named) in PIPELINES:
+        return plain_name(named)
+    fix = nearest(plain_name(named), PIPELINES) or "see `finetune list`"
+    raise UserError(Problem("PARAM-E0100", f"pipeline in {file}", shown(named), f"one of {', '.join(PIPELINES)}", fix))
+
+
+NO_VALUE = ("--json", "--cache", "--no-cache", "--gate-exit")
+
 CONFIGURATION: list[click.Parameter] = [
     click.Option(
         ["-f", "--config", "config"],
         type=click.Path(path_type=Path),
         help="YAML file with parameters by name, or an experiment in sections; -p and flags override it.",
     ),
-    click.Option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE", help="One parameter; repeatable."),
+    click.Option(
+        ["-p", "--param", "param"],
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="One parameter; repeatable.",
+        shell_complete=completion.pairs,
+    ),
 ]
 
 
@@ -71,9 +138,9 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
     return click.Option(
         [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
         metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
-        is_flag=False,
-        # A boolean flag needs no value: --apply-lora. With a flag_value, even None, click would refuse -1 as a value.
-        **({"flag_value": "true"} if field.annotation is bool else {}),
+        # A boolean flag needs no value: --apply-lora. Such an option of click cannot have a value that begins with a
+        # minus, so all others need theirs.
+        **({"is_flag": False, "flag_value": "true"} if field.annotation is bool else {}),
         help=f"{field.description}  [default: {default_of(field)}]",
         hidden=hidden,
         shell_complete=lambda ctx, param, text: [choice for choice in choices if choice.startswith(text)],

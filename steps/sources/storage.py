@@ -20,7 +20,7 @@ from steps.errors import Outage, Problem, SecurityRefusal, UserError
 
 # No http(s): with it, a parameter could make a pod read the cluster's metadata service.
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "hf"}
-FORBIDDEN = set("\\'") | {chr(code) for code in range(32)} | {chr(127)}
+FORBIDDEN = {"\\"} | {chr(code) for code in range(32)} | {chr(127)}
 DOWNLOADS_AT_ONCE = 8
 MD5 = re.compile(r"[0-9a-f]{32}")
 CLIENTS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp")
@@ -33,8 +33,8 @@ def check_uri(parameter: str, uri: str) -> list[Problem]:
     bad = sorted(FORBIDDEN & set(uri))
     if bad:
         return [
-            Problem("URI-E0101", parameter, f"{uri!r} with {bad[0]!r}", "no backslash, quote or control character",
-                    "rename the file, or remove the quotes: the value is not passed to a shell")
+            Problem("URI-E0101", parameter, f"{uri!r} with {bad[0]!r}", "no backslash or control character",
+                    "separate folders by /, or rename the file: the value is not passed to a shell")
         ]  # fmt: skip
     if (scheme := scheme_of(uri)) not in SCHEMES:
         known = ", ".join(sorted(SCHEMES - {"file"}))
