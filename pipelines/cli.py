@@ -115,7 +115,7 @@ def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
 def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: bool, gate_exit: bool) -> None:
     """Run the pipeline on this machine."""
     from pipelines.catalog import PIPELINES
-    from pipelines.outputs import refuse_unwritable
+    from pipelines.outputs import refuse_in_uri, refuse_unwritable
     from pipelines.runs import run, screen
     from steps.running import leave
 
@@ -124,6 +124,7 @@ def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: boo
             Problem("CLI-E0102", "--gate-exit", f"{name}, which has no gate", "a pipeline that trains", "leave it out")
         )
     refuse_unwritable("--root", root)
+    refuse_in_uri("--root", root)
     result = run(name, for_pipeline(name, given), root, cache, quiet=as_json)
     click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else screen(result))
     if error := result["error"]:

@@ -26,6 +26,15 @@ def refuse_unwritable(name: str, path: Path, folder: bool = True) -> None:
         raise _refused(name, path, f"{path.parent if not folder else path}: {error.strerror or error}") from None
 
 
+def refuse_in_uri(name: str, path: Path) -> None:
+    """Raise UserError for a folder whose path would mean another one in the URI of an SQLite database."""
+    if bad := sorted({"?", "%"} & set(str(path.absolute()))):
+        raise UserError(
+            Problem("OUTPUT-E0102", name, f"{path.absolute()} with {bad[0]}", "a path without ? and %",
+                    "name another folder", why="the MLflow store of local runs is there, under a URI")
+        )  # fmt: skip
+
+
 def _nearest_folder(name: str, path: Path, folder: bool) -> Path:
     """Return the folder at `path`, or the nearest one above it that exists."""
     if not folder and path.is_dir():
