@@ -126,9 +126,14 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     if path and number in NO_PLACE:
         found, expected = NO_PLACE[number]
         return UserError(Problem("FILE-E0102", _shortened(where), found, expected, "name another place"))
-    if number in NO_ANSWER or isinstance(error, TimeoutError | ConnectionResetError | ConnectionRefusedError):
+    if number in NO_ANSWER or _is_silence(error):
         return _silent(error, where)
     return None
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Return whether a connection failed; a broken pipe is a reader of our output that has ended."""
+    return isinstance(error, TimeoutError | ConnectionError) and not isinstance(error, BrokenPipeError)
 
 
 def _nearly_full(path: str) -> bool:
