@@ -29,12 +29,12 @@ NO_SPACE_TEXT = re.compile(
     r"QuotaExceeded|FileTooLarge",
     re.IGNORECASE,
 )
-# What torch, numpy and sqlite say when a write fails, without a reason; counted as a full disk if the disk is full.
-WRITE_FAILED = re.compile(
-    r"PytorchStreamWriter failed|failed to write|iostream error|unexpected pos \d+|requested and \d+ written|"
-    r"disk I/O error|write failed",
-    re.IGNORECASE,
+# What numpy and torch say where the system ends a write, without the reason.
+WRITE_ENDED = re.compile(
+    r"PytorchStreamWriter failed writing|iostream error|unexpected pos \d+ vs|requested and \d+ written"
 )
+# What others say for any failed write: a lack of space if there is almost none.
+WRITE_FAILED = re.compile(r"failed to write|disk I/O error|write failed", re.IGNORECASE)
 NEARLY_FULL = 16 * 1024 * 1024  # bytes
 NO_WRITING = {
     errno.EACCES: "no permission",
@@ -101,7 +101,8 @@ def disk_is_full(error: BaseException) -> bool:
     """Return whether an exception means that nothing more can be written."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
-    return bool(NO_SPACE_TEXT.search(str(error))) and not isinstance(error, StepError)
+    text = "" if isinstance(error, StepError) else str(error)
+    return bool(NO_SPACE_TEXT.search(text) or WRITE_ENDED.search(text))
 
 
 def _of_the_machine(error: BaseException, step: str) -> StepError | None:
@@ -112,6 +113,8 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
         return _no_more(step, f"MemoryError: {error}", "enough memory", "request more memory for this step")
     if disk_is_full(error) or (WRITE_FAILED.search(str(error)) and _nearly_full(path)):
         said = NO_SPACE.get(number or 0, NO_SPACE[errno.ENOSPC])
+        if WRITE_ENDED.search(str(error)):
+            said = f"a write that the system ended ({_said(error)})"
         return OutOfResources(
             Problem("DISK-E0102", where, said, "space for the files of this step", "free disk space, use a larger "
                     "volume, or set TMPDIR to a folder on one")

@@ -326,7 +326,7 @@ def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[s
     """Read a JSON object. Raises UserError when the file does not contain one."""
     try:
         value = json.loads(read(name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         value = str(error)
     if isinstance(value, dict):
         return value

@@ -121,7 +121,7 @@ def explanation(error: BaseException, repo_id: str, parameter: str) -> StepError
                     f"access to the Hub, or a copy of the {kind}",
                     f"unset HF_HUB_OFFLINE, or set {folder} to a folder with the files")
         )  # fmt: skip
-    if isinstance(error, errors.HfHubHTTPError) and _is_refusal(error):
+    if isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError) and _is_refusal(error):
         return UserError(
             Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and is readable with HF_TOKEN",
                     f"check the id, accept the {kind}'s licence on the Hub, or set huggingface_token_secret")
