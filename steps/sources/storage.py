@@ -53,7 +53,19 @@ def check_uri(parameter: str, uri: str) -> list[Problem]:
                     f"write {OTHER_NAMES[scheme]}://" if scheme in OTHER_NAMES else
                     "copy the file to object storage or to a mounted folder")
         ]  # fmt: skip
+    if scheme != "file" and not uri.split("://", 1)[1].split("/")[0]:
+        return [_malformed(parameter, uri, "no bucket, container or owner")]
     return []
+
+
+def _malformed(parameter: str, uri: str, found: str) -> Problem:
+    return Problem(
+        "URI-E0205",
+        parameter,
+        f"{found} in {uri!r}",
+        "a URI that this store understands",
+        "write s3://bucket/path, gs://bucket/path, az://container/path or hf://datasets/owner/name/path",
+    )
 
 
 def scheme_of(uri: str) -> str:
@@ -283,6 +295,8 @@ def _explained(parameter: str, uri: str) -> Iterator[None]:
                 Problem("URI-E0202", parameter, f"no credentials for {uri!r} ({type(error).__name__})",
                         "credentials with read access", _where_to_give(uri))
             ) from None  # fmt: skip
+        if isinstance(error, ValueError) or "Validation" in type(error).__name__:
+            raise UserError(_malformed(parameter, uri, " ".join(str(error).split())[:200])) from None
         if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
             raise
         if (status := status_of(error)) and 400 <= status < 500 and status not in TEMPORARY:

@@ -42,6 +42,9 @@ ERRORS = {
     "az authentication": (like("azure.core.exceptions", "ClientAuthenticationError"), UserError),
     "az request": (like("azure.core.exceptions", "ServiceRequestError"), Outage),
     "az 404": (like("azure.core.exceptions", "ResourceNotFoundError", status_code=404), StepError),
+    "s3 bucket": (like("botocore.exceptions", "ParamValidationError"), UserError),
+    "hub id": (type("HfUriError", (ValueError,), {"__module__": "huggingface_hub.errors"})("no"), UserError),
+    "s3 root": (ValueError("Cannot traverse all of S3"), UserError),
     "hub": (like("httpx", "ConnectError"), Outage),
     "hub gated": (like("huggingface_hub.errors", "GatedRepoError"), UserError),
     "denied": (PermissionError(errno.EACCES, "denied"), UserError),
@@ -88,6 +91,12 @@ def test_an_unknown_scheme_is_refused_with_those_that_there_are(uri, fix):
     (problem,) = storage.check_uri("train_file_path", uri)
     assert problem.expected == "a path, or one of abfs, abfss, az, gcs, gs, hf, s3"
     assert fix in problem.fix
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "az:///c/x", "hf:///x", "gs://"])
+def test_a_uri_without_a_bucket_is_refused(uri):
+    (problem,) = storage.check_uri("train_file_path", uri)
+    assert problem.code == "URI-E0205"
 
 
 @pytest.fixture
