@@ -69,7 +69,7 @@ def _json(name: str, text: str) -> dict[str, Any]:
         value = str(error)
     if isinstance(value, dict):
         return value
-    raise UserError(Problem("PARAM-E0110", _flag(name), shown(value), "a JSON object", "quote it for the shell"))
+    raise UserError(Problem("PARAM-E0119", _flag(name), shown(value), "a JSON object", "quote it for the shell"))
 
 
 def _is_json(hint: Any) -> bool:
