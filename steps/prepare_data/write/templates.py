@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
-from steps.models.chat_templates import DEFAULT, named, single
+from steps.models.chat_templates import DEFAULT, named, single, template_file
 from steps.params.data import TEMPLATE_TOKENS
-from steps.params.text_file import decoded
 from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
-from steps.sources import storage
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 KEEP = "keep"
@@ -46,7 +44,7 @@ def read_template(uri: str) -> str:
     """Read a Jinja file and check its syntax. Raises UserError, and as `steps.sources.storage.read_bytes`."""
     import jinja2
 
-    text = decoded(f"chat_template {uri}", storage.read_bytes("chat_template", uri))
+    text = template_file(uri)
     try:
         _environment().parse(text)
     except jinja2.TemplateSyntaxError as error:
