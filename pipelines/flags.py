@@ -135,12 +135,13 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
 
     choices = choices_of(field) or (("true", "false") if field.annotation is bool else ())
     flag = "--" + name.replace("_", "-")
+    # A boolean flag needs no value: --apply-lora. Such an option of click cannot have a value that begins with a minus,
+    # so all others need theirs.
+    without_value: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if field.annotation is bool else {}
     return click.Option(
         [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
         metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
-        # A boolean flag needs no value: --apply-lora. Such an option of click cannot have a value that begins with a
-        # minus, so all others need theirs.
-        **({"is_flag": False, "flag_value": "true"} if field.annotation is bool else {}),
+        **without_value,
         help=f"{field.description}  [default: {default_of(field)}]",
         hidden=hidden,
         shell_complete=lambda ctx, param, text: [choice for choice in choices if choice.startswith(text)],
