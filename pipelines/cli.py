@@ -2,27 +2,68 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from pipelines import completion
 from pipelines.flags import PipelineGroup, for_pipeline, read_pairs
 from pipelines.prune_command import prune
-from steps.errors import Problem, StepError, UserError, nearest, shown
+from steps.errors import Problem, UserError, nearest, shown
 
+EXIT_GATE = 7  # with --gate-exit; the codes of errors are in steps/errors.py
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of text.")
 
 
 def main() -> None:
     """Run the command line; exits with the exit code of the error class."""
+    words = sys.argv[1:]
+    as_json = "--json" in words and words[0] in ("plan", "run")  # stdout then holds one JSON object, also on an error
+    step = "plan" if words[:1] == ["plan"] else "finetune"
     try:
-        cli(prog_name="finetune")
-    except StepError as error:
-        click.echo(str(error), err=True)
-        _leave(error.as_json("finetune"))
+        sys.exit(cli.main(prog_name="finetune", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(_misused(error), step, as_json)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `finetune list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        _fail(error, step, as_json)
+
+
+def _fail(error: Exception, step: str, as_json: bool) -> NoReturn:
+    from steps.running import failure, leave
+
+    outcome = failure(error, step).as_json(step)
+    if as_json:
+        click.echo(json.dumps({"error": outcome}, indent=1, ensure_ascii=False))
+    leave(outcome, quiet=as_json)
+
+
+def _misused(error: click.ClickException) -> UserError:
+    """Turn click's error about the command line into one of ours."""
+    context = getattr(error, "ctx", None)
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    command = context.command_path if context else " ".join(["finetune", *names])
+    near = (getattr(error, "possibilities", None) or [""])[0]
+    said = " ".join(error.format_message().split())
+    if isinstance(error, click.NoSuchOption):
+        said = f"the option {error.option_name}"
+    elif name := getattr(error, "command_name", ""):
+        said, near = f"the command {name}", nearest(name, cli.commands).removeprefix("did you mean ").rstrip("?")
+    fix = f"did you mean {near}?" if near else f"see `{command} --help`"
+    return UserError(Problem("CLI-E0101", command, said.rstrip("."), "options and names of this command", fix))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +86,7 @@ def list_pipelines(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("name", metavar="PIPELINE")
+@click.argument("name", metavar="PIPELINE", shell_complete=completion.pipelines)
 @click.option("--json", "as_json", is_flag=True, help="Print the configuration schema (JSON Schema).")
 def describe(name: str, as_json: bool) -> None:
     """Show every parameter of a pipeline, with its default and description."""
@@ -57,29 +98,39 @@ def describe(name: str, as_json: bool) -> None:
 
 def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
     """Check parameters, data and model, and show what would run, without running it."""
-    import os
     import tempfile
 
-    from steps.running import LOCAL_ROOT, run_step
+    from steps.running import LOCAL_ROOT, attempt
 
     os.environ[LOCAL_ROOT] = str(root.absolute())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with _quiet(as_json):
             arguments = for_pipeline(name, given)
-            run_step("plan", pipeline=name, arguments=arguments, plan=folder / "plan", report=folder / "plan.html")
+            attempt("plan", pipeline=name, arguments=arguments, plan=folder / "plan", report=folder / "plan.html")
         if as_json:
             click.echo((folder / "plan" / "plan.json").read_text("utf-8"))
 
 
-def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: bool) -> None:
+def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: bool, gate_exit: bool) -> None:
     """Run the pipeline on this machine."""
+    from pipelines.catalog import PIPELINES
+    from pipelines.outputs import refuse_in_uri, refuse_unwritable
     from pipelines.runs import run, screen
+    from steps.running import leave
 
+    if gate_exit and not PIPELINES[name].trains:
+        raise UserError(
+            Problem("CLI-E0102", "--gate-exit", f"{name}, which has no gate", "a pipeline that trains", "leave it out")
+        )
+    refuse_unwritable("--root", root)
+    refuse_in_uri("--root", root)
     result = run(name, for_pipeline(name, given), root, cache, quiet=as_json)
     click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else screen(result))
     if error := result["error"]:
-        _leave(error)
+        leave(error, quiet=as_json)
+    if gate_exit and not result["gate"]["passed"]:
+        sys.exit(EXIT_GATE)
 
 
 ROOT = click.Option(
@@ -89,15 +140,18 @@ ROOT = click.Option(
     show_default=True,
     help="Folder for runs, cache, checkpoints and the MLflow store.",
 )
+GATE_EXIT = click.Option(
+    ["--gate-exit"], is_flag=True, help=f"Exit with {EXIT_GATE} if the gate refuses the tuned model, for scripts."
+)
 CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse results of earlier runs with the same inputs.")
 
 cli.add_command(PipelineGroup(_plan, [JSON, ROOT], name="plan", help=_plan.__doc__))
 cli.add_command(prune)
-cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE], name="run", help=_run.__doc__))
+cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE, GATE_EXIT], name="run", help=_run.__doc__))
 
 
 @cli.command("compile")
-@click.argument("names", metavar="[PIPELINE]...", nargs=-1)
+@click.argument("names", metavar="[PIPELINE]...", nargs=-1, shell_complete=completion.pipelines)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("compiled"), show_default=True)
 @click.option("--choices/--no-choices", default=True, help="Drop-downs in the UI; KFP before 2.16 rejects them.")
 @click.option("--image-prefix", default="", metavar="REGISTRY/PROJECT", help="Prefix of every image.")
@@ -113,13 +167,14 @@ def compile_command(
 ) -> None:
     """Write pipelines as YAML for a cluster (default: all)."""
     from pipelines.catalog import PIPELINES
-    from pipelines.compile import compile_pipelines
+    from pipelines.compile import compile_pipelines, replaced_images
+    from pipelines.outputs import refuse_unwritable
     from pipelines.profile import read_profile
 
+    refuse_unwritable("--output", output)
     cluster = read_profile(profile) if profile else None
     chosen = [_published(name).name for name in names] or list(PIPELINES)
-    replaced = dict(pair.split("=", 1) for pair in images)
-    for file in compile_pipelines(chosen, output, choices, image_prefix, replaced, cluster):
+    for file in compile_pipelines(chosen, output, choices, image_prefix, replaced_images(images), cluster):
         click.echo(file)
 
 
@@ -132,7 +187,7 @@ def profile_command() -> None:
 
 
 @cli.command("check-data")
-@click.argument("task")
+@click.argument("task", shell_complete=completion.tasks)
 @click.option("--train", default="", metavar="FILES", help="Training rows: files, folders, patterns or URIs.")
 @click.option("--validation", default="", metavar="FILES", help="Validation rows.")
 @click.option("--test", default="", metavar="FILES", help="Test rows.")
@@ -143,24 +198,25 @@ def profile_command() -> None:
     multiple=True,
     metavar="NAME=VALUE",
     help="A data parameter (column, limit, source); repeatable.",
+    shell_complete=completion.pairs,
 )
 def check_data(task: str, train: str, validation: str, test: str, report: Path | None, param: tuple[str, ...]) -> None:
     """Check every row of data files, without a model."""
+    from pipelines.outputs import refuse_unwritable
     from steps.running import run_step
 
+    if report:
+        refuse_unwritable("--json", report, folder=False)
+        report.parent.mkdir(parents=True, exist_ok=True)
     options = read_pairs(param)
     run_step("check-data", task=task, train=train, validation=validation, test=test, options=options, findings=report)
 
 
-@cli.command()
+@cli.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+def completion_command(shell: str) -> None:
     """Print a completion script: eval "$(finetune completion bash)"."""
-    from click.shell_completion import get_completion_class
-
-    made = get_completion_class(shell)
-    assert made is not None
-    click.echo(made(cli, {}, "finetune", "_FINETUNE_COMPLETE").source())
+    click.echo(completion.script_class(shell)(cli, {}, "finetune", "_FINETUNE_COMPLETE").source())
 
 
 def _published(name: str) -> Any:
@@ -170,13 +226,6 @@ def _published(name: str) -> Any:
         return published
     fix = nearest(name, PIPELINES) or "see `finetune list`"
     raise UserError(Problem("PARAM-E0100", "pipeline", shown(name), f"one of {', '.join(PIPELINES)}", fix))
-
-
-def _leave(outcome: dict[str, Any]) -> None:
-    """Exit with an error's code; where stderr is not a terminal, its last line is the error as JSON."""
-    if not sys.stderr.isatty():
-        click.echo(json.dumps(outcome, ensure_ascii=False), err=True)
-    sys.exit(outcome["code"])
 
 
 def _quiet(silent: bool) -> Any:

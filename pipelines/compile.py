@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.catalog import PIPELINES
+from pipelines.images import CORE, TRAIN
+from steps.errors import Problem, UserError, nearest, shown
 
 if TYPE_CHECKING:
     from pipelines.profile import Profile
@@ -36,6 +38,30 @@ def compile_pipelines(
             text = _on_cluster(text, profile)
         file.write_text(_with_images(text, image_prefix, images or {}), encoding="utf-8")
     return list(files.values())
+
+
+def replaced_images(pairs: Iterable[str]) -> dict[str, str]:
+    """Read IMAGE=REFERENCE pairs; an image may be named without its version. Raises UserError for any other text."""
+    tags = {name: image for image in (CORE, TRAIN) for name in (image, image.partition(":")[0])}
+    replaced: dict[str, str] = {}
+    problems = []
+    for pair in pairs:
+        name, sign, reference = pair.partition("=")
+        image = tags.get(name)
+        if not sign or not reference or any(blank in pair for blank in " \t\n"):
+            problems.append(Problem("COMPILE-E0101", f"--image {pair}", shown(pair), "IMAGE=REFERENCE without blanks",
+                                    f"write --image {CORE}=REGISTRY/NAME@sha256:…"))  # fmt: skip
+        elif image is None:
+            near = nearest(name, tags) or "name one of them"
+            problems.append(Problem("COMPILE-E0102", f"--image {pair}", shown(name), f"one of {CORE}, {TRAIN}", near))
+        elif replaced.get(image, reference) != reference:
+            problems.append(Problem("COMPILE-E0103", f"--image {pair}", f"a second reference for {image}", "one",
+                                    "leave one of them out"))  # fmt: skip
+        else:
+            replaced[image] = reference
+    if problems:
+        raise UserError(problems)
+    return replaced
 
 
 def _compile(name: str, file: Path, choices: bool) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.configuration import Words, written
 from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PIPELINES, RATIO, SECTIONS
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.adapter_kinds import KINDS_OF_PEFT
@@ -28,18 +29,19 @@ def is_experiment(values: dict[str, Any]) -> bool:
     return any(isinstance(values.get(section), dict) for section in SECTIONS if section != "overrides")
 
 
-def from_experiment(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def from_experiment(values: dict[str, Any], words: Words | None = None) -> tuple[dict[str, Any], list[str]]:
     """Return the parameters of an experiment, and a sentence for every key without effect.
 
+    `words` are the words of the file that YAML reads as no text (`read_config`).
     Raises UserError with every unknown key (and the nearest known one) and every unsupported value.
     """
-    reading = _Reading()
+    reading = _Reading(words or {})
     ours = _our_parameters()
     for section, content in values.items():
         if section == "method":
             reading.method(content)
         elif section in ours and section not in SECTIONS:
-            reading.parameters[section] = content
+            reading.parameters[section] = reading.as_written(section, (section,), content)
         elif section not in SECTIONS:
             reading.unknown(section, content, (*SECTIONS, *ours))
         elif content is not None and not isinstance(content, dict):
@@ -51,15 +53,21 @@ def from_experiment(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return reading.parameters, reading.notes
 
 
-def _our_parameters() -> set[str]:
-    models = [PARAMETER_MODELS[name] for name in PIPELINES.values()]
-    return {"pipeline"}.union(*(model.model_fields for model in models), *map(old_names, models))
+def _our_parameters() -> dict[str, Any]:
+    """Return the declaration of every parameter under each of its names; `pipeline` has none."""
+    fields: dict[str, Any] = {"pipeline": None}
+    for model in (PARAMETER_MODELS[name] for name in PIPELINES.values()):
+        fields |= model.model_fields
+        fields |= {old: model.model_fields[name] for old, name in old_names(model).items()}
+    return fields
 
 
 class _Reading:
     """The parameters, notes and problems so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.fields = _our_parameters()
         self.parameters: dict[str, Any] = {}
         self.written: dict[str, tuple[tuple[str, str], Any]] = {}
         self.notes: list[str] = []
@@ -77,7 +85,7 @@ class _Reading:
         for key, value in content.items():
             where = f"{section}.{key}"
             if parameter := DIRECT.get(section, {}).get(key):
-                self.named(parameter, section, key, value)
+                self.named(parameter, section, key, self.as_written(parameter, (section, key), value))
             elif special := SPECIAL.get((section, key)):
                 special(self, where, value)
             elif why := IGNORED.get(section, {}).get(key):
@@ -88,6 +96,9 @@ class _Reading:
                     self.refuse(where, value, shown(allowed[0]), "leave it out", reason)
             else:
                 self.unknown(where, value, keys_of(section))
+
+    def as_written(self, parameter: str, place: tuple[str | int, ...], value: Any) -> Any:
+        return written(self.fields.get(parameter), value, place, self.words)
 
     def named(self, parameter: str, section: str, key: str, value: Any) -> None:
         """Set a parameter given by one of its names; two names in one section, or two values, are an error."""

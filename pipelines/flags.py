@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines import completion
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.text_file import read_json
 
 if TYPE_CHECKING:
     from steps.params.group import Group
-
-LARGEST_CONFIG = 1024 * 1024
 
 
 class PipelineGroup(click.Group):
@@ -47,6 +46,17 @@ class PipelineGroup(click.Group):
             help=published.summary,
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the pipeline first: its name may stand behind the options, or only in the configuration file."""
+        if args and args[0].startswith("-"):
+            if {"-h", "--help"} & set(args):
+                args = ["--help"]
+            elif ctx.resilient_parsing:  # completion
+                args = _name_first_or_any(args)
+            else:
+                args = _name_first(args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             choices = self.list_commands(ctx)
@@ -55,13 +65,68 @@ class PipelineGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def _name_first(args: list[str]) -> list[str]:
+    """Move the name of the pipeline to the front, or read it from the configuration file.
+
+    Raises UserError if neither names one, and as `parameters_in`.
+    """
+    from pipelines.catalog import PIPELINES
+
+    for place, word in enumerate(args):
+        before = args[place - 1] if place else ""
+        is_value = before.startswith("-") and "=" not in before and before not in NO_VALUE
+        if plain_name(word) in PIPELINES and not is_value:
+            return [word, *args[:place], *args[place + 1 :]]
+    command = click.Command("", params=CONFIGURATION, context_settings={"ignore_unknown_options": True})
+    command.params = [*CONFIGURATION, click.Argument(["rest"], nargs=-1)]
+    values = command.make_context("", list(args)).params
+    named = _pipeline_in(values["config"]) if values["config"] else ""
+    if not named:
+        found = f"{values['config']} without a line pipeline:" if values["config"] else "no name of a pipeline"
+        fix = "write pipeline: and its name into the file" if values["config"] else "name it before the options"
+        raise UserError(Problem("CONFIG-E0107", "pipeline", found, f"one of {', '.join(PIPELINES)}", fix))
+    return [named, *args]
+
+
+def _name_first_or_any(args: list[str]) -> list[str]:
+    """Do the same for completion, where the name may still be missing: flags that all pipelines have are completed."""
+    from pipelines.catalog import PIPELINES
+
+    try:
+        return _name_first(args)
+    except (UserError, click.UsageError):
+        return [next(iter(PIPELINES)), *args]
+
+
+def _pipeline_in(file: Path) -> str:
+    """Return the pipeline that a configuration file names; empty without one."""
+    from pipelines.catalog import PIPELINES
+    from pipelines.configuration import read_config
+    from pipelines.experiment_yaml import from_experiment, is_experiment
+
+    values, words = read_config(file)
+    named = (from_experiment(values, words)[0] if is_experiment(values) else values).get("pipeline")
+    if named is None or plain_name(named) in PIPELINES:
+        return plain_name(named)
+    fix = nearest(plain_name(named), PIPELINES) or "see `finetune list`"
+    raise UserError(Problem("PARAM-E0100", f"pipeline in {file}", shown(named), f"one of {', '.join(PIPELINES)}", fix))
+
+
+NO_VALUE = ("--json", "--cache", "--no-cache", "--gate-exit")
+
 CONFIGURATION: list[click.Parameter] = [
     click.Option(
         ["-f", "--config", "config"],
         type=click.Path(path_type=Path),
         help="YAML file with parameters by name, or an experiment in sections; -p and flags override it.",
     ),
-    click.Option(["-p", "--param", "param"], multiple=True, metavar="NAME=VALUE", help="One parameter; repeatable."),
+    click.Option(
+        ["-p", "--param", "param"],
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="One parameter; repeatable.",
+        shell_complete=completion.pairs,
+    ),
 ]
 
 
@@ -70,12 +135,13 @@ def _flag(name: str, field: Any, hidden: bool = False) -> click.Option:
 
     choices = choices_of(field) or (("true", "false") if field.annotation is bool else ())
     flag = "--" + name.replace("_", "-")
+    # A boolean flag needs no value: --apply-lora. Such an option of click cannot have a value that begins with a minus,
+    # so all others need theirs.
+    without_value: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if field.annotation is bool else {}
     return click.Option(
         [flag, *([f"--{name}"] if "_" in name else []), f"parameter_{name}"],
         metavar="|".join(choices) if choices else field.annotation.__name__.upper(),
-        # A boolean flag needs no value: --apply-lora.
-        is_flag=False,
-        flag_value="true" if field.annotation is bool else None,
+        **without_value,
         help=f"{field.description}  [default: {default_of(field)}]",
         hidden=hidden,
         shell_complete=lambda ctx, param, text: [choice for choice in choices if choice.startswith(text)],
@@ -89,26 +155,31 @@ def _split(model: type[Group], values: dict[str, Any]) -> dict[str, Any]:
     flags = {key.removeprefix("parameter_"): value for key, value in values.items() if key.startswith("parameter_")}
     return merged(
         model,
-        parameters_in(values["config"]) if values.get("config") else {},
+        parameters_in(values["config"], model) if values.get("config") else {},
         read_pairs(values.get("param") or ()),
         read_pairs(tuple(f"{name}={value}" for name, value in flags.items() if value is not None)),
     )
 
 
-def parameters_in(file: Path) -> dict[str, Any]:
+def parameters_in(file: Path, model: type[Group] | None = None) -> dict[str, Any]:
     """Read a configuration file: parameters by name, or an experiment in sections.
 
-    Raises UserError as `read_config` and `from_experiment` do.
+    Without a model, the one of the pipeline that the file names says which parameters are texts. Raises UserError as
+    `read_config` and `from_experiment` do.
     """
+    from pipelines.catalog import PIPELINES
+    from pipelines.configuration import as_declared, read_config
     from pipelines.experiment_yaml import from_experiment, is_experiment
 
-    values = read_config(file)
-    if not is_experiment(values):
-        return values
-    parameters, notes = from_experiment(values)
-    for note in notes:
-        click.echo(f"WARNING {note}", err=True)
-    return parameters
+    values, words = read_config(file)
+    if is_experiment(values):
+        parameters, notes = from_experiment(values, words)
+        for note in notes:
+            click.echo(f"WARNING {note}", err=True)
+        return parameters
+    named = PIPELINES.get(plain_name(values.get("pipeline")))
+    model = model or (named.parameters if named else None)
+    return as_declared(model, values, words) if model else values
 
 
 def _others(values: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +199,7 @@ def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not sign:
             problems.append(Problem("PARAM-E0105", f"-p {pair}", "no =", "name=value", f"write -p {pair}=…"))
         try:
-            values[name.strip()] = json.loads(value) if value[:1] in ("{", "[") else value
+            values[name.strip()] = read_json(value) if value[:1] in ("{", "[") else value
         except ValueError as error:
             problems.append(Problem("PARAM-E0105", f"-p {name}", shown(value), f"JSON ({error})", "quote it for JSON"))
     if problems:
@@ -136,42 +207,19 @@ def read_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """Read a YAML (or JSON) file of parameters by name; `pipeline:` can name the pipeline it is for.
-
-    Raises UserError if it is missing, invalid YAML, not a mapping, larger than LARGEST_CONFIG bytes, or uses YAML
-    aliases (which can expand without limit).
-    """
-    import yaml
-
-    def refused(found: str, expected: str, fix: str) -> UserError:
-        return UserError(Problem("CONFIG-E0101", str(file), found, expected, fix))
-
-    if not file.is_file():
-        raise refused("no such file", "a YAML file", "correct the path after -f")
-    if file.stat().st_size > LARGEST_CONFIG:
-        raise refused(f"{file.stat().st_size} bytes", f"at most {LARGEST_CONFIG} bytes", "remove data from the file")
-    text = file.read_text(encoding="utf-8")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise refused("a YAML alias (*name)", "no aliases", "write the value out")
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or "invalid YAML"
-        raise UserError(Problem("CONFIG-E0102", where, str(problem), "valid YAML", "correct that line")) from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise refused(f"a {type(values).__name__}", "a mapping of parameters", "write lines like learning_rate: 1e-5")
-    return values
+def plain_name(pipeline: Any) -> str:
+    """Return the name of a pipeline as the catalog has it; empty for what is no text."""
+    return pipeline.strip().replace("-", "_") if isinstance(pipeline, str) else ""
 
 
 def for_pipeline(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Remove `pipeline:` from the values. Raises UserError if it names another pipeline than the one being run."""
+    from pipelines.catalog import PIPELINES
+
     values = dict(values)
     meant = values.pop("pipeline", name)
-    if meant != name:
-        raise UserError(
-            Problem("CONFIG-E0103", "pipeline", shown(meant), shown(name), f"run it with `finetune run {meant}`")
-        )
+    if (asked := plain_name(meant)) != name:
+        known = asked in PIPELINES
+        fix = f"run it with `finetune run {asked}`" if known else nearest(asked, PIPELINES) or f"write {name}"
+        raise UserError(Problem("CONFIG-E0103", "pipeline", shown(meant), shown(name), fix))
     return values

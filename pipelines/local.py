@@ -111,7 +111,7 @@ def run_local(
             except RuntimeError as error:
                 raise StepFailed(_outcome(records, output, error), run) from error
             finally:
-                run.records = [json.loads(file.read_text("utf-8")) for file in sorted(records.iterdir())]
+                run.records = _read(records)
                 shutil.rmtree(records)
                 follow_umask(root / "cache")  # kfp writes its entries through temporary files, for their owner alone
     return run
@@ -197,10 +197,28 @@ class _Output:
                 self.show(line.split(SHOWN, 1)[1])
 
 
+def _read(records: Path) -> list[dict[str, Any]]:
+    """Read the records of the steps; on a full disk one may be empty."""
+    read = []
+    for file in sorted(records.iterdir()):
+        with contextlib.suppress(ValueError):
+            read.append(json.loads(file.read_text("utf-8")))
+    return read
+
+
+def _printed(lines: list[str]) -> list[dict[str, Any]]:
+    """Return the errors that steps printed as their last line, for those that could not be recorded."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            value = json.loads(line.replace(SHOWN, "").strip())
+            found += [value] if isinstance(value, dict) and {"code", "problems"} <= set(value) else []
+    return found
+
+
 def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]:
     """Return the error of the failed step, or the last lines of its output if its process reported none."""
-    errors = [json.loads(file.read_text("utf-8"))["error"] for file in sorted(records.iterdir())]
-    reported = [outcome for outcome in errors if outcome]
+    reported = [record["error"] for record in _read(records) if record["error"]] or _printed(output.tail)
     if reported:
         return reported[-1]
     if STOPPING in os.environ:

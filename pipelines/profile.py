@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 
 from pipelines.catalog import PIPELINES
-from pipelines.flags import read_config
+from pipelines.configuration import read_config
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.secrets import secret_in
 
@@ -292,7 +292,7 @@ def read_profile(file: Path) -> Profile:
     Raises UserError with every unknown key and wrong value, SecurityRefusal for values that look like secrets, and as
     `read_config`.
     """
-    values = read_config(file)
+    values, _ = read_config(file)
     secrets = [(where, kind) for where, text in _texts(values) if (kind := secret_in(text))]
     if secrets:
         raise SecurityRefusal(

@@ -41,6 +41,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
                 done = run_local(published.load(), passed, root, folder, cache, show, published.trains, planned)
     except StepFailed as failure:
         error, done = failure.outcome, failure.run
+        done.outputs = _finished(done.records)
     result = _result(reading, done, error, root, time.monotonic() - started)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -95,6 +96,22 @@ def _passable(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"overrides": merged(PIPELINES[name].parameters, values, given.get("overrides") or {})}
 
 
+def _finished(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the outputs of the steps that were finished before one failed, as far as later steps name them."""
+    outputs: dict[str, Any] = {}
+    for record in records:
+        for key, path in (record.get("paths") or {}).items():
+            name = {"evaluation": "evaluation_result"}.get(key, key)
+            own = name == "report" and record["step"] == "report" and not record["error"]  # others have one too
+            if own or (name in ("plan", "data", "tuned", "merged", "evaluation_result") and _is_whole(path)):
+                outputs[name] = path
+    return outputs
+
+
+def _is_whole(path: str) -> bool:
+    return Path(path, "manifest.json").is_file()
+
+
 def _result(
     reading: Reading, done: LocalRun, error: dict[str, Any] | None, root: Path, seconds: float
 ) -> dict[str, Any]:
@@ -108,7 +125,7 @@ def _result(
         artifacts["report"] = named  # the same report, with the registered version
     if "report" in artifacts:
         artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
-    if "tuned" in artifacts:
+    if {"tuned", "merged"} <= set(artifacts):
         merged = json.loads(Path(artifacts["merged"], "manifest.json").read_text("utf-8"))
         artifacts["model"] = artifacts[merged["same_as"] or "merged"]
     return {
@@ -170,35 +187,43 @@ def _registered(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def screen(result: dict[str, Any]) -> str:
-    """Format a result for a terminal: metrics of base and tuned model, gate, registered version, and paths."""
+    """Format a result for a terminal: metrics of base and tuned model, gate, registered version, and paths.
+
+    The error of a run that failed is not part of it: it is told on stderr.
+    """
     lines = ["", f"{result['pipeline']}  {result['status']} in {result['seconds']:.0f} s", ""]
-    if error := result["error"]:
-        log = Path(result["folder"], "log.txt")
-        return "\n".join([*lines, *error["problems"], *(["", f"log     {log}"] if log.is_file() else [])])
+    log = Path(result["folder"], "log.txt")
+    more = [f"log     {log}"] if result["error"] and log.is_file() else []
+    if result["error"] and not result["metrics"]["tuned"]:
+        return "\n".join([*lines, *more, ""])
     if not PIPELINES[result["pipeline"]].trains:
         return "\n".join([*lines, f"result  {result['artifacts'].get('result', '')}", *_reused(result),
                           f"facts   {result['folder']}/result.json"])  # fmt: skip
-    base, tuned = result["metrics"]["base"], result["metrics"]["tuned"]
-    both = [name for name in tuned if name in base]
-    width = max(map(len, both), default=0) + 4
-    lines.append(f"  {'':<{width}}{'base':>12}{'tuned':>12}")
-    lines += [f"  {name:<{width}}{base[name]:>12.4f}{tuned[name]:>12.4f}" for name in both]
-    gate = result["gate"] or {}
-    lines += ["", f"gate    {gate.get('reason', '')}"]
+    lines += _compared(result)
     if version := result["registered"]:
         alias = f", alias {version['alias']}" if version.get("alias") else ""
         lines.append(f"version {version['name']} {version['version']}{alias}  ({version['model_uri']})")
     else:
         lines.append("version none registered")
     lines += _reused(result)
-    lines += [
+    named = {"report": result["artifacts"].get("report"), "model": result["artifacts"].get("model"),
+             "mlflow": result["tracking_uri"], "result": f"{result['folder']}/result.json"}  # fmt: skip
+    lines += ["", *(f"{name:<7} {value}" for name, value in named.items() if value or not more), *more]
+    return "\n".join([*lines, ""] if more else lines)
+
+
+def _compared(result: dict[str, Any]) -> list[str]:
+    """Return the table of metrics and the line of the gate."""
+    base, tuned = result["metrics"]["base"], result["metrics"]["tuned"]
+    both = [name for name in tuned if name in base]
+    width = max(map(len, both), default=0) + 4
+    rows = [f"  {name:<{width}}{base[name]:>12.4f}{tuned[name]:>12.4f}" for name in both]
+    return [
+        f"  {'':<{width}}{'base':>12}{'tuned':>12}",
+        *rows,
         "",
-        f"report  {result['artifacts'].get('report', '')}",
-        f"model   {result['artifacts'].get('model', '')}",
-        f"mlflow  {result['tracking_uri']}",
-        f"result  {result['folder']}/result.json",
+        f"gate    {(result['gate'] or {}).get('reason', '')}",
     ]
-    return "\n".join(lines)
 
 
 def _reused(result: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from steps import STEPS
 from steps.errors import Problem, UserError, shown
+from steps.params.text_file import read_json
 from steps.running import load, reported, run_step
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         given = vars(parser.parse_args(words[1:]))
         settings = _settings(model, given) if model else None
         hints = get_type_hints(load(name))
-        values = {key: json.loads(value) if _is_json(hints[key]) and value else value for key, value in given.items()}
+        values = {key: _json(key, value) if _is_json(hints[key]) and value else value for key, value in given.items()}
     result = run_step(name, settings, **values)
     if isinstance(result, bool | str | float):
         print(json.dumps(result))
@@ -60,6 +61,17 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
     return parser, model
 
 
+def _json(name: str, text: str) -> dict[str, Any]:
+    """Read the JSON object of a flag. Raises UserError for anything else."""
+    try:
+        value = read_json(text)
+    except ValueError as error:
+        value = str(error)
+    if isinstance(value, dict):
+        return value
+    raise UserError(Problem("PARAM-E0119", _flag(name), shown(value), "a JSON object", "quote it for the shell"))
+
+
 def _is_json(hint: Any) -> bool:
     return "dict" in str(hint)
 
@@ -81,7 +93,7 @@ def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
 
     Raises UserError for every invalid field.
     """
-    value = json.loads(given.pop("settings"))
+    value = _json("settings", given.pop("settings"))
     for path in [path for path in given if path.startswith("settings.")]:
         *groups, last = path.split(".")[1:]
         place = value

@@ -16,15 +16,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
+
+from pydantic.fields import FieldInfo
 
 from steps import STEPS, wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
-from steps.errors import OutOfResources, Preempted, Problem, StepError
+from steps.errors import Preempted, Problem, StepError
+from steps.faults import known as known  # for the command line
 
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
@@ -45,40 +48,54 @@ log = logging.getLogger("finetune")
 
 def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
     """Run one step with its settings as a JSON string and paths as text; report an error and exit with its code."""
-    with reported(name):
+    paths = {key: value for key, value in arguments.items() if isinstance(value, str | Path)}
+    with reported(name, paths):
         _stop_when_asked()
         _follow_parent()
         if RECORDS in os.environ:
             log.info("▸ %s", name)
-        step = load(name)
-        hints = get_type_hints(step)
-        typed = {key: Path(value) if _is_path(hints[key], value) else value for key, value in arguments.items()}
-        if settings is not None:
-            typed["settings"] = hints["settings"].model_validate(wire.load(settings))
         started = time.monotonic()
-        computes = getattr(typed.get("settings"), "needs_torch", False)
-        with _without_torch() if name in WITHOUT_TORCH and not computes else nullcontext():
-            result = step(**typed)
+        result = attempt(name, settings, **arguments)
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
             log.info("  %.1f s", seconds)
-        paths = {key: str(value) for key, value in typed.items() if isinstance(value, Path)}
-        _record({"step": name, "seconds": round(seconds, 2), "paths": paths, "error": None})
+        _record({"step": name, "seconds": round(seconds, 2), "paths": _texts(paths), "error": None})
         return result
 
 
 def run_here(name: str, **arguments: Any) -> Any:
     """Run a step that needs no torch in this process and return its result, without printing or leaving.
 
-    Raises the step's StepError.
+    Raises the step's StepError, or one for an error of the machine or of a service.
     """
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
         with _without_torch():
             return load(name)(**arguments)
+    except Exception as error:
+        if found := known(error, name):
+            raise found from error
+        raise
     finally:
         log.setLevel(level)
+
+
+def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
+    """Run one step as `run_step` does, but raise its errors."""
+    _log_plainly()
+    step = load(name)
+    hints = get_type_hints(step)
+    typed = {key: Path(value) if _is_path(hints[key], value) else value for key, value in arguments.items()}
+    if settings is not None:
+        typed["settings"] = hints["settings"].model_validate(wire.load(settings))
+    computes = getattr(typed.get("settings"), "needs_torch", False)
+    with _without_torch() if name in WITHOUT_TORCH and not computes else nullcontext():
+        return step(**typed)
+
+
+def _texts(paths: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in paths.items()}
 
 
 class _Stopped(BaseException):
@@ -135,29 +152,69 @@ def settings_type(name: str) -> Any:
     return get_type_hints(step).get("settings") if "settings" in inspect.signature(step).parameters else None
 
 
+def task_names() -> tuple[str, ...]:
+    """Return the names of all tasks."""
+    from steps.tasks import TASKS
+
+    return TASKS
+
+
+def data_parameters(task: str | None) -> dict[str, FieldInfo]:
+    """Return the declarations of the parameters of check-data; without a known task, only those of every task."""
+    from steps.params.data import DataSource
+    from steps.tasks import load_task
+
+    own = load_task(task).Columns.model_fields if task in task_names() else {}
+    return {**own, **DataSource.model_fields}
+
+
 @contextmanager
-def reported(step: str) -> Iterator[None]:
-    """Set up logging; print an error, write it to the files that runners read, and exit with its code."""
+def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Set up logging; print an error, write it to the files that runners read, and exit with its code.
+
+    `paths` are the folders of the step, for the record of a run.
+    """
     _log_plainly()
     try:
         yield
-    except StepError as error:
-        for note in getattr(error, "__notes__", []):  # what else is known of refused data
-            log.info(note)
-        print(error, file=sys.stderr)
-        _leave(error.as_json(step))
-    except MemoryError as error:
-        _leave(_out_of_memory(step, error).as_json(step))
     except _Stopped:
-        ended = stopped(step)
-        print(ended, file=sys.stderr)
-        _leave(ended.as_json(step))
+        leave(stopped(step).as_json(step), paths)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        traceback.print_exc()
-        _leave(bug(error).as_json(step))
+        for note in getattr(error, "__notes__", []):  # what else is known of refused data
+            log.info(note)
+        leave(failure(error, step).as_json(step), paths)
+
+
+def failure(error: Exception, step: str) -> StepError:
+    """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
+    found = error if isinstance(error, StepError) else known(error, step)
+    if found is None:
+        traceback.print_exception(error)
+        found = bug(error)
+    return found
+
+
+def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet: bool = False) -> NoReturn:
+    """Report an error (`StepError.as_json`) and exit with its code.
+
+    stderr gets the problems for people and, where it is not a terminal, the error as one line of JSON, the last line.
+    `quiet` leaves the problems out: its caller writes them as JSON elsewhere.
+    """
+    line = json.dumps(outcome, ensure_ascii=False)
+    # A full or read-only disk is no reason to hide the error.
+    with suppress(OSError):
+        _record({"step": outcome["step"], "paths": _texts(paths or {}), "error": outcome})
+    with suppress(OSError):
+        if TERMINATION_LOG.exists():
+            TERMINATION_LOG.write_text(_short(outcome), encoding="utf-8")
+    if not quiet:
+        print(*outcome["problems"], sep="\n", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+    sys.exit(outcome["code"])
 
 
 def _log_plainly() -> None:
@@ -187,25 +244,23 @@ def bug(error: BaseException) -> StepError:
             where,
             f"{type(error).__name__}: {error}",
             "no exception",
-            "report it with the traceback above",
+            "report it with its traceback, which is above or in log.txt",
         )
     )
 
 
-def _out_of_memory(step: str, error: MemoryError) -> StepError:
-    return OutOfResources(
-        Problem("MEMORY-E0101", step, f"MemoryError: {error}", "enough memory", "request more memory for this step")
-    )
-
-
-def _leave(outcome: dict[str, Any]) -> None:
-    line = json.dumps(outcome, ensure_ascii=False)
-    _record({"step": outcome["step"], "error": outcome})
-    if TERMINATION_LOG.exists():
-        TERMINATION_LOG.write_text(line[:4096], encoding="utf-8")  # Kubernetes keeps at most 4096 bytes
-    if not sys.stderr.isatty():  # for programs; at a terminal, the problems above are enough
-        print(line, file=sys.stderr, flush=True)
-    sys.exit(outcome["code"])
+def _short(outcome: dict[str, Any]) -> str:
+    """Return an error as JSON in the 4096 bytes that Kubernetes keeps: with fewer problems, and texts shortened."""
+    problems, longest = list(outcome["problems"]), 4096
+    while True:
+        shortened = {key: value[:longest] if isinstance(value, str) else value for key, value in outcome.items()}
+        text = json.dumps({**shortened, "problems": problems}, ensure_ascii=False)
+        if len(text.encode()) <= 4096:
+            return text
+        if problems:
+            problems.pop()
+        else:
+            longest //= 2
 
 
 def _record(record: dict[str, Any]) -> None:

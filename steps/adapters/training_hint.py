@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steps.errors import Problem, UserError
+from steps.params.text_file import decoded
 
 LARGEST = 1024 * 1024  # bytes
 
@@ -26,7 +27,7 @@ def trained_whole(name: str, content: bytes) -> list[str]:
 
     if len(content) > LARGEST:
         raise refused(f"more than {LARGEST} bytes")
-    text = content.decode(errors="replace")
+    text = decoded(f"training_config {name}", content)
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise refused("a YAML alias (*name)")

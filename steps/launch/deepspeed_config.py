@@ -14,6 +14,7 @@ from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.secrets import secret_in
+from steps.params.text_file import decoded
 from steps.sources import storage
 
 LARGEST = 256 * 1024  # bytes; a typical configuration has a few kilobytes
@@ -160,8 +161,8 @@ def read_file(parameter: str, uri: str) -> ConfigFile:
     content = storage.read_bytes(parameter, uri, LARGEST + 1)
     if len(content) > LARGEST:
         raise _unreadable(parameter, f"{uri} with more than {LARGEST:,} bytes")
+    text = decoded(f"{parameter} {uri}", content)
     try:
-        text = content.decode("utf-8-sig")
         config = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _unreadable(parameter, f"{uri}: {error}") from None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
+
+from steps.params.text_file import decoded
+from steps.sources import storage
 
 STORED = "chat_template.jinja"
 TRAINING = "training_template.jinja"  # of a data set: what its rows were written with, if it is another copy
@@ -32,6 +36,16 @@ def templates_of(names: Mapping[str, str], read: Callable[[str], bytes], config:
         if is_template(name)
     }
     return found or named(config.get("chat_template"))
+
+
+def template_file(uri: str) -> str:
+    """Read a template that the user names; a byte order mark at its start is kept, so that it is told.
+
+    Raises UserError, and as `storage.read_bytes`.
+    """
+    content = storage.read_bytes("chat_template", uri)
+    text = decoded(f"chat_template {uri}", content)
+    return MARK + text if content.startswith(codecs.BOM_UTF8) else text
 
 
 def is_template(name: str) -> bool:

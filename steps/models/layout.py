@@ -328,7 +328,7 @@ def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[s
     content = read(name)
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         value = str(error)
     if content.startswith(MARKS):
         value = "a byte order mark, with which transformers does not read it"

@@ -1,15 +1,15 @@
 """Data sources, held-out splits and tokenisation."""
 
-import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from steps.errors import Problem
 from steps.params.group import Group, Renamed
 from steps.params.mixture import read_mixture
+from steps.params.several import JSON, LINES
 
 # Built-in chat templates (steps/prepare_data/write/chat_templates/<name>.jinja) → their control tokens.
 TEMPLATE_TOKENS: dict[str, tuple[str, ...]] = {
@@ -25,13 +25,13 @@ TOKEN_IDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*")
 class DataSource(Group):
     """Training rows and held-out rows."""
 
-    train_file_path: str = ""
+    train_file_path: Annotated[str, LINES] = ""
     """Training rows in jsonl, json, csv, tsv, parquet or .gz: files, folders, patterns or URIs, separated by commas."""
 
-    validation_file_path: str = ""
+    validation_file_path: Annotated[str, LINES] = ""
     """Rows for evaluation during training, in the same formats; empty splits them off the training rows."""
 
-    test_file_path: str = ""
+    test_file_path: Annotated[str, LINES] = ""
     """Rows for the final comparison of base and tuned model; empty splits them off the training rows."""
 
     train_mltable_path: str = ""
@@ -61,7 +61,7 @@ class DataSource(Group):
     dataset_test_split: str = ""
     """Split of the data set for the final comparison; empty splits rows off the training rows."""
 
-    training_data: str = ""
+    training_data: Annotated[str, JSON] = ""
     """Weighted sources, as JSON: [{"path": …, "sampling_weight": 1.0}, …]; all 1.0 alternates, 0 leaves one out."""
 
     mixing_seed: int = 19851243
@@ -102,12 +102,6 @@ class DataSource(Group):
 
     min_train_rows: int = Field(10, ge=1)
     """Minimum number of training rows after the split; with fewer, the run is refused."""
-
-    @field_validator("training_data", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        """A configuration file may hold the list itself."""
-        return json.dumps(value) if isinstance(value, list | dict) and value else value
 
     @field_validator("delimiter")
     @classmethod

@@ -10,6 +10,7 @@ from steps.errors import Problem
 from steps.params.choice import OneOf
 from steps.params.group import Group
 from steps.params.metrics import JUDGING, direction_of
+from steps.params.several import JSON
 
 NO_BOUND = -1.0  # no useful bound is below -1
 
@@ -26,7 +27,7 @@ class EvaluationParams(Group):
     evaluation_config: str = ""
     """JSON file with the metrics to report and options for comparing texts, as for azureml-metrics too."""
 
-    evaluation_config_params: str = ""
+    evaluation_config_params: Annotated[str, JSON] = ""
     """The same as evaluation_config, as JSON text instead of a file."""
 
     @field_validator("evaluation_config", "evaluation_config_params", mode="before")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from steps.errors import Problem, nearest, shown
 from steps.params.group import Group
 from steps.params.other_evaluations import IDLE_KEYS, NOT_REPORTED, OTHER_KEYS, idle_key, our_name
+from steps.params.text_file import read_json
 
 
 class EvaluationOptions(Group):
@@ -83,7 +83,7 @@ def read_options(where: str, content: str | bytes, has: Measurable) -> OptionsRe
     `where` is the parameter with the JSON.
     """
     try:
-        given = json.loads(content)
+        given = read_json(content)
     except ValueError as error:
         given = str(error)
     if not isinstance(given, dict):

@@ -19,6 +19,7 @@ from steps.params.adapter_kinds import (
 )
 from steps.params.choice import OneOf, switch
 from steps.params.group import Group, Renamed
+from steps.params.several import COMMAS
 
 # Layers without adapters: TRL multiplies by the head's weights and ignores an adapter on it, and weights tied to the
 # head could not be merged.
@@ -54,7 +55,7 @@ class LoraParams(Group):
     lora_dropout: Annotated[float, ReadBy(LORA, without_adapter=True)] = Field(0.0, ge=0, lt=1)
     """Dropout probability of the adapter's inputs during training."""
 
-    lora_target_modules: Annotated[str, ReadBy(IN_LAYERS, without_adapter=True)] = Field(ALL, min_length=1)
+    lora_target_modules: Annotated[str, COMMAS, ReadBy(IN_LAYERS, without_adapter=True)] = Field(ALL, min_length=1)
     """Layers with an adapter: all-linear, names separated by commas (q_proj,v_proj), or a regular expression."""
 
     use_dora: Annotated[bool, ReadBy(LORA)] = False

@@ -1,12 +1,13 @@
 """Training rows from several sources with weights: the JSON text of the parameter training_data."""
 
-import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from steps.errors import Problem, shown
 from steps.params.group import Group
+from steps.params.several import LINES
+from steps.params.text_file import read_json
 
 PARAMETER = "training_data"
 
@@ -14,7 +15,7 @@ PARAMETER = "training_data"
 class MixturePart(Group):
     """One source of a mixture."""
 
-    path: str = ""
+    path: Annotated[str, LINES] = ""
     """Files, as in train_file_path; or dataset_name."""
 
     dataset_name: str = ""
@@ -54,7 +55,7 @@ class Mixture(Group):
 def read_mixture(text: str) -> tuple[Mixture | None, list[Problem]]:
     """Read the parameter's JSON: a list of sources, or an object with type and datasets; (None, problems) if wrong."""
     try:
-        value = json.loads(text)
+        value = read_json(text)
     except ValueError as error:
         return None, [_problem("PARAM-E0231", "", f"{shown(text)} ({error})", "JSON", "correct it")]
     try:

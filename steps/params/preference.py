@@ -10,6 +10,7 @@ from steps.kinds.method import Loss, Method
 from steps.kinds.methods import METHODS, PREFERENCE_METHODS
 from steps.params.choice import OneOf
 from steps.params.group import Group
+from steps.params.several import COMMAS
 
 OWN_LOSS = "auto"
 
@@ -20,10 +21,10 @@ class PreferenceMethod(Group):
     method: Annotated[str, OneOf(PREFERENCE_METHODS)] = "dpo"
     """Method: dpo, ipo and kto compare with a reference model; orpo, cpo and simpo need none."""
 
-    loss_type: str = Field(OWN_LOSS, min_length=1)
+    loss_type: Annotated[str, COMMAS] = Field(OWN_LOSS, min_length=1)
     """Loss: auto (the method's default); for dpo any of TRL's, comma-separated; for cpo sigmoid, hinge, ipo, simpo."""
 
-    loss_weights: str = ""
+    loss_weights: Annotated[str, COMMAS] = ""
     """Comma-separated weight of each loss of loss_type; empty weights them equally."""
 
     beta: float = Field(0.1, gt=0)

@@ -208,12 +208,18 @@ def refused(model: type[Group], detail: Any) -> Problem:
         "bool_type": "true or false",
         "int_parsing": "a whole number",
         "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_parsing": "a number",
+        "float_type": "a number",
+        "finite_number": "a number that is not infinite",
+        "string_type": "one text",
+        "dict_type": 'an object as JSON, {{"name": value}}',
     }.get(detail["type"])
     default = default_of(field)
     return Problem(
         "PARAM-E0103",
         name,
-        shown(detail["input"]),
+        "no value" if detail["input"] is None else shown(detail["input"]),
         expected.format(**detail.get("ctx", {})) if expected else _in_a_sentence(detail["msg"]),
         f"set {name}, or leave it out for {default!r}",
     )

@@ -1,12 +1,13 @@
 """Column names of the language tasks, and how strictly their values are checked."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from steps.errors import Problem, shown
 from steps.params.group import Group
+from steps.params.several import COMMAS
 
 USUAL_PREFIX = "auto"  # the task's default prefix for the model
 
@@ -43,7 +44,7 @@ class ClassificationColumns(TaskColumns):
     label_key: str = Field("label", min_length=1)
     """Column with the class label: a name, a whole number, or true/false."""
 
-    labels: str = ""
+    labels: Annotated[str, COMMAS] = ""
     """All class labels, separated by commas; any other is refused. Empty uses those of the rows."""
 
     multilabel: bool = False
@@ -62,7 +63,7 @@ class TokenColumns(TaskColumns):
     tag_key: str = Field("tags", min_length=1)
     """Column with the list of tags, one per word."""
 
-    tags: str = ""
+    tags: Annotated[str, COMMAS] = ""
     """All tags, separated by commas; the rows may then contain their numbers. Empty uses those of the rows."""
 
 

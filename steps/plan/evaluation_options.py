@@ -11,6 +11,7 @@ from steps.params.metrics import NEITHER_IS_BETTER, OF_LABEL_SETS, OF_ONE_LABEL,
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.reading import choices_of
+from steps.params.text_file import decoded
 from steps.sources import storage
 
 
@@ -24,7 +25,7 @@ def evaluation_options(parameters: SupervisedParameters, recipe: Recipe) -> Opti
         elif problems := storage.check_uri(where, file):
             raise UserError(problems)
         else:
-            content = storage.read_bytes(where, file)
+            content = decoded(f"{where} {file}", storage.read_bytes(where, file)).encode()
     if not content:
         return OptionsRead(EvaluationOptions(), [])
     read = read_options(where, content, _measurable(parameters, recipe))

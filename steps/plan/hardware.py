@@ -114,7 +114,7 @@ def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
 
 def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpus: int) -> Hardware:
     pool = getattr(parameters, pool_name)
-    if bad := sorted(FORBIDDEN & set(pool)):
+    if bad := sorted((FORBIDDEN | {"'"}) & set(pool)):
         raise UserError(
             Problem("PLAN-E0203", pool_name, f"{pool!r} with {bad[0]!r}", "no backslash, quote or control character",
                     "use the node pool's exact name")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steps.errors import Problem, UserError, nearest
-from steps.models.chat_templates import DEFAULT, MARK, reads_clock, single, templates_of
+from steps.models.chat_templates import DEFAULT, MARK, reads_clock, single, template_file, templates_of
 from steps.params.data import CHAT_TEMPLATES
 from steps.params.pipeline import SupervisedParameters
 from steps.plan.sources import ModelFound, refuse_bad_uri
@@ -49,8 +49,7 @@ def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> Templ
         )  # fmt: skip
     refuse_bad_uri("chat_template", chosen)
     digest = storage.digest_of("chat_template", chosen)
-    text = storage.read_bytes("chat_template", chosen).decode("utf-8", errors="replace")
-    return TemplateFound(own, digest, text)
+    return TemplateFound(own, digest, template_file(chosen))
 
 
 def template_notes(seen: Seen) -> Iterator[str]:

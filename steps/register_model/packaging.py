@@ -17,7 +17,15 @@ from steps.tasks import load_task
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
 # URI scheme → package that reads it where the model is loaded.
-CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+CLIENTS = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "hf": "huggingface_hub",
+}
 
 
 def write_package(folder: Path, candidate: Candidate, card: str) -> None:

@@ -190,6 +190,7 @@ def _reachable(target: Target, again: str) -> Iterator[None]:
                         "correct or unset MLFLOW_RUN_ID and experiment_name")
             ) from error  # fmt: skip
         raise Outage(
-            Problem("REGISTER-E0401", where, said, "a response", "no model is lost; run this when MLflow is available: "
-                    f"{again}")
+            Problem("REGISTER-E0401", where, said, "a response", "run again when MLflow answers: the tuned model and "
+                    "its evaluation are kept and reused, only the registration is repeated"),
+            resume_from=again,
         ) from error  # fmt: skip

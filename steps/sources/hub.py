@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from steps.errors import Outage, Problem, UserError
+from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
+from steps.faults import TEMPORARY, known, status_of
 from steps.sources import storage
 
 
@@ -86,28 +87,59 @@ def resolve_dataset(parameter: str, name: str, revision: str) -> str:
 @contextmanager
 def explained(repo_id: str, parameter: str = "huggingface_id") -> Iterator[None]:
     """Turn errors of the Hub into our errors, which say who must act."""
-    from huggingface_hub import errors
+    try:
+        yield
+    except StepError:
+        raise
+    except Exception as error:
+        raise explanation(error, repo_id, parameter) or error from error
+
+
+def explanation(error: BaseException, repo_id: str, parameter: str) -> StepError | None:
+    """Return our error for one that was raised while the Hub was asked; None if the Hub did not cause it.
+
+    UserError for what does not exist or may not be read, OutOfResources for a full disk, Outage without an answer.
+    """
+    from huggingface_hub import constants, errors
 
     where = f"{parameter} {repo_id!r}"
     kind, folder = ("model", "pytorch_model_path") if parameter == "huggingface_id" else ("data set", parameter)
-    try:
-        yield
-    except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise UserError(
-            Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and is readable with HF_TOKEN",
-                    f"check the id, accept the {kind}'s licence on the Hub, or set huggingface_token_secret")
-        ) from error  # fmt: skip
-    except errors.HFValidationError as error:
-        raise UserError(
-            Problem("HUB-E0202", where, str(error), "an id of the form name or owner/name", "correct it")
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise UserError(
+    found = known(error, where)
+    if isinstance(found, OutOfResources):
+        return found
+    if isinstance(error, errors.GatedRepoError):
+        return UserError(
+            Problem("HUB-E0204", where, f"a gated {kind}", "a token that may read it",
+                    f"accept its terms on its page at {constants.ENDPOINT}, and set HF_TOKEN or "
+                    "huggingface_token_secret")
+        )  # fmt: skip
+    if isinstance(error, errors.HFValidationError):
+        return UserError(Problem("HUB-E0202", where, str(error), "an id of the form name or owner/name", "correct it"))
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) and constants.is_offline_mode():
+        return UserError(
             Problem("HUB-E0203", where, "no copy in the local cache, and HF_HUB_OFFLINE is set",
                     f"access to the Hub, or a copy of the {kind}",
                     f"unset HF_HUB_OFFLINE, or set {folder} to a folder with the files")
-        ) from error  # fmt: skip
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise Outage(
-            Problem("HUB-E0401", where, f"{type(error).__name__}: {error}", "an answer from the Hub", "run again")
-        ) from error
+        )  # fmt: skip
+    if isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError) and _is_refusal(error):
+        return UserError(
+            Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and is readable with HF_TOKEN",
+                    f"check the id, accept the {kind}'s licence on the Hub, or set huggingface_token_secret")
+        )  # fmt: skip
+    if isinstance(found, Outage) or isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | OSError):
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return Outage(
+            Problem("HUB-E0401", where, said, f"an answer from the Hub, {constants.ENDPOINT}",
+                    f"run again; without the Hub, set {folder} to a folder with the files")
+        )  # fmt: skip
+    return found
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether the Hub answered that there is nothing, or that it may not be read."""
+    from huggingface_hub import errors
+
+    # Without a copy in the cache, a download says so in place of the reason.
+    reason = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    status = status_of(reason) if reason else None
+    return status is not None and 400 <= status < 500 and status not in TEMPORARY

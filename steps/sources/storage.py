@@ -7,23 +7,33 @@ can return a truncated body without an error, and the MD5 digest where the store
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
+import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Outage, Problem, SecurityRefusal, UserError
+from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
+from steps.faults import TEMPORARY, known, status_of
 
 # No http(s): with it, a parameter could make a pod read the cluster's metadata service.
-SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "hf"}
-FORBIDDEN = set("\\'") | {chr(code) for code in range(32)} | {chr(127)}
+SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}
+OTHER_NAMES = {"s3a": "s3", "s3n": "s3", "wasb": "abfs", "wasbs": "abfss", "huggingface": "hf"}
+FORBIDDEN = {"\\"} | {chr(code) for code in range(32)} | {chr(127)}
 DOWNLOADS_AT_ONCE = 8
 MD5 = re.compile(r"[0-9a-f]{32}")
-CLIENTS = ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp")
+CLIENTS = (
+    "botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp", "huggingface_hub", "httpx",
+    "httpcore", "requests", "urllib3", "fsspec",
+)  # fmt: skip
+NOISY = ("gcsfs", "azure")  # they log a traceback of every try; the message quotes the last one
+NO_CREDENTIALS = re.compile(r"Credential|Authentication|GatedRepo")  # names of the clients' exceptions
 # macOS and Spark write these beside data; they hold neither rows nor weights.
 SYSTEM_FILES = ("._", ".DS_Store", "_SUCCESS", ".crc")
 
@@ -33,16 +43,29 @@ def check_uri(parameter: str, uri: str) -> list[Problem]:
     bad = sorted(FORBIDDEN & set(uri))
     if bad:
         return [
-            Problem("URI-E0101", parameter, f"{uri!r} with {bad[0]!r}", "no backslash, quote or control character",
-                    "rename the file, or remove the quotes: the value is not passed to a shell")
+            Problem("URI-E0101", parameter, f"{uri!r} with {bad[0]!r}", "no backslash or control character",
+                    "separate folders by /, or rename the file: the value is not passed to a shell")
         ]  # fmt: skip
     if (scheme := scheme_of(uri)) not in SCHEMES:
         known = ", ".join(sorted(SCHEMES - {"file"}))
         return [
             Problem("URI-E0102", parameter, f"the scheme {scheme}://", f"a path, or one of {known}",
+                    f"write {OTHER_NAMES[scheme]}://" if scheme in OTHER_NAMES else
                     "copy the file to object storage or to a mounted folder")
         ]  # fmt: skip
+    if scheme != "file" and not uri.split("://", 1)[1].split("/")[0]:
+        return [_malformed(parameter, uri, "no bucket, container or owner")]
     return []
+
+
+def _malformed(parameter: str, uri: str, found: str) -> Problem:
+    return Problem(
+        "URI-E0205",
+        parameter,
+        f"{found} in {uri!r}",
+        "a URI that this store understands",
+        "write s3://bucket/path, gs://bucket/path, az://container/path or hf://datasets/owner/name/path",
+    )
 
 
 def scheme_of(uri: str) -> str:
@@ -59,9 +82,10 @@ def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> di
     """
     with _explained(parameter, uri):
         filesystem, path = _filesystem(uri)
-        if filesystem.isfile(path):
-            return {"": _info(filesystem.info(path))}
-        if not filesystem.isdir(path):
+        there = filesystem.info(path)  # isfile and isdir would answer no also where the store does not answer
+        if there["type"] == "file":
+            return {"": _info(there)}
+        if there["type"] != "directory":  # a device, or a link to nothing
             raise FileNotFoundError(uri)
         found = filesystem.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
@@ -175,8 +199,19 @@ def read_bytes(parameter: str, uri: str, limit: int = -1) -> bytes:
     """Read the first `limit` bytes of a file, or all of it with -1. Raises as `find_files`."""
     with _explained(parameter, uri):
         filesystem, path = _filesystem(uri)
+        if local := local_path(uri):
+            _refuse_other_than_file(local)
         with filesystem.open(path, "rb") as stream:
             return stream.read(limit)
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    """Raise OSError for what would be read without an end, such as a pipe or a device."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def local_path(uri: str) -> Path | None:
@@ -196,7 +231,10 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         raise SecurityRefusal(problems)
     if local := local_path(uri):
         return fsspec.filesystem("file"), str(local.absolute())
-    return fsspec.core.url_to_fs(uri)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    scheme, _, rest = uri.partition("://")
+    return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
 
 
 def _info(info: dict[str, Any]) -> dict[str, Any]:
@@ -244,26 +282,65 @@ def _explained(parameter: str, uri: str) -> Iterator[None]:
             Problem("URI-E0203", parameter, f"{uri!r}, whose client package is missing ({error})",
                     "a store whose client is installed", "install that package into the image, or copy the files to s3")
         ) from None  # fmt: skip
+    except StepError:
+        raise
     except Exception as error:
+        found = known(error, parameter)
+        if isinstance(found, OutOfResources):
+            raise found from error
+        if local_path(uri):
+            raise _of_a_path(parameter, uri, found) or error from error
+        if isinstance(found, UserError) or _lacks_credentials(error):
+            raise UserError(
+                Problem("URI-E0202", parameter, f"no credentials for {uri!r} ({type(error).__name__})",
+                        "credentials with read access", _where_to_give(uri))
+            ) from None  # fmt: skip
+        if isinstance(error, ValueError) or "Validation" in type(error).__name__:
+            raise UserError(_malformed(parameter, uri, " ".join(str(error).split())[:200])) from None
         if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
             raise
-        if "Credential" in type(error).__name__:
+        if (status := status_of(error)) and 400 <= status < 500 and status not in TEMPORARY:
             raise UserError(
-                Problem("URI-E0202", parameter, f"no credentials for {uri!r}", "credentials with read access",
-                        "provide them by a service account, a secret or the environment")
+                Problem("URI-E0201", parameter, f"nothing at {uri!r} ({type(error).__name__})",
+                        "a file or folder that exists", _hint(uri))
             ) from None  # fmt: skip
-        if local_path(uri):
-            raise
+        said = " ".join(str(error).split())[:200]
         raise Outage(
-            Problem("URI-E0401", parameter, f"{type(error).__name__}: {error}", f"an answer for {uri!r}",
-                    "run again; if it fails again, check the object store")
+            Problem("URI-E0401", parameter, f"{type(error).__name__}: {said}", f"an answer for {uri!r}",
+                    "run again; if it fails again, check the network and the service")
         ) from error  # fmt: skip
+
+
+def _of_a_path(parameter: str, uri: str, found: StepError | None) -> StepError | None:
+    """Return the error of a local path, under the name of its parameter."""
+    if not isinstance(found, UserError):
+        return found
+    text = uri if len(uri) <= 200 else f"{uri[:199]}…"
+    what = found.problems[0]
+    return UserError(Problem("URI-E0204", parameter, f"{what.found} at {text!r}", what.expected, "correct the path"))
+
+
+def _lacks_credentials(error: Exception) -> bool:
+    if isinstance(error, ValueError):  # adlfs
+        return "Must provide either a connection_string or account_name" in str(error)
+    return bool(NO_CREDENTIALS.search(type(error).__name__))
+
+
+def _where_to_give(uri: str) -> str:
+    if scheme_of(uri) == "hf":
+        return "accept its terms on the Hub, and set HF_TOKEN or huggingface_token_secret"
+    if scheme_of(uri) in ("az", "abfs", "abfss"):
+        return "set AZURE_STORAGE_ACCOUNT_NAME, and a key or a service principal, by a secret or the environment"
+    return "provide them by a service account, a secret or the environment"
 
 
 def _hint(uri: str) -> str:
     local = local_path(uri)
     if local is None:
         return "correct the URI"
+    scheme, _, rest = uri.partition(":/")
+    if scheme.lower() in SCHEMES and rest:
+        return f"write {scheme}://{rest.lstrip('/')}, with two slashes"
     parent = local.parent
     while not parent.is_dir() and parent != parent.parent:
         parent = parent.parent

@@ -48,7 +48,7 @@ def check_function(parameter: str, given: str) -> UserFunction:
     uri, name = _split(parameter, given)
     try:
         tree = ast.parse(storage.read_bytes(parameter, uri), uri)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None) or 0
         raise UserError(
             Problem("DATA-E2201", f"{uri}:{line}", shown(getattr(error, "msg", str(error))), "Python", "correct it")

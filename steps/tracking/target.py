@@ -71,8 +71,15 @@ def store_of(uri: str) -> str:
 
 def make_place(uri: str) -> None:
     """Create the folder of a store without a server."""
-    if uri.startswith(SQLITE):
-        Path(uri.removeprefix(SQLITE)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    if not uri.startswith(SQLITE):
+        return
+    database = Path(uri.removeprefix(SQLITE)).absolute()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if "'" in str(Path.cwd()) and not database.exists():
+        # MLflow writes the path of the working directory into an SQL text, where a quote ends it (MLflow 3.17).
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(uri, (Path.cwd() / "mlruns").as_uri())
 
 
 def is_off(environment: Mapping[str, str] = os.environ) -> bool:

@@ -16,6 +16,7 @@ from steps.params.registration import TrackingParams
 from steps.redaction import masked
 from steps.tracking.checkpoints import CheckpointCopies
 from steps.tracking.continued import end_abandoned
+from steps.tracking.loading import load_client
 from steps.tracking.records import UNSENT, Record, TrackedRun, flat, now, write_unsent
 from steps.tracking.store import Store, is_refusal
 from steps.tracking.target import target_of
@@ -60,6 +61,7 @@ class Tracker:
 
     def __enter__(self) -> Tracker:
         if self.target.uri:
+            load_client(self.target.uri)
             self._thread.start()
         return self
 

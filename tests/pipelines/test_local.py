@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import FINETUNE
+from command_line import FINETUNE, with_our_code
 from conftest import chat_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -116,6 +116,38 @@ def test_the_libraries_are_loaded_when_a_step_needs_them_and_not_before(tmp_path
                 break
             time.sleep(0.1)
         assert (folder / READY).exists()
+
+
+def test_a_run_at_a_place_with_blanks_and_quotes_ends_with_7_if_the_gate_refuses_the_model(given, tmp_path, warm):
+    place = tmp_path / 'it\'s a "place"'
+    place.mkdir()
+    words_ = words({**given, "max_steps": 1, "gate_max_value": 0.01})
+    command = [*FINETUNE, "run", "chat_completion", "--root", "the runs", "--gate-exit", *words_]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=place, env=with_our_code())
+    assert done.returncode == 7, done.stdout + done.stderr
+    result = json.loads(next(place.glob("the runs/*/result.json")).read_text())
+    assert result["gate"]["passed"] is False
+    assert result["status"] == "succeeded"
+    again = subprocess.run([*command, "-p", "gate_max_value=100", "-p", "gate_must_beat_base=false"],
+                           capture_output=True, text=True, timeout=300, cwd=place, env=with_our_code())  # fmt: skip
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "version chat_completion 1" in again.stdout
+
+
+def test_mlflow_that_is_down_at_the_registration_leaves_table_and_report(given, tmp_path, runs_root, warm, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")  # not to wait for metrics at the end of the training
+    down = {**given, "mlflow_server_uri": "http://127.0.0.1:9"}
+    done = subprocess.run([*FINETUNE, "run", "chat_completion", "--root", str(runs_root), *words(down)],
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "run again when MLflow answers" in done.stderr.splitlines()[-2]
+    assert "exact_match" in done.stdout
+    result = json.loads(max(runs_root.glob("*/result.json"), key=os.path.getmtime).read_text())
+    assert Path(result["artifacts"]["report"]).is_file()
+    assert Path(result["artifacts"]["model"], "config.json").is_file()
+    assert result["metrics"]["tuned"]["loss"] > 0
+    assert result["error"]["resume_from"].startswith("python -m steps register-model ")
 
 
 def test_a_failing_step_gives_its_own_message_code_and_result(given, tmp_path, runs_root, warm):

@@ -154,7 +154,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"train_mltable_path": "t"}, "nothing at 't'"),
         ({"max_seq_length": 9999}, "set max_seq_length=256"),
         ({"compute_finetune": "pool'"}, "no backslash, quote"),
-        ({"train_file_path": "a'b.jsonl"}, "no backslash, quote"),
+        ({"train_file_path": "a\\b.jsonl"}, "no backslash or control"),
         ({"train_file_path": "https://host/a.jsonl"}, "the scheme https"),
         ({"resume_from_checkpoint": "true"}, "set checkpoint_dir"),
         ({"checkpoint_dir": "s3://bucket/x"}, "mounted volume"),

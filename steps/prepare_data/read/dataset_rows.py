@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Outage, Problem, StepError, UserError
-from steps.sources import storage
+from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
+from steps.faults import known
+from steps.sources import hub, storage
 from steps.sources.data_sources import SAVED, Dataset
 
 
@@ -36,10 +37,13 @@ def write_rows(one: Dataset, place: Path) -> Path:
 def _load(one: Dataset, place: Path) -> Any:
     """Load from the Hub, from a folder of files with rows, or from a folder written by save_to_disk."""
     import datasets
+    from huggingface_hub import constants
 
     cache = str(place.with_suffix(".cache"))
     if one.on_hub:
         revision = one.revision or None
+        if not constants.is_offline_mode():  # at once, where the library would ask for half a minute
+            revision = hub.resolve_dataset(one.parameter, one.name, one.revision or "main")
         return datasets.load_dataset(one.name, _config(one), split=one.split, revision=revision, cache_dir=cache)
     folder = storage.fetch(one.parameter, one.name, place.with_suffix(".folder"))
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -67,7 +71,10 @@ def _explained(one: Dataset, error: Exception) -> StepError:
     kind = type(error).__name__
     if "nknown split" in str(error):
         return UserError(_no_split(one, said))
-    if isinstance(error, ConnectionError) or "Offline" in kind or "Timeout" in kind or kind == "HfHubHTTPError":
+    found = known(error, one.parameter)
+    if isinstance(found, OutOfResources):
+        return found
+    if isinstance(found, Outage) or isinstance(error, ConnectionError) or "Offline" in kind:
         return Outage(
             Problem("DATA-E2104", one.parameter, said, f"an answer for the data set {one.name!r}",
                     "run again; without the Hub, pass a folder with the data set")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
-from steps.models.chat_templates import DEFAULT, named, single
+from steps.models.chat_templates import DEFAULT, named, single, template_file
 from steps.params.data import TEMPLATE_TOKENS
 from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
-from steps.sources import storage
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 KEEP = "keep"
@@ -45,12 +44,9 @@ def read_template(uri: str) -> str:
     """Read a Jinja file and check its syntax. Raises UserError, and as `steps.sources.storage.read_bytes`."""
     import jinja2
 
+    text = template_file(uri)
     try:
-        text = storage.read_bytes("chat_template", uri).decode("utf-8")
         _environment().parse(text)
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02X} at offset {error.start} of {uri}"
-        raise _no_template(found, "UTF-8") from None
     except jinja2.TemplateSyntaxError as error:
         raise _no_template(f"{uri}:{error.lineno}: {error.message}", "a Jinja template") from None
     return text
