@@ -67,7 +67,8 @@ def _address_problems(where: str, given: str) -> Iterator[Problem]:
     text = str(masked(given))
     scheme, colon, rest = given.partition(":")
     expected = "the address of an MLflow server (http://host:port), a folder, or sqlite:///file"
-    if not given.isprintable() or given != given.strip() or (colon and " " in given and not given.startswith("file:")):
+    is_path = given.startswith(("file:", "sqlite:"))  # the path of a run's root may have blanks
+    if not given.isprintable() or given != given.strip() or (colon and " " in given and not is_path):
         yield Problem("PLAN-E0371", where, shown(text), f"{expected}, without blanks", "remove the blanks")
     elif colon and not rest.startswith("/") and scheme not in (*HOSTED, "file"):
         fix = f"write http://{text}" if rest[:1].isdigit() else "write http://host:port"
