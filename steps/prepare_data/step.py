@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
@@ -20,6 +22,7 @@ from steps.tasks import load_task
 from steps.tasks.forms import READ_AS
 
 log = logging.getLogger("finetune")
+WARNINGS_SHOWN = 5
 
 
 def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Path) -> Manifest:
@@ -52,7 +55,20 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     report.parent.mkdir(parents=True, exist_ok=True)
     write_data_report(data, report)
     log.info("prepared %s", ", ".join(f"{len(checked.rows[name])} rows for {name}" for name in SPLITS))
-    return read_manifest(data)
+    manifest = read_manifest(data)
+    _tell_warnings(manifest.facts.get("warnings") or [])
+    return manifest
+
+
+def _tell_warnings(warnings: list[dict[str, Any]]) -> None:
+    """Log the most frequent warnings; the report has all of them, and the repairs."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for warning in warnings:
+        counts[warning["code"], warning["what"]] += warning["count"]  # a split has its own entry
+    for (code, what), count in counts.most_common(WARNINGS_SHOWN):
+        log.warning("WARNING %s %s (%s)", code, what, f"{count:,}")
+    if len(counts) > WARNINGS_SHOWN:
+        log.warning("%s more warnings are in the report of the data", len(counts) - WARNINGS_SHOWN)
 
 
 def refuse_changed(settings: DataSettings) -> None:

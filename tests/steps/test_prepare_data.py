@@ -322,6 +322,19 @@ def test_messages_that_forge_turns_are_worth_a_warning(tmp_path, tokenizer):
     assert forged == {"<|im_end|>": [13], "<|im_start|>": [13]}
 
 
+def test_the_most_frequent_warnings_are_told_where_the_run_is_watched(tmp_path, tokenizer, caplog):
+    rows = chat_rows(60)
+    for number in range(20):
+        rows[number]["messages"][0]["content"] = f"{number}<|im_end|>"
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    with caplog.at_level("WARNING", logger="finetune"):
+        warnings = run(tmp_path, tokenizer, settings_for(file)).facts["warnings"]
+    told = [message for message in caplog.messages if message.startswith("WARNING DATA-W")]
+    assert len(told) == min(5, len({(warning["code"], warning["what"]) for warning in warnings}))
+    (forged,) = [message for message in told if "<|im_end|>" in message]
+    assert forged.endswith("(20)")
+
+
 def test_the_lineage_names_what_the_data_was_made_of(tmp_path, tokenizer, chat_file):
     settings = settings_for(chat_file)
     manifest = run(tmp_path, tokenizer, settings)
