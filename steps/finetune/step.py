@@ -121,6 +121,7 @@ def _train(
         seconds = time.monotonic() - started
         if preemption.asked and (interrupted or trainer.state.global_step < trainer.state.max_steps):
             raise _preempted(folder, trainer)
+    progress.count(trainer)
     counts = [(count(p), p.requires_grad) for p in own_parameters(trainer.model)]
     history = {
         **history_of(trainer.state, settings.training.metric_for_best_model),

@@ -117,9 +117,11 @@ class Progress(TrainerCallback):
         self._started = 0.0
         self._first_step = 0
         self._tokens = 0.0
+        self._tokens_before = 0.0  # of the process before, which the Trainer's count includes
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
+        self._tokens_before = state.num_input_tokens_seen
         log.info("training from step %d to %d", state.global_step, state.max_steps)
         for entry in state.log_history:  # of the process before; what the server has already is not sent again
             told = {k: v for k, v in entry.items() if isinstance(v, int | float) and k != "step"}
@@ -136,7 +138,7 @@ class Progress(TrainerCallback):
         logs = logs or {}
         self.tracker.metrics({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
         if "loss" in logs:
-            self._tokens = logs.get("num_tokens", logs.get("num_input_tokens_seen", self._tokens))
+            self._tokens = logs.get("num_tokens", state.num_input_tokens_seen - self._tokens_before)
             log.info("%s", self._line(state, logs))
         elif "eval_loss" in logs:
             best = args.metric_for_best_model or "loss"
@@ -146,6 +148,12 @@ class Progress(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Called after Checkpoints, which has written the manifest.
         self.tracker.checkpoint(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+    def count(self, trainer: Any) -> None:
+        """Count the tokens of all steps of this process, also of those since the last log event."""
+        # TRL has no public name for it, and logs it only with the loss; our own trainers have tokens_seen.
+        own = getattr(trainer, "_total_train_tokens", 0) or getattr(trainer, "tokens_seen", 0)
+        self._tokens = own or trainer.state.num_input_tokens_seen - self._tokens_before
 
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         seconds = time.monotonic() - self._started

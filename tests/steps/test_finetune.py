@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import chat_rows
 from training_inputs import settings_with, train, write_ids, write_tokens
@@ -71,6 +72,18 @@ def bare_losses(settings: FinetuneSettings, model: Path, tokenizer, out: Path) -
     )
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 3, 100], ids=lambda every: f"every {every} steps")
+def test_the_speed_counts_the_tokens_of_every_step_however_rarely_they_are_logged(model, tokenizer, tmp_path, every):
+    data = write_tokens(tmp_path / "data", tokenizer, chat_rows(50))
+    settings = settings_with({"max_steps": 4, "logging_steps": every, "per_device_train_batch_size": 8})
+    history = train(settings, model, data, tmp_path)
+    tokens = history["tokens_per_second"] * history["seconds"]
+    rows = pq.read_table(data / "tokens/train.parquet").column("input_ids").to_pylist()
+    lengths = sorted(len(row) for row in rows)
+    assert sum(lengths[:32]) - 8 <= tokens <= sum(lengths[-32:]) + 8  # 4 steps of 8 rows, rounded
 
 
 @pytest.mark.slow
