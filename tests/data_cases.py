@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from checking import check_data
 
-from steps.errors import StepError
+from steps.errors import Problem, StepError, UserError
 from steps.params.group import Group
 from steps.prepare_data.check.checking import DataCheck
 from steps.tasks import load_task
@@ -69,13 +70,32 @@ def check_verdict(case: Case, folder: Path, task: str) -> DataCheck | None:
     except StepError as error:
         _assert_refused(case, error, folder)
         return None
-    told = {entry["code"]: entry for entry in checked.repairs + checked.warnings}
+    told = notes(checked)
     assert not case.verdict.startswith("DATA-E"), f"accepted; told {told}"
     if case.verdict:
         assert case.verdict in told, told
         assert told[case.verdict]["count"] == case.count, told
         assert case.says in told[case.verdict]["what"]
     return checked
+
+
+def notes(checked: DataCheck) -> dict[str, dict[str, Any]]:
+    """Return the repairs and warnings of a check by their codes."""
+    return {note["code"]: note for note in checked.repairs + checked.warnings}
+
+
+def refused(task: str, *files: Path | str, **given: Any) -> list[Problem]:
+    """Check files that are refused, and return the problems."""
+    with pytest.raises(UserError) as error:
+        check_data(task, *files, **given)
+    for problem in error.value.problems:
+        assert_six_parts(str(problem))
+    return error.value.problems
+
+
+def refusals(task: str, *files: Path | str, **given: Any) -> dict[str, Problem]:
+    """Check files that are refused, and return the problems by their codes."""
+    return {problem.code: problem for problem in refused(task, *files, **given)}
 
 
 def _assert_refused(case: Case, error: StepError, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import build_model, write_jsonl
-from test_plan import LLAMA_8B, memory
+from test_plan_memory import LLAMA_8B, memory
 
 from steps.errors import UserError
 from steps.kinds.adapters import ADAPTER_KINDS

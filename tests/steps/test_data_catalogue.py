@@ -7,9 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from checking import check_data
 from conftest import write_jsonl
-from data_cases import Case, assert_six_parts, check_verdict
+from data_cases import Case, check_verdict, notes, refused
 
-from steps.errors import UserError
 from steps.params.data import DataSource, TextColumns
 from steps.tasks import load_task
 
@@ -36,18 +35,6 @@ def texts(count, start=0, **more):
     return [{"text": f"text number {number}", **more} for number in range(start, start + count)]
 
 
-def told(checked):
-    return {note["code"]: note for note in checked.repairs + checked.warnings}
-
-
-def refused(task="text_generation", *files, **given):
-    with pytest.raises(UserError) as error:
-        check_data(task, *files, **given)
-    for problem in error.value.problems:
-        assert_six_parts(str(problem))
-    return error.value.problems
-
-
 def with_neighbours(task, row):
     """Rows of the same kind around the given one, which is the second of five."""
     plain = json.loads(json.dumps(row).replace("\\u0000", "-"))
@@ -72,7 +59,7 @@ def test_u0000_is_a_warning_and_strictly_a_refusal_in_every_task_and_format(tmp_
         file.write_text("\n".join(map(json.dumps, rows)) if name == "a.jsonl" else json.dumps(rows))
     held = write_jsonl(tmp_path / "held.jsonl", [json.loads(json.dumps(r).replace("a-b", "held")) for r in rows[2:]])
     columns = load_task(task).Columns
-    warning = told(check_data(task, file, held, held, columns(), min_train_rows=1))["DATA-W0202"]
+    warning = notes(check_data(task, file, held, held, columns(), min_train_rows=1))["DATA-W0202"]
     assert (warning["count"], warning["rows"]) == (1, [2])
     [problem] = refused(task, file, held, held, columns=columns(strict=True), min_train_rows=1)
     line = ":2" if name == "a.jsonl" else ":1" if name == "a.json" else ""
@@ -82,7 +69,7 @@ def test_u0000_is_a_warning_and_strictly_a_refusal_in_every_task_and_format(tmp_
 def test_a_backslash_before_u0000_is_no_such_character(tmp_path):  # 6
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps({"text": f"{number} \\u0000"}) + "\n" for number in range(20)))
-    assert "DATA-W0202" not in told(check_data("text_generation", file, columns=TextColumns(strict=True)))
+    assert "DATA-W0202" not in notes(check_data("text_generation", file, columns=TextColumns(strict=True)))
 
 
 CASES = [
@@ -123,8 +110,8 @@ def test_parquet_files_of_another_column_order_or_width_are_read_alike_and_count
     third = pa.table({"sentence1": [f"c{n}" for n in range(20)], "label": pa.array([0, 1] * 10, pa.int8())})
     folder = parquet_folder(tmp_path, first, second, third)
     checked = check_data("text_classification", folder, scratch=tmp_path)
-    assert told(checked)["DATA-F2402"]["count"] == 1
-    assert told(checked)["DATA-F2402"]["what"].startswith(f"{folder}/1.parquet: columns have another order")
+    assert notes(checked)["DATA-F2402"]["count"] == 1
+    assert notes(checked)["DATA-F2402"]["what"].startswith(f"{folder}/1.parquet: columns have another order")
     labels = [label for part in checked.rows.values() for row in part.table().to_pylist() for label in row["labels"]]
     assert sorted(labels) == ["0"] * 30 + ["1"] * 30
 
@@ -160,16 +147,16 @@ def test_what_all_rows_have_in_common_is_not_said_of_a_file_with_unreadable_rows
 
 def test_a_split_that_was_made_is_told_with_its_seed(tmp_path):  # 127
     file = write_jsonl(tmp_path / "a.jsonl", texts(100))
-    note = told(check_data("text_generation", file, seed=7))["DATA-F2401"]
+    note = notes(check_data("text_generation", file, seed=7))["DATA-F2401"]
     assert note["count"] == 20
     assert note["what"] == (
         f"{file}: 10 rows for validation and 10 rows for test were taken from the training rows, "
         "shuffled with the seed 7"
     )
     held = write_jsonl(tmp_path / "b.jsonl", texts(5, 200))
-    note = told(check_data("text_generation", file, held, split="positional"))["DATA-F2401"]
+    note = notes(check_data("text_generation", file, held, split="positional"))["DATA-F2401"]
     assert note["what"] == f"{file}: 20 rows for test were taken from the training rows, from the end"
-    assert "DATA-F2401" not in told(
+    assert "DATA-F2401" not in notes(
         check_data("text_generation", file, held, write_jsonl(tmp_path / "c", texts(5, 300)))
     )
 
@@ -201,9 +188,9 @@ def test_dedup_drops_repeats_of_training_rows_before_they_are_split(tmp_path):  
     rows = texts(96)
     file = write_jsonl(tmp_path / "a.jsonl", [*rows, rows[3], rows[3], rows[5], {"text": "other"}])
     plain, unique = (check_data("text_generation", file, dedup=dedup, scratch=tmp_path) for dedup in (False, True))
-    assert told(plain)["DATA-W0701"]["count"] == 3
-    assert told(unique)["DATA-F2403"]["count"] == 3
-    assert not {"DATA-W0701", "DATA-W0702"} & told(unique).keys()
+    assert notes(plain)["DATA-W0701"]["count"] == 3
+    assert notes(unique)["DATA-F2403"]["count"] == 3
+    assert not {"DATA-W0701", "DATA-W0702"} & notes(unique).keys()
     assert (sum(plain.counts.values()), sum(unique.counts.values())) == (100, 97)
     kept = [row["text"] for part in unique.rows.values() for row in part.table().to_pylist()]
     assert sorted(kept) == sorted({row["text"] for row in rows} | {"other"})
@@ -223,5 +210,5 @@ def test_one_file_by_two_names_is_a_warning_and_its_rows_count_twice(tmp_path): 
     file = write_jsonl(tmp_path / "a.jsonl", texts(40))
     given = f"{file}, file://{file}"
     checked = check_data("text_generation", given)
-    assert (told(checked)["DATA-W0115"]["count"], told(checked)["DATA-W0701"]["count"]) == (1, 40)
+    assert (notes(checked)["DATA-W0115"]["count"], notes(checked)["DATA-W0701"]["count"]) == (1, 40)
     assert sum(check_data("text_generation", given, dedup=True).counts.values()) == 40
