@@ -8,10 +8,26 @@
     resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets of a task
     images.py       the image of each step
     compile.py      → compiled/
+    profile.py      the cluster profile: what a cluster is like; profiled.py puts it into a compiled pipeline
     checking.py     finds errors in a compiled YAML that the SDK does not check for
-    local.py        runs a pipeline on this machine
-    warm.py         a Python process with the training libraries already loaded, for local runs
-    cli.py          the `finetune` command
+
+A run on this machine:
+
+    runs.py         a run's folder, result and summary
+    local.py        runs a pipeline with kfp's local runner
+    warm.py         a Python process with the training libraries already loaded
+    log_file.py     the lines of log.txt
+    scratch.py      the folder for temporary files
+    active.py       locks that tell which runs are active
+    pruning.py      removes old runs
+
+The command line:
+
+    cli.py          the `finetune` command; prune_command.py: `finetune prune`
+    flags.py        the flags of a pipeline; completion.py completes them in a shell
+    configuration.py  configuration files; experiment_yaml.py: experiments in sections, by experiment_keys.py
+    outputs.py      checks the places where results go
+    reference.py    docs/parameters.md; experiment_page.py: docs/experiments.md
 
 From `steps/` this package uses only the parameters, the error classes and `steps.running`, which runs a step by name.
 """

@@ -98,6 +98,7 @@ class _Reading:
                 self.unknown(where, value, keys_of(section))
 
     def as_written(self, parameter: str, place: tuple[str | int, ...], value: Any) -> Any:
+        """Return the value of a key as -p would pass it to a parameter."""
         return written(self.fields.get(parameter), value, place, self.words)
 
     def named(self, parameter: str, section: str, key: str, value: Any) -> None:

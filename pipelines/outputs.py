@@ -1,4 +1,4 @@
-"""Places that a user names for results: checked before the work, so that no hour of it is lost."""
+"""Places that a user names for results: checked before the work starts."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Case:
     """A few words, used as the test's name."""
     train: bytes | str
     verdict: str
-    """Code: DATA-E… refuses, DATA-W… warns, DATA-F… mends, "" accepts."""
+    """Code: DATA-E… refuses, DATA-W… warns, DATA-F… repairs, "" accepts."""
     place: str = ""
     """What stands behind the file's name, such as ":2 (record 2) messages[1].role"."""
     says: str = ""

@@ -41,6 +41,13 @@ def as_artifact(folder: Path, target: Path, **lineage: str) -> Path:
     return target
 
 
+def flip_bit(folder: Path) -> None:
+    """Change one bit of the weights."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
 def write_evaluation(target: Path, tuned: Path, /, **changes) -> Path:
     inputs = {"base": "b" * 64, "tuned": read_manifest(tuned).digest, "data": "d" * 64}
     with new_artifact(target, "evaluation", {"inputs": inputs}) as draft:

@@ -11,6 +11,7 @@ Reading:
 Checking:
 
     asked.py         requirements of a new adapter on base and method, checked by the plan
+    targets.py       whether the layers that an adapter names exist in the model
     input_adapter.py an adapter given with the model, checked on headers by the plan
     planning.py      the change of each tensor in each shard; printable, reads no weights
     low_rank.py      LoRA: which tensors belong together, where they fit, and what they change

@@ -2,6 +2,7 @@
 
     layout.py           files of a model folder: which are used, and which make it unusable
     weights.py          byte ranges of the tensors in a safetensors file
+    identity.py         whether two folders hold the same model
     hashed_file.py      a file that is hashed while it is written
     embeddings.py       names of the embedding matrices
     chat_templates.py   the chat templates of a model, and what makes their text the same in every step

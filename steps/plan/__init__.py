@@ -1,5 +1,23 @@
 """Decide everything before a GPU is requested: checks, digests, step counts, hardware, one settings value per step.
 
 Runs in seconds on any CPU and imports neither torch nor transformers. Every error that can be detected early is
-reported here, all of them together. `place.py` refuses parameters that are not implemented yet.
+reported here, all of them together.
+
+    step.py            the step; deciding.py: reads all inputs (seen.py), checks them and decides
+    sources.py         digests of model, data and templates; row_counts.py: rows in a file
+    checks.py          the list of all checks and notes
+    kinds.py           whether the parameters fit the kind of model; recipes.py chooses it
+    effects.py         parameters that have no effect in this run
+    place.py           what depends on this version and on where it runs; tracking.py: where metrics and versions go
+    lengths.py         lengths of rows; fitted.py: types inside model_args, and regular expressions of names
+    tokenizer.py       whether it can be loaded; templates.py: the chat template; vocabulary.py: tokens with a role
+    small_data.py      too few rows for any training
+    reference.py       the reference model of preferences
+    batch_rule.py      batch and learning rate from the total batch
+    hardware.py        requests to Kubernetes; memory.py: what a training needs; machine.py: what this machine has
+    arithmetic.py      rows, batches and steps; duration.py: time and cost
+    evaluation_options.py   evaluation_config
+    settings.py        one settings value for each step; summary.py: plan.json and the text for a terminal
+    adapter_tools.py   the plan of the pipeline of adapter tools
+    packages.py        installed packages, without importing them
 """

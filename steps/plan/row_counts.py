@@ -14,6 +14,12 @@ UNPACKED = 64 * SMALL
 TABLES = (".csv", ".tsv")
 
 
+def exact_rows(uri: str) -> int | None:
+    """Return the number of rows of a local jsonl file; None for other and for packed files."""
+    local = storage.local_path(uri)
+    return _lines_in(local) if local is not None and local.suffix == ".jsonl" else None
+
+
 def most_rows(uri: str, header: bool = True) -> int | None:
     """Return the highest number of rows that a local file can have; None where it would have to be read to tell.
 
@@ -50,15 +56,19 @@ def _lines(file: Path) -> int | None:
     if file.suffix == ".gz":
         content = _content(file)
         return content.count(b"\n") + (not content.endswith(b"\n"))
-    count, last = 0, b"\n"
     with open(file, "rb") as stream:
         if stream.read(1) == b"[":
             return None  # a list of rows on one line, whatever the file's name says
-        stream.seek(0)
+    return _lines_in(file)
+
+
+def _lines_in(file: Path) -> int:
+    lines, last = 0, b"\n"
+    with open(file, "rb") as stream:
         while block := stream.read(1 << 20):
-            count += block.count(b"\n")
+            lines += block.count(b"\n")
             last = block[-1:]
-    return count + (last != b"\n")
+    return lines + (last != b"\n")
 
 
 def _in_parquet(file: Path) -> int | None:

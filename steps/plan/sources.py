@@ -18,7 +18,7 @@ from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound
 from steps.params.splits import SPLITS
 from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
-from steps.plan.row_counts import most_rows
+from steps.plan.row_counts import exact_rows, most_rows
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
 from steps.tasks import load_task
@@ -181,7 +181,7 @@ def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:
     if problems:
         raise UserError(problems)
     resolved = Resolved(uri=uri, digest=data_sources.digest(found))
-    rows = [_count_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
+    rows = [exact_rows(one.uri) if isinstance(one, data_sources.DataFile) else None for one in found]
     counted = [count for count in rows if count is not None]
     drawn_anew = split == "train" and (given.training_data or given.dedup)
     changed = given.processing_function or drawn_anew  # some rows may be dropped or repeated
@@ -206,19 +206,6 @@ def _file_problems(file: data_sources.DataFile, texts: bool) -> Iterator[Problem
         formats = ", ".join([*data_sources.SUFFIXES, *sorted(known - data_sources.SUFFIXES.keys())])
         yield Problem("DATA-E0107", file.parameter, file.uri.rsplit("/", 1)[-1], f"a file ending in {formats}, or in "
                       "one of these and .gz", "rename the file")  # fmt: skip
-
-
-def _count_rows(uri: str) -> int | None:
-    local = storage.local_path(uri)
-    if local is None or local.suffix != ".jsonl":
-        return None
-    lines = 0
-    last = b"\n"
-    with open(local, "rb") as stream:
-        while block := stream.read(1 << 20):
-            lines += block.count(b"\n")
-            last = block[-1:]
-    return lines + (last != b"\n")
 
 
 def pinned_source(parameters: SupervisedParameters) -> DataSource:

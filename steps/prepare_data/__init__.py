@@ -22,8 +22,8 @@ facts describe rows before truncation, `tokens` what was written. Equal input gi
 read/: from sources to raw rows:
 
     sources.py     open sources: unpacking.py, dataset_rows.py, json_field.py
-    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py (arrow_nulls.py),
-                   text_rows.py
+    reading.py     format → reader: json_rows.py (json_faults.py), csv_rows.py, parquet_rows.py (arrow_nulls.py,
+                   class_names.py), text_rows.py
     processing.py  the user's own function
 
 check/: from raw rows to valid rows in splits (checking.py calls the others in order):
@@ -41,7 +41,7 @@ write/: from rows to tokens:
     seq2seq.py     texts and answers for encoder-decoder models
     preferences.py prompts with their answers: answer_tokens.py (as TRL tokenises them), answer_tables.py (files)
     splits.py      one split from rows to files    writing.py     parquet files and their facts
-    special_tokens.py  special tokens in texts
+    special_tokens.py  special tokens in texts     token_range.py  tokens without an embedding
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
     templates.py   tokenizer and chat template     chat_templates/  the templates that have a name
     settling.py    one template for all steps

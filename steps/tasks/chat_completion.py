@@ -88,8 +88,8 @@ def remarks(row: dict[str, Any], columns: ChatColumns) -> Iterator[tuple[str, st
         if messages[-1]["role"] != "assistant":
             yield UNANSWERED
         return
-    messages, mended = standard(_messages_of(row, columns)[1], columns)
-    yield from remarks_on(messages, mended, columns)
+    messages, repairs = standard(_messages_of(row, columns)[1], columns)
+    yield from remarks_on(messages, repairs, columns)
     if messages[-1]["role"] != "assistant":
         yield UNANSWERED
 

@@ -91,10 +91,10 @@ def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
 
 def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs, and a warning for a prompt that contains its answer."""
-    prompt, mended = read_value(row, _prompt_key(row, columns), columns)
+    prompt, repairs = read_value(row, _prompt_key(row, columns), columns)
     truth_key = columns.dataset_ground_truth_column
     truth = row.get(truth_key)
-    yield from remarks_on(as_question(prompt), mended, columns)
+    yield from remarks_on(as_question(prompt), repairs, columns)
     if truth is not None and type(truth) is not str:
         yield TO_TEXT
     if truth_key in row and _as_text(truth) is None:

@@ -91,12 +91,12 @@ def remarks(row: dict[str, Any], columns: KtoColumns) -> Iterator[tuple[str, str
     """Yield the repairs, and a warning for a prompt and an answer without a space between them."""
     if type(row[columns.label_key]) is not bool and str(row[columns.label_key]) not in ("true", "false"):
         yield NUMBER_LABEL
-    (prompt, completion), mended = _parts(row, columns)
+    (prompt, completion), repairs = _parts(row, columns)
     if type(prompt) is str:
         if runs_together(prompt, completion):
             yield SEAM
     else:
-        yield from remarks_on(prompt + completion, mended, columns)
+        yield from remarks_on(prompt + completion, repairs, columns)
 
 
 def canonical(row: dict[str, Any], columns: KtoColumns) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _parts(row: dict[str, Any], columns: KtoColumns) -> tuple[tuple[Any, Any], l
     """Return prompt and completion of a valid row, both texts or both messages, and the repairs."""
     read = [read_value(row, name, columns) for name in columns_of(columns)[:2]]
     (prompt, first), (completion, second) = read
-    mended = list(dict.fromkeys(first + second))
+    repairs = list(dict.fromkeys(first + second))
     if type(prompt) is type(completion):
-        return (prompt, completion), mended
-    return (as_question(prompt), as_answer(completion)), [*mended, TEXT_TO_MESSAGE]
+        return (prompt, completion), repairs
+    return (as_question(prompt), as_answer(completion)), [*repairs, TEXT_TO_MESSAGE]

@@ -90,7 +90,7 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
     if faults:
         yield from faults
         return
-    (prompt, chosen, rejected), mended = _split(*values)
+    (prompt, chosen, rejected), repairs = _split(*values)
     if values[1] == values[2] or chosen == rejected:
         yield Fault("DATA-E1501", rejected_key, as_found(_words(rejected or values[2])),
                     "an answer that differs from chosen",
@@ -102,7 +102,7 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
     elif type(prompt) is list:
         for answer, key in ((chosen, chosen_key), (rejected, rejected_key)):
             yield from answer_faults(answer, key)
-            own = type(values[0]) is list and SHARED_START not in mended and NOT_REPEATED not in mended
+            own = type(values[0]) is list and SHARED_START not in repairs and NOT_REPEATED not in repairs
             yield from joint_faults(prompt, keys[0], answer, key, columns, own)
     else:
         for answer, key in ((chosen, chosen_key), (rejected, rejected_key)):
@@ -113,16 +113,16 @@ def check_row(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[Fault
 
 def remarks(row: dict[str, Any], columns: PreferenceColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs, and a warning for a prompt and an answer without a space between them."""
-    (prompt, chosen, rejected), mended = _parts(row, columns)
+    (prompt, chosen, rejected), repairs = _parts(row, columns)
     if _spaced(chosen) == _spaced(rejected):
         yield SPACES_ONLY
     if type(prompt) is str:
         if runs_together(prompt, chosen) or runs_together(prompt, rejected):
             yield SEAM
-        yield from mended
+        yield from repairs
         return
     yield from dict.fromkeys(
-        [*mended, *remarks_on(prompt + chosen, [], columns), *remarks_on(prompt + rejected, [], columns)]
+        [*repairs, *remarks_on(prompt + chosen, [], columns), *remarks_on(prompt + rejected, [], columns)]
     )
 
 
@@ -160,8 +160,8 @@ def _names(columns: PreferenceColumns) -> tuple[str, str, str]:
 def _parts(row: dict[str, Any], columns: PreferenceColumns) -> tuple[Parts, list[tuple[str, str]]]:
     """Return prompt, chosen and rejected of a valid row, and the repairs."""
     read = [read_value(row, name, columns) for name in _names(columns)]
-    parts, mended = _split(*(value for value, _ in read))
-    return parts, [*dict.fromkeys(note for _, notes in read for note in notes), *mended]
+    parts, repairs = _split(*(value for value, _ in read))
+    return parts, [*dict.fromkeys(note for _, notes in read for note in notes), *repairs]
 
 
 def _split(prompt: Any, chosen: Any, rejected: Any) -> tuple[Parts, list[tuple[str, str]]]:
@@ -170,18 +170,18 @@ def _split(prompt: Any, chosen: Any, rejected: Any) -> tuple[Parts, list[tuple[s
     Without a prompt, the common start of both answers is the prompt, as in TRL 1.16 (`extract_prompt`). If both answers
     repeat a given prompt, the repetition is removed.
     """
-    mended = []
+    repairs = []
     kinds = {type(value) for value in (prompt, chosen, rejected) if value is not None}
     if kinds == {str, list}:
-        mended.append(TEXT_TO_MESSAGE)
+        repairs.append(TEXT_TO_MESSAGE)
         prompt = as_question(prompt)
         chosen, rejected = as_answer(chosen), as_answer(rejected)
     start = 0 if prompt and type(chosen) is str else _shared_start(chosen, rejected)
-    if not prompt or (TEXT_TO_MESSAGE in mended and prompt[0] in chosen[1:start]):
-        return (chosen[:start], chosen[start:], rejected[start:]), [*mended, SHARED_START]
+    if not prompt or (TEXT_TO_MESSAGE in repairs and prompt[0] in chosen[1:start]):
+        return (chosen[:start], chosen[start:], rejected[start:]), [*repairs, SHARED_START]
     if type(prompt) is list and chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
-        return (prompt, chosen[len(prompt) :], rejected[len(prompt) :]), [*mended, NOT_REPEATED]
-    return (prompt, chosen, rejected), mended
+        return (prompt, chosen[len(prompt) :], rejected[len(prompt) :]), [*repairs, NOT_REPEATED]
+    return (prompt, chosen, rejected), repairs
 
 
 def _shared_start(chosen: Any, rejected: Any) -> int:

@@ -98,11 +98,11 @@ def remarks(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[tup
     value = row[columns.label_key]
     if not columns.multilabel:
         if type(value) is not str or value[:1] in STARTS:
-            yield from _mended(value)
+            yield from _repairs(value)
         return
     values = _apart(value, columns)
     for part in values:
-        yield from _mended(part)
+        yield from _repairs(part)
     if len(set(map(as_label, values))) < len(values):
         yield "DATA-F1004", "a label that occurs twice in one row was counted once"
 
@@ -168,7 +168,7 @@ def _apart(value: Any, columns: ClassificationColumns) -> list[Any]:
     return [value]
 
 
-def _mended(value: Any) -> Iterator[tuple[str, str]]:
+def _repairs(value: Any) -> Iterator[tuple[str, str]]:
     if type(value) is bool:
         yield "DATA-F1001", "labels false and true became 0 and 1"
     elif type(value) is not int and as_label(value) != value:

@@ -114,10 +114,10 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
 
 def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs."""
-    prompt, mended = read_value(row, columns.question_key or columns.prompt_key, columns)
+    prompt, repairs = read_value(row, columns.question_key or columns.prompt_key, columns)
     if type(prompt) is str and not columns.question_key:
-        mended = [*mended, AS_MESSAGE]
-    yield from remarks_on(as_question(prompt), mended, columns)
+        repairs = [*repairs, AS_MESSAGE]
+    yield from remarks_on(as_question(prompt), repairs, columns)
     if type(_reward_of(row, columns)["ground_truth"]) is not str:
         yield TO_TEXT
     if (_as_object(row.get(columns.extra_info_key)) or {}).get("index") is None:

@@ -66,7 +66,7 @@ MUTATIONS = (
       'self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32"',
       'self.layout.config.get("dtype") or "float32"',
       "half of the weights are counted where an older library wrote the type", ("steps/test_plan.py",)),
-    M("last-row-not-counted", "steps/plan/sources.py",
+    M("last-row-not-counted", "steps/plan/row_counts.py",
       'return lines + (last != b"\\n")', "return lines",
       "a file whose last line has no end has one row less", ("steps/test_plan.py",)),
     # The parameters.

@@ -172,7 +172,7 @@ def test_arguments_are_an_object_whichever_way_they_were_written():
     assert training({"messages": [ASK, call("{}"), SAY]})["messages"][1]["tool_calls"][0]["function"]["arguments"] == {}
 
 
-def test_what_is_mended_reads_like_a_conversation():
+def test_what_is_repaired_reads_like_a_conversation():
     talk = [{**ASK, "content": text("a", "b")}, {"role": "human", "content": "c"}, {"role": "Bot", "content": "d"}]
     given = training({"messages": talk}, merge_turns=True, role_map="human=user, Bot=assistant")
     assert given == {"messages": [{"role": "user", "content": "ab\n\nc"}, {"role": "assistant", "content": "d"}]}

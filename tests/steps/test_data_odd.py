@@ -16,20 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from checking import check_data
 from data_cases import assert_six_parts
+from row_forms import bot, user
 
 from steps.errors import StepError
 from steps.tasks import TASKS, load_task
 
 ROWS = 20
 ODD_ROW = 5
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def says(text):
-    return {"role": "assistant", "content": text}
 
 
 TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}
@@ -41,7 +34,7 @@ def calls(number):
         user(f"question {number}"),
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": f"c{number}", "content": f"{number}"},
-        says(f"answer {number}"),
+        bot(f"answer {number}"),
     ]
 
 
@@ -60,7 +53,7 @@ class Shape:
 
 
 SHAPES = {
-    "chat": Shape("chat_completion", lambda n: {"messages": [user(f"question {n}"), says(f"answer {n}")]},
+    "chat": Shape("chat_completion", lambda n: {"messages": [user(f"question {n}"), bot(f"answer {n}")]},
                   ("messages.0.content", "messages.1.content"), ("messages", "messages.0", "messages.0.role")),
     "calls": Shape("chat_completion", lambda n: {"tools": [TOOL], "messages": calls(n)},
                    ("messages.2.content", "messages.3.content"),
@@ -71,8 +64,8 @@ SHAPES = {
     "pairs of answers": Shape("preference", lambda n: {"prompt": f"question {n} ", "chosen": f"yes {n}",
                                                        "rejected": f"no {n}"}, ("prompt", "chosen", "rejected")),
     "pairs of messages": Shape(
-        "preference", lambda n: {"prompt": [user(f"question {n}")], "chosen": [says(f"y {n}")],
-                                 "rejected": [says(f"n {n}")]},
+        "preference", lambda n: {"prompt": [user(f"question {n}")], "chosen": [bot(f"y {n}")],
+                                 "rejected": [bot(f"n {n}")]},
         ("prompt.0.content", "chosen.0.content", "rejected.0.content"), ("prompt.0", "chosen.0.role", "rejected.0")),
     "rated": Shape("kto", lambda n: {"prompt": f"question {n} ", "completion": f"yes {n}", "label": bool(n % 2)},
                    ("prompt", "completion"), ("label",)),

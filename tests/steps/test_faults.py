@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from client_errors import like
 from command_line import with_our_code
 
 from steps.errors import NumericError, Outage, OutOfResources, Problem, UserError
@@ -23,13 +24,6 @@ def caused(outer: Exception, inner: Exception) -> Exception:
 def met(outer: Exception, inner: Exception) -> Exception:
     outer.__context__ = inner
     return outer
-
-
-def like(module: str, name: str, text: str = "said", **attributes: object) -> Exception:
-    made = type(name, (Exception,), {"__module__": module})(text)
-    for key, value in attributes.items():
-        setattr(made, key, value)
-    return made
 
 
 def answer(status: int) -> object:
@@ -139,6 +133,12 @@ WRITERS = {
 }  # fmt: skip
 
 
+def reported(library: str) -> str:
+    """Return the script of a step that writes a file with a library."""
+    write = WRITERS[library].replace("'", '"')
+    return f'import sys; p = sys.argv[1]\nfrom steps.running import reported\nwith reported("step"):\n    {write}'
+
+
 def full_disk(script: str, folder: Path) -> subprocess.CompletedProcess:
     """Run Python where `folder` is a volume of 1 MB."""
     inside = f"mount -t tmpfs -o size=1m tmpfs {folder} && exec {sys.executable} -W ignore -c '{script}' {folder}/file"
@@ -152,9 +152,7 @@ def full_disk(script: str, folder: Path) -> subprocess.CompletedProcess:
 )
 @pytest.mark.parametrize("library", WRITERS)
 def test_a_disk_that_is_full_ends_with_5_whatever_library_writes(tmp_path, library):
-    write = WRITERS[library].replace("'", '"')
-    script = f'import sys; p = sys.argv[1]\nfrom steps.running import reported\nwith reported("step"):\n    {write}'
-    done = full_disk(script, tmp_path)
+    done = full_disk(reported(library), tmp_path)
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["code"] == 5
@@ -162,9 +160,7 @@ def test_a_disk_that_is_full_ends_with_5_whatever_library_writes(tmp_path, libra
 
 @pytest.mark.parametrize("library", ["open", "pyarrow", "safetensors", "torch", "numpy"])
 def test_a_limit_of_file_sizes_ends_with_5(tmp_path, library):
-    write = WRITERS[library].replace("'", '"')
-    script = f'import sys; p = sys.argv[1]\nfrom steps.running import reported\nwith reported("step"):\n    {write}'
-    limited = f"ulimit -f 1000; exec {sys.executable} -W ignore -c '{script}' {tmp_path}/file"
+    limited = f"ulimit -f 1000; exec {sys.executable} -W ignore -c '{reported(library)}' {tmp_path}/file"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, env=with_our_code())
     assert done.returncode == 5, done.stderr
 

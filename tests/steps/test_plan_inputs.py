@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,23 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from classifiers import label_rows
 from conftest import chat_rows, write_jsonl
+from planning import planned
 from preferences import pair_rows, rated_rows
 
 from steps.errors import UserError
-from steps.plan.deciding import decide
 from steps.plan.fitted import typed_like
 from steps.plan.row_counts import most_rows
-
-
-@pytest.fixture
-def base(tiny_model, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    return shutil.copytree(tiny_model, tmp_path / "base")
-
-
-def planned(base: Path, rows: Path, pipeline: str = "chat_completion", **changes):
-    given = {"pytorch_model_path": str(base), "train_file_path": str(rows), "number_of_gpu_to_use_finetuning": 0}
-    return decide(pipeline, {**given, **changes})
 
 
 def codes(base: Path, rows: Path, pipeline: str = "chat_completion", **changes) -> list[str]:

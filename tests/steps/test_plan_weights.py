@@ -1,31 +1,20 @@
 """What the headers of the weights tell: damaged files, and layers that an adapter names but the model does not have."""
 
 import json
-import shutil
 import struct
 from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
+from planning import planned
 
 from steps.errors import StepError
 from steps.plan.deciding import decide
 
 
 @pytest.fixture
-def base(tiny_model, tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    return shutil.copytree(tiny_model, tmp_path / "base")
-
-
-@pytest.fixture
 def rows(tmp_path) -> Path:
     return write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
-
-
-def planned(base: Path, rows: Path, **changes):
-    given = {"pytorch_model_path": str(base), "train_file_path": str(rows), "number_of_gpu_to_use_finetuning": 0}
-    return decide("chat_completion", {**given, **changes})
 
 
 def refusal(base: Path, rows: Path, **changes) -> str:

@@ -213,7 +213,7 @@ MENDED = [
 
 
 @pytest.mark.parametrize(("row", "name", "content", "texts", "code"), MENDED)
-def test_what_can_be_mended_is_mended_and_counted(tmp_path, row, name, content, texts, code):
+def test_what_can_be_repaired_is_repaired_and_counted(tmp_path, row, name, content, texts, code):
     file = tmp_path / name
     file.write_bytes(content)
     columns = TextColumns()

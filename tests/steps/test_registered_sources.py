@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from registering import client, registered, settings
+from registering import client, flip_bit, registered, settings
 
 from steps.artifacts import read_manifest, verified
 from steps.errors import Outage, SecurityRefusal, StepError, UserError
@@ -142,18 +142,12 @@ def test_other_parameters_say_where_a_registered_model_belongs(world, tmp_path):
         look_at_model(ChatCompletionParameters(pytorch_model_path="models:/normaliser@champion"))
 
 
-def break_file(folder: Path) -> None:
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-5] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
-
-
 # How the weights changed after the registration → what the plan says.
 CHANGED = {
     "deleted": (shutil.rmtree, "does not exist any more"),
     "a file less": (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
     "shorter": (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "another size"),
-    "another bit": (break_file, "changed after the registration"),
+    "another bit": (flip_bit, "changed after the registration"),
 }
 
 
@@ -170,7 +164,7 @@ def test_weights_that_are_not_those_that_were_registered_are_refused_by_the_plan
 def test_weights_that_change_between_plan_and_import_are_refused(world, tmp_path):
     register_model(settings(), **world)
     found = look("models:/normaliser@champion")
-    break_file(world["tuned"])
+    flip_bit(world["tuned"])
     with pytest.raises(UserError, match="changed after the plan"):
         imported(found, tmp_path)
 

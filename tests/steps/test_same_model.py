@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from registering import as_artifact, client, content, registered, settings, write_evaluation
+from registering import as_artifact, client, content, flip_bit, registered, settings, write_evaluation
 from safetensors.torch import load_file, save_file
 
 from steps.models.identity import model_digest
@@ -43,12 +43,6 @@ def rewrite(folder: Path) -> None:
     save_file(dict(reversed(tensors.items())), folder / "model.safetensors", {"format": "pt", "by": "another tool"})
 
 
-def flip(folder: Path) -> None:
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-5] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
-
-
 def halve(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor.half() for name, tensor in tensors.items()}, folder / "model.safetensors")
@@ -77,7 +71,7 @@ SAME = {
     "another origin": lambda folder: change(folder / "config.json", _name_or_path="/elsewhere"),
 }
 OTHER = {
-    "one bit": flip,
+    "one bit": flip_bit,
     "another type": halve,
     "two tensors exchanged": rename,
     "another tokenizer": lambda folder: write(folder / "tokenizer.json", (folder / "tokenizer.json").read_text() + " "),

@@ -92,7 +92,7 @@ def test_bytes_that_went_missing_on_the_way_are_noticed(s3, tmp_path, monkeypatc
         storage.fetch("p", f"s3://{BUCKET}/cut.jsonl", tmp_path / "x")
 
 
-def test_a_missing_object_is_the_users_to_mend(s3):
+def test_a_missing_object_is_the_users_to_correct(s3):
     with pytest.raises(UserError, match="nothing at"):
         storage.find_files("train_file_path", f"s3://{BUCKET}/nowhere.jsonl")
 
@@ -133,7 +133,7 @@ def test_a_digest_tells_which_file_has_which_content(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_the_users_to_mend(tmp_path):
+def test_a_file_that_may_not_be_read_is_the_users_to_correct(tmp_path):
     (tmp_path / "x").write_text("rows")
     (tmp_path / "x").chmod(0)
     with pytest.raises(UserError, match="no access"):

@@ -5,17 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from client_errors import like
 
 from steps.errors import Outage, OutOfResources, StepError, UserError
 from steps.sources import storage
-
-
-def like(module: str, name: str, text: str = "said", **attributes: object) -> Exception:
-    """An exception as a client raises it."""
-    made = type(name, (Exception,), {"__module__": module})(text)
-    for key, value in attributes.items():
-        setattr(made, key, value)
-    return made
 
 
 def answered(status: int) -> dict:

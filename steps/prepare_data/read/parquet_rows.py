@@ -106,8 +106,9 @@ def _rows(
     """
     told = _Told(findings)
     schema = parquet.schema_arrow
-    menders = {n: mend for n in names if (mend := _mender(n, schema.field(n).type, told, n in judged, classes.get(n)))}
-    cleaners = {n: clean for n in names if (clean := cleaner(n, schema.field(n).type, findings))}
+    kinds = {name: schema.field(name).type for name in names}
+    repairs = {n: repair for n in names if (repair := _repair_of(n, kinds[n], told, n in judged, classes.get(n)))}
+    cleaners = {n: clean for n in names if (clean := cleaner(n, kinds[n], findings))}
     try:
         for batch in _batches(parquet, names, source, findings):
             for row in _as_rows(batch, told):
@@ -116,7 +117,7 @@ def _rows(
                     continue
                 for name, clean in cleaners.items():
                     row[name] = clean(row[name], told.record)
-                fault = _mend(row, menders)
+                fault = _repair(row, repairs)
                 if fault and not every:
                     findings.fault(fault, told.record)
                 else:
@@ -196,7 +197,7 @@ def _decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-Mender = Callable[[Any], Any]
+Repair = Callable[[Any], Any]
 
 
 class _Told:
@@ -211,7 +212,7 @@ class _Told:
         self.findings.repair(code, f"{what} in the column {COLUMN.match(path)[0]} read as {into}")  # type: ignore[index]
 
 
-def _mender(name: str, kind: pa.DataType, told: _Told, judged: bool, classes: list[str] | None) -> Mender | None:
+def _repair_of(name: str, kind: pa.DataType, told: _Told, judged: bool, classes: list[str] | None) -> Repair | None:
     """Return the function that converts values of a column to JSON values; None if they already are.
 
     If the column is `judged`, numbers of any type that stand in it alone are left to the task.
@@ -221,22 +222,22 @@ def _mender(name: str, kind: pa.DataType, told: _Told, judged: bool, classes: li
     if not _foreign(kind) or (judged and (pa.types.is_decimal(kind) or pa.types.is_floating(kind))):
         return None
 
-    def mend(value: Any) -> Any:
-        made = _mended(value, kind, name, told)
+    def repair(value: Any) -> Any:
+        made = _repaired(value, kind, name, told)
         # A single map with role and content is a conversation of one message.
         return [made] if pa.types.is_map(kind) and {"role", "content"} <= made.keys() else made
 
-    return mend
+    return repair
 
 
-def _mend(row: dict[str, Any], menders: dict[str, Mender]) -> Fault | None:
+def _repair(row: dict[str, Any], repairs: dict[str, Repair]) -> Fault | None:
     """Convert a row in place; return the first fault of a value that cannot be converted, which stays unchanged."""
     first = None
-    for name, mend in menders.items():
+    for name, repair in repairs.items():
         try:
             if row[name] is not None:
-                row[name] = mend(row[name])
-        except (_Unmendable, UnknownClass) as error:
+                row[name] = repair(row[name])
+        except (_Refused, UnknownClass) as error:
             first = first or error.fault
     return first
 
@@ -249,7 +250,7 @@ def _class_of(value: Any, classes: list[str], name: str, told: _Told) -> Any:
     return made
 
 
-class _Unmendable(Exception):
+class _Refused(Exception):
     def __init__(self, fault: Fault):
         self.fault = fault
 
@@ -265,8 +266,8 @@ def _foreign(kind: pa.DataType) -> bool:
     )
 
 
-def _mended(value: Any, kind: pa.DataType, path: str, told: _Told) -> Any:
-    """Convert bytes to text, maps to objects and decimals to numbers. Raises _Unmendable, always for dates."""
+def _repaired(value: Any, kind: pa.DataType, path: str, told: _Told) -> Any:
+    """Convert bytes to text, maps to objects and decimals to numbers. Raises _Refused, always for dates."""
     if value is None or not _foreign(kind):
         return value
     if pa.types.is_floating(kind):
@@ -274,9 +275,9 @@ def _mended(value: Any, kind: pa.DataType, path: str, told: _Told) -> Any:
     if pa.types.is_map(kind):
         return _object(value, kind, path, told)
     if pa.types.is_struct(kind):
-        return {key: _mended(inner, kind.field(key).type, f"{path}.{key}", told) for key, inner in value.items()}
+        return {key: _repaired(inner, kind.field(key).type, f"{path}.{key}", told) for key, inner in value.items()}
     if _is_list(kind):
-        return [_mended(inner, kind.value_type, f"{path}[{n}]", told) for n, inner in enumerate(value)]
+        return [_repaired(inner, kind.value_type, f"{path}[{n}]", told) for n, inner in enumerate(value)]
     if pa.types.is_temporal(kind):
         return _date(value, kind, path)
     if pa.types.is_decimal(kind):
@@ -292,11 +293,11 @@ def _finite(value: float, told: _Told) -> float | None:
 
 
 def _number(value: Decimal, path: str, told: _Told) -> float | int:
-    """Return the number that a decimal is. Raises _Unmendable if no JSON number is exactly the same."""
+    """Return the number that a decimal is. Raises _Refused if no JSON number is exactly the same."""
     whole = value == value.to_integral_value()
     made = int(value) if whole else float(value)
     if Decimal(repr(made)) != value or (whole and not -(2**63) <= made < 2**64):
-        raise _Unmendable(
+        raise _Refused(
             Fault("DATA-E0522", path, f"the decimal {value}", "a number that JSON can hold exactly",
                   "store the column as text, or as numbers")
         )  # fmt: skip
@@ -308,7 +309,7 @@ def _text(value: bytes, path: str, told: _Told) -> str:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _Unmendable(_not_utf8(path, error)) from None
+        raise _Refused(_not_utf8(path, error)) from None
     told.repair("DATA-F0502", path, "bytes", "text")
     return text
 
@@ -319,7 +320,7 @@ def _not_utf8(path: str, error: UnicodeDecodeError) -> Fault:
 
 
 def _date(value: Any, kind: pa.DataType, path: str) -> Any:
-    raise _Unmendable(
+    raise _Refused(
         Fault("DATA-E0506", path, f"{as_found(str(value))}, of type {kind}", "text",
               "cast the column to text when you write the file; ISO 8601 is a good form")
     )  # fmt: skip
@@ -329,12 +330,12 @@ def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, told: _T
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _Unmendable(
+        raise _Refused(
             Fault("DATA-E0508", path, f"a map with the key {as_found(twice)} twice", "every key once",
                   "store the column as a list of structs")
         )  # fmt: skip
     told.repair("DATA-F0507", path, "maps", "objects")
-    return {str(key): _mended(inner, kind.item_type, f"{path}.{key}", told) for key, inner in pairs}
+    return {str(key): _repaired(inner, kind.item_type, f"{path}.{key}", told) for key, inner in pairs}
 
 
 def _is_list(kind: pa.DataType) -> bool:

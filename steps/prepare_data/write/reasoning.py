@@ -1,4 +1,4 @@
-"""Find reasoning that the chat template does not write, which would be left out without a word."""
+"""Find reasoning that the chat template does not write, which would be left out silently."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def read_value(row: Mapping[str, Any], name: str, rules: MessageRules) -> tuple[
         value = [read]
     if type(value) is not list:
         return value, []
-    messages, mended = standard(value, rules)
-    return without_marks(messages), [NO_MARKS if note == UNLEARNED else note for note in mended]
+    messages, repairs = standard(value, rules)
+    return without_marks(messages), [NO_MARKS if note == UNLEARNED else note for note in repairs]
 
 
 def value_faults(value: Any, path: str, rules: MessageRules) -> Iterator[Fault]:

@@ -139,10 +139,10 @@ def order_faults(messages: list[Any], path: str, rules: MessageRules) -> Iterato
 
 
 def remarks_on(
-    messages: list[dict[str, Any]], mended: list[tuple[str, str]], rules: MessageRules
+    messages: list[dict[str, Any]], repairs: list[tuple[str, str]], rules: MessageRules
 ) -> Iterator[tuple[str, str]]:
     """Yield the remarks on valid standard messages."""
-    yield from mended
+    yield from repairs
     roles = [message["role"] for message in messages]
     if rules.merge_turns and ("user", "user") in pairwise(roles):
         yield JOINED

@@ -45,7 +45,7 @@ UNLEARNED = ("DATA-F0433", "conversations with messages that are marked as not l
 FOREIGN_MARK = ("DATA-W0434", "messages of other roles that are marked as learned: only an assistant's mark has an "
                 "effect")  # fmt: skip
 
-Mended = dict[tuple[str, str], None]
+Repairs = dict[tuple[str, str], None]
 
 
 def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[tuple[str, str]]]:
@@ -53,8 +53,8 @@ def standard(messages: list[Any], rules: MessageRules) -> tuple[list[Any], list[
 
     [{"from": "human", "value": "hi"}] → [{"role": "user", "content": "hi"}]
     """
-    mended: Mended = {}
-    return [_standard(m, rules, mended) if type(m) is dict else m for m in messages], list(mended)
+    repairs: Repairs = {}
+    return [_standard(m, rules, repairs) if type(m) is dict else m for m in messages], list(repairs)
 
 
 def from_text(value: Any) -> Any:
@@ -110,26 +110,26 @@ def mark_faults(message: dict[str, Any], path: str) -> Iterator[Fault]:
         yield Fault("DATA-E0436", path, found, "keys that agree on whether the message is learned", "keep one of them")
 
 
-def _standard(message: dict[str, Any], rules: MessageRules, mended: Mended) -> dict[str, Any]:
+def _standard(message: dict[str, Any], rules: MessageRules, repairs: Repairs) -> dict[str, Any]:
     if message.get("role") is None or "content" not in message:
-        message = _with_our_keys(message, rules, mended)
+        message = _with_our_keys(message, rules, repairs)
     role = message.get("role")
     if rules.role_map and type(role) is str and role in rules.role_map:
         message = {**message, "role": rules.role_map[role]}
-        mended[MAPPED] = None
+        repairs[MAPPED] = None
     if type(message.get("content")) is list and message["content"]:
-        message = _with_joined_parts(message, mended)
+        message = _with_joined_parts(message, repairs)
     if message.get("role") == "function" or type(message.get("function_call")) is dict:
-        message = _with_tool_calls(message, mended)
+        message = _with_tool_calls(message, repairs)
     if message.get("tool_calls"):
         read = read_arguments(message["tool_calls"])
         if read is not message["tool_calls"]:
             message = {**message, "tool_calls": read}
-            mended[ARGUMENTS] = None
-    return message if message.keys().isdisjoint(LEARNED) else _with_one_mark(message, mended)
+            repairs[ARGUMENTS] = None
+    return message if message.keys().isdisjoint(LEARNED) else _with_one_mark(message, repairs)
 
 
-def _with_our_keys(message: dict[str, Any], rules: MessageRules, mended: Mended) -> dict[str, Any]:
+def _with_our_keys(message: dict[str, Any], rules: MessageRules, repairs: Repairs) -> dict[str, Any]:
     """{"from": "function_call", "value": '{"name": …}'} → {"role": "assistant", "content": null, "tool_calls": […]}"""
     said = next((key for key in SPEAKERS if key in message), "") if message.get("role") is None else "role"
     held = next((key for key in TEXTS if key in message), "") if message.get("content") is None else "content"
@@ -137,7 +137,7 @@ def _with_our_keys(message: dict[str, Any], rules: MessageRules, mended: Mended)
         return message
     more = {key: value for key, value in message.items() if key not in (said, held, "role", "content")}
     name, content = message[said], message[held]
-    mended[SHAREGPT if (said, held) == ("from", "value") else OTHER_KEYS] = None
+    repairs[SHAREGPT if (said, held) == ("from", "value") else OTHER_KEYS] = None
     if said == "role":
         return {"role": name, "content": content, **more}
     known = type(name) is str and name not in rules.role_map  # the user's role_map is applied later
@@ -147,18 +147,18 @@ def _with_our_keys(message: dict[str, Any], rules: MessageRules, mended: Mended)
     return {"role": role, "content": content, **more}
 
 
-def _with_tool_calls(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
+def _with_tool_calls(message: dict[str, Any], repairs: Repairs) -> dict[str, Any]:
     """{"function_call": {"name": …}} → {"tool_calls": [{"type": "function", "function": {"name": …}}]}"""
     if message.get("tool_calls"):
         return message
-    mended[FUNCTION_CALL] = None
+    repairs[FUNCTION_CALL] = None
     made = {**message, "role": "tool"} if message.get("role") == "function" else {**message}
     if type(called := made.pop("function_call", None)) is dict:
         made["tool_calls"] = [{"type": "function", "function": called}]
     return made
 
 
-def _with_joined_parts(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
+def _with_joined_parts(message: dict[str, Any], repairs: Repairs) -> dict[str, Any]:
     """Join the parts of a content that are texts, and those with reasoning; leave it if there are others."""
     texts: list[str] = []
     thoughts: list[str] = []
@@ -167,10 +167,10 @@ def _with_joined_parts(message: dict[str, Any], mended: Mended) -> dict[str, Any
         if text is None or (kind in REASONING_PARTS and message.get("reasoning_content")):
             return message
         (thoughts if kind in REASONING_PARTS else texts).append(text)
-    mended[PARTS] = None
+    repairs[PARTS] = None
     joined = {**message, "content": "".join(texts)}
     if thoughts:
-        mended[REASONED] = None
+        repairs[REASONED] = None
         joined["reasoning_content"] = "\n".join(thoughts)
     return joined
 
@@ -186,17 +186,17 @@ def _text_of(part: Any) -> tuple[str, str | None]:
     return kind, texts[0] if texts else None
 
 
-def _with_one_mark(message: dict[str, Any], mended: Mended) -> dict[str, Any]:
+def _with_one_mark(message: dict[str, Any], repairs: Repairs) -> dict[str, Any]:
     """Replace the keys that say whether a message is learned by {"weight": 0}, or by nothing; not if they are wrong."""
     if next(mark_faults(message, ""), None):
         return message
     values = [_truth(message[key]) for key in LEARNED if message.get(key) is not None]
     message = {key: value for key, value in message.items() if key not in LEARNED}
     if False in values:
-        mended[UNLEARNED] = None
+        repairs[UNLEARNED] = None
         return {**message, "weight": 0}
     if values and message.get("role") in ("system", "user", "tool"):
-        mended[FOREIGN_MARK] = None
+        repairs[FOREIGN_MARK] = None
     return message
 
 
