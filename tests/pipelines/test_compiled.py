@@ -25,7 +25,7 @@ def fresh(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spec():
-    return list(yaml.safe_load_all((COMPILED / "chat_completion_pipeline.yaml").read_text()))
+    return list(yaml.load_all((COMPILED / "chat_completion_pipeline.yaml").read_text(), yaml.CSafeLoader))
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -45,7 +45,7 @@ def test_every_compiled_pipeline_is_sound(file):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_parameter_is_an_input_with_its_default_and_choices(name):
-    (root, _) = yaml.safe_load_all((COMPILED / f"{name}_pipeline.yaml").read_text())
+    (root, _) = yaml.load_all((COMPILED / f"{name}_pipeline.yaml").read_text(), yaml.CSafeLoader)
     inputs = root["root"]["inputDefinitions"]["parameters"]
     fields = PIPELINES[name].parameters.model_fields
     assert set(inputs) == set(fields)
@@ -103,7 +103,7 @@ def test_an_old_backend_can_have_a_pipeline_without_choices(tmp_path):
 def test_images_can_be_put_into_a_registry_or_pinned(tmp_path):
     images = {"finetune-pipelines-core:0.1.0": "core@sha256:" + "0" * 64}
     (file,) = compile_pipelines(["chat_completion"], tmp_path, image_prefix="registry/project/", images=images)
-    (root, _) = yaml.safe_load_all(file.read_text())
+    (root, _) = yaml.load_all(file.read_text(), yaml.CSafeLoader)
     used = {executor["container"]["image"] for executor in root["deploymentSpec"]["executors"].values()}
     assert used == {"core@sha256:" + "0" * 64, "registry/project/finetune-pipelines-train:0.1.0"}
 

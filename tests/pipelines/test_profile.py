@@ -62,8 +62,12 @@ def written(folder: Path, text: str) -> Path:
 
 def compiled(folder: Path, text: str, name: str) -> tuple[dict, dict]:
     (file,) = compile_pipelines([name], folder, profile=read_profile(written(folder, text)))
-    spec, platform = yaml.safe_load_all(file.read_text())
+    spec, platform = documents(file)
     return spec, platform
+
+
+def documents(file: Path) -> list[dict]:
+    return list(yaml.load_all(file.read_text(), yaml.CSafeLoader))
 
 
 def variables(pod: dict) -> dict[str, str]:
@@ -95,15 +99,24 @@ def test_the_printed_profile_is_the_default_and_explains_every_key(tmp_path):
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_profile_without_changes_compiles_to_what_is_in_compiled(tmp_path, name):
     spec, platform = compiled(tmp_path, as_yaml(), name)
-    assert [spec, platform] == list(yaml.safe_load_all((COMPILED / f"{name}_pipeline.yaml").read_text()))
+    assert [spec, platform] == documents(COMPILED / f"{name}_pipeline.yaml")
 
 
 def test_the_documentation_shows_a_profile_of_three_kinds_of_clusters():
     assert len(DOCUMENTED) == 3
 
 
-@pytest.mark.parametrize("text", [EVERYTHING, OPENSHIFT, as_yaml(), *DOCUMENTED])
-@pytest.mark.parametrize("name", PIPELINES)
+PROFILES = {"everything": EVERYTHING, "openshift": OPENSHIFT, "default": as_yaml(),
+            **{f"documented {number}": text for number, text in enumerate(DOCUMENTED, 1)}}  # fmt: skip
+# Each pipeline and each profile once; the other combinations with the slow tests.
+PODS = [
+    pytest.param(name, text, id=f"{name} {profile}",
+                 marks=[] if profile == "everything" or name == "chat_completion" else pytest.mark.slow)
+    for name in PIPELINES for profile, text in PROFILES.items()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), PODS)
 def test_every_pod_is_valid_and_allowed_by_the_restricted_standard(tmp_path, name, text):
     spec, platform = compiled(tmp_path, text, name)
     assert list(check(spec, platform)) == []

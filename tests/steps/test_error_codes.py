@@ -8,6 +8,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ SHARED = {
     "DATA-F0102": "blank lines were skipped",
     "DATA-F0113": "files of a folder that hold no rows were skipped",
     "DATA-W0601": "no space between a prompt and its answer",
-    "DATA-W0804": "rows that are too long were cut or left out",
+    "DATA-W0804": "rows that are too long were truncated or left out",
     "EVAL-E0202": "test rows without a token to judge by",
     "EVAL-E0206": "a gate_metric that has no value for these rows",
     "MERGE-E0101": "no model folder where the base should be",
@@ -94,6 +95,7 @@ def function_of(node: ast.AST, parent: dict[ast.AST, ast.AST]) -> str:
     return ".".join(reversed(names))
 
 
+@cache
 def told() -> dict[str, dict[str, list[str]]]:
     """Code → function → what is told with it there."""
     codes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))

@@ -133,6 +133,9 @@ WRITERS = {
 }  # fmt: skip
 
 
+TORCH = pytest.param("torch", marks=pytest.mark.slow)  # it takes seconds to load
+
+
 def reported(library: str) -> str:
     """Return the script of a step that writes a file with a library."""
     write = WRITERS[library].replace("'", '"')
@@ -150,7 +153,7 @@ def full_disk(script: str, folder: Path) -> subprocess.CompletedProcess:
     subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode != 0,
     reason="this user may not mount a volume",
 )
-@pytest.mark.parametrize("library", WRITERS)
+@pytest.mark.parametrize("library", [name if name != "torch" else TORCH for name in WRITERS])
 def test_a_disk_that_is_full_ends_with_5_whatever_library_writes(tmp_path, library):
     done = full_disk(reported(library), tmp_path)
     assert done.returncode == 5, done.stderr
@@ -158,7 +161,7 @@ def test_a_disk_that_is_full_ends_with_5_whatever_library_writes(tmp_path, libra
     assert json.loads(done.stderr.splitlines()[-1])["code"] == 5
 
 
-@pytest.mark.parametrize("library", ["open", "pyarrow", "safetensors", "torch", "numpy"])
+@pytest.mark.parametrize("library", ["open", "pyarrow", "safetensors", TORCH, "numpy"])
 def test_a_limit_of_file_sizes_ends_with_5(tmp_path, library):
     limited = f"ulimit -f 1000; exec {sys.executable} -W ignore -c '{reported(library)}' {tmp_path}/file"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, env=with_our_code())

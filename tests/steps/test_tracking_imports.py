@@ -47,6 +47,7 @@ def imported(uri: str, tmp_path: Path) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow  # MLflow is loaded anew
 @pytest.mark.parametrize("kind", ["database", "server"])
 def test_the_threads_of_a_tracker_import_nothing_that_a_training_imports(kind, tmp_path):
     if kind == "database":
