@@ -108,8 +108,15 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("form", ["-f {}", "-f{}", "--config {}", "--config={}", "--json -f {}", "--seed 3 -f {}"])
-@pytest.mark.parametrize("name", FILES)
+FORMS = ["-f {}", "-f{}", "--config {}", "--config={}", "--json -f {}", "--seed 3 -f {}"]
+# Each file and each form once; the other combinations with the slow tests.
+IN_FILES = [
+    pytest.param(name, form, id=f"{name} {form}", marks=[] if form == FORMS[0] or name == "named" else pytest.mark.slow)
+    for name in FILES for form in FORMS
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form"), IN_FILES)
 def test_the_pipeline_may_stand_in_the_file_only(finetune, good, tmp_path, name, form):
     text, refused = FILES[name]
     (tmp_path / "a b.yaml").write_text(text)
