@@ -96,7 +96,12 @@ def test_the_printed_profile_is_the_default_and_explains_every_key(tmp_path):
     described(Profile)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+OF_EACH_KIND = ("chat_completion", "adapter_tools")  # the other pipelines have the flow of the first
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in PIPELINES]
+)
 def test_a_profile_without_changes_compiles_to_what_is_in_compiled(tmp_path, name):
     spec, platform = compiled(tmp_path, as_yaml(), name)
     assert [spec, platform] == documents(COMPILED / f"{name}_pipeline.yaml")

@@ -2,11 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 
 import pytest
+from command_line import with_our_code
 from conftest import chat_rows, write_jsonl
+from forking import ForkingPython
 from input_adapters import make_adapter
 from preferences import pair_rows
 
@@ -284,8 +285,16 @@ FEATURES = {
 }
 
 
+@pytest.fixture(scope="module")
+def python() -> Iterator[ForkingPython]:
+    """A Python that has loaded what every plan needs."""
+    made = ForkingPython(["steps.running", "steps.plan.step"], with_our_code())
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize("feature", FEATURES)
-def test_the_plan_loads_neither_torch_nor_transformers(feature, given, tiny_model, tmp_path):
+def test_the_plan_loads_neither_torch_nor_transformers(python, feature, given, tiny_model, tmp_path):
     pipeline, changes = FEATURES[feature]
     made = {"adapter": lambda: make_adapter(tiny_model, tmp_path / "adapter"), "reference": lambda: tiny_model,
             "pairs.jsonl": lambda: write_jsonl(tmp_path / "pairs.jsonl", pair_rows(40))}  # fmt: skip
@@ -297,8 +306,7 @@ def test_the_plan_loads_neither_torch_nor_transformers(feature, given, tiny_mode
         "print([name for name in ('torch', 'transformers', 'kfp', 'mlflow') if name in sys.modules])"
     )
     words = [pipeline, json.dumps({**given, **changes}), str(tmp_path / "plan"), str(tmp_path / "plan.html")]
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert python.run(script, *words, cwd=tmp_path).splitlines()[-1] == "[]"
 
 
 @pytest.fixture
