@@ -1,5 +1,6 @@
 """Generation settings that transformers refuses to save or to load end no training, and stay those of the base."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steps.generation.loading import load
 from steps.merge_adapter.step import merge_adapter
+from steps.models import generation_settings
 from steps.models.generation_settings import load_reduced, settings_in
 from steps.params.preference import PreferenceMethod
+from steps.register_model import pyfunc_model, served_texts
 from steps.register_model.pyfunc_model import generation_tokens
 from steps.register_model.served_texts import Model
 
@@ -70,6 +73,15 @@ def test_a_model_loads_and_saves_with_any_settings_of_its_base(tmp_path, name, t
     load_reduced(AutoModelForCausalLM, folder).save_pretrained(tmp_path / "saved")
     AutoModelForCausalLM.from_pretrained(folder, **generation_tokens(folder))
     assert settings_in(folder) == TOLD[name]
+
+
+def test_the_files_that_are_stored_with_a_model_read_its_settings_alike():
+    """They import nothing of this project, so each repeats what the steps do."""
+    read = [inspect.getsource(module.generation_tokens) for module in (pyfunc_model, served_texts)]
+    assert read[0] == read[1]
+    for name in ("TOKENS", "NEVER_WRITTEN"):
+        told = [getattr(module, name) for module in (generation_settings, pyfunc_model, served_texts)]
+        assert told == [told[0]] * 3
 
 
 @pytest.mark.slow
