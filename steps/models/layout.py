@@ -15,6 +15,7 @@ from typing import Any
 from steps.errors import Problem, SecurityRefusal, UserError
 from steps.kinds.adapters import KEPT_KINDS
 from steps.models.chat_templates import is_template
+from steps.models.odd_config import refuse_odd_values
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -127,6 +128,7 @@ def read_layout(
     weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
     config = read_json(parameter, read, weight_folder + CONFIG)
     refuse_code(parameter, config)
+    refuse_odd_values(f"{parameter}: {CONFIG}", config)
     inside = {name.removeprefix(weight_folder): name for name in names if directly_in(name, weight_folder)}
     weights = _weights(parameter, inside, read) if with_weights else {}
     tokenizer_files = {
