@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -43,9 +44,14 @@ class ModelFound:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, from their size and the configuration's data type; approximate for new weights."""
+        """Number of weights by the headers; where they are not known, by size and the configuration's data type.
+
+        Approximate for new weights.
+        """
         if self.settings.new_weights:
             return self.layout.size
+        if self.shapes and None not in self.shapes.values():
+            return sum(math.prod(shape) for shape in self.shapes.values() if shape is not None)
         dtype = str(self.layout.config.get("dtype") or self.layout.config.get("torch_dtype") or "float32")
         return self.bytes // BYTES_PER_PARAMETER.get(dtype, 4)
 
