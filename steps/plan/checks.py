@@ -18,8 +18,8 @@ from steps.plan.memory import memory_notes, memory_problems
 from steps.plan.place import name_problems, package_problems, place_problems, tracking_notes, unbuilt_problems
 from steps.plan.seen import Seen
 from steps.plan.small_data import row_problems
-from steps.plan.templates import template_notes
-from steps.plan.tokenizer import template_problems, tokenizer_problems
+from steps.plan.templates import syntax_problems, template_notes
+from steps.plan.tokenizer import template_problems, tokenizer_file_problems, tokenizer_problems
 from steps.plan.tracking import tracking_problems
 from steps.plan.vocabulary import token_problems
 
@@ -56,7 +56,9 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     prompt_problems,
     target_problems,
     tokenizer_problems,
+    tokenizer_file_problems,
     template_problems,
+    syntax_problems,
     token_problems,
     row_problems,
     tracking_problems,

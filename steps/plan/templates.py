@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from steps.errors import Problem, UserError, nearest
 from steps.models.chat_templates import DEFAULT, MARK, reads_clock, single, template_file, templates_of
+from steps.models.template_syntax import syntax_error
 from steps.params.data import CHAT_TEMPLATES
 from steps.params.pipeline import SupervisedParameters
 from steps.plan.sources import ModelFound, refuse_bad_uri
@@ -50,6 +51,18 @@ def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> Templ
     refuse_bad_uri("chat_template", chosen)
     digest = storage.digest_of("chat_template", chosen)
     return TemplateFound(own, digest, template_file(chosen))
+
+
+def syntax_problems(seen: Seen) -> Iterator[Problem]:
+    """Yield a problem if the chosen template is used and is no Jinja template."""
+    text, chosen = seen.template.text, seen.parameters.chat_template
+    if not text or not load_task(seen.parameters.rows_task).CONVERSATIONS:
+        return
+    if wrong := syntax_error(text):
+        own = chosen == KEEP or chosen in seen.template.own
+        where, fix = ("the model's template", "upload its template again, or set chat_template=chat-ml") if own else (
+            chosen, "correct the file")  # fmt: skip
+        yield Problem("DATA-E0806", "chat_template", f"{where}:{wrong}", "a Jinja template", fix)
 
 
 def template_notes(seen: Seen) -> Iterator[str]:

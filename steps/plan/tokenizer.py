@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from steps.errors import Problem
+from steps.errors import Problem, shown
 from steps.models.chat_templates import DEFAULT
 from steps.models.layout import VOCABULARIES
 from steps.params.data import DataSource
@@ -47,6 +48,23 @@ def tokenizer_problems(seen: Seen) -> Iterator[Problem]:
                       f"the tokenizer file {file}, but not the package {' and '.join(packages)}",
                       f"{' and '.join(packages)} installed" if slow else f"{TOKENIZER}, or the package installed",
                       f"pip install {' '.join(packages)} where the steps run{instead}")  # fmt: skip
+
+
+def tokenizer_file_problems(seen: Seen) -> Iterator[Problem]:
+    """Yield a problem if tokenizer.json, where it is on this machine, is truncated or another file."""
+    if not seen.model:
+        return
+    source, names = seen.model.tokenizer
+    if TOKENIZER not in names or not source.local(names[TOKENIZER]):
+        return
+    try:
+        content = json.loads(source.read(names[TOKENIZER]))
+    except (ValueError, RecursionError) as error:
+        content = str(error)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        found = "an object without model" if isinstance(content, dict) else shown(content)
+        yield Problem("MODEL-E0117", f"{source.parameter}: {TOKENIZER}", found, "a tokenizer, as JSON",
+                      "upload the file again")  # fmt: skip
 
 
 def template_problems(seen: Seen) -> Iterator[Problem]:

@@ -29,6 +29,7 @@ SHARED = {
     "DATA-E0801": "a model without a chat template",
     "DATA-E0804": "no row of a split is short enough",
     "DATA-E0805": "a conversation that the chat template refuses",
+    "DATA-E0806": "a chat template that Jinja cannot read",
     "DATA-E0807": "a tokenizer without an end-of-text token",
     "DATA-E0809": "a tokenizer that does not say where each character went",
     "DATA-E0811": "a chat template of tokens that the tokenizer lacks",

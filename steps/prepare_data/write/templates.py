@@ -8,6 +8,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.models.chat_templates import DEFAULT, named, single, template_file
+from steps.models.template_syntax import syntax_error
 from steps.params.data import TEMPLATE_TOKENS
 from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
 
@@ -42,13 +43,9 @@ def load_tokenizer(folder: Path, chat_template: str) -> Any:
 
 def read_template(uri: str) -> str:
     """Read a Jinja file and check its syntax. Raises UserError, and as `steps.sources.storage.read_bytes`."""
-    import jinja2
-
     text = template_file(uri)
-    try:
-        _environment().parse(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise _no_template(f"{uri}:{error.lineno}: {error.message}", "a Jinja template") from None
+    if wrong := syntax_error(text):
+        raise _no_template(f"{uri}:{wrong}", "a Jinja template")
     return text
 
 
@@ -161,22 +158,6 @@ def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
                     "set add_template_tokens=true, which needs tokenizer.json; or chat_template to keep, or to one of "
                     "this model's family")
         )  # fmt: skip
-
-
-def _environment() -> Any:
-    """Return a Jinja environment with the tag {% generation %}, which transformers adds to Jinja."""
-    import jinja2
-    from jinja2.ext import Extension, loopcontrols
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body).set_lineno(line)
-
-    return jinja2.Environment(extensions=[Generation, loopcontrols])
 
 
 def _no_template(found: str, expected: str) -> UserError:
