@@ -121,6 +121,12 @@ def test_the_plan_says_that_tracking_is_switched_off(finetune, good, monkeypatch
     assert any("DISABLE_MLFLOW_INTEGRATION is set" in warning for warning in told["warnings"])
 
 
+def test_without_a_server_the_plan_names_the_store_that_the_run_will_use(finetune, good, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    told = json.loads(finetune("plan", "chat_completion", *good, "--root", tmp_path / "r", "--json").stdout)
+    assert told["tracking"] == f"sqlite:///{tmp_path}/r/mlflow.db, experiment default"
+
+
 WRONG = {
     "unknown parameter": (["-p", "lerning_rate=1"], "did you mean learning_rate?"),
     "two models": (["-p", "huggingface_id=a/b"], "exactly one model source"),
