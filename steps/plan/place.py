@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +95,16 @@ def _in_the_way(folder: str) -> str:
     there = next(one for one in (path, *path.parents) if one.exists())
     if not there.is_dir():
         return f"{folder}, where {there} is a file"
-    return "" if os.access(there, os.W_OK) else f"{folder}, where {there} cannot be written"
+    return "" if can_be_written(there) else f"{folder}, where {there} cannot be written"
+
+
+def can_be_written(folder: Path) -> bool:
+    """Return whether a folder takes a new one; tried, because root has every permission, even in /proc."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".finetune-", dir=folder)).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _checkpoint_problems(value: str, here: bool) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from steps.errors import Problem, nearest, shown
 from steps.params.registration import TrackingParams
+from steps.plan.place import can_be_written
 from steps.plan.seen import Seen, runs_here
 from steps.redaction import masked
 from steps.running import LOCAL_ROOT
@@ -23,6 +25,10 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = ("http", "https", "file", *DATABASES, *HOSTED)
 PLUGINS = "mlflow.tracking_store"  # entry points of packages that add a scheme to MLflow
 BY_NAME = "/api/2.0/mlflow/experiments/get-by-name?experiment_name="
+# What is not there, and more likely a server or nothing than a folder to create: blanks, half a scheme, a host.
+NO_FOLDER = re.compile(
+    r"[^/]*\s.*|(https?|sqlite|postgresql|mysql)/.*|localhost|none|null|true|false|[\w-]+(\.[\w-]+)+", re.IGNORECASE
+)
 PATIENCE = 1.5  # seconds for an answer of the server; without one, finetune asks again
 LONGEST_NAME = 500  # MLflow's limit
 
@@ -36,7 +42,7 @@ def tracking_problems(seen: Seen) -> Iterator[Problem]:
     if len(experiment) > LONGEST_NAME or not experiment.isprintable():
         yield Problem("PLAN-E0372", named, shown(experiment), f"at most {LONGEST_NAME} printable characters",
                       "choose another name")  # fmt: skip
-    elif not address and (number := _deleted(_store(given), experiment)):
+    elif not address and (number := _deleted(store(given), experiment)):
         yield Problem("PLAN-E0373", named, f"{experiment!r}, which was deleted", "an experiment that takes runs",
                       f"restore it (mlflow experiments restore --experiment-id {number}), or choose another "
                       "experiment_name", why="MLflow keeps the name of a deleted experiment")  # fmt: skip
@@ -53,7 +59,7 @@ def _experiment(p: TrackingParams) -> tuple[str, str]:
     return ("experiment_name" if experiment == p.experiment_name else "MLFLOW_EXPERIMENT_NAME"), experiment
 
 
-def _store(given: str) -> str:
+def store(given: str) -> str:
     """Return the URI of the store; without a server, that of local runs."""
     if not given and runs_here():
         return f"{SQLITE}{Path(os.environ[LOCAL_ROOT]).absolute()}/mlflow.db"
@@ -77,6 +83,9 @@ def _address_problems(where: str, given: str) -> Iterator[Problem]:
         fix = nearest(scheme, SCHEMES) or "correct the scheme, or install its plugin for MLflow"
         yield Problem("PLAN-E0371", where, f"{shown(text)} with the scheme {scheme}",
                       f"one of {', '.join(SCHEMES)}", fix)  # fmt: skip
+    elif NO_FOLDER.fullmatch(given) and not Path(given).expanduser().exists():
+        yield Problem("PLAN-E0371", where, shown(text), expected,
+                      f"write http://… for a server, or ./{text} for a folder")  # fmt: skip
     elif wrong := _malformed(given):
         yield Problem("PLAN-E0371", where, shown(text), *wrong)
 
@@ -101,7 +110,7 @@ def _malformed(given: str) -> tuple[str, str] | None:
     if file.is_file() and file.stat().st_size and file.read_bytes()[:15] != b"SQLite format 3":
         return "a file of SQLite", "name another file; a new one is created"
     parent = next(folder for folder in file.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not can_be_written(parent):
         return f"a file below a folder that can be written, unlike {parent}", "name another file"
     return None
 

@@ -96,6 +96,14 @@ def test_a_file_in_the_place_of_the_checkpoints_is_told(given, tmp_path):
     assert problems(given, checkpoint_dir="new/folder") == []
 
 
+def test_a_place_that_takes_no_folder_is_told_and_nothing_is_left_in_one_that_does(given, tmp_path):
+    (told,) = problems(given, checkpoint_dir="/proc/new")
+    assert told.startswith("PLAN-E0363 checkpoint_dir: found /proc/new, where /proc cannot be written")
+    before = sorted(tmp_path.iterdir())
+    assert problems(given, checkpoint_dir="new/folder", mlflow_server_uri="other/folder") == []
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_misspelled_switch_of_deepspeed_is_told(given):
     (told,) = problems(given, apply_deepspeed=True, deepspeed="tru")
     assert "PARAM-E0273 deepspeed: found 'tru'; expected true, or a file. Fix: did you mean true?" in told
@@ -124,6 +132,12 @@ ADDRESSES = {
     "sqlite:///rows.jsonl": "expected a file of SQLite",
     "sqlite:///rows.jsonl/mlflow.db": "a folder that can be written, unlike",
     "rows.jsonl": "a folder that can be written, unlike",
+    "/proc/new": "a folder that can be written, unlike /proc",
+    "x y": "write http://… for a server, or ./x y for a folder",
+    "http//m": "for a server",
+    "localhost": "for a server",
+    "mlflow.example.com": "for a server",
+    "None": "for a server",
 }
 
 
