@@ -5,6 +5,7 @@ The plan, the command line and the tests all use this module, so they refuse a w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,6 +19,8 @@ from steps.params.other_arguments import set_aside
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.secrets import secret_in
+
+LARGEST = 2**31  # above it, numbers of steps, rows and tokens do not fit into 32 bits
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,19 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
         problems.append(_unknown(model, name, values.pop(name)))
     parameters, refused = _validate(model, values)
     problems += refused
+    problems += _too_large(parameters)
     problems += [p for p in parameters.all_conflicts() if not any(p.where.startswith(bad.where) for bad in refused)]
     if problems:
         raise UserError(problems)
     return Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other), tuple(ignored))
+
+
+def _too_large(parameters: PipelineParameters) -> Iterator[Problem]:
+    """Yield a problem for every count that the training libraries cannot hold; `seed` has a bound of its own."""
+    for name in type(parameters).model_fields:
+        value = getattr(parameters, name)
+        if type(value) is int and value >= LARGEST and name != "seed":
+            yield Problem("PARAM-E0119", name, shown(value), f"a number below {LARGEST:,}", "correct it")
 
 
 def defaults(model: type[PipelineParameters]) -> dict[str, Any]:
