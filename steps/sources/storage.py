@@ -26,6 +26,7 @@ from steps.faults import TEMPORARY, known, status_of
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}
 OTHER_NAMES = {"s3a": "s3", "s3n": "s3", "wasb": "abfs", "wasbs": "abfss", "huggingface": "hf"}
 FORBIDDEN = {"\\"} | {chr(code) for code in range(32)} | {chr(127)}
+MOST_FILES = 50_000  # in a local folder; max_files bounds those with rows
 DOWNLOADS_AT_ONCE = 8
 MD5 = re.compile(r"[0-9a-f]{32}")
 CLIENTS = (
@@ -87,12 +88,27 @@ def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> di
             return {"": _info(there)}
         if there["type"] != "directory":  # a device, or a link to nothing
             raise FileNotFoundError(uri)
+        _refuse_endless(parameter, uri)
         found = filesystem.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
         names = {name.removeprefix(prefix): _info(info) for name, info in found.items()}
         if skipped is not None:
             skipped += [name for name in names if _is_system_file(name)]
         return {name: info for name, info in names.items() if not _is_system_file(name)}
+
+
+def _refuse_endless(parameter: str, uri: str) -> None:
+    """Raise UserError for a local folder with more files than anybody's data or model has, such as `/`."""
+    if not (folder := local_path(uri)):
+        return
+    seen = 0
+    for _, _, files in os.walk(folder):
+        seen += len(files)
+        if seen > MOST_FILES:
+            raise UserError(
+                Problem("URI-E0209", parameter, f"more than {MOST_FILES:,} files below {uri!r}",
+                        "a folder with the files of one model or data set", "name that folder")
+            )  # fmt: skip
 
 
 def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:
