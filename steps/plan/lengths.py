@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,12 @@ from steps.plan.sources import ModelFound
 TYPES = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
     Mapping: "an object",
+}  # fmt: skip
+# Keys that the weights depend on: another value would need other weights.
+SHAPES = {
+    "architectures", "d_ff", "d_kv", "d_model", "head_dim", "hidden_size", "intermediate_size", "model_type", "n_embd",
+    "n_head", "n_inner", "n_layer", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "num_layers",
+    "tie_word_embeddings", "vocab_size", "hidden_act", "activation_function",
 }  # fmt: skip
 ONE_OR_SEVERAL = "eos_token_id"  # a number, or a list of numbers
 
@@ -76,6 +83,15 @@ def model_args_problems(seen: Seen) -> list[Problem]:
             fix = nearest(name, seen.config) or "see the model's config.json"
             problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(value),
                                     "a key of the model's configuration", fix))  # fmt: skip
+        elif name in SHAPES and value != seen.config[name]:
+            problems.append(Problem("PLAN-E0323", f"model_args.{name}", shown(value),
+                                    f"{shown(seen.config[name])}, as in config.json", "leave it out",
+                                    why="the weights were made with it"))  # fmt: skip
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(Problem("PLAN-E0324", f"model_args.{name}", str(value), "a finite number", "correct it"))
+        elif name.endswith(("dropout", "_pdrop")) and isinstance(value, int | float) and not 0 <= value < 1:
+            problems.append(Problem("PLAN-E0324", f"model_args.{name}", shown(value), "a number from 0 to below 1",
+                                    "correct it"))  # fmt: skip
         if name != ONE_OR_SEVERAL:
             problems += _wrong_types(f"model_args.{name}", value, seen.config.get(name))
     return problems
