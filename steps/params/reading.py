@@ -89,7 +89,7 @@ def _too_large(parameters: PipelineParameters) -> Iterator[Problem]:
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
         if type(value) is int and value >= LARGEST and name != "seed":
-            yield Problem("PARAM-E0119", name, shown(value), f"a number below {LARGEST:,}", "correct it")
+            yield Problem("PARAM-E0129", name, shown(value), f"a number below {LARGEST:,}", "correct it")
 
 
 def defaults(model: type[PipelineParameters]) -> dict[str, Any]:

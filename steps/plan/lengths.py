@@ -22,9 +22,10 @@ TYPES = {
 # Keys that the weights depend on: another value would need other weights.
 SHAPES = {
     "architectures", "d_ff", "d_kv", "d_model", "head_dim", "hidden_size", "intermediate_size", "model_type", "n_embd",
-    "n_head", "n_inner", "n_layer", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "num_layers",
+    "n_head", "n_inner", "num_attention_heads", "num_key_value_heads",
     "tie_word_embeddings", "vocab_size", "hidden_act", "activation_function",
 }  # fmt: skip
+LAYERS = {"n_layer", "num_hidden_layers", "num_layers"}
 ONE_OR_SEVERAL = "eos_token_id"  # a number, or a list of numbers
 
 
@@ -83,18 +84,22 @@ def model_args_problems(seen: Seen) -> list[Problem]:
             fix = nearest(name, seen.config) or "see the model's config.json"
             problems.append(Problem("PLAN-E0317", f"model_args.{name}", shown(value),
                                     "a key of the model's configuration", fix))  # fmt: skip
-        elif name in SHAPES and value != seen.config[name]:
-            problems.append(Problem("PLAN-E0323", f"model_args.{name}", shown(value),
-                                    f"{shown(seen.config[name])}, as in config.json", "leave it out",
-                                    why="the weights were made with it"))  # fmt: skip
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(Problem("PLAN-E0324", f"model_args.{name}", str(value), "a finite number", "correct it"))
         elif name.endswith(("dropout", "_pdrop")) and isinstance(value, int | float) and not 0 <= value < 1:
             problems.append(Problem("PLAN-E0324", f"model_args.{name}", shown(value), "a number from 0 to below 1",
                                     "correct it"))  # fmt: skip
-        if name != ONE_OR_SEVERAL:
-            problems += _wrong_types(f"model_args.{name}", value, seen.config.get(name))
+        wrong = [] if name == ONE_OR_SEVERAL else list(_wrong_types(f"model_args.{name}", value, seen.config.get(name)))
+        problems += wrong or _unfit(name, value, seen.config.get(name))
     return problems
+
+
+def _unfit(name: str, value: Any, now: Any) -> Iterator[Problem]:
+    """Refuse another value of what the weights were made with; fewer layers only leave some of them out."""
+    fewer = name in LAYERS and isinstance(value, int) and 0 < value < (now or 0)
+    if now is not None and name in (*SHAPES, *LAYERS) and value != now and not fewer:
+        yield Problem("PLAN-E0323", f"model_args.{name}", shown(value), f"{shown(now)}, as in config.json",
+                      "leave it out", why="the weights were made with it")  # fmt: skip
 
 
 def _wrong_types(where: str, value: Any, now: Any) -> Iterator[Problem]:

@@ -134,7 +134,7 @@ def test_model_args_that_the_weights_do_not_fit_are_told(planned, given, words):
 
 @pytest.mark.parametrize("name", ["max_steps", "lora_r", "logging_steps", "evaluation_max_rows"])
 def test_counts_beyond_what_the_libraries_hold_are_told(planned, name):
-    with pytest.raises(UserError, match=f"PARAM-E0119 {name}: found 99999999999999999999; expected a number below"):
+    with pytest.raises(UserError, match=f"PARAM-E0129 {name}: found 99999999999999999999; expected a number below"):
         planned(lambda folder: None, **{name: 99999999999999999999})
 
 
