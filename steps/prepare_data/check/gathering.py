@@ -28,6 +28,8 @@ class Gathered:
         self.places = Places()
         self.fingerprints, self.outlines, self.strata = array("q"), array("q"), array("q")
         self.groups = array("q")
+        self.kept_whole = "equal rows"
+        """What is held out together, as messages say it: for tasks with TOGETHER_AS, its value."""
         self.tally = Tally()
         """Its record numbers continue from file to file."""
         self._parts: list[Part] = []
