@@ -80,3 +80,17 @@ def test_parts_of_calls_are_refused_with_the_place_of_calls(tmp_path):
     with pytest.raises(UserError, match="write tool_use as tool_calls"):
         checked(tmp_path, lambda n: {"messages": [{"role": "user", "content": f"q {n}"},
                                                   {"role": "assistant", "content": parts}]})  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0], [0.0, 1.0, 0.0], [False, True, False], "[0, 1, 0]", ["0", "1", "0"]])
+def test_one_number_for_each_class_is_not_read_as_a_list_of_labels(tmp_path, labels):
+    with pytest.raises(UserError, match="DATA-E1009"):
+        checked(tmp_path, lambda n: {"text": f"t {n}", "labels": labels}, "text_classification",
+                columns=load_task("text_classification").Columns(sentence1_key="text", label_key="labels",
+                                                                 multilabel=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("sample_by", ["paragraph", "document"])
+def test_sample_by_has_no_effect_for_files_with_rows_and_says_so(tmp_path, sample_by):
+    columns = load_task("pretraining").Columns(sample_by=sample_by)
+    assert "DATA-W0132" in checked(tmp_path, lambda n: {"text": f"t {n}"}, "pretraining", columns=columns)
