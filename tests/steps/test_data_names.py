@@ -94,3 +94,9 @@ def test_one_number_for_each_class_is_not_read_as_a_list_of_labels(tmp_path, lab
 def test_sample_by_has_no_effect_for_files_with_rows_and_says_so(tmp_path, sample_by):
     columns = load_task("pretraining").Columns(sample_by=sample_by)
     assert "DATA-W0132" in checked(tmp_path, lambda n: {"text": f"t {n}"}, "pretraining", columns=columns)
+
+
+@pytest.mark.parametrize("output", [["a"], ["a", "b", "c"], '["a"]'])
+def test_a_list_of_answers_is_a_pair_only_with_two(tmp_path, output):
+    with pytest.raises(UserError, match="DATA-E1505"):
+        checked(tmp_path, lambda n: {"instruction": f"q {n}", "output": output}, "preference")

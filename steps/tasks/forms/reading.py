@@ -24,7 +24,17 @@ from steps.tasks.forms.converting import (
     turns,
     with_system,
 )
-from steps.tasks.forms.table import CERTAIN_TALKS, DECLARED, FUNCTIONS, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
+from steps.tasks.forms.table import (
+    CERTAIN_TALKS,
+    DECLARED,
+    FUNCTIONS,
+    PAIR,
+    SHAREGPT,
+    STANDS_FOR,
+    SYSTEM,
+    Form,
+    forms_of,
+)
 from steps.tasks.rules.standard import SHAREGPT_ROLES
 
 RENAMING = "the name that the file uses"  # how the fix of a missing column ends if no other column is like it
@@ -94,7 +104,7 @@ class RowReader:
         found = [form for form in possible if self._is_complete(form, row)]
         if not found:  # the checks of the messages say what is missing; a text called data is no conversation
             found = [form for form in possible if self.forced or form.name == DECLARED or not _is_no_talk(form, row)]
-            found = self._widest([form for form in found if form.name != "hh"], row)[:1]
+            found = self._widest([form for form in found if form.name != "hh" and PAIR not in form.needs], row)[:1]
             if not found:
                 return None
         found = self._widest(found, row)
@@ -145,6 +155,8 @@ class RowReader:
             return all(is_transcript(row[name]) for name in form.needs.values())
         if "talk" in form.needs:
             return _is_talk(form, row)
+        if PAIR in form.needs:
+            return type(parsed(row[form.needs[PAIR]])) is list
         if form.name == "openai":
             given = parsed(row[form.needs["input"]])
             return type(given) is dict and "messages" in given
@@ -164,7 +176,11 @@ class RowReader:
 
     def _nearly(self, present: set[str], forms: list[Form]) -> tuple[Form, str] | None:
         """Return the form of which only one column is missing, and that column."""
-        near = [form for form in forms if len(form.needs) > 1 and len(form.required - present) == 1]
+        near = [
+            form
+            for form in forms
+            if len(form.needs) > 1 and PAIR not in form.needs and len(form.required - present) == 1
+        ]
         if not near:
             return None
         best = max(near, key=lambda form: len(form.required & present) + (form.may.get("beside") in present))
@@ -250,6 +266,8 @@ def _read_pair(reader: RowReader, form: Form, row: dict[str, Any]) -> ReadRow | 
         talk.unused |= dict.fromkeys(f"{name}.{key}" for key in given if key != "messages" and given[key])
     else:
         talk = _talk(form, row)
+    if PAIR in form.needs:
+        return _read_both(form, row, names, talk)
     if "chosen" not in form.needs and (fault := _no_answer(talk)):
         return ReadRow(row, form, {}, fault=fault)
     if "chosen" in form.needs:
@@ -258,6 +276,19 @@ def _read_pair(reader: RowReader, form: Form, row: dict[str, Any]) -> ReadRow | 
         talk, chosen = _last_apart(talk)
     rejected = answer(row[form.needs["rejected"]], form.needs["rejected"])
     talks = dict(zip(names, (talk, chosen, rejected), strict=True))
+    return _made({name: talk.messages for name, talk in talks.items()}, form, talks, row)
+
+
+def _read_both(form: Form, row: dict[str, Any], names: tuple[str, ...], talk: Talk) -> ReadRow:
+    """Read a question with a list of the better and the worse answer: {"instruction": "2 + 2?", "output": ["4", "5"]}."""
+    column = form.needs[PAIR]
+    both = parsed(row[column])
+    if len(both) != 2:
+        fault = Fault("DATA-E1505", column, f"{len(both)} answers", "two: the chosen one and the rejected one",
+                      "write each pair of answers as a row, or remove the row")  # fmt: skip
+        return ReadRow(row, form, {}, fault=fault)
+    answers = [answer(value, f"{column}[{number}]") for number, value in enumerate(both)]
+    talks = dict(zip(names, (talk, *answers), strict=True))
     return _made({name: talk.messages for name, talk in talks.items()}, form, talks, row)
 
 
