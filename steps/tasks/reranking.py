@@ -30,6 +30,7 @@ UNFIT: dict[str, str] = {}
 
 # The query is sentence1, the passage sentence2, and the label "1" for a relevant passage, else "0".
 SCHEMA = text_classification.SCHEMA
+ASKED = text_classification.ASKED
 STRATIFY = text_classification.STRATIFY
 CLASSES = ["0", "1"]
 TOGETHER = "sentence1"  # the candidates of a query are ranked together

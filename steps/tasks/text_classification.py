@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
 )
 
 # A shuffled split is stratified by this column.
+ASKED = ("sentence1", "sentence2")  # rows that are equal in them should have the same label
 STRATIFY = "labels"
 
 

@@ -100,3 +100,16 @@ def test_sample_by_has_no_effect_for_files_with_rows_and_says_so(tmp_path, sampl
 def test_a_list_of_answers_is_a_pair_only_with_two(tmp_path, output):
     with pytest.raises(UserError, match="DATA-E1505"):
         checked(tmp_path, lambda n: {"instruction": f"q {n}", "output": output}, "preference")
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("text_classification", lambda n: {"sentence1": f"t {n // 2}", "label": "ab"[n % 2]}),
+        ("reranking", lambda n: {"query": f"q {n // 2}", "passage": "p", "relevant": n % 2}),
+        ("token_classification", lambda n: {"tokens": ["t", str(n // 2)], "tags": ["O", "OB"[n % 2]]}),
+    ],
+)
+def test_equal_texts_with_different_labels_are_told(tmp_path, task, row):
+    assert checked(tmp_path, row, task)["DATA-W0707"] == ROWS
+    assert "DATA-W0707" not in checked(tmp_path, lambda n: row(n // 2 * 2 if n < 10 else n // 2 * 2 + 1), task)

@@ -18,7 +18,7 @@ from steps.params.mixture import read_mixture
 from steps.prepare_data.check.gathering import Gathered
 from steps.prepare_data.check.mixing import mix_rows
 from steps.prepare_data.check.parts import Part, check_jsonl, check_rows
-from steps.prepare_data.check.repeats import first_of_each, leaked, nearly_equal, repeated
+from steps.prepare_data.check.repeats import contradicted, first_of_each, leaked, nearly_equal, repeated
 from steps.prepare_data.check.rows import Rows
 from steps.prepare_data.check.splitting import SPLITS, split_rows
 from steps.prepare_data.findings import DRAWN, Findings, with_notes
@@ -79,7 +79,8 @@ def check_data(
             return rows if scratch else {name: gather(name, Path(opened)).rows(task) for name in files}
 
         outlines = {name: split.outlines for name, split in splits.items()}
-        near = [] if problems else nearly_equal(rows, outlines, with_texts)
+        near = [] if problems else contradicted(rows["train"], splits["train"].asked)
+        near += [] if problems else nearly_equal(rows, outlines, with_texts)
     for split in splits.values():
         split.outlines = array("q")  # used only once, and as large as everything else kept of a row
     warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
