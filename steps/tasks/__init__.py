@@ -29,6 +29,8 @@ and, for checks across rows:
     STRATIFY                      canonical column (a list) by which a shuffled split is stratified
     TOGETHER                      canonical column: rows that are equal in it are held out together; without it, rows
                                   that are equal in all columns
+    ASKED                         canonical columns: rows that are equal in them alone contradict each other
+    TOGETHER_AS                   what TOGETHER holds together, in messages; "equal rows" without it
     judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/rules/counting.py)
 
 and, for classes:

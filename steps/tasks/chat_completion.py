@@ -42,6 +42,7 @@ EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
 CONVERSATIONS = True
 UNFIT: dict[str, str] = {}
 SHAREGPT_KEY = "conversations"
+TOOLS_AS_TEXT = ("DATA-F0445", "function schemas read from JSON text")
 
 SCHEMA = pa.schema(
     [
@@ -83,6 +84,8 @@ def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
 
 def remarks(row: dict[str, Any], columns: ChatColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs of a valid conversation, and a warning for a system message after the first message."""
+    if type(tools := row.get(columns.tools_key)) is list and str in map(type, tools):
+        yield TOOLS_AS_TEXT
     messages = row.get(columns.messages_key)
     if type(messages) is list and is_plain(messages):
         if messages[-1]["role"] != "assistant":

@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
 )
 
 # A shuffled split is stratified by this column.
+ASKED = ("sentence1", "sentence2")  # rows that are equal in them should have the same label
 STRATIFY = "labels"
 
 
@@ -84,6 +85,10 @@ def check_row(row: dict[str, Any], columns: ClassificationColumns) -> Iterator[F
         values = _apart(value, columns)
     except ValueError as error:
         yield broken_cell(key, str(value), error, "a list of labels")
+        return
+    if len(values) > len(set(values if all(map(_is_digit, values)) else ())) > 0:
+        yield Fault("DATA-E1009", key, as_found(value), "the labels that apply, each once", "this is one number for "
+                    "each class; write the names or numbers of the classes with a 1")  # fmt: skip
         return
     for index, part in enumerate(values):
         path = key if values == [value] else f"{key}[{index}]"
@@ -166,6 +171,11 @@ def _apart(value: Any, columns: ClassificationColumns) -> list[Any]:
     if type(value) is str and columns.label_separator in value:
         return value.split(columns.label_separator)
     return [value]
+
+
+def _is_digit(value: Any) -> bool:
+    """Return whether a value is 0 or 1, true or false."""
+    return (type(value) in (bool, int, float) and value in (0, 1)) or value in ("0", "1", "0.0", "1.0")
 
 
 def _repairs(value: Any) -> Iterator[tuple[str, str]]:

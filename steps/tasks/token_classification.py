@@ -23,6 +23,7 @@ from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.labels import declared, judge_labels, names_in
 
 Columns = TokenColumns
+ASKED = ("tokens",)  # rows with the same words should have the same tags
 KINDS = ("token_classification",)
 DOES = "gives each word of a text its tag"
 EXAMPLE = '["Ada Lovelace wrote to Charles Babbage"]'

@@ -58,7 +58,8 @@ CASES = [
     Case(0, "a query of the training rows", lines(rows_of(10)), "DATA-W0705", validation=HELD["validation"],
          test=lines([*rows_of(3, start=70), *rows_of(1, candidates=5, start=9)[3:]]), count=2,
          says="queries that are also in training rows: 1; give test rows with queries of their own"),
-    Case(0, "test rows held out", lines(rows_of(10)), "DATA-W0706", count=30, says="divides the candidates of a query"),
+    Case(0, "test rows held out", lines(rows_of(10)), "DATA-F2401", count=6,
+         says="the candidates of a query stay in one split"),
     Case(0, "one candidate for each query", judged(*[True, False] * 10), ""),
 ]  # fmt: skip
 

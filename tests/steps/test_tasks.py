@@ -40,7 +40,7 @@ BAD_CHATS = [
     (82, [user(), {"role": "gpt", "content": "x"}], [("DATA-E0412", "messages[1].role", "did you mean assistant?")]),
     (82, [user(), {"role": "assistent", "content": "x"}],
      [("DATA-E0412", "messages[1].role", "role_map=assistent=assistant")]),
-    (82, [{"role": "User", "content": "x"}, assistant()], [("DATA-E0412", "messages[0].role", "did you mean user?")]),
+    (82, [user(), {"role": "chatbots", "content": "x"}], [("DATA-E0412", "messages[1].role", "role_map=chatbots=")]),
     (82, [{"role": None, "content": "x"}, assistant()], [("DATA-E0412", "messages[0].role", "null")]),
     (83, [], [("DATA-E0402", "messages", "at least one message")]),
     (84, [user(None), assistant()], [("DATA-E0404", "messages[0].content", "null")]),

@@ -18,7 +18,7 @@ from steps.params.mixture import read_mixture
 from steps.prepare_data.check.gathering import Gathered
 from steps.prepare_data.check.mixing import mix_rows
 from steps.prepare_data.check.parts import Part, check_jsonl, check_rows
-from steps.prepare_data.check.repeats import first_of_each, leaked, nearly_equal, repeated
+from steps.prepare_data.check.repeats import contradicted, first_of_each, leaked, nearly_equal, repeated
 from steps.prepare_data.check.rows import Rows
 from steps.prepare_data.check.splitting import SPLITS, split_rows
 from steps.prepare_data.findings import DRAWN, Findings, with_notes
@@ -79,7 +79,8 @@ def check_data(
             return rows if scratch else {name: gather(name, Path(opened)).rows(task) for name in files}
 
         outlines = {name: split.outlines for name, split in splits.items()}
-        near = [] if problems else nearly_equal(rows, outlines, with_texts)
+        near = [] if problems else contradicted(rows["train"], splits["train"].asked)
+        near += [] if problems else nearly_equal(rows, outlines, with_texts)
     for split in splits.values():
         split.outlines = array("q")  # used only once, and as large as everything else kept of a row
     warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
@@ -131,6 +132,7 @@ def _gather(
 ) -> Gathered:
     """Check the files of a split in order."""
     split = Gathered()
+    split.kept_whole = getattr(load_task(task), "TOGETHER_AS", split.kept_whole)
     layouts = [layout(file.path) for file in files] if len(files) > 1 else []
     for number, file in enumerate(files):
         part = _check_file(file, task, columns, process_row, table(number) if table else None)
@@ -156,6 +158,8 @@ def _check_file(
     kind = detect(file, findings, texts)
     if texts:
         file = replace(file, sample_by=columns.sample_by)  # type: ignore[attr-defined]
+    if texts and kind not in ("", "txt") and columns.sample_by != "line":  # type: ignore[attr-defined]
+        findings.warn("DATA-W0132", "sample_by has no effect for files with rows, only for plain text (.txt)")
     if kind == "jsonl" and not process_row:
         part = check_jsonl(file, task, columns, table)
     elif process_row:
@@ -212,6 +216,7 @@ def _draw(rows: dict[str, Rows], gathered: Gathered, source: DataSource, seed: i
         again = []
     given = set(rows) - {"train"}
     equal = groups if groups is not None else train.fingerprints if again else None
+    kept_whole = "equal rows" if groups is None else gathered.kept_whole
     if refused["train"]:  # as many rows as there would be, each different
         strangers = np.arange(refused["train"])
         equal = None if equal is None else np.concatenate([equal, strangers])
@@ -223,16 +228,18 @@ def _draw(rows: dict[str, Rows], gathered: Gathered, source: DataSource, seed: i
     sizes = {name: len(numbers[name]) if name in numbers else len(rows[name]) + refused[name] for name in SPLITS}
     held_out = [name for name in SPLITS[1:] if name in numbers]
     if sizes["train"] >= source.min_train_rows and all(sizes.values()):
-        repairs += _told_of({name: sizes[name] for name in held_out}, source, seed, train, equal)
+        taken = {name: sizes[name] for name in held_out}
+        repairs += _told_of(taken, source, seed, train, equal, kept_whole)
         return _Drawn(parts, again, repairs, [])
-    found = _too_few(sizes, held_out, equal, dropped)
+    found = _too_few(sizes, held_out, equal, dropped, kept_whole)
     differ = "" if equal is None or min(sizes.values()) else " that differ"
     problem = Problem("DATA-E0701", train.source, found, f"at least {source.min_train_rows} for training, and one row "
                       "for every split", f"add rows{differ}, or lower min_train_rows")  # fmt: skip
     return _Drawn(parts, again, repairs, [problem])
 
 
-def _too_few(sizes: dict[str, int], held_out: list[str], equal: np.ndarray | None, dropped: int) -> str:
+def _too_few(sizes: dict[str, int], held_out: list[str], equal: np.ndarray | None, dropped: int,
+             kept_whole: str) -> str:  # fmt: skip
     """Say how many training rows there are, and what became of the others."""
     total = sizes["train"] + sum(sizes[name] for name in held_out)
     after = [f"holding out {' and '.join(held_out)}"] if held_out else []
@@ -245,13 +252,21 @@ def _too_few(sizes: dict[str, int], held_out: list[str], equal: np.ndarray | Non
     if equal is None or not empty:
         return found
     different = len(np.unique(equal))
-    rows = "row" if different == 1 else "rows"
-    return f"{found}, but only {different:,} different {rows}: equal rows stay in one split, none is left for " \
+    if kept_whole == "equal rows":
+        what = "different row" if different == 1 else "different rows"
+    else:
+        what = "group of rows" if different == 1 else "groups of rows"
+    return f"{found}, but only {different:,} {what}: {kept_whole} stay in one split, none is left for " \
            f"{' and '.join(empty)}"  # fmt: skip
 
 
 def _told_of(
-    taken: dict[str, int], source: DataSource, seed: int, train: Rows, equal: np.ndarray | None
+    taken: dict[str, int],
+    source: DataSource,
+    seed: int,
+    train: Rows,
+    equal: np.ndarray | None,
+    kept_whole: str,
 ) -> list[dict[str, Any]]:
     """Return a note that says which splits were held out from the training rows, and how."""
     if not taken:
@@ -259,7 +274,7 @@ def _told_of(
     rows = " and ".join(f"{count:,} rows for {name}" for name, count in taken.items())
     how = f"shuffled with the seed {seed}" if source.split == "shuffled" else "from the end"
     if equal is not None and len(np.unique(equal)) < len(equal):
-        how += "; equal rows stay in one split"
+        how += f"; {kept_whole} stay in one split"
     what = f"{train.source}: {rows} were taken from the training rows, {how}"
     return [{"code": DRAWN, "what": what, "count": sum(taken.values())}]
 

@@ -27,7 +27,9 @@ class Gathered:
         self.files: list[SourceFile] = []
         self.places = Places()
         self.fingerprints, self.outlines, self.strata = array("q"), array("q"), array("q")
-        self.groups = array("q")
+        self.groups, self.asked = array("q"), array("q")
+        self.kept_whole = "equal rows"
+        """What is held out together, as messages say it: for tasks with TOGETHER_AS, its value."""
         self.tally = Tally()
         """Its record numbers continue from file to file."""
         self._parts: list[Part] = []
@@ -41,7 +43,7 @@ class Gathered:
         self._parts.append(part)
         self.places.join(part.places)
         self.tally.extend(part.tally, start)
-        for name in ("fingerprints", "outlines", "strata", "groups"):
+        for name in ("fingerprints", "outlines", "strata", "groups", "asked"):
             own, other = getattr(self, name), getattr(part, name)
             setattr(self, name, own + other if own else other)
             setattr(part, name, array("q"))  # kept once

@@ -58,6 +58,8 @@ class Part:
     outlines: array[int] = field(default_factory=lambda: array("q"))
     strata: array[int] = field(default_factory=lambda: array("q"))
     """Hash of each row's value in the column by which a split is stratified; empty for tasks without one."""
+    asked: array[int] = field(default_factory=lambda: array("q"))
+    """Hash of each row's columns `ASKED`; empty for tasks without them."""
     groups: array[int] = field(default_factory=lambda: array("q"))
     """Hash of each row's value in the column `TOGETHER`; empty for tasks without one."""
     tally: Tally = field(default_factory=Tally)
@@ -81,6 +83,7 @@ class Part:
         self.outlines += later.outlines
         self.strata += later.strata
         self.groups += later.groups
+        self.asked += later.asked
         self.unused += later.unused
         for name, kinds in later.kinds.items():
             self.kinds.setdefault(name, set()).update(kinds)
@@ -107,6 +110,7 @@ class Checker:
         self.stratify = getattr(self.task, "STRATIFY", "")
         self.reader = row_reader(task, columns)
         self.together = getattr(self.task, "TOGETHER", "")
+        self.asked = getattr(self.task, "ASKED", ())
         self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
 
     def check(self, rows: Iterable[Row], damaged: bool = False) -> None:
@@ -143,6 +147,8 @@ class Checker:
             if self.stratify:
                 # not hash(), which differs between processes: equal data must be split in the same way
                 part.strata.append(crc32("\0".join(canonical[self.stratify]).encode()))
+            if self.asked:
+                part.asked.append(fingerprint({name: canonical[name] for name in self.asked}))
             if self.together:
                 part.groups.append(fingerprint({self.together: canonical[self.together]}))
             if self._writer:

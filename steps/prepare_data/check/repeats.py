@@ -29,6 +29,16 @@ def repeated(train: Rows) -> list[dict[str, Any]]:
     return [_warning("DATA-W0701", what, train.records[again])]
 
 
+def contradicted(train: Rows, asked: array[int]) -> list[dict[str, Any]]:
+    """Warn of rows with the same text as another training row, but another label; `asked` are hashes of the texts."""
+    hashes = np.frombuffer(asked, np.int64) if asked else np.empty(0, np.int64)
+    if not len(hashes) or _all_differ(hashes):
+        return []
+    rows = _different_with_one_outline(hashes, train.fingerprints)
+    what = f"{train.source}: rows with the text of another row, but another label"
+    return [_warning("DATA-W0707", what, train.records[rows])] if len(rows) else []
+
+
 def first_of_each(train: Rows) -> np.ndarray:
     """Return the numbers of the rows that do not repeat an earlier row, in ascending order."""
     return np.sort(np.unique(train.fingerprints, return_index=True)[1])

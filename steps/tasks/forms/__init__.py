@@ -5,7 +5,8 @@
 
     table.py        the forms: their columns, for which tasks
     converting.py   the values of a row → messages, with the place in the row that each came from
-    reading.py      which form a row has, and the row with the task's own columns (`RowReader`)
+    reading.py      rows in a form → rows with the task's own columns (`RowReader`)
+    choosing.py     which of several possible forms is meant
 
 A form is recognised by its columns, row by row, and counted. The declared columns win over every form, and a form whose
 columns include those of another wins over that one; a row that still has two forms is refused. `row_form` forces one

@@ -10,7 +10,7 @@ import orjson
 
 from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import from_json
-from steps.tasks.rules.standard import LEARNED, REASONING
+from steps.tasks.rules.standard import LEARNED, REASONING, SHAREGPT_ROLES
 
 ASKS = ("human", "user", "input", "instruction", "query", "prompt", "question")
 SAYS = ("assistant", "gpt", "bot", "output", "response", "answer", "completion")
@@ -219,7 +219,8 @@ def _is_turn(item: dict[str, Any]) -> bool:
 
 
 def _is_system(message: dict[str, Any]) -> bool:
-    return "system" in (message.get("role"), message.get("from"))
+    named = message.get("role"), message.get("from")
+    return any(type(name) is str and SHAREGPT_ROLES.get(name.strip().lower()) == "system" for name in named)
 
 
 def _add_turn(talk: Talk, item: dict[str, Any], here: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from steps.errors import Problem, UserError
 from steps.params.group import Group, default_in
 from steps.tasks import MISSING, Fault, OtherColumns, as_found, missing_columns
+from steps.tasks.forms.choosing import asks, is_no_talk, is_talk, outdoes, two_forms
 from steps.tasks.forms.converting import (
     Origin,
     Talk,
@@ -24,7 +25,16 @@ from steps.tasks.forms.converting import (
     turns,
     with_system,
 )
-from steps.tasks.forms.table import CERTAIN_TALKS, DECLARED, FUNCTIONS, SHAREGPT, STANDS_FOR, SYSTEM, Form, forms_of
+from steps.tasks.forms.table import (
+    DECLARED,
+    FUNCTIONS,
+    PAIR,
+    SHAREGPT,
+    STANDS_FOR,
+    SYSTEM,
+    Form,
+    forms_of,
+)
 from steps.tasks.rules.standard import SHAREGPT_ROLES
 
 RENAMING = "the name that the file uses"  # how the fix of a missing column ends if no other column is like it
@@ -93,14 +103,14 @@ class RowReader:
             return self._without_form(row) if self.forced else None
         found = [form for form in possible if self._is_complete(form, row)]
         if not found:  # the checks of the messages say what is missing; a text called data is no conversation
-            found = [form for form in possible if self.forced or form.name == DECLARED or not _is_no_talk(form, row)]
-            found = self._widest([form for form in found if form.name != "hh"], row)[:1]
+            found = [form for form in possible if self.forced or form.name == DECLARED or not is_no_talk(form, row)]
+            found = self._widest([form for form in found if form.name != "hh" and PAIR not in form.needs], row)[:1]
             if not found:
                 return None
         found = self._widest(found, row)
         own = next((form for form in found if form.name == DECLARED), None)
         if own is None and len(found) > 1 and not self.forced:
-            return ReadRow(row, found[0], {}, fault=_two_forms(found))
+            return ReadRow(row, found[0], {}, fault=two_forms(found))
         form = own or found[0]
         return _READERS[self.task](self, form, row)
 
@@ -140,11 +150,13 @@ class RowReader:
         if form.name == DECLARED:
             # Two texts have a common start, which is no prompt if there is a column for it.
             alone = "prompt" in form.may and all(type(row[name]) is str for name in form.needs.values())
-            return not alone or not any(_asks(other) for other in self._possible(row))
+            return not alone or not any(asks(other) for other in self._possible(row))
         if form.name == "hh":
             return all(is_transcript(row[name]) for name in form.needs.values())
         if "talk" in form.needs:
-            return _is_talk(form, row)
+            return is_talk(form, row)
+        if PAIR in form.needs:
+            return type(parsed(row[form.needs[PAIR]])) is list
         if form.name == "openai":
             given = parsed(row[form.needs["input"]])
             return type(given) is dict and "messages" in given
@@ -159,12 +171,16 @@ class RowReader:
             if columns not in used.values() or form.name == "hh":
                 used[number] = columns
         kept = [forms[n] for n, own in used.items() if not any(own < other for other in used.values())]
-        kept = [form for form in kept if not (form.second and any(_outdoes(other, form) for other in kept))]
+        kept = [form for form in kept if not (form.second and any(outdoes(other, form) for other in kept))]
         return [form for form in kept if form.name == "hh"] or kept
 
     def _nearly(self, present: set[str], forms: list[Form]) -> tuple[Form, str] | None:
         """Return the form of which only one column is missing, and that column."""
-        near = [form for form in forms if len(form.needs) > 1 and len(form.required - present) == 1]
+        near = [
+            form
+            for form in forms
+            if len(form.needs) > 1 and PAIR not in form.needs and len(form.required - present) == 1
+        ]
         if not near:
             return None
         best = max(near, key=lambda form: len(form.required & present) + (form.may.get("beside") in present))
@@ -250,6 +266,8 @@ def _read_pair(reader: RowReader, form: Form, row: dict[str, Any]) -> ReadRow | 
         talk.unused |= dict.fromkeys(f"{name}.{key}" for key in given if key != "messages" and given[key])
     else:
         talk = _talk(form, row)
+    if PAIR in form.needs:
+        return _read_both(form, row, names, talk)
     if "chosen" not in form.needs and (fault := _no_answer(talk)):
         return ReadRow(row, form, {}, fault=fault)
     if "chosen" in form.needs:
@@ -258,6 +276,19 @@ def _read_pair(reader: RowReader, form: Form, row: dict[str, Any]) -> ReadRow | 
         talk, chosen = _last_apart(talk)
     rejected = answer(row[form.needs["rejected"]], form.needs["rejected"])
     talks = dict(zip(names, (talk, chosen, rejected), strict=True))
+    return _made({name: talk.messages for name, talk in talks.items()}, form, talks, row)
+
+
+def _read_both(form: Form, row: dict[str, Any], names: tuple[str, ...], talk: Talk) -> ReadRow:
+    """Read a question with a list of the better and the worse answer."""
+    column = form.needs[PAIR]
+    both = parsed(row[column])
+    if len(both) != 2:
+        fault = Fault("DATA-E1505", column, f"{len(both)} answers", "two: the chosen one and the rejected one",
+                      "write each pair of answers as a row, or remove the row")  # fmt: skip
+        return ReadRow(row, form, {}, fault=fault)
+    answers = [answer(value, f"{column}[{number}]") for number, value in enumerate(both)]
+    talks = dict(zip(names, (talk, *answers), strict=True))
     return _made({name: talk.messages for name, talk in talks.items()}, form, talks, row)
 
 
@@ -350,38 +381,3 @@ def _made(made: dict[str, Any], form: Form, talks: dict[str, Talk], row: dict[st
 
 def _has_system(row: dict[str, Any]) -> bool:
     return any(name in row and not is_empty(row[name]) and row[name] != [] for name in SYSTEM)
-
-
-def _is_talk(form: Form, row: dict[str, Any]) -> bool:
-    """Return whether a column holds a conversation, and for pairs, one that is not inside both answers again."""
-    talk = parsed(row[form.needs["talk"]])
-    if type(talk) is not list and not (type(talk) is dict and needs_reading(talk)):
-        return False
-    given = parsed(row[form.needs["chosen"]]) if "chosen" in form.needs else None
-    if type(given) is not list or not given or type(talk) is not list or not talk:
-        return True
-    return type(given[0]) is dict and given[0] != talk[0]
-
-
-def _asks(form: Form) -> bool:
-    return "ask" in form.needs or form.needs.get("talk") in CERTAIN_TALKS
-
-
-def _is_no_talk(form: Form, row: dict[str, Any]) -> bool:
-    """Return whether a column is a conversation by its name only, such as a text called data."""
-    return "talk" in form.needs and form.needs["talk"] not in CERTAIN_TALKS and not _is_talk(form, row)
-
-
-def _outdoes(other: Form, form: Form) -> bool:
-    """Return whether the answer of a form with an unusual answer's column belongs to another form."""
-    if other.second or "answer" not in other.needs:
-        return False
-    return other.needs["answer"] == form.needs["answer"] or other.needs.get("ask") != form.needs["ask"]
-
-
-def _two_forms(forms: list[Form]) -> Fault:
-    names = list(dict.fromkeys(form.name for form in forms))
-    columns = " and ".join(f"{form.title} ({', '.join(form.needs.values())})" for form in forms[:2])
-    fix = f"set row_form={names[0]} or {names[1]}" if len(names) > 1 else "remove one of the answer columns"
-    return Fault("DATA-E0612", next(iter(forms[0].needs.values())), f"the columns of two forms: {columns}",
-                 "the columns of one form", f"{fix}, or remove the columns that are not meant")  # fmt: skip

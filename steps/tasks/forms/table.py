@@ -18,6 +18,7 @@ FUNCTIONS = "functions"  # OpenAI's former name of the column with tools
 CERTAIN_TALKS = TALKS[:3]  # names that are used for nothing else
 LABELS = ("label", "kto_tag")
 DECLARED = "declared"
+PAIR = "pair"  # part: a list of the better and the worse answer
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,14 @@ def _pair_forms(columns: Any) -> Iterator[Form]:
         yield Form("openai", "OpenAI preference", {"input": "input", **both})
         yield from (Form(*SHAREGPT, {"talk": name, "rejected": "rejected_response"}, more) for name in TALKS)
         yield Form("hh", "Human/Assistant transcript", answers)
+        yield from _asking(more, {"chosen": "response_j", "rejected": "response_k"})
+        alpaca = ASKING[0]
+        yield Form(
+            alpaca.name,
+            alpaca.title,
+            {"ask": alpaca.asks[0], PAIR: alpaca.answers[0]},
+            {"beside": alpaca.beside, **more},
+        )
 
 
 def _rated_forms(columns: Any) -> Iterator[Form]:

@@ -38,7 +38,11 @@ _last_plain: list[Any] = [None]
 
 # Names of these roles in other systems.
 OTHER_NAMES = {"bot": "assistant", "gpt": "assistant", "model": "assistant", "ai": "assistant", "chatgpt": "assistant",
-               "human": "user", "prompter": "user", "developer": "system", "function": "tool"}  # fmt: skip
+               "chatbot": "assistant", "human": "user", "prompter": "user", "function": "tool", "ipython": "tool",
+               "observation": "tool", "tool_response": "tool", "function_response": "tool"}  # fmt: skip
+# Types of parts in Anthropic's messages → where calls and their results are here.
+CALL_PARTS = {"tool_use": 'tool_calls: [{"type": "function", "function": {"name": …, "arguments": {…}}}]',
+              "tool_result": 'a message {"role": "tool", "content": …}'}  # fmt: skip
 TURN_BREAK = "\n\n"  # between joined turns: a new paragraph in Markdown
 
 # As the report names them.
@@ -188,7 +192,7 @@ def _message_faults(message: Any, path: str, rules: MessageRules) -> Iterator[Fa
                     "add it")  # fmt: skip
     elif role not in ROLES:
         meant = OTHER_NAMES.get(str(role).lower()) or next(iter(get_close_matches(str(role).lower(), ROLES)), "")
-        mapped = f"set role_map={role}={meant or 'user'}" if type(role) is str and role.isidentifier() else ""
+        mapped = f"set role_map={role}={meant or '<one of these>'}" if type(role) is str and role.isidentifier() else ""
         fix = ", or ".join(filter(None, ("rename the role", mapped)))
         yield Fault("DATA-E0412", f"{path}.role", as_found(role), f"one of {', '.join(ROLES)}",
                     f"did you mean {meant}? {fix[0].upper()}{fix[1:]}" if meant else fix)  # fmt: skip
@@ -204,8 +208,10 @@ def _content_faults(message: dict[str, Any], content: Any, path: str, rules: Mes
             yield Fault("DATA-E0404", path, "null" if "content" in message else "nothing",
                         "text (or tool_calls beside it)", "fill it in, or remove the row")  # fmt: skip
     elif type(content) is list and (kinds := _foreign_parts(content)):
+        of_calls = [kind for kind in kinds if kind in CALL_PARTS]
+        fix = f"write {of_calls[0]} as {CALL_PARTS[of_calls[0]]}" if of_calls else "remove these parts, or the row"
         yield Fault("DATA-E0422", path, f"parts of type {', '.join(kinds)}"[:80], "text only: these models do not read "
-                    "images, audio or files", "remove these parts, or the row")  # fmt: skip
+                    "images, audio or files", fix)  # fmt: skip
     elif type(content) is not str:
         yield Fault("DATA-E0405", path, as_found(content), f"text, not {kind_of(content)}",
                     "write the text itself")  # fmt: skip

@@ -15,18 +15,22 @@ from typing import Any
 
 import orjson
 
-from steps.params.chat_columns import MessageRules
+from steps.params.chat_columns import ROLES, MessageRules
 from steps.tasks import Fault, as_found
 from steps.tasks.rules.json_text import from_json
-from steps.tasks.rules.tool_calls import calls_in_text, read_arguments
+from steps.tasks.rules.tool_calls import calls_in_text, read_calls
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
                   "bard": "assistant", "model": "assistant", "assistant": "assistant", "system": "system",
+                  "developer": "system",
                   "function_call": "assistant", "tool_call": "assistant", "observation": "tool",
                   "function_response": "tool", "tool_response": "tool", "tool": "tool"}  # fmt: skip
 CALLS = ("function_call", "tool_call")
+# Names of roles that OpenAI and Gemini write beside `content`; there, other names than these and ours are refused.
+ROLE_NAMES = {**dict(zip(ROLES, ROLES, strict=True)), "developer": "system", "model": "assistant"}
 SPEAKERS = ("from", "speaker")  # keys that stand for role
 TEXTS = ("value", "text")  # keys that stand for content
+TEXT_PARTS = ("input_text", "output_text")  # OpenAI's names of text parts in its Responses API
 REASONING_PARTS = ("reasoning", "thinking")  # types of parts
 REASONING = ("reasoning_content", "reasoning", "thinking")  # keys of a message that templates may read
 # Keys of a message that say whether it is learned; a canonical message has only the first, and only if it is 0.
@@ -37,9 +41,11 @@ VALUES = {True: True, False: False, "1": True, "0": False, "true": True, "false"
 SHAREGPT = ("DATA-F0414", "ShareGPT messages: from and value read as role and content")
 OTHER_KEYS = ("DATA-F0431", "messages with other keys read as role and content")
 MAPPED = ("DATA-F0415", "roles renamed by role_map")
+RENAMED = ("DATA-F0443", "roles in other words read as ours, such as developer as system, Model as assistant")
 PARTS = ("DATA-F0417", "text parts joined into one content")
 REASONED = ("DATA-F0432", "parts with reasoning read as reasoning_content")
 ARGUMENTS = ("DATA-F0418", "arguments of tool calls read from JSON text")
+NO_ARGUMENTS = ("DATA-F0444", "tool calls without arguments read as calls with the arguments {}")
 FUNCTION_CALL = ("DATA-F0438", "function_call and the role function read as tool_calls and the role tool")
 UNLEARNED = ("DATA-F0433", "conversations with messages that are marked as not learned")
 FOREIGN_MARK = ("DATA-W0434", "messages of other roles that are marked as learned: only an assistant's mark has an "
@@ -117,15 +123,17 @@ def _standard(message: dict[str, Any], rules: MessageRules, repairs: Repairs) ->
     if rules.role_map and type(role) is str and role in rules.role_map:
         message = {**message, "role": rules.role_map[role]}
         repairs[MAPPED] = None
+    elif type(role) is str and role not in ROLES and (ours := ROLE_NAMES.get(role.strip().lower())):
+        message = {**message, "role": ours}
+        repairs[RENAMED] = None
     if type(message.get("content")) is list and message["content"]:
         message = _with_joined_parts(message, repairs)
     if message.get("role") == "function" or type(message.get("function_call")) is dict:
         message = _with_tool_calls(message, repairs)
     if message.get("tool_calls"):
-        read = read_arguments(message["tool_calls"])
-        if read is not message["tool_calls"]:
-            message = {**message, "tool_calls": read}
-            repairs[ARGUMENTS] = None
+        calls, text, absent = read_calls(message["tool_calls"])
+        repairs |= dict.fromkeys([ARGUMENTS] * text + [NO_ARGUMENTS] * absent)
+        message = {**message, "tool_calls": calls} if text or absent else message
     return message if message.keys().isdisjoint(LEARNED) else _with_one_mark(message, repairs)
 
 
@@ -141,7 +149,7 @@ def _with_our_keys(message: dict[str, Any], rules: MessageRules, repairs: Repair
     if said == "role":
         return {"role": name, "content": content, **more}
     known = type(name) is str and name not in rules.role_map  # the user's role_map is applied later
-    role = SHAREGPT_ROLES.get(name.lower(), name) if known else name
+    role = SHAREGPT_ROLES.get(name.strip().lower(), name) if known else name
     if name in CALLS and (calls := calls_in_text(content)):
         return {"role": role, "content": None, "tool_calls": calls, **more}
     return {"role": role, "content": content, **more}
@@ -180,6 +188,7 @@ def _text_of(part: Any) -> tuple[str, str | None]:
     if type(part) is not dict:
         return "", None
     kind = part.get("type", "text")
+    kind = "text" if kind in TEXT_PARTS else kind
     if kind not in ("text", *REASONING_PARTS):
         return str(kind), None
     texts = [part[key] for key in ("text", "value", "content", kind) if type(part.get(key)) is str]

@@ -16,14 +16,31 @@ from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import from_json
 
 
-def read_arguments(calls: Any) -> Any:
-    """Return calls whose arguments are objects; the same list if no arguments were JSON text.
+def read_calls(calls: Any) -> tuple[Any, bool, bool]:
+    """Return calls with objects as arguments; whether there was JSON text; and whether arguments were absent.
+
+    The list of calls, a function and its arguments may be JSON text. A call without arguments gets {}, because
+    templates would write null or an empty text. What cannot be read stays unchanged.
 
     [{"function": {"name": "add", "arguments": '{"a": 1}'}}] → [{"function": {"name": "add", "arguments": {"a": 1}}}]
     """
-    if type(calls) is not list or not any(type(_arguments(call)) is str for call in calls):
-        return calls
-    return [_with_object(call) if type(_arguments(call)) is str else call for call in calls]
+    if type(read := _from_text(calls, list)) is not list:
+        return calls, False, False
+    made, text, absent = [], read is not calls, False
+    for call in read:
+        held = call.get("function", call) if type(call) is dict else None
+        function = _from_text(held, dict)
+        if type(function) is not dict or not _is_name(function.get("name")):
+            made.append(call)
+            continue
+        given = function.get("arguments")
+        nothing = given is None or (type(given) is str and is_blank(given))
+        arguments = {} if nothing else _from_text(given, dict)
+        absent |= nothing
+        text |= function is not held or (arguments is not given and not nothing)
+        function = function if arguments is given else {**function, "arguments": arguments}
+        made.append({**call, "function": function} if "function" in call else function)
+    return (made, text, absent) if text or absent else (calls, False, False)
 
 
 def calls_in_text(text: Any) -> list[dict[str, Any]]:
@@ -101,7 +118,9 @@ def read_tools(value: Any) -> Any:
             value = from_json(value)
         except orjson.JSONDecodeError:
             return value
-    return None if value == [] else value
+    if type(value) is list:
+        value = [_from_text(tool, dict) for tool in value]
+    return None if value in ([], {}) else value
 
 
 def tools_faults(value: Any, path: str) -> Iterator[Fault]:
@@ -136,18 +155,12 @@ def _function(call: Any) -> Any:
     return call.get("function", call) if type(call) is dict else None
 
 
-def _arguments(call: Any) -> Any:
-    function = _function(call)
-    return function.get("arguments") if type(function) is dict else None
-
-
-def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+def _from_text(value: Any, kind: type) -> Any:
+    """Parse JSON text that holds a value of this kind; return any other value unchanged."""
+    if type(value) is not str:
+        return value
     try:
-        arguments = from_json(_arguments(call))
+        read = from_json(value)
     except orjson.JSONDecodeError:
-        return call
-    if type(arguments) is not dict:
-        return call
-    if type(call.get("function")) is dict:
-        return {**call, "function": {**call["function"], "arguments": arguments}}
-    return {**call, "arguments": arguments}
+        return value
+    return read if type(read) is kind else value
