@@ -43,6 +43,8 @@ def connect(target: Target) -> Any:
 def find_versions(client: Any, name: str, key: str) -> list[Any]:
     """Return the versions that were registered with this key, the oldest first."""
     found = client.search_model_versions(f"name = '{name}' and tags.{KEY} = '{key}'")
+    # The server reads a version and its tags one after the other: one that is deleted in between comes without tags.
+    found = [version for version in found if "weights_uri" in version.tags]
     return sorted(found, key=lambda version: int(version.version))
 
 

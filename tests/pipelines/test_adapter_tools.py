@@ -60,6 +60,6 @@ def test_what_does_not_fit_ends_with_code_2_and_the_fix(tiny_model, tmp_path):
     words = ["--pytorch-model-path", tiny_model, "--action", "replace_tokens"]
     done, result = finetune(tmp_path / "runs", *words, "--replacements", '{"<|im_nd|>": "</s>"}')
     assert done.returncode == 2
-    assert "did you mean <|im_end|>?" in done.stdout
+    assert "did you mean <|im_end|>?" in done.stderr
     assert result["status"] == "failed"
     assert result["error"]["step"] == "plan"
