@@ -19,7 +19,7 @@ from steps.params.chat_columns import ROLES, MessageRules
 from steps.tasks import Fault, as_found, kind_of
 from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.json_text import as_json, from_json
-from steps.tasks.rules.standard import is_learned, mark_faults, without_marks
+from steps.tasks.rules.standard import REASONING, is_learned, mark_faults, without_marks
 from steps.tasks.rules.tool_calls import call_faults, result_faults
 
 MESSAGES = pa.list_(
@@ -43,6 +43,8 @@ OTHER_NAMES = {"bot": "assistant", "gpt": "assistant", "model": "assistant", "ai
 # Types of parts in Anthropic's messages → where calls and their results are here.
 CALL_PARTS = {"tool_use": 'tool_calls: [{"type": "function", "function": {"name": …, "arguments": {…}}}]',
               "tool_result": 'a message {"role": "tool", "content": …}'}  # fmt: skip
+# Keys of a standard message that are read here, by TRL or by common templates.
+READ_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "weight", *REASONING}
 TURN_BREAK = "\n\n"  # between joined turns: a new paragraph in Markdown
 
 # As the report names them.
@@ -152,6 +154,9 @@ def remarks_on(
         yield JOINED
     if "system" in roles[1:]:
         yield LATE_SYSTEM
+    if others := sorted({key for m in messages for key, value in m.items() if value is not None} - READ_KEYS):
+        named = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        yield "DATA-W0446", f"keys of messages that have no effect unless the chat template reads them: {named}"
 
 
 def plain_packed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
