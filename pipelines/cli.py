@@ -169,7 +169,7 @@ def compile_command(
     from pipelines.catalog import PIPELINES
     from pipelines.compile import compile_pipelines, replaced_images
     from pipelines.outputs import refuse_unwritable
-    from pipelines.profile import read_profile
+    from pipelines.profile_file import read_profile
 
     refuse_unwritable("--output", output)
     cluster = read_profile(profile) if profile else None
@@ -181,7 +181,7 @@ def compile_command(
 @cli.command("profile")
 def profile_command() -> None:
     """Print a cluster profile with every key, its default and its meaning, for `compile --profile`."""
-    from pipelines.profile import as_yaml
+    from pipelines.profile_file import as_yaml
 
     click.echo(as_yaml(), nl=False)
 

@@ -78,12 +78,11 @@ def _compile(name: str, file: Path, choices: bool) -> None:
 def _on_cluster(text: str, profile: Profile) -> str:
     import yaml
 
-    from pipelines.profile import dumped
     from pipelines.profiled import put
 
     spec, platform = yaml.safe_load_all(text)
     put(profile, spec, platform)
-    return dumped([spec, platform])
+    return yaml.safe_dump_all([spec, platform], sort_keys=True, allow_unicode=True, width=120)
 
 
 def _with_images(text: str, prefix: str, images: dict[str, str]) -> str:

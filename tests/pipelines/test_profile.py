@@ -13,7 +13,8 @@ from pods import KUBERNETES, checked, pods, restricted_faults
 from pipelines.catalog import PIPELINES
 from pipelines.checking import check
 from pipelines.compile import compile_pipelines
-from pipelines.profile import Part, Profile, as_yaml, read_profile
+from pipelines.profile import Part, Profile
+from pipelines.profile_file import as_yaml, read_profile
 from steps.errors import SecurityRefusal, UserError
 from steps.params.compute import CLUSTER
 from steps.params.pipeline import SupervisedParameters
