@@ -8,8 +8,8 @@
     resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets of a task
     images.py       the image of each step
     compile.py      → compiled/
-    profile.py      the cluster profile: what a cluster is like; profile_file.py reads and prints it, profiled.py puts it into a
-                    compiled pipeline
+    profile.py      the cluster profile: what a cluster is like; profile_file.py reads and prints it, profiled.py puts
+                    it into a compiled pipeline
     checking.py     finds errors in a compiled YAML that the SDK does not check for
 
 A run on this machine:
