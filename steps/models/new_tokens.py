@@ -64,12 +64,18 @@ class NewTokens:
         return lines
 
 
+def reads_tokenizer(p: SupervisedParameters) -> bool:
+    """Return whether new tokens are looked for, which reads the tokenizer's files."""
+    return (
+        bool(p.special_tokens or p.chat_template in TEMPLATE_TOKENS) or p.missing_pad_token_strategy != "eos-repurpose"
+    )
+
+
 def look_for_new_tokens(p: SupervisedParameters, recipe: Recipe, model: Model) -> NewTokens:
     """Decide which tokens are added. Raises UserError when some are needed that this model or method cannot get."""
-    asked = p.special_tokens
-    template = [] if p.chat_template not in TEMPLATE_TOKENS else list(TEMPLATE_TOKENS[p.chat_template])
-    strategy = p.missing_pad_token_strategy
-    if not (asked or template or strategy != "eos-repurpose"):
+    asked, strategy = p.special_tokens, p.missing_pad_token_strategy
+    template = list(TEMPLATE_TOKENS.get(p.chat_template, ()))
+    if not reads_tokenizer(p):
         return NewTokens()
     source, names = model.tokenizer
     try:

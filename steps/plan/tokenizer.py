@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from steps.errors import Problem, shown
 from steps.models.chat_templates import DEFAULT
 from steps.models.layout import VOCABULARIES
+from steps.models.new_tokens import reads_tokenizer
 from steps.params.data import DataSource
 from steps.plan.row_counts import first_row
 from steps.plan.seen import Seen
@@ -52,7 +53,7 @@ def tokenizer_problems(seen: Seen) -> Iterator[Problem]:
 
 def tokenizer_file_problems(seen: Seen) -> Iterator[Problem]:
     """Yield a problem if tokenizer.json, where it is on this machine, is truncated or another file."""
-    if not seen.model:
+    if not seen.model or reads_tokenizer(seen.parameters):  # the look for new tokens has told it then
         return
     source, names = seen.model.tokenizer
     if TOKENIZER not in names or not source.local(names[TOKENIZER]):
