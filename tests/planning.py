@@ -12,7 +12,7 @@ from steps.plan.deciding import Decisions, decide
 
 
 @pytest.fixture
-def base(tiny_model, tmp_path, monkeypatch) -> Path:
+def local_base(tiny_model, tmp_path, monkeypatch) -> Path:
     """A copy of the tiny model, in a local run."""
     monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
     return shutil.copytree(tiny_model, tmp_path / "base")

@@ -193,8 +193,11 @@ def told(shape, kind, folder, rows):
     return {note["code"] for note in checked.repairs + checked.warnings} - {"DATA-F2401"}
 
 
-def silent(name, kind, folder, paths, values, is_fine):
-    """Return what passes without a word: a value in one row, or in all of them if columns have one type."""
+def silent(name, kind, folder, paths, values, is_fine, numbered=False):
+    """Return what passes without a word: a value in one row, or in all of them if columns have one type.
+
+    With `numbered`, texts in all rows differ, because rows that are the same in all columns cannot be split.
+    """
     shape = SHAPES[name]
     good = [shape.row(number) for number in range(ROWS)]
     usual = told(shape, kind, folder / "usual", good)
@@ -202,7 +205,8 @@ def silent(name, kind, folder, paths, values, is_fine):
     for path in paths:
         for what, value in values.items():
             for every in (False, True) if kind in ("parquet", "dataset") else (False,):
-                rows = [put(row, path, value) if every or n == ODD_ROW else row for n, row in enumerate(good)]
+                odd = [f"{value}{n}" if numbered and every else value for n in range(ROWS)]
+                rows = [put(row, path, odd[n]) if every or n == ODD_ROW else row for n, row in enumerate(good)]
                 place = folder / f"{len(list(folder.iterdir()))}"
                 said = told(shape, kind, place, rows)
                 if said is not None and not said - usual and not is_fine(path, what):
@@ -231,7 +235,7 @@ def test_nothing_but_a_text_passes_for_a_text_without_a_word(tmp_path, name, kin
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_no_damaged_text_passes_without_a_word(tmp_path, name, kind):
-    assert silent(name, kind, tmp_path, SHAPES[name].texts, DAMAGED, lambda path, what: False) == []
+    assert silent(name, kind, tmp_path, SHAPES[name].texts, DAMAGED, lambda path, what: False, numbered=True) == []
 
 
 # What is right as it is: shape or path, values.
@@ -242,7 +246,7 @@ FINE = {
     ("answers", "answers"): {"empty list"},  # no answer, as in SQuAD
     ("rated", "label"): {"true"},
     ("passages", "relevant"): {"true"},
-    ("calls", "tools"): {"null", "empty", "empty list", *BLANK},  # tools are optional
+    ("calls", "tools"): {"null", "empty", "empty list", "empty object", *BLANK},  # tools are optional
     ("calls", "messages.2.tool_call_id"): {"null"},  # with a single call
     ("calls", "messages.1.tool_calls.0.id"): {"null"},  # templates do without
     ("calls", "messages.1.tool_calls.0.type"): {"null", *NO_LABEL},  # any text, as templates of vendors have them

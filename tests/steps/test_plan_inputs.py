@@ -17,9 +17,9 @@ from steps.plan.fitted import typed_like
 from steps.plan.row_counts import most_rows
 
 
-def codes(base: Path, rows: Path, pipeline: str = "chat_completion", **changes) -> list[str]:
+def codes(local_base: Path, rows: Path, pipeline: str = "chat_completion", **changes) -> list[str]:
     try:
-        planned(base, rows, pipeline, **changes)
+        planned(local_base, rows, pipeline, **changes)
     except UserError as error:
         return [f"{problem.code} {problem.where}" for problem in error.problems]
     return []
@@ -28,9 +28,9 @@ def codes(base: Path, rows: Path, pipeline: str = "chat_completion", **changes) 
 # The tokenizer
 
 
-def without_template(base: Path) -> Path:
-    (base / "chat_template.jinja").unlink()
-    return base
+def without_template(local_base: Path) -> Path:
+    (local_base / "chat_template.jinja").unlink()
+    return local_base
 
 
 TEXTS = [{"text": f"Some text {number}"} for number in range(60)]
@@ -52,18 +52,18 @@ NO_TEMPLATE = ["DATA-E0801 chat_template"]
         ("text_classification", label_rows(60), {"sentence1_key": "text", "label_key": "kind"}, []),
     ],
 )
-def test_conversations_need_a_chat_template(base, tmp_path, pipeline, rows, more, expected):
+def test_conversations_need_a_chat_template(local_base, tmp_path, pipeline, rows, more, expected):
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert codes(without_template(base), file, pipeline, **more) == expected
+    assert codes(without_template(local_base), file, pipeline, **more) == expected
 
 
-def test_an_empty_template_is_none_and_one_in_the_configuration_is_one(base, tmp_path):
+def test_an_empty_template_is_none_and_one_in_the_configuration_is_one(local_base, tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
-    (base / "chat_template.jinja").write_text(" \n")
-    assert codes(base, file) == NO_TEMPLATE
-    config = json.loads((without_template(base) / "tokenizer_config.json").read_text())
-    (base / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "{{ messages }}"}))
-    assert codes(base, file) == []
+    (local_base / "chat_template.jinja").write_text(" \n")
+    assert codes(local_base, file) == NO_TEMPLATE
+    config = json.loads((without_template(local_base) / "tokenizer_config.json").read_text())
+    (local_base / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "{{ messages }}"}))
+    assert codes(local_base, file) == []
 
 
 SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
@@ -78,57 +78,57 @@ SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
         ("tokenizer.model", b"IQ== 0\nIg== 1\n", "tiktoken"),
     ],
 )
-def test_a_tokenizer_whose_package_is_missing_is_told(base, tmp_path, monkeypatch, name, content, package):
+def test_a_tokenizer_whose_package_is_missing_is_told(local_base, tmp_path, monkeypatch, name, content, package):
     from steps.plan import tokenizer
 
     monkeypatch.setattr(tokenizer, "_is_there", lambda module: module == "google.protobuf")
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
-    (base / name).write_bytes(content)
-    assert codes(base, file) == []  # tokenizer.json is used
-    (base / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    (local_base / name).write_bytes(content)
+    assert codes(local_base, file) == []  # tokenizer.json is used
+    (local_base / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     with pytest.raises(UserError) as caught:
-        planned(base, file)
+        planned(local_base, file)
     told = str(caught.value)
     assert told.startswith(
         f"PLAN-E0362 pytorch_model_path: found the tokenizer file {name}, but not the package {package}"
     )
     assert f"pip install {package} where the steps run, or write tokenizer.json" in told
     monkeypatch.setattr(tokenizer, "_is_there", lambda module: True)
-    assert codes(base, file) == []
+    assert codes(local_base, file) == []
 
 
-def test_a_class_that_always_reads_its_sentencepiece_model_needs_the_package(base, tmp_path, monkeypatch):
+def test_a_class_that_always_reads_its_sentencepiece_model_needs_the_package(local_base, tmp_path, monkeypatch):
     from steps.plan import tokenizer
 
     monkeypatch.setattr(tokenizer, "_is_there", lambda module: False)
-    config = json.loads((base / "tokenizer_config.json").read_text())
-    (base / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "MarianTokenizer"}))
-    (base / "source.spm").write_bytes(SENTENCEPIECE)
+    config = json.loads((local_base / "tokenizer_config.json").read_text())
+    (local_base / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "MarianTokenizer"}))
+    (local_base / "source.spm").write_bytes(SENTENCEPIECE)
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
-    assert codes(base, file) == ["PLAN-E0362 pytorch_model_path"]
+    assert codes(local_base, file) == ["PLAN-E0362 pytorch_model_path"]
 
 
 # Few rows
 
 
 @pytest.mark.parametrize(("count", "least", "enough"), [(1, 1, False), (2, 1, False), (3, 1, True), (11, 10, False)])
-def test_too_few_rows_are_told_before_anything_runs(base, tmp_path, count, least, enough):
+def test_too_few_rows_are_told_before_anything_runs(local_base, tmp_path, count, least, enough):
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(count))
-    assert codes(base, file, min_train_rows=least) == ([] if enough else [f"PLAN-E0361 {file}"])
+    assert codes(local_base, file, min_train_rows=least) == ([] if enough else [f"PLAN-E0361 {file}"])
 
 
-def test_a_row_is_enough_where_the_held_out_rows_are_given(base, tmp_path):
+def test_a_row_is_enough_where_the_held_out_rows_are_given(local_base, tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(1))
     others = {"validation_file_path": str(file), "test_file_path": str(file)}
-    assert codes(base, file, min_train_rows=1, **others) == []
-    assert codes(base, file, **others) == [f"PLAN-E0361 {file}"]
+    assert codes(local_base, file, min_train_rows=1, **others) == []
+    assert codes(local_base, file, **others) == [f"PLAN-E0361 {file}"]
 
 
-def test_each_pair_is_two_rated_rows(base, tmp_path):
+def test_each_pair_is_two_rated_rows(local_base, tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", pair_rows(9))
     more = {"method": "kto", "kto_rows": "pairs", "per_device_train_batch_size": 2}
-    assert codes(base, file, "preference", **more) == []
-    assert codes(base, file, "preference", **more, min_train_rows=20) == [f"PLAN-E0361 {file}"]
+    assert codes(local_base, file, "preference", **more) == []
+    assert codes(local_base, file, "preference", **more, min_train_rows=20) == [f"PLAN-E0361 {file}"]
 
 
 def test_rows_are_counted_by_what_each_format_can_hold(tmp_path):
@@ -158,12 +158,12 @@ def test_rows_are_counted_by_what_each_format_can_hold(tmp_path):
 # Numbers of model_args
 
 
-def test_whole_numbers_get_the_type_that_the_configuration_has(base, tmp_path):
+def test_whole_numbers_get_the_type_that_the_configuration_has(local_base, tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
     args = {"num_hidden_layers": 1.0, "rms_norm_eps": 1, "attention_dropout": 0.0, "use_sliding_window": 4.0}
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**config, "use_sliding_window": None}))
-    found = planned(base, file, model_args=args).parameters.model_args
+    config = json.loads((local_base / "config.json").read_text())
+    (local_base / "config.json").write_text(json.dumps({**config, "use_sliding_window": None}))
+    found = planned(local_base, file, model_args=args).parameters.model_args
     assert repr(found) == repr(
         {"num_hidden_layers": 1, "rms_norm_eps": 1.0, "attention_dropout": 0.0, "use_sliding_window": 4}
     )
@@ -204,17 +204,17 @@ def test_types_follow_the_pattern_and_else_are_whole(value, pattern, expected):
         ({"rope_parameters": 3}, "model_args.rope_parameters: found 3; expected an object"),
     ],
 )  # fmt: skip
-def test_a_value_of_another_type_is_told_before_the_model_is_built(base, tmp_path, args, words):
+def test_a_value_of_another_type_is_told_before_the_model_is_built(local_base, tmp_path, args, words):
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
-    config = json.loads((base / "config.json").read_text())
+    config = json.loads((local_base / "config.json").read_text())
     config |= {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
-    (base / "config.json").write_text(json.dumps(config))
+    (local_base / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as caught:
-        planned(base, file, model_args=args)
+        planned(local_base, file, model_args=args)
     assert str(caught.value).startswith(f"PLAN-E0322 {words}")
 
 
-def test_values_of_the_same_type_and_unset_ones_are_accepted(base, tmp_path):
+def test_values_of_the_same_type_and_unset_ones_are_accepted(local_base, tmp_path):
     file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
     args = {
         "num_hidden_layers": 1,
@@ -223,4 +223,4 @@ def test_values_of_the_same_type_and_unset_ones_are_accepted(base, tmp_path):
         "eos_token_id": [1, 2],
         "pad_token_id": None,
     }
-    assert codes(base, file, model_args=args) == []
+    assert codes(local_base, file, model_args=args) == []

@@ -9,7 +9,6 @@ from conftest import chat_rows, write_jsonl
 from planning import planned
 
 from steps.errors import StepError
-from steps.plan.deciding import decide
 
 
 @pytest.fixture
@@ -17,9 +16,9 @@ def rows(tmp_path) -> Path:
     return write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
 
 
-def refusal(base: Path, rows: Path, **changes) -> str:
+def refusal(local_base: Path, rows: Path, **changes) -> str:
     with pytest.raises(StepError) as caught:
-        planned(base, rows, **changes)
+        planned(local_base, rows, **changes)
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -63,68 +62,67 @@ ONE = at(0, 8)
         (lambda whole: header(at(0, 4)) + b"1234", "wrong offset"),
     ],
 )
-def test_a_damaged_weight_file_is_told_before_anything_runs(base, rows, content, found):
-    file = base / "model.safetensors"
+def test_a_damaged_weight_file_is_told_before_anything_runs(local_base, rows, content, found):
+    file = local_base / "model.safetensors"
     file.write_bytes(content(file.read_bytes()))
-    told = refusal(base, rows)
+    told = refusal(local_base, rows)
     assert told.startswith("MODEL-E0111 pytorch_model_path: model.safetensors: found ")
     assert found in told
 
 
-def in_two(base: Path) -> dict[str, str]:
+def in_two(local_base: Path) -> dict[str, str]:
     """Divide the weights into two files with an index; return the index's map."""
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(base / "model.safetensors")
-    (base / "model.safetensors").unlink()
+    tensors = load_file(local_base / "model.safetensors")
+    (local_base / "model.safetensors").unlink()
     names, listed = sorted(tensors), {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, base / file, metadata={"format": "pt"})
+        save_file({name: tensors[name] for name in part}, local_base / file, metadata={"format": "pt"})
         listed |= dict.fromkeys(part, file)
     return listed
 
 
-def write_index(base: Path, listed: dict[str, str]) -> None:
-    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+def write_index(local_base: Path, listed: dict[str, str]) -> None:
+    (local_base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": listed}))
 
 
-def test_an_index_that_does_not_fit_its_files_is_told(base, rows):
-    listed = in_two(base)
-    write_index(base, listed)
-    assert planned(base, rows).model.shapes["model.layers.0.mlp.up_proj.weight"] == (128, 64)
+def test_an_index_that_does_not_fit_its_files_is_told(local_base, rows):
+    listed = in_two(local_base)
+    write_index(local_base, listed)
+    assert planned(local_base, rows).model.shapes["model.layers.0.mlp.up_proj.weight"] == (128, 64)
     name = next(iter(listed))
-    write_index(base, {**listed, "model.layers.7.mlp.up_proj.weight": listed[name]})
-    told = refusal(base, rows)
+    write_index(local_base, {**listed, "model.layers.7.mlp.up_proj.weight": listed[name]})
+    told = refusal(local_base, rows)
     assert (
         "MODEL-E0115 pytorch_model_path: model.safetensors.index.json: found model.layers.7.mlp.up_proj.weight" in told
     )
     swapped = {key: next(file for file in listed.values() if file != own) for key, own in listed.items()}
-    write_index(base, swapped)
-    assert f"({len(swapped)} like this)" in refusal(base, rows)
-    write_index(base, listed)
-    (base / listed[name]).unlink()
-    assert "MODEL-E0106 pytorch_model_path" in refusal(base, rows)
+    write_index(local_base, swapped)
+    assert f"({len(swapped)} like this)" in refusal(local_base, rows)
+    write_index(local_base, listed)
+    (local_base / listed[name]).unlink()
+    assert "MODEL-E0106 pytorch_model_path" in refusal(local_base, rows)
 
 
-def test_every_damaged_shard_is_named(base, rows):
-    listed = in_two(base)
-    write_index(base, listed)
+def test_every_damaged_shard_is_named(local_base, rows):
+    listed = in_two(local_base)
+    write_index(local_base, listed)
     for file in set(listed.values()):
-        (base / file).write_bytes((base / file).read_bytes()[:-8])
-    told = refusal(base, rows)
+        (local_base / file).write_bytes((local_base / file).read_bytes()[:-8])
+    told = refusal(local_base, rows)
     assert all(f"MODEL-E0111 pytorch_model_path: {file}" in told for file in set(listed.values()))
 
 
-def test_a_damaged_reference_is_told_too(base, rows, tiny_model, tmp_path):
+def test_a_damaged_reference_is_told_too(local_base, rows, tiny_model, tmp_path):
     from preferences import pair_rows
 
-    file = base / "model.safetensors"
+    file = local_base / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     pairs = write_jsonl(tmp_path / "pairs.jsonl", pair_rows(60))
     with pytest.raises(StepError, match=r"MODEL-E0111 reference_model_path: model\.safetensors"):
-        decide("preference", {"pytorch_model_path": str(tiny_model), "train_file_path": str(pairs),
-                              "reference_model_path": str(base), "number_of_gpu_to_use_finetuning": 0})  # fmt: skip
+        planned(tiny_model, pairs, "preference", reference_model_path=str(local_base))
 
 
 # Layers of an adapter
@@ -168,8 +166,8 @@ LORA = {"apply_lora": True}
         ({"lora_target_modules": "q_proj(("}, ("PARAM-E0103 lora_target_modules", "a regular expression")),
     ],
 )
-def test_layers_that_the_model_does_not_have_are_refused(base, rows, given, words):
-    told = refusal(base, rows, **LORA, **given)
+def test_layers_that_the_model_does_not_have_are_refused(local_base, rows, given, words):
+    told = refusal(local_base, rows, **LORA, **given)
     assert all(word in told for word in words), told
 
 
@@ -181,17 +179,17 @@ def test_layers_that_the_model_does_not_have_are_refused(base, rows, given, word
         (r"model\.layers\.1\..*k_proj", "model.layers.1.self_attn.k_proj"),
     ],
 )
-def test_a_regular_expression_becomes_the_names_that_it_matches(base, rows, asked, effective):
-    decisions = planned(base, rows, **LORA, lora_target_modules=asked)
+def test_a_regular_expression_becomes_the_names_that_it_matches(local_base, rows, asked, effective):
+    decisions = planned(local_base, rows, **LORA, lora_target_modules=asked)
     assert decisions.parameters.lora_target_modules == effective
     assert f"lora_target_modules: {asked!r} is read as {effective!r}" in decisions.warnings
 
 
-def test_names_without_a_layer_beside_others_are_told(base, rows):
-    decisions = planned(base, rows, **LORA, lora_target_modules="q_proj,fc_in,wide")
+def test_names_without_a_layer_beside_others_are_told(local_base, rows):
+    decisions = planned(local_base, rows, **LORA, lora_target_modules="q_proj,fc_in,wide")
     told = "lora_target_modules: the model has no layer fc_in, wide; the others get an adapter"
     assert told in decisions.warnings
 
 
-def test_a_prompt_is_put_into_no_layer(base, rows):
-    assert planned(base, rows, **LORA, peft_type="prompt_tuning").parameters.targets == []
+def test_a_prompt_is_put_into_no_layer(local_base, rows):
+    assert planned(local_base, rows, **LORA, peft_type="prompt_tuning").parameters.targets == []
