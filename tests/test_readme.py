@@ -10,6 +10,8 @@ import pytest
 from command_line import FINETUNE, with_our_code
 from example_files import make, sources
 
+pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, re.S)

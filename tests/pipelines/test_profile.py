@@ -21,6 +21,8 @@ from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import read_parameters
 from steps.plan.hardware import hardware_of
 
+pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
+
 DOCUMENTED = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL)
 COMPILED = Path(__file__).parents[2] / "compiled"
 EVERYTHING = """

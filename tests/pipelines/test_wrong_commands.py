@@ -13,6 +13,8 @@ from command_line import FINETUNE, with_our_code
 from conftest import chat_rows, write_jsonl
 from forking import ForkingPython
 
+pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
+
 
 @pytest.fixture(scope="module")
 def python() -> Iterator[ForkingPython]:

@@ -21,6 +21,8 @@ from row_forms import bot, user
 from steps.errors import StepError
 from steps.tasks import TASKS, load_task
 
+pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
+
 ROWS = 20
 ODD_ROW = 5
 
