@@ -30,7 +30,7 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 test: setup      ## Run every test that needs no GPU and no container engine.
 	$(BIN)/pytest -n 2 --dist worksteal -m "$(HERE)"
 
-test-fast: setup ## Run the tests that neither train nor evaluate a model, in under 90 seconds.
+test-fast: setup ## Run the tests that neither train nor evaluate a model, in about 100 seconds.
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and $(HERE)"
 
 test-peers: setup  ## Run TRL, PEFT and transformers alone and store their loss traces in tests/peers/, which the tests read.
