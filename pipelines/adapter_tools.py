@@ -25,7 +25,7 @@ def adapter_tools(p: Any, plan: dsl.PipelineTask) -> Outputs:
     base = import_model(settings=plan.outputs["model"])
     on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map), plan, "import")
     adapter = import_adapter(settings=plan.outputs["adapter"])
-    on_cpu(adapter, plan, "import")
+    on_cpu(with_hub_token(adapter, p.huggingface_token_secret), plan, "import")
     made = adapter_tool(settings=plan.outputs["tool"], base=base.outputs["model"], adapter=adapter.outputs["adapter"])
     on_cpu(made, plan, "import")
     return Outputs(plan=plan.outputs["plan"], result=made.outputs["result"])

@@ -7,6 +7,7 @@ from kfp import dsl, kubernetes
 from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.registration import TRACKING_VARIABLES
 
+HUB_TOKEN = "HF_TOKEN"
 SHARED_MEMORY = "8Gi"  # /dev/shm of GPU pods; KFP allows no run-time value for its size
 
 
@@ -38,8 +39,8 @@ def small(task: dsl.PipelineTask) -> dsl.PipelineTask:
 
 
 def with_hub_token(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
-    """Set HF_TOKEN from the secret, to read gated models; the secret is optional."""
-    kubernetes.use_secret_as_env(task, secret, {"token": "HF_TOKEN"}, optional=True)
+    """Set HF_TOKEN from the secret, to read gated models and data sets; the secret is optional."""
+    kubernetes.use_secret_as_env(task, secret, {"token": HUB_TOKEN}, optional=True)
     return task
 
 

@@ -45,7 +45,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     base = import_model(settings=plan.outputs["model"])
     on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map), plan, "import")
     data = prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"])
-    on_cpu(data, plan, "prepare")
+    on_cpu(with_hub_token(data, p.huggingface_token_secret), plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])
     on_gpu(with_tracking(tuned, p.mlflow_config_map), plan, "finetune")
     merged = merge_adapter(base=base.outputs["model"], tuned=tuned.outputs["tuned"])
