@@ -27,8 +27,11 @@ def compile_pipelines(
 
     `choices` writes the UI's drop-downs, which backends before KFP 2.16 reject. `image_prefix` (a registry and project)
     is prepended to every image; `images` replaces single images, for example by a digest. `profile` is what the cluster
-    is like.
+    is like; the other arguments override it.
     """
+    from pipelines.profiled import images_of
+
+    registry = profile.images.registry if profile else ""
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name}_pipeline.yaml" for name in names}
     for name, file in files.items():
@@ -36,7 +39,8 @@ def compile_pipelines(
         text = file.read_text(encoding="utf-8")
         if profile:
             text = _on_cluster(text, profile)
-        file.write_text(_with_images(text, image_prefix, images or {}), encoding="utf-8")
+        named = images_of(profile) | (images or {})
+        file.write_text(_with_images(text, image_prefix or registry, named), encoding="utf-8")
     return list(files.values())
 
 

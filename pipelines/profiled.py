@@ -8,43 +8,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.images import CORE, TRAIN
 from pipelines.profile import Profile, Volume
+from pipelines.resources import HUB_TOKEN
 from steps.params.compute import CLUSTER
+from steps.params.registration import TRACKING_VARIABLES
 
-# Steps that read or write outside of KFP's artifacts: models, data, MLflow's artifact store.
-READERS = ("plan", "import-model", "import-adapter", "prepare-data", "finetune", "register-model")
-TRACKERS = ("plan", "finetune", "register-model")
-HOLDERS = {
-    "checkpoints": ("plan", "finetune"),
-    "hub_cache": ("plan", "import-model", "import-adapter", "prepare-data"),
-    "data": ("plan", "import-model", "import-adapter", "prepare-data", "evaluate"),
-}
 GOOGLE_FOLDER = "/var/run/secrets/google"
 AZURE_KEYS = (
     "account_name", "account_key", "connection_string", "sas_token", "tenant_id", "client_id", "client_secret",
 )  # fmt: skip
 
 
-def images_of(profile: Profile) -> dict[str, str]:
-    """Return the reference of each image."""
-    prefix = f"{profile.images.registry.rstrip('/')}/" if profile.images.registry else ""
-    return {CORE: profile.images.core or prefix + CORE, TRAIN: profile.images.train or prefix + TRAIN}
+CHECKPOINTED = ("plan", "finetune")  # the plan looks whether the place can be written
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a task reads and writes outside of KFP's artifacts, as its pipeline says (`resources.py`)."""
+
+    sources: bool
+    """Models, adapters and rows: it gets the Hub's token."""
+    tracking: bool
+    """MLflow, with its artifact store: it gets the config map."""
+
+    @property
+    def stores(self) -> bool:
+        """Whether it needs the credentials of object stores."""
+        return self.sources or self.tracking
+
+
+def access_of(pod: dict[str, Any]) -> Access:
+    """Read the access of a task from its compiled settings, before the profile is put in."""
+
+    def given(kind: str) -> set[str]:
+        return {pair["envVar"] for entry in pod.get(kind, []) for pair in entry["keyToEnv"]}
+
+    return Access(HUB_TOKEN in given("secretAsEnv"), TRACKING_VARIABLES[0] in given("configMapAsEnv"))
+
+
+def images_of(profile: Profile | None) -> dict[str, str]:
+    """Return the images that a profile names whole; the others get its registry (`compile.py`)."""
+    named = {CORE: profile.images.core, TRAIN: profile.images.train} if profile else {}
+    return {image: reference for image, reference in named.items() if reference}
 
 
 def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any]) -> None:
     """Change a pipeline spec and its platform spec to what the profile says."""
     kubernetes = platform.setdefault("platforms", {}).setdefault("kubernetes", {})
     settings = kubernetes.setdefault("deploymentSpec", {}).setdefault("executors", {})
-    images = images_of(profile)
     for label, executor in spec["deploymentSpec"]["executors"].items():
         step, container = label.removeprefix("exec-"), executor["container"]
-        container["image"] = images.get(container["image"], container["image"])
-        if variables := dict(_variables(profile, step)):
+        access = access_of(settings.setdefault(label, {}))
+        if variables := dict(_variables(profile, step, access)):
             container["env"] = [*container.get("env", []), *({"name": k, "value": v} for k, v in variables.items())]
-        _put_pod(profile, step, settings.setdefault(label, {}))
+        _put_pod(profile, step, access, settings[label])
     if config := _pipeline_config(profile):
         kubernetes["pipelineConfig"] = {**kubernetes.get("pipelineConfig", {}), **config}
     _put_defaults(profile, spec["root"]["inputDefinitions"]["parameters"])
@@ -52,10 +73,10 @@ def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any]) -> Non
         _stop_caching(spec)
 
 
-def _variables(profile: Profile, step: str) -> Iterator[tuple[str, str]]:
+def _variables(profile: Profile, step: str, access: Access) -> Iterator[tuple[str, str]]:
     """Yield the constant environment of a step."""
     store, tracking = profile.object_store, profile.tracking
-    if step in READERS:
+    if access.stores:
         if store.s3.endpoint:
             yield "AWS_ENDPOINT_URL", store.s3.endpoint
             yield "MLFLOW_S3_ENDPOINT_URL", store.s3.endpoint
@@ -63,23 +84,23 @@ def _variables(profile: Profile, step: str) -> Iterator[tuple[str, str]]:
             yield "AWS_DEFAULT_REGION", store.s3.region
         if store.google.secret:
             yield "GOOGLE_APPLICATION_CREDENTIALS", f"{GOOGLE_FOLDER}/{store.google.file}"
-    if step in TRACKERS and tracking.uri:
-        yield "MLFLOW_TRACKING_URI", tracking.uri
+    if access.tracking and tracking.uri:
+        yield TRACKING_VARIABLES[0], tracking.uri
     for volume in profile.volumes:
-        if "hub_cache" in volume.holds and step in HOLDERS["hub_cache"]:
+        if "hub_cache" in volume.holds and access.sources:
             yield "HF_HOME", f"{volume.mount_path.rstrip('/')}/huggingface"
     if step == "plan" and (profile.instance_types or profile.node_selector):
         types = {name: kind.model_dump() for name, kind in profile.instance_types.items()}
         yield CLUSTER, json.dumps({"instance_types": types, "node_selector": profile.node_selector}, sort_keys=True)
 
 
-def _put_pod(profile: Profile, step: str, pod: dict[str, Any]) -> None:
+def _put_pod(profile: Profile, step: str, access: Access, pod: dict[str, Any]) -> None:
     """Change the settings of a step's pod (KubernetesExecutorConfig)."""
-    _extend(pod, "secretAsEnv", _secret_variables(profile, step))
-    if step in READERS and (google := profile.object_store.google).secret:
+    _extend(pod, "secretAsEnv", _secret_variables(profile, access))
+    if access.stores and (google := profile.object_store.google).secret:
         _extend(pod, "secretAsVolume", [{"secretName": google.secret, "mountPath": GOOGLE_FOLDER,
                                          "secretNameParameter": _constant(google.secret)}])  # fmt: skip
-    _extend(pod, "pvcMount", (_mount(volume) for volume in profile.volumes if _mounts(volume, step)))
+    _extend(pod, "pvcMount", (_mount(volume) for volume in profile.volumes if _mounts(volume, step, access)))
     _extend(pod, "imagePullSecret", ({"secretName": name, "secretNameParameter": _constant(name)}
                                      for name in profile.images.pull_secrets))  # fmt: skip
     if profile.images.pull_policy:
@@ -99,13 +120,13 @@ def _put_pod(profile: Profile, step: str, pod: dict[str, Any]) -> None:
         pod["activeDeadlineSeconds"] = str(profile.times.step)
 
 
-def _secret_variables(profile: Profile, step: str) -> Iterator[dict[str, Any]]:
+def _secret_variables(profile: Profile, access: Access) -> Iterator[dict[str, Any]]:
     s3, azure, tracking = profile.object_store.s3, profile.object_store.azure, profile.tracking
     wanted = [
-        (step in READERS, s3.secret, {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+        (access.stores, s3.secret, {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key,
                                       "AWS_SESSION_TOKEN": s3.session_token}),
-        (step in READERS, azure.secret, {f"AZURE_STORAGE_{key.upper()}": getattr(azure, key) for key in AZURE_KEYS}),
-        (step in TRACKERS, tracking.secret, {"MLFLOW_TRACKING_USERNAME": tracking.username,
+        (access.stores, azure.secret, {f"AZURE_STORAGE_{key.upper()}": getattr(azure, key) for key in AZURE_KEYS}),
+        (access.tracking, tracking.secret, {"MLFLOW_TRACKING_USERNAME": tracking.username,
                                              "MLFLOW_TRACKING_PASSWORD": tracking.password,
                                              "MLFLOW_TRACKING_TOKEN": tracking.token}),
     ]  # fmt: skip
@@ -115,8 +136,9 @@ def _secret_variables(profile: Profile, step: str) -> Iterator[dict[str, Any]]:
             yield {"secretName": secret, "secretNameParameter": _constant(secret), "keyToEnv": pairs, "optional": False}
 
 
-def _mounts(volume: Volume, step: str) -> bool:
-    return any(step in HOLDERS[held] for held in volume.holds)
+def _mounts(volume: Volume, step: str, access: Access) -> bool:
+    needed = {"checkpoints": step in CHECKPOINTED, "hub_cache": access.sources, "data": access.sources}
+    return any(needed[held] for held in volume.holds)
 
 
 def _mount(volume: Volume) -> dict[str, Any]:

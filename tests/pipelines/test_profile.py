@@ -13,6 +13,7 @@ from pods import KUBERNETES, checked, pods, restricted_faults
 from pipelines.catalog import PIPELINES
 from pipelines.checking import check
 from pipelines.compile import compile_pipelines
+from pipelines.images import CORE
 from pipelines.profile import Part, Profile
 from pipelines.profile_file import as_yaml, read_profile
 from steps.errors import SecurityRefusal, UserError
@@ -24,6 +25,8 @@ from steps.plan.hardware import hardware_of
 pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
 
 DOCUMENTED = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL)
+# Steps that read models, adapters or rows from where a parameter says.
+SOURCE_READERS = ("plan", "import-model", "import-adapter", "prepare-data")
 COMPILED = Path(__file__).parents[2] / "compiled"
 EVERYTHING = """
 images:
@@ -189,14 +192,38 @@ def test_each_step_gets_only_what_it_needs(tmp_path):
     made = pods(spec, platform)
     credentials = ("AWS_", "AZURE_", "MLFLOW_TRACKING_P", "GOOGLE")
     with_some = {step for step, pod in made.items() if any(name.startswith(credentials) for name in variables(pod))}
-    assert with_some == {"plan", "import-model", "prepare-data", "finetune", "register-model"}
-    assert "MLFLOW_TRACKING_PASSWORD" not in variables(made["prepare-data"])
+    assert with_some == {"plan", "import-model", "prepare-data", "finetune", "report", "register-model"}
+    logged_in = {step for step, pod in made.items() if "MLFLOW_TRACKING_PASSWORD" in variables(pod)}
+    assert logged_in == {"plan", "import-model", "finetune", "report", "register-model"}
     caches = {step for step, pod in made.items() if "HF_HOME" in variables(pod)}
     assert caches == {"plan", "import-model", "prepare-data"}
     assert variables(made["import-model"])["HF_HOME"] == "/models/huggingface"
     assert {step for step, pod in made.items() if pod["spec"].get("nodeSelector") == {"zone": "a"}} == {
         "plan", "report", "register-model",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_task_that_tracks_can_log_in_and_every_one_that_reads_sources_has_a_token(tmp_path, name):
+    spec, platform = compiled(tmp_path, EVERYTHING, name)
+    for step, pod in pods(spec, platform).items():
+        given = variables(pod)
+        assert ("MLFLOW_TRACKING_PASSWORD" in given) == ("MLFLOW_TRACKING_URI" in given), step
+        assert ("HF_TOKEN" in given) == (step in SOURCE_READERS), step
+        assert ("HF_HOME" in given) == (step in SOURCE_READERS), step
+
+
+def test_flags_override_the_images_of_a_profile(tmp_path):
+    profile = read_profile(written(tmp_path, EVERYTHING))
+    images = {CORE: "core@sha256:" + "1" * 64}
+    (file,) = compile_pipelines(["chat_completion"], tmp_path, images=images, profile=profile)
+    spec, _ = yaml.safe_load_all(file.read_text())
+    used = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert used == {images[CORE], profile.images.train}
+    (file,) = compile_pipelines(["chat_completion"], tmp_path, image_prefix="other/place", profile=profile)
+    spec, _ = yaml.safe_load_all(file.read_text())
+    used = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert used == {f"other/place/{CORE}", profile.images.train}
 
 
 def test_the_run_has_limits_and_reuses_nothing(tmp_path):
