@@ -254,7 +254,7 @@ class Profile(Part):
     pod_security: PodSecurity = PodSecurity()
 
     shared_memory: Quantity = "8Gi"
-    """Size of /dev/shm in pods with GPUs; counts as memory of the pod."""
+    """Size of /dev/shm in pods with GPUs, which KFP fixes when it compiles; counts as memory of the pod."""
 
     times: Times = Times()
 

@@ -4,11 +4,12 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from pipelines.profile import Profile
 from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.registration import TRACKING_VARIABLES
 
 HUB_TOKEN = "HF_TOKEN"
-SHARED_MEMORY = "8Gi"  # /dev/shm of GPU pods; KFP allows no run-time value for its size
+PLAIN = Profile()  # what a cluster's own profile replaces in the compiled pipeline
 
 
 def on_cpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.PipelineTask:
@@ -29,7 +30,7 @@ def on_gpu(task: dsl.PipelineTask, plan: dsl.PipelineTask, group: str) -> dsl.Pi
     task.register_pipeline_channels(decided)
     task.set_accelerator_type(kind).set_accelerator_limit(count)
     kubernetes.add_toleration_json(task, tolerations)
-    kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)
+    kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=PLAIN.shared_memory)
     return on_cpu(task, plan, group)
 
 
@@ -52,7 +53,7 @@ def with_tracking(task: dsl.PipelineTask, config_map: Any) -> dsl.PipelineTask:
 
 def hardened(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Run as a non-root user, as the `restricted` pod security standard requires."""
-    kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+    kubernetes.set_security_context(task, **PLAIN.pod_security.model_dump(), run_as_non_root=True)
     return task
 
 
