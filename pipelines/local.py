@@ -29,6 +29,7 @@ from pipelines.log_file import Readable
 from pipelines.scratch import scratch_folder
 from pipelines.warm import warm_python
 from steps.errors import Problem, SecurityRefusal
+from steps.params.registration import database_in
 from steps.running import (
     LOCAL_ROOT,
     PARENT,
@@ -236,18 +237,13 @@ def environment(root: Path, more: dict[str, str] | None = None) -> Iterator[None
     before = dict(os.environ)
     root.mkdir(parents=True, exist_ok=True)
     os.environ.update({PARENT: str(os.getpid()), LOCAL_ROOT: str(root.absolute()), **(more or {})})
-    os.environ.setdefault("MLFLOW_TRACKING_URI", default_store(root))
+    os.environ.setdefault("MLFLOW_TRACKING_URI", database_in(root))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def default_store(root: Path) -> str:
-    """Return the URI of the MLflow store of local runs."""
-    return f"sqlite:///{root.absolute()}/mlflow.db"
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from typing import Any
 
 from pipelines.active import alone, is_active
 from pipelines.catalog import PIPELINES
-from pipelines.local import default_store
 from steps.errors import Problem, StepError, UserError
+from steps.params.registration import database_in
 from steps.running import load
 
 NAME = re.compile(r"(?P<pipeline>\w+)-\d{8}-\d{6}(-\d+)?")
@@ -166,7 +166,7 @@ def _resumable(root: Path, run: OldRun) -> bool:
 def _registered(root: Path, runs: list[OldRun], done: Pruning) -> dict[str, str]:
     """Return the runs whose weights a registered version refers to; all that a server cannot be asked about, too."""
     known = {run.result["tracking_uri"] for run in runs if run.result and run.result.get("tracking_uri")}
-    servers = {default_store(root), *known, *([os.environ["MLFLOW_TRACKING_URI"]] if _asked() else [])}
+    servers = {database_in(root), *known, *([os.environ["MLFLOW_TRACKING_URI"]] if _asked() else [])}
     reasons: dict[str, str] = {}
     for server in sorted(servers):
         try:

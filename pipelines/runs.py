@@ -13,11 +13,12 @@ from typing import Any
 import click
 
 from pipelines.catalog import PIPELINES
-from pipelines.local import LocalRun, StepFailed, default_store, environment, run_local
+from pipelines.local import LocalRun, StepFailed, environment, run_local
 from pipelines.scratch import scratch_folder
 from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
+from steps.params.registration import database_in
 from steps.running import run_here
 
 
@@ -159,7 +160,7 @@ def _effective(reading: Reading, done: LocalRun) -> dict[str, Any]:
 
 
 def _store(root: Path) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_in(root)
 
 
 def _uses(done: LocalRun, root: Path) -> list[str]:

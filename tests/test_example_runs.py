@@ -13,8 +13,8 @@ import pytest
 from command_line import FINETUNE
 from example_files import CONFIGS, named, read
 
-from pipelines.local import default_store
 from steps import wire
+from steps.params.registration import database_in
 from steps.params.settings import FinetuneSettings
 from steps.plan.step import plan
 
@@ -36,7 +36,7 @@ def plan_all(made: Path, folder: Path) -> None:
     told = {}
     with contextlib.chdir(made), pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_ROOT", str(folder))
-        patch.setenv("MLFLOW_TRACKING_URI", default_store(folder))
+        patch.setenv("MLFLOW_TRACKING_URI", database_in(folder))
         for config in CONFIGS:
             name, given = read(config)
             where = folder / named(config)

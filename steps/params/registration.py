@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -15,9 +16,15 @@ TRACKING_VARIABLES = (
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
     "DISABLE_MLFLOW_INTEGRATION",
 )  # fmt: skip
+SQLITE = "sqlite:///"
 _NAME = re.compile(r"\w[\w .-]{0,199}")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions
+
+
+def database_in(folder: Path) -> str:
+    """Return the URI of the MLflow store in a folder, such as the root of local runs: MLflow 3 needs a database."""
+    return f"{SQLITE}{folder.absolute()}/mlflow.db"
 
 
 class MlflowServer(Group):

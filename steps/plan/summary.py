@@ -14,10 +14,8 @@ from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.duration import duration
 from steps.plan.memory import GIB
-from steps.plan.seen import runs_here
-from steps.plan.tracking import store
 from steps.redaction import masked
-from steps.tracking.target import is_off, target_of
+from steps.tracking.target import is_off, store_or_local, target_of
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
@@ -90,12 +88,11 @@ def as_text(summary: dict[str, Any]) -> str:
 def _tracking(given: TrackingParams) -> str:
     """Describe where metrics are sent, according to the parameters and this environment."""
     target = target_of(given)
-    if is_off() or not (target.uri or runs_here()):
+    server = store_or_local(target.uri)
+    if is_off() or not server:
         return "no metrics are sent"
-    if not target.uri:
-        return f"{store('')}, experiment {target.experiment}"
     copies = ", checkpoints are copied" if target.copies_checkpoints else ""
-    return f"{masked(target.uri)}, experiment {target.experiment}{copies}"
+    return f"{masked(server)}, experiment {target.experiment}{copies}"
 
 
 def _reading(given: DataSource) -> dict[str, str]:

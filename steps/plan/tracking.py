@@ -14,12 +14,11 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from steps.errors import Problem, nearest, shown
-from steps.params.registration import TrackingParams
+from steps.params.registration import SQLITE, TrackingParams
 from steps.plan.place import can_be_written
-from steps.plan.seen import Seen, runs_here
+from steps.plan.seen import Seen
 from steps.redaction import masked
-from steps.running import LOCAL_ROOT
-from steps.tracking.target import HOSTED, SQLITE, store_of, target_of
+from steps.tracking.target import HOSTED, store_of, store_or_local, target_of
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = ("http", "https", "file", *DATABASES, *HOSTED)
@@ -42,7 +41,7 @@ def tracking_problems(seen: Seen) -> Iterator[Problem]:
     if len(experiment) > LONGEST_NAME or not experiment.isprintable():
         yield Problem("PLAN-E0372", named, shown(experiment), f"at most {LONGEST_NAME} printable characters",
                       "choose another name")  # fmt: skip
-    elif not address and (number := _deleted(store(given), experiment)):
+    elif not address and (number := _deleted(store_or_local(given), experiment)):
         yield Problem("PLAN-E0373", named, f"{experiment!r}, which was deleted", "an experiment that takes runs",
                       f"restore it (mlflow experiments restore --experiment-id {number}), or choose another "
                       "experiment_name", why="MLflow keeps the name of a deleted experiment")  # fmt: skip
@@ -57,13 +56,6 @@ def _server(p: TrackingParams) -> tuple[str, str]:
 def _experiment(p: TrackingParams) -> tuple[str, str]:
     experiment = target_of(p).experiment
     return ("experiment_name" if experiment == p.experiment_name else "MLFLOW_EXPERIMENT_NAME"), experiment
-
-
-def store(given: str) -> str:
-    """Return the URI of the store; without a server, that of local runs."""
-    if not given and runs_here():
-        return f"{SQLITE}{Path(os.environ[LOCAL_ROOT]).absolute()}/mlflow.db"
-    return store_of(given)
 
 
 def _address_problems(where: str, given: str) -> Iterator[Problem]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Outage, Problem
+from steps.params.registration import SQLITE
 from steps.redaction import masked
 from steps.register_model.registry import COPIED, PATIENCE
-from steps.tracking.target import SQLITE, store_of
+from steps.tracking.target import store_of
 
 
 def registered_weights(mlflow_server_uri: str) -> dict[str, str]:

@@ -19,13 +19,12 @@ from typing import Any
 from steps.artifacts import MANIFEST
 from steps.errors import Outage, Problem, StepError, UserError, nearest, shown
 from steps.models.layout import COPY_FOLDER, REFERENCE_FILE
-from steps.params.registration import TrackingParams
+from steps.params.registration import SQLITE, TrackingParams
 from steps.redaction import masked
-from steps.running import LOCAL_ROOT
 from steps.sources import storage
 from steps.sources.model_files import MLFLOW_SCHEMES, ModelFiles, open_files
 from steps.tracking.store import is_refusal
-from steps.tracking.target import SQLITE, registry_uri
+from steps.tracking.target import registry_uri, store_or_local
 
 PARAMETER = "mlflow_model_path"
 MOST_NAMES = 20
@@ -62,9 +61,7 @@ def server_of(mlflow_server_uri: str) -> str:
 
     Raises UserError without one, or for a database that does not exist; MLflow would create it.
     """
-    uri = registry_uri(TrackingParams(mlflow_server_uri=mlflow_server_uri))
-    if not uri and (root := os.environ.get(LOCAL_ROOT)):
-        uri = f"{SQLITE}{Path(root).absolute()}/mlflow.db"
+    uri = store_or_local(registry_uri(TrackingParams(mlflow_server_uri=mlflow_server_uri)))
     if not uri:
         raise UserError(
             Problem("REGISTRY-E0101", PARAMETER, "no MLflow server to look in",

@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from steps.params.registration import SQLITE
 from steps.tracking.continued import end_killed, known_so_far, remember, remembered
 from steps.tracking.records import Record, TrackedRun
-from steps.tracking.target import SQLITE, make_place
+from steps.tracking.target import make_place
 
 MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow accepts 1,000 and 100 per call
 RUN_KEY = "finetune_run_key"

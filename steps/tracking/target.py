@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from steps.params.registration import TrackingParams
+from steps.params.registration import SQLITE, TrackingParams, database_in
+from steps.running import LOCAL_ROOT
 
 MEANS_OFF = "DISABLE_MLFLOW_INTEGRATION"
-SQLITE = "sqlite:///"
 HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow accepts as a plain name
 TRUE = {"1", "ON", "YES", "TRUE"}  # the values that transformers accepts
 
@@ -59,14 +59,20 @@ def registry_uri(tracking: TrackingParams, environment: Mapping[str, str] = os.e
 
 
 def store_of(uri: str) -> str:
-    """Return the SQLite URI for a folder, because MLflow 3 needs a database there; other URIs stay unchanged."""
+    """Return the URI of the database in a folder; other URIs stay unchanged."""
     if uri.startswith("file:"):
         folder = Path(unquote(urlsplit(uri).path))
     elif uri and ":" not in uri and uri not in HOSTED:
         folder = Path(uri)
     else:
         return uri
-    return f"{SQLITE}{folder.expanduser().absolute()}/mlflow.db"
+    return database_in(folder.expanduser())
+
+
+def store_or_local(uri: str) -> str:
+    """Return the store for a server's URI; without a server, that of local runs, or nothing outside of them."""
+    root = os.environ.get(LOCAL_ROOT)
+    return store_of(uri) or (database_in(Path(root)) if root else "")
 
 
 def make_place(uri: str) -> None:
