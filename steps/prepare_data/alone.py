@@ -16,13 +16,10 @@ from steps.params.group import Group
 from steps.params.reading import refused, under_todays_names
 from steps.prepare_data.check.checking import DataCheck, check_data
 from steps.prepare_data.findings import as_lines
-from steps.prepare_data.read.text_rows import TEXT_READ_AS
 from steps.tasks import TASKS, load_task
-from steps.tasks.forms import READ_AS
 
 log = logging.getLogger("finetune")
 
-FORMS = (READ_AS, TEXT_READ_AS)  # told before the repairs
 FILES = ("train_file_path", "validation_file_path", "test_file_path")
 
 
@@ -87,7 +84,5 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
 def _as_text(checked: DataCheck) -> str:
     lines = [", ".join(f"{count:,} rows for {name}" for name, count in checked.counts.items())]
     lines += [f"{count:,} training rows from {name}" for name, count in checked.sources.items()]
-    lines += [f"{repair['what']}: {repair['count']:,}" for repair in checked.repairs if repair["code"] in FORMS]
-    others = [repair for repair in checked.repairs if repair["code"] not in FORMS]
-    lines += as_lines(checked.warnings, others)
+    lines += as_lines(checked.warnings, checked.repairs)
     return "\n".join([*lines, "all rows are valid"])

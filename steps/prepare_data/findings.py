@@ -12,10 +12,13 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.tasks import Fault, visible
+from steps.tasks.forms import READ_AS
 from steps.tasks.rules.counting import Judgement
 
 ROWS_SHOWN = 5
 DRAWN = "DATA-F2401"  # rows were held out from the training rows
+TEXT_READ_AS = "DATA-F0131"  # files of plain text
+FORMS = (READ_AS, TEXT_READ_AS)
 OF_FILES = ("01", "02", "03", "05", "06")  # subjects of codes that are reported of a file, if not of a row
 BREAKS = ("0109", "0202", "0203", "0303", "0502", "0507")  # the rows behind such an error are unknown
 LONGEST_FOUND = 160  # characters; with the expectation and the fix, a message still fits into a few lines
@@ -166,12 +169,29 @@ class Findings:
 
 
 def as_lines(warnings: list[dict[str, Any]], repairs: list[dict[str, Any]]) -> list[str]:
-    """Return repairs and warnings as a person reads them, one line each."""
+    """Return repairs and warnings as a person reads them, one line each: first the forms in which rows were read."""
     lines = [
         f"{'split' if repair['code'] == DRAWN else 'repaired'} {repair['what']} ({repair['count']:,})"
         for repair in repairs
+        if repair["code"] not in FORMS
     ]
-    return lines + [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in warnings]
+    told = [f"WARNING {warning['code']} {warning['what']} ({warning['count']:,})" for warning in warnings]
+    return [*forms_told(repairs), *lines, *told]
+
+
+def forms_told(repairs: list[dict[str, Any]]) -> list[str]:
+    """Return in which forms rows were read, one line each."""
+    return [f"{repair['what']}: {repair['count']:,}" for repair in repairs if repair["code"] in FORMS]
+
+
+def most_frequent(warnings: list[dict[str, Any]], most: int) -> list[str]:
+    """Return the warnings with the largest counts over all splits as lines, and how many others there are."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for warning in warnings:
+        counts[warning["code"], warning["what"]] += warning["count"]  # a split has its own entry
+    shown = [{"code": code, "what": what, "count": count} for (code, what), count in counts.most_common(most)]
+    more = len(counts) - len(shown)
+    return as_lines(shown, []) + ([f"{more} more warnings are in the report of the data"] if more else [])
 
 
 def with_notes(error: UserError, warnings: list[dict[str, Any]], repairs: list[dict[str, Any]]) -> UserError:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
@@ -14,12 +12,11 @@ from steps.kinds import load
 from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
-from steps.prepare_data.read.text_rows import TEXT_READ_AS
+from steps.prepare_data.findings import forms_told, most_frequent
 from steps.prepare_data.write.special_tokens import in_texts
 from steps.prepare_data.write.token_range import refuse_roles_beyond, refuse_tokens_beyond
 from steps.sources import data_sources
 from steps.tasks import load_task
-from steps.tasks.forms import READ_AS
 
 log = logging.getLogger("finetune")
 WARNINGS_SHOWN = 5
@@ -43,9 +40,8 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
         columns = load_task(settings.task).Columns(**settings.columns)
         checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
-        for repair in checked.repairs:
-            if repair["code"] in (READ_AS, TEXT_READ_AS):
-                log.info("%s: %s", repair["what"], f"{repair['count']:,}")
+        for line in forms_told(checked.repairs):
+            log.info(line)
         ends, told = settings.recipe.kind.goes_on, preparation.control_tokens
         checked.warnings += in_texts(checked.rows, preparation.tokenizer, ends, told)
         with new_artifact(data, "data", lineage) as draft:
@@ -56,19 +52,9 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     write_data_report(data, report)
     log.info("prepared %s", ", ".join(f"{len(checked.rows[name])} rows for {name}" for name in SPLITS))
     manifest = read_manifest(data)
-    _tell_warnings(manifest.facts.get("warnings") or [])
+    for line in most_frequent(manifest.facts["warnings"], WARNINGS_SHOWN):
+        log.warning(line)
     return manifest
-
-
-def _tell_warnings(warnings: list[dict[str, Any]]) -> None:
-    """Log the most frequent warnings; the report has all of them, and the repairs."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for warning in warnings:
-        counts[warning["code"], warning["what"]] += warning["count"]  # a split has its own entry
-    for (code, what), count in counts.most_common(WARNINGS_SHOWN):
-        log.warning("WARNING %s %s (%s)", code, what, f"{count:,}")
-    if len(counts) > WARNINGS_SHOWN:
-        log.warning("%s more warnings are in the report of the data", len(counts) - WARNINGS_SHOWN)
 
 
 def refuse_changed(settings: DataSettings) -> None:

@@ -13,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from steps.prepare_data.findings import Findings
+from steps.prepare_data.findings import TEXT_READ_AS, Findings
 from steps.prepare_data.read.json_faults import not_utf8, nul_byte
 from steps.prepare_data.read.json_rows import Row, row_too_long, skip_mark
 from steps.prepare_data.read.sources import SourceFile
-
-TEXT_READ_AS = "DATA-F0131"
 
 
 def read_text(source: SourceFile, column: str, findings: Findings) -> Iterator[Row]:
