@@ -9,10 +9,10 @@ from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
 from steps.errors import Problem, UserError
+from steps.models.layout import ADAPTER_CONFIG as ADAPTER_CONFIG
 from steps.models.layout import CONFIG, GENERATION, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES, shards_of
 from steps.models.weights import Stored, stored_tensors
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 # Without the base's model card: the merged model gets its own when it is registered.

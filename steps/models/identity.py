@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from steps.artifacts import BLOCK, sha256_of
-from steps.models.layout import ADAPTER_CONFIG, ADAPTER_FOLDER, CONFIG, INDEX, TOKENIZER_NAMES, shards_of
+from steps.models.layout import ADAPTER_CONFIG, ADAPTER_FOLDER, CONFIG, GENERATION, INDEX, TOKENIZER_NAMES, shards_of
 from steps.models.weights import Stored, stored_tensors
 
-GENERATION = "generation_config.json"
 # Keys that name where a model came from or who wrote the file; no library computes with them.
 TOLD_ONLY = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "_from_model_config"}
 CONFIGS = {CONFIG, GENERATION, ADAPTER_CONFIG, "tokenizer_config.json"}

@@ -9,9 +9,8 @@ from typing import Any
 from steps.adapters.layout import largest_token
 from steps.errors import Problem
 from steps.models.layout import VOCABULARIES, ModelLayout
+from steps.models.token_files import TOKENIZER
 from steps.sources.model_files import ModelFiles
-
-TOKENIZER = "tokenizer.json"
 
 
 def tokenizer_problems(

@@ -11,12 +11,12 @@ from steps.errors import Problem, shown
 from steps.models.chat_templates import DEFAULT
 from steps.models.layout import VOCABULARIES
 from steps.models.new_tokens import reads_tokenizer
+from steps.models.token_files import TOKENIZER
 from steps.params.data import DataSource
 from steps.plan.row_counts import first_row
 from steps.plan.seen import Seen
 from steps.sources import data_sources
 
-TOKENIZER = "tokenizer.json"
 # Tokenizer classes of transformers that read a sentencepiece model even where tokenizer.json exists.
 SLOW_CLASSES = {"BertGenerationTokenizer", "GPTSw3Tokenizer", "M2M100Tokenizer", "MarianTokenizer", "PLBartTokenizer"}
 # The first line of a vocabulary of tiktoken: base64 and a number.
