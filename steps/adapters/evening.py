@@ -18,9 +18,8 @@ from steps.adapters.folders import Folder
 from steps.adapters.planning import FACTOR, PREFIX
 from steps.adapters.sameness import Floats, read_floats, rounded
 from steps.adapters.settings import LoraSettings, read_settings
+from steps.adapters.targets import PATTERNS
 from steps.models.weights import FLOATS, Stored
-
-PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)

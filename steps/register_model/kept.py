@@ -8,8 +8,8 @@ from typing import Any
 from steps.errors import Outage, Problem
 from steps.params.registration import SQLITE
 from steps.redaction import masked
-from steps.register_model.registry import COPIED, PATIENCE
-from steps.tracking.target import store_of
+from steps.register_model.registry import COPIED
+from steps.tracking.target import be_patient, store_of
 
 
 def registered_weights(mlflow_server_uri: str) -> dict[str, str]:
@@ -17,13 +17,11 @@ def registered_weights(mlflow_server_uri: str) -> dict[str, str]:
 
     A database that does not exist has none. Raises Outage if the server does not answer.
     """
-    import os
 
     uri = store_of(mlflow_server_uri)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         return {}
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    be_patient(retries=1, seconds=30)
     try:
         from mlflow import MlflowClient
 

@@ -16,7 +16,7 @@ from steps.models.layout import COPY_FOLDER
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import Weights, gone
 from steps.tracking import experiment_id
-from steps.tracking.target import make_place
+from steps.tracking.target import be_patient, make_place
 
 log = logging.getLogger("finetune")
 
@@ -25,15 +25,10 @@ ALIAS_BEFORE = "alias_before."  # with an alias: version that held it when this 
 ALIAS_MOVED = "alias_moved."  # with an alias: this version once had it
 COPIED = "weights_copied"  # MLflow's artifact store has the weights too
 
-# With MLflow's own limits (7 retries, 120 s each) a step would wait 15 minutes for a server that is down.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
-
 
 def connect(target: Target) -> Any:
     """Return a client that fails after about a minute without a response."""
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
+    be_patient(retries=5, seconds=30)
     from mlflow import MlflowClient
 
     make_place(target.uri)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Any
 from steps.artifacts import write_durably
 from steps.errors import Outage, Problem
 from steps.redaction import masked
+from steps.tracking.target import be_patient
 
 log = logging.getLogger("finetune")
 
 FILE = "mlflow-run.json"
-# A server that does not answer is asked again at another time.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 LOCK = ".lock"  # of a folder of checkpoints: held while its training is active
 
 
@@ -112,8 +110,7 @@ def close_runs(root: Path) -> list[str]:
     servers = {told.server for folder in folders if (told := _read(folder)) and told.status == "RUNNING"}
     closed: list[str] = []
     for server in sorted(servers):
-        for name, value in PATIENCE.items():
-            os.environ.setdefault(name, value)
+        be_patient()
         try:
             from mlflow import MlflowClient
 

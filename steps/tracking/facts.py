@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from steps.redaction import masked
-from steps.tracking.store import MOST_PARAMETERS, PATIENCE
+from steps.tracking.store import MOST_PARAMETERS
+from steps.tracking.target import be_patient
 
 log = logging.getLogger("finetune")
 
@@ -38,8 +38,7 @@ def add_facts(client: Any, run_id: str, effective: dict[str, Any], gate: dict[st
 
 def tell_facts(uri: str, run_id: str, effective: dict[str, Any], gate: dict[str, Any], report: Path | None) -> None:
     """Do the same with a client of its own; an error is only logged, because the run's result does not depend on it."""
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
+    be_patient()
     try:
         from mlflow import MlflowClient
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,14 +23,11 @@ from steps.redaction import masked
 from steps.sources import storage
 from steps.sources.model_files import MLFLOW_SCHEMES, ModelFiles, open_files
 from steps.tracking.store import is_refusal
-from steps.tracking.target import registry_uri, store_or_local
+from steps.tracking.target import be_patient, registry_uri, store_or_local
 
 PARAMETER = "mlflow_model_path"
 MOST_NAMES = 20
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for a name that MLflow does not allow
-# A plan is to answer within seconds; MLflow's own limits are minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
 
 
 def is_registered(uri: str) -> bool:
@@ -284,8 +280,7 @@ def _missing(uri: str, found: str, expected: str, fix: str = "") -> UserError:
 @contextmanager
 def _explained(server: str) -> Iterator[None]:
     """Turn MLflow's errors into ours: UserError if it refuses, Outage if it does not answer."""
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
+    be_patient(retries=2, seconds=30)
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,10 @@ from typing import Any
 from steps.params.registration import SQLITE
 from steps.tracking.continued import end_killed, known_so_far, remember, remembered
 from steps.tracking.records import Record, TrackedRun
-from steps.tracking.target import make_place
+from steps.tracking.target import be_patient, make_place
 
 MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow accepts 1,000 and 100 per call
 RUN_KEY = "finetune_run_key"
-# With MLflow's defaults, a call to an unavailable server takes a quarter of an hour; the tracker retries anyway.
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 # Errors that a retry does not change.
 REFUSALS = {
     "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED",
@@ -45,8 +38,7 @@ class Store:
         with self._opening:
             if self._client is not None:
                 return self._client
-            for name, value in PATIENCE.items():
-                os.environ.setdefault(name, value)
+            be_patient()
             from mlflow import MlflowClient
 
             make_place(self.uri)

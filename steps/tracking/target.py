@@ -75,6 +75,21 @@ def store_or_local(uri: str) -> str:
     return store_of(uri) or (database_in(Path(root)) if root else "")
 
 
+def be_patient(retries: int = 1, seconds: int = 20) -> None:
+    """Set how often and how long MLflow's client asks a server that does not answer; the user's own variables win.
+
+    The defaults are for what can also be sent later. With MLflow's own limits (7 retries of 120 seconds) a step would
+    wait for a quarter of an hour.
+    """
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
 def make_place(uri: str) -> None:
     """Create the folder of a store without a server."""
     if not uri.startswith(SQLITE):

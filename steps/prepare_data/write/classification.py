@@ -26,12 +26,11 @@ from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.write.lengths import judge_lengths
-from steps.prepare_data.write.splits import Preparation
+from steps.prepare_data.write.splits import SAMPLES, Preparation
 from steps.prepare_data.write.templates import KEEP, load_tokenizer
 from steps.prepare_data.write.writing import FIXED, NUMBERS, ROW_GROUP, SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task, reads_pairs
 
-SAMPLES = 3
 Encoded = dict[str, list[list[int]]]
 
 

@@ -25,7 +25,7 @@ from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.write.lengths import judge_lengths
-from steps.prepare_data.write.splits import Preparation
+from steps.prepare_data.write.splits import SAMPLES, Preparation
 from steps.prepare_data.write.templates import KEEP, load_tokenizer
 from steps.prepare_data.write.tokenising import NO_LOSS
 from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, length_facts, write_rows
@@ -33,7 +33,6 @@ from steps.tasks import load_task
 
 # Shares of the selected tokens that become the mask token or a random token; the rest stays (Devlin et al. 2018).
 SHOWN_AS_MASK, SHOWN_AS_OTHER = 0.8, 0.1
-SAMPLES = 3
 FILES = {"train": 0, "validation": 1, "test": 2}  # each split has its own random numbers
 
 

@@ -32,13 +32,11 @@ from steps.prepare_data.write.answer_tokens import Answered, tokenise_answers
 from steps.prepare_data.write.lengths import judge_lengths
 from steps.prepare_data.write.prompts import fit_prompts
 from steps.prepare_data.write.settling import settle, settle_clock, store_templates
-from steps.prepare_data.write.splits import Preparation, note_unread
+from steps.prepare_data.write.splits import SAMPLES, Preparation, note_unread
 from steps.prepare_data.write.templates import KEEP, end_of_turn, load_tokenizer
 from steps.prepare_data.write.tokenising import RefusedRows
 from steps.prepare_data.write.writing import SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
-
-SAMPLES = 3
 
 
 @dataclass

@@ -24,11 +24,10 @@ from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.write.lengths import judge_lengths
-from steps.prepare_data.write.splits import Preparation
+from steps.prepare_data.write.splits import SAMPLES, Preparation
 from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
 
-SAMPLES = 3
 SCHEMA = pa.schema([("input_ids", NUMBERS), ("labels", NUMBERS)])
 
 

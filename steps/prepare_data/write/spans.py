@@ -29,12 +29,11 @@ from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.write.classification import has_types
-from steps.prepare_data.write.splits import Preparation
+from steps.prepare_data.write.splits import SAMPLES, Preparation
 from steps.prepare_data.write.templates import KEEP, load_tokenizer
 from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
 
-SAMPLES = 3
 NO_ANSWER = 0  # index of the token that means "no answer": CLS if there is one, else the first token of the question
 
 
