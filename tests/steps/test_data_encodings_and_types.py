@@ -2,6 +2,7 @@
 
 import decimal
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,7 +94,22 @@ def test_decimals_inside_schemas_and_calls_are_numbers(tmp_path):
     checked = check_data("chat_completion", tmp_path / "a.parquet", scratch=tmp_path)
     tools = json.loads(checked.rows["train"].table()["tools"][0].as_py())
     assert tools[0]["function"]["parameters"]["minimum"] == 1.5
-    assert notes(checked)["DATA-F0510"]["count"] == 30
+    assert notes(checked)["DATA-F0522"]["count"] == 30
+
+
+def test_decimals_inside_schemas_keep_every_digit_or_are_refused(tmp_path):
+    def tools_with(number: decimal.Decimal) -> Path:
+        tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "minimum": number}}}
+        table = pa.Table.from_pylist([{**row, "tools": [tool]} for row in chat_rows(30)])
+        pq.write_table(table, tmp_path / "a.parquet")
+        return tmp_path / "a.parquet"
+
+    wide = decimal.Decimal(12345678901234567890123)
+    checked = check_data("chat_completion", tools_with(wide), scratch=tmp_path)
+    assert str(wide) in checked.rows["train"].table()["tools"][0].as_py()
+    problem = refusals("chat_completion", tools_with(decimal.Decimal("0.1234567890123456789")))["DATA-E0522"]
+    assert problem.where.endswith("tools[0].function.parameters.minimum")
+    assert problem.count == 30
 
 
 def test_a_decimal_as_ground_truth_is_read_as_a_number(tmp_path):

@@ -1,4 +1,4 @@
-"""Undo what Arrow does to nested JSON: fields that a row does not have are null, and numbers are decimals or floats.
+"""Undo what Arrow does to nested JSON: fields that a row does not have are null. Long numbers that are floats are told.
 
     {"x": {"type": "string"}} and {"y": {"type": "string"}} in one column
     → {"x": {"type": "string"}, "y": null} and {"x": null, "y": {"type": "string"}}
@@ -10,7 +10,6 @@ and of flat structs are kept: their null says that the text is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -29,12 +28,10 @@ def cleaner(name: str, kind: pa.DataType, findings: Findings) -> Callable[[Any, 
     walk = _Walk(kind)
 
     def clean(value: Any, record: int) -> Any:
-        walk.dropped = walk.decimals = walk.rounded = 0
+        walk.dropped = walk.rounded = 0
         value = walk.clean(value, kind, inside=False)
         if walk.dropped:
             findings.repair(DROPPED, f"fields that a row does not have, null in the column {name}, dropped")
-        if walk.decimals:
-            findings.repair("DATA-F0510", f"decimals in the column {name} read as numbers")
         if walk.rounded:
             findings.warn("DATA-W0511", f"numbers of more than 64 bits that the column {name} holds as floats: their "
                           "last digits are lost", record)  # fmt: skip
@@ -47,7 +44,7 @@ class _Walk:
     """Cleans nested values and counts what was changed."""
 
     def __init__(self, kind: pa.DataType):
-        self.dropped = self.decimals = self.rounded = 0
+        self.dropped = self.rounded = 0
         self.has_work = _needs_cleaning(kind)
 
     def clean(self, value: Any, kind: pa.DataType, inside: bool, in_column: bool = False) -> Any:
@@ -56,14 +53,11 @@ class _Walk:
             return None
         if _is_list(kind):
             inner = kind.value_type
-            if not (pa.types.is_struct(inner) or _is_list(inner) or _is_number(inner)):
+            if not (_is_nested(inner) or pa.types.is_floating(inner)):
                 return value
             return [self.clean(item, inner, inside=True, in_column=not inside) for item in value]
         if pa.types.is_struct(kind):
             return self._clean_struct(value, kind, inside, in_column)
-        if type(value) is Decimal:
-            self.decimals += 1
-            return int(value) if value == value.to_integral_value() else float(value)
         if type(value) is float and abs(value) >= LARGEST_EXACT:
             self.rounded += 1
         return value
@@ -85,16 +79,12 @@ def _needs_cleaning(kind: pa.DataType) -> bool:
     if _is_list(kind):
         return _needs_cleaning(kind.value_type) or pa.types.is_struct(kind.value_type)
     if pa.types.is_struct(kind):
-        return any(_is_nested(field.type) or _is_number(field.type) for field in kind)
-    return _is_number(kind)
+        return any(_is_nested(field.type) or pa.types.is_floating(field.type) for field in kind)
+    return pa.types.is_floating(kind)
 
 
 def _is_nested(kind: pa.DataType) -> bool:
     return _is_list(kind) or pa.types.is_struct(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_decimal(kind) or pa.types.is_floating(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

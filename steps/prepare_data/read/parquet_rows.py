@@ -281,7 +281,7 @@ def _repaired(value: Any, kind: pa.DataType, path: str, told: _Told) -> Any:
     if pa.types.is_temporal(kind):
         return _date(value, kind, path)
     if pa.types.is_decimal(kind):
-        return _number(value, path, told) if type(value) is Decimal else value
+        return _number(value, path, told)
     return _text(value, path, told)
 
 
@@ -293,10 +293,14 @@ def _finite(value: float, told: _Told) -> float | None:
 
 
 def _number(value: Decimal, path: str, told: _Told) -> float | int:
-    """Return the number that a decimal is. Raises _Refused if no JSON number is exactly the same."""
+    """Return the number that a decimal is. Raises _Refused if no JSON number is exactly the same.
+
+    Whole numbers of more than 64 bits stay as written inside nested JSON only (`steps/tasks/rules/json_text.py`).
+    """
     whole = value == value.to_integral_value()
     made = int(value) if whole else float(value)
-    if Decimal(repr(made)) != value or (whole and not -(2**63) <= made < 2**64):
+    too_wide = COLUMN.fullmatch(path) and whole and not -(2**63) <= made < 2**64
+    if Decimal(repr(made)) != value or too_wide:
         raise _Refused(
             Fault("DATA-E0522", path, f"the decimal {value}", "a number that JSON can hold exactly",
                   "store the column as text, or as numbers")
