@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-EXECUTOR = re.compile(r"\s*\[KFP Executor [^]]* INFO\]: ")
+EXECUTOR = re.compile(r"\s*\[KFP Executor [^]]*\]: ")
 STREAMED = re.compile(r"[\d:.]+ - INFO - Streamed logs:")
 OUTPUTS = re.compile(r"[\d:.]+ - INFO - Task '.*' outputs:")
 BAR = re.compile(r"\d+%\|.*\| [\d.]+\w?/[\d.]+\w? \[")

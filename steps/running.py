@@ -42,6 +42,7 @@ LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoi
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
+KFP_FORMAT = "[KFP Executor"  # how kfp begins every line of the root logger
 
 log = logging.getLogger("finetune")
 
@@ -224,7 +225,22 @@ def _log_plainly() -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger().setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for printing in root.handlers:
+        if printing.formatter and KFP_FORMAT in (printing.formatter._fmt or ""):
+            printing.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+            printing.addFilter(_is_not_printed_yet)
+
+
+def _is_not_printed_yet(record: logging.LogRecord) -> bool:
+    """Tell if no other logger prints a message: where CI is set, transformers prints its own and passes them on."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger and logger is not logging.root:
+        if logger.handlers:
+            return False
+        logger = logger.parent
+    return True
 
 
 class _Marked(logging.Formatter):
