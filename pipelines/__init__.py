@@ -3,8 +3,10 @@
     catalog.py      published pipelines by name
     supervised.py   the task graph of every pipeline that trains
     adapter_tools.py  the task graph of the pipeline for finished adapters
-    components.py   each step as a short lightweight component
-    signature.py    parameter model → pipeline signature and plan component (uses code generation)
+    components.py   each step as a component: inputs, outputs, and a body that calls the step
+    in_pod.py       what a task's pod runs: loads the body of its component from the image
+    plan_function.py  the body of a pipeline's plan component
+    signature.py    parameter model → pipeline signature and the UI's choices
     resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets of a task
     images.py       the image of each step
     compile.py      → compiled/

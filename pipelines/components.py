@@ -1,54 +1,81 @@
 """Each step as a KFP component: typed inputs and outputs, and a body that calls the step.
 
-KFP ships only the source of a component's function to its pod, where `steps` is installed in the image. So each body
-imports what it needs and the work itself is in `steps/`.
+The images hold this file, and their pods load the bodies from it (`in_pod.py`). `steps` is imported in the bodies: to
+compile a pipeline it is not needed.
 """
 
-from functools import partial
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output, OutputPath
 
 from pipelines.images import CORE, TRAIN
+from pipelines.in_pod import AT_RUN_TIME, command_of
 
-component = partial(dsl.component, install_kfp_package=False)
+
+def as_component(function: Callable[..., Any], image: str, *source: str) -> Any:
+    """Make a KFP component that runs `function`, and has its name; `source` tells `function_of` where it is."""
+    made: Any = dsl.component(function, base_image=image, install_kfp_package=False)
+    made.component_spec.implementation.container.command = command_of(*source)
+    return made
 
 
-# In the large image, because it merges an adapter given with the model. Its node pulls it for merge_adapter anyway.
-@component(base_image=TRAIN)
+def component(image: str, name: str = "") -> Callable[[Callable[..., Any]], Any]:
+    """Make a component of a function of this module that runs in `image`; `name` is the task's if it differs.
+
+    In a pod the function stays as it is.
+    """
+
+    def made(function: Callable[..., Any]) -> Any:
+        if os.environ.get(AT_RUN_TIME) == "true":
+            return function
+        source = function.__name__
+        function.__name__ = name or source
+        return as_component(function, image, source)
+
+    return made
+
+
+# In the large image, because it merges an adapter given with the model.
+@component(TRAIN)
 def import_model(settings: str, model: Output[Model], tokenizer: Output[Artifact]):
     from steps.running import run_step
 
     run_step("import-model", settings, model=model.path, tokenizer=tokenizer.path)
 
 
-@component(base_image=CORE)
+@component(CORE)
 def import_adapter(settings: str, adapter: Output[Model]):
     from steps.running import run_step
 
     run_step("import-adapter", settings, adapter=adapter.path)
 
 
-@component(base_image=TRAIN)
+@component(TRAIN)
 def adapter_tool(settings: str, base: Input[Model], adapter: Input[Model], result: Output[Model]):
     from steps.running import run_step
 
     run_step("adapter-tool", settings, base=base.path, adapter=adapter.path, result=result.path)
 
 
-@component(base_image=CORE)
+@component(CORE)
 def prepare_data(settings: str, tokenizer: Input[Artifact], data: Output[Dataset], report: Output[HTML]):
     from steps.running import run_step
 
     run_step("prepare-data", settings, tokenizer=tokenizer.path, data=data.path, report=report.path)
 
 
-@component(base_image=TRAIN)
+@component(TRAIN)
 def finetune(
     settings: str,
     model: Input[Model],
     data: Input[Dataset],
     tuned: Output[Model],
+    merged: Output[Model],
     checkpoints: Output[Artifact],
     report: Output[HTML],
 ):
@@ -62,17 +89,11 @@ def finetune(
         tuned=tuned.path,
         checkpoints=checkpoints.path,
         report=report.path,
+        merged=merged.path,
     )
 
 
-@component(base_image=TRAIN)
-def merge_adapter(base: Input[Model], tuned: Input[Model], merged: Output[Model]):
-    from steps.running import run_step
-
-    run_step("merge-adapter", base=base.path, adapter=tuned.path, output=merged.path)
-
-
-@component(base_image=TRAIN)
+@component(TRAIN)
 def evaluate(
     settings: str,
     base: Input[Model],
@@ -84,9 +105,35 @@ def evaluate(
     report: Output[HTML],
     score: OutputPath(float),
 ) -> bool:
-    import json
-    from pathlib import Path
+    return _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report, score)
 
+
+@component(TRAIN, name="evaluate")
+def evaluate_labels(
+    settings: str,
+    base: Input[Model],
+    tuned: Input[Model],
+    merged: Input[Model],
+    data: Input[Dataset],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    classification: Output[ClassificationMetrics],
+    report: Output[HTML],
+    score: OutputPath(float),
+) -> bool:
+    passed = _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report, score)
+    labels = json.loads(Path(evaluation.path, "metrics.json").read_text())["labels"]
+    names, curves = labels["names"], labels.get("roc", {})
+    if "confusion" in labels:
+        classification.log_confusion_matrix(names, labels["confusion"]["counts"])
+    if len(names) == 2 and names[1] in curves:  # the UI draws one curve: that of the positive label
+        curve = curves[names[1]]
+        classification.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
+    Path(classification.path).write_text(json.dumps(classification.metadata))  # for kfp's local cache, as below
+    return passed
+
+
+def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report, score):
     from steps.running import run_step
 
     passed = run_step(
@@ -109,38 +156,16 @@ def evaluate(
     return passed
 
 
-@component(base_image=CORE)
-def chart_labels(evaluation: Input[Artifact], classification: Output[ClassificationMetrics]):
-    import json
-    from pathlib import Path
-
-    labels = json.loads(Path(evaluation.path, "metrics.json").read_text())["labels"]
-    names, curves = labels["names"], labels.get("roc", {})
-    if "confusion" in labels:
-        classification.log_confusion_matrix(names, labels["confusion"]["counts"])
-    if len(names) == 2 and names[1] in curves:  # the UI draws one curve: that of the positive label
-        curve = curves[names[1]]
-        classification.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
-    Path(classification.path).write_text(json.dumps(classification.metadata))  # for kfp's local cache, as above
-
-
-@component(base_image=CORE)
-def report(
-    plan: Input[Artifact],
-    data: Input[Dataset],
-    tuned: Input[Model],
-    evaluation: Input[Artifact],
-    report: Output[HTML],
-):
+@component(CORE)
+def report(plan: Input[Artifact], evaluation: Input[Artifact], report: Output[HTML]):
     from steps.running import run_step
 
-    run_step("report", plan=plan.path, data=data.path, tuned=tuned.path, evaluation=evaluation.path, report=report.path)
+    run_step("report", plan=plan.path, evaluation=evaluation.path, report=report.path)
 
 
-@component(base_image=CORE)
+@component(CORE)
 def register_model(
     settings: str,
-    base: Input[Model],
     tuned: Input[Model],
     merged: Input[Model],
     evaluation: Input[Artifact],
@@ -153,7 +178,6 @@ def register_model(
     run_step(
         "register-model",
         settings,
-        base=base.path,
         tuned=tuned.path,
         merged=merged.path,
         evaluation=evaluation.path,

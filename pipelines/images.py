@@ -10,4 +10,4 @@ CORE = f"finetune-pipelines-core:{__version__}"
 """Without torch: plan, import_adapter, prepare_data, register_model, report."""
 
 TRAIN = f"finetune-pipelines-train:{__version__}"
-"""With torch and the training stack: import_model, finetune, merge_adapter, adapter_tool, evaluate."""
+"""With torch and the training stack: import_model, finetune, adapter_tool, evaluate."""

@@ -138,8 +138,9 @@ def _run(
 
 
 def cache_of(root: Path) -> Path:
-    """Return the folder of cached results; kfp's cache key has no code of the steps, so each version has its own."""
-    return root.absolute() / "cache" / code_digest()
+    """Return the folder of cached results; kfp's cache key has no code of the tasks, so each version has its own."""
+    bodies = (Path(__file__).with_name(f"{name}.py") for name in ("components", "in_pod", "plan_function"))
+    return root.absolute() / "cache" / code_digest(*bodies)
 
 
 class _CacheHits(logging.Handler):

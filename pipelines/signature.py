@@ -1,29 +1,26 @@
 """Generates a pipeline's signature, its plan component and the UI's choices from its parameter model.
 
-Three properties of the KFP SDK determine the design. A pipeline function can have a generated `__signature__`. A
-lightweight component cannot, because KFP ships its source text, so the source of the plan component is generated and
-registered in `linecache`, where `inspect` finds it. KFP rejects `Literal` in annotations although the compiled form has
-a field for choices, so they are added to the compiled form.
+Functions of pipelines and components can have a generated `__signature__`: of a component KFP would ship the source
+text, which has none, but ours are loaded from the image (`in_pod.py`). KFP rejects `Literal` in annotations although
+the compiled form has a field for choices, so they are added to the compiled form.
 """
 
 import contextlib
 import inspect
-import linecache
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from google.protobuf import struct_pb2
 from kfp import dsl
 from kfp.dsl import pipeline_task
-from pydantic.fields import FieldInfo
 
+from pipelines.components import as_component
 from pipelines.images import CORE
+from pipelines.plan_function import kfp_type, plan_function
 from steps.params.pipeline import PipelineParameters
 from steps.params.reading import choices_of, default_of
-
-KFP_TYPES = (str, int, float, bool, dict, list)
 
 
 def pipeline(
@@ -95,35 +92,8 @@ def docstring_of(summary: str, model: type[PipelineParameters]) -> str:
 
 
 def plan_component(pipeline_name: str, model: type[PipelineParameters]) -> Any:
-    """Generate the component that takes every parameter of a pipeline and returns the outputs in `model.planned`."""
-    inputs = "".join(f"    {name}: {kfp_type(field).__name__},\n" for name, field in model.model_fields.items())
-    hints = get_type_hints(model.planned)
-    outputs = "".join(f"        ('{name}', {(get_origin(kind) or kind).__name__}),\n" for name, kind in hints.items())
-    source = PLAN_SOURCE.format(inputs=inputs, outputs=outputs, pipeline=pipeline_name)
-    filename = f"<plan of {pipeline_name}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    names: dict[str, Any] = {}
-    exec(compile(source, filename, "exec"), names)
-    return dsl.component(names["plan"], base_image=CORE, install_kfp_package=False)
-
-
-PLAN_SOURCE = """\
-from typing import NamedTuple
-from kfp.dsl import Artifact, HTML, Output
-
-def plan(
-    plan: Output[Artifact],
-    report: Output[HTML],
-{inputs}) -> NamedTuple(
-    'Outputs',
-    [
-{outputs}    ],
-):
-    arguments = {{name: value for name, value in locals().items() if name not in ('plan', 'report')}}
-    from steps.running import run_step
-
-    return run_step('plan', pipeline='{pipeline}', arguments=arguments, plan=plan.path, report=report.path)
-"""
+    """Return the component that takes every parameter of a pipeline and returns the outputs in `model.planned`."""
+    return as_component(plan_function(pipeline_name, model), CORE, "plan", pipeline_name)
 
 
 def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> None:
@@ -134,14 +104,3 @@ def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> Non
         del literals[:]
         if wanted and (choices := choices_of(field)):
             literals.extend(struct_pb2.Value(string_value=choice) for choice in choices)
-
-
-def kfp_type(field: FieldInfo) -> type:
-    """Return the KFP parameter type of a field. Raises TypeError if KFP has none."""
-    kind: Any = field.annotation
-    if get_origin(kind) is Literal:
-        kind = type(get_args(kind)[0])
-    kind = get_origin(kind) or kind
-    if kind not in KFP_TYPES:
-        raise TypeError(f"{kind} is not a KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
-    return kind

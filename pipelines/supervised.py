@@ -11,11 +11,10 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Model
 
 from pipelines.components import (
-    chart_labels,
     evaluate,
+    evaluate_labels,
     finetune,
     import_model,
-    merge_adapter,
     prepare_data,
     register_model,
     report,
@@ -39,7 +38,7 @@ class Outputs(NamedTuple):
     score: float
 
 
-def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
+def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
     """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
@@ -48,22 +47,15 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     on_cpu(with_hub_token(data, p.huggingface_token_secret), plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])
     on_gpu(with_tracking(tuned, p.mlflow_config_map), plan, "finetune")
-    merged = merge_adapter(base=base.outputs["model"], tuned=tuned.outputs["tuned"])
-    on_cpu(merged, plan, "import")
-    verdict = evaluate(
+    verdict = evaluator(
         settings=plan.outputs["evaluation"],
         base=base.outputs["model"],
         tuned=tuned.outputs["tuned"],
-        merged=merged.outputs["merged"],
+        merged=tuned.outputs["merged"],
         data=data.outputs["data"],
     )
     on_gpu(verdict, plan, "evaluate")
-    page = report(
-        plan=plan.outputs["plan"],
-        data=data.outputs["data"],
-        tuned=tuned.outputs["tuned"],
-        evaluation=verdict.outputs["evaluation"],
-    )
+    page = report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"])
     uncached(small(with_tracking(page, p.mlflow_config_map)))
     # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
     # without a message.
@@ -73,9 +65,8 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
     with passed, wanted:
         version = register_model(
             settings=plan.outputs["registration"],
-            base=base.outputs["model"],
             tuned=tuned.outputs["tuned"],
-            merged=merged.outputs["merged"],
+            merged=tuned.outputs["merged"],
             evaluation=verdict.outputs["evaluation"],
             report=page.outputs["report"],
         )
@@ -84,7 +75,7 @@ def supervised(p: Any, plan: dsl.PipelineTask) -> Any:
         plan=plan.outputs["plan"],
         data=data.outputs["data"],
         tuned=tuned.outputs["tuned"],
-        merged=merged.outputs["merged"],
+        merged=tuned.outputs["merged"],
         evaluation_result=verdict.outputs["evaluation"],
         report=page.outputs["report"],
         passed=verdict.outputs["Output"],
@@ -99,10 +90,7 @@ def flow_of(name: str) -> Any:
     assert issubclass(model, SupervisedParameters)
 
     def flow(p: Any, plan: dsl.PipelineTask) -> Outputs:
-        outputs = supervised(p, plan)
-        if model.confusion_chart:
-            small(chart_labels(evaluation=outputs.evaluation_result))
-        return outputs
+        return supervised(p, plan, evaluate_labels if model.confusion_chart else evaluate)
 
     flow.__name__ = flow.__qualname__ = name
     flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model if it passes the gate."

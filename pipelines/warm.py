@@ -25,7 +25,7 @@ from pathlib import Path
 # 0: every task starts a new Python process. A folder that `warm_python` returned: its server runs this run's tasks.
 SWITCH = "FINETUNE_WARM"
 # The modules that these tasks load. None of them may start a Python thread, which a forked child would not have.
-PRELOADED = ("kfp.dsl.executor_main", "trl.trainer.sft_trainer", "peft", "datasets")
+PRELOADED = ("kfp.dsl.executor", "trl.trainer.sft_trainer", "peft", "datasets")
 # What only the steps after the training load; the server loads it while the training runs.
 PRELOADED_NEXT = (
     "rouge_score.rouge_scorer",
@@ -38,7 +38,7 @@ WAKING = ("import_model", "prepare_data")
 # Steps that wait for the server. The earlier steps need none of these modules, so they do not wait.
 WAITING = ("finetune", "evaluate")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
-WELCOME = ("merge_adapter", "report", "register_model")
+WELCOME = ("report", "register_model")
 READY = "ready"
 
 SHIM = """\

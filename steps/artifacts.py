@@ -201,13 +201,15 @@ def write_durably(file: Path, text: str) -> None:
 
 
 @cache
-def code_digest() -> str:
-    """Digest this project's own step code: a changed step must not reuse results of the old code."""
+def code_digest(*others: Path) -> str:
+    """Digest this project's own step code and `others`: a changed step must not reuse results of the old code."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*")):
         if file.suffix in {".py", ".html", ".css", ".jinja"}:
             digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    for file in others:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 

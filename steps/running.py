@@ -84,7 +84,7 @@ def run_here(name: str, **arguments: Any) -> Any:
 
 def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
     """Run one step as `run_step` does, but raise its errors."""
-    _log_plainly()
+    log_plainly()
     step = load(name)
     hints = get_type_hints(step)
     typed = {key: Path(value) if _is_path(hints[key], value) else value for key, value in arguments.items()}
@@ -175,7 +175,7 @@ def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None
 
     `paths` are the folders of the step, for the record of a run.
     """
-    _log_plainly()
+    log_plainly()
     try:
         yield
     except _Stopped:
@@ -218,7 +218,7 @@ def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet
     sys.exit(outcome["code"])
 
 
-def _log_plainly() -> None:
+def log_plainly() -> None:
     """Log our own messages to stdout without a prefix; libraries log warnings only."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Marked() if RECORDS in os.environ else logging.Formatter("%(message)s"))

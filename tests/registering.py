@@ -126,7 +126,6 @@ def world(tmp_path, models, mlflow_store, monkeypatch) -> dict[str, Path]:
     with new_artifact(tmp_path / "merged", "model") as draft:
         draft.same_as = "tuned"
     return {
-        "base": models["base"],
         "tuned": tuned,
         "merged": tmp_path / "merged",
         "evaluation": write_evaluation(tmp_path / "evaluation", tuned),

@@ -74,7 +74,6 @@ def _same_as_tuned(base: Path, tuned: Manifest, output: Path) -> Manifest:
     with new_artifact(output, "model", lineage) as draft:
         draft.same_as = "tuned"
         draft.facts = {"merged_modules": 0}
-    log.info("no adapter: the tuned model is the result")
     return read_manifest(output)
 
 

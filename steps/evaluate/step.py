@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -30,6 +31,7 @@ from steps.kinds import load
 from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
+from steps.reports.facts import HISTORY, INPUTS, read
 from steps.reports.plots import write_plots
 from steps.scoring.scored import choose_metrics
 
@@ -64,6 +66,7 @@ def evaluate(
         packages = ("torch", "transformers", *(["peft"] if kept_adapter_of(folders["tuned"]) else []))
         draft.facts = {"versions": {name: version(name) for name in packages}}
         _write_metrics(draft, compared, chosen, verdict, told_before(base))
+        (draft / INPUTS).write_text(json.dumps(_facts_of(base, tuned, data), indent=1), encoding="utf-8")
         write_plots(draft / "plots", compared.more)
         pq.write_table(compared.predictions, draft / "predictions.parquet")
     write_evaluation_report(evaluation, report)
@@ -86,6 +89,11 @@ def _chosen(settings: EvaluationSettings, scores: dict[str, dict[str, float]]) -
     """Keep the metrics to report: those of evaluation_config, the loss and the gate's metric."""
     kept = {"loss", settings.evaluation.gate_metric, *choose_metrics(scores["tuned"], settings.options.metrics)}
     return {which: {name: value for name, value in all_.items() if name in kept} for which, all_ in scores.items()}
+
+
+def _facts_of(base: Path, tuned: Path, data: Path) -> dict[str, Any]:
+    described = read_manifest(base).facts if (base / MANIFEST).is_file() else {}
+    return {"base": described, "training": read(tuned / HISTORY), "data": read_manifest(data, "data").facts}
 
 
 def _write_metrics(

@@ -38,12 +38,20 @@ log = logging.getLogger("finetune")
 
 
 def finetune(
-    settings: FinetuneSettings, model: Path, data: Path, tuned: Path, checkpoints: Path, report: Path
+    settings: FinetuneSettings,
+    model: Path,
+    data: Path,
+    tuned: Path,
+    checkpoints: Path,
+    report: Path,
+    merged: Path | None = None,
 ) -> Manifest:
     """Train `model` on the tokens of `data`.
 
     Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (the path of their folder,
-    or those to keep if they are stored nowhere else) and an HTML `report`. Raises Preempted if stopped from outside,
+    or those to keep if they are stored nowhere else), an HTML `report`, and to `merged`, if given, the model with the
+    adapter merged, or a reference to `tuned` if that is a model. A task of its own for merging would have to load base
+    and adapter again, and write the result from another machine. Raises Preempted if stopped from outside,
     NumericError on NaN, OutOfResources if memory or disk runs out or requested GPUs are missing, UserError if
     resume_from_checkpoint cannot be fulfilled.
     """
@@ -69,6 +77,9 @@ def finetune(
         tracker.flush()
         history["mlflow_run_id"] = tracker.run_id
         _write_tuned(trainer, settings, inputs, history, model, tuned, tracker)
+        del trainer  # with the model in memory
+        if merged is not None:
+            _merge(model, tuned, merged)
         finish(folder.path)
         remove_finished(folder, settings.checkpoints)
     _write_checkpoints(folder.path, scratch, checkpoints)
@@ -76,6 +87,14 @@ def finetune(
 
     write_training_report(tuned, report)
     return read_manifest(tuned)
+
+
+def _merge(model: Path, tuned: Path, merged: Path) -> None:
+    from steps.adapters.merging import merge
+
+    started = time.monotonic()
+    if not merge(model, tuned, merged).same_as:
+        log.info("merged the adapter into the base model in %.1f s", time.monotonic() - started)
 
 
 def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder, unfinished: bool) -> Tracker:

@@ -22,4 +22,7 @@ def merge_adapter(
     if device_map:
         check_device_map(device_map)
         log.info(NOT_NEEDED, device_map)
-    return merge(base, adapter, output, tokenizer)
+    merged = merge(base, adapter, output, tokenizer)
+    if merged.same_as:
+        log.info("no adapter: the tuned model is the result")
+    return merged

@@ -15,10 +15,10 @@ class ImportCompute(Group):
     """Hardware of tasks that process whole models without training; ignored by local runs."""
 
     compute_model_import: str = SERVERLESS
-    """Node pool of import_model, merge_adapter and adapter_tool; serverless: any node of the instance type."""
+    """Node pool of import_model and adapter_tool; serverless: any node of the instance type."""
 
     instance_type_model_import: str = "Standard_d12_v2"
-    """CPU and memory of import_model, merge_adapter and adapter_tool: an instance type, or cpu=4,memory=28Gi."""
+    """CPU and memory of import_model and adapter_tool: an instance type, or cpu=4,memory=28Gi."""
 
     node_pool_label: str = Field("node-pool", min_length=1)
     """Node label whose values are the node pool names of compute_*."""

@@ -43,6 +43,10 @@ class Group(BaseModel):
         """Build this group from a pipeline's parameters."""
         return cls(**{name: getattr(parameters, name) for name in cls.model_fields})
 
+    def short(self) -> dict[str, Any]:
+        """Return the values that differ from their default, as JSON values from which the group can be built again."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
     def conflicts(self) -> Iterator[Problem]:
         """Yield conflicts between fields that are valid by themselves; groups with such rules override this."""
         return iter(())

@@ -326,4 +326,14 @@ class RegistrationSettings(Learned):
     """Values of the task's own parameters, for models that are served with the columns they were evaluated with."""
 
     lineage: dict[str, Any] = Field(default_factory=dict)
-    """Sources of model and data, for the model card."""
+    """Sources of model and data, and the parameters that differ from their default, for the model card."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The effective parameters of the pipeline by name."""
+        from steps.params.pipelines import PARAMETER_MODELS
+        from steps.params.reading import defaults
+
+        known = PARAMETER_MODELS.get(self.pipeline)
+        usual = {name: value for name, value in defaults(known).items() if name != "overrides"} if known else {}
+        return usual | self.lineage.get("parameters", {})

@@ -112,7 +112,7 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         "model": _model_source(decisions),
         **_came_with(decisions),
         "data": {split: found.resolved.model_dump() for split, found in decisions.data.items()},
-        "parameters": p.model_dump(mode="json", exclude={"overrides"}),
+        "parameters": {name: value for name, value in p.short().items() if name != "overrides"},
     }
     return RegistrationSettings(
         pipeline=decisions.reading.pipeline,

@@ -55,7 +55,7 @@ def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> 
 
     write_plan_report(plan, report)
     log.info(as_text(planned.summary))
-    values = {name: wire.dump(value.model_dump(mode="json")) for name, value in planned.settings.items()}
+    values = {name: wire.dump(value.short()) for name, value in planned.settings.items()}
     return outputs(**values, **planned.switches, **_hardware_fields(outputs._fields, planned.hardware))
 
 

@@ -115,7 +115,7 @@ def _adapter(p: SupervisedParameters) -> str:
 
 
 def _merging(p: SupervisedParameters) -> str:
-    return ADAPTER_KINDS[p.peft_type].merging if p.apply_lora else "nothing to merge"
+    return f", then {ADAPTER_KINDS[p.peft_type].merging}" if p.apply_lora else ""
 
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
@@ -129,8 +129,7 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     what = {
         "import_model": ("import", f"check and copy the model{', merge its adapter' if merged else ''}"),
         "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
-        "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}"),
-        "merge_adapter": ("import", _merging(p)),
+        "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}{_merging(p)}"),
         "evaluate": ("evaluate", f"base{' with adapter' if kept else ''} and tuned on the test rows"),
         "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "disabled"),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from steps.artifacts import Manifest, resolve_model
 from steps.errors import Problem, UserError
 from steps.params.settings import RegistrationSettings
 from steps.register_model.weights import Weights, masked, read_evaluation, read_weights
+from steps.reports.facts import HISTORY, INPUTS, read
 from steps.tasks import load_task
 from steps.tracking import target_of
 from steps.tracking.target import registry_uri
@@ -41,6 +41,8 @@ class Candidate:
     """metrics.json of the evaluation."""
     history: dict[str, Any]
     """history.json of the training; empty for a model that was not trained here."""
+    base: dict[str, Any]
+    """Facts of the base model's manifest."""
 
     @property
     def key(self) -> str:
@@ -106,9 +108,8 @@ def read_candidate(
     folder = resolve_model(tuned, merged)
     weights = read_weights(folder, (tuned_uri if folder == tuned else merged_uri) or str(folder))
     measured, metrics = read_evaluation(evaluation, weights)
-    history = tuned / "history.json"
-    told = json.loads(history.read_text(encoding="utf-8")) if history.is_file() else {}
-    return Candidate(settings, target, weights, measured, metrics, told)
+    told = read(tuned / HISTORY)
+    return Candidate(settings, target, weights, measured, metrics, told, read(evaluation / INPUTS).get("base") or {})
 
 
 def read_target(settings: RegistrationSettings) -> Target:

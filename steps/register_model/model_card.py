@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from steps.adapters.layout import kept_adapter_of
-from steps.artifacts import MANIFEST, Manifest, read_manifest
 from steps.params.metrics import direction_of
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import Weights, masked
@@ -16,9 +14,9 @@ from steps.tasks import load_task
 BETTER = {True: "more", False: "less", None: "–"}
 
 
-def write_card(candidate: Candidate, base: Path) -> str:
+def write_card(candidate: Candidate) -> str:
     """Return the card. It needs no information from the registry, so it can be logged before the version exists."""
-    described = read_manifest(base, "model") if (base / MANIFEST).is_file() else Manifest("model")
+    base = candidate.base
     lineage = masked(candidate.settings.lineage)
     source = lineage.get("model", {})
     came_with = {
@@ -27,10 +25,10 @@ def write_card(candidate: Candidate, base: Path) -> str:
         if name in lineage
     }
     about_base = {
-        "base model": source.get("uri") or described.lineage.get("source", str(base)),
-        "digest of its source": source.get("digest") or described.lineage.get("source_digest", ""),
-        "architecture": described.facts.get("architecture", ""),
-        "parameters": f"{described.facts['parameters']:,}" if "parameters" in described.facts else "",
+        "base model": source.get("uri", "an unnamed model"),
+        "digest of its source": source.get("digest", ""),
+        "architecture": base.get("architecture", ""),
+        "parameters": f"{base['parameters']:,}" if "parameters" in base else "",
     }
     about_data = {
         f"{split} rows": f"{rows['uri']} (digest {rows['digest']})" for split, rows in lineage.get("data", {}).items()
@@ -54,7 +52,7 @@ def write_card(candidate: Candidate, base: Path) -> str:
         "## Training\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
         "## Usage\n\n" + _usage(candidate.target, example, candidate.weights, candidate.copies),
-        "## Parameters\n\n" + _table(("parameter", "value"), _parameters(lineage.get("parameters", {}))),
+        "## Parameters\n\n" + _table(("parameter", "value"), _parameters(masked(candidate.settings.parameters))),
     ]
     return "\n\n".join(parts) + "\n"
 

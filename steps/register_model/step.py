@@ -34,7 +34,6 @@ log = logging.getLogger("finetune")
 
 def register_model(
     settings: RegistrationSettings,
-    base: Path,
     tuned: Path,
     merged: Path,
     evaluation: Path,
@@ -55,8 +54,8 @@ def register_model(
     """
     candidate = read_candidate(settings, tuned, merged, evaluation, tuned_uri, merged_uri)
     target = candidate.target
-    card = write_card(candidate, base)
-    folders = {"base": base, "tuned": tuned, "merged": merged, "evaluation": evaluation, "registration": registration}
+    card = write_card(candidate)
+    folders = {"tuned": tuned, "merged": merged, "evaluation": evaluation, "registration": registration}
     again = _command(settings, {**folders, "tuned-uri": tuned_uri, "merged-uri": merged_uri})
     inputs = {**candidate.digests, "weights": candidate.weights.manifest.digest}
     with new_artifact(registration, "registration", {"inputs": inputs}) as draft:
@@ -100,7 +99,7 @@ def _report(candidate: Candidate, version: Any, model_uri: str, report: Path | N
         name_version(report, page, told)
     run_id = candidate.history.get("mlflow_run_id") or version.run_id
     if run_id and not is_off():
-        effective = candidate.settings.lineage.get("parameters", {})
+        effective = candidate.settings.parameters
         with TemporaryDirectory() as scratch:
             named = Path(shutil.copyfile(page, Path(scratch, REPORT))) if page and page.is_file() else None
             tell_facts(candidate.target.uri, run_id, effective, candidate.metrics["gate"], named)

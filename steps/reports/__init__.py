@@ -38,11 +38,12 @@ def write_evaluation_report(evaluation: Path, file: Path) -> None:
     _write(file, "Evaluation", evaluation=evaluation)
 
 
-def write_run_report(plan: Path, data: Path, tuned: Path, evaluation: Path, file: Path) -> None:
+def write_run_report(plan: Path, evaluation: Path, file: Path) -> None:
     """Write the report of a whole run on one page, with the verdict first."""
     from steps.reports.verdict import verdict
 
-    _write(file, "Run", verdict(plan, evaluation), evaluation=evaluation, training=tuned, data=data, plan=plan)
+    head = verdict(plan, evaluation)
+    _write(file, "Run", head, evaluation=evaluation, training=evaluation, data=evaluation, plan=plan)
 
 
 def _write(file: Path, title: str, head: dict | None = None, **folders: Path) -> None:
@@ -55,5 +56,7 @@ def _write(file: Path, title: str, head: dict | None = None, **folders: Path) ->
     for name, folder in folders.items():
         sections += [section(folder) for section in sections_of(name)]
         if (folder / MANIFEST).is_file():
-            digests[folder.name] = read_manifest(folder).digest
+            manifest = read_manifest(folder)
+            read_from = manifest.lineage.get("inputs", {}) if manifest.kind == "evaluation" else {}
+            digests |= {**read_from, folder.name: manifest.digest}
     write_page(file, title, sections, digests, head)

@@ -10,6 +10,9 @@ PLAN = "plan.json"
 HISTORY = "history.json"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
+# In the evaluation artifact: facts of its inputs, so that later steps need not load models and data to tell them. Keys:
+# base and data (facts of their manifests), training (history.json).
+INPUTS = "inputs.json"
 
 
 def read(file: Path) -> dict[str, Any]:

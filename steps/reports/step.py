@@ -6,33 +6,30 @@ from pathlib import Path
 
 from steps.artifacts import read_manifest
 from steps.reports import write_run_report
-from steps.reports.facts import HISTORY, METRICS, PLAN, read
-
-KINDS = {"plan": ("plan",), "data": ("data",), "tuned": ("model", "adapter"), "evaluation": ("evaluation",)}
+from steps.reports.facts import INPUTS, METRICS, PLAN, read
 
 
-def report(plan: Path, data: Path, tuned: Path, evaluation: Path, report: Path) -> None:
-    """Write one HTML page about a whole run.
+def report(plan: Path, evaluation: Path, report: Path) -> None:
+    """Write one HTML page about a whole run; training and data are told by the evaluation artifact.
 
     Raises UserError for a folder of another kind, Outage for one that is missing or incomplete.
     """
-    folders = {"plan": plan, "data": data, "tuned": tuned, "evaluation": evaluation}
-    for name, kind in KINDS.items():
-        read_manifest(folders[name], kind)
-    write_run_report(**folders, file=report)
-    _tell(folders, report)
+    for kind, folder in (("plan", plan), ("evaluation", evaluation)):
+        read_manifest(folder, kind)
+    write_run_report(plan, evaluation, report)
+    _tell(plan, evaluation, report)
 
 
-def _tell(folders: dict[str, Path], report: Path) -> None:
+def _tell(plan: Path, evaluation: Path, report: Path) -> None:
     """Send the report to the training's run, unless register_model will send the one that names the version."""
     # Imported here, because `steps.reports` is also used where pydantic and MLflow are not needed.
     from steps.params.registration import TrackingParams
     from steps.tracking.facts import tell_facts
     from steps.tracking.target import is_off, registry_uri
 
-    effective = read(folders["plan"] / PLAN).get("effective") or {}
-    gate = read(folders["evaluation"] / METRICS).get("gate") or {}
-    run_id = read(folders["tuned"] / HISTORY).get("mlflow_run_id")
+    effective = read(plan / PLAN).get("effective") or {}
+    gate = read(evaluation / METRICS).get("gate") or {}
+    run_id = (read(evaluation / INPUTS).get("training") or {}).get("mlflow_run_id")
     if not run_id or is_off() or (gate.get("passed") and effective.get("register_tuned_model")):
         return
     if uri := registry_uri(TrackingParams(mlflow_server_uri=effective.get("mlflow_server_uri") or "")):

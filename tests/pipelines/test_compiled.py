@@ -156,7 +156,7 @@ MUTATIONS = {
     "root/finetune: depends on none, which does not exist": lambda s: tasks_of(s)["finetune"]["dependentTasks"].append(
         "none"
     ),
-    "root: a cycle through condition-1 → evaluate → finetune → import-model → merge-adapter → prepare-data → report": (
+    "root: a cycle through condition-1 → evaluate → finetune → import-model → prepare-data → report": (
         lambda s: tasks_of(s)["import-model"].setdefault("dependentTasks", []).append("evaluate")
     ),
     "root/finetune: its resources read pipelinechannel--plan-finetune_cpu, which is not an input of the task": (

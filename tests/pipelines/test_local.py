@@ -25,7 +25,7 @@ SETTINGS = {
     "max_seq_length": 64,
     "evaluation_max_new_tokens": 4,
 }
-STEPS = {"plan", "import-model", "prepare-data", "finetune", "merge-adapter", "evaluate", "register-model", "report"}
+STEPS = {"plan", "import-model", "prepare-data", "finetune", "evaluate", "register-model", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_python_of_its_own_for_every_task_gives_the_same_weights(first, given,
 def test_a_second_run_reuses_what_did_not_change_and_says_so(first, given, warm):
     root, before = first
     again = run(root, given)
-    assert again["reused"] == ["import-model", "prepare-data", "finetune", "merge-adapter", "evaluate"]
+    assert again["reused"] == ["import-model", "prepare-data", "finetune", "evaluate"]
     assert again["metrics"] == before["metrics"]
     assert again["registered"]["version"] == "1"  # the same weights are the same version
     changed = run(root, {**given, "learning_rate": 1e-3})
@@ -205,7 +205,7 @@ def test_a_model_that_is_not_wanted_in_the_registry_still_has_the_verdict_of_its
     assert {step["step"] for step in result["steps"]} == STEPS - {"register-model"}
     wanted = run(runs_root, given)
     assert wanted["registered"]["version"] == "1"
-    assert set(wanted["reused"]) >= {"finetune", "merge-adapter", "evaluate"}
+    assert set(wanted["reused"]) >= {"finetune", "evaluate"}
 
 
 def test_a_gate_that_is_not_passed_registers_nothing_and_is_no_failure(given, runs_root, warm):

@@ -56,7 +56,7 @@ def write_plan(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def write_data(folder: Path, **changes: object) -> Path:
+def data_facts(**changes: object) -> dict:
     def split(rows: int, truncated: int) -> dict:
         return {
             "source": "train.jsonl" if rows > 1000 else "a share of train.jsonl", "rows": rows,
@@ -66,7 +66,7 @@ def write_data(folder: Path, **changes: object) -> Path:
             "truncated": truncated, "left_out": 0, "fill": None,
         }  # fmt: skip
 
-    facts = {
+    return {
         "task": "chat_completion", "max_length": 1024, "packing": False, "template": "the model's own",
         "splits": {"train": split(41377, 618), "validation": split(400, 0), "test": split(400, 3)},
         "repairs": [{"code": "DATA-R0101", "what": "train.jsonl: a byte order mark was removed", "count": 1}],
@@ -85,12 +85,15 @@ def write_data(folder: Path, **changes: object) -> Path:
         ],
         **changes,
     }  # fmt: skip
+
+
+def write_data(folder: Path, **changes: object) -> Path:
     with new_artifact(folder, "data") as draft:
-        draft.facts = facts
+        draft.facts = data_facts(**changes)
     return folder
 
 
-def write_tuned(folder: Path, steps: int = 1940, **changes: object) -> Path:
+def history(steps: int = 1940, **changes: object) -> dict:
     points = [
         {"step": step, "epoch": step / 970, "loss": 0.6 + 1.6 * 0.997**step + 0.08 * (step * 7919 % 13) / 13,
          "learning_rate": 1e-4 * min(step / 100, 1 - (step - 100) / steps), "grad_norm": 1.25}
@@ -101,14 +104,17 @@ def write_tuned(folder: Path, steps: int = 1940, **changes: object) -> Path:
         for step in range(194, steps + 1, 194)
     ]
     best = min(evaluations, key=lambda point: point["loss"])
-    history = {
+    return {
         "points": points, "evaluations": evaluations,
         "best": {"step": best["step"], "metric": "validation loss", "value": best["loss"]},
         "steps": steps, "planned_steps": 2910, "seconds": 5025.5, "tokens_per_second": 8123.4, "resumed_from": 970,
         "parameters": {"total": 1247086592, "trainable": 11272192}, "stopped_early": True, **changes,
     }  # fmt: skip
+
+
+def write_tuned(folder: Path, **changes: object) -> Path:
     with new_artifact(folder, "adapter") as draft:
-        (draft / "history.json").write_text(json.dumps(history))
+        (draft / "history.json").write_text(json.dumps(history(**changes)))
     return folder
 
 
@@ -124,7 +130,9 @@ ROWS = [
 ]
 
 
-def write_evaluation(folder: Path, rows: list = ROWS, passed: bool = True, **changes: object) -> Path:
+def write_evaluation(
+    folder: Path, rows: list = ROWS, passed: bool = True, inputs: dict | None = None, **changes: object
+) -> Path:
     exact = [[answer == reference for answer in answers] for reference, *answers in rows]
     base, tuned = (sum(pair[which] for pair in exact) / len(rows) for which in (0, 1))
     gate = {
@@ -150,5 +158,7 @@ def write_evaluation(folder: Path, rows: list = ROWS, passed: bool = True, **cha
     }  # fmt: skip
     with new_artifact(folder, "evaluation") as draft:
         (draft / "metrics.json").write_text(json.dumps(measured))
+        told = inputs or {"base": {}, "training": history(), "data": data_facts()}
+        (draft / "inputs.json").write_text(json.dumps(told))
         pq.write_table(pa.table(columns), draft / "predictions.parquet")
     return folder

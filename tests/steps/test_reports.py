@@ -11,7 +11,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_artifacts import EVIL, ROWS, write_data, write_evaluation, write_plan, write_tuned
+from report_artifacts import (
+    EVIL,
+    ROWS,
+    data_facts,
+    history,
+    write_data,
+    write_evaluation,
+    write_plan,
+    write_tuned,
+)
 
 from steps import reports
 from steps.artifacts import new_artifact
@@ -24,13 +33,13 @@ VOID = {"meta", "br", "img", "hr", "input", "link"}
 
 @pytest.fixture
 def run(tmp_path: Path) -> dict[str, Path]:
-    """The four artifacts of a run."""
-    return {
-        "plan": write_plan(tmp_path / "plan"),
-        "data": write_data(tmp_path / "data"),
-        "tuned": write_tuned(tmp_path / "tuned"),
-        "evaluation": write_evaluation(tmp_path / "evaluation"),
-    }
+    """What the report of a run reads: the evaluation tells of training and data."""
+    return {"plan": write_plan(tmp_path / "plan"), "evaluation": write_evaluation(tmp_path / "evaluation")}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "data")
 
 
 # --- reading a page the way a browser does ---
@@ -142,13 +151,15 @@ def test_text_from_everywhere_else_shows_as_text(run, tmp_path, place):
         case "parameter":
             run["plan"] = write_plan(tmp_path / "evil", effective={"huggingface_id": EVIL}, pipeline=EVIL)
         case "source":
-            run["data"] = write_data(tmp_path / "evil", template=EVIL, splits={EVIL: {"rows": 1, "source": EVIL}})
+            data = data_facts(template=EVIL, splits={EVIL: {"rows": 1, "source": EVIL}})
+            run["evaluation"] = write_evaluation(tmp_path / "evil", inputs={"data": data})
         case "reason":
             run["evaluation"] = write_evaluation(
                 tmp_path / "evil", gate={"metric": EVIL, "reason": EVIL, "passed": False}
             )
         case "finding":
-            run["data"] = write_data(tmp_path / "evil", warnings=[{"code": EVIL, "what": EVIL, "count": 1, "rows": []}])
+            data = data_facts(warnings=[{"code": EVIL, "what": EVIL, "count": 1, "rows": []}])
+            run["evaluation"] = write_evaluation(tmp_path / "evil", inputs={"data": data})
     report(**run, report=tmp_path / "run.html")
     page = Page(tmp_path / "run.html")
     assert page.source.count("<script>") == 1
@@ -227,7 +238,7 @@ def test_rows_without_a_question_are_compared_by_loss_alone(tmp_path):
 
 
 def test_training_report_marks_the_best_step_and_the_numbers(run, tmp_path):
-    page = page_of(reports.write_training_report, run["tuned"], file=tmp_path / "page.html")
+    page = page_of(reports.write_training_report, write_tuned(tmp_path / "tuned"), file=tmp_path / "page.html")
     for told in (
         "1,940 of 2,910",
         "1 h 23 min",
@@ -259,8 +270,8 @@ def test_training_report_without_evaluations_draws_the_training_loss(tmp_path):
     assert "Resumed" not in page.text
 
 
-def test_data_report_counts_rows_cuts_and_findings(run, tmp_path):
-    page = page_of(reports.write_data_report, run["data"], file=tmp_path / "page.html")
+def test_data_report_counts_rows_cuts_and_findings(data, tmp_path):
+    page = page_of(reports.write_data_report, data, file=tmp_path / "page.html")
     assert "rows 41,377 400 400" in page.text
     assert "truncated to 1,024 tokens 618 0 3" in page.text
     assert "95 % of rows up to 611 611 611" in page.text
@@ -278,8 +289,8 @@ def test_data_report_counts_the_rows_of_each_source_of_a_mixture(tmp_path):
     assert "Sources of the training rows" not in page_of(reports.write_data_report, data, file=tmp_path / "2.html").text
 
 
-def test_data_report_greys_what_carries_no_loss(run, tmp_path):
-    page = page_of(reports.write_data_report, run["data"], file=tmp_path / "page.html")
+def test_data_report_greys_what_carries_no_loss(data, tmp_path):
+    page = page_of(reports.write_data_report, data, file=tmp_path / "page.html")
     assert '<span class="learned">Paris &amp; Rome&lt;|im_end|&gt;</span>' in page.source
     assert '<span class="unlearned">&lt;|im_start|&gt;user\n&lt;script&gt;' in page.source
 
@@ -297,7 +308,7 @@ def test_plan_report_names_what_was_set_and_what_was_left_alone(run, tmp_path):
 def test_a_run_without_anything_says_so_in_each_section(tmp_path):
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    reports.write_run_report(nothing, nothing, nothing, nothing, tmp_path / "run.html")
+    reports.write_run_report(nothing, nothing, tmp_path / "run.html")
     page = Page(tmp_path / "run.html")
     assert "No verdict" in page.text
     for missing in ("metrics.json", "history.json", "manifest.json", "plan.json"):
@@ -305,14 +316,17 @@ def test_a_run_without_anything_says_so_in_each_section(tmp_path):
 
 
 def test_facts_that_are_almost_empty_make_a_page_too(tmp_path):
+    inputs = {
+        "training": history(points=[], evaluations=[], best=None, parameters=None, seconds=None),
+        "data": data_facts(splits={"train": {"rows": 3}}, repairs=[], warnings=[], samples=[]),
+    }
     with new_artifact(tmp_path / "evaluation", "evaluation") as draft:
         (draft / "metrics.json").write_text('{"gate": {}}')
+        (draft / "inputs.json").write_text(json.dumps(inputs))
     run = {
         "plan": write_plan(
             tmp_path / "plan", memory=None, tasks=[], arithmetic=[], sources=[], requested={}, effective={}
         ),
-        "data": write_data(tmp_path / "data", splits={"train": {"rows": 3}}, repairs=[], warnings=[], samples=[]),
-        "tuned": write_tuned(tmp_path / "tuned", points=[], evaluations=[], best=None, parameters=None, seconds=None),
         "evaluation": tmp_path / "evaluation",
     }
     report(**run, report=tmp_path / "run.html")
@@ -329,16 +343,16 @@ def test_equal_facts_give_equal_bytes(run, tmp_path):
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["plan", "data", "tuned", "evaluation"])
-def test_step_refuses_a_folder_of_another_kind(run, tmp_path, name):
-    run[name] = run["plan" if name != "plan" else "data"]
+@pytest.mark.parametrize("name", ["plan", "evaluation"])
+def test_step_refuses_a_folder_of_another_kind(run, data, tmp_path, name):
+    run[name] = data
     with pytest.raises(UserError, match="ARTIFACT-E0102"):
         report(**run, report=tmp_path / "run.html")
 
 
 def test_step_says_that_an_artifact_is_gone(run, tmp_path):
-    (run["tuned"] / "history.json").unlink()
-    with pytest.raises(Outage, match=r"history\.json"):
+    (run["evaluation"] / "inputs.json").unlink()
+    with pytest.raises(Outage, match=r"inputs\.json"):
         report(**run, report=tmp_path / "run.html")
 
 
@@ -349,10 +363,11 @@ def test_importing_reports_loads_neither_jinja2_nor_matplotlib():
     assert result.stdout.strip() == "[]"
 
 
-def test_charts_load_no_pyplot(run, tmp_path):
+def test_charts_load_no_pyplot(tmp_path):
+    tuned = write_tuned(tmp_path / "tuned")
     code = (
         "import sys; from pathlib import Path; from steps.reports import write_training_report; "
-        f"write_training_report(Path({str(run['tuned'])!r}), Path({str(tmp_path / 'page.html')!r})); "
+        f"write_training_report(Path({str(tuned)!r}), Path({str(tmp_path / 'page.html')!r})); "
         "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from registering import as_artifact, client, content, registered, settings, write_evaluation
-from report_artifacts import write_data, write_plan
 from report_artifacts import write_evaluation as write_measured
+from report_artifacts import write_plan
 
-from steps.artifacts import new_artifact
 from steps.register_model.step import register_model
 from steps.reports.page import REGISTERED
 from steps.reports.step import report
@@ -35,6 +34,10 @@ def trained(mlflow_store) -> str:
 def history_of(run_id: str) -> str:
     counts = {"total": 99, "trainable": 9}
     return json.dumps({"steps": 7, "seconds": 2.5, "parameters": counts, "mlflow_run_id": run_id})
+
+
+def inputs_of(run_id: str) -> dict:
+    return {"base": {}, "training": json.loads(history_of(run_id)), "data": {}}
 
 
 def page_in(run_id: str, tmp_path: Path) -> str:
@@ -70,20 +73,16 @@ def test_the_report_of_a_registered_model_names_its_version(world, models, train
 @pytest.fixture
 def folders(tmp_path, trained, monkeypatch, mlflow_store) -> dict[str, Path]:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
-    with new_artifact(tmp_path / "tuned", "model") as draft:
-        (draft / "history.json").write_text(history_of(trained))
     return {
         "plan": write_plan(tmp_path / "plan", effective=EFFECTIVE),
-        "data": write_data(tmp_path / "data"),
-        "tuned": tmp_path / "tuned",
-        "evaluation": write_measured(tmp_path / "evaluation", passed=False),
+        "evaluation": write_measured(tmp_path / "evaluation", passed=False, inputs=inputs_of(trained)),
     }
 
 
 @pytest.mark.parametrize("case", ["refused", "not wanted", "registered", "switched off", "no server", "down"])
 def test_the_report_of_a_model_that_is_not_registered_is_in_its_run_too(folders, trained, tmp_path, monkeypatch, case):
     if case in ("not wanted", "registered"):
-        folders["evaluation"] = write_measured(tmp_path / "passed")
+        folders["evaluation"] = write_measured(tmp_path / "passed", inputs=inputs_of(trained))
         wanted = {**EFFECTIVE, "register_tuned_model": case == "registered"}
         folders["plan"] = write_plan(tmp_path / "plan-2", effective=wanted)
     elif case == "switched off":
@@ -93,10 +92,7 @@ def test_the_report_of_a_model_that_is_not_registered_is_in_its_run_too(folders,
         down = {**EFFECTIVE, "mlflow_server_uri": "http://127.0.0.1:9"}
         folders["plan"] = write_plan(tmp_path / "plan-2", effective=down)
     elif case == "no server":
-        (folders["tuned"] / "history.json").unlink()
-        shutil.rmtree(folders["tuned"])
-        with new_artifact(folders["tuned"], "model") as draft:
-            (draft / "history.json").write_text("{}")
+        folders["evaluation"] = write_measured(tmp_path / "untracked", passed=False, inputs={"training": {}})
     report(**folders, report=tmp_path / "report.html")
     sent = [file.path for file in client().list_artifacts(trained)]
     assert (tmp_path / "report.html").is_file()

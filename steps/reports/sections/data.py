@@ -7,16 +7,18 @@ from typing import Any
 
 from steps.artifacts import MANIFEST, read_manifest
 from steps.reports.charts import length_chart
+from steps.reports.facts import INPUTS, read
 from steps.reports.page import Section
 
 READS = "data"
 
 
 def section(data: Path) -> Section:
-    """Read the facts in the manifest of the artifact `data`."""
+    """Read the facts in the manifest of the artifact `data`, or what the evaluation artifact tells of it."""
     if not (data / MANIFEST).is_file():
         return Section("data", "Data", missing=f"The data folder has no {MANIFEST}.")
-    facts = read_manifest(data, "data").facts
+    told = data / INPUTS
+    facts = (read(told).get("data") or {}) if told.is_file() else read_manifest(data, "data").facts
     splits = facts.get("splits") or {}
     if not splits:
         return Section("data", "Data", missing="The data manifest does not describe the splits.")

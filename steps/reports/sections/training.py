@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.reports.charts import loss_chart, margin_chart, rate_chart
-from steps.reports.facts import HISTORY, read
+from steps.reports.facts import HISTORY, INPUTS, read
 from steps.reports.page import Section
 
 READS = "training"
@@ -16,8 +16,8 @@ MARGINS = "rewards/margins"
 
 
 def section(tuned: Path) -> Section:
-    """Read history.json of the artifact `tuned`."""
-    history = read(tuned / HISTORY)
+    """Read history.json of the artifact `tuned`, or what the evaluation artifact tells of it."""
+    history = read(tuned / HISTORY) or read(tuned / INPUTS).get("training")
     if not history:
         return Section("training", "Training", missing=f"The tuned model's folder has no {HISTORY}.")
     points, evaluations = history.get("points") or [], history.get("evaluations") or []

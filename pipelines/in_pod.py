@@ -1,0 +1,49 @@
+"""What a task's pod runs: `python3 -m pipelines.in_pod kfp.dsl.executor_main NAME [PIPELINE] --executor_input …`.
+
+KFP would ship the source text of each component's function, and its own program would log all inputs of the task before
+the first line of ours. The driver writes that text several times into the object that describes a run, whose size
+Kubernetes limits, and a function only works with the code of its image anyway. So this program loads the function by
+name and gives it to kfp's executor. The first word is there because kfp's local runner demands it of a command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+AT_RUN_TIME = "_KFP_RUNTIME"  # kfp then imports only what a running component needs
+
+
+def command_of(*function: str) -> list[str]:
+    """Return the command of a component; `function` are the arguments of `function_of`."""
+    return ["python3", "-m", "pipelines.in_pod", "kfp.dsl.executor_main", *function]
+
+
+def function_of(name: str, pipeline: str = "") -> Callable[..., Any]:
+    """Return the function of a component, or of a pipeline's plan."""
+    if pipeline:
+        from pipelines.plan_function import plan_function
+        from steps.params.pipelines import PARAMETER_MODELS
+
+        return plan_function(pipeline, PARAMETER_MODELS[pipeline])
+    return getattr(importlib.import_module("pipelines.components"), name)
+
+
+def main(words: list[str]) -> None:
+    """Run a component's function on the inputs that KFP passes."""
+    os.environ[AT_RUN_TIME] = "true"
+    from steps.running import log_plainly
+
+    log_plainly()
+    from kfp.dsl.executor import Executor
+
+    flags = words.index("--executor_input")
+    Executor(json.loads(words[flags + 1]), function_of(*words[1:flags])).execute()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

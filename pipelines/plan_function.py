@@ -1,0 +1,42 @@
+"""The function of a pipeline's plan component, whose inputs are the parameters of the pipeline."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from kfp.dsl import HTML, Artifact, Output
+from pydantic.fields import FieldInfo
+
+from steps.params.pipeline import PipelineParameters
+
+KFP_TYPES = (str, int, float, bool, dict, list)
+
+
+def plan_function(pipeline_name: str, model: type[PipelineParameters]) -> Callable[..., Any]:
+    """Return a function of every parameter and of the places of the plan; it returns the outputs in `model.planned`."""
+
+    def plan(plan: Any, report: Any, **arguments: Any) -> Any:
+        from steps.running import run_step
+
+        return run_step("plan", pipeline=pipeline_name, arguments=arguments, plan=plan.path, report=report.path)
+
+    types = {"plan": Output[Artifact], "report": Output[HTML]}
+    types |= {name: kfp_type(field) for name, field in model.model_fields.items()}
+    outputs = [(name, get_origin(kind) or kind) for name, kind in get_type_hints(model.planned).items()]
+    returns = NamedTuple("Outputs", outputs)  # type: ignore[misc]
+    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    inputs = [inspect.Parameter(name, keyword, annotation=kind) for name, kind in types.items()]
+    plan.__signature__ = inspect.Signature(inputs, return_annotation=returns)  # type: ignore[attr-defined]
+    plan.__annotations__ = {**types, "return": returns}
+    return plan
+
+
+def kfp_type(field: FieldInfo) -> type:
+    """Return the KFP parameter type of a field. Raises TypeError if KFP has none."""
+    kind: Any = field.annotation
+    if get_origin(kind) is Literal:
+        kind = type(get_args(kind)[0])
+    kind = get_origin(kind) or kind
+    if kind not in KFP_TYPES:
+        raise TypeError(f"{kind} is not a KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
+    return kind
