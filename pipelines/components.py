@@ -171,7 +171,6 @@ def register_model(
     evaluation: Input[Artifact],
     report: Input[HTML],
     registration: Output[Artifact],
-    registered_report: Output[HTML],
 ):
     from steps.running import run_step
 
@@ -185,5 +184,4 @@ def register_model(
         merged_uri=merged.uri,
         registration=registration.path,
         report=report.path,
-        registered_report=registered_report.path,
     )

@@ -9,6 +9,8 @@ from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.registration import TRACKING_VARIABLES
 
 HUB_TOKEN = "HF_TOKEN"
+SERVER = TRACKING_VARIABLES[:1]  # for a task that only reads from it, as import_model does
+SERVER_OR_OFF = (*SERVER, "DISABLE_MLFLOW_INTEGRATION")
 PLAIN = Profile()  # what a cluster's own profile replaces in the compiled pipeline
 
 
@@ -45,9 +47,11 @@ def with_hub_token(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
     return task
 
 
-def with_tracking(task: dsl.PipelineTask, config_map: Any) -> dsl.PipelineTask:
-    """Set the MLflow variables from the config map, which is optional; parameters override them."""
-    kubernetes.use_config_map_as_env(task, config_map, {name: name for name in TRACKING_VARIABLES}, optional=True)
+def with_tracking(
+    task: dsl.PipelineTask, config_map: Any, names: tuple[str, ...] = TRACKING_VARIABLES
+) -> dsl.PipelineTask:
+    """Set the MLflow variables that a task reads from the config map, which is optional; parameters override them."""
+    kubernetes.use_config_map_as_env(task, config_map, {name: name for name in names}, optional=True)
     return task
 
 

@@ -122,7 +122,7 @@ def _result(
     if "evaluation_result" in outputs:
         metrics = json.loads(Path(outputs["evaluation_result"], "metrics.json").read_text("utf-8"))
     artifacts = {key: value for key, value in outputs.items() if isinstance(value, str)}
-    if named := _path_of(done.records, "register-model", "registered_report"):
+    if named := _path_of(done.records, "register-model", "registration", "report.html"):
         artifacts["report"] = named  # the same report, with the registered version
     if "report" in artifacts:
         artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
@@ -172,10 +172,10 @@ def _uses(done: LocalRun, root: Path) -> list[str]:
     return sorted({str(place / path.parts[0]) for path in inside if path.parts[1:2] == ("steps",)} - {str(done.folder)})
 
 
-def _path_of(records: list[dict[str, Any]], step: str, name: str) -> str:
-    """Return a path that a step was given, if it ran and the file exists; else an empty string."""
-    paths = [record["paths"].get(name, "") for record in records if record["step"] == step and not record["error"]]
-    return next((path for path in paths if path and Path(path).is_file()), "")
+def _path_of(records: list[dict[str, Any]], step: str, name: str, file: str) -> str:
+    """Return the path of a file in a folder that a step wrote, if it ran and the file exists; else an empty string."""
+    folders = [record["paths"].get(name, "") for record in records if record["step"] == step and not record["error"]]
+    return next((str(Path(folder, file)) for folder in folders if folder and Path(folder, file).is_file()), "")
 
 
 def _registered(records: list[dict[str, Any]]) -> dict[str, Any] | None:

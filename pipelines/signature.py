@@ -48,10 +48,25 @@ def pipeline(
         named = dsl.pipeline(name=function.__name__.replace("_", "-"), description=(flow.__doc__ or "").split("\n")[0])
         with _quick_stack():
             made = named(flow)
+        _drop_undeclared_inputs(made.pipeline_spec)
         made.parameter_model = model
         return made
 
     return wrap
+
+
+def _drop_undeclared_inputs(spec: Any) -> None:
+    """Remove inputs of tasks that their component does not declare, and that hold no value of the plan.
+
+    For every resource that is set at run time, kfp (2.17.0) adds an input such as cpu_limit with the text of a
+    placeholder. The driver reads the plan's value, and the user interface shows the placeholder.
+    """
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        for task in dag.tasks.values():
+            declared = spec.components[task.component_ref.name].input_definitions.parameters
+            for name in set(task.inputs.parameters) - set(declared):
+                if not name.startswith("pipelinechannel--"):
+                    del task.inputs.parameters[name]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pipelines.components import (
     register_model,
     report,
 )
-from pipelines.resources import on_cpu, on_gpu, small, uncached, with_hub_token, with_tracking
+from pipelines.resources import SERVER, SERVER_OR_OFF, on_cpu, on_gpu, small, uncached, with_hub_token, with_tracking
 from pipelines.signature import pipeline
 from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines import PARAMETER_MODELS
@@ -42,7 +42,7 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
     """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     base = import_model(settings=plan.outputs["model"])
-    on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map), plan, "import")
+    on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map, SERVER), plan, "import")
     data = prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"])
     on_cpu(with_hub_token(data, p.huggingface_token_secret), plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])
@@ -56,7 +56,7 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
     )
     on_gpu(verdict, plan, "evaluate")
     page = report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"])
-    uncached(small(with_tracking(page, p.mlflow_config_map)))
+    uncached(small(with_tracking(page, p.mlflow_config_map, SERVER_OR_OFF)))
     # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
     # without a message.
     passed = dsl.If(verdict.outputs["Output"] == True, "passed the gate")  # noqa: E712

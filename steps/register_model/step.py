@@ -41,14 +41,13 @@ def register_model(
     tuned_uri: str = "",
     merged_uri: str = "",
     report: Path | None = None,
-    registered_report: Path | None = None,
 ) -> str:
     """Register the tuned model at its URI and return its MLflow URI, such as models:/name@alias.
 
-    `registration` gets registration.json, the model card, and the folder mlflow_model: the version as a plain MLflow
-    model, for use from the run instead of the registry.
+    `registration` gets registration.json, report.html, the model card, and the folder mlflow_model: the version as a
+    plain MLflow model, for use from the run instead of the registry.
     `tuned_uri` and `merged_uri` are the URIs of the two folders after the run; empty means their present paths.
-    `report` is the run's report; `registered_report` becomes a copy that names the version, also in MLflow.
+    `report` is the run's report; `registration` and MLflow get a copy that names the version.
     Raises UserError if the model cannot be registered (no tracking server, a name MLflow refuses, missing weights, a
     gate that did not pass), Outage if MLflow does not respond; a repetition then continues where this one stopped.
     """
@@ -85,24 +84,23 @@ def register_model(
             "weights_uri": version.tags["weights_uri"],
         }
         (draft / "registration.json").write_text(json.dumps(registered, indent=1), encoding="utf-8")
+        if report:
+            from steps.reports.page import name_version
+
+            told = f"Registered as version {version.version} of {candidate.target.name} ({model_uri})."
+            name_version(report, draft / REPORT, told)
     log.info("registered %s as version %s of %s", model_uri, version.version, target.name)
-    _report(candidate, version, model_uri, report, registered_report)
+    _tell_run(candidate, version, registration / REPORT)
     return model_uri
 
 
-def _report(candidate: Candidate, version: Any, model_uri: str, report: Path | None, page: Path | None) -> None:
-    """Name the version in the report, and send parameters, verdict and report to the training's run."""
-    if report and page:
-        from steps.reports.page import name_version
-
-        told = f"Registered as version {version.version} of {candidate.target.name} ({model_uri})."
-        name_version(report, page, told)
+def _tell_run(candidate: Candidate, version: Any, page: Path) -> None:
+    """Send parameters, verdict and report to the training's run."""
     run_id = candidate.history.get("mlflow_run_id") or version.run_id
     if run_id and not is_off():
         effective = candidate.settings.parameters
-        with TemporaryDirectory() as scratch:
-            named = Path(shutil.copyfile(page, Path(scratch, REPORT))) if page and page.is_file() else None
-            tell_facts(candidate.target.uri, run_id, effective, candidate.metrics["gate"], named)
+        named = page if page.is_file() else None
+        tell_facts(candidate.target.uri, run_id, effective, candidate.metrics["gate"], named)
 
 
 def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:

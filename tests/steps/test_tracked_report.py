@@ -61,9 +61,10 @@ def test_the_report_of_a_registered_model_names_its_version(world, models, train
     page.write_text(f"<h1>Run</h1>{REGISTERED}<p>{REGISTERED[5:]}</p>")
     given = {**world, "tuned": tuned, "evaluation": write_evaluation(tmp_path / "evaluation-2", tuned), "report": page}
     lineage = {"model": {"uri": "org/base", "digest": "c0ffee"}, "parameters": EFFECTIVE}
-    register_model(settings(lineage=lineage), **given, registered_report=tmp_path / "named")
+    register_model(settings(lineage=lineage), **given)
     told = "Registered as version 1 of normaliser (models:/normaliser@champion)."
-    assert (tmp_path / "named").read_text() == f'<h1>Run</h1><p class="reason">{told}</p><p>{REGISTERED[5:]}</p>'
+    named = (given["registration"] / "report.html").read_text()
+    assert named == f'<h1>Run</h1><p class="reason">{told}</p><p>{REGISTERED[5:]}</p>'
     assert registered(given)["run_id"] == trained
     assert told in page_in(trained, tmp_path)
     expect_facts(trained, "True")
