@@ -1,5 +1,6 @@
 """A run's pod specifications stay small: Kubernetes limits the object that holds them, several times each."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def run(tiny_model, chat_file, tmp_path, monkeypatch):
     spec, platform = yaml.load_all((COMPILED / "chat_completion_pipeline.yaml").read_text(), yaml.CSafeLoader)
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     given = {name: _typed(declared) for name, declared in inputs.items()}
-    given |= {"pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file)}
+    shutil.copytree(tiny_model, "base-model")  # the length of its path counts
+    shutil.copyfile(chat_file, "train.jsonl")
+    given |= {"pytorch_model_path": "base-model", "train_file_path": "train.jsonl"}
     given |= {"mlflow_server_uri": "http://mlflow.kubeflow:5000"}
     planned = plan("chat_completion", given, tmp_path / "plan", tmp_path / "plan.html")._asdict()
     return spec, platform, given, planned
