@@ -31,9 +31,14 @@ class Published:
         """One sentence: the first line of its parameter model's docstring."""
         return (self.parameters.__doc__ or "").splitlines()[0]
 
-    def load(self) -> Any:
-        """Import and return the pipeline; imports kfp."""
-        return getattr(importlib.import_module(self.module), self.name)
+    def load(self, form: Any = None) -> Any:
+        """Import and return the pipeline, or one of its forms (`form.py`); imports kfp."""
+        whole = getattr(importlib.import_module(self.module), self.name)
+        if form is None:
+            return whole
+        from pipelines.signature import pipeline
+
+        return pipeline(self.parameters, form)(whole.flow)
 
 
 # Pipelines with their own task graph; all others use that of pipelines.supervised.

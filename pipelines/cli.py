@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from pipelines import completion
-from pipelines.flags import PipelineGroup, for_pipeline, read_pairs
+from pipelines.flags import PipelineGroup, for_pipeline, parameters_in, read_pairs
 from pipelines.prune_command import prune
 from steps.errors import Problem, UserError, nearest, shown
 
@@ -157,6 +157,9 @@ cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE, GATE_EXIT], name="run", 
 @click.option("--image-prefix", default="", metavar="REGISTRY/PROJECT", help="Prefix of every image.")
 @click.option("--image", "images", multiple=True, metavar="IMAGE=REFERENCE", help="Replace one image; repeatable.")
 @click.option("--profile", type=click.Path(path_type=Path), metavar="FILE", help="The cluster: see `finetune profile`.")
+@click.option("-f", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Values to bake in, with --name.")
+@click.option("--inputs", default="", metavar="A,B,…", help="The parameters that stay inputs, with --name.")
+@click.option("--name", default="", help="Write one pipeline under this name, with the --inputs and the values of -f.")
 def compile_command(
     names: tuple[str, ...],
     output: Path,
@@ -164,8 +167,11 @@ def compile_command(
     image_prefix: str,
     images: tuple[str, ...],
     profile: Path | None,
+    config: Path | None,
+    inputs: str,
+    name: str,
 ) -> None:
-    """Write pipelines as YAML for a cluster (default: all)."""
+    """Write pipelines as YAML for a cluster (default: all), each in full and in a short form with few inputs."""
     from pipelines.catalog import PIPELINES
     from pipelines.compile import compile_pipelines, replaced_images
     from pipelines.outputs import refuse_unwritable
@@ -173,9 +179,26 @@ def compile_command(
 
     refuse_unwritable("--output", output)
     cluster = read_profile(profile) if profile else None
-    chosen = [_published(name).name for name in names] or list(PIPELINES)
-    for file in compile_pipelines(chosen, output, choices, image_prefix, replaced_images(images), cluster):
+    chosen = [_published(given).name for given in names] or list(PIPELINES)
+    form = _form(chosen, name, inputs, config) if name or inputs or config else None
+    for file in compile_pipelines(
+        chosen, output, choices, image_prefix, replaced_images(images), cluster, form, short=True
+    ):
         click.echo(file)
+
+
+def _form(chosen: list[str], name: str, inputs: str, config: Path | None) -> Any:
+    """Return the form that the options of compile describe, of the one pipeline that is named."""
+    from pipelines.catalog import PIPELINES
+    from pipelines.form import form_of
+
+    if len(chosen) != 1 or not name:
+        found = f"{len(chosen)} pipelines" if name else "no --name"
+        fix = "write finetune compile PIPELINE -f FILE --inputs A,B --name NAME"
+        raise UserError(Problem("COMPILE-E0106", "--inputs, -f, --name", found, "one pipeline and a new name", fix))
+    published = PIPELINES[chosen[0]]
+    given = for_pipeline(published.name, parameters_in(config, published.parameters)) if config else {}
+    return form_of(published, name, inputs.split(","), given)
 
 
 @cli.command("profile")

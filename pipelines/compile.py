@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.catalog import PIPELINES
+from pipelines.catalog import PIPELINES, Published
+from pipelines.form import Form, short_form
 from pipelines.images import CORE, TRAIN
 from steps.errors import Problem, UserError, nearest, shown
 
@@ -22,26 +23,42 @@ def compile_pipelines(
     image_prefix: str = "",
     images: dict[str, str] | None = None,
     profile: Profile | None = None,
+    form: Form | None = None,
+    short: bool = False,
 ) -> list[Path]:
     """Write `<folder>/<name>_pipeline.yaml` for each name and return the paths.
 
-    `choices` writes the UI's drop-downs, which backends before KFP 2.16 reject. `image_prefix` (a registry and project)
-    is prepended to every image; `images` replaces single images, for example by a digest. `profile` is what the cluster
-    is like; the other arguments override it.
+    With `short`, also write `<name>_short_pipeline.yaml`, the form with the inputs that most runs need. With `form`,
+    only the one pipeline in that form is written, under the form's name. `choices` writes the UI's drop-downs, which
+    backends before KFP 2.16 reject. `image_prefix` (a registry and project) is prepended to every image; `images`
+    replaces single images, for example by a digest. `profile` is what the cluster is like; the other arguments
+    override it.
     """
     from pipelines.profiled import images_of
 
     registry = profile.images.registry if profile else ""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"{name}_pipeline.yaml" for name in names}
-    for name, file in files.items():
-        _compile(name, file, choices and (profile is None or profile.choices))
+    files = []
+    for published, wanted in _forms(names, form, short):
+        file = folder / f"{wanted.name if wanted else published.name}_pipeline.yaml"
+        _compile(published, wanted, file, choices and (profile is None or profile.choices))
         text = file.read_text(encoding="utf-8")
         if profile:
-            text = _on_cluster(text, profile)
+            text = _on_cluster(text, profile, published)
         named = images_of(profile) | (images or {})
         file.write_text(_with_images(text, image_prefix or registry, named), encoding="utf-8")
-    return list(files.values())
+        files.append(file)
+    return files
+
+
+def _forms(names: Iterable[str], form: Form | None, short: bool) -> Iterator[tuple[Published, Form | None]]:
+    for published in map(PIPELINES.__getitem__, names):
+        if form:
+            yield published, form
+            continue
+        yield published, None
+        if short and published.parameters.short_inputs:
+            yield published, short_form(published)
 
 
 def replaced_images(pairs: Iterable[str]) -> dict[str, str]:
@@ -68,24 +85,23 @@ def replaced_images(pairs: Iterable[str]) -> dict[str, str]:
     return replaced
 
 
-def _compile(name: str, file: Path, choices: bool) -> None:
+def _compile(published: Published, form: Form | None, file: Path, choices: bool) -> None:
     from kfp import compiler
 
     from pipelines.signature import set_choices
 
-    published = PIPELINES[name]
-    pipeline: Any = published.load()
+    pipeline: Any = published.load(form)
     set_choices(pipeline, published.parameters, choices)
     compiler.Compiler().compile(pipeline, str(file))
 
 
-def _on_cluster(text: str, profile: Profile) -> str:
+def _on_cluster(text: str, profile: Profile, published: Published) -> str:
     import yaml
 
     from pipelines.profiled import put
 
     spec, platform = yaml.safe_load_all(text)
-    put(profile, spec, platform)
+    put(profile, spec, platform, tuple(published.parameters.model_fields))
     return yaml.safe_dump_all([spec, platform], sort_keys=True, allow_unicode=True, width=120)
 
 

@@ -15,21 +15,35 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+EXECUTOR = "kfp.dsl.executor_main"
 AT_RUN_TIME = "_KFP_RUNTIME"  # kfp then imports only what a running component needs
 
 
 def command_of(*function: str) -> list[str]:
     """Return the command of a component; `function` are the arguments of `function_of`."""
-    return ["python3", "-m", "pipelines.in_pod", "kfp.dsl.executor_main", *function]
+    return ["python3", "-m", "pipelines.in_pod", EXECUTOR, *function]
 
 
-def function_of(name: str, pipeline: str = "") -> Callable[..., Any]:
-    """Return the function of a component, or of a pipeline's plan."""
+def bake(command: list[str], values: dict[str, Any]) -> None:
+    """Add fixed values of parameters to the command of a plan; those that it has already stay."""
+    from steps.wire import dump, load
+
+    first = command.index(EXECUTOR) + 1
+    fixed = load(command[first + 2]) if len(command) > first + 2 else {}
+    command[first + 2 :] = [dump({**values, **fixed})]
+
+
+def function_of(given: dict[str, Any], name: str, pipeline: str = "", fixed: str = "{}") -> Callable[..., Any]:
+    """Return the function of a component, or of a pipeline's plan.
+
+    The plan gets the inputs that are `given` to its task, and the values in `fixed`, a text of `steps/wire.py`.
+    """
     if pipeline:
         from pipelines.plan_function import plan_function
         from steps.params.pipelines import PARAMETER_MODELS
+        from steps.wire import load
 
-        return plan_function(pipeline, PARAMETER_MODELS[pipeline])
+        return plan_function(pipeline, PARAMETER_MODELS[pipeline], tuple(given), load(fixed))
     return getattr(importlib.import_module("pipelines.components"), name)
 
 
@@ -42,7 +56,9 @@ def main(words: list[str]) -> None:
     from kfp.dsl.executor import Executor
 
     flags = words.index("--executor_input")
-    Executor(json.loads(words[flags + 1]), function_of(*words[1:flags])).execute()
+    task = json.loads(words[flags + 1])
+    given = task.get("inputs", {}).get("parameterValues", {})
+    Executor(task, function_of(given, *words[1:flags])).execute()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The function of a pipeline's plan component, whose inputs are the parameters of the pipeline."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from kfp.dsl import HTML, Artifact, Output
@@ -12,21 +12,27 @@ from steps.params.pipeline import PipelineParameters
 KFP_TYPES = (str, int, float, bool, dict, list)
 
 
-def plan_function(pipeline_name: str, model: type[PipelineParameters]) -> Callable[..., Any]:
-    """Return a function of every parameter and of the places of the plan; it returns the outputs in `model.planned`."""
+def plan_function(
+    pipeline_name: str, model: type[PipelineParameters], inputs: tuple[str, ...], fixed: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Return a function of the parameters in `inputs` and the places of the plan; `fixed` are values of others.
+
+    It returns the outputs in `model.planned`.
+    """
 
     def plan(plan: Any, report: Any, **arguments: Any) -> Any:
         from steps.running import run_step
 
-        return run_step("plan", pipeline=pipeline_name, arguments=arguments, plan=plan.path, report=report.path)
+        given = {**fixed, **arguments}
+        return run_step("plan", pipeline=pipeline_name, arguments=given, plan=plan.path, report=report.path)
 
     types = {"plan": Output[Artifact], "report": Output[HTML]}
-    types |= {name: kfp_type(field) for name, field in model.model_fields.items()}
+    types |= {name: kfp_type(field) for name, field in model.model_fields.items() if name in inputs}
     outputs = [(name, get_origin(kind) or kind) for name, kind in get_type_hints(model.planned).items()]
     returns = NamedTuple("Outputs", outputs)  # type: ignore[misc]
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    inputs = [inspect.Parameter(name, keyword, annotation=kind) for name, kind in types.items()]
-    plan.__signature__ = inspect.Signature(inputs, return_annotation=returns)  # type: ignore[attr-defined]
+    taken = [inspect.Parameter(name, keyword, annotation=kind) for name, kind in types.items()]
+    plan.__signature__ = inspect.Signature(taken, return_annotation=returns)  # type: ignore[attr-defined]
     plan.__annotations__ = {**types, "return": returns}
     return plan
 

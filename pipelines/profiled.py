@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.images import CORE, TRAIN
+from pipelines.in_pod import bake
 from pipelines.profile import Profile, Volume
 from pipelines.resources import HUB_TOKEN
 from steps.params.compute import CLUSTER
@@ -56,8 +57,8 @@ def images_of(profile: Profile | None) -> dict[str, str]:
     return {image: reference for image, reference in named.items() if reference}
 
 
-def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any]) -> None:
-    """Change a pipeline spec and its platform spec to what the profile says."""
+def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any], parameters: tuple[str, ...]) -> None:
+    """Change a pipeline spec and its platform spec to what the profile says; `parameters` are all of the pipeline."""
     kubernetes = platform.setdefault("platforms", {}).setdefault("kubernetes", {})
     settings = kubernetes.setdefault("deploymentSpec", {}).setdefault("executors", {})
     for label, executor in spec["deploymentSpec"]["executors"].items():
@@ -68,7 +69,7 @@ def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any]) -> Non
         _put_pod(profile, step, access, settings[label])
     if config := _pipeline_config(profile):
         kubernetes["pipelineConfig"] = {**kubernetes.get("pipelineConfig", {}), **config}
-    _put_defaults(profile, spec["root"]["inputDefinitions"]["parameters"])
+    _put_defaults(profile, spec, parameters)
     if not profile.caching:
         _stop_caching(spec)
 
@@ -167,7 +168,10 @@ def _pipeline_config(profile: Profile) -> dict[str, Any]:
     return {key: value for key, value in times.items() if value}
 
 
-def _put_defaults(profile: Profile, inputs: dict[str, Any]) -> None:
+def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: tuple[str, ...]) -> None:
+    """Set defaults of inputs; parameters that are no input of the pipeline's form get the value in its plan."""
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    hidden = {}
     resuming: dict[str, Any] = {}
     for volume in profile.volumes:
         if "checkpoints" in volume.holds:  # a pod that KFP starts again resumes without being asked
@@ -176,6 +180,10 @@ def _put_defaults(profile: Profile, inputs: dict[str, Any]) -> None:
     for name, value in {**resuming, **profile.defaults}.items():
         if name in inputs:
             inputs[name]["defaultValue"] = value
+        elif name in parameters:
+            hidden[name] = value
+    if hidden:
+        bake(spec["deploymentSpec"]["executors"]["exec-plan"]["container"]["command"], hidden)
 
 
 def _stop_caching(spec: dict[str, Any]) -> None:

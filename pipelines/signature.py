@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -17,39 +17,41 @@ from kfp import dsl
 from kfp.dsl import pipeline_task
 
 from pipelines.components import as_component
+from pipelines.form import Form
 from pipelines.images import CORE
 from pipelines.plan_function import kfp_type, plan_function
 from steps.params.pipeline import PipelineParameters
-from steps.params.reading import choices_of, default_of
+from steps.params.reading import choices_of, defaults
+from steps.wire import dump
 
 
-def pipeline(
-    model: type[PipelineParameters], component: Callable[[str, type[PipelineParameters]], Any] | None = None
-) -> Callable:
-    """Turn `def name(p, plan) -> Outputs` into a KFP pipeline whose inputs are the model's parameters.
+def pipeline(model: type[PipelineParameters], form: Form | None = None) -> Callable:
+    """Turn `def name(p, plan) -> Outputs` into a KFP pipeline whose inputs are the model's parameters, or its form's.
 
     The function gets the parameters as attributes of `p`, and the task that checks them as `plan`.
     """
 
     def wrap(function: Callable) -> Any:
-        signature = signature_of(model, inspect.signature(function).return_annotation)
-        plan = (component or plan_component)(function.__name__, model)
+        inputs, fixed = (form.inputs, form.fixed) if form else (tuple(model.model_fields), {})
+        usual = {**defaults(model), **fixed}
+        signature = signature_of(model, inspect.signature(function).return_annotation, {n: usual[n] for n in inputs})
+        plan = plan_component(function.__name__, model, inputs, {n: v for n, v in fixed.items() if n not in inputs})
 
         def flow(*args: Any, **kwargs: Any) -> Any:  # kfp passes the inputs by position
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            return function(types.SimpleNamespace(**bound.arguments), plan(**bound.arguments))
+            return function(types.SimpleNamespace(**{**usual, **bound.arguments}), plan(**bound.arguments))
 
-        flow.__name__ = flow.__qualname__ = function.__name__
+        flow.__name__ = flow.__qualname__ = form.name if form else function.__name__
         flow.__module__ = function.__module__
         flow.__signature__ = signature  # type: ignore[attr-defined]
         flow.__doc__ = docstring_of(inspect.getdoc(function) or "", model)
         # A pipeline must not have the name of one of its components: kfp would load the component instead.
-        named = dsl.pipeline(name=function.__name__.replace("_", "-"), description=(flow.__doc__ or "").split("\n")[0])
+        named = dsl.pipeline(name=flow.__name__.replace("_", "-"), description=(flow.__doc__ or "").split("\n")[0])
         with _quick_stack():
             made = named(flow)
         _drop_undeclared_inputs(made.pipeline_spec)
-        made.parameter_model = model
+        made.parameter_model, made.flow = model, function
         return made
 
     return wrap
@@ -90,12 +92,16 @@ def _quick_stack() -> Iterator[None]:
         pipeline_task.inspect = usual
 
 
-def signature_of(model: type[PipelineParameters], returns: Any) -> inspect.Signature:
-    """Return the signature that kfp reads: plain types, and a default for every parameter."""
+def signature_of(
+    model: type[PipelineParameters], returns: Any, inputs: Mapping[str, Any] | None = None
+) -> inspect.Signature:
+    """Return the signature that kfp reads: plain types, and a default for every input (name → default; None: all)."""
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    usual = defaults(model) if inputs is None else inputs
     parameters = [
-        inspect.Parameter(name, keyword, default=default_of(field), annotation=kfp_type(field))
+        inspect.Parameter(name, keyword, default=usual[name], annotation=kfp_type(field))
         for name, field in model.model_fields.items()
+        if name in usual
     ]
     return inspect.Signature(parameters, return_annotation=returns)
 
@@ -106,15 +112,20 @@ def docstring_of(summary: str, model: type[PipelineParameters]) -> str:
     return "\n".join([summary, "", "Args:", *lines])
 
 
-def plan_component(pipeline_name: str, model: type[PipelineParameters]) -> Any:
-    """Return the component that takes every parameter of a pipeline and returns the outputs in `model.planned`."""
-    return as_component(plan_function(pipeline_name, model), CORE, "plan", pipeline_name)
+def plan_component(
+    pipeline_name: str, model: type[PipelineParameters], inputs: tuple[str, ...], fixed: Mapping[str, Any]
+) -> Any:
+    """Return the component that takes parameters of a pipeline and returns the outputs in `model.planned`."""
+    baked = [dump(fixed)] if fixed else []
+    return as_component(plan_function(pipeline_name, model, inputs, fixed), CORE, "plan", pipeline_name, *baked)
 
 
 def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> None:
     """Add the UI's drop-downs for all `Literal` parameters, or remove them: backends before 2.16 reject them."""
     inputs = made.pipeline_spec.root.input_definitions.parameters
     for name, field in model.model_fields.items():
+        if name not in inputs:
+            continue
         literals = inputs[name].literals
         del literals[:]
         if wanted and (choices := choices_of(field)):

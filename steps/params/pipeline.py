@@ -25,12 +25,23 @@ from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.params.vocabulary import VocabularyParams
 
+# Inputs of the short form of every pipeline that trains; each adds those of its task.
+COMMON_INPUTS = (
+    "huggingface_id", "pytorch_model_path", "train_file_path", "validation_file_path", "test_file_path",
+    "num_train_epochs", "learning_rate", "total_train_batch_size", "max_seq_length", "apply_lora",
+    "number_of_gpu_to_use_finetuning", "instance_type_finetune", "gate_metric", "registered_model_name",
+    "mlflow_server_uri",
+)  # fmt: skip
+
 
 class PipelineParameters(Group):
     """Parameters of every pipeline."""
 
     planned: ClassVar[type[tuple]] = Plan
     """Type of the plan's outputs for the later tasks."""
+
+    short_inputs: ClassVar[tuple[str, ...]] = ()
+    """Inputs of the short form of the compiled pipeline: those that most runs need."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Any parameters by name, as JSON; they override the other fields (for sweeps and configuration files)."""

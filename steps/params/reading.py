@@ -61,6 +61,29 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     Raises SecurityRefusal for values that look like a secret, else UserError with every problem: unknown names (with
     the nearest), wrong types, values out of bounds, and conflicts between parameters.
     """
+    reading, problems, refused = _read(pipeline, given)
+    p = reading.parameters
+    problems += [problem for problem in p.all_conflicts() if not any(problem.where.startswith(bad) for bad in refused)]
+    if problems:
+        raise UserError(problems)
+    return reading
+
+
+def read_some(pipeline: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Check parameters of which others are given later, so that conflicts between them cannot be seen yet.
+
+    Returns those that differ from their default, with their type. Raises as `read_parameters` does.
+    """
+    reading, problems, _ = _read(pipeline, given)
+    if problems:
+        raise UserError(problems)
+    usual = defaults(PARAMETER_MODELS[pipeline])
+    asked = [name for name, value in reading.requested.items() if value != usual[name]]
+    return {name: getattr(reading.parameters, name) for name in asked}
+
+
+def _read(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Problem], list[str]]:
+    """Return the parameters, the problems of each by itself, and the names of those that were refused."""
     if pipeline not in PARAMETER_MODELS:
         names = ", ".join(PARAMETER_MODELS)
         hint = nearest(pipeline, PARAMETER_MODELS) or "see `finetune list`"
@@ -78,10 +101,8 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     parameters, refused = _validate(model, values)
     problems += refused
     problems += _too_large(parameters)
-    problems += [p for p in parameters.all_conflicts() if not any(p.where.startswith(bad.where) for bad in refused)]
-    if problems:
-        raise UserError(problems)
-    return Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other), tuple(ignored))
+    reading = Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other), tuple(ignored))
+    return reading, problems, [problem.where for problem in refused]
 
 
 def _too_large(parameters: PipelineParameters) -> Iterator[Problem]:

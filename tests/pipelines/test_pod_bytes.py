@@ -18,10 +18,11 @@ BEFORE = {
 
 
 @pytest.fixture
-def run(tiny_model, chat_file, tmp_path, monkeypatch):
-    """The compiled chat_completion, its inputs and what its plan decides."""
+def run(tiny_model, chat_file, tmp_path, monkeypatch, request):
+    """The compiled chat_completion (or its short form), its inputs and what its plan decides."""
     monkeypatch.chdir(tmp_path)
-    spec, platform = yaml.load_all((COMPILED / "chat_completion_pipeline.yaml").read_text(), yaml.CSafeLoader)
+    file = COMPILED / f"chat_completion{getattr(request, 'param', '')}_pipeline.yaml"
+    spec, platform = yaml.load_all(file.read_text(), yaml.CSafeLoader)
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     given = {name: _typed(declared) for name, declared in inputs.items()}
     shutil.copytree(tiny_model, "base-model")  # the length of its path counts
@@ -37,12 +38,18 @@ def _typed(declared):
     return int(value) if declared["parameterType"] == "NUMBER_INTEGER" else value
 
 
-def test_the_tasks_after_the_plan_have_about_half_of_the_bytes_that_they_had(run):
+def test_all_tasks_have_three_fifths_of_the_bytes_that_they_had_and_those_after_the_plan_half(run):
     sizes = bytes_of(*run)
     assert set(sizes) == set(BEFORE) - {"merge-adapter"}
     assert sum(sizes.values()) < 0.6 * sum(BEFORE.values()), sizes
     later = sum(sizes.values()) - sizes["plan"]
     assert later < 0.51 * (sum(BEFORE.values()) - BEFORE["plan"]), sizes
+
+
+@pytest.mark.parametrize("run", ["_short"], indirect=True)
+def test_a_run_of_the_short_form_has_less_than_half_of_the_bytes(run):
+    sizes = bytes_of(*run)
+    assert sum(sizes.values()) < 0.47 * sum(BEFORE.values()), sizes
 
 
 def test_a_task_has_one_short_settings_text_and_only_inputs_that_it_uses(run):

@@ -6,7 +6,7 @@ from typing import ClassVar
 from steps.errors import Problem
 from steps.params.chat_columns import KtoColumns, PreferenceColumns
 from steps.params.metrics import OF_PAIRS, OF_RATED, PreferenceMetrics
-from steps.params.pipeline import SupervisedParameters
+from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
 from steps.params.preference import PreferenceMethod
 
 
@@ -14,6 +14,7 @@ class PreferenceParameters(PreferenceColumns, KtoColumns, PreferenceMethod, Pref
     """Tune a chat model on preferences: pairs of a better and a worse answer, or rated answers."""
 
     task: ClassVar[str] = "preference"
+    short_inputs: ClassVar[tuple[str, ...]] = (*COMMON_INPUTS, "method", "beta", "precision", "lora_r")
 
     @property
     def rows_task(self) -> str:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from steps.errors import Problem
 from steps.params.group import Group
 from steps.params.metrics import LossMetrics
-from steps.params.pipeline import SupervisedParameters
+from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
 from steps.params.task_columns import PretrainingColumns
 
 
@@ -24,6 +24,13 @@ class PretrainingParameters(PretrainingColumns, Objective, LossMetrics, Supervis
     """Continue the pretraining of a language model on plain texts: a language, a subject, a style."""
 
     task: ClassVar[str] = "pretraining"
+    short_inputs: ClassVar[tuple[str, ...]] = (
+        *COMMON_INPUTS,
+        "text_key",
+        "pretraining_objective",
+        "packing",
+        "precision",
+    )
 
     @property
     def asked_kind(self) -> str:

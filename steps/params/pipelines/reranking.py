@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from steps.params.metrics import RankingMetrics
-from steps.params.pipeline import SupervisedParameters
+from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
 from steps.params.task_columns import TaskColumns
 
 
@@ -26,4 +26,5 @@ class RerankingParameters(RerankingColumns, RankingMetrics, SupervisedParameters
     """Tune a model to score how relevant a passage is to a query."""
 
     task: ClassVar[str] = "reranking"
+    short_inputs: ClassVar[tuple[str, ...]] = (*COMMON_INPUTS, "query_key", "passage_key", "relevant_key", "precision")
     confusion_chart: ClassVar[bool] = True

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from steps.errors import Problem
 from steps.params.metrics import OF_LABEL_SETS, OF_ONE_LABEL, LabelMetrics
-from steps.params.pipeline import SupervisedParameters
+from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
 from steps.params.task_columns import ClassificationColumns
 
 
@@ -13,6 +13,13 @@ class TextClassificationParameters(ClassificationColumns, LabelMetrics, Supervis
     """Tune a model to classify texts or pairs of texts."""
 
     task: ClassVar[str] = "text_classification"
+    short_inputs: ClassVar[tuple[str, ...]] = (
+        *COMMON_INPUTS,
+        "sentence1_key",
+        "sentence2_key",
+        "label_key",
+        "multilabel",
+    )
     confusion_chart: ClassVar[bool] = True
 
     def conflicts(self) -> Iterator[Problem]:

@@ -6,13 +6,14 @@ from typing import ClassVar
 from steps.errors import Problem
 from steps.params.data import TextColumns
 from steps.params.metrics import TextMetrics
-from steps.params.pipeline import SupervisedParameters
+from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
 
 
 class TextGenerationParameters(TextColumns, TextMetrics, SupervisedParameters):
     """Tune a language model on texts, or on prompts with the text that should follow."""
 
     task: ClassVar[str] = "text_generation"
+    short_inputs: ClassVar[tuple[str, ...]] = (*COMMON_INPUTS, "text_key", "ground_truth_key", "precision", "max_steps")
 
     def conflicts(self) -> Iterator[Problem]:
         """Refuse settings that need answers without ground_truth_key."""

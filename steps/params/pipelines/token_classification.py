@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from steps.params.metrics import TagMetrics
-from steps.params.pipeline import SupervisedParameters
+from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
 from steps.params.task_columns import TokenColumns
 
 
@@ -11,3 +11,4 @@ class TokenClassificationParameters(TokenColumns, TagMetrics, SupervisedParamete
     """Tune a model to tag each word of a text: names, places, parts of speech."""
 
     task: ClassVar[str] = "token_classification"
+    short_inputs: ClassVar[tuple[str, ...]] = (*COMMON_INPUTS, "token_key", "tag_key", "precision", "max_steps")
