@@ -12,6 +12,7 @@ Llama models, their weights in float32, the last one's in bfloat16; chats:
 
     rows                        0.007      7     75    300 (long rows)
     prepare_data                   216    416    433    562
+    finetune, LoRA, 3 MB           681    725   1615          0.7 GB + 13 bytes for each byte of short rows
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 from collections.abc import Mapping
 
 from steps.params.pipeline import SupervisedParameters
+from steps.params.splits import EDGES
 from steps.plan.lengths import longest
 from steps.plan.memory import STATE_BYTES, MemoryEstimate, adapter_parameters
 from steps.plan.need import GIB, Need
@@ -36,7 +38,7 @@ TORCH = int(0.7 * GIB)  # torch, transformers and the trainer, before a model is
 CUDA = 4 * GIB  # the same with CUDA's libraries; not measured here
 PREPARING = GIB // 2
 ROWS_IN_MEMORY = 2  # bytes for each byte of rows: hashes, places and counts of short rows
-PACKED = 5  # rows of a .gz or Parquet file have about so many times its bytes
+ROWS_TRAINED = 13  # the same in a training and an evaluation, whose rows are lists of numbers
 WORK_OF_ROWS = 32  # rows are checked and tokenised at about a thirtieth of the speed at which weights are copied
 LOGITS_BYTES = GIB  # of a batch of an evaluation (`steps/evaluate/losses.py`)
 WIDE = 4  # bytes of a float32
@@ -88,8 +90,11 @@ class _Sizes:
         adapter, use = model.adapter, model.settings.adapter.use if model.settings.adapter else ""
         more = (seen.reference.bytes if seen.reference else 0) + (adapter.bytes if adapter and use == "continue" else 0)
         self.model = copied(model) + more
-        self.rows = sum(found.bytes * _unpacked(found) for found in seen.data.values())
-        self.rows_known = all(found.bytes for found in seen.data.values())
+        rows = {split: found.unpacked for split, found in seen.data.items()}
+        self.rows = sum(count or 0 for count in rows.values())
+        self.rows_known = None not in rows.values()
+        share = 100 - EDGES[frozenset(rows.keys() - {"train"})][1]
+        self.tested = (rows.get("test") or 0) + (rows.get("train") or 0) * share // 100
         self.continued = use == "continue"
         self.trained = adapter_parameters(p, seen.config) if p.apply_lora else model.parameters
         stored = model.bytes if model.bytes else WIDE * model.parameters  # new weights are in float32
@@ -115,9 +120,8 @@ def _import(model: ModelFound, reference: ModelFound | None, sizes: _Sizes) -> N
 
 
 def _prepare(data: Mapping[str, DataFound], sizes: _Sizes) -> Need:
-    remote = sum(found.bytes for found in data.values() if local_path(found.resolved.uri) is None)
-    # Downloaded and unpacked, valid rows, tokens: each at most as large as the rows.
-    disk = remote + 3 * sizes.rows
+    # Valid rows, tokens, and what was unpacked or joined: each at most as large as the rows.
+    disk = sum(found.distant for found in data.values()) + 3 * sizes.rows
     if not sizes.rows_known:
         return Need(None, "rows of unknown size", 0, "the rows of unknown size, four times")
     memory = PREPARING + ROWS_IN_MEMORY * sizes.rows
@@ -127,12 +131,12 @@ def _prepare(data: Mapping[str, DataFound], sizes: _Sizes) -> Need:
 def _finetune(seen: Seen, model: ModelFound, estimate: MemoryEstimate, sizes: _Sizes) -> Need:
     """Training on the CPU: the estimate; the rows' tokens besides."""
     disk, more = _disk_of_training(seen.parameters, sizes)
-    if not _known(model):
-        return Need(None, "a model of unknown size", disk, more)
+    if unknown := _unknown(model, sizes):
+        return Need(None, unknown, disk, more)
     whole = estimate.needed + estimate.on_cpu
     loading = model.parameters * WIDE + model.bytes  # the file is mapped while weights of another type are made
     merge = merging(model) if seen.parameters.apply_lora else 0
-    memory = max(TORCH + int(MARGIN * max(whole, loading)) + sizes.rows, merge)
+    memory = max(TORCH + int(MARGIN * max(whole, loading)) + ROWS_TRAINED * sizes.rows, merge)
     why = f"training on the CPU, about {size(whole)}"
     return Need(memory, why, disk, more, work=memory)
 
@@ -143,7 +147,8 @@ def _finetune_on_gpu(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
     half = p.precision == "16" and p.apply_lora
     loaded = 0 if p.bits else model.parameters * (2 if half else WIDE)
     disk, more = _disk_of_training(p, sizes)
-    return Need(None, "the part of the machine that belongs to its GPUs", disk, more, least=CUDA + loaded)
+    least = CUDA + loaded + ROWS_TRAINED * sizes.rows
+    return Need(None, "the part of the machine that belongs to its GPUs", disk, more, least=least)
 
 
 def _disk_of_training(p: SupervisedParameters, sizes: _Sizes) -> tuple[int, str]:
@@ -157,19 +162,25 @@ def _evaluate(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
     p, kind = seen.parameters, seen.recipe.kind
     before = sizes.weights if sizes.continued else 0  # the model before this run, merged
     disk = sizes.model + sizes.tuned + sizes.merged + sizes.rows + before
-    if not _known(model):
-        return Need(None, "a model of unknown size", disk)
+    if unknown := _unknown(model, sizes):
+        return Need(None, unknown, disk)
     if p.number_of_gpu_to_use_finetuning:
-        memory = CUDA + sizes.weights  # the file is mapped while it is loaded
-        return Need(memory, f"{told(model)}, on a GPU", disk, least=CUDA, work=memory)
+        least = CUDA + ROWS_TRAINED * sizes.tested
+        memory = least + sizes.weights  # the file is mapped while it is loaded
+        return Need(memory, f"{told(model)}, on a GPU", disk, least=least, work=memory)
     width = 2 if p.precision == "16" else WIDE
     logits = 0
     if kind.logits_over_vocabulary:
         tokens = p.per_device_eval_batch_size * longest(p, seen.recipe, model)
         logits = 3 * min(LOGITS_BYTES, tokens * (seen.config.get("vocab_size") or 0) * width)
     loaded = model.parameters * width
-    memory = TORCH + int(MARGIN * (loaded + sizes.weights + logits)) + sizes.rows
+    memory = TORCH + int(MARGIN * (loaded + sizes.weights + logits)) + ROWS_TRAINED * sizes.tested
     return Need(memory, f"{told(model)}, on the CPU", disk, least=TORCH + loaded, work=memory)
+
+
+def _unknown(model: ModelFound, sizes: _Sizes) -> str:
+    """Say which size is not known; empty if both are."""
+    return "" if _known(model) and sizes.rows_known else f"{'rows' if _known(model) else 'a model'} of unknown size"
 
 
 def _known(model: ModelFound) -> bool:
@@ -179,8 +190,3 @@ def _known(model: ModelFound) -> bool:
 def told(model: ModelFound) -> str:
     """Return the size of a model in words."""
     return f"a model of {size(model.bytes)}" if model.bytes else "a model without weights"
-
-
-def _unpacked(found: DataFound) -> int:
-    packed = found.resolved.uri.lower().endswith((".gz", ".parquet"))
-    return PACKED if packed else 1
