@@ -22,7 +22,12 @@ from steps.params.reading import Reading, read_parameters
 from steps.params.settings import AdapterSettings, AdapterToolSettings
 from steps.plan.deciding import Trouble, asked_for
 from steps.plan.hardware import Hardware, import_hardware
+from steps.plan.need import Need
+from steps.plan.needs import IMPORTING, copied, fetched, merging, told
+from steps.plan.requests import request_of, requested, small_machine_notes
+from steps.plan.seen import runs_here
 from steps.plan.sources import ModelFound, look_at_base
+from steps.reports.formats import size
 from steps.sources import storage
 from steps.sources.model_files import ModelFiles, open_files
 
@@ -42,6 +47,8 @@ class Decisions:
     model: ModelFound
     adapter: ModelFiles | None
     hardware: dict[str, Hardware]
+    needs: dict[str, Need]
+    """What each task needs, by its name."""
     compares: bool
     """Whether the adapter contains tensors to compare with the base's."""
     trained_whole: list[str]
@@ -70,16 +77,35 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert model is not None
     assert hardware is not None
     compares, notes = _try(p, model, adapter)
-    return Decisions(reading, model, adapter, hardware, compares, expected or [], reading.warnings + notes)
+    needs = _needs(p, model, adapter, compares)
+    if not runs_here():
+        notes += small_machine_notes(hardware, needs)
+    warnings = reading.warnings + notes
+    return Decisions(reading, model, adapter, requested(hardware, needs), needs, compares, expected or [], warnings)
+
+
+def _needs(p: AdapterToolsParameters, model: ModelFound, adapter: ModelFiles | None, compares: bool) -> dict[str, Need]:
+    """Return what each task needs: files are copied, and tensors read one at a time."""
+    own = sum(adapter.names.values()) if adapter else 0
+    weights = 0 if _is_idle(p, compares) else model.bytes
+    base = copied(model) - model.bytes + weights
+    work = merging(model)
+    brought = base + fetched(model.files, model.layout.files)
+    result = weights if p.action == "merge" else base if p.action == "replace_tokens" and not adapter else own
+    return {
+        "import_model": Need(IMPORTING, told(model), brought, least=IMPORTING, work=weights),
+        "import_adapter": Need(IMPORTING, f"an adapter of {size(own)}" if adapter else "no adapter",
+                               own + (fetched(adapter, {}) if adapter else 0), least=IMPORTING, work=own),
+        "adapter_tool": Need(work, told(model), base + own + result, least=work, work=2 * weights),
+    }  # fmt: skip
 
 
 def settings_of(decisions: Decisions) -> dict[str, Group]:
     """Return one settings value for each later step, by the name of the plan's output."""
     p = decisions.parameters
-    # These tools do not read the base's weights, and copying them would take longer than the work.
-    idle = (p.action == "replace_tokens" and p.adapter_path) or (p.action == "vllm" and not decisions.compares)
+    idle = _is_idle(p, decisions.compares)
     return {
-        "model": decisions.model.settings.model_copy(update={"new_weights": bool(idle)}),
+        "model": decisions.model.settings.model_copy(update={"new_weights": idle}),
         "adapter": AdapterSettings(source=decisions.adapter.resolved if decisions.adapter else None),
         "tool": AdapterToolSettings(
             action=p.action,
@@ -89,6 +115,11 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
             trained_whole=decisions.trained_whole,
         ),
     }
+
+
+def _is_idle(p: AdapterToolsParameters, compares: bool) -> bool:
+    """Return whether the tool does not read the base's weights; copying them would take longer than the work."""
+    return bool(p.action == "replace_tokens" and p.adapter_path) or (p.action == "vllm" and not compares)
 
 
 def summary_of(decisions: Decisions) -> dict[str, Any]:
@@ -103,8 +134,6 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "import_adapter": "check and copy the adapter" if found else "nothing to import",
         "adapter_tool": WHAT[p.action],
     }
-    hardware = decisions.hardware["import"]
-    pool = next(iter(hardware.node_selector.values()), "any")
     return {
         "pipeline": decisions.reading.pipeline,
         "task": p.action,
@@ -113,9 +142,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "translations": [vars(translation) for translation in decisions.reading.translations],
         "warnings": decisions.warnings,
         "tasks": [
-            {"task": task, "what": what, "cpu": hardware.cpu, "memory": hardware.memory, "gpu_type": "",
-             "gpu_count": "0", "node_pool": pool}
-            for task, what in tasks.items()
+            request_of(task, what, decisions.hardware, decisions.needs) for task, what in tasks.items()
         ],
         "arithmetic": [],
         "sources": sources,

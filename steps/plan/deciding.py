@@ -23,8 +23,11 @@ from steps.plan.fitted import fitted_to_model
 from steps.plan.hardware import Hardware, hardware_of
 from steps.plan.lengths import longest
 from steps.plan.memory import MemoryEstimate, Room, seen_estimate
+from steps.plan.need import Need
+from steps.plan.needs import needs_of
 from steps.plan.recipes import recipe_for
-from steps.plan.seen import Seen
+from steps.plan.requests import requested, small_machine_notes
+from steps.plan.seen import Seen, runs_here
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -54,6 +57,9 @@ class Decisions:
     function_digest: str
     options: EvaluationOptions
     hardware: dict[str, Hardware]
+    """Request of each task group."""
+    needs: dict[str, Need]
+    """What each task needs, by its name."""
     memory: MemoryEstimate
     room: Room
     max_length: int
@@ -150,7 +156,10 @@ def _chosen(seen: Seen) -> Decisions:
     max_length = longest(p, seen.recipe, model)
     needs = seen_estimate(seen)
     assert needs is not None
+    tasks = needs_of(seen, needs[0])
     notes = [sentence for note in NOTES for sentence in note(seen)]
+    if not runs_here():
+        notes += small_machine_notes(seen.hardware, tasks)
     return Decisions(
         reading=seen.reading,
         recipe=seen.recipe,
@@ -161,7 +170,8 @@ def _chosen(seen: Seen) -> Decisions:
         template_digest=seen.template.digest,
         function_digest=seen.function_digest,
         options=seen.options.options,
-        hardware=seen.hardware,
+        hardware=requested(seen.hardware, tasks),
+        needs=tasks,
         memory=needs[0],
         room=needs[1],
         max_length=max_length,

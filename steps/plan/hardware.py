@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.compute import CLUSTER, SERVERLESS, ImportCompute
 from steps.params.pipeline import SupervisedParameters
+from steps.plan.need import GIB, Need
 from steps.sources.storage import FORBIDDEN
 
 NVIDIA = "nvidia.com/gpu"
@@ -66,6 +68,7 @@ RAW_KEYS = {
 LABEL = re.compile(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?")  # Kubernetes' form of a label's value
 # Nodes reserve part of their resources for the system; a request for all of it is never scheduled.
 CPU_SHARE, MEMORY_SHARE = 0.9, 0.85
+LEAST_MEMORY = 2  # GiB: KFP's launcher moves artifacts with the memory of the task's own container
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,37 @@ class Hardware:
     tolerations: list[dict[str, Any]]
     gpu_memory: int
     """GiB of one GPU; 0 if unknown or without GPU."""
+    machine: str = ""
+    """The instance type of which this is a share; empty for a request that was written by its parts."""
+
+    @property
+    def memory_gib(self) -> int:
+        """The memory in GiB."""
+        return int(self.memory.removesuffix("Gi"))
+
+    def fitted(self, needs: Iterable[Need]) -> Hardware:
+        """Return the request for what the largest of the tasks needs: at most this share of the instance type.
+
+        A written request, and one for tasks of unknown size, stay as they are.
+        """
+        all_ = [(need.cpu, need.memory) for need in needs]
+        sizes = [memory for _, memory in all_ if memory is not None]
+        if not self.machine or not all_ or len(sizes) < len(all_):
+            return self
+        memory = max(LEAST_MEMORY, -(-max(sizes) // GIB))
+        cpu = max(cpu for cpu, _ in all_)
+        return replace(self, cpu=str(min(int(self.cpu), cpu)), memory=f"{min(self.memory_gib, memory)}Gi")
 
 
 def import_hardware(parameters: ImportCompute) -> dict[str, Hardware]:
-    """Return the request of tasks that process whole models without training. Raises as `hardware_of`."""
+    """Return the most that tasks which process whole models without training request. Raises as `hardware_of`."""
     return {"import": _hardware(parameters, "compute_model_import", "instance_type_model_import", 0)}
 
 
 def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
-    """Return the request of each task group (import, prepare, finetune, evaluate).
+    """Return the most that each task group (import, prepare, finetune, evaluate) requests.
 
+    That is its share of the instance type, or the written request; `Hardware.fitted` lowers a share to the need.
     Raises UserError for unknown instance types, malformed requests, forbidden characters, and more GPUs than there are.
     """
     gpus = parameters.number_of_gpu_to_use_finetuning
@@ -140,6 +164,7 @@ def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpu
         | ({} if pool in NO_POOL else {parameters.node_pool_label: pool}),
         tolerations=[{"key": whole.gpu_type, "operator": "Exists", "effect": "NoSchedule"}] if whole.gpus else [],
         gpu_memory=whole.gpu_memory if whole.gpus else 0,
+        machine="" if "=" in asked else asked,
     )
 
 

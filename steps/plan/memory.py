@@ -17,9 +17,9 @@ from steps.params.pipeline import SupervisedParameters
 from steps.plan.hardware import NO_POOL, Hardware
 from steps.plan.lengths import longest
 from steps.plan.machine import gpu_memory_here, memory_here
+from steps.plan.need import GIB
 from steps.plan.seen import Seen, runs_here
 
-GIB = 2**30
 HEADROOM = 0.9  # the rest is for the CUDA context, fragmentation and the allocator's rounding
 # Bytes per trained parameter beyond the weight itself: gradient and optimizer state in 32 bit.
 STATE_BYTES = {
@@ -118,7 +118,7 @@ def room_of(p: SupervisedParameters, hardware: Hardware) -> Room:
         return room_here(p)
     if p.number_of_gpu_to_use_finetuning:
         return Room(hardware.gpu_memory * GIB, "one GPU of instance_type_finetune", "instance_type_finetune")
-    return Room(int(hardware.memory.removesuffix("Gi")) * GIB, "instance_type_finetune", "instance_type_finetune")
+    return Room(hardware.memory_gib * GIB, "instance_type_finetune", "instance_type_finetune")
 
 
 def room_here(p: SupervisedParameters) -> Room:
@@ -167,7 +167,7 @@ def memory_notes(seen: Seen) -> Iterator[str]:
                 "are usable: lower per_device_train_batch_size or max_seq_length"
                 f"{'' if p.apply_lora else ', or set apply_lora=true'}"
             )
-    there = int(hardware.memory.removesuffix("Gi"))
+    there = hardware.memory_gib
     if not runs_here() and needs.on_cpu >= there * GIB:  # offloaded states must fit into CPU memory
         yield (f"DeepSpeed offloads {needs.on_cpu / GIB:.0f} GiB to CPU memory, but finetune has {there} GiB: "
                "choose a larger instance_type_finetune")  # fmt: skip
@@ -266,6 +266,12 @@ def _zero_parts(
         changes["weights"] = min(weights + adapter, int(live)) * width
         on_cpu += (weights + adapter) * width
     return changes, on_cpu
+
+
+def adapter_parameters(parameters: SupervisedParameters, config: dict[str, Any]) -> int:
+    """Return the number of weights that an adapter trains, about."""
+    layers = config.get("num_hidden_layers") or config.get("n_layer") or sum(encoder_and_decoder(config))
+    return _adapter_size(parameters, config, _hidden(config), layers)
 
 
 def _hidden(config: dict[str, Any]) -> int:

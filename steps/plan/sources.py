@@ -26,6 +26,7 @@ from steps.tasks import load_task
 from steps.tracking.registered import is_registered, open_mlflow
 
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+PACKED = 5  # the rows of a .gz or Parquet file have about so many times its bytes
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class DataFound:
     """Lines of local jsonl files; None if counting needs the whole source to be read."""
     most: int | None = None
     """Highest number of rows that the files can have; None if that is not known."""
+    unpacked: int | None = None
+    """Bytes of the rows when they are unpacked, about; None if that is not known."""
+    distant: int = 0
+    """Bytes of the files that have to be fetched."""
     warnings: tuple[str, ...] = ()
     """Warnings about the source."""
 
@@ -200,8 +205,15 @@ def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:
         sum(file.size for file in files),
         sum(counted) if whole else None,
         sum(known) if bounded else None,
+        sum(_unpacked(file) for file in files) if len(files) == len(found) else None,
+        sum(file.size for file in files if storage.local_path(file.uri) is None),
         tuple(notes),
     )
+
+
+def _unpacked(file: data_sources.DataFile) -> int:
+    packed = file.uri.lower().endswith((".gz", ".parquet")) or file.format == "parquet"
+    return file.size * (PACKED if packed else 1)
 
 
 def _file_problems(file: data_sources.DataFile, texts: bool) -> Iterator[Problem]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from steps.kinds.adapters import ADAPTER_KINDS
-from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 from steps.params.pipeline import SupervisedParameters
@@ -14,6 +13,7 @@ from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.duration import duration
 from steps.plan.memory import GIB
+from steps.plan.requests import as_table, request_of
 from steps.redaction import masked
 from steps.tracking.target import is_off, store_or_local, target_of
 
@@ -66,10 +66,8 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
 def as_text(summary: dict[str, Any]) -> str:
     """Format the summary for a terminal."""
     lines = [f"plan of {summary['pipeline']}", ""]
-    for task in summary["tasks"]:
-        gpu = f", {task['gpu_count']} {task['gpu_type']}" if task["gpu_type"] else ""
-        lines.append(f"  {task['task']:<15} {task['what']:<42} {task['cpu']} CPU, {task['memory']}{gpu}")
-    lines.append("")
+    lines += [f"  {task['task']:<22} {task['what']}" for task in summary["tasks"]]
+    lines += ["", *as_table(summary["tasks"]), ""]
     lines += [f"  {line['name']:<29} {line['value']!s:<8} {line['how']}" for line in summary["arithmetic"]]
     if memory := summary["memory"]:
         available = memory["available_bytes"]
@@ -127,24 +125,10 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     bits = "bfloat16" if p.precision == "16" else "float32"
     zero = f", {decisions.zero.told}" if decisions.zero else ""
     what = {
-        "import_model": ("import", f"check and copy the model{', merge its adapter' if merged else ''}"),
-        "prepare_data": ("prepare", "check every row, split, tokenise" + (" and pack" if p.packing else "")),
-        "finetune": ("finetune", f"{trainer}, {method}, {bits}{zero}{_merging(p)}"),
-        "evaluate": ("evaluate", f"base{' with adapter' if kept else ''} and tuned on the test rows"),
-        "register_model": ("", "MLflow version, if the gate passes" if p.register_tuned_model else "disabled"),
+        "import_model": f"check and copy the model{', merge its adapter' if merged else ''}",
+        "prepare_data": "check every row, split, tokenise" + (" and pack" if p.packing else ""),
+        "finetune": f"{trainer}, {method}, {bits}{zero}{_merging(p)}",
+        "evaluate": f"base{' with adapter' if kept else ''} and tuned on the test rows",
+        "register_model": "MLflow version, if the gate passes" if p.register_tuned_model else "disabled",
     }
-    rows = []
-    for task, (group, text) in what.items():
-        hardware = decisions.hardware.get(group)
-        rows.append(
-            {
-                "task": task,
-                "what": text,
-                "cpu": hardware.cpu if hardware else SMALL_CPU,
-                "memory": hardware.memory if hardware else SMALL_MEMORY,
-                "gpu_type": hardware.gpu_type if hardware else "",
-                "gpu_count": hardware.gpu_count if hardware else "0",
-                "node_pool": next(iter(hardware.node_selector.values()), "any") if hardware else "any",
-            }
-        )
-    return rows
+    return [request_of(task, text, decisions.hardware, decisions.needs) for task, text in what.items()]

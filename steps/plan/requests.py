@@ -1,0 +1,85 @@
+"""What the tasks request: their need, as far as it is known, at most their share of the instance type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steps.params.compute import SMALL_CPU, SMALL_MEMORY
+from steps.plan.hardware import LEAST_MEMORY, Hardware
+from steps.plan.need import GIB, Need
+from steps.reports.formats import size
+
+# Task → its group of requests; the others request SMALL_CPU and SMALL_MEMORY.
+GROUPS = {
+    "import_model": "import", "import_adapter": "import", "adapter_tool": "import", "prepare_data": "prepare",
+    "finetune": "finetune", "evaluate": "evaluate",
+}  # fmt: skip
+PARAMETERS = {
+    "import": "instance_type_model_import", "prepare": "instance_type_preprocess", "finetune": "instance_type_finetune",
+    "evaluate": "instance_type_model_evaluation",
+}  # fmt: skip
+
+
+def requested(most: Mapping[str, Hardware], needs: Mapping[str, Need]) -> dict[str, Hardware]:
+    """Return the request of each group: what its tasks need, within the most that it may request."""
+    return {
+        group: hardware.fitted(need for task, need in needs.items() if GROUPS.get(task) == group)
+        for group, hardware in most.items()
+    }
+
+
+def small_machine_notes(most: Mapping[str, Hardware], needs: Mapping[str, Need]) -> Iterator[str]:
+    """Warn of tasks that need more memory than they may request; the plan refuses a training itself elsewhere."""
+    for task, need in needs.items():
+        hardware = most.get(GROUPS.get(task, ""))
+        if hardware is None:
+            continue
+        least = max(need.least, LEAST_MEMORY * GIB)
+        if least > hardware.memory_gib * GIB:
+            parameter = PARAMETERS[GROUPS[task]]
+            of = f"its share of {hardware.machine}" if hardware.machine else "as written"
+            yield (f"{parameter}: {task} needs about {size(least)} of memory, and {hardware.memory} is {of}: "
+                   "name a larger one")  # fmt: skip
+
+
+def request_of(task: str, what: str, hardware: Mapping[str, Hardware], needs: Mapping[str, Need]) -> dict[str, Any]:
+    """Return a task's line of the plan: what it does, what it requests and why, and the disk that it needs."""
+    need, found = needs[task], hardware.get(GROUPS.get(task, ""))
+    return {
+        "task": task,
+        "what": what,
+        "cpu": found.cpu if found else SMALL_CPU,
+        "memory": found.memory if found else SMALL_MEMORY,
+        "gpu_type": found.gpu_type if found else "",
+        "gpu_count": found.gpu_count if found else "0",
+        "node_pool": next(iter(found.node_selector.values()), "any") if found else "any",
+        "why": _why(need, found),
+        "disk_bytes": need.disk,
+        "more_disk": need.more_disk,
+    }
+
+
+def as_table(tasks: list[dict[str, Any]]) -> list[str]:
+    """Format the requests for a terminal."""
+    lines = [f"  {'requests on a cluster':<22} {'CPU':>4} {'memory':>7} {'disk':>9}  because of"]
+    for task in tasks:
+        gpu = f"{task['gpu_count']} {task['gpu_type']}; " if task["gpu_type"] else ""
+        more = f"; disk: and {task['more_disk']}" if task["more_disk"] else ""
+        lines.append(
+            f"  {task['task']:<22} {task['cpu']:>4} {task['memory']:>7} {size(task['disk_bytes']):>9}  "
+            f"{gpu}{task['why']}{more}"
+        )
+    return lines
+
+
+def _why(need: Need, found: Hardware | None) -> str:
+    """Say in a few words what a request follows from."""
+    if found is None:
+        return need.why
+    if not found.machine:
+        return f"as written; {need.why}"
+    if need.memory is None:
+        return f"share of {found.machine}: {need.why}"
+    wanted = max(LEAST_MEMORY, -(-need.memory // GIB))
+    return f"{need.why}{f', at most the share of {found.machine}' if wanted > found.memory_gib else ''}"
