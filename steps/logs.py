@@ -1,0 +1,65 @@
+"""What a step logs: its own lines and the warnings of libraries, without KFP's own lines and progress bars."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
+SHOWN = "\x1e"
+KFP_FORMAT = "[KFP Executor"  # how kfp begins every line of the root logger
+KFP_POD = "KFP_POD_NAME"  # set by the backend in the pod of every task (KFP 2.0 to 2.17)
+KFP_TASK = "_KFP_RUNTIME"  # set to `true` by the command of every lightweight component
+# Read by the libraries at import. transformers follows huggingface_hub; TQDM_DISABLE is the default of all other bars.
+WITHOUT_BARS = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "TQDM_DISABLE": "1",
+}
+
+log = logging.getLogger("finetune")
+
+
+def in_kfp_task() -> bool:
+    """Return whether this process is a task of KFP outside of `finetune run`, which shows errors itself."""
+    return RECORDS not in os.environ and (KFP_POD in os.environ or os.environ.get(KFP_TASK) == "true")
+
+
+def log_plainly() -> None:
+    """Log our own messages to stdout without a prefix; libraries log warnings only.
+
+    A task of KFP gets no progress bars: each of their updates would be a line. Variables that are set already win.
+    """
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Marked() if RECORDS in os.environ else logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for printing in root.handlers:
+        if printing.formatter and KFP_FORMAT in (printing.formatter._fmt or ""):
+            printing.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+            printing.addFilter(_is_not_printed_yet)
+    if in_kfp_task():
+        for name, value in WITHOUT_BARS.items():
+            os.environ.setdefault(name, value)
+
+
+def _is_not_printed_yet(record: logging.LogRecord) -> bool:
+    """Tell if no other logger prints a message: where CI is set, transformers prints its own and passes them on."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger and logger is not logging.root:
+        if logger.handlers:
+            return False
+        logger = logger.parent
+    return True
+
+
+class _Marked(logging.Formatter):
+    """Marks every line: the local runner prints marked lines and writes all other output to a file only."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(f"{SHOWN}{line}" for line in super().format(record).split("\n"))

@@ -1,0 +1,281 @@
+"""What a person sees of a task of KFP: the end of its log and its termination message, through KFP's own entry."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import with_our_code
+
+from steps.messages import columns
+
+# What a compiled task ships: KFP loads this module, logs its input, and calls the function.
+COMPONENT = """
+from steps.running import log_plainly
+
+log_plainly()
+
+import os
+from pathlib import Path
+
+import steps.outages, steps.outcome
+from steps import running
+from steps.errors import NumericError, Outage, OutOfResources, Preempted, Problem, SecurityRefusal, UserError
+
+steps.outcome.TERMINATION_LOG = steps.outages.TERMINATION_LOG = Path(os.environ["TEST_TERMINATION_LOG"])
+steps.outages.WAITS = tuple(map(float, os.environ.get("TEST_WAITS", "0.1 0.2").split()))
+STARTED = []
+
+
+def task(settings: str):
+    def step():
+        STARTED.append(1)
+        print("printed by the step", end="")
+        exec(settings, globals())
+
+    running.load = lambda name: step
+    running.run_step("finetune")
+
+
+def task_without_a_step(settings: str):
+    exec(settings)
+"""
+ROW = 'Problem("DATA-E0412", "train.jsonl:7 messages[1].role", "\'bot\'", "one of system, user", "rename the role")'
+ADDRESS = "s3://bucket/" + "folder-with-a-long-name/" * 8 + "train.jsonl"
+FAR = f'Problem("URI-E0201", "train_file_path", "nothing at \'{ADDRESS}\'", "a file", "correct it")'
+ENDS = {
+    "a user error": (f"raise UserError([{ROW}, {FAR}])", 2, "user error"),
+    "a refusal": (f"raise SecurityRefusal({ROW})", 3, "refused for security"),
+    "an outage": (f"raise Outage({FAR})", 4, "not available"),
+    "a service that is silent": ("raise ConnectionRefusedError('x')", 4, "not available"),
+    "memory": ("raise MemoryError()", 5, "not enough resources"),
+    "numbers": (f"raise NumericError({ROW})", 6, "NaN or infinity"),
+    "a bug": ("{}['x']", 70, "bug"),
+    "a checkpoint": (f"raise Preempted({ROW}, resume_from='/c/checkpoint-9')", 143, "stopped from outside"),
+}
+
+
+def command(component: Path, settings: str, function: str) -> list[str]:
+    given = {
+        "inputs": {"parameterValues": {"settings": settings}},
+        "outputs": {"outputFile": str(component.with_name("output.json"))},
+    }
+    words = ["-m", "kfp.dsl.executor_main", "--component_module_path", str(component)]
+    return [sys.executable, *words, "--function_to_execute", function, "--executor_input", json.dumps(given)]
+
+
+def environment(component: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a task in a pod: KFP's variables, and a termination log."""
+    place = component.with_name("termination-log")
+    place.write_text("")
+    pod = {"_KFP_RUNTIME": "true", "KFP_POD_NAME": "chat-1-system-container-impl-1", "TEST_TERMINATION_LOG": str(place)}
+    return {**with_our_code(), **pod, **more}
+
+
+@pytest.fixture
+def component(tmp_path):
+    file = tmp_path / "ephemeral_component.py"
+    file.write_text(COMPONENT)
+    return file
+
+
+def run(component: Path, settings: str, function: str = "task", **more: str) -> tuple[int, list[str], str]:
+    """Run a task; return its exit code, the lines of its log and its termination message."""
+    done = subprocess.run(command(component, settings, function), env=environment(component, **more),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return done.returncode, done.stdout.splitlines(), component.with_name("termination-log").read_text("utf-8")
+
+
+def block(log: list[str]) -> list[str]:
+    """Return the last lines of a log, from the last one that begins with ERROR."""
+    start = max(number for number, line in enumerate(log) if line.startswith("ERROR"))
+    return log[start:]
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_the_log_of_a_failed_task_ends_with_lines_that_the_viewer_shows(component, kind):
+    settings, code, meaning = ENDS[kind]
+    got, log, _ = run(component, settings)
+    end = block(log)
+    assert got == code
+    assert end[0].startswith(f"ERROR finetune ended with code {code} ({meaning})")
+    assert len(end) <= 30
+    assert all(columns(line) <= 80 for line in end)
+    assert any(line.startswith("Fix: ") for line in end)
+    assert not any(line.startswith("{") for line in log)  # the JSON is in the termination message
+    assert sum("Traceback" in line for line in log) == (code == 70)
+    assert any(line.startswith("printed by the step") for line in log)
+    if "UserError" in settings:
+        assert ADDRESS in "".join(end)
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_the_termination_message_begins_with_the_sentence_for_people(component, kind):
+    settings, code, meaning = ENDS[kind]
+    _, _, message = run(component, settings)
+    first, last = message.split("\n")
+    assert first.startswith(f"finetune ended with code {code} ({meaning})")
+    assert re.search(r": found .*; expected .*\. Fix: ", first)
+    told = json.loads(last)
+    assert (told["code"], told["step"], told["retryable"]) == (code, "finetune", code in (4, 143))
+    assert all(told[part] for part in ("where", "found", "expected", "fix"))
+    assert told["resume_from"] == ("/c/checkpoint-9" if code == 143 else "")
+    assert len(message.encode()) < 2048
+
+
+def test_the_log_of_a_task_has_nothing_of_kfp_but_the_lines_before_its_module_is_loaded(component):
+    code, log, message = run(component, "import logging; logging.getLogger('finetune').info('ours')")
+    assert code == 0
+    assert [line.partition("]: ")[2][:18] for line in log[:2]] == ["Looking for compon", "Loading KFP compon"]
+    assert log[2:] == ["printed by the stepours"]
+    assert message == ""
+    assert component.with_name("output.json").exists()  # KFP's executor went on to its end
+
+
+def test_a_warning_of_a_library_stands_in_the_log_without_kfps_prefix(component):
+    _, log, _ = run(component, "print(); import logging; logging.getLogger('lib').warning('odd')")
+    assert log[-1] == "WARNING: odd"
+
+
+LATER = {
+    "at exit": "import atexit; atexit.register(lambda: print('later'))",
+    "of a thread": "import threading, time; "
+                   "threading.Thread(target=lambda: [time.sleep(0.3), print('later', flush=True)]).start()",
+    "of the system": "import atexit, os; atexit.register(lambda: os.write(2, b'later'))",
+    "of an object": "import sys; sys.kept = type('Kept', (), {'__del__': lambda self: print('later')})()",
+    "of logging": "import atexit, logging; atexit.register(lambda: logging.getLogger('lib').warning('later'))",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LATER)
+def test_nothing_follows_the_error(component, what):
+    code, log, _ = run(component, f"{LATER[what]}; raise UserError({ROW})")
+    assert (code, log[-1]) == (2, "Fix: rename the role.")
+
+
+OUTSIDE = {
+    "a bug": ("{}['x']", 70, "BUG-E0070"),
+    "a full disk": ("raise OSError(28, 'No space left on device', '/data/x')", 5, "DISK-E0102"),
+    "our own": (f"from steps.errors import Problem, UserError; raise UserError({ROW})", 2, "DATA-E0412"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_is_raised_beside_the_step_is_told_in_the_same_way(component, kind):
+    settings, code, named = OUTSIDE[kind]
+    got, log, message = run(component, settings, "task_without_a_step")
+    end = block(log)
+    assert got == code
+    assert end[0].startswith(f"ERROR task_without_a_step ended with code {code}")
+    assert end[1].startswith(named)
+    assert json.loads(message.split("\n")[1])["code"] == code
+    assert sum("Traceback" in line for line in log) == (code == 70)
+
+
+def test_a_local_run_is_told_as_before(component, tmp_path):
+    # The local runner reads the error from its records, and shows it on the terminal.
+    code, log, _ = run(component, f"raise UserError({ROW})", STEP_RECORDS=str(tmp_path))
+    assert code == 2
+    assert json.loads(log[-1])["problems"][0].startswith("DATA-E0412")
+    assert not any(line.startswith("ERROR") for line in log)
+    (record,) = tmp_path.glob("*-finetune.json")
+    assert json.loads(record.read_text())["error"]["code"] == 2
+
+
+def test_a_step_in_a_pod_of_our_own_prints_its_json(tmp_path):
+    words = [sys.executable, "-m", "steps", "report", "--plan", "no", "--data", "no", "--tuned", "no"]
+    words += ["--evaluation", "no", "--report", "no"]
+    done = subprocess.run(words, env=with_our_code(), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == json.loads(done.stderr.splitlines()[-1])["code"] == 4
+    assert "ERROR" not in done.stderr
+
+
+def test_an_outage_is_waited_for(component):
+    settings = f"print(); len(STARTED) < 3 and exec('''raise Outage({FAR})''')"
+    code, log, message = run(component, settings)
+    assert (code, message) == (0, "")
+    waits = [line for line in log if "trying again" in line]
+    assert [line.partition(": ")[0] for line in waits] == [
+        "not available, trying again in 0.1 s (2 of 3)",
+        "not available, trying again in 0.2 s (3 of 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        f"raise UserError({ROW})",
+        f"raise Outage({ROW}, transient=False)",
+        "from steps.artifacts import read_manifest; read_manifest(Path('/nowhere'), 'model')",
+        "raise OSError(28, 'No space left on device', '/data/x')",
+    ],
+)
+def test_what_another_try_cannot_change_is_told_at_once(component, settings):
+    code, log, _ = run(component, settings, TEST_WAITS="60 60")
+    assert code in (2, 4, 5)
+    assert not any("trying again" in line for line in log)
+
+
+def test_nobody_waits_on_a_laptop(component):
+    place = component.with_name("termination-log")
+    env = {k: v for k, v in environment(component, TEST_WAITS="60 60").items() if k != "KFP_POD_NAME"}
+    place.unlink()
+    started = time.monotonic()
+    done = subprocess.run(command(component, f"raise Outage({FAR})", "task"), env=env, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert time.monotonic() - started < 30
+
+
+def test_a_task_that_waits_leaves_at_once_when_it_is_stopped(component):
+    process = subprocess.Popen(
+        command(component, f"raise Outage({FAR})", "task"), env=environment(component, TEST_WAITS="100 100"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while "trying again" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    log = process.stdout.read().splitlines()
+    assert process.wait() == 143
+    assert time.monotonic() - started < 10
+    assert block(log)[0] == "ERROR finetune ended with code 143 (stopped from outside)"
+
+
+BARS = """
+import os, sys
+print()
+from tqdm import tqdm as plain
+from tqdm.auto import tqdm as auto
+from huggingface_hub.utils import tqdm as hub
+from datasets.utils import tqdm as datasets
+from transformers.utils.logging import tqdm as transformers
+for bar in (plain, auto, hub, datasets, transformers):
+    list(bar(range(3), desc="Writing model shards"))
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+print("mlflow", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.get())
+"""
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_no_library_draws_progress_bars_into_the_log_of_a_task(component, ci):
+    code, log, _ = run(component, BARS, CI=ci)
+    assert code == 0
+    assert log[-1] == "mlflow False"
+    assert not any("Writing model shards" in line or "%|" in line for line in log)
+
+
+def test_a_user_keeps_progress_bars(component, tmp_path):
+    _, log, _ = run(component, BARS, STEP_RECORDS=str(tmp_path))
+    assert sum("Writing model shards: 100%" in line for line in log) >= 3
+
+
+def test_the_names_of_kfps_variables_are_those_of_its_commands():
+    compiled = (Path(__file__).parents[2] / "compiled/chat_completion_pipeline.yaml").read_text()
+    assert "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main" in compiled
+    assert os.environ.get("KFP_POD_NAME") is None  # these tests run outside of a task
