@@ -9,8 +9,7 @@ import sys
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
 KFP_FORMAT = "[KFP Executor"  # how kfp begins every line of the root logger
-KFP_POD = "KFP_POD_NAME"  # set by the backend in the pod of every task (KFP 2.0 to 2.17)
-KFP_TASK = "_KFP_RUNTIME"  # set to `true` by the command of every lightweight component
+KFP_EXECUTOR = "kfp.dsl.executor_main"  # the module that the command of every lightweight component runs
 # Read by the libraries at import. transformers follows huggingface_hub; TQDM_DISABLE is the default of all other bars.
 WITHOUT_BARS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -23,8 +22,9 @@ log = logging.getLogger("finetune")
 
 
 def in_kfp_task() -> bool:
-    """Return whether this process is a task of KFP outside of `finetune run`, which shows errors itself."""
-    return RECORDS not in os.environ and (KFP_POD in os.environ or os.environ.get(KFP_TASK) == "true")
+    """Return whether this process is a task of KFP, but not of `finetune run`, which shows errors itself."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    return RECORDS not in os.environ and main is not None and main.name == KFP_EXECUTOR
 
 
 def log_plainly() -> None:

@@ -16,12 +16,13 @@ from typing import TypeVar
 
 from steps.errors import StepError
 from steps.faults import known, same_again
-from steps.logs import KFP_POD, in_kfp_task
+from steps.logs import in_kfp_task
 from steps.messages import shortened
 from steps.outcome import TERMINATION_LOG
 
 T = TypeVar("T")
 
+KFP_POD = "KFP_POD_NAME"  # set by KFP's backend in the pod of every task (2.0 to 2.17)
 WAITS = (30, 60)  # seconds before the second and the third try; the clients' own tries were before each
 LONGEST = 600  # seconds that a try may have lasted if the next one begins from the start
 
@@ -54,7 +55,7 @@ def outlasting(step: str, attempt: Callable[[], T], resumes: bool = False) -> T:
 
 
 def on_cluster() -> bool:
-    """Return whether this is a task of KFP in a pod."""
+    """Return whether this is a task of KFP in a pod, and not one of kfp's local runners."""
     return in_kfp_task() and (KFP_POD in os.environ or TERMINATION_LOG.exists())
 
 

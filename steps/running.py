@@ -94,7 +94,11 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
         typed["settings"] = _read(settings, hints)
     computes = getattr(typed.get("settings"), "needs_torch", False)
     with _without_torch() if name in WITHOUT_TORCH and not computes else nullcontext():
-        return step(**typed)
+        try:
+            return step(**typed)
+        except SystemExit as end:  # of a user's function, or a library: the task would end without a word, or succeed
+            left = RuntimeError(f"the step was left by sys.exit({end.code!r})")
+            raise left.with_traceback(end.__traceback__) from None
 
 
 def _resumes(name: str, settings: str | None) -> bool:

@@ -1,7 +1,6 @@
 """What a person sees of a task of KFP: the end of its log and its termination message, through KFP's own entry."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -10,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import with_our_code
+from command_line import FINETUNE, with_our_code
 
+from steps.logs import KFP_EXECUTOR
 from steps.messages import columns
 
 # What a compiled task ships: KFP loads this module, logs its input, and calls the function.
@@ -56,6 +56,7 @@ ENDS = {
     "memory": ("raise MemoryError()", 5, "not enough resources"),
     "numbers": (f"raise NumericError({ROW})", 6, "NaN or infinity"),
     "a bug": ("{}['x']", 70, "bug"),
+    "an exit of a user's function": ("raise SystemExit(0)", 70, "bug"),
     "a checkpoint": (f"raise Preempted({ROW}, resume_from='/c/checkpoint-9')", 143, "stopped from outside"),
 }
 
@@ -73,7 +74,7 @@ def environment(component: Path, **more: str) -> dict[str, str]:
     """Return the environment of a task in a pod: KFP's variables, and a termination log."""
     place = component.with_name("termination-log")
     place.write_text("")
-    pod = {"_KFP_RUNTIME": "true", "KFP_POD_NAME": "chat-1-system-container-impl-1", "TEST_TERMINATION_LOG": str(place)}
+    pod = {"KFP_POD_NAME": "chat-1-system-container-impl-1", "TEST_TERMINATION_LOG": str(place)}
     return {**with_our_code(), **pod, **more}
 
 
@@ -187,12 +188,18 @@ def test_a_local_run_is_told_as_before(component, tmp_path):
     assert json.loads(record.read_text())["error"]["code"] == 2
 
 
-def test_a_step_in_a_pod_of_our_own_prints_its_json(tmp_path):
+def test_a_step_from_a_shell_prints_its_json_also_in_a_pod(component, tmp_path):
     words = [sys.executable, "-m", "steps", "report", "--plan", "no", "--data", "no", "--tuned", "no"]
     words += ["--evaluation", "no", "--report", "no"]
-    done = subprocess.run(words, env=with_our_code(), capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(words, env=environment(component), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == json.loads(done.stderr.splitlines()[-1])["code"] == 4
     assert "ERROR" not in done.stderr
+
+
+def test_a_command_in_a_pod_prints_only_its_json(component, tmp_path):
+    words = [*FINETUNE, "plan", "chat_completion", "--json", "-p", "lora_r=0"]
+    done = subprocess.run(words, env=environment(component), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == json.loads(done.stdout)["error"]["code"] == json.loads(done.stderr)["code"] == 2
 
 
 def test_an_outage_is_waited_for(component):
@@ -275,7 +282,6 @@ def test_a_user_keeps_progress_bars(component, tmp_path):
     assert sum("Writing model shards: 100%" in line for line in log) >= 3
 
 
-def test_the_names_of_kfps_variables_are_those_of_its_commands():
+def test_the_name_of_kfps_executor_is_the_one_of_its_commands():
     compiled = (Path(__file__).parents[2] / "compiled/chat_completion_pipeline.yaml").read_text()
-    assert "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main" in compiled
-    assert os.environ.get("KFP_POD_NAME") is None  # these tests run outside of a task
+    assert f"python3 -m {KFP_EXECUTOR} " in compiled

@@ -15,7 +15,7 @@ SILENT = Outage(Problem("X-E0401", "s3://bucket/data", "TimeoutError: x", "an an
 def waited(monkeypatch):
     """Be in a pod of KFP; return the seconds that were waited."""
     monkeypatch.setenv("KFP_POD_NAME", "chat-1")
-    monkeypatch.delenv("STEP_RECORDS", raising=False)
+    monkeypatch.setattr(outages, "in_kfp_task", lambda: True)
     seconds = []
     monkeypatch.setattr(outages.time, "sleep", seconds.append)
     return seconds
@@ -84,12 +84,11 @@ def test_a_training_resumes_by_its_settings(wanted, resumes):
     assert settings.resumes is resumes
 
 
-@pytest.mark.parametrize("variables", [{}, {"KFP_POD_NAME": "chat-1", "STEP_RECORDS": "/r"}, {"_KFP_RUNTIME": "true"}])
-def test_outside_of_a_pod_nobody_waits(waited, monkeypatch, variables):
-    for name in ("KFP_POD_NAME", "STEP_RECORDS", "_KFP_RUNTIME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize(("task", "pod"), [(False, True), (True, False)])
+def test_outside_of_a_pod_nobody_waits(waited, monkeypatch, task, pod):
+    monkeypatch.setattr(outages, "in_kfp_task", lambda: task)
+    if not pod:
+        monkeypatch.delenv("KFP_POD_NAME")
     with pytest.raises(Outage):
         outages.outlasting("plan", attempts(SILENT, "not reached"))
     assert waited == []
@@ -97,6 +96,5 @@ def test_outside_of_a_pod_nobody_waits(waited, monkeypatch, variables):
 
 def test_a_task_that_may_write_a_termination_log_is_in_a_pod(waited, monkeypatch, tmp_path):
     monkeypatch.delenv("KFP_POD_NAME")
-    monkeypatch.setenv("_KFP_RUNTIME", "true")
     monkeypatch.setattr(outages, "TERMINATION_LOG", tmp_path)
     assert outages.on_cluster()
