@@ -49,7 +49,7 @@ def termination_message(outcome: dict[str, Any]) -> str:
     room = MESSAGE_BYTES if len(sentences) == 1 else FIRST_BYTES
     for longest in (2000, 1000, 600, 400, 300, 200, 150, 100, 50, 25):
         told = {name: shortened(text, longest) for name, text in parts.items()}
-        first = sentences[0] if told == parts else str(Problem(code=sentences[0].split(" ")[0], **told))
+        first = sentences[0] if told == parts else _sentence(sentences[0].split(" ")[0], told)
         text = _message(outcome, first, told, sentences, 0, "")
         if _bytes(text) <= room:
             break
@@ -62,6 +62,10 @@ def termination_message(outcome: dict[str, Any]) -> str:
             break
         text = longer
     return text
+
+
+def _sentence(code: str, parts: dict[str, str]) -> str:
+    return str(Problem(code, parts["where"], parts["found"], parts["expected"], parts["fix"], why=parts["why"]))
 
 
 def _message(

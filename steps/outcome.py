@@ -25,7 +25,8 @@ def failure(error: Exception, step: str) -> StepError:
     """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
     found = error if isinstance(error, StepError) else known(error, step)
     if found is None:
-        sys.stdout.flush()  # what was printed before stands before the traceback
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()  # what was printed before stands before the traceback
         traceback.print_exception(error)
         found = bug(error)
     return found
