@@ -8,8 +8,6 @@ import sys
 
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
-KFP_FORMAT = "[KFP Executor"  # how kfp begins every line of the root logger
-KFP_EXECUTOR = "kfp.dsl.executor_main"  # the module that the command of every lightweight component runs
 # Read by the libraries at import. transformers follows huggingface_hub; TQDM_DISABLE is the default of all other bars.
 WITHOUT_BARS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -21,10 +19,25 @@ WITHOUT_BARS = {
 log = logging.getLogger("finetune")
 
 
+_in_kfp_task = False
+
+
+def be_kfp_task() -> None:
+    """Tell that this process is a task of KFP, but not of `finetune run`, which shows errors itself.
+
+    The warnings of libraries get their level in front, in both.
+    """
+    global _in_kfp_task
+    _in_kfp_task = RECORDS not in os.environ
+    printing = logging.StreamHandler(sys.stdout)
+    printing.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    printing.addFilter(_is_not_printed_yet)
+    logging.getLogger().addHandler(printing)
+
+
 def in_kfp_task() -> bool:
-    """Return whether this process is a task of KFP, but not of `finetune run`, which shows errors itself."""
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    return RECORDS not in os.environ and main is not None and main.name == KFP_EXECUTOR
+    """Return whether this process is a task of KFP, outside of `finetune run`."""
+    return _in_kfp_task
 
 
 def log_plainly() -> None:
@@ -37,12 +50,7 @@ def log_plainly() -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    root = logging.getLogger()
-    root.setLevel(logging.WARNING)
-    for printing in root.handlers:
-        if printing.formatter and KFP_FORMAT in (printing.formatter._fmt or ""):
-            printing.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-            printing.addFilter(_is_not_printed_yet)
+    logging.getLogger().setLevel(logging.WARNING)
     if in_kfp_task():
         for name, value in WITHOUT_BARS.items():
             os.environ.setdefault(name, value)

@@ -77,14 +77,12 @@ def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet
     sys.exit(outcome["code"])
 
 
-def leave_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Report an exception that was raised in a task of KFP outside of its step; for sys.excepthook."""
+def leave_unexpected(step: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an exception that was raised outside of a step, as sys.excepthook."""
     if not isinstance(error, Exception):
         sys.__excepthook__(kind, error, trace)
         return
-    words = sys.argv
-    function = words[words.index("--function_to_execute") + 1] if "--function_to_execute" in words else "task"
-    leave(failure(error, function).as_json(function))
+    leave(failure(error, step).as_json(step))
 
 
 def record(told: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -28,8 +29,7 @@ from steps.errors import Preempted
 from steps.faults import known as known  # for the command line
 from steps.logs import RECORDS as RECORDS  # these and the next for the local runner
 from steps.logs import SHOWN as SHOWN
-from steps.logs import in_kfp_task, log
-from steps.logs import log_plainly as _log_plainly
+from steps.logs import be_kfp_task, in_kfp_task, log, log_plainly
 from steps.outages import outlasting
 from steps.outcome import bug as bug
 from steps.outcome import failure as failure
@@ -47,6 +47,18 @@ PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made 
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
+
+
+def begin_task(name: str) -> None:
+    """Make this process a task of KFP: its log ends and its step waits as docs/operations.md says.
+
+    It has to be called before libraries are imported, as they read then whether they draw progress bars. What is raised
+    outside of a step, such as in the component's own lines, is reported as well.
+    """
+    be_kfp_task()
+    log_plainly()
+    if in_kfp_task():
+        sys.excepthook = partial(leave_unexpected, name)
 
 
 def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
@@ -171,16 +183,6 @@ def data_parameters(task: str | None) -> dict[str, FieldInfo]:
 
     own = load_task(task).Columns.model_fields if task in task_names() else {}
     return {**own, **DataSource.model_fields}
-
-
-def log_plainly() -> None:
-    """Set up logging as `steps.logs`; in a task of KFP also report what is raised outside of a step.
-
-    The component of a task calls it when it is imported: KFP then does not log its whole input before the step begins.
-    """
-    _log_plainly()
-    if in_kfp_task():
-        sys.excepthook = leave_unexpected
 
 
 @contextmanager
