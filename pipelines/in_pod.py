@@ -50,9 +50,9 @@ def function_of(given: dict[str, Any], name: str, pipeline: str = "", fixed: str
 def main(words: list[str]) -> None:
     """Run a component's function on the inputs that KFP passes."""
     os.environ[AT_RUN_TIME] = "true"
-    from steps.running import log_plainly
+    from steps.running import begin_task
 
-    log_plainly()
+    begin_task(words[1])
     from kfp.dsl.executor import Executor
 
     flags = words.index("--executor_input")

@@ -243,5 +243,6 @@ def _gone(path: Path, found: str) -> Outage:
             found,
             "a complete artifact folder",
             "run again with caching off, so that the step that writes it runs again",
-        )
+        ),
+        transient=False,
     )

@@ -48,6 +48,8 @@ class StepError(Exception):
 
     exit_code = EXIT_BUG
     retryable = False
+    transient = False
+    """Whether the same step may succeed some seconds later, as it is."""
 
     def __init__(self, problems: Problem | Iterable[Problem], resume_from: str = ""):
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
@@ -85,10 +87,17 @@ class SecurityRefusal(StepError):
 
 
 class Outage(StepError):
-    """A service or file is not available, even after our own retries."""
+    """A service or file is not available, even after our own retries.
+
+    `transient` is false for what another try of the same step cannot change, such as a file that another step lost.
+    """
 
     exit_code = 4
     retryable = True
+
+    def __init__(self, problems: Problem | Iterable[Problem], resume_from: str = "", transient: bool = True):
+        super().__init__(problems, resume_from)
+        self.transient = transient
 
 
 class OutOfResources(StepError):

@@ -69,19 +69,34 @@ SILENT = re.compile(
     r"ProxyError|SSLError|gaierror|URLError|LocalEntryNotFound|OfflineMode|EndpointConnection|ChunkedEncoding"
 )
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
+# Answers that another request gets as well, although the clients report them like silence.
+SAME_AGAIN = re.compile(
+    r"certificate verify failed|CERTIFICATE_VERIFY_FAILED|OfflineModeIsEnabled|HF_HUB_OFFLINE|"
+    r"with error code 4(?!08|25|29)\d\d"
+)
 MLFLOW_SILENT = re.compile(r"API request to .* failed|Max retries exceeded|Connection refused|timed out")
 
 
 def known(error: BaseException, step: str) -> StepError | None:
     """Return the error of the machine or of a service behind an exception; None if it is neither."""
-    for one in _causes(error):
+    for one in causes(error):
         found = one if isinstance(one, StepError) else _of_the_machine(one, step) or _of_a_service(one, step)
         if found:
             return found
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def same_again(error: BaseException) -> bool:
+    """Return whether a service would give the same answer seconds later, such as 404 or a certificate that is wrong."""
+    return any(_is_answer(one) or SAME_AGAIN.search(f"{type(one).__name__} {one}") for one in causes(error))
+
+
+def _is_answer(error: BaseException) -> bool:
+    status = status_of(error)
+    return status is not None and 400 <= status < 500 and status not in TEMPORARY
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception, and those that it was raised from or holds."""
     waiting, seen = [error], set()
     while waiting:

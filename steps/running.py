@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic.fields import FieldInfo
 
 from steps import STEPS, wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
-from steps.errors import Preempted, Problem, StepError
+from steps.errors import Preempted
 from steps.faults import known as known  # for the command line
+from steps.logs import RECORDS as RECORDS  # these and the next for the local runner
+from steps.logs import SHOWN as SHOWN
+from steps.logs import be_kfp_task, in_kfp_task, log, log_plainly
+from steps.outages import outlasting
+from steps.outcome import bug as bug
+from steps.outcome import failure as failure
+from steps.outcome import leave as leave
+from steps.outcome import leave_unexpected, record, texts
+from steps.outcome import stopped as stopped
 
-RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
-SHOWN = "\x1e"
 # Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import
 # it anyway, which takes three seconds.
 WITHOUT_TORCH = {
@@ -41,10 +47,18 @@ PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made 
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
-TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
-KFP_FORMAT = "[KFP Executor"  # how kfp begins every line of the root logger
 
-log = logging.getLogger("finetune")
+
+def begin_task(name: str) -> None:
+    """Make this process a task of KFP: its log ends and its step waits as docs/operations.md says.
+
+    It has to be called before libraries are imported, as they read then whether they draw progress bars. What is raised
+    outside of a step, such as in the component's own lines, is reported as well.
+    """
+    be_kfp_task()
+    log_plainly()
+    if in_kfp_task():
+        sys.excepthook = partial(leave_unexpected, name)
 
 
 def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
@@ -56,11 +70,11 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         if RECORDS in os.environ:
             log.info("▸ %s", name)
         started = time.monotonic()
-        result = attempt(name, settings, **arguments)
+        result = outlasting(name, lambda: attempt(name, settings, **arguments), _resumes(name, settings))
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
             log.info("  %.1f s", seconds)
-        _record({"step": name, "seconds": round(seconds, 2), "paths": _texts(paths), "error": None})
+        record({"step": name, "seconds": round(seconds, 2), "paths": texts(paths), "error": None})
         return result
 
 
@@ -89,14 +103,23 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
     hints = get_type_hints(step)
     typed = {key: Path(value) if _is_path(hints[key], value) else value for key, value in arguments.items()}
     if settings is not None:
-        typed["settings"] = hints["settings"].model_validate(wire.load(settings))
+        typed["settings"] = _read(settings, hints)
     computes = getattr(typed.get("settings"), "needs_torch", False)
     with _without_torch() if name in WITHOUT_TORCH and not computes else nullcontext():
-        return step(**typed)
+        try:
+            return step(**typed)
+        except SystemExit as end:  # of a user's function, or a library: the task would end without a word, or succeed
+            left = RuntimeError(f"the step was left by sys.exit({end.code!r})")
+            raise left.with_traceback(end.__traceback__) from None
 
 
-def _texts(paths: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in paths.items()}
+def _resumes(name: str, settings: str | None) -> bool:
+    """Return whether a second call of a step goes on where the first one stopped."""
+    return settings is not None and getattr(_read(settings, get_type_hints(load(name))), "resumes", False)
+
+
+def _read(settings: str, hints: dict[str, Any]) -> Any:
+    return hints["settings"].model_validate(wire.load(settings))
 
 
 class _Stopped(BaseException):
@@ -114,13 +137,6 @@ def _stop_when_asked() -> None:
         raise _Stopped
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, leave)
-
-
-def stopped(step: str) -> Preempted:
-    """Return the error of a step that was stopped from outside and has no checkpoint."""
-    return Preempted(
-        Problem("RUN-E1431", step, "a request to stop", "the end of this step", "run again: finished steps are reused")
-    )
 
 
 @contextmanager
@@ -187,102 +203,6 @@ def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None
         for note in getattr(error, "__notes__", []):  # what else is known of refused data
             log.info(note)
         leave(failure(error, step).as_json(step), paths)
-
-
-def failure(error: Exception, step: str) -> StepError:
-    """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
-    found = error if isinstance(error, StepError) else known(error, step)
-    if found is None:
-        traceback.print_exception(error)
-        found = bug(error)
-    return found
-
-
-def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet: bool = False) -> NoReturn:
-    """Report an error (`StepError.as_json`) and exit with its code.
-
-    stderr gets the problems for people and, where it is not a terminal, the error as one line of JSON, the last line.
-    `quiet` leaves the problems out: its caller writes them as JSON elsewhere.
-    """
-    line = json.dumps(outcome, ensure_ascii=False)
-    # A full or read-only disk is no reason to hide the error.
-    with suppress(OSError):
-        _record({"step": outcome["step"], "paths": _texts(paths or {}), "error": outcome})
-    with suppress(OSError):
-        if TERMINATION_LOG.exists():
-            TERMINATION_LOG.write_text(_short(outcome), encoding="utf-8")
-    if not quiet:
-        print(*outcome["problems"], sep="\n", file=sys.stderr, flush=True)
-    if not sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
-    sys.exit(outcome["code"])
-
-
-def log_plainly() -> None:
-    """Log our own messages to stdout without a prefix; libraries log warnings only."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Marked() if RECORDS in os.environ else logging.Formatter("%(message)s"))
-    log.handlers = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    root = logging.getLogger()
-    root.setLevel(logging.WARNING)
-    for printing in root.handlers:
-        if printing.formatter and KFP_FORMAT in (printing.formatter._fmt or ""):
-            printing.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-            printing.addFilter(_is_not_printed_yet)
-
-
-def _is_not_printed_yet(record: logging.LogRecord) -> bool:
-    """Tell if no other logger prints a message: where CI is set, transformers prints its own and passes them on."""
-    logger: logging.Logger | None = logging.getLogger(record.name)
-    while logger and logger is not logging.root:
-        if logger.handlers:
-            return False
-        logger = logger.parent
-    return True
-
-
-class _Marked(logging.Formatter):
-    """Marks every line: the local runner prints marked lines and writes all other output to a file only."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(f"{SHOWN}{line}" for line in super().format(record).split("\n"))
-
-
-def bug(error: BaseException) -> StepError:
-    """Describe an unexpected exception as a problem."""
-    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
-    where = f"{frame.filename}:{frame.lineno}" if frame else "unknown"
-    return StepError(
-        Problem(
-            "BUG-E0070",
-            where,
-            f"{type(error).__name__}: {error}",
-            "no exception",
-            "report it with its traceback, which is above or in log.txt",
-        )
-    )
-
-
-def _short(outcome: dict[str, Any]) -> str:
-    """Return an error as JSON in the 4096 bytes that Kubernetes keeps: with fewer problems, and texts shortened."""
-    problems, longest = list(outcome["problems"]), 4096
-    while True:
-        shortened = {key: value[:longest] if isinstance(value, str) else value for key, value in outcome.items()}
-        text = json.dumps({**shortened, "problems": problems}, ensure_ascii=False)
-        if len(text.encode()) <= 4096:
-            return text
-        if problems:
-            problems.pop()
-        else:
-            longest //= 2
-
-
-def _record(record: dict[str, Any]) -> None:
-    if folder := os.environ.get(RECORDS):
-        file = Path(folder, f"{time.time_ns()}-{record['step']}.json")
-        file.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 
 
 def _follow_parent() -> None:

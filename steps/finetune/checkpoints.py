@@ -82,7 +82,8 @@ class CheckpointFolder:
         else:
             raise Outage(
                 Problem("CHECKPOINT-E0401", str(self.path), "another process with the same training", "one process",
-                        "wait for it, or stop it")
+                        "wait for it, or stop it"),
+                transient=False,  # it was waited for
             )  # fmt: skip
         write_durably(self.path / SETTINGS_FILE, json.dumps(self.identity, indent=1, sort_keys=True))
         return file

@@ -250,6 +250,11 @@ class FinetuneSettings(Group):
     """Where metrics are logged."""
 
     @property
+    def resumes(self) -> bool:
+        """Whether a second call goes on at the newest checkpoint of the first."""
+        return self.checkpoints.resume_from_checkpoint in ("true", "auto")
+
+    @property
     def recipe(self) -> Recipe:
         """The records of the kind of model and the training method."""
         return recipe(self.kind, self.preference.method if self.preference else "supervised")

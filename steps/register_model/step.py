@@ -190,4 +190,5 @@ def _reachable(target: Target, again: str) -> Iterator[None]:
             Problem("REGISTER-E0401", where, said, "a response", "run again when MLflow answers: the tuned model and "
                     "its evaluation are kept and reused, only the registration is repeated"),
             resume_from=again,
+            transient=not is_refusal(error),
         ) from error  # fmt: skip

@@ -126,6 +126,8 @@ def explanation(error: BaseException, repo_id: str, parameter: str) -> StepError
             Problem("HUB-E0201", where, type(error).__name__, f"a {kind} that exists and is readable with HF_TOKEN",
                     f"check the id, accept the {kind}'s licence on the Hub, or set huggingface_token_secret")
         )  # fmt: skip
+    if isinstance(found, UserError):  # the folder of its cache
+        return found
     if isinstance(found, Outage) or isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | OSError):
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return Outage(

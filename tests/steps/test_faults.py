@@ -12,8 +12,8 @@ from client_errors import like
 from command_line import with_our_code
 
 from steps.errors import NumericError, Outage, OutOfResources, Problem, UserError
-from steps.faults import known
-from steps.running import TERMINATION_LOG, failure
+from steps.faults import known, same_again
+from steps.outcome import TERMINATION_LOG, failure
 
 
 def caused(outer: Exception, inner: Exception) -> Exception:
@@ -109,6 +109,31 @@ def test_an_error_is_known_by_its_cause(name):
         assert "\n" not in str(found)
 
 
+PASSES = {
+    "a gateway": (like("huggingface_hub.errors", "HfHubHTTPError", response=answer(503)), True),
+    "too many requests": (like("huggingface_hub.errors", "HfHubHTTPError", response=answer(429)), True),
+    "a refused connection": (ConnectionRefusedError("x"), True),
+    "a name that DNS does not know now": (like("socket", "gaierror", "Name or service not known"), True),
+    "nothing there": (like("huggingface_hub.errors", "HfHubHTTPError", response=answer(404)), False),
+    "nothing there, as a cause": (caused(Outage(OURS.problems), like("httpx", "X", response=answer(404))), False),
+    "another server": (like("mlflow.exceptions", "MlflowException", "API request to endpoint /api/2.0/mlflow failed "
+                            "with error code 404 != 200."), False),
+    "a server that is busy": (like("mlflow.exceptions", "MlflowException", "API request failed with error code 429"),
+                              True),
+    "a certificate": (like("ssl", "SSLError", "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), False),
+    "a certificate, as a cause": (caused(ValueError("x"), like("requests", "SSLError", "certificate verify failed")),
+                                  False),
+    "no network wanted": (like("huggingface_hub.errors", "OfflineModeIsEnabled"), False),
+    "a file with such a name": (Outage(Problem("X-E0001", "s3://Offline-data", "a", "b", "c")), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_an_answer_that_another_request_would_get_as_well_is_known(name):
+    error, passes = PASSES[name]
+    assert same_again(error) is not passes
+
+
 def test_a_cycle_of_causes_ends():
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
@@ -168,31 +193,35 @@ def test_a_limit_of_file_sizes_ends_with_5(tmp_path, library):
     assert done.returncode == 5, done.stderr
 
 
-def test_the_termination_log_is_json_in_4096_bytes(tmp_path, monkeypatch, capsys):
-    from steps import running
+def test_the_termination_log_is_a_sentence_and_json_in_2047_bytes(tmp_path, monkeypatch, capsys):
+    from steps import outcome
 
     place = tmp_path / "termination-log"
     place.write_text("")
     assert Path("/dev/termination-log") == TERMINATION_LOG
-    monkeypatch.setattr(running, "TERMINATION_LOG", place)
-    many = [Problem("X-E0001", "wo", "ä" * 900, "etwas", "tu es") for _ in range(30)]
+    monkeypatch.setattr(outcome, "TERMINATION_LOG", place)
+    many = [Problem("X-E0001", f"wo {number}", "ä" * 900, "etwas", "tu es") for number in range(30)]
     error = UserError(many)
     error.resume_from = "ö" * 5000
     with pytest.raises(SystemExit) as end:
-        running.leave(error.as_json("plan"))
+        outcome.leave(error.as_json("plan"))
     assert end.value.code == 2
     kept = place.read_bytes()
-    assert len(kept) <= 4096
-    told = json.loads(kept)
-    assert (told["code"], told["where"]) == (2, "wo")
+    assert len(kept) <= 2047
+    sentence, line = kept.decode().split("\n")
+    assert sentence.startswith("plan ended with code 2 (user error), 30 problems: X-E0001 wo 0: found ää")
+    assert sentence.endswith("expected etwas. Fix: tu es.")
+    told = json.loads(line)
+    assert (told["code"], told["where"]) == (2, "wo 0")
+    assert len(told["further_problems"]) + told["left_out"] == 29
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["problems"] == [str(one) for one in many]
 
 
 def test_a_disk_on_which_not_even_the_error_can_be_recorded_still_tells_it(tmp_path, monkeypatch, capsys):
-    from steps import running
+    from steps import outcome
 
-    monkeypatch.setattr(running, "_record", lambda record: (_ for _ in ()).throw(FULL))
+    monkeypatch.setattr(outcome, "record", lambda told: (_ for _ in ()).throw(FULL))
     with pytest.raises(SystemExit) as end:
-        running.leave(known(FULL, "finetune").as_json("finetune"))
+        outcome.leave(known(FULL, "finetune").as_json("finetune"))
     assert end.value.code == 5
     assert "DISK-E0102" in capsys.readouterr().err

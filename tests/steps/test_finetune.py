@@ -1,5 +1,6 @@
 """finetune trains as TRL does, resumes bit for bit, and never writes an unfinished or non-finite result."""
 
+import errno
 import json
 import os
 import signal
@@ -118,6 +119,34 @@ def test_a_killed_training_resumes_bit_for_bit(model, data, tmp_path, local_root
     assert history["resumed_from"] >= 6
     weights = [(out / "tuned" / "model.safetensors").read_bytes() for out in (unbroken, tmp_path / "broken")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_training_goes_on_in_the_same_pod_after_an_outage_of_its_disk(model, data, tmp_path, monkeypatch, lora):
+    from steps import outages
+    from steps.finetune import checkpoints
+
+    given = {"lora": LoraParams(apply_lora=lora)}
+    folders = {name: CheckpointParams(save_steps=3, resume_from_checkpoint="auto", checkpoint_dir=str(tmp_path / name))
+               for name in ("unbroken", "broken")}  # fmt: skip
+    train(settings_with(checkpoints=folders["unbroken"], **given), model, data, tmp_path / "one")
+    whole, failures = checkpoints.seal, [OSError(errno.ESTALE, "Stale file handle", "checkpoint-9")]
+
+    def seal(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-9" and failures:
+            raise failures.pop()
+        whole(checkpoint)
+
+    monkeypatch.setattr(checkpoints, "seal", seal)
+    monkeypatch.setattr(outages, "WAITS", (0, 0))
+    monkeypatch.setattr(outages, "on_cluster", lambda: True)
+    settings = settings_with(checkpoints=folders["broken"], **given)
+    history = outages.outlasting("finetune", lambda: train(settings, model, data, tmp_path / "two"), settings.resumes)
+    assert failures == []
+    assert history["resumed_from"] == 6
+    file = "tuned/adapter_model.safetensors" if lora else "tuned/model.safetensors"
+    assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 @pytest.mark.slow

@@ -1,0 +1,107 @@
+"""How a failed step ends: which error it reports, where it writes it, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from steps.errors import Preempted, Problem, StepError
+from steps.faults import known
+from steps.logs import RECORDS, in_kfp_task
+from steps.messages import end_of_log, termination_message
+
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
+
+
+def failure(error: Exception, step: str) -> StepError:
+    """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
+    found = error if isinstance(error, StepError) else known(error, step)
+    if found is None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()  # what was printed before stands before the traceback
+        traceback.print_exception(error)
+        found = bug(error)
+    return found
+
+
+def bug(error: BaseException) -> StepError:
+    """Describe an unexpected exception as a problem."""
+    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    where = f"{frame.filename}:{frame.lineno}" if frame else "unknown"
+    return StepError(
+        Problem(
+            "BUG-E0070",
+            where,
+            f"{type(error).__name__}: {error}",
+            "no exception",
+            "report it with its traceback, which is above or in log.txt",
+        )
+    )
+
+
+def stopped(step: str) -> Preempted:
+    """Return the error of a step that was stopped from outside and has no checkpoint."""
+    return Preempted(
+        Problem("RUN-E1431", step, "a request to stop", "the end of this step", "run again: finished steps are reused")
+    )
+
+
+def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet: bool = False) -> NoReturn:
+    """Report an error (`StepError.as_json`) and exit with its code.
+
+    In a task of KFP the log ends with the problems in lines that its viewer shows, and nothing follows. Elsewhere
+    stderr gets the problems and, where it is not a terminal, the error as one line of JSON, the last line. `quiet`
+    leaves the problems out: its caller writes them as JSON elsewhere. In every pod the termination message has both.
+    """
+    # A full or read-only disk is no reason to hide the error.
+    with suppress(OSError):
+        record({"step": outcome["step"], "paths": texts(paths or {}), "error": outcome})
+    with suppress(OSError):
+        if TERMINATION_LOG.exists():
+            TERMINATION_LOG.write_text(termination_message(outcome), encoding="utf-8")
+    if in_kfp_task():
+        _end_log(end_of_log(outcome))
+        sys.exit(outcome["code"])
+    if not quiet:
+        print(*outcome["problems"], sep="\n", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        print(json.dumps(outcome, ensure_ascii=False), file=sys.stderr, flush=True)
+    sys.exit(outcome["code"])
+
+
+def leave_unexpected(step: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report an exception that was raised outside of a step, as sys.excepthook."""
+    if not isinstance(error, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    leave(failure(error, step).as_json(step))
+
+
+def record(told: dict[str, Any]) -> None:
+    """Write what the local runner wants to know of a step."""
+    if folder := os.environ.get(RECORDS):
+        file = Path(folder, f"{time.time_ns()}-{told['step']}.json")
+        file.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+
+
+def texts(paths: Mapping[str, Any]) -> dict[str, str]:
+    """Return paths as text."""
+    return {key: str(value) for key, value in paths.items()}
+
+
+def _end_log(text: str) -> None:
+    """Print the last lines of the log: whatever this process or its libraries print afterwards is lost."""
+    with suppress(OSError, ValueError):  # nobody reads any more
+        sys.stdout.flush()
+        print(f"\n{text}", file=sys.stderr, flush=True)  # whatever was printed last may have ended no line
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)

@@ -1,0 +1,100 @@
+"""A step is tried again in a pod of KFP, where nobody can tell its outage from a mistake."""
+
+import pytest
+from client_errors import like
+
+from steps import outages
+from steps.errors import Outage, Problem, UserError
+from steps.params.settings import FinetuneSettings
+from steps.params.training import CheckpointParams
+
+SILENT = Outage(Problem("X-E0401", "s3://bucket/data", "TimeoutError: x", "an answer", "run again"))
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Be in a pod of KFP; return the seconds that were waited."""
+    monkeypatch.setenv("KFP_POD_NAME", "chat-1")
+    monkeypatch.setattr(outages, "in_kfp_task", lambda: True)
+    seconds = []
+    monkeypatch.setattr(outages.time, "sleep", seconds.append)
+    return seconds
+
+
+def attempts(*results):
+    """Return a function that raises or returns one result after the other."""
+    left = list(results)
+
+    def attempt():
+        result = left.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return attempt
+
+
+def test_a_step_is_tried_three_times(waited):
+    assert outages.outlasting("plan", attempts(SILENT, SILENT, "done")) == "done"
+    assert waited == [30, 60]
+    with pytest.raises(Outage):
+        outages.outlasting("plan", attempts(SILENT, SILENT, SILENT, "too late"))
+
+
+def test_waiting_takes_less_than_two_minutes_in_all():
+    assert sum(outages.WAITS) < 120  # as docs/operations.md says
+
+
+def test_an_exception_of_a_client_is_an_outage_as_well(waited):
+    assert outages.outlasting("plan", attempts(like("httpx", "ConnectError"), 1)) == 1
+    assert waited == [30]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError(SILENT.problems),
+        KeyError("x"),
+        OSError(28, "No space left on device"),
+        Outage(SILENT.problems, transient=False),
+        like("huggingface_hub.errors", "OfflineModeIsEnabled"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_other_errors_are_raised_at_once(waited, error):
+    with pytest.raises(type(error)):
+        outages.outlasting("plan", attempts(error, "not reached"))
+    assert waited == []
+
+
+def test_a_long_try_is_repeated_only_by_a_step_that_resumes(waited, monkeypatch):
+    hours = iter(range(0, 36_000, 3_600))
+    monkeypatch.setattr(outages.time, "monotonic", lambda: next(hours))
+    with pytest.raises(Outage):
+        outages.outlasting("evaluate", attempts(SILENT, "not reached"))
+    assert outages.outlasting("finetune", attempts(SILENT, "resumed"), resumes=True) == "resumed"
+    assert waited == [30]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "resumes"), [("auto", True), ("true", True), ("false", False), ("/c/checkpoint-9", False)]
+)
+def test_a_training_resumes_by_its_settings(wanted, resumes):
+    settings = FinetuneSettings(pipeline="p", checkpoints=CheckpointParams(resume_from_checkpoint=wanted))
+    assert settings.resumes is resumes
+
+
+@pytest.mark.parametrize(("task", "pod"), [(False, True), (True, False)])
+def test_outside_of_a_pod_nobody_waits(waited, monkeypatch, task, pod):
+    monkeypatch.setattr(outages, "in_kfp_task", lambda: task)
+    if not pod:
+        monkeypatch.delenv("KFP_POD_NAME")
+    with pytest.raises(Outage):
+        outages.outlasting("plan", attempts(SILENT, "not reached"))
+    assert waited == []
+
+
+def test_a_task_that_may_write_a_termination_log_is_in_a_pod(waited, monkeypatch, tmp_path):
+    monkeypatch.delenv("KFP_POD_NAME")
+    monkeypatch.setattr(outages, "TERMINATION_LOG", tmp_path)
+    assert outages.on_cluster()
