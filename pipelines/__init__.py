@@ -5,6 +5,7 @@
     adapter_tools.py  the task graph of the pipeline for finished adapters
     components.py   each step as a component: inputs, outputs, and a body that calls the step
     in_pod.py       what a task's pod runs: loads the body of its component from the image
+    kfp_values.py   a parameter as an input of a pipeline: KFP type, default, choices
     plan_function.py  the body of a pipeline's plan component
     signature.py    parameter model → pipeline signature and the UI's choices
     resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets of a task

@@ -101,7 +101,7 @@ def _on_cluster(text: str, profile: Profile, published: Published) -> str:
     from pipelines.profiled import put
 
     spec, platform = yaml.safe_load_all(text)
-    put(profile, spec, platform, tuple(published.parameters.model_fields))
+    put(profile, spec, platform, published.parameters.model_fields)
     return yaml.safe_dump_all([spec, platform], sort_keys=True, allow_unicode=True, width=120)
 
 

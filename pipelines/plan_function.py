@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from kfp.dsl import HTML, Artifact, Output
-from pydantic.fields import FieldInfo
 
+from pipelines.kfp_values import kfp_type, our_value
 from steps.params.pipeline import PipelineParameters
-
-KFP_TYPES = (str, int, float, bool, dict, list)
 
 
 def plan_function(
@@ -23,7 +21,8 @@ def plan_function(
     def plan(plan: Any, report: Any, **arguments: Any) -> Any:
         from steps.running import run_step
 
-        given = {**fixed, **arguments}
+        fields = model.model_fields
+        given = {**fixed, **{name: our_value(fields[name], value) for name, value in arguments.items()}}
         return run_step("plan", pipeline=pipeline_name, arguments=given, plan=plan.path, report=report.path)
 
     types = {"plan": Output[Artifact], "report": Output[HTML]}
@@ -35,14 +34,3 @@ def plan_function(
     plan.__signature__ = inspect.Signature(taken, return_annotation=returns)  # type: ignore[attr-defined]
     plan.__annotations__ = {**types, "return": returns}
     return plan
-
-
-def kfp_type(field: FieldInfo) -> type:
-    """Return the KFP parameter type of a field. Raises TypeError if KFP has none."""
-    kind: Any = field.annotation
-    if get_origin(kind) is Literal:
-        kind = type(get_args(kind)[0])
-    kind = get_origin(kind) or kind
-    if kind not in KFP_TYPES:
-        raise TypeError(f"{kind} is not a KFP parameter type: use one of {', '.join(t.__name__ for t in KFP_TYPES)}")
-    return kind

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from pipelines.images import CORE, TRAIN
 from pipelines.in_pod import bake
+from pipelines.kfp_values import kfp_value
 from pipelines.profile import Profile, Volume
 from pipelines.resources import HUB_TOKEN
 from steps.params.compute import CLUSTER
@@ -57,7 +60,7 @@ def images_of(profile: Profile | None) -> dict[str, str]:
     return {image: reference for image, reference in named.items() if reference}
 
 
-def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any], parameters: tuple[str, ...]) -> None:
+def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any], parameters: dict[str, FieldInfo]) -> None:
     """Change a pipeline spec and its platform spec to what the profile says; `parameters` are all of the pipeline."""
     kubernetes = platform.setdefault("platforms", {}).setdefault("kubernetes", {})
     settings = kubernetes.setdefault("deploymentSpec", {}).setdefault("executors", {})
@@ -168,7 +171,7 @@ def _pipeline_config(profile: Profile) -> dict[str, Any]:
     return {key: value for key, value in times.items() if value}
 
 
-def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: tuple[str, ...]) -> None:
+def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: dict[str, FieldInfo]) -> None:
     """Set defaults of inputs; parameters that are no input of the pipeline's form get the value in its plan."""
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     hidden = {}
@@ -179,7 +182,7 @@ def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: tuple[str,
             resuming = {"checkpoint_dir": folder, "resume_from_checkpoint": "auto"}
     for name, value in {**resuming, **profile.defaults}.items():
         if name in inputs:
-            inputs[name]["defaultValue"] = value
+            inputs[name]["defaultValue"] = kfp_value(parameters[name], value)
         elif name in parameters:
             hidden[name] = value
     if hidden:

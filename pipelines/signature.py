@@ -19,9 +19,10 @@ from kfp.dsl import pipeline_task
 from pipelines.components import as_component
 from pipelines.form import Form
 from pipelines.images import CORE
-from pipelines.plan_function import kfp_type, plan_function
+from pipelines.kfp_values import kfp_choices, kfp_type, kfp_value
+from pipelines.plan_function import plan_function
 from steps.params.pipeline import PipelineParameters
-from steps.params.reading import choices_of, defaults
+from steps.params.reading import defaults
 from steps.wire import dump
 
 
@@ -99,7 +100,7 @@ def signature_of(
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
     usual = defaults(model) if inputs is None else inputs
     parameters = [
-        inspect.Parameter(name, keyword, default=usual[name], annotation=kfp_type(field))
+        inspect.Parameter(name, keyword, default=kfp_value(field, usual[name]), annotation=kfp_type(field))
         for name, field in model.model_fields.items()
         if name in usual
     ]
@@ -121,12 +122,18 @@ def plan_component(
 
 
 def set_choices(made: Any, model: type[PipelineParameters], wanted: bool) -> None:
-    """Add the UI's drop-downs for all `Literal` parameters, or remove them: backends before 2.16 reject them."""
+    """Add the UI's drop-downs for all closed choices and booleans, or remove them: backends before 2.16 reject them."""
     inputs = made.pipeline_spec.root.input_definitions.parameters
     for name, field in model.model_fields.items():
         if name not in inputs:
             continue
         literals = inputs[name].literals
         del literals[:]
-        if wanted and (choices := choices_of(field)):
-            literals.extend(struct_pb2.Value(string_value=choice) for choice in choices)
+        for choice in kfp_choices(field) if wanted else ():
+            literals.add().CopyFrom(_as_value(choice))
+
+
+def _as_value(choice: Any) -> struct_pb2.Value:
+    if isinstance(choice, bool):
+        return struct_pb2.Value(bool_value=choice)
+    return struct_pb2.Value(number_value=choice) if isinstance(choice, int) else struct_pb2.Value(string_value=choice)

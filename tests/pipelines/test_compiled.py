@@ -10,8 +10,8 @@ import yaml
 from pipelines.catalog import PIPELINES
 from pipelines.checking import check, check_file
 from pipelines.compile import compile_pipelines
+from pipelines.kfp_values import kfp_choices, our_value
 from steps.params.planned import Plan
-from steps.params.reading import choices_of
 
 COMPILED = Path(__file__).parents[2] / "compiled"
 
@@ -54,8 +54,8 @@ def test_every_parameter_is_an_input_with_its_default_and_choices(name):
     assert set(inputs) == set(fields)
     for key, field in fields.items():
         default = field.get_default(call_default_factory=True)
-        assert inputs[key]["defaultValue"] == default, key
-        assert tuple(inputs[key].get("literals", ())) == choices_of(field), key
+        assert our_value(field, inputs[key]["defaultValue"]) == default, key
+        assert inputs[key].get("literals", []) == kfp_choices(field), key
         assert inputs[key]["description"] == field.description
 
 
