@@ -51,6 +51,8 @@ def log_plainly() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     logging.getLogger().setLevel(logging.WARNING)
+    # It warns at import that a faster kernel "failed to load", which KFP's viewer paints red (bitsandbytes 0.50).
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if in_kfp_task():
         for name, value in WITHOUT_BARS.items():
             os.environ.setdefault(name, value)

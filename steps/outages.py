@@ -42,16 +42,24 @@ def outlasting(step: str, attempt: Callable[[], T], resumes: bool = False) -> T:
         try:
             return attempt()
         except Exception as error:
-            found = error if isinstance(error, StepError) else known(error, step)
-            lasted = time.monotonic() - started
-            passes = found is not None and found.transient and not same_again(error)
-            if found is None or not passes or (lasted > LONGEST and not resumes):
+            told = _passing(error, step)
+            if not told or (time.monotonic() - started > LONGEST and not resumes):
                 raise
-            told = shortened(" ".join(str(found.problems[0]).split()), 300)
-            log.info("not available, trying again in %s s (%d of %d): %s", seconds, number, len(WAITS) + 1, told)
+        log.info("not available, trying again in %s s (%d of %d): %s", seconds, number, len(WAITS) + 1, told)
         _free_memory()
         time.sleep(seconds)
     return attempt()
+
+
+def _passing(error: Exception, step: str) -> str:
+    """Return the first problem of an outage that may pass; "" for another error.
+
+    It is a text, because an exception holds the variables of the functions that it passed through, such as a model.
+    """
+    found = error if isinstance(error, StepError) else known(error, step)
+    if found is None or not found.transient or same_again(error):
+        return ""
+    return shortened(" ".join(str(found.problems[0]).split()), 300)
 
 
 def on_cluster() -> bool:

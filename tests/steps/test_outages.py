@@ -1,5 +1,7 @@
 """A step is tried again in a pod of KFP, where nobody can tell its outage from a mistake."""
 
+import weakref
+
 import pytest
 from client_errors import like
 
@@ -98,3 +100,23 @@ def test_a_task_that_may_write_a_termination_log_is_in_a_pod(waited, monkeypatch
     monkeypatch.delenv("KFP_POD_NAME")
     monkeypatch.setattr(outages, "TERMINATION_LOG", tmp_path)
     assert outages.on_cluster()
+
+
+def test_what_a_try_held_is_freed_before_the_next_one(waited):
+    class Model:
+        pass
+
+    held = []
+
+    def attempt():
+        if not held:
+            model = Model()
+            model.itself = model
+            held.append(weakref.ref(model))
+            try:
+                raise TimeoutError("x")
+            except TimeoutError as error:
+                raise Outage(SILENT.problems) from error
+        return held[0]()
+
+    assert outages.outlasting("finetune", attempt) is None
