@@ -38,7 +38,7 @@ TORCH = int(0.7 * GIB)  # torch, transformers and the trainer, before a model is
 CUDA = 4 * GIB  # the same with CUDA's libraries; not measured here
 PREPARING = GIB // 2
 ROWS_IN_MEMORY = 2  # bytes for each byte of rows: hashes, places and counts of short rows
-ROWS_TRAINED = 13  # the same in a training and an evaluation, whose rows are lists of numbers
+ROWS_TRAINED = 13  # the same in a training, for short rows and for long ones; an evaluation does not need more
 WORK_OF_ROWS = 32  # rows are checked and tokenised at about a thirtieth of the speed at which weights are copied
 LOGITS_BYTES = GIB  # of a batch of an evaluation (`steps/evaluate/losses.py`)
 WIDE = 4  # bytes of a float32
@@ -148,7 +148,7 @@ def _finetune_on_gpu(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
     loaded = 0 if p.bits else model.parameters * (2 if half else WIDE)
     disk, more = _disk_of_training(p, sizes)
     least = CUDA + loaded + ROWS_TRAINED * sizes.rows
-    return Need(None, "the part of the machine that belongs to its GPUs", disk, more, least=least)
+    return Need(None, "training on a GPU", disk, more, least=least)
 
 
 def _disk_of_training(p: SupervisedParameters, sizes: _Sizes) -> tuple[int, str]:
