@@ -11,7 +11,9 @@ from steps.plan import deciding
 from steps.plan.adapter_tools import decide as decide_tools
 from steps.plan.hardware import Hardware
 from steps.plan.need import GIB, Need
+from steps.plan.needs import downloading
 from steps.plan.summary import as_text, summary_of
+from steps.sources.storage import DOWNLOADS_AT_ONCE
 
 TYPES = {
     "small": {"cpu": 4, "memory": 4},
@@ -216,3 +218,35 @@ def test_a_share_is_lowered_to_the_largest_need(needs, machine, expected):
     share = Hardware("4", "8Gi", "", "0", {}, [], 0, machine)
     made = share.fitted(needs)
     assert (made.cpu, made.memory) == expected
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([], 0),
+        ([3 * MIB, 1000], 2 * (3 * MIB + 1000)),
+        ([14 * GIB], 1000 * MIB),  # one file: ten parts of 50 MiB, twice
+        ([5 * GIB] * 30, DOWNLOADS_AT_ONCE * 1000 * MIB),  # as many files as are downloaded at once
+    ],
+)
+def test_a_download_holds_parts_of_the_files_that_arrive_together(sizes, expected):
+    assert downloading(sizes) == expected
+
+
+def test_a_model_in_an_object_store_needs_memory_and_disk_to_arrive(base, chat_file, monkeypatch):
+    real = deciding.needs_of
+
+    def needs(seen, estimate):
+        found = seen.model
+        names = {**found.files.names, "model.safetensors": 3 * GIB, "pytorch_model.bin": 3 * GIB}
+        far = replace(found, bytes=3 * GIB, files=replace(found.files, uri="s3://models/large", names=names))
+        return real(replace(seen, model=far), estimate)
+
+    monkeypatch.setattr(deciding, "needs_of", needs)
+    made = planned_there(base, chat_file, number_of_gpu_to_use_finetuning=1)
+    assert asked(made)["import"] == ("2", "3Gi")
+    # The whole folder arrives, the weights in safetensors are copied.
+    assert 9 * GIB < made.needs["import_model"].disk < 9 * GIB + MIB
