@@ -18,7 +18,7 @@ class ImportCompute(Group):
     """Node pool of import_model and adapter_tool; serverless: any node of the instance type."""
 
     instance_type_model_import: str = "Standard_d12_v2"
-    """CPU and memory of import_model and adapter_tool: an instance type, or cpu=4,memory=28Gi."""
+    """Largest request of import_model and adapter_tool: an instance type; or the request itself: cpu=4,memory=28Gi."""
 
     node_pool_label: str = Field("node-pool", min_length=1)
     """Node label whose values are the node pool names of compute_*."""
@@ -37,7 +37,7 @@ class ComputeParams(ImportCompute):
     """Node pool of evaluate."""
 
     instance_type_preprocess: str = "Standard_d12_v2"
-    """CPU and memory of prepare_data, as an instance type or cpu=4,memory=28Gi."""
+    """Largest request of prepare_data: an instance type; or the request itself: cpu=4,memory=28Gi."""
 
     instance_type_finetune: str = "Standard_nc24rs_v3"
     """Machine of finetune: an instance type, or cpu=8,memory=64Gi,gpu=nvidia.com/gpu,gpus=1,gpu_memory=80Gi."""

@@ -14,7 +14,8 @@ reported here, all of them together.
     small_data.py      too few rows for any training
     reference.py       the reference model of preferences
     batch_rule.py      batch and learning rate from the total batch
-    hardware.py        requests to Kubernetes; memory.py: what a training needs; machine.py: what this machine has
+    hardware.py        the most that tasks request; needs.py: what they need; requests.py: what they get
+    memory.py          what a training needs; machine.py: what this machine has
     arithmetic.py      rows, batches and steps; duration.py: time and cost
     evaluation_options.py   evaluation_config
     settings.py        one settings value for each step; summary.py: plan.json and the text for a terminal

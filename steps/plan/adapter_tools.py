@@ -23,7 +23,7 @@ from steps.params.settings import AdapterSettings, AdapterToolSettings
 from steps.plan.deciding import Trouble, asked_for
 from steps.plan.hardware import Hardware, import_hardware
 from steps.plan.need import Need
-from steps.plan.needs import IMPORTING, copied, fetched, merging, told
+from steps.plan.needs import IMPORTING, copied, downloaded, fetched, merging, told
 from steps.plan.requests import request_of, requested, small_machine_notes
 from steps.plan.seen import runs_here
 from steps.plan.sources import ModelFound, look_at_base
@@ -89,11 +89,11 @@ def _needs(p: AdapterToolsParameters, model: ModelFound, adapter: ModelFiles | N
     own = sum(adapter.names.values()) if adapter else 0
     weights = 0 if _is_idle(p, compares) else model.bytes
     base = copied(model) - model.bytes + weights
-    work = merging(model)
+    work, importing = merging(model), IMPORTING + downloaded(model)
     brought = base + fetched(model.files, model.layout.files)
     result = weights if p.action == "merge" else base if p.action == "replace_tokens" and not adapter else own
     return {
-        "import_model": Need(IMPORTING, told(model), brought, least=IMPORTING, work=weights),
+        "import_model": Need(importing, told(model), brought, least=importing, work=weights),
         "import_adapter": Need(IMPORTING, f"an adapter of {size(own)}" if adapter else "no adapter",
                                own + (fetched(adapter, {}) if adapter else 0), least=IMPORTING, work=own),
         "adapter_tool": Need(work, told(model), base + own + result, least=work, work=2 * weights),

@@ -26,7 +26,7 @@ from steps.plan.memory import MemoryEstimate, Room, seen_estimate
 from steps.plan.need import Need
 from steps.plan.needs import needs_of
 from steps.plan.recipes import recipe_for
-from steps.plan.requests import requested, small_machine_notes
+from steps.plan.requests import requested, small_machine_notes, unused_gpu_notes
 from steps.plan.seen import Seen, runs_here
 from steps.plan.sources import (
     DataFound,
@@ -160,6 +160,7 @@ def _chosen(seen: Seen) -> Decisions:
     notes = [sentence for note in NOTES for sentence in note(seen)]
     if not runs_here():
         notes += small_machine_notes(seen.hardware, tasks)
+        notes += unused_gpu_notes(seen.hardware, p.number_of_gpu_to_use_finetuning)
     return Decisions(
         reading=seen.reading,
         recipe=seen.recipe,

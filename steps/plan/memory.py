@@ -6,7 +6,7 @@ per layer in 16 bit, attention without the quadratic term), logits in 32 bit. Ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -268,10 +268,11 @@ def _zero_parts(
     return changes, on_cpu
 
 
-def adapter_parameters(parameters: SupervisedParameters, config: dict[str, Any]) -> int:
+def adapter_parameters(parameters: SupervisedParameters, config: Mapping[str, Any]) -> int:
     """Return the number of weights that an adapter trains, about."""
-    layers = config.get("num_hidden_layers") or config.get("n_layer") or sum(encoder_and_decoder(config))
-    return _adapter_size(parameters, config, _hidden(config), layers)
+    known = dict(config)
+    layers = known.get("num_hidden_layers") or known.get("n_layer") or sum(encoder_and_decoder(known))
+    return _adapter_size(parameters, known, _hidden(known), layers)
 
 
 def _hidden(config: dict[str, Any]) -> int:

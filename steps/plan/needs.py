@@ -5,6 +5,7 @@ Llama models, their weights in float32, the last one's in bfloat16; chats:
 
     weights                          3     64    204    508    507 (bfloat16)
     import_model                    57     71     70     70     70
+    import_model, from S3                         402    420          and 1162 for one file of 1014; 508: six files
     finetune, every weight         694   1020   1715   2903          0.7 GB + the estimate (23, 301, 888, 2209)
     finetune, LoRA                 681    754    941   1259   2129   0.7 GB + the estimate (14, 116, 286, 712, 1421)
     merging an adapter             256    259    284    272    296
@@ -18,7 +19,7 @@ Llama models, their weights in float32, the last one's in bfloat16; chats:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from steps.params.pipeline import SupervisedParameters
 from steps.params.splits import EDGES
@@ -29,16 +30,18 @@ from steps.plan.seen import Seen
 from steps.plan.sources import DataFound, ModelFound
 from steps.reports.formats import size
 from steps.sources.model_files import ModelFiles
-from steps.sources.storage import local_path
+from steps.sources.storage import DOWNLOADS_AT_ONCE, local_path
 
 MARGIN = 1.25  # estimates of training are accurate to 25 %
 IMPORTING = GIB // 8  # files are copied in blocks
+# Of each file that is downloaded s3fs holds ten parts of 50 MiB, and a second copy of them as they arrive.
+IN_FLIGHT = 500 * 2**20
 MERGING = GIB // 2  # with torch, and tensor by tensor
 TORCH = int(0.7 * GIB)  # torch, transformers and the trainer, before a model is loaded
 CUDA = 4 * GIB  # the same with CUDA's libraries; not measured here
 PREPARING = GIB // 2
 ROWS_IN_MEMORY = 2  # bytes for each byte of rows: hashes, places and counts of short rows
-ROWS_TRAINED = 13  # the same in a training and an evaluation, whose rows are lists of numbers
+ROWS_TRAINED = 13  # the same in a training, for short rows and for long ones; an evaluation does not need more
 WORK_OF_ROWS = 32  # rows are checked and tokenised at about a thirtieth of the speed at which weights are copied
 LOGITS_BYTES = GIB  # of a batch of an evaluation (`steps/evaluate/losses.py`)
 WIDE = 4  # bytes of a float32
@@ -75,6 +78,17 @@ def fetched(files: ModelFiles, used: Mapping[str, str]) -> int:
     if files.repository:
         return sum(files.names[path] for path in set(used.values()) if path in files.names)
     return 0 if local_path(files.uri) is not None else sum(files.names.values())
+
+
+def downloading(sizes: Iterable[int]) -> int:
+    """Return the memory of downloading files of these sizes, as many at once as `storage.fetch` does."""
+    at_once = sorted(sizes)[-DOWNLOADS_AT_ONCE:]
+    return 2 * sum(min(size, IN_FLIGHT) for size in at_once)
+
+
+def downloaded(model: ModelFound) -> int:
+    """Return the memory of downloading a model; 0 if its folder is on a volume."""
+    return downloading(model.files.names.values()) if fetched(model.files, model.layout.files) else 0
 
 
 def copied(model: ModelFound) -> int:
@@ -115,7 +129,7 @@ def _import(model: ModelFound, reference: ModelFound | None, sizes: _Sizes) -> N
     why = told(model) + (", merging its adapter" if merges else "") + (" and its reference" if reference else "")
     if not _known(model):
         return Need(None, "a model of unknown size", disk)
-    memory = merging(model) if merges else IMPORTING
+    memory = max(merging(model) if merges else 0, IMPORTING + downloaded(model))
     return Need(memory, why, disk, least=memory, work=sizes.model * (2 if merges else 1))
 
 
@@ -124,7 +138,9 @@ def _prepare(data: Mapping[str, DataFound], sizes: _Sizes) -> Need:
     disk = sum(found.distant for found in data.values()) + 3 * sizes.rows
     if not sizes.rows_known:
         return Need(None, "rows of unknown size", 0, "the rows of unknown size, four times")
-    memory = PREPARING + ROWS_IN_MEMORY * sizes.rows
+    # The files are not told apart here: as if they were as many as are downloaded at once.
+    arriving = downloading([sum(found.distant for found in data.values()) // DOWNLOADS_AT_ONCE] * DOWNLOADS_AT_ONCE)
+    memory = PREPARING + max(ROWS_IN_MEMORY * sizes.rows, arriving)
     return Need(memory, f"rows of {size(sizes.rows)}", disk, work=WORK_OF_ROWS * sizes.rows)
 
 
@@ -148,7 +164,7 @@ def _finetune_on_gpu(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
     loaded = 0 if p.bits else model.parameters * (2 if half else WIDE)
     disk, more = _disk_of_training(p, sizes)
     least = CUDA + loaded + ROWS_TRAINED * sizes.rows
-    return Need(None, "the part of the machine that belongs to its GPUs", disk, more, least=least)
+    return Need(None, "training on a GPU", disk, more, least=least)
 
 
 def _disk_of_training(p: SupervisedParameters, sizes: _Sizes) -> tuple[int, str]:

@@ -29,8 +29,16 @@ def requested(most: Mapping[str, Hardware], needs: Mapping[str, Need]) -> dict[s
     }
 
 
+def unused_gpu_notes(most: Mapping[str, Hardware], gpus: int) -> Iterator[str]:
+    """Warn of GPUs that a written request has although the training uses none."""
+    for group, hardware in most.items():
+        if not gpus and hardware.gpu_type:
+            yield (f"{PARAMETERS[group]}: {hardware.gpu_count} {hardware.gpu_type} is requested as written, but "
+                   "number_of_gpu_to_use_finetuning=0 needs none: leave gpu out")  # fmt: skip
+
+
 def small_machine_notes(most: Mapping[str, Hardware], needs: Mapping[str, Need]) -> Iterator[str]:
-    """Warn of tasks that need more memory than they may request; the plan refuses a training itself elsewhere."""
+    """Warn of tasks that need more memory than they may request; `memory_problems` refuses the training itself."""
     for task, need in needs.items():
         hardware = most.get(GROUPS.get(task, ""))
         if hardware is None:

@@ -12,7 +12,7 @@ from steps.params.registration import TrackingParams
 from steps.plan.arithmetic import table
 from steps.plan.deciding import Decisions
 from steps.plan.duration import duration
-from steps.plan.memory import GIB
+from steps.plan.need import GIB
 from steps.plan.requests import as_table, request_of
 from steps.redaction import masked
 from steps.tracking.target import is_off, store_or_local, target_of
