@@ -73,7 +73,7 @@ def finetune(
 
         # A checkpoint made with a larger batch can be resumed, because every step has the same rows.
         def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
-            newest = resume if fitting is settings else folder.newest() or resume
+            newest = resume if fitting is settings else folder.newest_of(task) or resume
             return _train(fitting, model, data, folder, newest, tracker, task)
 
         trainer, history = fitted(settings, attempt)
