@@ -25,6 +25,7 @@ from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams
 from steps.running import LOCAL_ROOT
 from steps.tracking import flat
+from steps.writing import write_error
 
 log = logging.getLogger("finetune")
 
@@ -117,6 +118,13 @@ def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Pat
     else:
         return CheckpointFolder(fallback, identity, fallback)
     return CheckpointFolder(root / settings.pipeline / key, identity, root / SHARED)
+
+
+def refuse_unwritable(folder: CheckpointFolder) -> None:
+    """Raise UserError, or OutOfResources for a full disk, if checkpoints cannot be written."""
+    for place in (folder.path, folder.shared):
+        if error := write_error("CHECKPOINT-E0103", "checkpoint_dir", place):
+            raise error
 
 
 def resume_point(folder: CheckpointFolder, wanted: str, tuned: Path | None = None) -> Path | None:

@@ -18,6 +18,7 @@ from steps.finetune.checkpoints import (
     finish,
     folder_for,
     is_finished,
+    refuse_unwritable,
     remove_finished,
     resume_point,
     unfinish,
@@ -60,6 +61,8 @@ def finetune(
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)
+    if settings.checkpoints.checkpoint_dir:
+        refuse_unwritable(folder)
     with folder.lock(), ExitStack() as stack:
         task = tuned.absolute()
         retried = folder.was_begun_by(task)

@@ -83,7 +83,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         **(_given(p, "num_beams") if writes else {}),
         preference=_preference(p),
         deepspeed=decisions.zero.config if decisions.zero else {},
-        checkpoints=CheckpointParams.of(p),
+        checkpoints=CheckpointParams.of(p).model_copy(update={"save_minutes": decisions.saves.minutes}),
         tracking=TrackingParams.of(p),
     )
 
