@@ -74,12 +74,13 @@ class CheckpointFolder:
         write_durably(self.path / TASK_FILE, json.dumps({"tuned": str(tuned)}, indent=1))
 
     def was_begun_by(self, tuned: Path) -> bool:
-        """Return whether the task with the result `tuned` used this folder last, and has not written its result.
+        """Return whether the task with the result `tuned` used this folder last, and has not ended with it.
 
         KFP starts an evicted pod again with the same paths; another run has other paths.
         """
         file = self.path / TASK_FILE
-        return not tuned.exists() and file.is_file() and json.loads(file.read_text()).get("tuned") == str(tuned)
+        ended = tuned.exists() and is_finished(self.path)
+        return not ended and file.is_file() and json.loads(file.read_text()).get("tuned") == str(tuned)
 
     def clear(self) -> None:
         """Delete all checkpoints, so that those of an older training are not resumed."""

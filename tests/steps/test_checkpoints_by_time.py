@@ -23,6 +23,7 @@ from steps.finetune import watching
 from steps.finetune.checkpoints import (
     best_of,
     drop_passing,
+    finish,
     folder_for,
     is_by_time,
     prune,
@@ -252,6 +253,24 @@ def raised(error: BaseException) -> None:
 
 
 @pytest.mark.slow
+def test_a_task_that_was_killed_while_it_merged_does_not_train_again(model, data, tmp_path, monkeypatch):
+    from steps.finetune import step
+
+    out = tmp_path / "out"
+    settings = settings_with({"num_train_epochs": 1}, **LORA)
+    places = (out / "tuned", out / "checkpoints", out / "report.html", out / "merged")
+    with monkeypatch.context() as dies:
+        dies.setattr(step, "_merge", lambda *_: raised(Killed()))
+        with pytest.raises(Killed):
+            step.finetune(settings, model, data, *places)
+    before = weights(out)
+    step.finetune(settings, model, data, *places)
+    assert json.loads((out / "tuned/history.json").read_text())["resumed_from"] == 10
+    assert weights(out) == before
+    assert (out / "merged/model.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_a_result_that_is_lost_on_its_way_is_made_again_from_the_best_checkpoint(tmp_path, monkeypatch):
     monkeypatch.delenv("FINETUNE_ROOT")
     base, data, settings = worse_each_time(tmp_path, {"num_train_epochs": 4}, checkpoint_dir=str(tmp_path / "volume"))
@@ -447,11 +466,13 @@ def test_another_run_starts_at_step_0_as_before(folder, tmp_path):
     assert left(folder) == []
 
 
-def test_a_task_with_a_result_was_not_interrupted(folder, tmp_path):
+def test_a_task_that_ended_with_its_result_was_not_interrupted(folder, tmp_path):
     task = tmp_path / "run-1/tuned"
     folder.begin(task)
-    checkpoint(folder, 8, task)
+    own = checkpoint(folder, 8, task)
     task.mkdir(parents=True)
+    assert resume_point(folder, "false", task) == own  # killed before its last file, such as the merged model
+    finish(folder.path)
     assert resume_point(folder, "false", task) is None
 
 
