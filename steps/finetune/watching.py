@@ -138,8 +138,9 @@ class EarlyStopping(EarlyStoppingCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         super().on_train_begin(args, state, control)
-        self.early_stopping_patience_counter = _without_improvement(state.stateful_callbacks)
-        state.stateful_callbacks[type(self).__name__] = self.state()  # checkpoints of 0.1 have the library's name only
+        stored: Any = state.stateful_callbacks
+        self.early_stopping_patience_counter = _without_improvement(stored)
+        stored[type(self).__name__] = self.state()  # checkpoints of 0.1 have the library's name only
 
 
 class NothingLeft(TrainerCallback):
@@ -168,7 +169,7 @@ def has_ended(checkpoint: Path, patience: int | None) -> bool:
     return stopped or state.global_step >= state.max_steps
 
 
-def _without_improvement(stored: dict[str, Any]) -> int:
+def _without_improvement(stored: Any) -> int:
     """Return how many evaluations in a row did not improve, as stored with a checkpoint."""
     found = stored.get(EarlyStopping.__name__) or stored.get(EarlyStoppingCallback.__name__) or {}
     return int(found.get("attributes", {}).get("early_stopping_patience_counter", 0))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.params.pipeline import SupervisedParameters
-from steps.plan.memory import GIB, checkpoint_bytes, is_asked_for
+from steps.plan.memory import is_asked_for, seen_checkpoint
+from steps.plan.need import GIB
 from steps.plan.seen import Seen, runs_here
 from steps.running import LOCAL_ROOT
 
@@ -76,9 +77,7 @@ class Saves:
 def saves_of(seen: Seen, steps: int | None) -> Saves:
     """Decide how often checkpoints are saved by time; `steps` is the number of optimizer steps, None if unknown."""
     p = seen.parameters
-    assert seen.model is not None
-    zero = seen.zero.config["zero_optimization"] if seen.zero else None
-    size = checkpoint_bytes(p, seen.recipe, seen.model.layout.config, seen.model.parameters, zero)
+    size = seen_checkpoint(seen)
     place = _place(p)
     minutes = p.save_minutes if p.save_minutes >= 0 else interval(size) if place else 0.0
     elsewhere = runs_here() and is_asked_for(p) and not p.checkpoint_dir

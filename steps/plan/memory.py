@@ -113,6 +113,15 @@ def seen_estimate(seen: Seen) -> tuple[MemoryEstimate, Room] | None:
     return needs, room
 
 
+def seen_checkpoint(seen: Seen) -> int:
+    """Return the size of a checkpoint of the run that the plan has seen, about; 0 without a model."""
+    if seen.model is None:
+        return 0
+    zero = seen.zero.config["zero_optimization"] if seen.zero else None
+    config = seen.model.layout.config
+    return checkpoint_bytes(seen.parameters, seen.recipe, config, seen.model.parameters, zero)
+
+
 def room_of(p: SupervisedParameters, hardware: Hardware) -> Room:
     """Return the memory that training may use: of the machine that was asked for, or of this one in a local run."""
     if runs_here() and not is_asked_for(p):
