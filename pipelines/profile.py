@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from steps.params.compute import WORKSPACE
+
+WORKSPACE_NAME = WORKSPACE.removeprefix("/")  # KFP's name of the volume in a pod
 # Kubernetes' rules for names of objects, and for paths that KFP can mount.
 ObjectName = Annotated[str, Field(pattern=r"^$|^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 SecretKey = Annotated[str, Field(pattern=r"^$|^[-._a-zA-Z0-9]{1,253}$")]
@@ -148,6 +151,25 @@ class Volume(Part):
     hub_cache: downloads from the Hub, shared by runs; data: models and rows that parameters name by path."""
 
 
+class Workspace(Part):
+    """A volume at /kfp-workspace that KFP makes for each run and deletes with it: a pod that is started again finds it,
+    another run does not. Results of tasks that mount it are not reused by other runs."""
+
+    size: Annotated[str, Field(pattern=r"^$|^[1-9][0-9]*(Mi|Gi|Ti)$")] = ""
+    """Its size, for example 100Gi; empty: no workspace."""
+
+    storage_class: ObjectName = ""
+    """Storage class, whose volumes user or group of `pod_security` must be allowed to write; empty: the default."""
+
+    access_modes: list[Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]] = Field(
+        ["ReadWriteOnce"], min_length=1
+    )
+    """How pods may mount it. plan mounts it first: a disk of one zone keeps the run's pods there."""
+
+    holds: list[Literal["checkpoints"]] = Field(["checkpoints"], min_length=1)
+    """checkpoints: of the run's training."""
+
+
 class Toleration(Part):
     """A taint that every pod tolerates."""
 
@@ -231,6 +253,8 @@ class Profile(Part):
     volumes: list[Volume] = []
     """Persistent volume claims: claim, mount_path, sub_path, holds (checkpoints, hub_cache, data)."""
 
+    workspace: Workspace = Workspace()
+
     instance_types: dict[str, InstanceType] = {}
     """Instance types by name, beside those that are known: cpu, memory (GiB), gpus, gpu_memory (GiB), gpu_type."""
 
@@ -272,4 +296,16 @@ class Profile(Part):
         for held in ("checkpoints", "hub_cache"):
             if sum(held in volume.holds for volume in self.volumes) > 1:
                 raise ValueError(f"two volumes hold {held}")
+        if self.workspace.size:
+            self._leave_room_for_the_workspace()
         return self
+
+    def _leave_room_for_the_workspace(self) -> None:
+        """Raise ValueError for a volume that KFP's driver does not mount beside a workspace."""
+        for volume in self.volumes:
+            if volume.mount_path.startswith(WORKSPACE):
+                raise ValueError(f"{volume.mount_path} is the place of the workspace")
+            if volume.claim == WORKSPACE_NAME:
+                raise ValueError(f"{WORKSPACE_NAME} is the name of the workspace's volume in a pod")
+            if "checkpoints" in volume.holds:
+                raise ValueError("a volume and the workspace hold checkpoints")

@@ -18,7 +18,7 @@ from pipelines.in_pod import bake
 from pipelines.kfp_values import kfp_value
 from pipelines.profile import Profile, Volume
 from pipelines.resources import HUB_TOKEN
-from steps.params.compute import CLUSTER
+from steps.params.compute import CLUSTER, WORKSPACE
 from steps.params.registration import TRACKING_VARIABLES
 
 GOOGLE_FOLDER = "/var/run/secrets/google"
@@ -168,7 +168,14 @@ def _security(profile: Profile) -> dict[str, Any]:
 
 def _pipeline_config(profile: Profile) -> dict[str, Any]:
     times = {"activeDeadlineSeconds": profile.times.run, "resourceTtlOnCompletion": profile.times.keep_finished}
-    return {key: value for key, value in times.items() if value}
+    config: dict[str, Any] = {key: value for key, value in times.items() if value}
+    if (workspace := profile.workspace).size:
+        # The API server accepts these two keys of a claim and no others (argocompiler, 2.17).
+        claim: dict[str, Any] = {"accessModes": list(workspace.access_modes)}
+        if workspace.storage_class:
+            claim["storageClassName"] = workspace.storage_class
+        config["workspace"] = {"size": workspace.size, "kubernetes": {"pvcSpecPatch": claim}}
+    return config
 
 
 def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: dict[str, FieldInfo]) -> None:
@@ -176,10 +183,11 @@ def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: dict[str, 
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     hidden = {}
     resuming: dict[str, Any] = {}
-    for volume in profile.volumes:
-        if "checkpoints" in volume.holds:  # a pod that KFP starts again resumes without being asked
-            folder = f"{volume.mount_path.rstrip('/')}/checkpoints"
-            resuming = {"checkpoint_dir": folder, "resume_from_checkpoint": "auto"}
+    places = [volume.mount_path.rstrip("/") for volume in profile.volumes if "checkpoints" in volume.holds]
+    if profile.workspace.size:  # KFP's driver mounts it where an input holds its path: into plan and finetune
+        places.append(WORKSPACE)
+    for place in places:
+        resuming = {"checkpoint_dir": f"{place}/checkpoints", "resume_from_checkpoint": "auto"}
     for name, value in {**resuming, **profile.defaults}.items():
         if name in inputs:
             inputs[name]["defaultValue"] = kfp_value(parameters[name], value)

@@ -17,6 +17,7 @@ from typing import Any
 
 from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
 from steps.redaction import masked
+from steps.writing import DENIED, can_be_written, nearest_there, owners, ways_out
 
 NO_SPACE = {
     errno.ENOSPC: "no space left on the disk",
@@ -137,16 +138,24 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     if number in NO_MORE:
         return _no_more(where, NO_MORE[number][0], "enough of it", NO_MORE[number][1])
     if path and number in NO_WRITING:
-        return UserError(
-            Problem("FILE-E0101", where, NO_WRITING[number], "a file or folder that this user may read and write",
-                    "give this user access, or name another place")
-        )  # fmt: skip
+        return UserError(_no_access(path, number))
     if path and number in NO_PLACE:
         found, expected = NO_PLACE[number]
         return UserError(Problem("FILE-E0102", _shortened(where), found, expected, "name another place"))
     if number in NO_ANSWER or _is_silence(error):
         return _silent(error, where)
     return None
+
+
+def _no_access(path: str, number: int) -> Problem:
+    """Return the problem of a file or folder that this user may not use, with its owner and the ways out."""
+    there = nearest_there(Path(path).absolute())
+    found, fix = NO_WRITING[number], "give this user access, or name another place"
+    if number in DENIED:
+        found = f"{found}: {'it' if str(there) == path else there} {owners(there)}"
+        if not can_be_written(there if there.is_dir() else there.parent):
+            fix = f"{ways_out(there)}; or name another place"
+    return Problem("FILE-E0101", path, found, "a file or folder that this user may read and write", fix)
 
 
 def _is_silence(error: BaseException) -> bool:

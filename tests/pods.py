@@ -2,9 +2,11 @@
 
 The driver (backend/src/v2/driver/driver.go and k8s.go, 2.17) reads an executor's container and its
 KubernetesExecutorConfig, resolves run-time values and adds the security settings of the `restricted` standard, except
-for the user. What it refuses is refused here too.
+for the user. It mounts the run's workspace where a text among the task's inputs holds its path. What it refuses is
+refused here too.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf import json_format
@@ -12,6 +14,8 @@ from kfp.kubernetes import kubernetes_executor_config_pb2 as schema
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 KUBERNETES = "1.37"
+WORKSPACE = "/kfp-workspace"
+CLAIM = "run-kfp-workspace"  # named after the run
 # Values of the plan and the parameters at run time, by the end of their names.
 AT_RUN_TIME: dict[str, Any] = {
     "node_selector": {"node-pool": "gpus"},
@@ -29,15 +33,69 @@ def checked(spec: dict[str, Any], platform: dict[str, Any]) -> None:
     json_format.ParseDict(spec["deploymentSpec"], deployment)
 
 
-def pods(spec: dict[str, Any], platform: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the pod of every executor, as a Kubernetes object."""
+def pods(
+    spec: dict[str, Any], platform: dict[str, Any], decided: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the pod of every executor, as a Kubernetes object.
+
+    `decided` are outputs of the plan; without them, the training's settings hold the default of checkpoint_dir.
+    """
     checked(spec, platform)
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    given = {
+        name: value["defaultValue"]
+        for name, value in spec["root"]["inputDefinitions"]["parameters"].items()
+        if isinstance(value.get("defaultValue"), str)
+    }
+    outputs = {"training": str(given.get("checkpoint_dir", ""))} if decided is None else decided
+    inputs = dict(_inputs(spec, spec["root"], given, outputs))
     made = {}
     for label, executor in spec["deploymentSpec"]["executors"].items():
         config = json_format.ParseDict(settings[label], schema.KubernetesExecutorConfig())
-        made[label.removeprefix("exec-")] = pod(executor["container"], config)
+        step = label.removeprefix("exec-")
+        made[step] = pod(executor["container"], config)
+        if any(WORKSPACE in text or "{{$.workspace_path}}" in text for text in inputs[label]):
+            _mount_workspace(made[step]["spec"])
     return made
+
+
+def _inputs(
+    spec: dict[str, Any], dag: dict[str, Any], given: Mapping[str, str], decided: Mapping[str, str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each executor with the texts among its inputs, as far as they are known."""
+    for task in dag["dag"]["tasks"].values():
+        known = {}
+        for name, source in task.get("inputs", {}).get("parameters", {}).items():
+            if "componentInputParameter" in source:
+                known[name] = given.get(source["componentInputParameter"], "")
+            elif "taskOutputParameter" in source:
+                known[name] = decided.get(source["taskOutputParameter"]["outputParameterKey"], "")
+            elif isinstance(constant := source["runtimeValue"]["constant"], str):
+                known[name] = constant
+        component = spec["components"][task["componentRef"]["name"]]
+        if "dag" in component:
+            yield from _inputs(spec, component, known, decided)
+        else:
+            yield component["executorLabel"], list(known.values())
+
+
+def _mount_workspace(spec: dict[str, Any]) -> None:
+    for mount in spec["containers"][0]["volumeMounts"]:
+        assert not mount["mountPath"].startswith(WORKSPACE), f"{mount['mountPath']} conflicts with the workspace"
+        assert mount["name"] != WORKSPACE[1:], f"{mount['name']} conflicts with the workspace's volume"
+    spec["volumes"].append({"name": WORKSPACE[1:], "persistentVolumeClaim": {"claimName": CLAIM}})
+    spec["containers"][0]["volumeMounts"].append({"name": WORKSPACE[1:], "mountPath": WORKSPACE})
+
+
+def workspace_claim(platform: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the claim that the API server makes for a run (argocompiler/argo.go); None without a workspace."""
+    workspace = platform["platforms"]["kubernetes"].get("pipelineConfig", {}).get("workspace")
+    if not workspace:
+        return None
+    patch = workspace["kubernetes"]["pvcSpecPatch"]
+    assert set(patch) <= {"accessModes", "storageClassName"}, "unknown fields in PVC spec patch"
+    spec = {**patch, "resources": {"requests": {"storage": workspace["size"]}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
 
 
 def pod(container: dict[str, Any], config: Any) -> dict[str, Any]:

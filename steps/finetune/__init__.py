@@ -15,7 +15,7 @@ Trainers share an interface, not a parent class; functions that several of them 
     packages.py     optional packages
     deepspeed.py    setup of DeepSpeed before the model is loaded, and gathering of partitioned weights
     batch_size.py   halve the batch size until the batch fits into memory
-    watching.py     callbacks: progress, NaN, preemption, checkpoint manifests, history
+    watching.py     callbacks: progress, NaN, preemption, checkpoints by time, early stopping, history
 
 To add a trainer: a file in `trainers/` with a `build(run)`, named by the record of a model kind or a method of learning
 (`steps/kinds/`), and a test.

@@ -1,7 +1,8 @@
 """Folders of checkpoints, and the checkpoint from which a training is resumed.
 
 Every training has a folder named by the digest of everything that affects its result. A checkpoint is valid only if it
-has a manifest and all files match it, so a kill during a save loses only the steps since the previous checkpoint.
+has a manifest and all files match it, so a kill during a save loses only the steps since the previous checkpoint. The
+folder remembers the task that uses it, by the path of its result, so that this task resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from steps.params.settings import FinetuneSettings
 from steps.params.training import CheckpointParams
 from steps.running import LOCAL_ROOT
 from steps.tracking import flat
+from steps.writing import write_error
 
 log = logging.getLogger("finetune")
 
 SETTINGS_FILE = "training.json"
+TASK_FILE = "task.json"
 SHARED = "shared"  # beside the pipelines' folders
 LOCK_SECONDS = 60  # a killed run needs some time to exit
 
@@ -42,27 +45,42 @@ class CheckpointFolder:
     shared: Path
     """Folder for files that other trainings can use too."""
 
-    def newest(self) -> Path | None:
+    def newest(self, strict: bool = False) -> Path | None:
         """Return the newest valid checkpoint; invalid ones are logged and skipped.
 
-        Raises UserError if there are checkpoints but none is valid: a start from step 0 would silently lose progress.
+        Raises UserError if none is valid and one is damaged or, with `strict`, was interrupted while it was saved: a
+        start from step 0 would silently lose progress.
         """
-        candidates = sorted(self.path.glob("checkpoint-*"), key=_step, reverse=True)
         broken = []
-        for candidate in candidates:
-            try:
-                verified(candidate, "checkpoint")
-            except StepError as error:
-                log.warning("WARNING skipping %s: %s", candidate.name, error.problems[0].found)
-                broken.append(f"{candidate.name} ({error.problems[0].found})")
-            else:
+        for candidate in sorted(self.path.glob("checkpoint-*"), key=_step, reverse=True):
+            if not (error := _error_in(candidate)):
                 return candidate
+            if strict or (candidate / MANIFEST).is_file():
+                broken.append(f"{candidate.name} ({error})")
         if broken:
             raise UserError(
                 Problem("CHECKPOINT-E0101", str(self.path), f"{'; '.join(broken)}", "at least one valid checkpoint",
                         "set resume_from_checkpoint=false to start again at step 0")
             )  # fmt: skip
         return None
+
+    def newest_of(self, tuned: Path) -> Path | None:
+        """Return the newest valid checkpoint that the task with the result `tuned` saved."""
+        own = [one for one in self.path.glob("checkpoint-*") if _facts(one).get("task") == str(tuned)]
+        return next((one for one in sorted(own, key=_step, reverse=True) if not _error_in(one)), None)
+
+    def begin(self, tuned: Path) -> None:
+        """Remember the task that uses this folder by the path of its result."""
+        write_durably(self.path / TASK_FILE, json.dumps({"tuned": str(tuned)}, indent=1))
+
+    def was_begun_by(self, tuned: Path) -> bool:
+        """Return whether the task with the result `tuned` used this folder last, and has not ended with it.
+
+        KFP starts an evicted pod again with the same paths; another run has other paths.
+        """
+        file = self.path / TASK_FILE
+        ended = tuned.exists() and is_finished(self.path)
+        return not ended and file.is_file() and json.loads(file.read_text()).get("tuned") == str(tuned)
 
     def clear(self) -> None:
         """Delete all checkpoints, so that those of an older training are not resumed."""
@@ -103,13 +121,28 @@ def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Pat
     return CheckpointFolder(root / settings.pipeline / key, identity, root / SHARED)
 
 
-def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
+def refuse_unwritable(folder: CheckpointFolder) -> None:
+    """Raise UserError, or OutOfResources for a full disk, if checkpoints cannot be written."""
+    for place in (folder.path, folder.shared):
+        if error := write_error("CHECKPOINT-E0103", "checkpoint_dir", place):
+            raise error
+
+
+def resume_point(folder: CheckpointFolder, wanted: str, tuned: Path | None = None) -> Path | None:
     """Return the checkpoint to resume, by resume_from_checkpoint: false, true, auto or a checkpoint folder.
 
-    Raises UserError if `true` finds only checkpoints of other settings or data (with the differences), if a named
-    folder is not a valid checkpoint, or if all checkpoints are invalid.
+    A task that is started again (`tuned` is the path of its result) resumes from its own newest checkpoint, whatever is
+    wanted. Raises UserError if `true` finds only checkpoints of other settings or data (with the differences), if a
+    named folder is not a valid checkpoint, or if all checkpoints are invalid.
     """
+    again = tuned is not None and folder.was_begun_by(tuned)
+    if again and tuned and (own := folder.newest_of(tuned)):
+        refuse_unsafe_weights(own)
+        log.info("this task was started again: resuming from %s", own)
+        return own
     if wanted == "false":
+        if again:
+            log.info("this task was started again before its first checkpoint: starting at step 0")
         folder.clear()
         return None
     if wanted not in ("true", "auto"):
@@ -117,7 +150,7 @@ def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
         verified(path, "checkpoint")
         refuse_unsafe_weights(path)
         return path
-    found = folder.newest()
+    found = folder.newest(strict=wanted == "true" and not again)
     if found is not None:
         refuse_unsafe_weights(found)
         log.info("resuming from %s", found)
@@ -132,24 +165,51 @@ def resume_point(folder: CheckpointFolder, wanted: str) -> Path | None:
     return None
 
 
-def seal(checkpoint: Path) -> None:
-    """Write a checkpoint's manifest; this completes its save."""
+def seal(checkpoint: Path, tuned: Path | None = None, by_time: bool = False) -> None:
+    """Write a checkpoint's manifest when all files are on disk; this completes its save.
+
+    `tuned` is the path of the task's result, `by_time` whether the checkpoint was saved only because time had passed.
+    """
     follow_umask(checkpoint)
-    manifest = Manifest("checkpoint", describe_files(checkpoint))
+    _flush(checkpoint)
+    facts = {**({"task": str(tuned)} if tuned else {}), **({"by_time": True} if by_time else {})}
+    manifest = Manifest("checkpoint", describe_files(checkpoint), facts=facts)
     text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
     write_durably(checkpoint / MANIFEST, text)
 
 
+def _flush(folder: Path) -> None:
+    """Write a folder's files to the disk: a manifest must not outlive them when a node fails."""
+    for path in (folder, *folder.rglob("*")):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def is_by_time(checkpoint: Path) -> bool:
+    """Return whether a checkpoint was saved only because time had passed."""
+    return bool(_facts(checkpoint).get("by_time"))
+
+
+def drop_passing(folder: Path) -> None:
+    """Delete the checkpoints by time that are older than the newest checkpoint, and those whose save did not end."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
+    for checkpoint in checkpoints[:-1]:
+        if is_by_time(checkpoint) or not (checkpoint / MANIFEST).is_file():
+            _delete(checkpoint)
+
+
 def prune(folder: Path, keep: int, best: str | None) -> None:
-    """Delete the oldest checkpoints beyond `keep`, but never the best or the newest."""
+    """Delete the oldest checkpoints beyond `keep`, but never the best or the newest; those by time do not count."""
     if keep < 1:
         return
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
+    checkpoints = [one for one in sorted(folder.glob("checkpoint-*"), key=_step) if not is_by_time(one)]
     spared = {Path(best).name} if best else set()
     excess = [c for c in checkpoints[:-1] if c.name not in spared][: max(0, len(checkpoints) - keep)]
     for checkpoint in excess:
-        (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
-        shutil.rmtree(checkpoint)
+        _delete(checkpoint)
 
 
 def remove_finished(folder: CheckpointFolder, wanted: CheckpointParams) -> None:
@@ -157,11 +217,17 @@ def remove_finished(folder: CheckpointFolder, wanted: CheckpointParams) -> None:
     if wanted.keep_checkpoints == "true" or (wanted.keep_checkpoints == "auto" and wanted.save_total_limit > 0):
         return
     checkpoints = sorted(folder.path.glob("checkpoint-*"), key=_step)
-    if wanted.checkpoint_dir and LOCAL_ROOT not in os.environ:
-        checkpoints = checkpoints[:-1]  # a pod's result may still be lost on its way to the object store
+    if wanted.checkpoint_dir and LOCAL_ROOT not in os.environ and checkpoints:
+        # A pod's result may still be lost on its way to the object store: the newest leads to it again, with the best.
+        spared = {checkpoints[-1].name, best_of(checkpoints[-1])}
+        checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.name not in spared]
     for checkpoint in checkpoints:
-        (checkpoint / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(checkpoint)
+        _delete(checkpoint)
+
+
+def _delete(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
+    shutil.rmtree(checkpoint)
 
 
 def _other_trainings(folder: CheckpointFolder) -> list[str]:
@@ -192,6 +258,31 @@ def unfinish(folder: Path) -> None:
 def is_finished(folder: Path) -> bool:
     """Return whether `finish` was called for this folder."""
     return (folder / "finished.json").exists()
+
+
+def best_of(checkpoint: Path) -> str:
+    """Return the name of the best checkpoint until this one; empty without evaluations."""
+    file = checkpoint / "trainer_state.json"
+    state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return Path(state.get("best_model_checkpoint") or "").name
+
+
+def _error_in(checkpoint: Path) -> str:
+    """Return what is wrong with a checkpoint, and log it; empty if it is valid."""
+    try:
+        verified(checkpoint, "checkpoint")
+    except StepError as error:
+        log.warning("WARNING skipping %s: %s", checkpoint.name, error.problems[0].found)
+        return error.problems[0].found
+    return ""
+
+
+def _facts(checkpoint: Path) -> dict[str, Any]:
+    """Return the facts in a checkpoint's manifest; none without a readable one."""
+    try:
+        return dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("facts") or {})
+    except (OSError, ValueError):
+        return {}
 
 
 def _step(checkpoint: Path) -> int:

@@ -18,6 +18,7 @@ from steps.finetune.checkpoints import (
     finish,
     folder_for,
     is_finished,
+    refuse_unwritable,
     remove_finished,
     resume_point,
     unfinish,
@@ -60,18 +61,23 @@ def finetune(
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
     scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
     folder = folder_for(settings, inputs, scratch)
+    if settings.checkpoints.checkpoint_dir:
+        refuse_unwritable(folder)
     with folder.lock(), ExitStack() as stack:
-        resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint)
-        again = resume is not None or not is_finished(folder.path)
+        task = tuned.absolute()
+        retried = folder.was_begun_by(task)
+        resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint, task)
+        unfinished = resume is not None or not is_finished(folder.path)
+        folder.begin(task)
         unfinish(folder.path)
-        tracker = stack.enter_context(_tracker(settings, inputs, folder, again))
+        tracker = stack.enter_context(_tracker(settings, inputs, folder, unfinished, retried))
         stack.enter_context(launched(settings, folder.path))
         tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
 
         # A checkpoint made with a larger batch can be resumed, because every step has the same rows.
         def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
-            newest = resume if fitting is settings else folder.newest() or resume
-            return _train(fitting, model, data, folder, newest, tracker)
+            newest = resume if fitting is settings else folder.newest_of(task) or resume
+            return _train(fitting, model, data, folder, newest, tracker, task)
 
         trainer, history = fitted(settings, attempt)
         tracker.flush()
@@ -97,38 +103,43 @@ def _merge(model: Path, tuned: Path, merged: Path) -> None:
         log.info("merged the adapter into the base model in %.1f s", time.monotonic() - started)
 
 
-def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder, unfinished: bool) -> Tracker:
+def _tracker(
+    settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder, unfinished: bool, retried: bool
+) -> Tracker:
     """Return the tracker of a training; `unfinished` tells whether an earlier process may have begun the same one."""
     digests = {f"{name}_digest": digest for name, digest in inputs.items()}
     name = f"{settings.pipeline} finetune"
     wanted = settings.checkpoints.resume_from_checkpoint
-    same = wanted in ("true", "auto") or (wanted != "false" and Path(wanted).parent == folder.path)
+    same = retried or wanted in ("true", "auto") or (wanted != "false" and Path(wanted).parent == folder.path)
     tags = {"pipeline": settings.pipeline, **digests}
     return Tracker(settings.tracking, name, tags, keep=folder.path, continues=same and unfinished)
 
 
 def _train(
-    settings: FinetuneSettings, model: Path, data: Path, folder: CheckpointFolder, resume: Path | None, tracker: Tracker
+    settings: FinetuneSettings,
+    model: Path,
+    data: Path,
+    folder: CheckpointFolder,
+    resume: Path | None,
+    tracker: Tracker,
+    tuned: Path,
 ) -> tuple[Any, dict[str, Any]]:
     from transformers import PrinterCallback
 
-    from steps.finetune.watching import Checkpoints, Finite, Interrupted, Preemption, Progress, history_of
+    from steps.finetune.watching import Interrupted, NothingLeft, Preemption, Progress, has_ended, history_of
 
     progress = Progress(tracker)
-    kept = settings.checkpoints
+    patience = settings.training.early_stopping_patience if settings.training.apply_early_stopping else None
     with Preemption() as preemption:
-        watchers = [preemption, Finite(), Checkpoints(kept.save_steps, kept.save_total_limit), progress]
-        if settings.training.apply_early_stopping:
-            from transformers import EarlyStoppingCallback
-
-            patience = settings.training.early_stopping_patience
-            watchers.append(EarlyStoppingCallback(patience, settings.training.early_stopping_threshold))
         _be_deterministic(settings)
+        watchers = [preemption, *_watchers(settings, tuned, patience, progress)]
         run = Run(settings, model, data, folder.path, watchers, folder.shared)
         trainer = load(settings.recipe.trainer)(run)
         if settings.deepspeed:
             keep_names(trainer.model)
         trainer.remove_callback(PrinterCallback)  # Progress logs the same numbers in a readable form
+        if resume and has_ended(resume, patience):
+            NothingLeft().attach(trainer)
         started = time.monotonic()
         interrupted = False
         try:
@@ -157,6 +168,16 @@ def _train(
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
     }
     return trainer, history
+
+
+def _watchers(settings: FinetuneSettings, tuned: Path, patience: int | None, progress: Any) -> list[Any]:
+    from steps.finetune.watching import Checkpoints, EarlyStopping, Finite
+
+    kept = settings.checkpoints
+    watchers = [Finite(), Checkpoints(kept.save_steps, kept.save_total_limit, kept.save_minutes, tuned), progress]
+    if patience is not None:
+        watchers.append(EarlyStopping(patience, settings.training.early_stopping_threshold))
+    return watchers
 
 
 def _be_deterministic(settings: FinetuneSettings) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks of a training: progress, NaN, preemption, checkpoint manifests; and its history for the report."""
+"""Callbacks of a training: progress, NaN, preemption, checkpoints, early stopping; and its history for the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from steps.errors import NumericError, Problem
 from steps.finetune import checkpoints
@@ -90,23 +91,88 @@ class Finite(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Request checkpoints between evaluations, write their manifests, and delete the oldest."""
+    """Request checkpoints between evaluations, by steps and by time; write their manifests, and delete old ones.
 
-    def __init__(self, save_steps: int, keep: int):
+    A checkpoint by time only protects against an interruption: it goes when a newer one is complete, and does not count
+    among those that are kept.
+    """
+
+    def __init__(self, save_steps: int, keep: int, save_minutes: float = 0.0, tuned: Path | None = None):
         self.save_steps = save_steps
         self.keep = keep
+        self.interval = max(0.0, save_minutes) * 60
+        self.tuned = tuned
+        self._saved = 0.0
+        self._by_time = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._saved = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         if self.save_steps > 0 and state.global_step % self.save_steps == 0:
             control.should_save = True
+        # With several processes, the first one has to decide for all: their clocks differ.
+        due = self.interval > 0 and time.monotonic() - self._saved >= self.interval
+        self._by_time = due and not control.should_save and not _saves_at_epoch_end(args, state, control)
+        control.should_save |= self._by_time
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(str(args.output_dir))
-        checkpoints.seal(folder / f"checkpoint-{state.global_step}")
+        checkpoints.seal(folder / f"checkpoint-{state.global_step}", self.tuned, self._by_time)
+        checkpoints.drop_passing(folder)
         checkpoints.prune(folder, self.keep, state.best_model_checkpoint)
+        self._saved, self._by_time = time.monotonic(), False
+
+
+def _saves_at_epoch_end(args: TrainingArguments, state: TrainerState, control: TrainerControl) -> bool:
+    """Return whether the Trainer saves this step once more, at the end of the epoch, into the same folder."""
+    last = control.should_training_stop or float(state.epoch or 0).is_integer()
+    return last and args.save_strategy == SaveStrategy.EPOCH
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """The library's callback, which also counts the evaluations before the training was resumed."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        super().on_train_begin(args, state, control)
+        stored: Any = state.stateful_callbacks
+        self.early_stopping_patience_counter = _without_improvement(stored)
+        stored[type(self).__name__] = self.state()  # checkpoints of 0.1 have the library's name only
+
+
+class NothingLeft(TrainerCallback):
+    """Ends a training that was resumed from its last checkpoint, without another step or evaluation.
+
+    The Trainer (transformers 5.17) would train at least one step more, if the last one was not at the end of an epoch.
+    """
+
+    def attach(self, trainer: Any) -> None:
+        """Take the rows away from a trainer."""
+        trainer.get_batch_samples = lambda *_: ([], None)
+        trainer.add_callback(self)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        control.should_save = control.should_evaluate = control.should_log = False
+        control.should_training_stop = True
+        return control
+
+
+def has_ended(checkpoint: Path, patience: int | None) -> bool:
+    """Return whether a training had ended with this checkpoint; `patience` is that of early stopping, None without."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stopped = patience is not None and _without_improvement(state.stateful_callbacks) >= patience
+    return stopped or state.global_step >= state.max_steps
+
+
+def _without_improvement(stored: Any) -> int:
+    """Return how many evaluations in a row did not improve, as stored with a checkpoint."""
+    found = stored.get(EarlyStopping.__name__) or stored.get(EarlyStoppingCallback.__name__) or {}
+    return int(found.get("attributes", {}).get("early_stopping_patience_counter", 0))
 
 
 class Progress(TrainerCallback):
@@ -147,7 +213,9 @@ class Progress(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Called after Checkpoints, which has written the manifest.
-        self.tracker.checkpoint(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if not checkpoints.is_by_time(checkpoint):  # those by time are for resuming only, and copies are never deleted
+            self.tracker.checkpoint(checkpoint)
 
     def count(self, trainer: Any) -> None:
         """Count the tokens of all steps of this process, also of those since the last log event."""

@@ -7,6 +7,7 @@ from steps.params.group import Group
 SERVERLESS = "serverless"
 # Environment variable of the plan's task: JSON with the instance types and the node selector of a cluster's profile.
 CLUSTER = "FINETUNE_CLUSTER"
+WORKSPACE = "/kfp-workspace"  # where KFP mounts a run's workspace into each task with an input that holds this path
 # Requests of tasks that compute almost nothing: plan, report, register_model.
 SMALL_CPU, SMALL_MEMORY = "1", "2Gi"
 

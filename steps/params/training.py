@@ -157,6 +157,9 @@ class CheckpointParams(Group):
     save_steps: int = Field(-1, ge=-1)
     """Steps between additional checkpoints; -1 writes one at each evaluation only."""
 
+    save_minutes: float = Field(-1.0, ge=-1)
+    """Minutes between checkpoints by time, of which only the newest is kept; -1 lets the plan choose, 0 makes none."""
+
     save_total_limit: int = Field(-1, ge=-1)
     """Number of checkpoints to keep, always including the best; -1 keeps all during training."""
 
@@ -170,7 +173,10 @@ class CheckpointParams(Group):
     """Resume from the newest complete checkpoint of the same settings and data: true, false, or a checkpoint folder."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Refuse a value that is neither a switch nor the path of a folder."""
+        """Refuse a negative interval, and a value that is neither a switch nor the path of a folder."""
+        if -1 < self.save_minutes < 0:
+            yield Problem("PARAM-E0223", "save_minutes", str(self.save_minutes), "minutes, 0 or -1",
+                          "set it to -1, so that the plan chooses, or to 0 for none")  # fmt: skip
         value = self.resume_from_checkpoint
         if value not in SWITCHES and "/" not in value and not value.startswith("checkpoint-"):
             fix = nearest(value.lower(), SWITCHES) or "set it to true, or to the whole path of a checkpoint folder"

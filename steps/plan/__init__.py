@@ -17,6 +17,7 @@ reported here, all of them together.
     hardware.py        the most that tasks request; needs.py: what they need; requests.py: what they get
     memory.py          what a training needs; machine.py: what this machine has
     arithmetic.py      rows, batches and steps; duration.py: time and cost
+    interruptions.py   checkpoints by time, and how much work an interruption costs
     evaluation_options.py   evaluation_config
     settings.py        one settings value for each step; summary.py: plan.json and the text for a terminal
     adapter_tools.py   the plan of the pipeline of adapter tools

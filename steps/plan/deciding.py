@@ -16,11 +16,13 @@ from steps.params.evaluation_config import EvaluationOptions
 from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import Reading, defaults, read_parameters
+from steps.plan.arithmetic import table
 from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.fitted import fitted_to_model
 from steps.plan.hardware import Hardware, hardware_of
+from steps.plan.interruptions import Saves, saves_of
 from steps.plan.lengths import longest
 from steps.plan.memory import MemoryEstimate, Room, seen_estimate
 from steps.plan.need import Need
@@ -63,6 +65,7 @@ class Decisions:
     memory: MemoryEstimate
     room: Room
     max_length: int
+    saves: Saves
     warnings: list[str]
     reference: ModelFound | None = None
     """Reference model of preference training, if it is not the base model."""
@@ -148,7 +151,7 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
 
 
 def _chosen(seen: Seen) -> Decisions:
-    """Decide the row length and the memory settings from what was read."""
+    """Decide the row length, the memory settings and the checkpoints by time from what was read."""
     p, model = seen.parameters, seen.model
     assert model is not None
     assert seen.source is not None
@@ -176,10 +179,19 @@ def _chosen(seen: Seen) -> Decisions:
         memory=needs[0],
         room=needs[1],
         max_length=max_length,
+        saves=saves_of(seen, _steps(seen, max_length)),
         warnings=[*seen.reading.warnings, *notes],
         reference=seen.reference,
         zero=seen.zero,
     )
+
+
+def _steps(seen: Seen, max_length: int) -> int | None:
+    """Return the number of optimizer steps; None if it is not known yet."""
+    rows = seen.data["train"].rows if "train" in seen.data else None
+    lines = {line["name"]: line["value"] for line in table(seen.parameters, rows, max_length)}
+    steps = lines["optimizer steps"]
+    return steps if isinstance(steps, int) else None
 
 
 def training_parameters(reading: Reading) -> SupervisedParameters:

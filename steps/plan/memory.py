@@ -26,6 +26,7 @@ STATE_BYTES = {
     "adamw_torch": 12, "adamw_torch_fused": 12, "adafactor": 5, "ademamix": 16, "sgd": 4, "adagrad": 8, "rmsprop": 8,
     "grokadamw": 16, "schedule_free_sgd": 8,
 }  # fmt: skip
+GRADIENT_BYTES = 4  # of STATE_BYTES; a checkpoint has none
 LOGIT_TOKENS = 4096  # TRL computes the loss in tiles of this number of tokens
 
 
@@ -112,9 +113,18 @@ def seen_estimate(seen: Seen) -> tuple[MemoryEstimate, Room] | None:
     return needs, room
 
 
+def seen_checkpoint(seen: Seen) -> int:
+    """Return the size of a checkpoint of the run that the plan has seen, about; 0 without a model."""
+    if seen.model is None:
+        return 0
+    zero = seen.zero.config["zero_optimization"] if seen.zero else None
+    config = seen.model.layout.config
+    return checkpoint_bytes(seen.parameters, seen.recipe, config, seen.model.parameters, zero)
+
+
 def room_of(p: SupervisedParameters, hardware: Hardware) -> Room:
     """Return the memory that training may use: of the machine that was asked for, or of this one in a local run."""
-    if runs_here() and not _is_asked_for(p):
+    if runs_here() and not is_asked_for(p):
         return room_here(p)
     if p.number_of_gpu_to_use_finetuning:
         return Room(hardware.gpu_memory * GIB, "one GPU of instance_type_finetune", "instance_type_finetune")
@@ -128,7 +138,7 @@ def room_here(p: SupervisedParameters) -> Room:
     return Room(memory_here(), "this machine", "number_of_gpu_to_use_finetuning")
 
 
-def _is_asked_for(p: SupervisedParameters) -> bool:
+def is_asked_for(p: SupervisedParameters) -> bool:
     """Return whether a machine was named, so that a plan made on this machine is for that one."""
     usual = type(p).model_fields["instance_type_finetune"].default
     return p.instance_type_finetune != usual or p.compute_finetune not in NO_POOL
@@ -158,7 +168,7 @@ def memory_notes(seen: Seen) -> Iterator[str]:
         return
     needs, room = found
     p, hardware = seen.parameters, seen.hardware["finetune"]
-    rooms = [room, room_here(p)] if runs_here() and _is_asked_for(p) else [room]
+    rooms = [room, room_here(p)] if runs_here() and is_asked_for(p) else [room]
     for one in rooms:
         usable = int(one.bytes * HEADROOM)
         if usable and needs.needed > usable:
@@ -186,13 +196,12 @@ def _parts(
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     sequences = parameters.per_device_train_batch_size * recipe.method.answers_per_row
     written = tokens = sequences * (max_length + parameters.virtual_tokens)
-    blocks = layers
     if recipe.kind.has_encoder:
         written = parameters.per_device_train_batch_size * getattr(parameters, "max_target_length", max_length)
         encoding, decoding = encoder_and_decoder(config)
         # A decoder layer has two attention blocks. Counted in encoder layers, whose input has more tokens.
-        blocks, layers = encoding + decoding * 4 / 3, encoding + decoding * 4 / 3 * written / tokens
-    trained = _adapter_size(parameters, config, hidden, blocks) if parameters.apply_lora else weights
+        layers = encoding + decoding * 4 / 3 * written / tokens
+    trained = trained_weights(parameters, recipe, config, weights)
     weight_bytes = 2 if half and parameters.apply_lora else 4
     per_layer = tokens * hidden * (34 if half else 68)
     kept = int(layers * tokens * hidden * (2 if half else 4) + per_layer if recompute else layers * per_layer)
@@ -203,6 +212,32 @@ def _parts(
         "activations": kept,
         "logits": _logits(recipe, config, written),
     }
+
+
+def trained_weights(parameters: SupervisedParameters, recipe: Recipe, config: dict[str, Any], weights: int) -> int:
+    """Return the number of trained weights: those of the adapter, or all."""
+    if not parameters.apply_lora:
+        return weights
+    blocks = config.get("num_hidden_layers") or config.get("n_layer") or 0
+    if recipe.kind.has_encoder:
+        encoding, decoding = encoder_and_decoder(config)
+        blocks = encoding + decoding * 4 / 3
+    return _adapter_size(parameters, config, _hidden(config), blocks)
+
+
+def checkpoint_bytes(
+    parameters: SupervisedParameters, recipe: Recipe, config: dict[str, Any], weights: int, zero: dict[str, Any] | None
+) -> int:
+    """Return the size of a checkpoint: the trained weights and the states of their optimizer, without tokenizer.
+
+    DeepSpeed saves the weights as it holds them, once more in 32 bit, and the Trainer saves them for itself, which is
+    the only copy with ZeRO-3.
+    """
+    states = 4 + STATE_BYTES.get(parameters.optim, 12) - GRADIENT_BYTES
+    if zero:
+        width = 2 if parameters.precision == "16" else 4
+        states += width * (1 if zero["stage"] == 3 else 2)
+    return trained_weights(parameters, recipe, config, weights) * states
 
 
 def encoder_and_decoder(config: dict[str, Any]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from steps.params.pipeline import SupervisedParameters
 from steps.params.splits import EDGES
 from steps.plan.lengths import longest
-from steps.plan.memory import STATE_BYTES, MemoryEstimate, adapter_parameters
+from steps.plan.memory import MemoryEstimate, adapter_parameters, seen_checkpoint
 from steps.plan.need import GIB, Need
 from steps.plan.seen import Seen
 from steps.plan.sources import DataFound, ModelFound
@@ -116,7 +116,7 @@ class _Sizes:
         whole = stored if p.precision == "16" else WIDE * model.parameters
         self.tuned = WIDE * self.trained if p.apply_lora else whole
         self.merged = stored if p.apply_lora else 0
-        self.checkpoint = self.trained * STATE_BYTES.get(p.optim, 12)
+        self.checkpoint = seen_checkpoint(seen)
 
 
 def _import(model: ModelFound, reference: ModelFound | None, sizes: _Sizes) -> Need:

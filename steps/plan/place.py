@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from steps.artifacts import MANIFEST
 from steps.errors import Problem, shown
+from steps.params.compute import WORKSPACE
 from steps.params.packages import packages_of
 from steps.params.training import SWITCHES
 from steps.plan.packages import missing_here
 from steps.plan.seen import Seen, runs_here
 from steps.sources.storage import local_path
 from steps.tracking.target import MEANS_OFF, is_off, store_of
+from steps.writing import mount_of, nearest_there, write_error
 
 # Parameter → what to do instead. Remove a row once the feature is implemented.
 UNBUILT = {
@@ -66,10 +67,8 @@ def place_problems(seen: Seen) -> list[Problem]:
             Problem("PLAN-E0302", "resume_from_checkpoint", f"{p.resume_from_checkpoint} without checkpoint_dir",
                     "a checkpoint_dir that is kept after the pod ends", "set checkpoint_dir to a mounted volume")
         )  # fmt: skip
-    if here and p.checkpoint_dir and (found := _in_the_way(p.checkpoint_dir)):
-        problems.append(
-            Problem("PLAN-E0363", "checkpoint_dir", found, "a folder that can be written", "name another folder")
-        )
+    if p.checkpoint_dir and local_path(p.checkpoint_dir) is not None:
+        problems += _checkpoint_dir_problems(p.checkpoint_dir, here)
     if p.resume_from_checkpoint not in SWITCHES:
         problems += _checkpoint_problems(p.resume_from_checkpoint, here)
     if p.register_tuned_model and not (p.mlflow_server_uri or os.environ.get("MLFLOW_TRACKING_URI") or here):
@@ -89,22 +88,16 @@ def name_problems(seen: Seen) -> Iterator[Problem]:
             yield Problem("PLAN-E0366", name, shown(value), expected, "correct it, or leave it out")
 
 
-def _in_the_way(folder: str) -> str:
-    """Say what keeps a folder from being written on this machine; empty if nothing does."""
-    path = Path(folder.removeprefix("file://")).expanduser().absolute()
-    there = next(one for one in (path, *path.parents) if one.exists())
-    if not there.is_dir():
-        return f"{folder}, where {there} is a file"
-    return "" if can_be_written(there) else f"{folder}, where {there} cannot be written"
-
-
-def can_be_written(folder: Path) -> bool:
-    """Return whether a folder takes a new one; tried, because root has every permission, even in /proc."""
-    try:
-        Path(tempfile.mkdtemp(prefix=".finetune-", dir=folder)).rmdir()
-    except OSError:
-        return False
-    return True
+def _checkpoint_dir_problems(value: str, here: bool) -> Iterator[Problem]:
+    """Check that checkpoints can be written; on a cluster only if their volume is mounted into the plan's pod too."""
+    path = Path(value.removeprefix("file://")).expanduser()
+    if here and path.is_relative_to(WORKSPACE):  # kfp would replace it by a temporary folder
+        yield Problem("PLAN-E0367", "checkpoint_dir", f"{value}, in the workspace of a run on a cluster",
+                      "a folder of this machine", "leave it out: local runs keep checkpoints below --root")  # fmt: skip
+        return
+    mounted = here or mount_of(nearest_there(path.absolute())) != Path("/")
+    if mounted and (error := write_error("PLAN-E0363", "checkpoint_dir", path)):
+        yield from error.problems
 
 
 def _checkpoint_problems(value: str, here: bool) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.params.compute import WORKSPACE
 from steps.params.data import Preprocessing
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
@@ -83,7 +84,7 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         **(_given(p, "num_beams") if writes else {}),
         preference=_preference(p),
         deepspeed=decisions.zero.config if decisions.zero else {},
-        checkpoints=CheckpointParams.of(p),
+        checkpoints=CheckpointParams.of(p).model_copy(update={"save_minutes": decisions.saves.minutes}),
         tracking=TrackingParams.of(p),
     )
 
@@ -112,7 +113,9 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         "model": _model_source(decisions),
         **_came_with(decisions),
         "data": {split: found.resolved.model_dump() for split, found in decisions.data.items()},
-        "parameters": {name: value for name, value in p.short().items() if name != "overrides"},
+        "parameters": {
+            name: value for name, value in p.short().items() if name not in {"overrides", *_in_workspace(p)}
+        },
     }
     return RegistrationSettings(
         pipeline=decisions.reading.pipeline,
@@ -128,6 +131,11 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         columns=columns if decisions.recipe.kind.served_columns else {},
         lineage=lineage,
     )
+
+
+def _in_workspace(p: SupervisedParameters) -> set[str]:
+    """Return the parameters that name a place in the run's workspace, because KFP mounts it into a task with them."""
+    return {name for name, value in p if isinstance(value, str) and WORKSPACE in value}
 
 
 def _model_source(decisions: Decisions) -> dict[str, str]:

@@ -46,8 +46,15 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "translations": [vars(translation) for translation in decisions.reading.translations],
         "warnings": decisions.warnings,
         "tasks": _tasks(decisions),
-        "arithmetic": numbers + takes.told + decisions.new_tokens.told,
+        "arithmetic": numbers + takes.told + decisions.saves.told + decisions.new_tokens.told,
         "estimate": {"tokens": takes.tokens, "seconds": takes.seconds, "cost": takes.cost},
+        "checkpoints": {
+            "bytes": decisions.saves.bytes,
+            "at_once": decisions.saves.at_once,
+            "save_minutes": decisions.saves.minutes,
+            "save_seconds": round(decisions.saves.seconds, 1),
+            "place": decisions.saves.place,
+        },
         "sources": sources,
         "reading": _reading(DataSource.of(p)),
         "memory": {

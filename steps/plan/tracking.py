@@ -15,10 +15,10 @@ from urllib.parse import quote, urlsplit
 
 from steps.errors import Problem, nearest, shown
 from steps.params.registration import SQLITE, TrackingParams
-from steps.plan.place import can_be_written
 from steps.plan.seen import Seen
 from steps.redaction import masked
 from steps.tracking.target import HOSTED, store_of, store_or_local, target_of
+from steps.writing import can_be_written
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = ("http", "https", "file", *DATABASES, *HOSTED)

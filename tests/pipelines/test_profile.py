@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from google.protobuf import json_format
-from pods import KUBERNETES, checked, pods, restricted_faults
+from pods import CLAIM, KUBERNETES, checked, pods, restricted_faults, workspace_claim
 
 from pipelines.catalog import PIPELINES
 from pipelines.checking import check
@@ -57,6 +57,11 @@ shared_memory: 16Gi
 times: {step: 86400, run: 172800, keep_finished: 3600}
 caching: false
 choices: false
+"""
+WORKSPACE = """
+workspace: {size: 100Gi, storage_class: fast, access_modes: [ReadWriteMany]}
+volumes:
+  - {claim: models, mount_path: /models, holds: [hub_cache, data]}
 """
 OPENSHIFT = "pod_security: {run_as_user: null, run_as_group: null}"
 
@@ -117,7 +122,7 @@ def test_the_documentation_shows_a_profile_of_three_kinds_of_clusters():
     assert len(DOCUMENTED) == 3
 
 
-PROFILES = {"everything": EVERYTHING, "openshift": OPENSHIFT, "default": as_yaml(),
+PROFILES = {"everything": EVERYTHING, "workspace": WORKSPACE, "openshift": OPENSHIFT, "default": as_yaml(),
             **{f"documented {number}": text for number, text in enumerate(DOCUMENTED, 1)}}  # fmt: skip
 # Each pipeline and each profile once; the other combinations with the slow tests.
 PODS = [
@@ -125,6 +130,76 @@ PODS = [
                  marks=[] if profile == "everything" or name == "chat_completion" else pytest.mark.slow)
     for name in PIPELINES for profile, text in PROFILES.items()
 ]  # fmt: skip
+
+
+def test_the_workspace_holds_the_checkpoints_of_the_run(tmp_path, monkeypatch, tiny_model, chat_file):
+    from steps import wire
+    from steps.plan.deciding import decide
+    from steps.plan.settings import settings_of
+
+    spec, platform = compiled(tmp_path, WORKSPACE, "chat_completion")
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    wanted = {"checkpoint_dir": "/kfp-workspace/checkpoints", "resume_from_checkpoint": "auto"}
+    assert {name: inputs[name]["defaultValue"] for name in wanted} == wanted
+    monkeypatch.delenv("FINETUNE_ROOT", raising=False)
+    given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file), "mlflow_server_uri": "http://m"}
+    decided = settings_of(decide("chat_completion", {**given, **wanted}))
+    texts = {name: wire.dump(settings.model_dump(mode="json")) for name, settings in decided.items()}
+    made = pods(spec, platform, texts)
+    mounted = {
+        step for step, pod in made.items() for mount in pod["spec"]["containers"][0]["volumeMounts"]
+        if mount["mountPath"] == "/kfp-workspace"
+    }  # fmt: skip
+    assert mounted == {"plan", "finetune"}
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in made["finetune"]["spec"]["volumes"]
+              if "persistentVolumeClaim" in v]  # fmt: skip
+    assert claims == [CLAIM]
+    for pod in made.values():
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        assert restricted_faults(pod) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        (WORKSPACE, {"accessModes": ["ReadWriteMany"], "storageClassName": "fast"}),
+        ("workspace: {size: 100Gi}", {"accessModes": ["ReadWriteOnce"]}),
+    ],
+)
+def test_the_claim_of_the_workspace_is_valid(tmp_path, text, spec):
+    _, platform = compiled(tmp_path, text, "chat_completion")
+    claim = workspace_claim(platform)
+    assert claim["spec"] == {**spec, "resources": {"requests": {"storage": "100Gi"}}}
+    kubernetes_validate.validate(claim, KUBERNETES, strict=True)
+
+
+def test_the_workspace_is_compiled_as_kfps_own(tmp_path):
+    from kfp import compiler, dsl
+
+    @dsl.component
+    def nothing() -> None:
+        pass
+
+    claim = {"accessModes": ["ReadWriteMany"], "storageClassName": "fast"}
+    kubernetes = dsl.KubernetesWorkspaceConfig(pvcSpecPatch=claim)
+    config = dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size="100Gi", kubernetes=kubernetes))
+
+    @dsl.pipeline(pipeline_config=config)
+    def own() -> None:
+        nothing()
+
+    compiler.Compiler().compile(own, str(tmp_path / "own.yaml"))
+    _, expected = documents(tmp_path / "own.yaml")
+    _, platform = compiled(tmp_path, WORKSPACE, "chat_completion")
+    ours = platform["platforms"]["kubernetes"]["pipelineConfig"]
+    assert ours == expected["platforms"]["kubernetes"]["pipelineConfig"]
+
+
+def test_without_a_workspace_none_is_made_and_none_is_mounted(tmp_path):
+    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
+    assert workspace_claim(platform) is None
+    for pod in pods(spec, platform).values():
+        assert all(volume["name"] != "kfp-workspace" for volume in pod["spec"]["volumes"])
 
 
 @pytest.mark.parametrize(("name", "text"), PODS)
@@ -289,6 +364,23 @@ WRONG = {
     "two for checkpoints": (
         "volumes: [{claim: a, mount_path: /a, holds: [checkpoints]}, {claim: b, mount_path: /b, holds: [checkpoints]}]",
         "volumes", "two volumes hold checkpoints",
+    ),
+    "workspace without a unit": ("workspace: {size: 100}", "workspace.size", "100"),
+    "workspace that nobody can write": (
+        "workspace: {size: 1Gi, access_modes: [ReadOnlyMany]}", "workspace.access_modes.0", "ReadWriteMany",
+    ),
+    "workspace that holds a cache": ("workspace: {size: 1Gi, holds: [hub_cache]}", "workspace.holds.0", "checkpoints"),
+    "workspace and a volume for checkpoints": (
+        "workspace: {size: 1Gi}\nvolumes: [{claim: a, mount_path: /a, holds: [checkpoints]}]",
+        "volumes", "a volume and the workspace hold checkpoints",
+    ),
+    "volume in the workspace": (
+        "workspace: {size: 1Gi}\nvolumes: [{claim: a, mount_path: /kfp-workspace/a, holds: [data]}]",
+        "volumes", "the place of the workspace",
+    ),
+    "volume with the workspace's name": (
+        "workspace: {size: 1Gi}\nvolumes: [{claim: kfp-workspace, mount_path: /a, holds: [data]}]",
+        "volumes", "the name of the workspace's volume",
     ),
     "root": ("pod_security: {run_as_user: 0}", "pod_security.run_as_user", "0"),
     "memory without a unit": ("shared_memory: 8", "shared_memory", "8"),
