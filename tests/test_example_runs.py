@@ -15,7 +15,13 @@ from example_files import CONFIGS, named, read
 
 from steps import wire
 from steps.params.registration import database_in
-from steps.params.settings import FinetuneSettings
+from steps.params.settings import (
+    DataSettings,
+    EvaluationSettings,
+    FinetuneSettings,
+    ImportSettings,
+    RegistrationSettings,
+)
 from steps.plan.step import plan
 
 # So little that nothing is learned, and a gate that lets everything through: registration is to run, too.
@@ -41,22 +47,28 @@ def plan_all(made: Path, folder: Path) -> None:
             name, given = read(config)
             where = folder / named(config)
             outputs = plan(name, given, where / "plan", where / "report.html")
-            settings = {key: wire.load(value) for key, value in outputs._asdict().items() if key in SETTINGS}
+            settings = {
+                key: kind.model_validate(wire.load(getattr(outputs, key))).model_dump(mode="json")
+                for key, kind in SETTINGS.items()
+            }
             told[named(config)] = {**settings, "plan": json.loads((where / "plan/plan.json").read_text())}
     (folder / "plans.json").write_text(json.dumps(told))
 
 
-SETTINGS = ("model", "data", "training", "evaluation", "registration")
+SETTINGS = {
+    "model": ImportSettings, "data": DataSettings, "training": FinetuneSettings, "evaluation": EvaluationSettings,
+    "registration": RegistrationSettings,
+}  # fmt: skip
 
 
 def kind_of(planned: dict) -> tuple:
     """Tell what makes a run go another way: pipeline, model kind, method, adapter kind, and what the model brings."""
-    training, model = planned["training"], planned["model"]
-    stored = [bits for bits in ("load_in_4bit", "load_in_8bit") if training["quantisation"][bits]]
-    adapter = (training["lora"]["peft_type"], *stored) if training["lora"]["apply_lora"] else ()
-    brings = (model["adapter"] and model["adapter"]["use"], bool(model["new_tokens"]), model["new_weights"])
-    trainer = FinetuneSettings.model_validate(training).recipe.trainer
-    return training["pipeline"], training["kind"], trainer, adapter, brings
+    training = FinetuneSettings.model_validate(planned["training"])
+    model = ImportSettings.model_validate(planned["model"])
+    stored = [bits for bits in ("load_in_4bit", "load_in_8bit") if getattr(training.quantisation, bits)]
+    adapter = (training.lora.peft_type, *stored) if training.lora.apply_lora else ()
+    brings = (model.adapter and model.adapter.use, bool(model.new_tokens), model.new_weights)
+    return training.pipeline, training.kind, training.recipe.trainer, adapter, brings
 
 
 def first_of_each_kind(plans: dict[str, dict]) -> dict[tuple, str]:

@@ -216,7 +216,8 @@ def test_completion_knows_pipelines_flags_and_choices(finetune):
 def test_compile_writes_only_what_is_named(finetune, tmp_path):
     done = finetune("compile", "text_generation", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["text_generation_pipeline.yaml"]
+    written = sorted(file.name for file in tmp_path.iterdir())
+    assert written == ["text_generation_pipeline.yaml", "text_generation_short_pipeline.yaml"]
 
 
 def test_a_step_runs_alone_and_its_flags_are_its_own_parameters(tiny_model, tmp_path):

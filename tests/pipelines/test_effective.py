@@ -67,7 +67,7 @@ def test_effective_is_what_finetune_is_told_and_what_a_version_tells(case, given
     for group in (told.training, told.lora):
         values = group.model_dump(mode="json", exclude={"gradient_checkpointing"})  # auto: memory decides
         assert {name: effective[name] for name in values} == values
-    assert RegistrationSettings.model_validate(wire.load(made.registration)).lineage["parameters"] == effective
+    assert RegistrationSettings.model_validate(wire.load(made.registration)).parameters == effective
 
 
 def test_a_plan_that_refused_leaves_what_was_read(given, tmp_path):

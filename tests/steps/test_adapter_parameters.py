@@ -287,7 +287,7 @@ def test_a_learned_prompt_reduces_the_positions_for_text(tmp_path):
     assert longest == json.loads((tmp_path / "model/config.json").read_text())["max_position_embeddings"] - 12
     what = {task["task"]: task["what"] for task in told["tasks"]}
     assert "a prompt of 12 vectors" in what["finetune"]
-    assert what["merge_adapter"] == "store the learned prompt beside the base model"
+    assert what["finetune"].endswith(", then store the learned prompt beside the base model")
 
 
 def test_the_plan_says_what_is_trained_on_what(tmp_path):

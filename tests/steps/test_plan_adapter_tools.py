@@ -102,7 +102,7 @@ def test_tokens_of_an_adapter_are_renamed_where_there_is_one(planned, adapter, t
 
 def test_weights_that_no_tool_reads_are_not_imported(planned, adapter, with_copies):
     def new_weights(**given: object) -> bool:
-        return wire.load(planned(**given).model)["new_weights"]
+        return ImportSettings.model_validate(wire.load(planned(**given).model)).new_weights
 
     assert new_weights(action="vllm", adapter_path=adapter)
     assert not new_weights(action="vllm", adapter_path=with_copies)

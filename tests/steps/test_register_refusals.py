@@ -40,8 +40,8 @@ def test_absent_and_partial_weights_are_refused_before_anything_is_created(world
     refused(world, settings(), Outage, r"model\.safetensors missing")
 
 
-def test_numbers_of_another_model_and_a_gate_that_did_not_pass_are_refused(world, tmp_path):
-    other = write_evaluation(tmp_path / "other", world["base"])
+def test_numbers_of_another_model_and_a_gate_that_did_not_pass_are_refused(world, models, tmp_path):
+    other = write_evaluation(tmp_path / "other", models["base"])
     refused({**world, "evaluation": other}, settings(), UserError, "evaluate this model")
     failed = write_evaluation(tmp_path / "failed", world["tuned"], gate={"passed": False, "reason": "too bad"})
     refused({**world, "evaluation": failed}, settings(), UserError, "too bad")

@@ -104,16 +104,16 @@ def test_a_fresh_process_puts_a_text_to_the_model_in_the_form_it_was_trained_in(
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several"])
-def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(world, tmp_path, ask, several):
+def test_a_fresh_process_loads_the_classifier_and_labels_as_transformers_does(world, models, tmp_path, ask, several):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(5)
     model = AutoModelForSequenceClassification.from_pretrained(
-        world["base"], id2label={0: "bad", 1: "good", 2: "odd"},
+        models["base"], id2label={0: "bad", 1: "good", 2: "odd"},
         problem_type="multi_label_classification" if several else "single_label_classification",
     )  # fmt: skip
-    tokenizer = AutoTokenizer.from_pretrained(world["base"])
+    tokenizer = AutoTokenizer.from_pretrained(models["base"])
     model.save_pretrained(tmp_path / "labels")
     tokenizer.save_pretrained(tmp_path / "labels")
     tuned = as_artifact(tmp_path / "labels", tmp_path / "classifier")
