@@ -42,31 +42,35 @@ def component(image: str, name: str = "") -> Callable[[Callable[..., Any]], Any]
 
 # In the large image, because it merges an adapter given with the model.
 @component(TRAIN)
-def import_model(settings: str, model: Output[Model], tokenizer: Output[Artifact]):
-    from steps.running import run_step
+def import_model(settings: str, base_model: Output[Model], tokenizer: Output[Artifact]):
+    from steps.running import listed, run_step
 
-    run_step("import-model", settings, model=model.path, tokenizer=tokenizer.path)
+    run_step("import-model", settings, model=base_model.path, tokenizer=tokenizer.path)
+    base_model.metadata |= listed(base_model.path)
 
 
 @component(CORE)
 def import_adapter(settings: str, adapter: Output[Model]):
-    from steps.running import run_step
+    from steps.running import listed, run_step
 
     run_step("import-adapter", settings, adapter=adapter.path)
+    adapter.metadata |= listed(adapter.path)
 
 
 @component(TRAIN)
 def adapter_tool(settings: str, base: Input[Model], adapter: Input[Model], result: Output[Model]):
-    from steps.running import run_step
+    from steps.running import listed, run_step
 
     run_step("adapter-tool", settings, base=base.path, adapter=adapter.path, result=result.path)
+    result.metadata |= listed(result.path, base.path)
 
 
 @component(CORE)
-def prepare_data(settings: str, tokenizer: Input[Artifact], data: Output[Dataset], report: Output[HTML]):
-    from steps.running import run_step
+def prepare_data(settings: str, tokenizer: Input[Artifact], data: Output[Dataset], data_report: Output[HTML]):
+    from steps.running import listed, run_step
 
-    run_step("prepare-data", settings, tokenizer=tokenizer.path, data=data.path, report=report.path)
+    run_step("prepare-data", settings, tokenizer=tokenizer.path, data=data.path, report=data_report.path)
+    data.metadata |= listed(data.path)
 
 
 @component(TRAIN)
@@ -74,23 +78,24 @@ def finetune(
     settings: str,
     model: Input[Model],
     data: Input[Dataset],
-    tuned: Output[Model],
-    merged: Output[Model],
-    checkpoints: Output[Artifact],
-    report: Output[HTML],
+    tuned_model: Output[Model],
+    merged_model: Output[Model],
+    training_report: Output[HTML],
 ):
-    from steps.running import run_step
+    from steps.running import listed, run_step
 
     run_step(
         "finetune",
         settings,
         model=model.path,
         data=data.path,
-        tuned=tuned.path,
-        checkpoints=checkpoints.path,
-        report=report.path,
-        merged=merged.path,
+        tuned=tuned_model.path,
+        checkpoints=None,  # no output of their own: those that are kept are in the tuned model's folder
+        report=training_report.path,
+        merged=merged_model.path,
     )
+    tuned_model.metadata |= listed(tuned_model.path, model.path)
+    merged_model.metadata |= listed(merged_model.path, model.path)
 
 
 @component(TRAIN)
@@ -102,10 +107,10 @@ def evaluate(
     data: Input[Dataset],
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
-    report: Output[HTML],
+    passed: OutputPath(bool),
     score: OutputPath(float),
-) -> bool:
-    return _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report, score)
+):
+    _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed, score)
 
 
 @component(TRAIN, name="evaluate")
@@ -118,11 +123,10 @@ def evaluate_labels(
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     classification: Output[ClassificationMetrics],
-    report: Output[HTML],
+    passed: OutputPath(bool),
     score: OutputPath(float),
-) -> bool:
-    passed = _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report, score)
-    labels = json.loads(Path(evaluation.path, "metrics.json").read_text())["labels"]
+):
+    labels = _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed, score)["labels"]
     names, curves = labels["names"], labels.get("roc", {})
     if "confusion" in labels:
         classification.log_confusion_matrix(names, labels["confusion"]["counts"])
@@ -130,13 +134,12 @@ def evaluate_labels(
         curve = curves[names[1]]
         classification.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
     Path(classification.path).write_text(json.dumps(classification.metadata))  # for kfp's local cache, as below
-    return passed
 
 
-def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report, score):
-    from steps.running import run_step
+def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed, score):
+    from steps.running import few_metrics, listed, run_step
 
-    passed = run_step(
+    verdict = run_step(
         "evaluate",
         settings,
         base=base.path,
@@ -144,23 +147,23 @@ def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, report,
         merged=merged.path,
         data=data.path,
         evaluation=evaluation.path,
-        report=report.path,
     )
     measured = json.loads(Path(evaluation.path, "metrics.json").read_text())
-    for which in ("base", "tuned"):
-        for name, value in measured[which].items():
-            metrics.log_metric(f"{which}_{name}", value)
+    evaluation.metadata |= listed(evaluation.path)
+    for name, value in few_metrics(measured).items():
+        metrics.log_metric(name, value)
     # kfp's local cache does not reuse a task if an artifact's file is missing, and kfp writes none for Metrics.
     Path(metrics.path).write_text(json.dumps(metrics.metadata))
+    Path(passed).write_text(json.dumps(verdict))
     Path(score).write_text(str(measured["gate"]["tuned"]))
-    return passed
+    return measured
 
 
 @component(CORE)
-def report(plan: Input[Artifact], evaluation: Input[Artifact], report: Output[HTML]):
+def report(plan: Input[Artifact], evaluation: Input[Artifact], run_report: Output[HTML]) -> bool:
     from steps.running import run_step
 
-    run_step("report", plan=plan.path, evaluation=evaluation.path, report=report.path)
+    return bool(run_step("report", plan=plan.path, evaluation=evaluation.path, report=run_report.path))
 
 
 @component(CORE)
@@ -172,7 +175,7 @@ def register_model(
     report: Input[HTML],
     registration: Output[Artifact],
 ):
-    from steps.running import run_step
+    from steps.running import listed, run_step
 
     run_step(
         "register-model",
@@ -185,3 +188,4 @@ def register_model(
         registration=registration.path,
         report=report.path,
     )
+    registration.metadata |= listed(registration.path)

@@ -18,14 +18,16 @@ def plan_function(
     It returns the outputs in `model.planned`.
     """
 
-    def plan(plan: Any, report: Any, **arguments: Any) -> Any:
-        from steps.running import run_step
+    def plan(plan: Any, plan_report: Any, **arguments: Any) -> Any:
+        from steps.running import listed, run_step
 
         fields = model.model_fields
         given = {**fixed, **{name: our_value(fields[name], value) for name, value in arguments.items()}}
-        return run_step("plan", pipeline=pipeline_name, arguments=given, plan=plan.path, report=report.path)
+        made = run_step("plan", pipeline=pipeline_name, arguments=given, plan=plan.path, report=plan_report.path)
+        plan.metadata |= listed(plan.path)
+        return made
 
-    types = {"plan": Output[Artifact], "report": Output[HTML]}
+    types = {"plan": Output[Artifact], "plan_report": Output[HTML]}
     types |= {name: kfp_type(field) for name, field in model.model_fields.items() if name in inputs}
     outputs = [(name, get_origin(kind) or kind) for name, kind in get_type_hints(model.planned).items()]
     returns = NamedTuple("Outputs", outputs)  # type: ignore[misc]

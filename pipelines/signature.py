@@ -21,9 +21,13 @@ from pipelines.form import Form
 from pipelines.images import CORE
 from pipelines.kfp_values import kfp_choices, kfp_type, kfp_value
 from pipelines.plan_function import plan_function
+from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipeline import PipelineParameters
 from steps.params.reading import defaults
 from steps.wire import dump
+
+# A run needs one parameter of each group.
+NEEDED = (tuple(SOURCE_PARAMETER.values()), ("train_file_path", "dataset_name"))
 
 
 def pipeline(model: type[PipelineParameters], form: Form | None = None) -> Callable:
@@ -46,9 +50,14 @@ def pipeline(model: type[PipelineParameters], form: Form | None = None) -> Calla
         flow.__name__ = flow.__qualname__ = form.name if form else function.__name__
         flow.__module__ = function.__module__
         flow.__signature__ = signature  # type: ignore[attr-defined]
-        flow.__doc__ = docstring_of(inspect.getdoc(function) or "", model)
+        summary = inspect.getdoc(function) or ""
+        flow.__doc__ = docstring_of(summary, model)
         # A pipeline must not have the name of one of its components: kfp would load the component instead.
-        named = dsl.pipeline(name=flow.__name__.replace("_", "-"), description=(flow.__doc__ or "").split("\n")[0])
+        named = dsl.pipeline(
+            name=flow.__name__.replace("_", "-"),
+            description=description_of(summary, function.__name__, model, inputs, fixed),
+            display_name=flow.__name__.replace("_", " ").capitalize(),
+        )
         with _quick_stack():
             made = named(flow)
         _drop_undeclared_inputs(made.pipeline_spec)
@@ -105,6 +114,27 @@ def signature_of(
         if name in usual
     ]
     return inspect.Signature(parameters, return_annotation=returns)
+
+
+def description_of(
+    summary: str, name: str, model: type[PipelineParameters], inputs: tuple[str, ...], fixed: Mapping[str, Any]
+) -> str:
+    """Return the description of a compiled pipeline, for people who fill in its form: that describes no input."""
+    fields = set(model.model_fields)
+    missing = [group for group in NEEDED if fields.issuperset(group) and not any(fixed.get(key) for key in group)]
+    needed = [[key for key in group if key in inputs] for group in missing]
+    told = [summary]
+    if needed and all(needed):
+        told.append(f"Give {' and '.join(f'one of {_either(group)}' if group[1:] else group[0] for group in needed)}.")
+    if len(inputs) == len(fields):
+        told.append("Every other input has a default.")
+    else:
+        told.append(f"This form of {name} has {len(inputs)} inputs; overrides takes every other parameter, as JSON.")
+    return " ".join([*told, "docs/parameters.md describes them all."])
+
+
+def _either(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def docstring_of(summary: str, model: type[PipelineParameters]) -> str:

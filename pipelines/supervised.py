@@ -19,7 +19,17 @@ from pipelines.components import (
     register_model,
     report,
 )
-from pipelines.resources import SERVER, SERVER_OR_OFF, on_cpu, on_gpu, small, uncached, with_hub_token, with_tracking
+from pipelines.resources import (
+    SERVER,
+    SERVER_OR_OFF,
+    named,
+    on_cpu,
+    on_gpu,
+    small,
+    uncached,
+    with_hub_token,
+    with_tracking,
+)
 from pipelines.signature import pipeline
 from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines import PARAMETER_MODELS
@@ -41,44 +51,42 @@ class Outputs(NamedTuple):
 def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
     """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
-    base = import_model(settings=plan.outputs["model"])
+    named(plan, "Plan and check")
+    base = named(import_model(settings=plan.outputs["model"]), "Import model")
     on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map, SERVER), plan, "import")
-    data = prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"])
+    data = named(prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"]), "Prepare data")
     on_cpu(with_hub_token(data, p.huggingface_token_secret), plan, "prepare")
-    tuned = finetune(settings=plan.outputs["training"], model=base.outputs["model"], data=data.outputs["data"])
-    on_gpu(with_tracking(tuned, p.mlflow_config_map), plan, "finetune")
+    tuned = finetune(settings=plan.outputs["training"], model=base.outputs["base_model"], data=data.outputs["data"])
+    on_gpu(with_tracking(named(tuned, "Train and merge"), p.mlflow_config_map), plan, "finetune")
     verdict = evaluator(
         settings=plan.outputs["evaluation"],
-        base=base.outputs["model"],
-        tuned=tuned.outputs["tuned"],
-        merged=tuned.outputs["merged"],
+        base=base.outputs["base_model"],
+        tuned=tuned.outputs["tuned_model"],
+        merged=tuned.outputs["merged_model"],
         data=data.outputs["data"],
     )
-    on_gpu(verdict, plan, "evaluate")
-    page = report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"])
+    on_gpu(named(verdict, "Evaluate and compare"), plan, "evaluate")
+    page = named(report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"]), "Report and decide")
     uncached(small(with_tracking(page, p.mlflow_config_map, SERVER_OR_OFF)))
-    # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
-    # without a message.
-    passed = dsl.If(verdict.outputs["Output"] == True, "passed the gate")  # noqa: E712
-    # Inside the first condition, the plan's named output is an input of its graph, which kfp.local does read.
-    wanted = dsl.If(plan.outputs["registers"] == True, "registration is wanted")  # noqa: E712
-    with passed, wanted:
+    # The decision (the gate passed, and registration is wanted) must be the component's single return value: kfp.local
+    # evaluates a condition on a named output as false without a message.
+    with dsl.If(page.outputs["Output"] == True, "Register if it passed"):  # noqa: E712
         version = register_model(
             settings=plan.outputs["registration"],
-            tuned=tuned.outputs["tuned"],
-            merged=tuned.outputs["merged"],
+            tuned=tuned.outputs["tuned_model"],
+            merged=tuned.outputs["merged_model"],
             evaluation=verdict.outputs["evaluation"],
-            report=page.outputs["report"],
+            report=page.outputs["run_report"],
         )
-        uncached(small(with_tracking(version, p.mlflow_config_map)))
+        uncached(small(with_tracking(named(version, "Register model"), p.mlflow_config_map)))
     return Outputs(
         plan=plan.outputs["plan"],
         data=data.outputs["data"],
-        tuned=tuned.outputs["tuned"],
-        merged=tuned.outputs["merged"],
+        tuned=tuned.outputs["tuned_model"],
+        merged=tuned.outputs["merged_model"],
         evaluation_result=verdict.outputs["evaluation"],
-        report=page.outputs["report"],
-        passed=verdict.outputs["Output"],
+        report=page.outputs["run_report"],
+        passed=verdict.outputs["passed"],
         score=verdict.outputs["score"],
     )
 
@@ -93,7 +101,9 @@ def flow_of(name: str) -> Any:
         return supervised(p, plan, evaluate_labels if model.confusion_chart else evaluate)
 
     flow.__name__ = flow.__qualname__ = name
-    flow.__doc__ = f"{(model.__doc__ or '').splitlines()[0]} Register the tuned model if it passes the gate."
+    flow.__doc__ = (
+        f"{(model.__doc__ or '').splitlines()[0]} Compare it with the base model; register it if it passes the gate."
+    )
     return pipeline(model)(flow)
 
 

@@ -27,6 +27,8 @@ from steps.artifacts import code_digest as code_digest  # for the local runner's
 from steps.artifacts import follow_umask as follow_umask
 from steps.errors import Preempted
 from steps.faults import known as known  # for the command line
+from steps.listed import few_metrics as few_metrics  # these for the components of KFP
+from steps.listed import listed as listed
 from steps.logs import RECORDS as RECORDS  # these and the next for the local runner
 from steps.logs import SHOWN as SHOWN
 from steps.logs import be_kfp_task, in_kfp_task, log, log_plainly

@@ -41,10 +41,17 @@ Evaluator = Callable[..., Comparison]
 
 
 def evaluate(
-    settings: EvaluationSettings, base: Path, tuned: Path, merged: Path, data: Path, evaluation: Path, report: Path
+    settings: EvaluationSettings,
+    base: Path,
+    tuned: Path,
+    merged: Path,
+    data: Path,
+    evaluation: Path,
+    report: Path | None = None,
 ) -> bool:
-    """Evaluate both models on the test rows, write `evaluation` and `report`; return whether the gate passed.
+    """Evaluate both models on the test rows, write `evaluation`; return whether the gate passed.
 
+    `report` is the place of a page about the evaluation alone; that of the run has the same section.
     Raises UserError if there is no row to evaluate, Outage if an input is missing or changed, OutOfResources if the
     GPU's memory is too small or the requested GPU is missing, NumericError if a metric is not finite.
     """
@@ -69,7 +76,8 @@ def evaluate(
         (draft / INPUTS).write_text(json.dumps(_facts_of(base, tuned, data), indent=1), encoding="utf-8")
         write_plots(draft / "plots", compared.more)
         pq.write_table(compared.predictions, draft / "predictions.parquet")
-    write_evaluation_report(evaluation, report)
+    if report:
+        write_evaluation_report(evaluation, report)
     log.info(verdict.reason)
     return verdict.passed
 

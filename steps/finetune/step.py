@@ -37,29 +37,32 @@ from steps.tracking.parameters import parameters_of
 
 log = logging.getLogger("finetune")
 
+CHECKPOINTS = "checkpoints"
+
 
 def finetune(
     settings: FinetuneSettings,
     model: Path,
     data: Path,
     tuned: Path,
-    checkpoints: Path,
+    checkpoints: Path | None,
     report: Path,
     merged: Path | None = None,
 ) -> Manifest:
     """Train `model` on the tokens of `data`.
 
     Writes `tuned` (kind model, or adapter with LoRA; both with history.json), `checkpoints` (the path of their folder,
-    or those to keep if they are stored nowhere else), an HTML `report`, and to `merged`, if given, the model with the
-    adapter merged, or a reference to `tuned` if that is a model. A task of its own for merging would have to load base
-    and adapter again, and write the result from another machine. Raises Preempted if stopped from outside,
-    NumericError on NaN, OutOfResources if memory or disk runs out or requested GPUs are missing, UserError if
-    resume_from_checkpoint cannot be fulfilled.
+    or those to keep if they are stored nowhere else; if None, these are in the folder checkpoints of `tuned`), an HTML
+    `report`, and to `merged`, if given, the model with the adapter merged, or a reference to `tuned` if that is a
+    model. A task of its own for merging would have to load base and adapter again, and write the result from another
+    machine. Raises Preempted if stopped from outside, NumericError on NaN, OutOfResources if memory or disk runs out or
+    requested GPUs are missing, UserError if resume_from_checkpoint cannot be fulfilled.
     """
     refuse_missing(settings)
     refuse_missing_gpus(settings.gpus)
     inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
-    scratch = checkpoints.with_name(checkpoints.name + ".unfinished")
+    kept = checkpoints or tuned / CHECKPOINTS
+    scratch = (checkpoints or tuned).with_name(f"{kept.name}.unfinished")
     folder = folder_for(settings, inputs, scratch)
     if settings.checkpoints.checkpoint_dir:
         refuse_unwritable(folder)
@@ -88,7 +91,10 @@ def finetune(
             _merge(model, tuned, merged)
         finish(folder.path)
         remove_finished(folder, settings.checkpoints)
-    _write_checkpoints(folder.path, scratch, checkpoints)
+    if checkpoints:
+        _write_checkpoints(folder.path, scratch, checkpoints)
+    elif folder.path == scratch:
+        _move_checkpoints(scratch, kept)
     from steps.reports import write_training_report
 
     write_training_report(tuned, report)
@@ -257,10 +263,16 @@ def _write_checkpoints(folder: Path, scratch: Path, checkpoints: Path) -> None:
     """Write the checkpoints artifact: the checkpoints if only this pod's disk has them, else their folder's path."""
     with new_artifact(checkpoints, "checkpoints") as draft:
         if folder == scratch:
-            for checkpoint in sorted(folder.glob("checkpoint-*")):
-                shutil.move(checkpoint, draft / checkpoint.name)
+            _move_checkpoints(scratch, draft.path)
         else:
             draft.facts = {"folder": str(folder)}
+
+
+def _move_checkpoints(scratch: Path, place: Path) -> None:
+    """Move the checkpoints that are kept, if any; the manifest of a tuned model does not name them."""
+    for checkpoint in sorted(scratch.glob("checkpoint-*")):
+        place.mkdir(exist_ok=True)
+        shutil.move(checkpoint, place / checkpoint.name)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -51,13 +51,13 @@ class Place:
     """An output artifact of kfp."""
 
     def __init__(self, path: Path):
-        self.path = str(path)
+        self.path, self.metadata = str(path), {}
 
 
 def planned(tmp_path, inputs: dict, *function: str):
     """Call the plan as its pod does."""
     return function_of(inputs, "plan", *function)(
-        plan=Place(tmp_path / "plan"), report=Place(tmp_path / "plan.html"), **inputs
+        plan=Place(tmp_path / "plan"), plan_report=Place(tmp_path / "plan.html"), **inputs
     )
 
 
@@ -89,6 +89,24 @@ def test_the_inputs_of_a_form_have_the_values_of_the_file_as_their_defaults(tmp_
     assert inputs["learning_rate"]["defaultValue"] == 1e-4
     assert inputs["method"]["literals"] == inputs_of(COMPILED / "preference_pipeline.yaml")["method"]["literals"]
     assert load(plan_command(file)[-1]) == {"beta": 0.5}
+
+
+def described(file: Path) -> str:
+    root, _ = yaml.load_all(file.read_text(), yaml.CSafeLoader)
+    return root["pipelineInfo"]["description"]
+
+
+def test_the_description_says_what_to_fill_in(tmp_path):
+    full, short = (described(COMPILED / f"translation{form}_pipeline.yaml") for form in ("", "_short"))
+    assert "Give one of huggingface_id, pytorch_model_path or mlflow_model_path and one of train_file_path" in full
+    assert "Every other input has a default." in full
+    assert f"This form of translation has {len(short_form(PIPELINES['translation']).inputs)} inputs" in short
+    assert full.partition(" Give ")[0] == short.partition(" Give ")[0]
+    given = {"huggingface_id": "a/b", "train_file_path": "a.jsonl"}
+    form = form_of(PIPELINES["translation"], "own", ["learning_rate"], given)
+    (own,) = compile_pipelines(["translation"], tmp_path, form=form)
+    assert "Give " not in described(own)  # the file names model and rows
+    assert "This form of translation has 2 inputs" in described(own)
 
 
 def test_defaults_of_a_profile_reach_the_plan_of_a_short_form(tmp_path):

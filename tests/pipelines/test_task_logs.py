@@ -38,7 +38,7 @@ from pipelines import in_pod
 if lines := os.environ.get("TEST_FUNCTION"):
     from pipelines.components import Artifact, HTML, Input, Output
 
-    def function(plan: Input[Artifact], evaluation: Input[Artifact], report: Output[HTML]):
+    def function(plan: Input[Artifact], evaluation: Input[Artifact], run_report: Output[HTML]):
         exec(lines, globals())
 
     in_pod.function_of = lambda *names: function
@@ -65,8 +65,8 @@ def words(place: Path, name: str = "report", *inputs: str, **values: object) -> 
     artifacts = {key: {"artifacts": [{"name": key, "uri": str(place / key), "type": {}}]} for key in inputs}
     given = {
         "inputs": {"artifacts": artifacts, "parameterValues": values},
-        "outputs": {"artifacts": {"report": {"artifacts": [{"name": "report", "uri": str(place / "report"),
-                                                            "type": {"schemaTitle": "system.HTML"}}]}},
+        "outputs": {"artifacts": {"run_report": {"artifacts": [{"name": "run_report", "uri": str(place / "report"),
+                                                                "type": {"schemaTitle": "system.HTML"}}]}},
                     "outputFile": str(place / "output.json")},
     }  # fmt: skip
     return ["kfp.dsl.executor_main", name, "--executor_input", json.dumps(given), "--function_to_execute", name]
@@ -130,7 +130,7 @@ def test_the_termination_message_begins_with_the_sentence_for_people(tmp_path, k
 def test_the_log_of_a_task_has_only_lines_of_ours(tmp_path):
     code, log, message = run(tmp_path, "print(); import logging; logging.getLogger('finetune').info('ours')")
     assert (code, log, message) == (0, ["printed by the step", "ours"], "")
-    assert "report" in json.loads((tmp_path / "output.json").read_text())["artifacts"]  # KFP's executor went on
+    assert "run_report" in json.loads((tmp_path / "output.json").read_text())["artifacts"]  # KFP's executor went on
 
 
 def test_a_warning_of_a_library_stands_in_the_log_without_kfps_prefix(tmp_path):

@@ -15,6 +15,7 @@ from steps.reports.page import Section
 
 READS = "evaluation"
 
+METRICS_SHOWN = 5  # those stand in the part of the page that KFP shows beside another run's; the others are folded
 ROWS_SHOWN = 10
 WRONG_SHOWN = 6  # if there are right ones too
 ALIKE = 0.5  # below this share of equal characters, differences are not marked: nearly everything differs
@@ -37,7 +38,8 @@ def section(evaluation: Path) -> Section:
         "rows": measured.get("rows"),
         "gate": measured.get("gate") or {},
         "reason": reason(measured.get("gate") or {}),
-        "metrics": metric_rows(measured.get("base") or {}, measured.get("tuned") or {}),
+        "metrics": gate_first(metric_rows(measured.get("base") or {}, measured.get("tuned") or {}), measured),
+        "first": METRICS_SHOWN,
         "base_is": measured.get("base_is", ""),
     }
     for key, name in reports().items():
@@ -52,6 +54,12 @@ def section(evaluation: Path) -> Section:
 def reason(gate: dict[str, Any]) -> str:
     """Return the gate's reason without its first words, which the badge shows."""
     return (gate.get("reason") or "").removeprefix("Passed: ").removeprefix("Not passed: ")
+
+
+def gate_first(rows: list[dict[str, Any]], measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put the row of the gate's metric first; the others keep their order."""
+    gate = (measured.get("gate") or {}).get("metric")
+    return sorted(rows, key=lambda row: row["name"] != gate)
 
 
 def metric_rows(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, Any]]:

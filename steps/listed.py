@@ -1,0 +1,114 @@
+"""What lists of artifacts and metrics show: KFP stores it as the metadata of an artifact, and shows no file.
+
+KFP's driver writes the metadata of an artifact into the pods of all tasks that read it, so facts are few and short.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import MANIFEST, Manifest, read_manifest
+
+Fact = str | int | float | bool
+LONGEST = 80  # characters of a text
+MOST_METRICS = 10  # rows of a page in KFP's interface
+
+
+def listed(folder: Path | str, base: Path | str | None = None) -> dict[str, Fact]:
+    """Return the facts that a list shows of an artifact folder; `base` is the model that it was made from.
+
+    A folder without a manifest has none.
+    """
+    if not Path(folder, MANIFEST).is_file():
+        return {}
+    manifest = read_manifest(Path(folder))
+    tell = TOLD.get(manifest.kind, _weights)
+    facts = {name: _short(value) for name, value in tell(manifest, Path(folder)).items() if value not in (None, "")}
+    source = _source(Path(base)) if base else ""
+    return {"base_model": _short(source), **facts} if source else facts
+
+
+def few_metrics(measured: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of metrics.json that KFP's interface shows, at most MOST_METRICS.
+
+    That of the gate is first, with the base's value behind it: the interface sorts by name, so other metrics are those
+    with a later name. All of them are in the report.
+    """
+    gate, base, tuned = measured["gate"]["metric"], measured["base"], measured["tuned"]
+    names = [gate, *(name for name in tuned if name > f"{gate}_base")]
+    rows = [row for name in names for row in ((name, tuned.get(name)), (f"{name}_base", base.get(name)))]
+    return {name: _rounded(value) for name, value in rows[:MOST_METRICS] if value is not None}
+
+
+def _weights(manifest: Manifest, _folder: Path) -> dict[str, Any]:
+    """Facts of a model, an adapter or a tool's result."""
+    parameters = manifest.facts.get("parameters")
+    counted = parameters if isinstance(parameters, dict) else {"total": parameters}
+    size = sum(entry["size"] for entry in manifest.files.values())
+    return {
+        "base_model": manifest.lineage.get("source"),
+        "kind": manifest.kind,
+        "same_as": manifest.same_as,
+        "architecture": manifest.facts.get("architecture"),
+        "parameters": counted.get("total"),
+        "trained_parameters": counted.get("trainable"),
+        "steps": manifest.facts.get("steps"),
+        "fits": manifest.facts.get("fits"),
+        "size_mb": round(size / 1e6, 2) if manifest.files else None,
+    }
+
+
+def _data(manifest: Manifest, _folder: Path) -> dict[str, Any]:
+    splits = manifest.facts.get("splits", {})
+    counts = {("rows" if name == "train" else f"{name}_rows"): split.get("rows") for name, split in splits.items()}
+    return {"task": manifest.facts.get("task"), **counts, "tokens": splits.get("train", {}).get("tokens")}
+
+
+def _evaluation(_manifest: Manifest, folder: Path) -> dict[str, Any]:
+    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    gate = measured["gate"]
+    return {
+        "passed": gate["passed"], "metric": gate["metric"], "score": gate["tuned"], "score_base": gate["base"],
+        "rows": measured["rows"],
+    }  # fmt: skip
+
+
+def _registration(_manifest: Manifest, folder: Path) -> dict[str, Any]:
+    registered = json.loads((folder / "registration.json").read_text(encoding="utf-8"))
+    return {name: registered[name] for name in ("name", "version", "alias", "model_uri")}
+
+
+def _plan(_manifest: Manifest, folder: Path) -> dict[str, Any]:
+    planned = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    models = [source["uri"] for source in planned.get("sources") or () if source.get("what") == "model"]
+    return {
+        "pipeline": planned.get("pipeline"), "base_model": models[0] if models else None,
+        "warnings": len(planned.get("warnings") or ()),
+    }  # fmt: skip
+
+
+TOLD: dict[str, Callable[[Manifest, Path], dict[str, Any]]] = {
+    "data": _data, "evaluation": _evaluation, "registration": _registration, "plan": _plan,
+}  # fmt: skip
+
+
+def _source(base: Path) -> str:
+    """Return where a base model came from; a plain folder without a manifest does not say it."""
+    return str(read_manifest(base).lineage.get("source", "")) if (base / MANIFEST).is_file() else ""
+
+
+def _short(value: Any) -> Fact:
+    """Return a number as it is, and a text without its beginning if it is long: the end of an address tells more."""
+    if isinstance(value, float):
+        return _rounded(value)
+    if isinstance(value, int):
+        return value
+    text = str(value)
+    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
