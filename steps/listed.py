@@ -107,7 +107,7 @@ def _short(value: Any) -> Fact:
     if isinstance(value, int):
         return value
     text = str(value)
-    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
+    return text if len(text) <= LONGEST else f"...{text[3 - LONGEST :]}"
 
 
 def _rounded(value: float) -> float:

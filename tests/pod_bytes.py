@@ -10,6 +10,21 @@ from typing import Any
 
 from pods import pods
 
+# What the components put on their outputs (steps/listed.py), by the inputs of later tasks that get them.
+_MODEL = {"base_model": "base-model", "kind": "model", "architecture": "LlamaForCausalLM", "parameters": 7241732096,
+          "size_mb": 14483.52}  # fmt: skip
+METADATA = {
+    "model": _MODEL,
+    "base": _MODEL,
+    "tokenizer": {"base_model": "base-model", "kind": "tokenizer", "size_mb": 2.41},
+    "data": {"task": "chat_completion", "rows": 41377, "validation_rows": 400, "test_rows": 400, "tokens": 8730547},
+    "tuned": {"base_model": "base-model", "kind": "adapter", "parameters": 7241732096, "trained_parameters": 11272192,
+              "steps": 1940, "size_mb": 45.12},
+    "merged": _MODEL,
+    "evaluation": {"passed": True, "metric": "exact_match", "score": 0.987654, "score_base": 0.123456, "rows": 300},
+    "plan": {"pipeline": "chat_completion", "base_model": "base-model", "warnings": 2},
+    "report": {},
+}  # fmt: skip
 RUN = "7a4d2f0e-0000-4000-8000-000000000000"  # KFP's ids are as long
 
 
@@ -41,7 +56,7 @@ def executor_input(spec: dict[str, Any], component: dict, values: dict[str, Any]
     """Return what KFP passes to a task."""
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     return {
-        "inputs": {"parameterValues": values, "artifacts": _artifacts(inputs)},
+        "inputs": {"parameterValues": values, "artifacts": _artifacts(inputs, METADATA)},
         "outputs": {
             "artifacts": _artifacts(outputs),
             "parameters": {name: {"outputFile": f"/tmp/kfp/outputs/{name}"} for name in outputs.get("parameters", {})},
@@ -50,10 +65,19 @@ def executor_input(spec: dict[str, Any], component: dict, values: dict[str, Any]
     }
 
 
-def _artifacts(definitions: dict[str, Any]) -> dict[str, Any]:
+def _artifacts(definitions: dict[str, Any], metadata: dict[str, dict] | None = None) -> dict[str, Any]:
     place = f"minio://mlpipeline/v2/artifacts/chat-completion/{RUN}/a-task/{RUN}"
     return {
-        name: {"artifacts": [{"name": "101", "type": kind["artifactType"], "uri": f"{place}/{name}", "metadata": {}}]}
+        name: {
+            "artifacts": [
+                {
+                    "name": "101",
+                    "type": kind["artifactType"],
+                    "uri": f"{place}/{name}",
+                    "metadata": metadata[name] if metadata else {},
+                }
+            ]
+        }
         for name, kind in definitions.get("artifacts", {}).items()
     }
 

@@ -15,7 +15,7 @@ from conftest import chat_rows
 from training_inputs import settings_with, train, write_ids, write_tokens
 
 from steps import wire
-from steps.artifacts import read_manifest
+from steps.artifacts import read_manifest, verified
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
@@ -185,6 +185,23 @@ def test_a_finished_training_keeps_the_checkpoints_that_are_asked_for(
     settings = settings_with({"max_steps": 10}, checkpoints=CheckpointParams(save_steps=2, **asked))
     train(settings, model, data, tmp_path / "out")
     assert sorted(int(path.name[11:]) for path in folder.rglob("checkpoint-*")) == left
+
+
+@pytest.mark.parametrize(("asked", "left"), [({}, []), ({"save_total_limit": 2}, [8, 10])])
+def test_a_task_of_kfp_keeps_them_beside_the_tuned_model_where_nothing_else_lasts(
+    model, data, tmp_path, monkeypatch, asked, left
+):
+    from steps.finetune.step import finetune
+
+    monkeypatch.delenv("FINETUNE_ROOT")
+    settings = settings_with({"max_steps": 10}, checkpoints=CheckpointParams(save_steps=2, **asked))
+    manifest = finetune(settings, model, data, tmp_path / "out/tuned", None, tmp_path / "out/report.html")
+    kept = tmp_path / "out/tuned/checkpoints"
+    assert sorted(int(path.name[11:]) for path in tmp_path.rglob("checkpoint-*")) == left
+    assert len(list(kept.glob("checkpoint-*"))) == len(left)
+    assert not any(name.startswith("checkpoints/") for name in manifest.files)
+    assert verified(tmp_path / "out/tuned").digest == manifest.digest
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "tuned"]
 
 
 def opposed(tmp_path: Path) -> Path:
