@@ -107,10 +107,9 @@ def evaluate(
     data: Input[Dataset],
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
-    passed: OutputPath(bool),
     score: OutputPath(float),
-):
-    _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed, score)
+) -> bool:
+    return _evaluated(settings, base, tuned, merged, data, evaluation, metrics, score)
 
 
 @component(TRAIN, name="evaluate")
@@ -123,10 +122,10 @@ def evaluate_labels(
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     classification: Output[ClassificationMetrics],
-    passed: OutputPath(bool),
     score: OutputPath(float),
-):
-    labels = _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed, score)["labels"]
+) -> bool:
+    passed = _evaluated(settings, base, tuned, merged, data, evaluation, metrics, score)
+    labels = json.loads(Path(evaluation.path, "metrics.json").read_text())["labels"]
     names, curves = labels["names"], labels.get("roc", {})
     if "confusion" in labels:
         classification.log_confusion_matrix(names, labels["confusion"]["counts"])
@@ -134,12 +133,13 @@ def evaluate_labels(
         curve = curves[names[1]]
         classification.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
     Path(classification.path).write_text(json.dumps(classification.metadata))  # for kfp's local cache, as below
+    return passed
 
 
-def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed, score):
+def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, score):
     from steps.running import few_metrics, listed, run_step
 
-    verdict = run_step(
+    passed = run_step(
         "evaluate",
         settings,
         base=base.path,
@@ -154,16 +154,15 @@ def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, passed,
         metrics.log_metric(name, value)
     # kfp's local cache does not reuse a task if an artifact's file is missing, and kfp writes none for Metrics.
     Path(metrics.path).write_text(json.dumps(metrics.metadata))
-    Path(passed).write_text(json.dumps(verdict))
     Path(score).write_text(str(measured["gate"]["tuned"]))
-    return measured
+    return passed
 
 
 @component(CORE)
-def report(plan: Input[Artifact], evaluation: Input[Artifact], run_report: Output[HTML]) -> bool:
+def report(plan: Input[Artifact], evaluation: Input[Artifact], run_report: Output[HTML]):
     from steps.running import run_step
 
-    return bool(run_step("report", plan=plan.path, evaluation=evaluation.path, report=run_report.path))
+    run_step("report", plan=plan.path, evaluation=evaluation.path, report=run_report.path)
 
 
 @component(CORE)

@@ -130,7 +130,7 @@ def description_of(
         told.append("Every other input has a default.")
     else:
         told.append(f"This form of {name} has {len(inputs)} inputs; overrides takes every other parameter, as JSON.")
-    return " ".join([*told, "docs/parameters.md describes them all."])
+    return " ".join(told)
 
 
 def _either(names: list[str]) -> str:

@@ -66,11 +66,15 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
         data=data.outputs["data"],
     )
     on_gpu(named(verdict, "Evaluate and compare"), plan, "evaluate")
-    page = named(report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"]), "Report and decide")
+    page = named(report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"]), "Write run report")
     uncached(small(with_tracking(page, p.mlflow_config_map, SERVER_OR_OFF)))
-    # The decision (the gate passed, and registration is wanted) must be the component's single return value: kfp.local
-    # evaluates a condition on a named output as false without a message.
-    with dsl.If(page.outputs["Output"] == True, "Register if it passed"):  # noqa: E712
+    # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
+    # without a message. It is a condition of its own: whether it was taken tells the gate's verdict, also of a run that
+    # does not want the model registered.
+    passed = dsl.If(verdict.outputs["Output"] == True, "Register if it passed")  # noqa: E712
+    # Inside the first condition, the plan's named output is an input of its graph, which kfp.local does read.
+    wanted = dsl.If(plan.outputs["registers"] == True, "If registration is on")  # noqa: E712
+    with passed, wanted:
         version = register_model(
             settings=plan.outputs["registration"],
             tuned=tuned.outputs["tuned_model"],
@@ -86,7 +90,7 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
         merged=tuned.outputs["merged_model"],
         evaluation_result=verdict.outputs["evaluation"],
         report=page.outputs["run_report"],
-        passed=verdict.outputs["passed"],
+        passed=verdict.outputs["Output"],
         score=verdict.outputs["score"],
     )
 
@@ -101,9 +105,8 @@ def flow_of(name: str) -> Any:
         return supervised(p, plan, evaluate_labels if model.confusion_chart else evaluate)
 
     flow.__name__ = flow.__qualname__ = name
-    flow.__doc__ = (
-        f"{(model.__doc__ or '').splitlines()[0]} Compare it with the base model; register it if it passes the gate."
-    )
+    summary = (model.__doc__ or "").splitlines()[0]
+    flow.__doc__ = f"{summary} Compare it with its base, and register it if it passes the gate."
     return pipeline(model)(flow)
 
 

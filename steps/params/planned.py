@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 
 class Plan(NamedTuple):
-    """One settings value for each later task (`steps/wire.py`), and the tasks' hardware."""
+    """One settings value for each later task (`steps/wire.py`), whether to register, and the tasks' hardware."""
 
     model: str
     data: str
     training: str
     evaluation: str
     registration: str
+    registers: bool
     import_cpu: str
     import_memory: str
     import_node_selector: dict

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Planned:
     settings: dict[str, Group]
     """Settings of each later step, by the name of the plan's output."""
     hardware: dict[str, Hardware]
+    switches: dict[str, bool] = field(default_factory=dict)
+    """Whether tasks that are not always wanted run, by the name of the plan's output."""
 
 
 def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan:
@@ -54,7 +56,7 @@ def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> 
     write_plan_report(plan, report)
     log.info(as_text(planned.summary))
     values = {name: wire.dump(value.short()) for name, value in planned.settings.items()}
-    return outputs(**values, **_hardware_fields(outputs._fields, planned.hardware))
+    return outputs(**values, **planned.switches, **_hardware_fields(outputs._fields, planned.hardware))
 
 
 def _take(made: Path, plan: Path, report: Path) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def _training(pipeline: str, arguments: dict[str, Any]) -> Planned:
     from steps.plan.summary import summary_of
 
     decisions = decide(pipeline, arguments)
-    return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware)
+    switches = {"registers": decisions.parameters.register_tuned_model}
+    return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware, switches)
 
 
 def _adapter_work(pipeline: str, arguments: dict[str, Any]) -> Planned:

@@ -171,7 +171,7 @@ MUTATIONS = {
     "root/condition-1: its condition reads the named output score": lambda s: condition_input(s).update(
         outputParameterKey="score"
     ),
-    "root/condition-1: its condition reads pipelinechannel--report-Output, which is not an input of the task": (
+    "root/condition-1: its condition reads pipelinechannel--evaluate-Output, which is not an input of the task": (
         lambda s: tasks_of(s)["condition-1"]["inputs"]["parameters"].clear()
     ),
     "comp-extra: never used": lambda s: s["components"].update({"comp-extra": {"executorLabel": "exec-plan"}}),
@@ -187,7 +187,7 @@ def artifact(spec: dict, task: str, name: str) -> dict:
 
 
 def condition_input(spec: dict) -> dict:
-    return tasks_of(spec)["condition-1"]["inputs"]["parameters"]["pipelinechannel--report-Output"][
+    return tasks_of(spec)["condition-1"]["inputs"]["parameters"]["pipelinechannel--evaluate-Output"][
         "taskOutputParameter"
     ]
 
