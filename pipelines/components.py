@@ -95,7 +95,7 @@ def finetune(
         merged=merged_model.path,
     )
     tuned_model.metadata |= listed(tuned_model.path, model.path)
-    merged_model.metadata |= listed(merged_model.path, model.path)
+    merged_model.metadata |= listed(merged_model.path)
 
 
 @component(TRAIN)

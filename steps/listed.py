@@ -13,7 +13,7 @@ from typing import Any
 from steps.artifacts import MANIFEST, Manifest, read_manifest
 
 Fact = str | int | float | bool
-LONGEST = 80  # characters of a text
+LONGEST = 60  # characters of a text
 MOST_METRICS = 10  # rows of a page in KFP's interface
 
 
@@ -50,11 +50,10 @@ def _weights(manifest: Manifest, _folder: Path) -> dict[str, Any]:
     size = sum(entry["size"] for entry in manifest.files.values())
     return {
         "base_model": manifest.lineage.get("source"),
-        "kind": manifest.kind,
+        "kind": manifest.kind if manifest.kind != "model" else None,
         "same_as": manifest.same_as,
-        "architecture": manifest.facts.get("architecture"),
         "parameters": counted.get("total"),
-        "trained_parameters": counted.get("trainable"),
+        "trained": counted.get("trainable"),
         "steps": manifest.facts.get("steps"),
         "fits": manifest.facts.get("fits"),
         "size_mb": round(size / 1e6, 2) if manifest.files else None,
@@ -63,8 +62,7 @@ def _weights(manifest: Manifest, _folder: Path) -> dict[str, Any]:
 
 def _data(manifest: Manifest, _folder: Path) -> dict[str, Any]:
     splits = manifest.facts.get("splits", {})
-    counts = {("rows" if name == "train" else f"{name}_rows"): split.get("rows") for name, split in splits.items()}
-    return {"task": manifest.facts.get("task"), **counts, "tokens": splits.get("train", {}).get("tokens")}
+    return {("rows" if name == "train" else f"{name}_rows"): split.get("rows") for name, split in splits.items()}
 
 
 def _evaluation(_manifest: Manifest, folder: Path) -> dict[str, Any]:
@@ -84,14 +82,12 @@ def _registration(_manifest: Manifest, folder: Path) -> dict[str, Any]:
 def _plan(_manifest: Manifest, folder: Path) -> dict[str, Any]:
     planned = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     models = [source["uri"] for source in planned.get("sources") or () if source.get("what") == "model"]
-    return {
-        "pipeline": planned.get("pipeline"), "base_model": models[0] if models else None,
-        "warnings": len(planned.get("warnings") or ()),
-    }  # fmt: skip
+    return {"base_model": models[0] if models else None, "warnings": len(planned.get("warnings") or ())}
 
 
 TOLD: dict[str, Callable[[Manifest, Path], dict[str, Any]]] = {
     "data": _data, "evaluation": _evaluation, "registration": _registration, "plan": _plan,
+    "tokenizer": lambda _manifest, _folder: {},
 }  # fmt: skip
 
 

@@ -11,18 +11,17 @@ from typing import Any
 from pods import pods
 
 # What the components put on their outputs (steps/listed.py), by the inputs of later tasks that get them.
-_MODEL = {"base_model": "base-model", "kind": "model", "architecture": "LlamaForCausalLM", "parameters": 7241732096,
-          "size_mb": 14483.52}  # fmt: skip
+_BASE = {"base_model": "base-model", "parameters": 7241732096, "size_mb": 14483.52}
 METADATA = {
-    "model": _MODEL,
-    "base": _MODEL,
-    "tokenizer": {"base_model": "base-model", "kind": "tokenizer", "size_mb": 2.41},
-    "data": {"task": "chat_completion", "rows": 41377, "validation_rows": 400, "test_rows": 400, "tokens": 8730547},
-    "tuned": {"base_model": "base-model", "kind": "adapter", "parameters": 7241732096, "trained_parameters": 11272192,
+    "model": _BASE,
+    "base": _BASE,
+    "tokenizer": {},
+    "data": {"rows": 41377, "validation_rows": 400, "test_rows": 400},
+    "tuned": {"base_model": "base-model", "kind": "adapter", "parameters": 7241732096, "trained": 11272192,
               "steps": 1940, "size_mb": 45.12},
-    "merged": _MODEL,
+    "merged": {"parameters": 7241732096, "size_mb": 14483.52},
     "evaluation": {"passed": True, "metric": "exact_match", "score": 0.987654, "score_base": 0.123456, "rows": 300},
-    "plan": {"pipeline": "chat_completion", "base_model": "base-model", "warnings": 2},
+    "plan": {"base_model": "base-model", "warnings": 2},
     "report": {},
 }  # fmt: skip
 RUN = "7a4d2f0e-0000-4000-8000-000000000000"  # KFP's ids are as long
