@@ -71,8 +71,15 @@ def connect(connection: Connection | None = None, **settings: Any) -> Server:
     endpoint = _endpoint(wanted)
     from pipelines.client.guarded import GuardedClient
 
+    arguments = _arguments(wanted, endpoint)
     with quiet():
-        client = GuardedClient(**_arguments(wanted, endpoint))
+        try:
+            client = GuardedClient(**arguments)
+        except (ValueError, KeyError, TypeError, OSError) as error:  # of kfp's own configuration
+            raise UserError(
+                Problem("CLIENT-E0118", "~/.config/kfp", f"{type(error).__name__}: {error}", "a configuration of kfp "
+                        "that can be read", "correct or delete context.json and credentials.json there")
+            ) from error  # fmt: skip
         client.guard()
         if wanted.namespace:
             client.use_namespace(wanted.namespace)

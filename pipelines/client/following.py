@@ -12,7 +12,7 @@ from pipelines.client.connection import Server, quiet
 from pipelines.client.display import Shown
 from pipelines.client.failures import canceled, of_a_pod, of_the_api, outcome_in
 from pipelines.client.pods import Pods, PodState
-from steps.errors import Outage, Problem
+from steps.errors import Outage, Problem, StepError
 
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}  # kfp's own client waits for ever for CANCELED
 LOOK_EVERY = 5.0  # seconds
@@ -61,7 +61,7 @@ def follow(
     look = _Look(server, run, tell, labels or {})
     try:
         return _followed(look, timeout)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StepError):
         tell(f"not followed any more; the run goes on: {run.address}")
         raise
 

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from pipelines.profile import Profile
 
 PLAN_SECONDS = 120
-# Problems of a source that the cluster may be able to read: nothing there, no credentials, no answer.
+# Problems that the cluster may not have: nothing at a path, no credentials, no answer, no MLflow server, no package.
 ONLY_HERE = {
     "URI-E0201", "URI-E0202", "URI-E0203", "URI-E0204", "URI-E0401", "HUB-E0201", "HUB-E0203", "HUB-E0204", "HUB-E0401",
-    "SERVICE-E0201", "SERVICE-E0401", "REGISTER-E0201", "REGISTER-E0208",
+    "SERVICE-E0201", "SERVICE-E0401", "REGISTRY-E0101", "PLAN-E0303", "PLAN-E0311",
 }  # fmt: skip
+# Variables of this machine that pods do not have.
+OWN = {LOCAL_ROOT, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"}
 REMOTE = "://"
 
 
@@ -101,7 +103,7 @@ def _unknown(problem: Problem) -> dict[str, Any]:
 
 
 def _environment(profile: Profile | None) -> dict[str, str]:
-    made = {name: value for name, value in os.environ.items() if name != LOCAL_ROOT}
+    made = {name: value for name, value in os.environ.items() if name not in OWN}
     made["PYTHONPATH"] = os.pathsep.join(part for part in sys.path if part)
     if profile:
         types = {name: kind.model_dump() for name, kind in profile.instance_types.items()}
