@@ -26,6 +26,10 @@ A run on this machine:
     active.py       locks that tell which runs are active
     pruning.py      removes old runs
 
+On a cluster:
+
+    client/         upload, submit, schedule and follow runs on Kubeflow Pipelines
+
 The command line:
 
     cli.py          the `finetune` command; prune_command.py: `finetune prune`

@@ -4,6 +4,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipeline import PipelineParameters, SupervisedParameters
 from steps.params.pipelines import PARAMETER_MODELS
 
@@ -45,3 +46,11 @@ class Published:
 FLOWS = {"adapter_tools": "pipelines.adapter_tools"}
 
 PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for name in PARAMETER_MODELS}
+
+
+def published_as(name: str) -> Published:
+    """Return the pipeline of a name, also with hyphens. Raises UserError with the nearest for an unknown one."""
+    if published := PIPELINES.get(name.replace("-", "_")):
+        return published
+    fix = nearest(name, PIPELINES) or "see `finetune list`"
+    raise UserError(Problem("PARAM-E0100", "pipeline", shown(name), f"one of {', '.join(PIPELINES)}", fix))

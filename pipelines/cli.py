@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 import click
 
 from pipelines import completion
+from pipelines.client.commands import commands as client_commands
 from pipelines.flags import PipelineGroup, for_pipeline, parameters_in, read_pairs
 from pipelines.prune_command import prune
-from steps.errors import Problem, UserError, nearest, shown
+from steps.errors import Problem, UserError, nearest
 
 EXIT_GATE = 7  # with --gate-exit; the codes of errors are in steps/errors.py
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of text.")
@@ -23,7 +24,11 @@ JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instea
 def main() -> None:
     """Run the command line; exits with the exit code of the error class."""
     words = sys.argv[1:]
-    as_json = "--json" in words and words[0] in ("plan", "run")  # stdout then holds one JSON object, also on an error
+    as_json = "--json" in words and words[0] in (
+        "plan",
+        "run",
+        "submit",
+    )  # stdout then holds one JSON object, also on an error
     step = "plan" if words[:1] == ["plan"] else "finetune"
     try:
         sys.exit(cli.main(prog_name="finetune", standalone_mode=False) or 0)
@@ -148,6 +153,8 @@ CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse results o
 cli.add_command(PipelineGroup(_plan, [JSON, ROOT], name="plan", help=_plan.__doc__))
 cli.add_command(prune)
 cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE, GATE_EXIT], name="run", help=_run.__doc__))
+for command in client_commands():
+    cli.add_command(command)
 
 
 @cli.command("compile")
@@ -243,12 +250,9 @@ def completion_command(shell: str) -> None:
 
 
 def _published(name: str) -> Any:
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import published_as
 
-    if published := PIPELINES.get(name.replace("-", "_")):
-        return published
-    fix = nearest(name, PIPELINES) or "see `finetune list`"
-    raise UserError(Problem("PARAM-E0100", "pipeline", shown(name), f"one of {', '.join(PIPELINES)}", fix))
+    return published_as(name)
 
 
 def _quiet(silent: bool) -> Any:

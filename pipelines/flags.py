@@ -112,7 +112,8 @@ def _pipeline_in(file: Path) -> str:
     raise UserError(Problem("PARAM-E0100", f"pipeline in {file}", shown(named), f"one of {', '.join(PIPELINES)}", fix))
 
 
-NO_VALUE = ("--json", "--cache", "--no-cache", "--gate-exit")
+NO_VALUE = ("--json", "--cache", "--no-cache", "--gate-exit", "--wait", "--plan", "--no-plan", "--verify-tls",
+            "--no-verify-tls")  # fmt: skip
 
 CONFIGURATION: list[click.Parameter] = [
     click.Option(

@@ -15,7 +15,7 @@ import pytest
 from shared import SharedFolders, shared_folders
 from unchanged import CHECKOUT, NEVER_EDITED, changes, snapshot
 
-pytest_plugins = ["training_inputs", "merge_inputs", "registering", "peers", "planning", "warm_runs"]
+pytest_plugins = ["training_inputs", "merge_inputs", "registering", "peers", "planning", "warm_runs", "kubeflow"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

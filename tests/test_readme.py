@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import FINETUNE, with_our_code
 from example_files import make, sources
+from kfp_server import tasks
 
 pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
 
@@ -41,6 +42,14 @@ def test_every_command_of_the_readme_works(command, dates, tmp_path):
     start = FINETUNE if program.endswith("finetune") else [sys.executable]
     done = subprocess.run([*start, *words], cwd=dates, env=with_our_code(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [line for line in LINES if line.startswith("finetune ")])
+def test_every_command_for_a_cluster_works(command, kfp_server, finetune, monkeypatch):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    kfp_server.progress = [tasks("SUCCEEDED")]
+    done = finetune(*shlex.split(command)[1:])
+    assert done.code == 0, done.err
 
 
 def test_the_submitted_parameters_exist():
