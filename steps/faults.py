@@ -75,6 +75,7 @@ SAME_AGAIN = re.compile(
     r"certificate verify failed|CERTIFICATE_VERIFY_FAILED|OfflineModeIsEnabled|HF_HUB_OFFLINE|"
     r"with error code 4(?!08|25|29)\d\d"
 )
+NO_CREDENTIALS = re.compile(r"Credential|Authentication|GatedRepo")  # names of the clients' exceptions
 MLFLOW_SILENT = re.compile(r"API request to .* failed|Max retries exceeded|Connection refused|timed out")
 
 
@@ -90,6 +91,14 @@ def known(error: BaseException, step: str) -> StepError | None:
 def same_again(error: BaseException) -> bool:
     """Return whether a service would give the same answer seconds later, such as 404 or a certificate that is wrong."""
     return any(_is_answer(one) or SAME_AGAIN.search(f"{type(one).__name__} {one}") for one in causes(error))
+
+
+def refuses_access(error: BaseException) -> BaseException | None:
+    """Return the exception that says that a service takes no credentials or not these; None without one."""
+    for one in causes(error):
+        if status_of(one) in (401, 403) or NO_CREDENTIALS.search(type(one).__name__):
+            return one
+    return None
 
 
 def _is_answer(error: BaseException) -> bool:

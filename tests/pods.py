@@ -213,7 +213,7 @@ def restricted_faults(pod: dict[str, Any]) -> list[str]:
     faults += [f"volume {v['name']}" for v in spec["volumes"] if not set(v) - {"name"} <= allowed]
     faults += [f"{key} is set" for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
     for container in spec["containers"]:
-        context = container["securityContext"]
+        context = {**spec.get("securityContext", {}), **container["securityContext"]}  # the container's own wins
         if context.get("runAsNonRoot") is not True:
             faults.append("runAsNonRoot is not true")
         if context.get("runAsUser") == 0:

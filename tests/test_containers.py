@@ -7,20 +7,21 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import build_model, chat_rows, write_jsonl
-from container_engine import REPOSITORY, base_image, build, docker, running_engine
+from container_engine import REPOSITORY, build, docker
 
 from pipelines import components
 from pipelines.images import CORE, TRAIN
+from steps import STEPS
 from steps.params.data import Preprocessing
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Resolved
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.sources.storage import digest_of
 
+pytest_plugins = ["container_fixtures"]
 pytestmark = [
     pytest.mark.containers,
     pytest.mark.filterwarnings("ignore:.*have no effect in the current local runner"),
@@ -32,29 +33,6 @@ LEFT_OUT = [
     for line in (REPOSITORY / "containers/core/left-out.txt").read_text().splitlines()
     if line and not line.startswith("#")
 ]
-
-
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with running_engine(tmp_path_factory.mktemp("engine")):
-        yield
-
-
-@pytest.fixture(scope="session")
-def base(engine: None) -> str:
-    return base_image()
-
-
-@pytest.fixture(scope="session")
-def core(base: str) -> str:
-    build(CORE, "core", base)
-    return CORE
-
-
-@pytest.fixture(scope="session")
-def train(base: str) -> str:
-    build(TRAIN, "train", base)
-    return TRAIN
 
 
 @pytest.fixture(scope="session")
@@ -128,13 +106,19 @@ def _layers(image: str) -> list[str]:
     return json.loads(docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", image).stdout)
 
 
-def _images_of_components() -> dict[str, str]:
-    built = {name: getattr(value, "component_spec", None) for name, value in vars(components).items()}
-    return {name: spec.implementation.container.image for name, spec in built.items() if spec}
+def _images_of_steps() -> dict[str, str]:
+    """Every step that a component runs, with its image."""
+    built = (getattr(value, "component_spec", None) for value in vars(components).values())
+    return {spec.name.replace("_", "-"): spec.implementation.container.image for spec in built if spec}
 
 
-def test_every_component_names_an_image_that_is_built_here():
-    assert set(_images_of_components().values()) == {CORE, TRAIN}
+def _steps_in(image: str) -> list[str]:
+    return [name for name, used in _images_of_steps().items() if used == image]
+
+
+def test_every_component_runs_a_step_in_an_image_that_is_built_here():
+    assert set(_images_of_steps().values()) == {CORE, TRAIN}
+    assert set(_images_of_steps()) <= set(STEPS)
 
 
 def test_the_core_image_has_no_torch_and_everything_its_steps_import(core):
@@ -146,8 +130,7 @@ from steps.running import load
 [load(step) for step in sys.argv[2:]]
 print([name for name in sys.argv[1].split() if importlib.util.find_spec(name)])
 """
-    steps = [name.replace("_", "-") for name, image in _images_of_components().items() if image == CORE]
-    done = _run(core, "python", "-c", program, " ".join(LEFT_OUT), "plan", *steps)
+    done = _run(core, "python", "-c", program, " ".join(LEFT_OUT), "plan", *_steps_in(CORE))
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -160,8 +143,7 @@ from steps.running import load
 [load(step) for step in sys.argv[1:]]
 print(torch.__version__)
 """
-    steps = [name.replace("_", "-") for name, image in _images_of_components().items() if image == TRAIN]
-    done = _run(train, "python", "-c", program, *steps)
+    done = _run(train, "python", "-c", program, *_steps_in(TRAIN))
     locked = (REPOSITORY / "requirements.txt").read_text()
     assert f"torch=={done.stdout.splitlines()[-1].split('+')[0]}\n" in locked
 

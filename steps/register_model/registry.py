@@ -68,12 +68,23 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
     return run, True
 
 
+class StoreError(ConnectionError):
+    """An error of the client of MLflow's artifact store."""
+
+    def __init__(self, store: str, error: Exception):
+        super().__init__(f"{store}: {type(error).__name__}: {error}")
+        self.store = store
+
+
 def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
-    """Upload a folder to the run's artifact store; raises ConnectionError for any error of the store's client."""
+    """Upload a folder to the run's artifact store; raises StoreError for any error of the store's client."""
     try:
         client.log_artifacts(run_id, str(folder), place)
     except Exception as error:
-        raise ConnectionError(f"the artifact store of run {run_id}: {type(error).__name__}: {error}") from error
+        # boto3 raises an error of its own while it handles the store's answer, and does not name it as the cause.
+        raise StoreError(f"the artifact store of run {run_id}", error) from (
+            error.__cause__ or error.__context__ or error
+        )
 
 
 def copy_weights(client: Any, run_id: str, weights: Weights, place: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from steps import wire
 from steps.artifacts import new_artifact
 from steps.errors import Outage, Problem, UserError
+from steps.faults import refuses_access
 from steps.params.settings import RegistrationSettings
 from steps.register_model import registry
 from steps.register_model.candidate import Candidate, Target, read_candidate
@@ -173,6 +174,11 @@ def _reachable(target: Target, again: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, ConnectionError) as error:
+        if isinstance(error, registry.StoreError) and (refusal := refuses_access(error)):
+            raise UserError(
+                Problem("REGISTER-E0210", error.store, f"{type(refusal).__name__}: {masked(str(refusal))[:300]}",
+                        "credentials that may write there", "give the task's service account or secret write access")
+            ) from error  # fmt: skip
         code = getattr(error, "error_code", "")
         said = f"{code or type(error).__name__}: {masked(str(error))[:300]}"
         where = f"MLflow at {masked(target.uri)}"

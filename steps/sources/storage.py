@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
-from steps.faults import TEMPORARY, known, status_of
+from steps.faults import NO_CREDENTIALS, TEMPORARY, known, status_of
 
 # No http(s): with it, a parameter could make a pod read the cluster's metadata service.
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}
@@ -34,7 +34,6 @@ CLIENTS = (
     "httpcore", "requests", "urllib3", "fsspec",
 )  # fmt: skip
 NOISY = ("gcsfs", "azure")  # they log a traceback of every try; the message quotes the last one
-NO_CREDENTIALS = re.compile(r"Credential|Authentication|GatedRepo")  # names of the clients' exceptions
 # macOS and Spark write these beside data; they hold neither rows nor weights.
 SYSTEM_FILES = ("._", ".DS_Store", "_SUCCESS", ".crc")
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ class Remembered:
 
 
 def remember(folder: Path, server: str, run_id: str, status: str = "RUNNING") -> None:
-    """Write a run into the folder of its checkpoints."""
+    """Write a run into the folder of its checkpoints, if that has room: the server is told either way."""
     told = Remembered(str(masked(server)), run_id, status)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / FILE, json.dumps(asdict(told), indent=1))
+    with suppress(OSError):  # raised, it would look like a server that does not answer
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / FILE, json.dumps(asdict(told), indent=1))
 
 
 def remembered(folder: Path, server: str) -> Remembered | None:

@@ -1,12 +1,12 @@
 """A cluster's profile: its file, and the pods of pipelines that are compiled with it."""
 
 import json
-import re
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from documented import PROFILES as DOCUMENTED
 from google.protobuf import json_format
 from pods import CLAIM, KUBERNETES, checked, pods, restricted_faults, workspace_claim
 
@@ -24,7 +24,6 @@ from steps.plan.hardware import hardware_of
 
 pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
 
-DOCUMENTED = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL)
 # Steps that read models, adapters or rows from where a parameter says.
 SOURCE_READERS = ("plan", "import-model", "import-adapter", "prepare-data")
 COMPILED = Path(__file__).parents[2] / "compiled"

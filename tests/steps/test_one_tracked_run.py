@@ -1,5 +1,6 @@
 """One training is one MLflow run, however often it is interrupted, and no run stays open for ever."""
 
+import errno
 import json
 import signal
 import time
@@ -15,6 +16,7 @@ from steps.params.training import CheckpointParams
 from steps.tracking import Tracker
 from steps.tracking.continued import FILE, end_abandoned
 from steps.tracking.parameters import parameters_of
+from steps.tracking.tracker import FLUSH_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +151,20 @@ def test_how_a_training_ended_is_the_status_of_its_run(tmp_path, store, error, s
     with pytest.raises(error):
         fail()
     assert list(runs(store).values()) == [status]
+
+
+def test_a_full_volume_is_no_server_that_does_not_answer(tmp_path, store, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("steps.tracking.continued.write_durably", full)
+    began = time.monotonic()
+    with Tracker(TrackingParams(), "p finetune", keep=tmp_path) as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+    assert time.monotonic() - began < FLUSH_SECONDS / 2
+    assert points(store, tracker.run_id) == [(1, 1.0)]
+    assert list(runs(store).values()) == ["FINISHED"]
+    assert caplog.messages == []
 
 
 def test_only_parameters_of_the_own_pipeline_are_recorded():

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from registering import content, registered, settings, write_evaluation
+from s3_server import s3_server
 
 from steps.errors import Outage, SecurityRefusal, UserError
 from steps.params.settings import RegistrationSettings
@@ -117,6 +119,35 @@ def test_a_server_that_is_down_is_an_outage_and_says_how_to_finish(world, monkey
     assert len(str(error.value)) < 600
     assert "run again when MLflow answers" in str(error.value)
     assert not world["registration"].exists()
+
+
+@pytest.mark.parametrize("key", ["", "a", "the right one"])
+def test_an_artifact_store_that_lets_nobody_write_is_the_users_to_open(world, monkeypatch, tmp_path, key):
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # these two would still have the key of the test before
+    _cached_get_s3_client.cache_clear()
+    with s3_server(tmp_path, "mlflow") as server:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", server.url)
+        keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+        for name, value in keys.items():
+            monkeypatch.setenv(name, key if key == "a" else value)
+            if not key:
+                monkeypatch.delenv(name)
+        MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).create_experiment("on s3", artifact_location="s3://mlflow")
+        given = settings(tracking={"experiment_name": "on s3"})
+        if key == "the right one":
+            register_model(given, **world)
+            assert registered(world)["version"] == "1"
+            return
+        with pytest.raises(UserError, match="REGISTER-E0210") as error:
+            register_model(given, **world)
+        assert "expected credentials that may write there" in str(error.value)
+        assert ("InvalidAccessKeyId" if key else "NoCredentialsError") in str(error.value)
+        assert not world["registration"].exists()
 
 
 def test_the_command_of_the_error_finishes_the_registration_without_loading_torch(world, monkeypatch, tmp_path):
