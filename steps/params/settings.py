@@ -251,8 +251,8 @@ class FinetuneSettings(Group):
 
     @property
     def resumes(self) -> bool:
-        """Whether a second call goes on at the newest checkpoint of the first."""
-        return self.checkpoints.resume_from_checkpoint in ("true", "auto")
+        """Whether a second call goes on at the newest checkpoint of the first: a task finds its own in any case."""
+        return True
 
     @property
     def recipe(self) -> Recipe:

