@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.client.packages import Input, Package
+from pipelines.kfp_values import kfp_value, our_value
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.group import merged
 from steps.params.reading import Reading, defaults, read_parameters
@@ -45,7 +46,9 @@ def values_for(package: Package, given: Mapping[str, Any]) -> Values:
     published = package.published
     _refuse_placeholders(given)
     declared = defaults(published.parameters)
-    compiled = {name: made.default for name, made in package.inputs.items() if _differs(made.default, declared, name)}
+    fields = published.parameters.model_fields
+    usual = {name: our_value(fields[name], made.default) for name, made in package.inputs.items() if name in fields}
+    compiled = {name: value for name, value in usual.items() if _differs(value, declared, name)}
     reading = read_parameters(published.name, merged(published.parameters, compiled, dict(given)))
     effective = reading.parameters.model_dump(mode="json")
     asked = {name: effective[name] for name in declared if name != OVERRIDES and _asked(reading, declared, name)}
@@ -53,7 +56,7 @@ def values_for(package: Package, given: Mapping[str, Any]) -> Values:
     inputs = {}
     for name, made in package.inputs.items():
         if name != OVERRIDES:
-            inputs[name] = _typed(name, asked.get(name, declared[name]), made, problems)
+            inputs[name] = _typed(name, kfp_value(fields[name], asked.get(name, declared[name])), made, problems)
     if OVERRIDES in package.inputs:
         inputs[OVERRIDES] = {name: value for name, value in asked.items() if name not in package.inputs}
     if problems:
