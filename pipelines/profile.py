@@ -261,6 +261,9 @@ class Profile(Part):
     defaults: dict[str, Any] = {}
     """Other defaults of parameters, for example instance_type_finetune; every run can override them."""
 
+    service_account: ObjectName = ""
+    """Service account of the runs that `submit` and `schedule` start; empty: KFP's own, such as pipeline-runner."""
+
     node_selector: Labels = {}
     """Labels of the nodes for every pod; compute_* parameters add theirs."""
 
