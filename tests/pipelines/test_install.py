@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from command_line import FINETUNE, with_our_code
-from documented import COMMANDS, PROFILES, ROOT, arguments, command, kfp
+from documented import COMMANDS, PAGE, PROFILES, ROOT, arguments, command, kfp
 from pods import KUBERNETES, pods, restricted_faults
 
 from pipelines.compile import compile_pipelines
@@ -165,6 +165,8 @@ def test_the_secret_of_the_hub_has_the_name_and_key_that_tasks_read(plain):
         if pair["envVar"] == "HF_TOKEN"
     }
     assert literal.startswith(f"--from-literal={keys}=")
+    s3 = Profile().object_store.s3
+    assert f"--from-literal={s3.access_key}=… --from-literal={s3.secret_key}=…" in PAGE
     applied = command("kubectl", "apply")
     assert (ROOT / applied[applied.index("--filename") + 1]).is_file()
 
