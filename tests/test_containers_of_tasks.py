@@ -66,7 +66,7 @@ def trained(prepared: Started, outage: Container, tmp_path_factory: pytest.TempP
 def weights(started: Started) -> dict[str, bytes]:
     """Give the files with the weights that the task has stored."""
     store = started.cluster.store
-    place = started.finetune.artifacts["tuned"]["uri"].removeprefix("minio://")
+    place = started.finetune.artifacts["tuned_model"]["uri"].removeprefix("minio://")
     return {name: store.cat_file(name) for name in store.find(place) if name.endswith(".safetensors")}
 
 
