@@ -72,6 +72,24 @@ def test_a_run_ends_with_a_registered_version_and_says_where_everything_is(first
     assert "http://" not in report.replace("http://www.w3.org", "")
 
 
+def test_a_run_says_in_the_metadata_of_its_artifacts_what_lists_show(first):
+    _, result = first
+    outputs = [json.loads(file.read_text()) for file in Path(result["folder"]).rglob("executor_output.json")]
+    shown = {name: kind["artifacts"][0]["metadata"] for made in outputs for name, kind in made["artifacts"].items()}
+    score = result["metrics"]["tuned"]["loss"]
+    assert shown["evaluation"]["passed"] is True
+    assert (shown["evaluation"]["metric"], shown["evaluation"]["score"]) == ("loss", pytest.approx(score, rel=1e-5))
+    assert list(shown["metrics"])[:2] == ["loss", "loss_base"]
+    assert shown["metrics"]["loss"] == pytest.approx(score, rel=1e-5)
+    assert (shown["registration"]["name"], shown["registration"]["version"]) == ("chat_completion", "1")
+    assert shown["data"]["rows"] > shown["data"]["test_rows"] > 0
+    base = result["parameters"]["effective"]["pytorch_model_path"]
+    for name in ("plan", "base_model", "tuned_model"):
+        assert base.endswith(shown[name]["base_model"].removeprefix("..."))
+    assert shown["tuned_model"]["size_mb"] > 0
+    assert shown["merged_model"] == {"same_as": "tuned"}
+
+
 def test_the_tuned_model_loads_with_transformers(first):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
