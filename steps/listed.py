@@ -34,12 +34,12 @@ def listed(folder: Path | str, base: Path | str | None = None) -> dict[str, Fact
 def few_metrics(measured: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of metrics.json that KFP's interface shows, at most MOST_METRICS.
 
-    That of the gate is first, with the base's value behind it: the interface sorts by name, so other metrics are those
-    with a later name. All of them are in the report.
+    They are the gate's metric with the base's value, then the tuned model's others: the interface sorts them by name,
+    on one page if they are so few. All of them, with the base's values, are in the report.
     """
     gate, base, tuned = measured["gate"]["metric"], measured["base"], measured["tuned"]
-    names = [gate, *(name for name in tuned if name > f"{gate}_base")]
-    rows = [row for name in names for row in ((name, tuned.get(name)), (f"{name}_base", base.get(name)))]
+    rows = [(gate, tuned.get(gate)), (f"{gate}_base", base.get(gate))]
+    rows += [(name, value) for name, value in tuned.items() if name != gate]
     return {name: _rounded(value) for name, value in rows[:MOST_METRICS] if value is not None}
 
 
