@@ -9,7 +9,7 @@ import yaml
 from kfp_server import tasks
 
 ROOT = Path(__file__).parents[2]
-STEPS = yaml.safe_load((ROOT / "examples/ci/github.yaml").read_text())["jobs"]["fine-tune"]["steps"]
+STEPS = yaml.safe_load((ROOT / "docs/github-workflow.yaml").read_text())["jobs"]["fine-tune"]["steps"]
 COMMANDS = [line for step in STEPS for line in step.get("run", "").splitlines() if line.startswith("finetune ")]
 EXPERIMENT = """\
 pytorch_model_path: s3://models/base
