@@ -131,7 +131,8 @@ def _endpoint(wanted: Connection) -> str:
     whole = endpoint if "://" in endpoint else f"https://{endpoint}"  # as kfp's client does
     try:
         parts = urlsplit(whole)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.netloc.endswith(":")
+        good = good and (parts.port is None or parts.port > 0)
     except ValueError:
         good = False
     if not good or any(character.isspace() for character in whole):

@@ -6,6 +6,7 @@ these words.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Pods:
                 api = client.CoreV1Api()
             except config.ConfigException:
                 context = server.connection.kube_context or None
-                api = client.CoreV1Api(config.new_client_from_config(context=context))
+                file = os.environ.get("KUBECONFIG") or None
+                api = client.CoreV1Api(config.new_client_from_config(file, context))
         except Exception as error:  # a missing or broken kubeconfig, a plugin that cannot log in
             self.refused = " ".join(str(error).split())[:200] or type(error).__name__
             return None

@@ -49,7 +49,8 @@ def values_for(package: Package, given: Mapping[str, Any]) -> Values:
     fields = published.parameters.model_fields
     usual = {name: our_value(fields[name], made.default) for name, made in package.inputs.items() if name in fields}
     compiled = {name: value for name, value in usual.items() if _differs(value, declared, name)}
-    reading = read_parameters(published.name, merged(published.parameters, compiled, dict(given)))
+    asked_for = {name: our_value(fields[name], value) if name in fields else value for name, value in given.items()}
+    reading = read_parameters(published.name, merged(published.parameters, compiled, asked_for))
     effective = reading.parameters.model_dump(mode="json")
     asked = {name: effective[name] for name in declared if name != OVERRIDES and _asked(reading, declared, name)}
     problems: list[Problem] = []

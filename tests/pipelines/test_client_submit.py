@@ -15,6 +15,7 @@ from steps.errors import Outage, OutOfResources, Problem, UserError
 from steps.messages import termination_message
 
 pytestmark = pytest.mark.usefixtures("kfp_server", "compiled_once")
+ADAPTER = ["-p", "adapter_path=s3://m/a", "-p", "pytorch_model_path=s3://m/b"]
 DONE = {"plan": "SUCCEEDED", "evaluate": "SUCCEEDED", "report": "SUCCEEDED"}
 
 
@@ -45,7 +46,7 @@ def test_every_input_is_sent_with_its_type(kfp_server, finetune):
 
 def test_the_second_run_needs_no_upload(kfp_server, finetune):
     for _ in range(2):
-        assert finetune("submit", "adapter_tools", "--no-plan", "-p", "adapter_path=s3://m/a").code == 0
+        assert finetune("submit", "adapter_tools", "--no-plan", *ADAPTER).code == 0
     assert len(kfp_server.asked("POST pipelines/upload_version")) == 1
     assert len(kfp_server.runs) == 2
     assert len(kfp_server.experiments) == 1
@@ -65,7 +66,7 @@ def test_all_problems_are_told_and_nothing_is_sent(kfp_server, finetune):
         (["-p", "registered_model_name=hf_" + "a" * 34], "PARAM-E0302"),
         (["--run-name", "hf_" + "a" * 34], "CLIENT-E0303"),
         (["--experiment", "ghp_" + "a" * 36], "CLIENT-E0303"),
-        (["-p", "registered_model_name={{$.inputs}}"], "CLIENT-E0302"),
+        (["-p", "registered_model_name=x{{$.inputs}}"], "CLIENT-E0302"),
     ],
 )
 def test_secrets_and_placeholders_are_refused(kfp_server, finetune, words, code):
@@ -86,6 +87,46 @@ def test_defaults_of_a_profile_are_sent_unless_the_user_says_otherwise(kfp_serve
     assert parameters["learning_rate"] == 2e-5  # the pipeline's own default, which differs from the profile's
     assert parameters["instance_type_finetune"] == "gpu-node"
     assert parameters["checkpoint_dir"] == "/ckpt/checkpoints"
+
+
+def test_types_and_choices_are_those_of_the_compiled_file():
+    """Whatever type a parameter gets in KFP, its value is sent so."""
+    from kubeflow import remembered
+
+    from pipelines.client.packages import Package, package_of
+    from pipelines.client.values import values_for
+
+    whole = remembered(package_of)("chat_completion")
+    spec = json.loads(json.dumps(whole.documents[0]))
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    inputs["precision"] = {"parameterType": "STRING", "defaultValue": "32", "literals": ["32", "16"]}
+    inputs["lora_r"] = {"parameterType": "STRING", "defaultValue": "16"}  # as of a profile
+    inputs["max_steps"] = {"parameterType": "NUMBER_DOUBLE", "defaultValue": -1.0}
+    inputs["apply_lora"] = {"parameterType": "BOOLEAN", "defaultValue": True, "literals": [True, False]}
+    del inputs["seed"]
+    package = Package(json.dumps(spec), whole.published)
+    values = values_for(package, {**GIVEN, "precision": "16", "seed": "3", "max_steps": "5"})
+    assert values.inputs["precision"] == "16"
+    assert values.inputs["lora_r"] == "16"
+    assert type(values.inputs["max_steps"]) is float
+    assert values.inputs["apply_lora"] is True
+    assert values.inputs["overrides"] == {"seed": 3}
+    assert [words for name, one in values.inputs.items() if (words := refusal(name, one, inputs))] == []
+    inputs["precision"]["literals"] = ["32"]
+    with pytest.raises(UserError, match="CLIENT-E0108 precision"):
+        values_for(Package(json.dumps(spec), whole.published), {**GIVEN, "precision": "16"})
+
+
+@pytest.mark.parametrize(("word", "sent_as"), [("on", "on"), ("true", "on"), (True, "on"), ("off", "off"), ("no", None)])
+def test_the_words_of_kfp_and_our_own_mean_the_same(word, sent_as):
+    from kubeflow import remembered
+
+    from pipelines.client.packages import package_of
+    from pipelines.client.values import values_for
+
+    given = {**GIVEN, "resume_from_checkpoint": word, "checkpoint_dir": "/checkpoints"}
+    sent = values_for(remembered(package_of)("chat_completion"), given).inputs["resume_from_checkpoint"]
+    assert sent == (sent_as or word)
 
 
 ODD = [
@@ -157,6 +198,8 @@ def test_every_parameter_of_every_pipeline_has_a_value_of_its_type():
         model = package.published.parameters
         spec = package.documents[0]["root"]["inputDefinitions"]["parameters"]
         usual = defaults(model)
+        known = {"adapter_path": "s3://m/a", **GIVEN} if "adapter" in package.name else GIVEN
+        base = {key: value for key, value in known.items() if key in model.model_fields}
         for name, field in model.model_fields.items():
             spellings = [usual[name], str(usual[name])] if name != "overrides" else [{}]
             spellings += [one for choice in choices_of(field) for one in (choice, choice.upper())]
@@ -164,7 +207,7 @@ def test_every_parameter_of_every_pipeline_has_a_value_of_its_type():
             spellings += [3, "3", 3.0] if field.annotation in (int, float) else []
             for value in spellings:
                 try:
-                    values = values_for(package, {name: value})
+                    values = values_for(package, {**base, name: value})
                 except UserError as error:
                     refused.update(problem.code.split("-")[0] for problem in error.problems)
                     continue
