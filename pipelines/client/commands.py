@@ -52,7 +52,9 @@ def run_options() -> list[click.Parameter]:
     """Return the options that a single run and a schedule share."""
     return [
         click.Option(["--experiment"], default="", metavar="NAME", help="Experiment of KFP; kfp's default: Default."),
-        click.Option(["--service-account"], default="", metavar="NAME", help="Kubernetes service account of the pods."),
+        click.Option(
+            ["--service-account"], default="", metavar="NAME", help="Service account of the pods; the profile's."
+        ),
         click.Option(["--plan/--no-plan"], default=True, help="Plan here first, where data and model can be read."),
     ]
 

@@ -129,7 +129,7 @@ class _Look:
         """Tell something, unless it is the last thing that was told of this."""
         if self.told.get(what) != words:
             self.told[what] = words
-            self.tell(f"{time.strftime('%H:%M:%S')} {what:<16} {words}")
+            self.tell(f"{time.strftime('%H:%M:%S')} {what:<20} {words}")
 
     def at(self, made: Any) -> None:
         """Tell what changed."""

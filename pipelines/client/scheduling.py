@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.client.connection import Connection, Server, connected, quiet
 from pipelines.client.display import Shown, ShownList
 from pipelines.client.packages import package_of
-from pipelines.client.submitting import checked, experiment_id, experiment_of, refuse_secrets
+from pipelines.client.submitting import account_of, checked, experiment_id, experiment_of, refuse_secrets
 from pipelines.client.uploading import upload_package
 from steps.errors import Problem, UserError, nearest, shown
 
@@ -94,7 +94,7 @@ def schedule(
             params=values.inputs,
             pipeline_id=done.pipeline_id,
             version_id=done.version_id,
-            service_account=service_account or None,
+            service_account=account_of(service_account, profile) or None,
         )
     return _read(there, made)
 

@@ -51,9 +51,12 @@ def submit(
     there = connected(server)
     done = upload_package(there, package)
     name = run_name or f"{package.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = _start(there, package, values, done, experiment_of(experiment), name, service_account)
+    account = account_of(service_account, profile)
+    run = _start(there, package, values, done, experiment_of(experiment), name, account)
     tell(f"run {run.name}: {run.address}")
     tell(f"the same with kfp: {run.command}")
+    if account:
+        tell(f"kfp's command cannot set the service account {account}")
     return follow(there, run, tell, timeout, labels_of(package)) if wait else run
 
 
@@ -72,6 +75,11 @@ def checked(
 def experiment_of(name: str) -> str:
     """Return the name of the experiment, as kfp's client chooses it."""
     return os.environ.get(OVERRIDE_EXPERIMENT) or name or os.environ.get(DEFAULT_EXPERIMENT) or EXPERIMENT
+
+
+def account_of(name: str, profile: Profile | None) -> str:
+    """Return the service account of the pods: the one that is named, or the profile's; empty for KFP's own."""
+    return name or (profile.service_account if profile else "")
 
 
 def experiment_id(server: Server, name: str) -> str:

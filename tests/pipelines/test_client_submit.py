@@ -89,6 +89,18 @@ def test_defaults_of_a_profile_are_sent_unless_the_user_says_otherwise(kfp_serve
     assert parameters["checkpoint_dir"] == "/ckpt/checkpoints"
 
 
+@pytest.mark.parametrize(("words", "account"), [([], "tuner"), (["--service-account", "other"], "other")])
+def test_the_service_account_is_the_profiles_unless_the_user_names_one(kfp_server, finetune, tmp_path, words, account):
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text("service_account: tuner\n")
+    assert finetune("submit", "chat_completion", *given(), "--profile", profile, *words).code == 0
+    every = ["--every", "6h"]
+    assert finetune("schedule", "chat_completion", *given(), *every, "--profile", profile, *words).code == 0
+    for path in ("POST runs", "POST recurringruns"):
+        (made,) = kfp_server.asked(path)
+        assert made["body"]["service_account"] == account
+
+
 def test_types_and_choices_are_those_of_the_compiled_file():
     """Whatever type a parameter gets in KFP, its value is sent so."""
     from kubeflow import remembered
@@ -117,7 +129,9 @@ def test_types_and_choices_are_those_of_the_compiled_file():
         values_for(Package(json.dumps(spec), whole.published), {**GIVEN, "precision": "16"})
 
 
-@pytest.mark.parametrize(("word", "sent_as"), [("on", "on"), ("true", "on"), (True, "on"), ("off", "off"), ("no", None)])
+@pytest.mark.parametrize(
+    ("word", "sent_as"), [("on", "on"), ("true", "on"), (True, "on"), ("off", "off"), ("no", None)]
+)
 def test_the_words_of_kfp_and_our_own_mean_the_same(word, sent_as):
     from kubeflow import remembered
 
@@ -258,9 +272,9 @@ def test_a_run_is_followed_to_its_end(kfp_server, finetune):
     done = finetune("submit", "chat_completion", *given(), "--wait")
     assert done.code == 0, done.err
     told = [line.split()[1:] for line in done.out.splitlines() if line[:1].isdigit()]
-    assert ["import-model", "RUNNING"] in told
-    assert ["finetune", "SUCCEEDED"] in told
-    assert told.count(["plan", "SUCCEEDED"]) == 1
+    assert ["Import", "model", "RUNNING"] in told
+    assert ["Train", "and", "merge", "SUCCEEDED"] in told
+    assert told.count(["Plan", "and", "check", "SUCCEEDED"]) == 1
     assert not any("driver" in words[0] or words[0] in ("root", "executor") for words in told)
     assert "gate: passed" in done.out
 
