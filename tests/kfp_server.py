@@ -50,6 +50,8 @@ class KfpServer:
         """Method, path, headers and body of every request."""
         self.fail: dict[str, tuple[int, Any, dict[str, str]]] = {}
         """Beginning of "METHOD path" → status, body and headers of the answer."""
+        self.logs: dict[str, str] = {}
+        """Log by name of pod."""
         self.multi_user = False
         self.token = ""
         self.clock = datetime(2026, 1, 1, 6, tzinfo=UTC)
@@ -89,7 +91,7 @@ class KfpServer:
         raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         kind = request.headers.get("Content-Type", "")
         body = _file(kind, raw) if "multipart" in kind else json.loads(raw or b"null")
-        path = parts.path.removeprefix("/apis/v2beta1/")
+        path = parts.path.removeprefix("/apis/v2beta1/").removeprefix("/apis/v1alpha1/")
         self.requests.append((request.command, path, dict(request.headers), {"query": query, "body": body}))
         headers: dict[str, str] = {}
         try:
@@ -137,6 +139,11 @@ class KfpServer:
                 return self._made(self.runs, "run_id", {**body, "state": "PENDING"})
             case "GET", ["runs"]:
                 return self._paged("runs", [dict(run) for run in reversed(self._in(self.runs, query))], query)
+            case "GET", ["runs", run, "nodes", pod, "log"]:
+                self._found(self.runs, run)
+                if pod not in self.logs:
+                    raise Refused(400, f"Failed to read logs for run {run}")
+                return self.logs[pod].encode()
             case "GET", ["runs", run]:
                 return self._looked_at(run)
             case "POST", ["recurringruns"]:

@@ -1,6 +1,7 @@
-"""Why a run failed: the error of its step, from the pod's termination message or from KFP's own words.
+"""Why a run failed: the error of its step, from the pod's termination message, its log, or KFP's own words.
 
-The first line of a termination message is for people, the second is JSON (`steps/messages.py`).
+The first line of a termination message is for people, the second is JSON; a log ends with the problems in short lines
+(`steps/messages.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from steps.errors import Outage, OutOfResources, Preempted, Problem, StepError, 
 
 SENTENCE = re.compile(r"[A-Z]+-[EWF]\d{4} .*")
 HEADLINE = re.compile(r"(?P<step>[\w-]+) ended with code (?P<code>\d+) \((?P<meaning>[^)]*)\)[^:]*: (?P<told>.*)")
+END_OF_LOG = re.compile(r"^ERROR (?P<step>[\w-]+) ended with code (?P<code>\d+) \([^)]*\).*$", re.MULTILINE)
+OF_THE_LAUNCHER = re.compile(r"^[IWEF]\d{4} ")  # what KFP's launcher writes behind our last line
 PARTS = ("where", "found", "expected", "why", "fix", "resume_from")
 KINDS = {kind.exit_code: kind for kind in (UserError, Outage, OutOfResources, Preempted)}
 
@@ -55,6 +58,21 @@ def _from_headline(found: re.Match[str]) -> dict[str, Any]:
     problem = problem_in(found["told"])
     error = KINDS.get(code, StepError)(problem)
     return {**error.as_json(found["step"]), "code": code, "problems": [found["told"]]}
+
+
+def outcome_of_log(log: str) -> dict[str, Any] | None:
+    """Return the outcome of a step that the end of its log tells; None if it tells none."""
+    heads = list(END_OF_LOG.finditer(log))
+    if not heads:
+        return None
+    lines = [line for line in log[heads[-1].end() :].splitlines() if not OF_THE_LAUNCHER.match(line)]
+    told = [" ".join(block.split()) for block in "\n".join(lines).split("\n\n")]
+    problems = [sentence for sentence in told if SENTENCE.fullmatch(sentence)]
+    if not problems:
+        return None
+    code = int(heads[-1]["code"])
+    error = KINDS.get(code, StepError)([problem_in(sentence) for sentence in problems])
+    return {**error.as_json(heads[-1]["step"]), "code": code, "problems": problems}
 
 
 def problem_in(sentence: str) -> Problem:

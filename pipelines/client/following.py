@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 from pipelines.client.connection import Server, quiet
 from pipelines.client.display import Shown
-from pipelines.client.failures import canceled, of_a_pod, of_the_api, outcome_in
+from pipelines.client.failures import canceled, of_a_pod, of_the_api, outcome_in, outcome_of_log
 from pipelines.client.pods import Pods, PodState
 from steps.errors import Outage, Problem, StepError
 
@@ -19,6 +20,7 @@ LOOK_EVERY = 5.0  # seconds
 PATIENCE = 300.0  # seconds without an answer of KFP after which following ends
 INNER = re.compile(r"executor(\(\d+\))?|root|.*-driver|iteration.*")
 GATE = "condition-1"  # the first condition in the graph of every pipeline that trains: what is behind the gate
+POD_TEMPLATE = "-system-container-impl-"  # in names of pods; KFP has the name of the node in Argo, without it
 NOT_TAKEN = {"SKIPPED", "CANCELED", "OMITTED"}
 
 
@@ -164,10 +166,23 @@ class _Look:
             return of_a_pod(pod.task, pod.reason, pod.said, pod.code)
         failed = [task for task in _tasks(made) if task.state == "FAILED"]
         named = [task for task in failed if not INNER.fullmatch(task.display_name or "")] or failed
+        for task in failed:
+            if outcome := outcome_of_log(self._log(task)):
+                return outcome
         for task in (*named, *failed, made):
             if said := _said(task):
                 return of_the_api(named[-1].display_name if named else "the run", said, self.run.address)
         return of_the_api(named[-1].display_name if named else "the run", "", self.run.address)
+
+    def _log(self, task: Any) -> str:
+        """Return the log of a task's pod from KFP's API server; empty if it does not tell it."""
+        names = [task.pod_name, *(child.pod_name for child in task.child_tasks or ())]
+        for name in dict.fromkeys(name for name in names if name):
+            workflow, _, number = name.rpartition("-")
+            for pod in (name, f"{workflow}{POD_TEMPLATE}{number}"):
+                with contextlib.suppress(StepError), quiet():
+                    return str(self.server.client.log_of(self.run.id, pod))
+        return ""
 
 
 def _said(thing: Any) -> str:

@@ -12,7 +12,7 @@ from kubeflow import GIVEN, given
 from kubernetes_server import ended, pod, unscheduled, waiting
 
 from steps.errors import Outage, OutOfResources, Problem, UserError
-from steps.messages import termination_message
+from steps.messages import end_of_log, termination_message
 
 pytestmark = pytest.mark.usefixtures("kfp_server", "compiled_once")
 ADAPTER = ["-p", "adapter_path=s3://m/a", "-p", "pytorch_model_path=s3://m/b"]
@@ -297,7 +297,7 @@ FAILED = [
 
 
 @pytest.mark.parametrize("error", FAILED, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("way", ["pods", "task", "history", "run"])
+@pytest.mark.parametrize("way", ["pods", "task", "history", "run", "log", "log of the node"])
 def test_a_failed_run_ends_with_the_code_and_the_words_of_its_step(kfp_server, kubernetes, finetune, error, way):
     message = termination_message(error.as_json("prepare-data"))
     look = tasks("FAILED", plan="SUCCEEDED", prepare_data="FAILED")
@@ -308,8 +308,13 @@ def test_a_failed_run_ends_with_the_code_and_the_words_of_its_step(kfp_server, k
         failed["error"] = {"code": 2, "message": f"Error (exit code 1): {message}"}
     elif way == "history":
         failed["state_history"] = [{"state": "FAILED", "error": {"message": message.splitlines()[0]}}]
-    else:
+    elif way == "run":
         look["error"] = {"message": message}
+    else:
+        name = failed["pod_name"] if way == "log" else failed["pod_name"].replace("-", "-system-container-impl-")
+        kfp_server.logs[name] = (
+            f"a line\n{end_of_log(error.as_json('prepare-data'))}\nF1129 10:00:00 main.go:49] exit 1\n"
+        )
     kfp_server.progress = [tasks(plan="RUNNING"), look]
     done = finetune("submit", "chat_completion", *given(), "--wait")
     assert done.code == error.exit_code
@@ -317,8 +322,21 @@ def test_a_failed_run_ends_with_the_code_and_the_words_of_its_step(kfp_server, k
     assert done.problem["found"] == error.problems[0].found
     assert done.problem["fix"] == error.problems[0].fix
     assert done.problem["problems"][0].startswith(str(error.problems[0]))
-    if way == "pods":
+    if way in ("pods", "log"):
         assert done.problem["problems"] == [str(problem) for problem in error.problems]
+
+
+def test_the_end_of_a_long_log_is_read():
+    from pipelines.client.failures import outcome_of_log
+
+    problems = [Problem(f"DATA-E0{number}", f"rows/train.jsonl:{number}", "x " * 40, "y " * 40, "z " * 30)
+                for number in range(201, 240)]  # fmt: skip
+    told = UserError(problems).as_json("prepare-data")
+    outcome = outcome_of_log(f"ERROR of a library\n{end_of_log(told)}")
+    assert (outcome["code"], outcome["step"], outcome["where"]) == (2, "prepare-data", "rows/train.jsonl:201")
+    assert outcome["fix"] == "z " * 29 + "z"
+    assert outcome_of_log("ERROR something else\nDATA-E0201 x") is None
+    assert outcome_of_log("") is None
 
 
 def test_a_failed_run_of_which_nothing_is_known(kfp_server, finetune):
