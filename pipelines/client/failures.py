@@ -95,6 +95,9 @@ def of_a_pod(task: str, reason: str, said: str, code: int | None) -> dict[str, A
     elif reason == "DeadlineExceeded":
         error = OutOfResources(Problem("CLIENT-E0502", task, "a pod that ran longer than its limit", "an end before",
                                        "raise times in the profile, or train shorter"))  # fmt: skip
+    elif code == Preempted.exit_code:
+        error = Preempted(Problem("CLIENT-E1432", task, said or "a pod that was stopped from outside (SIGTERM)",
+                                  "a pod that runs to its end", "submit the run again"))  # fmt: skip
     else:
         words = ", ".join(part for part in (reason, said, f"exit code {code}" if code is not None else "") if part)
         error = Outage(Problem("CLIENT-E0405", task, words or "a pod that failed without a message",

@@ -159,10 +159,11 @@ class _Look:
         return self.run
 
     def _error(self, made: Any) -> dict[str, Any]:
-        for pod in self.failed.values():
+        ended = list(reversed(self.failed.values()))  # an earlier one may have been started again
+        for pod in ended:
             if outcome := outcome_in(pod.message):
                 return outcome
-        for pod in self.failed.values():
+        for pod in ended:
             return of_a_pod(pod.task, pod.reason, pod.said, pod.code)
         failed = [task for task in _tasks(made) if task.state == "FAILED"]
         named = [task for task in failed if not INNER.fullmatch(task.display_name or "")] or failed

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.catalog import Published
 from pipelines.client.failures import problem_in
+from pipelines.client.packages import Package
+from pipelines.client.values import Values
 from steps.errors import Outage, Problem, SecurityRefusal, UserError, shown
 from steps.params.compute import CLUSTER
 from steps.running import LOCAL_ROOT
@@ -31,16 +32,14 @@ OWN = {LOCAL_ROOT, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_
 REMOTE = "://"
 
 
-def plan_here(
-    published: Published, arguments: Mapping[str, Any], profile: Profile | None, tell: Callable[[str], None]
-) -> bool:
+def plan_here(package: Package, values: Values, profile: Profile | None, tell: Callable[[str], None]) -> bool:
     """Plan as a task of the cluster would, and return whether it could be done here.
 
     A source that only the cluster can read is told, and does not stop. Raises UserError or SecurityRefusal with the
     problems of everything else.
     """
-    _refuse_own_files(arguments, profile)
-    outcome = _outcome(published.name, arguments, profile)
+    assert package.published is not None
+    outcome = _outcome(package.published.name, values.arguments, profile)
     if outcome is None:
         tell("planned here: parameters, data and model fit each other")
         return True
@@ -59,8 +58,8 @@ def _is_missing(problem: Problem) -> bool:
     return problem.code == "URI-E0201" and REMOTE in problem.found
 
 
-def _refuse_own_files(arguments: Mapping[str, Any], profile: Profile | None) -> None:
-    """Refuse paths of files that are here: a pod does not see them, unless a volume of the profile has them."""
+def refuse_own_files(arguments: Mapping[str, Any], profile: Profile | None) -> None:
+    """Raise UserError for paths of files that are here: pods do not see them, but what a volume of the profile has."""
     mounts = [volume.mount_path.rstrip("/") + "/" for volume in profile.volumes] if profile else []
     problems = []
     for name, value in arguments.items():

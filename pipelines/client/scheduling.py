@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.client.connection import Connection, Server, connected, quiet
 from pipelines.client.display import Shown, ShownList
 from pipelines.client.packages import package_of
+from pipelines.client.planning import plan_here
 from pipelines.client.submitting import account_of, checked, experiment_id, experiment_of, refuse_secrets
 from pipelines.client.uploading import upload_package
 from steps.errors import Problem, UserError, nearest, shown
@@ -74,6 +75,8 @@ def schedule(
     package = package_of(pipeline, profile, image_prefix, images)
     values = checked(package, parameters or {}, profile, plan, tell)
     there = connected(server)
+    if plan:
+        plan_here(package, values, profile, tell)
     name = name or f"{package.name} {cron or 'every ' + every}"
     if any(one.name == name for one in schedules(there)):
         raise UserError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.client.connection import TOKEN, Connection, Server, connected, quiet
 from pipelines.client.following import Run, follow, read_run
 from pipelines.client.packages import Package, package_of
-from pipelines.client.planning import plan_here
+from pipelines.client.planning import plan_here, refuse_own_files
 from pipelines.client.uploading import Uploaded, upload_package
 from pipelines.client.values import Values, kfp_command, values_for
 from steps.errors import Problem, SecurityRefusal
@@ -49,6 +49,8 @@ def submit(
     package = package_of(pipeline, profile, image_prefix, images)
     values = checked(package, parameters or {}, profile, plan, tell)
     there = connected(server)
+    if plan:
+        plan_here(package, values, profile, tell)
     done = upload_package(there, package)
     name = run_name or f"{package.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     account = account_of(service_account, profile)
@@ -63,12 +65,12 @@ def submit(
 def checked(
     package: Package, given: Mapping[str, Any], profile: Profile | None, plan: bool, tell: Callable[[str], None]
 ) -> Values:
-    """Check the parameters of a run, plan it here if wanted, and return a value for every input."""
+    """Check the parameters of a run and return a value for every input; files of this machine count as wrong."""
     values = values_for(package, given)
     for line in values.warnings:
         tell(f"WARNING {line}")
-    if plan and package.published:
-        plan_here(package.published, values.arguments, profile, tell)
+    if plan:
+        refuse_own_files(values.arguments, profile)
     return values
 
 

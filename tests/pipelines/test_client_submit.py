@@ -356,11 +356,12 @@ EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "disk pressure"}
     [
         (ended("finetune", "", 137, "OOMKilled"), 5, "memory"),
         (ended("finetune", "", 1), 4, "exit code 1"),
+        (ended("finetune", "", 143), 143, "stopped"),
         (ended("finetune", "failed to download input artifact", 1), 4, "failed to download"),
         ({**pod("finetune", "Failed"), "status": EVICTED}, 4, "disk pressure"),
         ({**pod("finetune", "Failed"), "status": {"phase": "Failed", "reason": "DeadlineExceeded"}}, 5, "limit"),
     ],
-    ids=["memory", "no words", "launcher", "evicted", "deadline"],
+    ids=["memory", "no words", "stopped", "launcher", "evicted", "deadline"],
 )
 def test_a_pod_that_ended_without_our_words(kfp_server, kubernetes, finetune, failed, code, words):
     kubernetes.pods = [[failed]]
