@@ -10,14 +10,25 @@ import json
 import re
 from typing import Any
 
-from steps.errors import Outage, OutOfResources, Preempted, Problem, StepError, UserError
+from steps.errors import (
+    NumericError,
+    Outage,
+    OutOfResources,
+    Preempted,
+    Problem,
+    SecurityRefusal,
+    StepError,
+    UserError,
+)  # fmt: skip
 
 SENTENCE = re.compile(r"[A-Z]+-[EWF]\d{4} .*")
 HEADLINE = re.compile(r"(?P<step>[\w-]+) ended with code (?P<code>\d+) \((?P<meaning>[^)]*)\)[^:]*: (?P<told>.*)")
 END_OF_LOG = re.compile(r"^ERROR (?P<step>[\w-]+) ended with code (?P<code>\d+) \([^)]*\).*$", re.MULTILINE)
 OF_THE_LAUNCHER = re.compile(r"^[IWEF]\d{4} ")  # what KFP's launcher writes behind our last line
 PARTS = ("where", "found", "expected", "why", "fix", "resume_from")
-KINDS = {kind.exit_code: kind for kind in (UserError, Outage, OutOfResources, Preempted)}
+KINDS: dict[int, type[StepError]] = {
+    kind.exit_code: kind for kind in (UserError, SecurityRefusal, Outage, OutOfResources, NumericError, Preempted)
+}
 
 
 def outcome_in(message: str) -> dict[str, Any] | None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.client.failures import problem_in
+from pipelines.client.failures import KINDS, problem_in
 from pipelines.client.packages import Package
 from pipelines.client.values import Values
-from steps.errors import Outage, Problem, SecurityRefusal, UserError, shown
+from steps.errors import Outage, Problem, UserError, shown
 from steps.params.compute import CLUSTER
 from steps.running import LOCAL_ROOT
 
@@ -35,8 +35,8 @@ REMOTE = "://"
 def plan_here(package: Package, values: Values, profile: Profile | None, tell: Callable[[str], None]) -> bool:
     """Plan as a task of the cluster would, and return whether it could be done here.
 
-    A source that only the cluster can read is told, and does not stop. Raises UserError or SecurityRefusal with the
-    problems of everything else.
+    A source that only the cluster can read is told, and does not stop. Raises the plan's error with the problems
+    of everything else.
     """
     assert package.published is not None
     outcome = _outcome(package.published.name, values.arguments, profile)
@@ -45,8 +45,9 @@ def plan_here(package: Package, values: Values, profile: Profile | None, tell: C
         return True
     problems = [problem_in(sentence) for sentence in outcome["problems"]]
     wrong = [problem for problem in problems if problem.code not in ONLY_HERE or _is_missing(problem)]
-    if outcome["code"] in (2, 3) and wrong:
-        raise (SecurityRefusal if outcome["code"] == 3 else UserError)(wrong)
+    kind = KINDS.get(outcome["code"], Outage)
+    if kind is not Outage and wrong:
+        raise kind(wrong)
     for problem in problems:
         tell(f"not planned here: {problem.where}: {problem.found}")
     tell("the plan of the run checks it on the cluster")

@@ -503,3 +503,39 @@ def test_no_option_hides_a_parameter(name):
         command = group.get_command(None, pipeline)
         words = [word for param in command.params for word in param.opts + param.secondary_opts]
         assert len(words) == len(set(words)), sorted({word for word in words if words.count(word) > 1})
+
+
+@pytest.mark.parametrize(
+    ("code", "problems", "goes_on"),
+    [
+        (2, ["URI-E0201 train_file_path: found nothing at '/data/x'; expected a file. Fix: correct it."], True),
+        (2, ["URI-E0201 train_file_path: found nothing at 's3://d/x'; expected a file. Fix: correct it."], False),
+        (2, ["URI-E0202 a: found no credentials; expected some. Fix: x.", "DATA-E0201 b: found c; expected d. Fix: e."],
+         False),
+        (2, ["PLAN-E0303 mlflow_server_uri: found nothing; expected a server. Fix: set it."], True),
+        (3, ["MODEL-E0301 a: found pickles; expected safetensors. Fix: convert it."], False),
+        (4, ["HUB-E0401 a: found no answer; expected one. Fix: run again."], True),
+        (5, ["PLAN-E0401 a: found too little memory; expected more. Fix: use less."], False),
+        (70, ["BUG-E0070 a: found b; expected c. Fix: report it."], True),
+    ],
+)  # fmt: skip
+def test_what_the_plan_says_here_counts_if_the_cluster_would_say_it_too(monkeypatch, code, problems, goes_on):
+    from kubeflow import remembered
+
+    from pipelines.client import planning
+    from pipelines.client.packages import package_of
+    from pipelines.client.values import values_for
+    from steps.errors import StepError
+
+    package = remembered(package_of)("chat_completion")
+    values = values_for(package, GIVEN)
+    monkeypatch.setattr(planning, "_outcome", lambda *_: {"code": code, "problems": problems})
+    said: list[str] = []
+    if goes_on:
+        assert planning.plan_here(package, values, None, said.append) is False
+        assert len(said) == len(problems) + 1
+    else:
+        with pytest.raises(StepError) as raised:
+            planning.plan_here(package, values, None, said.append)
+        assert raised.value.exit_code == code
+        assert [str(problem) for problem in raised.value.problems] == problems[-1:]
