@@ -65,7 +65,7 @@ def submit(
 def checked(
     package: Package, given: Mapping[str, Any], profile: Profile | None, plan: bool, tell: Callable[[str], None]
 ) -> Values:
-    """Check the parameters of a run and return a value for every input; with `plan`, no path may be one of this machine."""
+    """Check the parameters of a run, return a value for every input; with `plan`, no path may be of this machine."""
     values = values_for(package, given)
     for line in values.warnings:
         tell(f"WARNING {line}")
