@@ -329,8 +329,8 @@ def test_a_failed_run_ends_with_the_code_and_the_words_of_its_step(kfp_server, k
 def test_the_end_of_a_long_log_is_read():
     from pipelines.client.failures import outcome_of_log
 
-    problems = [Problem(f"DATA-E0{number}", f"rows/train.jsonl:{number}", "x" + " x" * 40, "y" + " y" * 40, "z" + " z" * 29)
-                for number in range(201, 240)]  # fmt: skip
+    words = ("x" + " x" * 40, "y" + " y" * 40, "z" + " z" * 29)
+    problems = [Problem(f"DATA-E0{number}", f"rows/train.jsonl:{number}", *words) for number in range(201, 240)]
     told = UserError(problems).as_json("prepare-data")
     outcome = outcome_of_log(f"ERROR of a library\n{end_of_log(told)}")
     assert (outcome["code"], outcome["step"], outcome["where"]) == (2, "prepare-data", "rows/train.jsonl:201")
