@@ -115,7 +115,7 @@ def _written(part: Part, depth: int) -> Iterator[str]:
         text = field.description or (type(value).__doc__ if isinstance(value, Part) else "") or ""
         if depth == 0:
             yield ""
-        for line in textwrap.wrap(" ".join(text.split()), 100 - len(pad)):
+        for line in textwrap.wrap(" ".join(text.split()), 100 - len(pad), break_on_hyphens=False):
             yield f"{pad}# {line}"
         if isinstance(value, Part):
             yield f"{pad}{name}:"
