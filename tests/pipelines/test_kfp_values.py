@@ -66,7 +66,7 @@ def test_the_plans_task_hands_them_over(monkeypatch):
     model = PIPELINES["chat_completion"].parameters
     place = type("Place", (), {"path": "p"})
     given = {"precision": 16, "resume_from_checkpoint": "on", "learning_rate": 1e-3, "dataset_name": "on"}
-    plan_function("chat_completion", model, tuple(given), {"seed": 1})(plan=place, report=place, **given)
+    plan_function("chat_completion", model, tuple(given), {"seed": 1})(plan=place, plan_report=place, **given)
     assert seen["arguments"] == {
         "precision": "16", "resume_from_checkpoint": "true", "learning_rate": 1e-3, "dataset_name": "on", "seed": 1,
     }  # fmt: skip

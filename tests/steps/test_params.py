@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.catalog import PIPELINES
+from pipelines.kfp_values import our_value
 from steps.errors import SecurityRefusal, StepError, UserError
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import read_parameters
@@ -56,10 +57,11 @@ def test_every_input_of_the_finetune_component_is_in_the_yaml_with_its_default(p
     with open(file, encoding="utf-8") as stream:
         inputs = next(yaml.safe_load_all(stream))["root"]["inputDefinitions"]["parameters"]
     assert len(SEED_DEFAULTS) == 50
-    assert {name: inputs[name]["defaultValue"] for name in SEED_DEFAULTS} == SEED_DEFAULTS
+    fields = PARAMETER_MODELS[pipeline].model_fields
+    assert {name: our_value(fields[name], inputs[name]["defaultValue"]) for name in SEED_DEFAULTS} == SEED_DEFAULTS
     assert all(inputs[name]["isOptional"] for name in SEED_DEFAULTS)
     for name, values in SEED_CHOICES.items():
-        assert values <= set(inputs[name]["literals"]), name
+        assert values <= {our_value(fields[name], choice) for choice in inputs[name]["literals"]}, name
 
 
 @pytest.mark.parametrize("pipeline", PARAMETER_MODELS)
