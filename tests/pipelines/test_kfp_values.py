@@ -63,8 +63,9 @@ def test_numbers_and_switches_have_other_words_in_kfp_only():
 def test_the_plans_task_hands_them_over(monkeypatch):
     seen = {}
     monkeypatch.setattr("steps.running.run_step", lambda name, **given: seen.update(given))
+    monkeypatch.setattr("steps.running.listed", lambda *folders: {})
     model = PIPELINES["chat_completion"].parameters
-    place = type("Place", (), {"path": "p"})
+    place = type("Place", (), {"path": "p", "metadata": {}})
     given = {"precision": 16, "resume_from_checkpoint": "on", "learning_rate": 1e-3, "dataset_name": "on"}
     plan_function("chat_completion", model, tuple(given), {"seed": 1})(plan=place, plan_report=place, **given)
     assert seen["arguments"] == {
