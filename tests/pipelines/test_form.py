@@ -12,6 +12,7 @@ from pipelines.compile import compile_pipelines
 from pipelines.form import OVERRIDES, form_of, short_form
 from pipelines.in_pod import bake, command_of, function_of
 from pipelines.profile import Profile
+from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.params.reading import defaults
 from steps.wire import load
@@ -75,6 +76,8 @@ def test_a_form_plans_what_the_full_pipeline_plans_with_the_same_values(given, t
     assert own == full
     plans = [json.loads((tmp_path / form / "plan/plan.json").read_text()) for form in ("full", "short", "own")]
     assert plans[0]["effective"] == plans[1]["effective"] == plans[2]["effective"]
+    digests = {read_manifest(tmp_path / form / "plan").digest for form in ("full", "short", "own")}
+    assert len(digests) == 1
 
 
 def test_the_inputs_of_a_form_have_the_values_of_the_file_as_their_defaults(tmp_path):
