@@ -11,6 +11,7 @@
     resources.py    GPU, CPU, memory, /dev/shm, node selectors, secrets of a task
     images.py       the image of each step
     compile.py      → compiled/
+    placeholders.py  refuses texts that kfp would expand
     form.py         which parameters are inputs of a compiled pipeline, and the values of the others
     profile.py      the cluster profile: what a cluster is like; profile_file.py reads and prints it, profiled.py puts
                     it into a compiled pipeline

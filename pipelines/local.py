@@ -26,9 +26,10 @@ from typing import Any, TextIO
 
 from pipelines.active import active
 from pipelines.log_file import Readable
+from pipelines.placeholders import refuse_placeholders
 from pipelines.scratch import scratch_folder
 from pipelines.warm import warm_python
-from steps.errors import Problem, SecurityRefusal
+from steps.errors import Problem
 from steps.params.registration import database_in
 from steps.running import (
     LOCAL_ROOT,
@@ -86,7 +87,7 @@ def run_local(
     plan that was made before (plan/, report.html, outputs.json). Raises StepFailed with the error of the failed step,
     SecurityRefusal if a value contains a placeholder that kfp expands.
     """
-    _refuse_placeholders(parameters)
+    refuse_placeholders(parameters)
     run = LocalRun(folder.absolute())
     records = run.folder / "records"
     records.mkdir(parents=True, exist_ok=True)
@@ -286,17 +287,3 @@ def _forwarded_signals() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _refuse_placeholders(parameters: dict[str, Any]) -> None:
-    bad = [name for name, value in parameters.items() if "{{$" in json.dumps(value, default=str)]
-    if bad:
-        raise SecurityRefusal(
-            [
-                Problem(
-                    "PARAM-E0301", name, "{{$", "text without {{$", "write { {$ instead",
-                    why="kfp would expand it as a placeholder",
-                )
-                for name in bad
-            ]
-        )  # fmt: skip

@@ -14,12 +14,12 @@ from typing import Any
 
 from pipelines.client.packages import Input, Package
 from pipelines.kfp_values import kfp_value, our_value
-from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
+from pipelines.placeholders import refuse_placeholders
+from steps.errors import Problem, UserError, nearest, shown
 from steps.params.group import merged
 from steps.params.reading import Reading, defaults, read_parameters
 
 OVERRIDES = "overrides"
-PLACEHOLDER = "{{$"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def values_for(package: Package, given: Mapping[str, Any]) -> Values:
     if package.published is None:
         raise TypeError("the values of a package that is no published pipeline cannot be checked")
     published = package.published
-    _refuse_placeholders(given)
+    refuse_placeholders(given)
     declared = defaults(published.parameters)
     fields = published.parameters.model_fields
     usual = {name: our_value(fields[name], made.default) for name, made in package.inputs.items() if name in fields}
@@ -85,16 +85,6 @@ def _word(value: Any) -> str:
     if isinstance(value, str) and parse_parameter_value(value) == value:
         return value
     return json.dumps(value)
-
-
-def _refuse_placeholders(given: Mapping[str, Any]) -> None:
-    bad = [name for name, value in given.items() if PLACEHOLDER in json.dumps(value, default=str)]
-    if bad:
-        raise SecurityRefusal(
-            Problem("CLIENT-E0302", name, PLACEHOLDER, f"text without {PLACEHOLDER}", "write { {$ instead",
-                    why="KFP would expand it as a placeholder")
-            for name in bad
-        )  # fmt: skip
 
 
 def _differs(value: Any, declared: Mapping[str, Any], name: str) -> bool:

@@ -66,7 +66,7 @@ def test_all_problems_are_told_and_nothing_is_sent(kfp_server, finetune):
         (["-p", "registered_model_name=hf_" + "a" * 34], "PARAM-E0302"),
         (["--run-name", "hf_" + "a" * 34], "CLIENT-E0303"),
         (["--experiment", "ghp_" + "a" * 36], "CLIENT-E0303"),
-        (["-p", "registered_model_name=x{{$.inputs}}"], "CLIENT-E0302"),
+        (["-p", "registered_model_name=x{{$.inputs}}"], "PARAM-E0301"),
     ],
 )
 def test_secrets_and_placeholders_are_refused(kfp_server, finetune, words, code):
