@@ -44,7 +44,7 @@ def compile_pipelines(
         _compile(published, wanted, file, choices and (profile is None or profile.choices))
         text = file.read_text(encoding="utf-8")
         if profile:
-            text = _on_cluster(text, profile, published)
+            text = _on_cluster(text, profile, published, wanted)
         named = images_of(profile) | (images or {})
         file.write_text(_with_images(text, image_prefix or registry, named), encoding="utf-8")
         files.append(file)
@@ -95,13 +95,13 @@ def _compile(published: Published, form: Form | None, file: Path, choices: bool)
     compiler.Compiler().compile(pipeline, str(file))
 
 
-def _on_cluster(text: str, profile: Profile, published: Published) -> str:
+def _on_cluster(text: str, profile: Profile, published: Published, form: Form | None) -> str:
     import yaml
 
     from pipelines.profiled import put
 
     spec, platform = yaml.safe_load_all(text)
-    put(profile, spec, platform, published.parameters.model_fields)
+    put(profile, spec, platform, published.parameters.model_fields, form.fixed if form else ())
     return yaml.safe_dump_all([spec, platform], sort_keys=True, allow_unicode=True, width=120)
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.catalog import PIPELINES, Published
+from pipelines.placeholders import refuse_placeholders
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.reading import read_some
+from steps.running import STEPS
 
 OVERRIDES = "overrides"
 # kfp would load a component instead of a pipeline with its name.
-STEPS = ("plan", "import_model", "import_adapter", "adapter_tool", "prepare_data", "finetune", "evaluate", "report",
-         "register_model")  # fmt: skip
-TAKEN = {*STEPS, *PIPELINES, *(f"{name}_short" for name in PIPELINES)}
+TAKEN = {*(step.replace("-", "_") for step in STEPS), *PIPELINES, *(f"{name}_short" for name in PIPELINES)}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
@@ -42,7 +42,11 @@ def short_form(published: Published) -> Form:
 
 
 def form_of(published: Published, name: str, inputs: Iterable[str], given: Mapping[str, Any]) -> Form:
-    """Return the form that a user describes. Raises UserError with every problem of its name, inputs and values."""
+    """Return the form that a user describes. Raises UserError with every problem of its name, inputs and values.
+
+    Raises SecurityRefusal for values that look like a secret or that kfp would expand.
+    """
+    refuse_placeholders(given)
     problems: list[Problem] = []
     known = published.parameters.model_fields
     wanted = [part.strip() for part in inputs if part.strip()]

@@ -7,7 +7,7 @@ schema (protobuf) describes every setting that is written here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,17 @@ def images_of(profile: Profile | None) -> dict[str, str]:
     return {image: reference for image, reference in named.items() if reference}
 
 
-def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any], parameters: dict[str, FieldInfo]) -> None:
-    """Change a pipeline spec and its platform spec to what the profile says; `parameters` are all of the pipeline."""
+def put(
+    profile: Profile,
+    spec: dict[str, Any],
+    platform: dict[str, Any],
+    parameters: dict[str, FieldInfo],
+    fixed: Container[str] = (),
+) -> None:
+    """Change a pipeline spec and its platform spec to what the profile says.
+
+    `parameters` are all of the pipeline; the profile has no defaults for those that its form has `fixed`.
+    """
     kubernetes = platform.setdefault("platforms", {}).setdefault("kubernetes", {})
     settings = kubernetes.setdefault("deploymentSpec", {}).setdefault("executors", {})
     for label, executor in spec["deploymentSpec"]["executors"].items():
@@ -72,7 +81,7 @@ def put(profile: Profile, spec: dict[str, Any], platform: dict[str, Any], parame
         _put_pod(profile, step, access, settings[label])
     if config := _pipeline_config(profile):
         kubernetes["pipelineConfig"] = {**kubernetes.get("pipelineConfig", {}), **config}
-    _put_defaults(profile, spec, parameters)
+    _put_defaults(profile, spec, {name: field for name, field in parameters.items() if name not in fixed})
     if not profile.caching:
         _stop_caching(spec)
 
@@ -189,7 +198,7 @@ def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: dict[str, 
     for place in places:
         resuming = {"checkpoint_dir": f"{place}/checkpoints", "resume_from_checkpoint": "auto"}
     for name, value in {**resuming, **profile.defaults}.items():
-        if name in inputs:
+        if name in inputs and name in parameters:
             inputs[name]["defaultValue"] = kfp_value(parameters[name], value)
         elif name in parameters:
             hidden[name] = value

@@ -13,7 +13,7 @@ from pipelines.form import OVERRIDES, form_of, short_form
 from pipelines.in_pod import bake, command_of, function_of
 from pipelines.profile import Profile
 from steps.artifacts import read_manifest
-from steps.errors import UserError
+from steps.errors import SecurityRefusal, UserError
 from steps.params.reading import defaults
 from steps.wire import load
 
@@ -128,6 +128,21 @@ def test_what_a_form_fixes_wins_over_the_profile():
     command = command_of("plan", "chat_completion", '{"seed": 1}')
     bake(command, {"seed": 2, "optim": "sgd"})
     assert load(command[-1]) == {"seed": 1, "optim": "sgd"}
+
+
+def test_what_a_form_fixes_wins_over_the_profile_for_inputs_and_others(tmp_path):
+    given = {"instance_type_finetune": "cpu=2,memory=4Gi", "compute_finetune": "mine", "seed": 7}
+    form = form_of(PIPELINES["chat_completion"], "own", ["instance_type_finetune", "optim"], given)
+    profile = Profile(defaults={"instance_type_finetune": "gpu-node", "compute_finetune": "pool", "optim": "sgd"})
+    (file,) = compile_pipelines(["chat_completion"], tmp_path, profile=profile, form=form)
+    assert inputs_of(file)["instance_type_finetune"]["defaultValue"] == "cpu=2,memory=4Gi"
+    assert inputs_of(file)["optim"]["defaultValue"] == "sgd"
+    assert load(plan_command(file)[-1]) == {"compute_finetune": "mine", "seed": 7}
+
+
+def test_a_value_that_kfp_would_expand_is_not_baked():
+    with pytest.raises(SecurityRefusal, match="PARAM-E0301"):
+        form_of(PIPELINES["chat_completion"], "own", [], {"registered_model_name": "{{$.inputs}}"})
 
 
 WRONG = {
