@@ -22,7 +22,8 @@ from typing import Any, get_type_hints
 
 from pydantic.fields import FieldInfo
 
-from steps import STEPS, wire
+from steps import STEPS as STEPS  # also for the names that a pipeline cannot have
+from steps import wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
 from steps.errors import Preempted
@@ -45,6 +46,7 @@ WITHOUT_TORCH = {
     "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
     "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
 }  # fmt: skip
+RESUMING = {"finetune"}  # a second call goes on at the newest checkpoint of the first: a task finds its own
 PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
@@ -72,7 +74,7 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         if RECORDS in os.environ:
             log.info("▸ %s", name)
         started = time.monotonic()
-        result = outlasting(name, lambda: attempt(name, settings, **arguments), _resumes(name, settings))
+        result = outlasting(name, lambda: attempt(name, settings, **arguments), name in RESUMING)
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
             log.info("  %.1f s", seconds)
@@ -113,11 +115,6 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
         except SystemExit as end:  # of a user's function, or a library: the task would end without a word, or succeed
             left = RuntimeError(f"the step was left by sys.exit({end.code!r})")
             raise left.with_traceback(end.__traceback__) from None
-
-
-def _resumes(name: str, settings: str | None) -> bool:
-    """Return whether a second call of a step goes on where the first one stopped."""
-    return settings is not None and getattr(_read(settings, get_type_hints(load(name))), "resumes", False)
 
 
 def _read(settings: str, hints: dict[str, Any]) -> Any:

@@ -250,11 +250,6 @@ class FinetuneSettings(Group):
     """Where metrics are logged."""
 
     @property
-    def resumes(self) -> bool:
-        """Whether a second call goes on at the newest checkpoint of the first: a task finds its own in any case."""
-        return True
-
-    @property
     def recipe(self) -> Recipe:
         """The records of the kind of model and the training method."""
         return recipe(self.kind, self.preference.method if self.preference else "supervised")

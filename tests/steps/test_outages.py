@@ -5,10 +5,8 @@ import weakref
 import pytest
 from client_errors import like
 
-from steps import outages
+from steps import STEPS, outages, running
 from steps.errors import Outage, Problem, UserError
-from steps.params.settings import FinetuneSettings
-from steps.params.training import CheckpointParams
 
 SILENT = Outage(Problem("X-E0401", "s3://bucket/data", "TimeoutError: x", "an answer", "run again"))
 
@@ -78,12 +76,13 @@ def test_a_long_try_is_repeated_only_by_a_step_that_resumes(waited, monkeypatch)
     assert waited == [30]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "resumes"), [("auto", True), ("true", True), ("false", True), ("/c/checkpoint-9", True)]
-)
-def test_a_training_resumes_by_its_settings(wanted, resumes):
-    settings = FinetuneSettings(pipeline="p", checkpoints=CheckpointParams(resume_from_checkpoint=wanted))
-    assert settings.resumes is resumes
+@pytest.mark.parametrize("step", STEPS)
+def test_only_a_training_is_repeated_however_long_it_lasted(step, monkeypatch):
+    seen = []
+    monkeypatch.setattr(running, "_stop_when_asked", lambda: None)
+    monkeypatch.setattr(running, "outlasting", lambda name, attempt, resumes: seen.append((name, resumes)))
+    running.run_step(step)
+    assert seen == [(step, step == "finetune")]
 
 
 @pytest.mark.parametrize(("task", "pod"), [(False, True), (True, False)])
