@@ -6,11 +6,11 @@ from kfp import dsl, kubernetes
 
 from pipelines.profile import Profile
 from steps.params.compute import SMALL_CPU, SMALL_MEMORY
-from steps.params.registration import TRACKING_VARIABLES
+from steps.params.registration import MEANS_OFF, TRACKING_VARIABLES
 
 HUB_TOKEN = "HF_TOKEN"
 SERVER = TRACKING_VARIABLES[:1]  # for a task that only reads from it, as import_model does
-SERVER_OR_OFF = (*SERVER, "DISABLE_MLFLOW_INTEGRATION")
+SERVER_OR_OFF = (*SERVER, MEANS_OFF)
 PLAIN = Profile()  # what a cluster's own profile replaces in the compiled pipeline
 
 

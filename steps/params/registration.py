@@ -11,10 +11,11 @@ from steps.errors import Problem, shown
 from steps.params.choice import switch
 from steps.params.group import Group, Renamed
 
+MEANS_OFF = "DISABLE_MLFLOW_INTEGRATION"
 # What steps/tracking reads from the environment: the tasks that track get these from mlflow_config_map.
 TRACKING_VARIABLES = (
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_TAGS", "HF_MLFLOW_LOG_ARTIFACTS",
-    "DISABLE_MLFLOW_INTEGRATION",
+    MEANS_OFF,
 )  # fmt: skip
 SQLITE = "sqlite:///"
 _NAME = re.compile(r"\w[\w .-]{0,199}")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from steps.params.registration import MEANS_OFF as MEANS_OFF
 from steps.params.registration import SQLITE, TrackingParams, database_in
 from steps.running import LOCAL_ROOT
 
-MEANS_OFF = "DISABLE_MLFLOW_INTEGRATION"
 HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow accepts as a plain name
 TRUE = {"1", "ON", "YES", "TRUE"}  # the values that transformers accepts
 
