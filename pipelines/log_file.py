@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-EXECUTOR = re.compile(r"\s*\[KFP Executor [^]]*\]: ")
 STREAMED = re.compile(r"[\d:.]+ - INFO - Streamed logs:")
 OUTPUTS = re.compile(r"[\d:.]+ - INFO - Task '.*' outputs:")
 BAR = re.compile(r"\d+%\|.*\| [\d.]+\w?/[\d.]+\w? \[")
@@ -14,13 +13,10 @@ INDENT = "    "
 
 
 class Readable:
-    """Takes kfp's output line by line, and leaves out colours, progress bars, and the values that kfp passes on.
-
-    kfp prints the inputs and outputs of every task as JSON, hundreds of lines that hold the same parameters again.
-    """
+    """Takes kfp's output line by line, and leaves out colours, progress bars, and the outputs that kfp prints."""
 
     def __init__(self) -> None:
-        self._skips_json = self._skips_outputs = False
+        self._skips_outputs = False
         self._blank = True
 
     def line(self, raw: str) -> str | None:
@@ -33,12 +29,6 @@ class Readable:
 
     def _kept(self, raw: str) -> str | None:
         text = COLOUR.sub("", raw).rstrip().rsplit("\r", 1)[-1]
-        if self._skips_json:
-            self._skips_json = text != f"{INDENT}}}"
-            return None
-        if EXECUTOR.match(text):
-            self._skips_json = text.endswith("Got executor_input:")
-            return None
         if RUNNER.match(text):
             self._skips_outputs = bool(OUTPUTS.match(text))
             return None if self._skips_outputs or STREAMED.match(text) else text

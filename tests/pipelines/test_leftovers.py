@@ -34,13 +34,6 @@ LINES = {
         "05:08:34.436 - INFO - Running pipeline: 'chat-completion'"
     ),
     "05:08:34.458 - INFO - Streamed logs:": None,
-    "    [KFP Executor 2026-11-29 05:08:34,603 INFO]: Looking for component `plan` in --component_module_path": None,
-    "    [KFP Executor 2026-11-29 05:08:34,605 WARNING]: Could not find the component's folder": None,
-    "    [KFP Executor 2026-11-29 05:08:34,607 INFO]: Got executor_input:": None,
-    "    {": None,
-    '        "inputs": {': None,
-    "        }": None,
-    "    }": None,
     "    \x1e▸ plan": "\x1e▸ plan",
     '    {"a": "row of the user"}': '{"a": "row of the user"}',
     "    Loading weights:  45%|████▌     | 9/20 [00:00<00:00, 231.9it/s]": None,
