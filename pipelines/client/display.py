@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,12 +35,12 @@ def _cell(value: Any) -> str:
     return f'<a href="{text}" target="_blank">{text}</a>' if text.startswith(("http://", "https://")) else text
 
 
-class Shown:
+class Shown(ABC):
     """Something with rows of names and values, which a terminal and a notebook show."""
 
+    @abstractmethod
     def rows(self) -> list[tuple[str, Any]]:
         """Names and values."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return lines(self.rows())
