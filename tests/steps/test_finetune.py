@@ -124,7 +124,7 @@ def test_a_killed_training_resumes_bit_for_bit(model, data, tmp_path, local_root
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_training_goes_on_in_the_same_pod_after_an_outage_of_its_disk(model, data, tmp_path, monkeypatch, lora):
-    from steps import outages
+    from steps import outages, running
     from steps.finetune import checkpoints
 
     given = {"lora": LoraParams(apply_lora=lora)}
@@ -143,7 +143,8 @@ def test_a_training_goes_on_in_the_same_pod_after_an_outage_of_its_disk(model, d
     monkeypatch.setattr(outages, "WAITS", (0, 0))
     monkeypatch.setattr(outages, "on_cluster", lambda: True)
     settings = settings_with(checkpoints=folders["broken"], **given)
-    history = outages.outlasting("finetune", lambda: train(settings, model, data, tmp_path / "two"), settings.resumes)
+    resumes = "finetune" in running.RESUMING
+    history = outages.outlasting("finetune", lambda: train(settings, model, data, tmp_path / "two"), resumes)
     assert failures == []
     assert history["resumed_from"] == 6
     file = "tuned/adapter_model.safetensors" if lora else "tuned/model.safetensors"
