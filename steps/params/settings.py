@@ -192,6 +192,25 @@ class DataSettings(Learned):
         return DataSource(**{f"{split}_file_path": one.uri for split, one in given.items() if one})
 
 
+class Pruning(Group):
+    """The rule by which a trial of a sweep is stopped."""
+
+    sweep: str
+    """Name of the folder of the trials' curves."""
+
+    trial: int = Field(ge=0)
+    """Place of this trial in the sweep."""
+
+    pruner: Literal["median", "successive_halving"] = "median"
+    """The rule."""
+
+    startup_trials: int = Field(5, ge=1)
+    """Finished trials before which the median stops none."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps before which no trial is stopped."""
+
+
 class FinetuneSettings(Group):
     """For finetune."""
 
@@ -249,6 +268,9 @@ class FinetuneSettings(Group):
     tracking: TrackingParams = Field(default_factory=TrackingParams)
     """Where metrics are logged."""
 
+    pruning: Pruning | None = None
+    """How a trial of a sweep is stopped early; None: never."""
+
     @property
     def recipe(self) -> Recipe:
         """The records of the kind of model and the training method."""
@@ -273,6 +295,9 @@ class EvaluationSettings(Learned):
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """The evaluation parameters and the gate."""
 
+    split: Literal["test", "validation"] = "test"
+    """The held-out split that is evaluated."""
+
     options: EvaluationOptions = Field(default_factory=EvaluationOptions)
     """The options of evaluation_config, as read by the plan."""
 
@@ -290,6 +315,28 @@ class EvaluationSettings(Learned):
 
     precision: Literal["32", "16"] = "32"
     """Bits of floating-point arithmetic: 16 or 32."""
+
+
+class TrialSettings(Group):
+    """For one trial of a sweep: a training, and how its result is measured."""
+
+    number: int = Field(ge=0)
+    """Place of the trial in the sweep."""
+
+    model: int = Field(0, ge=0)
+    """Place of its model among the models of the sweep."""
+
+    data: int = Field(0, ge=0)
+    """Place of its data among the prepared data of the sweep."""
+
+    rows_per_step: int = Field(1, ge=1)
+    """Sequences per optimizer step; a trial with fewer rows fails."""
+
+    training: FinetuneSettings
+    """The training."""
+
+    measuring: EvaluationSettings
+    """The measurement on the validation rows; its gate_metric selects the best trial."""
 
 
 class RegistrationSettings(Learned):

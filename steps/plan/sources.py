@@ -19,6 +19,7 @@ from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound
 from steps.params.splits import SPLITS
 from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
+from steps.plan.remembered import remembered
 from steps.plan.row_counts import exact_rows, most_rows
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
@@ -118,8 +119,13 @@ def _named(parameters: ModelSource) -> ModelFiles:
     parameter = SOURCE_PARAMETER[kind]
     uri = getattr(parameters, parameter).strip()
     if kind == "mlflow":
-        return open_mlflow(uri, getattr(parameters, "mlflow_server_uri", ""))
-    return open_files(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
+        return _opened_mlflow(uri, getattr(parameters, "mlflow_server_uri", ""))
+    return _opened(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
+
+
+# Open files keep the digest that they computed.
+_opened = remembered(open_files)
+_opened_mlflow = remembered(open_mlflow)
 
 
 def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
@@ -140,7 +146,7 @@ def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> Mo
     uri = getattr(parameters, "reference_model_path", "").strip()
     if not uri:
         return None
-    files = open_files("reference_model_path", "pytorch", uri)
+    files = _opened("reference_model_path", "pytorch", uri)
     found = _found(files)
     problems = list(tokenizer_problems(files, found.layout, *model.tokenizer))
     if problems:
@@ -171,7 +177,7 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
         if not (uri := data_sources.description(split, given)):
             continue
         try:
-            found[split] = _look(split, uri, given, texts)
+            found[split] = _look(split, uri, given.model_dump_json(), texts)
         except UserError as error:
             problems += error.problems
         except StepError as error:
@@ -183,8 +189,10 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
     return found
 
 
-def _look(split: str, uri: str, given: DataSource, texts: bool) -> DataFound:
-    """Resolve one split, and refuse files that cannot contain rows; with `texts`, plain text can."""
+@remembered
+def _look(split: str, uri: str, source: str, texts: bool) -> DataFound:
+    """Resolve one split of a DataSource as JSON; refuse files that cannot contain rows: with `texts`, plain text can."""
+    given = DataSource.model_validate_json(source)
     notes: list[str] = []
     found = data_sources.look(split, given, lambda code, what: notes.append(what) if "-W" in code else None)
     files = [one for one in found if isinstance(one, data_sources.DataFile)]

@@ -15,11 +15,12 @@ from steps import wire
 from steps.artifacts import new_artifact
 from steps.params.group import Group
 from steps.params.pipeline import PipelineParameters
-from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.pipelines import is_sweep, model_of
 from steps.params.pipelines.adapter_tools import AdapterToolsParameters
-from steps.params.planned import AdapterToolsPlan, Plan
+from steps.params.planned import AdapterToolsPlan, Plan, SweepPlan
 from steps.plan.hardware import Hardware
 from steps.plan.summary import as_text
+from steps.plan.sweep_summary import sweep_as_text
 from steps.running import PLANNED
 
 log = logging.getLogger("finetune")
@@ -35,39 +36,47 @@ class Planned:
     hardware: dict[str, Hardware]
     switches: dict[str, bool] = field(default_factory=dict)
     """Whether tasks that are not always wanted run, by the name of the plan's output."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Other outputs of the plan, by name."""
 
 
-def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan:
-    """Check a pipeline's parameters, resolve its sources and write the plan.
+def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan | SweepPlan:
+    """Check the parameters of a pipeline or of a sweep, resolve its sources and write the plan.
 
     `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises a StepError of the first kind of
     error found, with every problem of that kind.
     """
-    model = PARAMETER_MODELS.get(pipeline, PipelineParameters)
+    model = model_of(pipeline) or PipelineParameters
     outputs: Any = model.planned
     if made := os.environ.get(PLANNED):
         return outputs(**_take(Path(made), plan, report))
-    planned = _planner(model)(pipeline, arguments)
+    planned = _planner(pipeline, model)(pipeline, arguments)
     with new_artifact(plan, "plan") as draft:
         text = json.dumps(planned.summary, indent=1, ensure_ascii=False)
         (draft / "plan.json").write_text(text, encoding="utf-8")
     from steps.reports import write_plan_report
 
     write_plan_report(plan, report)
-    log.info(as_text(planned.summary))
+    log.info(_told(planned.summary))
     values = {name: wire.dump(value.short()) for name, value in planned.settings.items()}
-    return outputs(**values, **planned.switches, **_hardware_fields(outputs._fields, planned.hardware))
+    return outputs(**values, **planned.switches, **planned.more, **_hardware_fields(outputs._fields, planned.hardware))
 
 
 def _take(made: Path, plan: Path, report: Path) -> dict[str, Any]:
     """Copy the plan that the local runner made (pipelines/runs.py) and return its outputs."""
     shutil.copytree(made / "plan", plan, dirs_exist_ok=True)
     shutil.copyfile(made / "report.html", report)
-    log.info(as_text(json.loads((plan / "plan.json").read_text("utf-8"))))
+    log.info(_told(json.loads((plan / "plan.json").read_text("utf-8"))))
     return dict(json.loads((made / "outputs.json").read_text("utf-8")))
 
 
-def _planner(model: type[PipelineParameters]) -> Callable[[str, dict[str, Any]], Planned]:
+def _told(summary: dict[str, Any]) -> str:
+    return sweep_as_text(summary) if "sweep" in summary else as_text(summary)
+
+
+def _planner(pipeline: str, model: type[PipelineParameters]) -> Callable[[str, dict[str, Any]], Planned]:
+    if is_sweep(pipeline):
+        return _trials
     return _adapter_work if issubclass(model, AdapterToolsParameters) else _training
 
 
@@ -79,6 +88,20 @@ def _training(pipeline: str, arguments: dict[str, Any]) -> Planned:
     decisions = decide(pipeline, arguments)
     switches = {"registers": decisions.parameters.register_tuned_model}
     return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware, switches)
+
+
+def _trials(pipeline: str, arguments: dict[str, Any]) -> Planned:
+    from steps.plan.sweep_summary import summary_of_sweep
+    from steps.plan.sweeps import decide_sweep, lanes_of
+
+    sweep = decide_sweep(pipeline, arguments)
+    more = {
+        "models": wire.dump([wire.dump(model.short()) for model in sweep.models]),
+        "data": wire.dump([[model, wire.dump(data.short())] for model, data in sweep.data]),
+        "lanes": lanes_of(sweep),
+    }
+    switches = {"registers": sweep.trials[0].decisions.parameters.register_tuned_model}
+    return Planned(summary_of_sweep(sweep), {}, sweep.hardware, switches, more)
 
 
 def _adapter_work(pipeline: str, arguments: dict[str, Any]) -> Planned:

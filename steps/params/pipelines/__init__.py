@@ -6,8 +6,11 @@ YAML, documentation and plan are generated from the model (`steps/params/pipelin
 
 import importlib
 import pkgutil
+from functools import cache
 
 from steps.params.pipeline import PipelineParameters, SupervisedParameters
+from steps.params.planned import SweepPlan
+from steps.params.sweep import SweepParams
 
 # Order of lists and pages; other pipelines that train a model follow these, then pipelines that do not train.
 FIRST = (
@@ -32,3 +35,30 @@ def _class(name: str) -> str:
 
 # Pipeline name → its parameter model; used by the plan and the catalogue.
 PARAMETER_MODELS: dict[str, type[PipelineParameters]] = _found()
+SWEEP = "_sweep"
+
+
+def is_sweep(name: str) -> bool:
+    """Return whether this is the name of a sweep over a pipeline that trains."""
+    model = PARAMETER_MODELS.get(name.removesuffix(SWEEP))
+    return name.endswith(SWEEP) and model is not None and issubclass(model, SupervisedParameters)
+
+
+@cache
+def sweep_model(name: str) -> type[PipelineParameters]:
+    """Return the parameter model of a sweep: that of its pipeline, and the trials."""
+    swept = PARAMETER_MODELS[name.removesuffix(SWEEP)]
+    summary = (swept.__doc__ or "").splitlines()[0].rstrip(".")
+
+    class Model(SweepParams, swept):  # type: ignore[misc, valid-type]
+        planned = SweepPlan
+        short_inputs = (*SweepParams.model_fields, *swept.short_inputs)
+
+    Model.__name__ = Model.__qualname__ = _class(name)
+    Model.__doc__ = f"{summary}: many trials, of which the best one is registered."
+    return Model
+
+
+def model_of(name: str) -> type[PipelineParameters] | None:
+    """Return the parameter model of a pipeline, or of a sweep; None for an unknown name."""
+    return sweep_model(name) if is_sweep(name) else PARAMETER_MODELS.get(name)

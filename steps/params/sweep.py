@@ -1,0 +1,62 @@
+"""What a sweep adds to the parameters of its pipeline: the trials, and how the best one is found."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from steps.params.compute import ComputeParams
+from steps.params.group import Group
+from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.training import CheckpointParams
+
+# Groups of parameters, and single ones, that cannot differ between the trials of a sweep, with the reason.
+_ALIKE: dict[type[Group], str] = {
+    ComputeParams: "all trials of a sweep request the same machines",
+    RegistrationParams: "only the best trial is registered",
+    TrackingParams: "the trials of a sweep are tracked together",
+    CheckpointParams: "checkpoints do not change what a trial learns, and each trial has its own",
+}
+_ALIKE_TOO = {
+    "overrides": "a trial names its parameters itself",
+    "huggingface_token_secret": "all trials of a sweep have the same secrets",
+    **dict.fromkeys(
+        ("gate_metric", "gate_min_value", "gate_max_value", "gate_must_beat_base"),
+        "the gate judges only the best trial",
+    ),
+}
+
+
+def not_varied(name: str) -> str:
+    """Return why a parameter cannot differ between the trials of a sweep; empty if it can."""
+    reasons = (reason for group, reason in _ALIKE.items() if name in group.model_fields)
+    return _ALIKE_TOO.get(name) or next(reasons, "")
+
+
+class SweepParams(Group):
+    """The trials of a sweep, and how the best one is found."""
+
+    trials: list[dict[str, Any]] = Field(default_factory=list)
+    """List of JSON objects, one for each trial: the parameters that differ from those of the other inputs."""
+
+    parallelism: int = Field(2, ge=1, le=64)
+    """Trials that run at the same time, each with its own machine."""
+
+    sweep_metric: str = ""
+    """Metric on the validation rows that selects the best trial; empty: gate_metric."""
+
+    pruner: Literal["none", "median", "successive_halving"] = "none"
+    """Rule that stops a trial whose evaluations during training are worse than those of others at the same step."""
+
+    pruner_startup_trials: int = Field(5, ge=1)
+    """Trials that pruner=median never stops: those before so many are finished."""
+
+    pruner_warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps before which no trial is stopped."""
+
+    sweep_name: str = ""
+    """Name of the sweep in MLflow and in the report; empty: made from the pipeline's name and the trials."""
+
+    @field_validator("trials", mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        return [] if value is None else value

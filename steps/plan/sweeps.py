@@ -1,0 +1,296 @@
+"""The plan of a sweep: every trial is checked and decided before the first one starts; what they share is done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from steps import wire
+from steps.errors import Problem, StepError, UserError, nearest, shown
+from steps.params.evaluation import EvaluationParams
+from steps.params.group import Group, merged, old_names
+from steps.params.metrics import direction_of
+from steps.params.pipelines import PARAMETER_MODELS, SWEEP
+from steps.params.reading import choices_of, refused
+from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
+from steps.params.sweep import SweepParams, not_varied
+from steps.plan.deciding import Decisions, decide
+from steps.plan.hardware import Hardware
+from steps.plan.remembered import looking_once
+from steps.plan.settings import settings_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep, as decided."""
+
+    settings: TrialSettings
+    later: dict[str, Group]
+    """Settings of evaluate and register_model, should this trial be the best one."""
+    decisions: Decisions
+    varied: dict[str, Any]
+    """The effective values of the parameters that differ between trials."""
+
+    @property
+    def number(self) -> int:
+        """Place in the sweep."""
+        return self.settings.number
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All trials, and what they share."""
+
+    pipeline: str
+    parameters: SweepParams
+    trials: list[Trial]
+    models: list[ImportSettings]
+    data: list[tuple[int, DataSettings]]
+    """With the place of its model among `models`."""
+    hardware: dict[str, Hardware]
+    metric: str
+    warnings: list[str]
+
+    @property
+    def name(self) -> str:
+        """The given name, or one made from the trials: equal trials have the same."""
+        return self.parameters.sweep_name or f"{self.pipeline}-{_digest([trial.settings for trial in self.trials])}"
+
+
+def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
+    """Check and decide all trials of a sweep; `arguments` has the parameters of SweepParams and of the pipeline.
+
+    Raises UserError with the problems of all trials, each told once; else the first refusal or outage of a trial.
+    """
+    name = pipeline.removesuffix(SWEEP)
+    asked, own = _own(arguments)
+    asked_metric = asked.sweep_metric or "gate_metric"
+    decided = _decided(name, own, asked.trials)
+    metric = asked.sweep_metric or decided[0].parameters.gate_metric
+    _refuse([*_equal(_as_text(one) for one in decided), *_metric_problems(name, asked_metric, metric)])
+    models, data, trials = _shared(name, asked, metric, decided)
+    _refuse(_pruning_problems(asked, decided))
+    warnings = [*_shared_words(len(decided), [one.warnings for one in decided]), *_score_notes(trials)]
+    return Sweep(name, asked, trials, models, data, _largest(decided), metric, warnings)
+
+
+def _own(arguments: dict[str, Any]) -> tuple[SweepParams, dict[str, Any]]:
+    """Split the arguments into those of the sweep and those of its pipeline; `overrides` may hold both."""
+    overrides = dict(arguments.get("overrides") or {})
+    given = {**arguments, **{name: overrides.pop(name) for name in SweepParams.model_fields if name in overrides}}
+    values = {name: given.pop(name) for name in SweepParams.model_fields if name in given}
+    for name, value in values.items():  # KFP passes every number inside a dict as a float
+        values[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    try:
+        asked = SweepParams(**values)
+    except ValidationError as error:
+        raise UserError(_of_sweep(detail) for detail in error.errors()) from None
+    if not asked.trials:
+        raise UserError(
+            Problem("SWEEP-E0201", "trials", "none", "a list with one JSON object for each trial",
+                    'write it as [{"learning_rate": 1e-5}, {"learning_rate": 1e-4}]')
+        )  # fmt: skip
+    return asked, {**given, "overrides": overrides}
+
+
+def _of_sweep(detail: Any) -> Problem:
+    """Turn pydantic's error about a parameter of the sweep into a Problem; of a list it names the trial."""
+    if detail["loc"][0] != "trials" or len(detail["loc"]) < 2:
+        return refused(SweepParams, detail)
+    return Problem("SWEEP-E0202", f"trial {detail['loc'][1]}", shown(detail["input"]),
+                   "a JSON object of parameters by name", 'write it as {"learning_rate": 1e-5}')  # fmt: skip
+
+
+def _alike_problems(pipeline: str, trials: list[dict[str, Any]]) -> dict[Problem, list[int]]:
+    """Return the problems of parameters that cannot differ between trials, with the trials of each."""
+    names = old_names(PARAMETER_MODELS[pipeline])
+    found: dict[Problem, list[int]] = {}
+    for number, trial in enumerate(trials):
+        for given in trial:
+            name = names.get(given, given)
+            if why := not_varied(name) or ("it describes the sweep" if name in SweepParams.model_fields else ""):
+                problem = Problem("SWEEP-E0203", given, "a value for one trial", "one value for all trials",
+                                  f"set {given} beside the trials", why=why)  # fmt: skip
+                found.setdefault(problem, []).append(number)
+    return found
+
+
+def _decided(pipeline: str, own: dict[str, Any], trials: list[dict[str, Any]]) -> list[Decisions]:
+    model = PARAMETER_MODELS[pipeline]
+    decided: list[Decisions] = []
+    found = _alike_problems(pipeline, trials)
+    harder: list[StepError] = []
+    with looking_once():
+        for number, trial in enumerate(trials):
+            own_values = {name: value for name, value in trial.items() if name not in SweepParams.model_fields}
+            try:
+                decided.append(decide(pipeline, {**own, "overrides": merged(model, own["overrides"], own_values)}))
+            except UserError as error:
+                for problem in error.problems:
+                    found.setdefault(problem, []).append(number)
+            except StepError as error:
+                harder.append(error)
+    _refuse([*_told_once(found, len(trials)), *_equal_as_given(trials)])
+    if harder:
+        raise harder[0]
+    return decided
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    if told := list(problems):
+        raise UserError(told)
+
+
+def _told_once(found: dict[Problem, list[int]], count: int) -> Iterable[Problem]:
+    """Name the trials of each problem, unless all have it."""
+    for problem, numbers in found.items():
+        yield replace(problem, where=f"{_trials(numbers, count)}{problem.where}")
+
+
+def _trials(numbers: list[int], count: int) -> str:
+    if len(set(numbers)) == count and count > 1:
+        return ""
+    *first, last = sorted(set(numbers))
+    return f"trials {', '.join(map(str, first))} and {last}: " if first else f"trial {last}: "
+
+
+def _shared_words(count: int, lists: list[list[str]]) -> list[str]:
+    """Return each sentence once, with the trials that it is about."""
+    numbers: dict[str, list[int]] = {}
+    for number, sentences in enumerate(lists):
+        for sentence in sentences:
+            numbers.setdefault(sentence, []).append(number)
+    return [f"{_trials(which, count)}{sentence}" for sentence, which in numbers.items()]
+
+
+def _as_text(one: Decisions) -> str:
+    return one.parameters.model_dump_json(exclude={"overrides"})
+
+
+def _equal_as_given(trials: list[dict[str, Any]]) -> Iterable[Problem]:
+    return _equal(json.dumps(trial, sort_keys=True, default=str) for trial in trials)
+
+
+def _equal(trials: Iterable[str]) -> Iterable[Problem]:
+    seen: dict[str, list[int]] = {}
+    for number, one in enumerate(trials):
+        seen.setdefault(one, []).append(number)
+    for numbers in seen.values():
+        if numbers[1:]:
+            yield Problem("SWEEP-E0204", _trials(numbers, 0).removesuffix(": "), "the same parameters",
+                          "trials that differ", f"keep trial {numbers[0]} only")  # fmt: skip
+
+
+def _metric_problems(pipeline: str, where: str, metric: str) -> Iterable[Problem]:
+    known = choices_of(PARAMETER_MODELS[pipeline].model_fields["gate_metric"])
+    if metric not in known or direction_of(metric) is None:
+        fix = nearest(metric, known) or f"set {where} to one of them"
+        yield Problem("SWEEP-E0205", where, shown(metric), f"one of {', '.join(known)}", fix)
+
+
+def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[Problem]:
+    """Refuse a pruner for trainings without evaluations, and for pods that share no folder."""
+    if asked.pruner == "none":
+        return
+    without = {number for number, one in enumerate(decided) if one.parameters.evaluation_strategy == "no"}
+    if without:
+        yield Problem("SWEEP-E0206", f"{_trials(sorted(without), len(decided))}pruner", f"{asked.pruner} without "
+                      "evaluations during training", "evaluation_strategy=steps or epoch",
+                      "set evaluation_strategy, or pruner=none")  # fmt: skip
+
+
+def _shared(
+    pipeline: str, asked: SweepParams, metric: str, decided: list[Decisions]
+) -> tuple[list[ImportSettings], list[tuple[int, DataSettings]], list[Trial]]:
+    """Return the distinct settings of import_model and prepare_data, and the trials, which name theirs by its place."""
+    all_ = [settings_of(one) for one in decided]
+    models: list[ImportSettings] = []
+    data: list[tuple[int, DataSettings]] = []
+    places: list[tuple[int, int]] = []
+    for own in all_:
+        model, prepared = own["model"], own["data"]
+        assert isinstance(model, ImportSettings)
+        assert isinstance(prepared, DataSettings)
+        if model not in models:
+            models.append(model)
+        # The rows are the same for every batch size; each trial refuses by itself if it has fewer than one step needs.
+        wanted = (models.index(model), prepared.model_copy(update={"rows_per_step": 1}))
+        if wanted not in data:
+            data.append(wanted)
+        places.append((models.index(model), data.index(wanted)))
+    values = [one.parameters.model_dump(mode="json", exclude={"overrides"}) for one in decided]
+    names = [name for name in values[0] if any(other[name] != values[0][name] for other in values)]
+    named = asked.sweep_name or _digest([own["training"] for own in all_])
+    trials = []
+    for number, (own, one, (model, prepared)) in enumerate(zip(all_, decided, places, strict=True)):
+        training = own["training"]
+        assert isinstance(training, FinetuneSettings)
+        if asked.pruner != "none":
+            rule = Pruning(sweep=named, trial=number, pruner=asked.pruner, startup_trials=asked.pruner_startup_trials,
+                           warmup_steps=asked.pruner_warmup_steps)  # fmt: skip
+            training = training.model_copy(update={"pruning": rule})
+        evaluation: Any = own["evaluation"]
+        gate = evaluation.evaluation.model_copy(update={"gate_metric": metric, **NO_GATE})
+        settings = TrialSettings(
+            number=number,
+            model=model,
+            data=prepared,
+            rows_per_step=one.parameters.sequences_per_step,
+            training=training,
+            measuring=evaluation.model_copy(update={"evaluation": gate, "split": "validation"}),
+        )
+        later = {name: own[name] for name in ("evaluation", "registration")}
+        trials.append(Trial(settings, later, one, {name: values[number][name] for name in names}))
+    return models, data, trials
+
+
+# A measurement is compared with those of other trials, not with bounds.
+NO_GATE = {name: EvaluationParams.model_fields[name].default for name in ("gate_min_value", "gate_max_value")}
+
+
+def _largest(decided: list[Decisions]) -> dict[str, Hardware]:
+    """Return the request that is enough for every trial; a trial is measured where it was trained."""
+    groups = {group: [one.hardware[group] for one in decided] for group in decided[0].hardware}
+    groups["finetune"] += [replace(one.hardware["finetune"], cpu=measured.cpu, memory=measured.memory)
+                           for one in decided for measured in (one.hardware["evaluate"],)]  # fmt: skip
+    return {
+        group: replace(
+            wanted[0],
+            cpu=str(max(int(one.cpu) for one in wanted)),
+            memory=f"{max(one.memory_gib for one in wanted)}Gi",
+        )
+        for group, wanted in groups.items()
+    }
+
+
+def _score_notes(trials: list[Trial]) -> Iterable[str]:
+    """Warn of trials whose scores cannot be compared, because other rows are measured."""
+    rows: dict[str, list[int]] = {}
+    for trial in trials:
+        p = trial.decisions.parameters
+        drawn = trial.decisions.data.get("validation") is None
+        split = p.model_dump(include={"split", "seed", "dedup"}) if drawn else {}
+        sources = {name: found.resolved.digest for name, found in trial.decisions.data.items()
+                   if name == "validation" or drawn}  # fmt: skip
+        rows.setdefault(str((sources, split, p.evaluation_max_rows, p.processing_function)), []).append(trial.number)
+    if len(rows) > 1:
+        groups = "; ".join(f"{_trials(numbers, 0).removesuffix(': ')}" for numbers in rows.values())
+        yield (f"the trials are measured on different validation rows ({groups}), so their scores cannot be compared "
+               "exactly: give validation_file_path")  # fmt: skip
+
+
+def _digest(settings: Iterable[Group]) -> str:
+    text = "\n".join(wire.dump(one.short()) for one in settings)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def lanes_of(sweep: Sweep) -> list[list[str]]:
+    """Return the trials as texts, in as many lists as run at the same time."""
+    texts = [wire.dump(trial.settings.short()) for trial in sweep.trials]
+    count = min(sweep.parameters.parallelism, len(texts))
+    return [texts[start::count] for start in range(count)]
