@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _seen: ContextVar[dict[Any, Any] | None] = ContextVar("seen", default=None)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: Exception
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def looking_once() -> Iterator[None]:
 
 
 def remembered(look: Callable[..., T]) -> Callable[..., T]:
-    """Make a function return what it returned, or raise what it raised, for equal arguments; they are keys of a dict."""
+    """Make a function return what it returned, or raise what it raised, for equal arguments, which are keys."""
 
     @wraps(look)
     def found(*arguments: Any) -> T:
@@ -37,12 +43,11 @@ def remembered(look: Callable[..., T]) -> Callable[..., T]:
         key = (look.__qualname__, *arguments)
         if key not in seen:
             try:
-                seen[key] = look(*arguments), None
+                seen[key] = look(*arguments)
             except Exception as error:
-                seen[key] = None, error
-        value, error = seen[key]
-        if error is not None:
-            raise error
-        return value
+                seen[key] = _Failed(error)
+        if isinstance(seen[key], _Failed):
+            raise seen[key].error
+        return seen[key]  # type: ignore[no-any-return]
 
     return found

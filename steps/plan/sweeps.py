@@ -14,7 +14,6 @@ from steps import wire
 from steps.errors import Problem, StepError, UserError, nearest, shown
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group, merged, old_names
-from steps.params.metrics import direction_of
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
 from steps.params.reading import choices_of, refused
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
@@ -69,10 +68,9 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     """
     name = pipeline.removesuffix(SWEEP)
     asked, own = _own(arguments)
-    asked_metric = asked.sweep_metric or "gate_metric"
-    decided = _decided(name, own, asked.trials)
+    decided = _decided(name, own, asked)
     metric = asked.sweep_metric or decided[0].parameters.gate_metric
-    _refuse([*_equal(_as_text(one) for one in decided), *_metric_problems(name, asked_metric, metric)])
+    _refuse(_equal(_as_text(one) for one in decided))
     models, data, trials = _shared(name, asked, metric, decided)
     _refuse(_pruning_problems(asked, decided))
     warnings = [*_shared_words(len(decided), [one.warnings for one in decided]), *_score_notes(trials)]
@@ -120,8 +118,8 @@ def _alike_problems(pipeline: str, trials: list[dict[str, Any]]) -> dict[Problem
     return found
 
 
-def _decided(pipeline: str, own: dict[str, Any], trials: list[dict[str, Any]]) -> list[Decisions]:
-    model = PARAMETER_MODELS[pipeline]
+def _decided(pipeline: str, own: dict[str, Any], asked: SweepParams) -> list[Decisions]:
+    model, trials = PARAMETER_MODELS[pipeline], asked.trials
     decided: list[Decisions] = []
     found = _alike_problems(pipeline, trials)
     harder: list[StepError] = []
@@ -135,7 +133,8 @@ def _decided(pipeline: str, own: dict[str, Any], trials: list[dict[str, Any]]) -
                     found.setdefault(problem, []).append(number)
             except StepError as error:
                 harder.append(error)
-    _refuse([*_told_once(found, len(trials)), *_equal_as_given(trials)])
+    given_twice = _equal(json.dumps(trial, sort_keys=True, default=str) for trial in trials)
+    _refuse([*_told_once(found, len(trials)), *given_twice, *_metric_problems(pipeline, asked.sweep_metric)])
     if harder:
         raise harder[0]
     return decided
@@ -172,10 +171,6 @@ def _as_text(one: Decisions) -> str:
     return one.parameters.model_dump_json(exclude={"overrides"})
 
 
-def _equal_as_given(trials: list[dict[str, Any]]) -> Iterable[Problem]:
-    return _equal(json.dumps(trial, sort_keys=True, default=str) for trial in trials)
-
-
 def _equal(trials: Iterable[str]) -> Iterable[Problem]:
     seen: dict[str, list[int]] = {}
     for number, one in enumerate(trials):
@@ -186,11 +181,11 @@ def _equal(trials: Iterable[str]) -> Iterable[Problem]:
                           "trials that differ", f"keep trial {numbers[0]} only")  # fmt: skip
 
 
-def _metric_problems(pipeline: str, where: str, metric: str) -> Iterable[Problem]:
+def _metric_problems(pipeline: str, metric: str) -> Iterable[Problem]:
     known = choices_of(PARAMETER_MODELS[pipeline].model_fields["gate_metric"])
-    if metric not in known or direction_of(metric) is None:
-        fix = nearest(metric, known) or f"set {where} to one of them"
-        yield Problem("SWEEP-E0205", where, shown(metric), f"one of {', '.join(known)}", fix)
+    if metric and metric not in known:
+        fix = nearest(metric, known) or "leave it out for gate_metric"
+        yield Problem("SWEEP-E0205", "sweep_metric", shown(metric), f"one of {', '.join(known)}", fix)
 
 
 def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[Problem]:
@@ -227,7 +222,7 @@ def _shared(
     names = [name for name in values[0] if any(other[name] != values[0][name] for other in values)]
     named = asked.sweep_name or _digest([own["training"] for own in all_])
     trials = []
-    for number, (own, one, (model, prepared)) in enumerate(zip(all_, decided, places, strict=True)):
+    for number, (own, one, (model_place, data_place)) in enumerate(zip(all_, decided, places, strict=True)):
         training = own["training"]
         assert isinstance(training, FinetuneSettings)
         if asked.pruner != "none":
@@ -238,14 +233,14 @@ def _shared(
         gate = evaluation.evaluation.model_copy(update={"gate_metric": metric, **NO_GATE})
         settings = TrialSettings(
             number=number,
-            model=model,
-            data=prepared,
+            model=model_place,
+            data=data_place,
             rows_per_step=one.parameters.sequences_per_step,
             training=training,
             measuring=evaluation.model_copy(update={"evaluation": gate, "split": "validation"}),
         )
-        later = {name: own[name] for name in ("evaluation", "registration")}
-        trials.append(Trial(settings, later, one, {name: values[number][name] for name in names}))
+        later = {key: own[key] for key in ("evaluation", "registration")}
+        trials.append(Trial(settings, later, one, {key: values[number][key] for key in names}))
     return models, data, trials
 
 

@@ -7,6 +7,7 @@ YAML, documentation and plan are generated from the model (`steps/params/pipelin
 import importlib
 import pkgutil
 from functools import cache
+from typing import ClassVar
 
 from steps.params.pipeline import PipelineParameters, SupervisedParameters
 from steps.params.planned import SweepPlan
@@ -51,8 +52,8 @@ def sweep_model(name: str) -> type[PipelineParameters]:
     summary = (swept.__doc__ or "").splitlines()[0].rstrip(".")
 
     class Model(SweepParams, swept):  # type: ignore[misc, valid-type]
-        planned = SweepPlan
-        short_inputs = (*SweepParams.model_fields, *swept.short_inputs)
+        planned: ClassVar[type[tuple]] = SweepPlan
+        short_inputs: ClassVar[tuple[str, ...]] = (*SweepParams.model_fields, *swept.short_inputs)
 
     Model.__name__ = Model.__qualname__ = _class(name)
     Model.__doc__ = f"{summary}: many trials, of which the best one is registered."
