@@ -48,6 +48,6 @@ def remembered(look: Callable[..., T]) -> Callable[..., T]:
                 seen[key] = _Failed(error)
         if isinstance(seen[key], _Failed):
             raise seen[key].error
-        return seen[key]  # type: ignore[no-any-return]
+        return seen[key]
 
     return found

@@ -191,7 +191,7 @@ def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
 
 @remembered
 def _look(split: str, uri: str, source: str, texts: bool) -> DataFound:
-    """Resolve one split of a DataSource, given as JSON; refuse files without rows. With `texts`, plain text has some."""
+    """Resolve one split of a DataSource, as JSON; refuse files without rows. With `texts`, plain text has some."""
     given = DataSource.model_validate_json(source)
     notes: list[str] = []
     found = data_sources.look(split, given, lambda code, what: notes.append(what) if "-W" in code else None)
