@@ -83,10 +83,25 @@ def _check_inputs(
                 yield f"{where}: input {key} is not declared by its component"
         for key, definition in known.items():
             needed = not definition.get("isOptional") and "defaultValue" not in definition
-            if needed and key not in given:
+            if needed and key not in given and key != _item(task):
                 yield f"{where}: required input {key} is missing"
         for key, source in given.items():
             yield from _check_source(f"{where}.{key}", kind, source, parent, components, tasks)
+            if kind == "parameters" and key in known:
+                yield from _check_type(f"{where}.{key}", known[key], source, parent)
+
+
+def _item(task: dict[str, Any]) -> str:
+    """Return the input that gets one item of the list that a task is repeated for; empty for other tasks."""
+    return str(task.get("parameterIterator", {}).get("itemInput", ""))
+
+
+def _check_type(where: str, wanted: dict[str, Any], source: dict[str, Any], parent: dict[str, Any]) -> Iterator[str]:
+    """Find values that the backend refuses, as it converts nothing but to text; items of a loop have a type as well."""
+    given = parent.get("inputDefinitions", {}).get("parameters", {}).get(source.get("componentInputParameter"), {})
+    kinds = given.get("parameterType"), wanted.get("parameterType")
+    if None not in kinds and kinds[0] != kinds[1] and kinds[1] != "STRING":
+        yield f"{where}: a {kinds[0]} for a {kinds[1]}"
 
 
 def _check_source(
@@ -166,11 +181,15 @@ def _check_executors(spec: dict[str, Any], components: dict[str, Any], executors
     for label, executor in executors.items():
         if label not in labels:
             yield f"executor {label}: no component uses it"
+        elif "importer" in executor:
+            continue
         elif not isinstance(image := executor.get("container", {}).get("image"), str):
             yield f"executor {label}: its image is {image!r}"
     for _, where, task, label in _leaf_tasks(spec, components):
         container = executors.get(label, {}).get("container", {})
         given = task.get("inputs", {})
+        if "importer" in executors.get(label, {}) and _producers(task):
+            yield f"{where}: an importer reads inputs of its pipeline only, no outputs of tasks"
         for kind, key in PLACEHOLDER.findall(f"{container.get('resources', '')} {container.get('image', '')}"):
             if key not in given.get(kind, {}):
                 yield f"{where}: its resources read {key}, which is not an input of the task"

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output, OutputPath
@@ -109,7 +109,7 @@ def evaluate(
     metrics: Output[Metrics],
     score: OutputPath(float),
 ) -> bool:
-    return _evaluated(settings, base, tuned, merged, data, evaluation, metrics, score)
+    return _evaluated(settings, base.path, tuned, merged, data.path, evaluation, metrics, score)
 
 
 @component(TRAIN, name="evaluate")
@@ -124,7 +124,12 @@ def evaluate_labels(
     classification: Output[ClassificationMetrics],
     score: OutputPath(float),
 ) -> bool:
-    passed = _evaluated(settings, base, tuned, merged, data, evaluation, metrics, score)
+    passed = _evaluated(settings, base.path, tuned, merged, data.path, evaluation, metrics, score)
+    return _charted(passed, evaluation, classification)
+
+
+def _charted(passed, evaluation, classification):
+    """Write the confusion matrix and the ROC curve."""
     labels = json.loads(Path(evaluation.path, "metrics.json").read_text())["labels"]
     names, curves = labels["names"], labels.get("roc", {})
     if "confusion" in labels:
@@ -142,10 +147,10 @@ def _evaluated(settings, base, tuned, merged, data, evaluation, metrics, score):
     passed = run_step(
         "evaluate",
         settings,
-        base=base.path,
+        base=base,
         tuned=tuned.path,
         merged=merged.path,
-        data=data.path,
+        data=data,
         evaluation=evaluation.path,
     )
     measured = json.loads(Path(evaluation.path, "metrics.json").read_text())
@@ -188,3 +193,116 @@ def register_model(
         report=report.path,
     )
     registration.metadata |= listed(registration.path)
+
+
+# The tasks of a sweep. Models and data that trials share are numbered folders of one artifact.
+@component(TRAIN)
+def import_models(settings: str, base_models: Output[Model], tokenizers: Output[Artifact]):
+    from steps.running import listed, run_step
+
+    for place, one in enumerate(json.loads(settings)):
+        run_step("import-model", one, model=f"{base_models.path}/{place}", tokenizer=f"{tokenizers.path}/{place}")
+    base_models.metadata |= listed(f"{base_models.path}/0")
+
+
+@component(CORE)
+def prepare_all(settings: str, tokenizers: Input[Artifact], data: Output[Dataset], data_report: Output[HTML]):
+    from steps.running import listed, run_step
+
+    for place, (model, one) in enumerate(json.loads(settings)):
+        page = data_report.path if place == 0 else f"{data.path}/{place}.html"
+        paths = {"tokenizer": f"{tokenizers.path}/{model}", "data": f"{data.path}/{place}", "report": page}
+        run_step("prepare-data", one, **paths)
+    data.metadata |= listed(f"{data.path}/0")
+
+
+@component(TRAIN)
+def trial(
+    settings: str,
+    base_models: Input[Model],
+    data: Input[Dataset],
+    tuned_model: Output[Model],
+    measured: Output[Artifact],
+) -> str:
+    from steps.running import listed, run_step
+
+    result = run_step(
+        "trial",
+        settings,
+        models=base_models.path,
+        data=data.path,
+        tuned=tuned_model.path,
+        measured=measured.path,
+        report=f"{tuned_model.path}.html",  # no output of its own: the sweep's report has the curves of all trials
+        tuned_uri=tuned_model.uri,
+    )
+    tuned_model.metadata |= listed(tuned_model.path)
+    measured.metadata |= listed(measured.path)
+    return result
+
+
+@component(CORE)
+def choose_trial(
+    results: list,
+    plan: Input[Artifact],
+    chosen_plan: Output[Artifact],
+    sweep: Output[Artifact],
+    sweep_report: Output[HTML],
+) -> NamedTuple("Choice", [(name, str) for name in ("evaluation", "registration", "tuned_uri", "model", "data")]):  # type: ignore[misc]
+    from steps.running import listed, run_step
+
+    chosen = run_step(
+        "choose-trial",
+        results=results,
+        plan=Path(plan.path),
+        chosen_plan=chosen_plan.path,
+        sweep=sweep.path,
+        report=sweep_report.path,
+    )
+    sweep.metadata |= listed(sweep.path)
+    return chosen
+
+
+@component(TRAIN)
+def evaluate_best(
+    settings: str,
+    model: str,
+    rows: str,
+    base_models: Input[Model],
+    tuned: Input[Model],
+    data: Input[Dataset],
+    merged_model: Output[Model],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    score: OutputPath(float),
+) -> bool:
+    base = f"{base_models.path}/{model}"
+    _merged(base, tuned, merged_model)
+    return _evaluated(settings, base, tuned, merged_model, f"{data.path}/{rows}", evaluation, metrics, score)
+
+
+@component(TRAIN, name="evaluate_best")
+def evaluate_best_labels(
+    settings: str,
+    model: str,
+    rows: str,
+    base_models: Input[Model],
+    tuned: Input[Model],
+    data: Input[Dataset],
+    merged_model: Output[Model],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    classification: Output[ClassificationMetrics],
+    score: OutputPath(float),
+) -> bool:
+    base = f"{base_models.path}/{model}"
+    _merged(base, tuned, merged_model)
+    passed = _evaluated(settings, base, tuned, merged_model, f"{data.path}/{rows}", evaluation, metrics, score)
+    return _charted(passed, evaluation, classification)
+
+
+def _merged(base, tuned, merged_model):
+    from steps.running import listed, run_step
+
+    run_step("merge-adapter", base=base, adapter=tuned.path, output=merged_model.path)
+    merged_model.metadata |= listed(merged_model.path)

@@ -15,12 +15,17 @@ from typing import Any
 from pipelines.catalog import PIPELINES, Published
 from pipelines.placeholders import refuse_placeholders
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.pipelines import SWEEP, sweep_model
 from steps.params.reading import read_some
 from steps.running import STEPS
 
 OVERRIDES = "overrides"
 # kfp would load a component instead of a pipeline with its name.
-TAKEN = {*(step.replace("-", "_") for step in STEPS), *PIPELINES, *(f"{name}_short" for name in PIPELINES)}
+TAKEN = {
+    *(step.replace("-", "_") for step in STEPS),
+    *PIPELINES,
+    *(f"{name}{kind}" for name in PIPELINES for kind in ("_short", SWEEP)),
+}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
@@ -39,6 +44,11 @@ class Form:
 def short_form(published: Published) -> Form:
     """Return the form with the inputs that most runs need."""
     return Form(f"{published.name}_short", (*published.parameters.short_inputs, OVERRIDES))
+
+
+def sweep_form(name: str) -> Form:
+    """Return the form of a compiled sweep: the trials, and the inputs that most runs need."""
+    return Form(name, (*sweep_model(name).short_inputs, OVERRIDES))
 
 
 def form_of(published: Published, name: str, inputs: Iterable[str], given: Mapping[str, Any]) -> Form:

@@ -40,10 +40,12 @@ def function_of(given: dict[str, Any], name: str, pipeline: str = "", fixed: str
     """
     if pipeline:
         from pipelines.plan_function import plan_function
-        from steps.params.pipelines import PARAMETER_MODELS
+        from steps.params.pipelines import model_of
         from steps.wire import load
 
-        return plan_function(pipeline, PARAMETER_MODELS[pipeline], tuple(given), load(fixed))
+        model = model_of(pipeline)
+        assert model is not None, pipeline
+        return plan_function(pipeline, model, tuple(given), load(fixed))
     return getattr(importlib.import_module("pipelines.components"), name)
 
 

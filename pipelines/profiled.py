@@ -27,7 +27,7 @@ AZURE_KEYS = (
 )  # fmt: skip
 
 
-CHECKPOINTED = ("plan", "finetune")  # the plan looks whether the place can be written
+CHECKPOINTED = ("plan", "finetune", "trial")  # the plan looks whether the place can be written
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def put(
     kubernetes = platform.setdefault("platforms", {}).setdefault("kubernetes", {})
     settings = kubernetes.setdefault("deploymentSpec", {}).setdefault("executors", {})
     for label, executor in spec["deploymentSpec"]["executors"].items():
+        if "container" not in executor:  # an importer, which KFP itself runs
+            continue
         step, container = label.removeprefix("exec-"), executor["container"]
         access = access_of(settings.setdefault(label, {}))
         if variables := dict(_variables(profile, step, access)):

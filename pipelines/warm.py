@@ -34,9 +34,9 @@ PRELOADED_NEXT = (
     "mlflow.store.tracking.sqlalchemy_store",
 )
 # Steps that tell the server to load, and do not wait for it.
-WAKING = ("import_model", "prepare_data")
+WAKING = ("import_model", "prepare_data", "import_models", "prepare_all")
 # Steps that wait for the server. The earlier steps need none of these modules, so they do not wait.
-WAITING = ("finetune", "evaluate")
+WAITING = ("finetune", "evaluate", "trial", "evaluate_best")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
 WELCOME = ("report", "register_model")
 READY = "ready"
@@ -49,6 +49,8 @@ exec {python} -IS {client} "$@"
 CLIENT = """\
 import json, os, signal, socket, sys
 function = sys.argv[sys.argv.index("--function_to_execute") + 1] if "--function_to_execute" in sys.argv else ""
+if sys.argv[1:3] == ["-m", "steps"]:
+    function = sys.argv[3].replace("-", "_")
 def connected():
     server = socket.socket(socket.AF_UNIX)
     folder = os.open({folder!r}, os.O_RDONLY)  # a socket's own path may have about 100 characters at most
@@ -127,6 +129,9 @@ def serve(listener: socket.socket, ready: Path, at_once: bool) -> None:
         ready.touch()
     while True:
         connection, _ = listener.accept()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # those that waited for earlier tasks
+                pass
         _load(PRELOADED)
         ready.touch()
         with connection:
@@ -134,25 +139,37 @@ def serve(listener: socket.socket, ready: Path, at_once: bool) -> None:
 
 
 def _serve_one(listener: socket.socket, connection: socket.socket) -> None:
-    """Run the task that a client sends, and send back its exit code; a client that only wakes the server sends none."""
+    """Run the task that a client sends, and send back its exit code; a client that only wakes the server sends none.
+
+    A process of its own waits for the task: a sweep runs several at the same time.
+    """
     size, files, _, _ = socket.recv_fds(connection, 8, 3)
     if not size:
         return
     task = b""
     while len(task) < int.from_bytes(size, "big"):
         task += connection.recv(1 << 20)
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
         listener.close()
-        connection.close()
-        _become(json.loads(task), files)
+        _wait_for(json.loads(task), files, connection)
     for file in files:
         os.close(file)
     _load(PRELOADED_NEXT)
-    _, status = os.waitpid(child, 0)  # kfp runs one task at a time
+
+
+def _wait_for(task: dict, files: list[int], connection: socket.socket) -> None:
+    """Start the task in this forked process' child, wait for it, send its exit code and end."""
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        _become(task, files)
+    for file in files:
+        os.close(file)
+    _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     with contextlib.suppress(OSError):
         connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
+    os._exit(0)
 
 
 def _load(modules: tuple[str, ...]) -> None:

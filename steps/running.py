@@ -39,6 +39,8 @@ from steps.outcome import failure as failure
 from steps.outcome import leave as leave
 from steps.outcome import leave_unexpected, record, texts
 from steps.outcome import stopped as stopped
+from steps.pruning import read_curve as read_curve  # these two for sweeps on this machine
+from steps.remembered import looking_once as looking_once
 
 # Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import
 # it anyway, which takes three seconds.

@@ -19,8 +19,8 @@ from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound
 from steps.params.splits import SPLITS
 from steps.plan.recipes import recipe_for
 from steps.plan.reference import tokenizer_problems
-from steps.plan.remembered import remembered
 from steps.plan.row_counts import exact_rows, most_rows
+from steps.remembered import remembered
 from steps.sources import data_sources, storage, user_code
 from steps.sources.model_files import ModelFiles, open_files
 from steps.tasks import load_task

@@ -20,8 +20,8 @@ from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings
 from steps.params.sweep import SweepParams, not_varied
 from steps.plan.deciding import Decisions, decide
 from steps.plan.hardware import Hardware
-from steps.plan.remembered import looking_once
 from steps.plan.settings import settings_of
+from steps.remembered import looking_once
 
 
 @dataclass(frozen=True)

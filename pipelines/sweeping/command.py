@@ -1,0 +1,92 @@
+"""The command `finetune sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steps.errors import Problem, UserError
+
+
+@click.command("sweep")
+@click.argument("pipeline", required=False, metavar="[PIPELINE]")
+@click.option("-f", "--file", "file", type=click.Path(path_type=Path), help="YAML file that describes the sweep.")
+@click.option("--open", "name", default="", metavar="NAME", help="Go on with a sweep that was begun, by its name.")
+@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="Folder for runs and sweeps.")  # fmt: skip
+@click.option("--max-parallel", type=int, help="Trials at the same time; replaces that of the file.")
+@click.option("--budget", type=int, help="Number of trials; replaces that of the file.")
+@click.option("--name", "new_name", default=None, metavar="NAME", help="Name of the sweep; replaces that of the file.")
+@click.option("--plan", "plan_only", is_flag=True, help="Check and show what would run, without running it.")
+@click.option("--status", is_flag=True, help="Show the table of a sweep that runs or has ended, with --open.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts of the sweep as JSON instead of text.")
+def sweep_command(
+    pipeline: str | None,
+    file: Path | None,
+    name: str,
+    root: Path,
+    max_parallel: int | None,
+    budget: int | None,
+    new_name: str | None,
+    plan_only: bool,
+    status: bool,
+    as_json: bool,
+) -> None:
+    """Train many trials on this machine, and register the best one.
+
+    With the same file, or with --open, a sweep that was stopped or killed goes on: finished trials are not run again.
+    """
+    from pipelines.outputs import refuse_in_uri, refuse_unwritable
+    from pipelines.sweeping.checked import check
+    from pipelines.sweeping.folder import existing
+    from pipelines.sweeping.handle import begin
+    from pipelines.sweeping.run import drive
+    from pipelines.sweeping.table import as_text
+    from steps.running import leave
+
+    if bool(file) == bool(name):
+        raise UserError(
+            Problem("CLI-E0103", "finetune sweep", "-f and --open" if file else "neither -f nor --open", "one of them",
+                    "write finetune sweep -f sweep.yaml")
+        )  # fmt: skip
+    if status and name:
+        facts = existing(root, name).facts
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else as_text(facts or _NOTHING, name))
+        return
+    refuse_unwritable("--root", root)
+    refuse_in_uri("--root", root)
+    if file:
+        from pipelines.sweeping.file import read_sweep
+
+        given = {"max_parallel": max_parallel, "budget": budget, "name": new_name}
+        described = read_sweep(file, pipeline or "", **given)
+    else:
+        described = existing(root, name).described
+    told = check(described, root)
+    if not as_json:
+        click.echo(told)
+    if plan_only:
+        return
+    folder = begin(described, root) if file else existing(root, name)
+    outcome = drive(folder, (lambda line: None) if as_json else click.echo)
+    facts = folder.facts or _NOTHING
+    click.echo(json.dumps(_result(facts, outcome, folder.path), indent=1, ensure_ascii=False) if as_json
+               else _screen(as_text(facts), folder.path))  # fmt: skip
+    if error := outcome["error"]:
+        leave(error, quiet=as_json)
+
+
+_NOTHING: dict[str, Any] = {"trials": [], "varied": [], "metric": "", "best": None, "final": None}
+
+
+def _result(facts: dict[str, Any], outcome: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {**facts, "status": outcome["state"], "error": outcome["error"], "folder": str(folder),
+            "report": str(folder / "report.html")}  # fmt: skip
+
+
+def _screen(table: str, folder: Path) -> str:
+    report = folder / "report.html"
+    return "\n".join(["", table, "", *([f"report  {report}"] if report.is_file() else []), f"sweep   {folder}"])

@@ -1,0 +1,330 @@
+"""Runs a sweep on this machine: plan, shared work, trials, the best one. Started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.sweeping.search import Search
+
+from pipelines.active import active
+from pipelines.sweeping.checked import is_known, known_trials, plan_trials
+from pipelines.sweeping.folder import FACTS, LOG, MANIFEST, REPORT, SweepFolder, TrialFolder, write_json
+from pipelines.sweeping.processes import POLL, STOPPED, Job, Processes, processes
+from steps.errors import Problem, UserError
+from steps.running import load, looking_once, read_curve, run_here
+
+RETRIED = (4, STOPPED)  # exit codes of what may pass: an outage, a request to stop
+TRIES = 3  # of a trial whose process was killed or met an outage
+LIVE_SECONDS = 1.0  # between two writes of sweep.json while trials run
+
+Show = Callable[[str], None]
+
+
+class Stopped(Exception):
+    """The sweep was asked to stop; started again, it goes on."""
+
+
+class Driver:
+    """One sweep, driven by this process."""
+
+    def __init__(self, folder: SweepFolder, show: Show = print):
+        self.folder = folder
+        self.described = folder.described
+        self.search = Search(self.described)
+        self.show = show
+        self.known: dict[str, Any] = {}
+        self.tries: dict[int, int] = {}
+        self._written = 0.0
+        self._steps: Processes | None = None
+        self._stopping = False
+
+    def run(self) -> dict[str, Any]:
+        """Run the sweep, which this process holds, to its end and return the facts of sweep.json.
+
+        Raises StepError for a plan that is refused, StepFailed for a step that the sweep cannot do without, Stopped.
+        """
+        folder, parallel = self.folder, self.described.max_parallel
+        with (
+            open(folder.path / LOG, "a", encoding="utf-8") as log,
+            active(folder.root, log),
+            processes(folder.root, parallel) as self._steps,
+            self._signals(),
+            looking_once(),
+        ):
+            self._plan_first()
+            self._run_trials(self._steps, parallel)
+            return self._finish(self._steps)
+
+    def stop(self) -> None:
+        """Stop as soon as the running trials have saved."""
+        self._stopping = True
+        if self._steps:
+            self._steps.stop()
+
+    # The plan
+
+    def _plan_first(self) -> None:
+        """Plan every trial that is known; of a sampler, the ends of its space. Compare with what was planned before."""
+        begun = self.folder.trials()
+        wanted = known_trials(self.described)
+        place = self.folder.path / "plan"
+        planned = plan_trials(self.described, wanted, self.folder.name, place)
+        self.known = json.loads((place / "plan.json").read_text("utf-8"))
+        if is_known(self.described):
+            for number in range(len(begun), len(wanted)):
+                self.folder.new_trial(number, wanted[number])
+            self._take(planned, place, self.folder.trials())
+        else:
+            for trial in begun:
+                self._plan_one(trial)
+        if note := self.search.note:
+            self.show(note)
+
+    def _plan_one(self, trial: TrialFolder) -> None:
+        """Plan a trial that a sampler has just chosen; one that is refused has failed."""
+        place = trial.path / "plan"
+        try:
+            planned = plan_trials(self.described, [trial.asked], self.folder.name, place)
+            self._take(planned, place, [trial])
+        except UserError as error:
+            self._fail(trial, error.as_json("plan"))
+
+    def _take(self, planned: Any, place: Path, trials: list[TrialFolder]) -> None:
+        """Store the settings of planned trials, with the places of their models and data in this sweep."""
+        plan = json.loads((place / "plan.json").read_text("utf-8"))
+        shared = self._shared()
+        models = [_place(shared["models"], text) for text in json.loads(planned.models)]
+        data = [_place(shared["data"], [models[model], text]) for model, text in json.loads(planned.data)]
+        write_json(self.folder.path / "shared.json", shared)
+        for trial, text, line in zip(trials, _in_order(planned.lanes), plan["sweep"]["trials"], strict=True):
+            settings = json.loads(text)
+            settings |= {"number": trial.number, "model": models[settings.get("model", 0)],
+                         "data": data[settings.get("data", 0)]}  # fmt: skip
+            if "pruning" in settings["training"]:
+                settings["training"]["pruning"]["trial"] = trial.number
+            if (before := trial.settings) is not None and before != settings:
+                raise _changed(self.folder, trial)
+            trial.write("settings.json", settings)
+            trial.write("planned.json", {**line, "number": trial.number, "parameters": trial.asked})
+
+    def _shared(self) -> dict[str, list[Any]]:
+        file = self.folder.path / "shared.json"
+        return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {"models": [], "data": []}
+
+    # The trials
+
+    def _run_trials(self, steps: Processes, parallel: int) -> None:
+        running: dict[int, Job] = {}
+        while True:
+            while len(running) < parallel and not self._stopping and (trial := self._next(set(running))):
+                self._prepare(steps, trial)
+                running[trial.number] = self._start(steps, trial)
+                self._write_facts(running)
+            if not running:
+                break
+            time.sleep(POLL)
+            for number, job in list(running.items()):
+                if job.code is not None:
+                    steps.forget(running.pop(number))
+                    self._ended(number, job)
+                    self._write_facts(running)
+            if time.monotonic() - self._written > LIVE_SECONDS:
+                self._write_facts(running)
+        if self._stopping:
+            raise Stopped
+
+    def _next(self, running: set[int]) -> TrialFolder | None:
+        """Return a trial that waits, or a new one; None if there is none."""
+        while True:
+            trials = self.folder.trials()
+            waiting = [one for one in trials if one.number not in running and one.result is None]
+            if waiting:
+                return waiting[0]
+            asked = self.search.ask([self._told(trial, running) for trial in trials])
+            if asked is None:
+                return None
+            trial = self.folder.new_trial(len(trials), asked)
+            if trial.settings is None:
+                self._plan_one(trial)
+            if trial.result is None:
+                return trial
+
+    def _told(self, trial: TrialFolder, running: set[int]) -> dict[str, Any]:
+        """Return a trial as sweep.json has it."""
+        state = "running" if trial.number in running else "waiting"
+        told = {"number": trial.number, "parameters": trial.asked, "state": state, **(trial.result or {})}
+        if trial.result is None and (curve := read_curve(trial.path / "curve.jsonl")):
+            told |= {"curve": [list(point) for point in curve.points], "curve_metric": f"validation {curve.metric}",
+                     "steps": curve.step, "max_steps": curve.max_steps}  # fmt: skip
+        return told
+
+    def _prepare(self, steps: Processes, trial: TrialFolder) -> None:
+        """Import the model and prepare the data of a trial, unless an earlier one had the same."""
+        settings, shared = trial.settings or {}, self._shared()
+        model, data = settings["model"], settings["data"]
+        place = self.folder.shared
+        if not (place("models", model) / MANIFEST).is_file() or not (place("tokenizers", model) / MANIFEST).is_file():
+            self.show(f"importing the model{f' {model}' if model else ''}")
+            steps.run("import-model", self.folder.path / "models" / f"{model}.log", settings=shared["models"][model],
+                      model=place("models", model), tokenizer=place("tokenizers", model))  # fmt: skip
+        if not (place("data", data) / MANIFEST).is_file():
+            self.show(f"preparing the data{f' {data}' if data else ''}")
+            steps.run("prepare-data", self.folder.path / "data" / f"{data}.log", settings=shared["data"][data][1],
+                      tokenizer=place("tokenizers", model), data=place("data", data),
+                      report=self.folder.path / "data" / f"{data}.html")  # fmt: skip
+
+    def _start(self, steps: Processes, trial: TrialFolder) -> Job:
+        self.tries[trial.number] = self.tries.get(trial.number, 0) + 1
+        return steps.start(
+            "trial", trial.path / LOG, trial.path / "curve.jsonl", settings=json.dumps(trial.settings),
+            models=self.folder.path / "models", data=self.folder.path / "data", tuned=trial.path / "tuned",
+            measured=trial.path / "measured", report=trial.path / "training.html", tuned_uri=trial.path / "tuned",
+        )  # fmt: skip
+
+    def _ended(self, number: int, job: Job) -> None:
+        trial = next(one for one in self.folder.trials() if one.number == number)
+        if job.code == 0 or self._stopping:
+            if trial.result:
+                self.show(_line(trial, self.described.metric))
+            return
+        error = job.error
+        killed = error["problems"][0].startswith("SWEEP-E0301")
+        if self.tries[number] < TRIES and (error["code"] in RETRIED or killed):
+            self.show(f"trial {number}: {error['found']}; it is tried again")
+            return
+        self._fail(trial, error)
+
+    def _fail(self, trial: TrialFolder, error: dict[str, Any]) -> None:
+        reason = f"{error['found']} at {error['where']}: {error['fix']}"[:300]
+        trial.write("failed.json", {"number": trial.number, "state": "failed", "reason": reason, "error": error})
+        self.show(_line(trial, self.described.metric))
+
+    # The facts
+
+    def _write_facts(self, running: dict[int, Job] | None = None, final: dict[str, Any] | None = None) -> None:
+        """Write sweep.json for those who look at the sweep while it runs."""
+        self._written = time.monotonic()
+        told = [self._told(trial, set(running or {})) for trial in self.folder.trials()]
+        write_json(self.folder.path / FACTS, load("sweep-facts")(self._planned(), told, self._about(final)))
+
+    def _planned(self) -> dict[str, Any]:
+        """Return the plan of all trials so far, in the form of plan.json."""
+        lines = [trial.planned for trial in self.folder.trials() if (trial.path / "planned.json").is_file()]
+        sweep = {**self.known["sweep"], "varied": self.described.varied, "trials": lines,
+                 "preparations": len(self._shared()["data"])}  # fmt: skip
+        return {**self.known, "sweep": sweep}
+
+    def _about(self, final: dict[str, Any] | None = None) -> dict[str, Any]:
+        described = self.described
+        space = {name: one.as_json() for name, one in described.space.items()}
+        total = self.search.total
+        return {"name": self.folder.name, "search": described.search, "space": space, "total": total, "final": final}
+
+    # The best trial
+
+    def _finish(self, steps: Processes) -> dict[str, Any]:
+        """Choose the best trial; merge, evaluate and register it."""
+        folder, best = self.folder.path, self.folder.path / "best"
+        choice = self._choose()
+        base, data = self.folder.shared("models", int(choice.model)), self.folder.shared("data", int(choice.data))
+        merged, evaluation = best / "merged", best / "evaluation"
+        for step, result, arguments in (
+            ("merge-adapter", merged, {"base": base, "adapter": choice.tuned_uri, "output": merged}),
+            ("evaluate", evaluation, {"settings": choice.evaluation, "base": base, "tuned": choice.tuned_uri,
+                                      "merged": merged, "data": data, "evaluation": evaluation}),
+        ):  # fmt: skip
+            if not (result / MANIFEST).is_file():
+                self.show(f"{step.replace('-', ' ')} of the best trial")
+                steps.run(step, best / f"{step}.log", **arguments)
+        steps.run("report", best / "report.log", plan=best / "plan", evaluation=evaluation, report=best / REPORT)
+        measured = json.loads((evaluation / "metrics.json").read_text("utf-8"))
+        registered = self._register(steps, choice, measured["gate"]) if measured["gate"]["passed"] else None
+        final = {"metrics": {which: measured[which] for which in ("base", "tuned")}, "gate": measured["gate"],
+                 "registered": registered}  # fmt: skip
+        self._choose(final)
+        return dict(json.loads((folder / FACTS).read_text("utf-8")))
+
+    def _choose(self, final: dict[str, Any] | None = None) -> Any:
+        """Write what is known of the sweep, and choose the best trial. Raises StepError if none finished."""
+        self._write_facts(final=final)
+        results = [json.dumps(self._told(trial, set())) for trial in self.folder.trials()]
+        made = run_here(
+            "choose-trial", results=results, planned=self._planned(), about=self._about(final),
+            chosen_plan=self.folder.path / "best" / "plan", sweep=self.folder.path / "sweep",
+            report=self.folder.path / REPORT,
+        )  # fmt: skip
+        write_json(self.folder.path / FACTS, json.loads((self.folder.path / "sweep" / FACTS).read_text("utf-8")))
+        return made
+
+    def _register(self, steps: Processes, choice: Any, gate: dict[str, Any]) -> dict[str, Any] | None:
+        """Register the best trial's model, if registration is on."""
+        if not self._registers:
+            return None
+        best = self.folder.path / "best"
+        self.show("registering the best trial")
+        steps.run(
+            "register-model", best / "register-model.log", settings=choice.registration, tuned=choice.tuned_uri,
+            merged=best / "merged", evaluation=best / "evaluation", registration=best / "registration",
+            report=best / REPORT,
+        )  # fmt: skip
+        return dict(json.loads((best / "registration" / "registration.json").read_text("utf-8")))
+
+    @property
+    def _registers(self) -> bool:
+        return bool(self.known["effective"]["register_tuned_model"])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop at the first Ctrl-C or SIGTERM; a second one ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def asked(number: int, _frame: Any) -> None:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+            self.stop()
+
+        for number in before:
+            signal.signal(number, asked)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _in_order(lanes: list[list[str]]) -> list[str]:
+    """Return the settings of all trials by their number; the plan deals them out to lanes."""
+    return [lanes[number % len(lanes)][number // len(lanes)] for number in range(sum(map(len, lanes)))]
+
+
+def _place(known: list[Any], wanted: Any) -> int:
+    """Return the place of a value in a list, to which it is added if it is new."""
+    if wanted not in known:
+        known.append(wanted)
+    return known.index(wanted)
+
+
+def _line(trial: TrialFolder, metric: str) -> str:
+    """Return the line that tells how a trial ended."""
+    result = trial.result or {}
+    values = "  ".join(f"{name}={value}" for name, value in trial.asked.items())
+    if result["state"] == "finished":
+        return f"trial {trial.number}: {metric} {result['score']:.6g}  {values}"
+    return f"trial {trial.number}: {result['state']}  {values}  {result['reason']}"
+
+
+def _changed(folder: SweepFolder, trial: TrialFolder) -> UserError:
+    return UserError(
+        Problem("SWEEP-E0304", f"trial {trial.number} of {folder.name}", "another model, data or parameters than when "
+                "the sweep began", "the same for all trials", "put them back, or start a sweep with another name")
+    )  # fmt: skip

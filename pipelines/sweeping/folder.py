@@ -1,0 +1,169 @@
+"""The folder of a sweep on this machine: everything that is known of it, so that it can be opened again.
+
+description.json   what was asked for                  plan/          the plan of all trials
+models/0           imported models, by place           data/0         prepared data, by place
+trials/0003/       asked.json, settings.json, planned.json, tuned/, measured/, log.txt, curve.jsonl, failed.json
+best/              the best trial: merged, evaluated, registered
+sweep.json         the facts of all trials             report.html    the same as a page
+driver.lock        held, with the number of its process, by the driver while it runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.sweeping.described import Described
+
+from steps.errors import Problem, UserError, nearest, shown
+
+SWEEPS = "sweeps"  # below the root of local runs
+DESCRIPTION, FACTS, REPORT = "description.json", "sweep.json", "report.html"
+LOCK, LOG = "driver.lock", "log.txt"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The folder of one trial."""
+
+    path: Path
+    number: int
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The parameters that differ between trials."""
+        return dict(_read(self.path / "asked.json"))
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The settings of its task; None before it was planned."""
+        return _read(self.path / "settings.json") if (self.path / "settings.json").is_file() else None
+
+    @property
+    def planned(self) -> dict[str, Any]:
+        """Its line of the plan."""
+        return dict(_read(self.path / "planned.json"))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Its trial.json, or what the driver wrote of a trial whose process left none; None before it has ended."""
+        for file in (self.path / "measured" / "trial.json", self.path / "failed.json"):
+            whole = file.name == "failed.json" or (file.parent / MANIFEST).is_file()
+            if whole and file.is_file():
+                return dict(_read(file))
+        return None
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a file of JSON, whole or not at all."""
+        write_json(self.path / name, value)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of a sweep."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the sweep."""
+        return self.path.name
+
+    @property
+    def root(self) -> Path:
+        """The root of local runs."""
+        return self.path.parent.parent
+
+    @property
+    def described(self) -> Described:
+        """What was asked for."""
+        return Described.from_json(_read(self.path / DESCRIPTION))
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """sweep.json; None before the first trial starts."""
+        return _read(self.path / FACTS) if (self.path / FACTS).is_file() else None
+
+    def trials(self) -> list[TrialFolder]:
+        """Return the trials that were asked for, in their order."""
+        places = sorted((self.path / "trials").glob("[0-9]*/asked.json"))
+        return [TrialFolder(place.parent, int(place.parent.name)) for place in places]
+
+    def new_trial(self, number: int, asked: dict[str, Any]) -> TrialFolder:
+        """Create the folder of a trial."""
+        trial = TrialFolder(self.path / "trials" / f"{number:04}", number)
+        trial.path.mkdir(parents=True, exist_ok=True)
+        trial.write("asked.json", asked)
+        return trial
+
+    def shared(self, kind: str, place: int) -> Path:
+        """Return the place of a model, its tokenizer or prepared data."""
+        return self.path / kind / str(place)
+
+    @contextlib.contextmanager
+    def driven(self) -> Iterator[None]:
+        """Hold the sweep for this process. Raises UserError if another process runs it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "a+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _running(self.name, self.driver()) from None
+            held.truncate(0)
+            held.write(str(os.getpid()))
+            held.flush()
+            yield
+
+    def driver(self) -> int | None:
+        """Return the process that runs this sweep; None if none does."""
+        try:
+            with open(self.path / LOCK) as held:
+                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            with contextlib.suppress(OSError, ValueError):
+                return int((self.path / LOCK).read_text())
+            return 0
+        return None
+
+
+def sweep_folder(root: Path, name: str) -> SweepFolder:
+    """Return the folder of a sweep of this name."""
+    return SweepFolder(root.absolute() / SWEEPS / name)
+
+
+def existing(root: Path, name: str) -> SweepFolder:
+    """Return the folder of a sweep that was begun. Raises UserError with the nearest name for an unknown one."""
+    folder = sweep_folder(root, name)
+    if not (folder.path / DESCRIPTION).is_file():
+        known = [place.parent.name for place in folder.path.parent.glob(f"*/{DESCRIPTION}")]
+        fix = nearest(name, known) or (f"one of {', '.join(sorted(known)[:10])}" if known else "start one first")
+        raise UserError(Problem("SWEEP-E0303", "name", shown(name), f"a sweep below {folder.path.parent}", fix))
+    return folder
+
+
+def _running(name: str, process: int | None) -> UserError:
+    return UserError(
+        Problem("SWEEP-E0302", name, f"a sweep that process {process} runs", "one that is not running",
+                "wait for it, or stop it first")
+    )  # fmt: skip
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON to a file that is whole or absent, also after a kill."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(draft, file)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,78 @@
+"""Drives a sweep and writes how it ended: in the foreground, or as a process that goes on without its notebook."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.sweeping.driver import Driver, Stopped
+from pipelines.sweeping.folder import LOG, SweepFolder, write_json
+from pipelines.sweeping.processes import StepFailed
+from steps.running import failure, stopped
+
+OUTCOME = "outcome.json"
+DETACHED = "driver.txt"  # what a driver without a terminal prints
+
+
+def drive(folder: SweepFolder, show: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run a sweep to its end and return its outcome: state (finished, failed, stopped) and error.
+
+    Raises UserError if another process runs it.
+    """
+    with open(folder.path / LOG, "a", encoding="utf-8") as log:
+
+        def told(line: str) -> None:
+            log.write(line + "\n")
+            log.flush()
+            show(line)
+
+        driver = Driver(folder, told)
+        outcome: dict[str, Any] = {"state": "finished", "error": None}
+        with folder.driven():
+            (folder.path / OUTCOME).unlink(missing_ok=True)
+            try:
+                driver.run()
+            except Stopped:
+                outcome = {"state": "stopped", "error": stopped("sweep").as_json("sweep")}
+            except StepFailed as failed:
+                outcome = {"state": "failed", "error": failed.outcome}
+            except Exception as error:
+                found = failure(error, "sweep")
+                outcome = {"state": "failed", "error": found.as_json("sweep")}
+            write_json(folder.path / OUTCOME, outcome)
+    return outcome
+
+
+def start(folder: SweepFolder) -> None:
+    """Start a process that drives a sweep; it does not end with this one."""
+    with open(folder.path / DETACHED, "ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "pipelines.sweeping.run", str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def outcome_of(folder: SweepFolder) -> dict[str, Any] | None:
+    """Return how the sweep ended; None if it has not, or was killed."""
+    file = folder.path / OUTCOME
+    return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else None
+
+
+def main(words: list[str]) -> None:
+    """Drive the sweep in the folder that is named."""
+    outcome = drive(SweepFolder(Path(words[0])))
+    error = outcome["error"]
+    sys.exit(error["code"] if error else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,91 @@
+"""One MLflow run for a sweep, with the runs of its trials below it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from steps.params.registration import TrackingParams
+from steps.redaction import masked
+from steps.sweep.trial import KEY
+from steps.tracking.store import MOST_PARAMETERS, experiment_id, make_place
+from steps.tracking.target import be_patient, is_off, target_of
+
+log = logging.getLogger("finetune")
+
+PARENT = "mlflow.parentRunId"
+SWEEP = "finetune_sweep"  # tag of the sweep's run
+
+
+def track_sweep(effective: dict[str, Any], facts: dict[str, Any], report: Path | None) -> None:
+    """Create or complete the sweep's run; an error is only logged, because no result depends on it."""
+    names = TrackingParams.model_fields
+    target = target_of(TrackingParams(**{name: value for name, value in effective.items() if name in names}))
+    if is_off() or not target.uri:
+        return
+    be_patient()
+    make_place(target.uri)
+    try:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=target.uri)
+        experiment = experiment_id(client, target.experiment, target.uri)
+        parent = _parent(client, experiment, facts)
+        for trial in facts["trials"]:
+            _put_below(client, experiment, parent, trial, facts["name"])
+        _describe(client, parent, facts, report)
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("WARNING the sweep was not sent to MLflow at %s: %s", masked(target.uri), str(masked(first))[:200])
+
+
+def _parent(client: Any, experiment: str, facts: dict[str, Any]) -> str:
+    """Return the run of this sweep, which an earlier process may have created."""
+    name = facts["name"].replace("'", "")
+    if found := client.search_runs([experiment], f"tags.{SWEEP} = '{name}'", max_results=1):
+        return str(found[0].info.run_id)
+    tags = {SWEEP: name, "pipeline": facts["pipeline"]}
+    return str(client.create_run(experiment, tags=tags, run_name=f"sweep {facts['name']}").info.run_id)
+
+
+def _put_below(client: Any, experiment: str, parent: str, trial: dict[str, Any], sweep: str) -> None:
+    run_id = trial.get("mlflow_run_id") or _found(client, experiment, trial.get("key", ""))
+    if not run_id:
+        return
+    from mlflow.entities import Param
+
+    data = client.get_run(run_id).data
+    tags = {PARENT: parent, "sweep": sweep, "trial": str(trial["number"]), "trial.state": trial["state"],
+            "trial.reason": trial.get("reason", "")}  # fmt: skip
+    for name, value in tags.items():
+        if value and data.tags.get(name) != value:
+            client.set_tag(run_id, name, value)
+    known = {name.rsplit(".", 1)[-1] for name in data.params}
+    new = [Param(name, str(value)) for name, value in trial["parameters"].items() if name not in known]
+    for start in range(0, len(new), MOST_PARAMETERS):
+        client.log_batch(run_id, params=new[start : start + MOST_PARAMETERS])
+    for name, value in (trial.get("metrics") or {}).items():
+        client.log_metric(run_id, f"validation.{name}", value)
+
+
+def _found(client: Any, experiment: str, key: str) -> str:
+    """Return the run of a trial that failed or was stopped, by its tag; empty if there is none."""
+    if not key:
+        return ""
+    found = client.search_runs([experiment], f"tags.{KEY} = '{key}'", max_results=1,
+                               order_by=["attributes.start_time DESC"])  # fmt: skip
+    return str(found[0].info.run_id) if found else ""
+
+
+def _describe(client: Any, parent: str, facts: dict[str, Any], report: Path | None) -> None:
+    best = next((trial for trial in facts["trials"] if trial["best"]), None)
+    if best:
+        client.log_metric(parent, f"validation.{facts['metric']}", best["score"])
+        tags = {"best_trial": str(best["number"]), **{f"best.{key}": str(value)[:500] for key, value in
+                                                     best["parameters"].items()}}  # fmt: skip
+        for name, value in tags.items():
+            client.set_tag(parent, name, value)
+    if report and report.is_file():
+        client.log_artifact(parent, str(report))
+    client.set_terminated(parent)
