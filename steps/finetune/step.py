@@ -153,7 +153,9 @@ def _train(
         except Interrupted:
             interrupted = True
         except Exception as error:
-            raise _explained(error, trainer, settings) from error
+            if not ran_out(error):
+                raise
+            raise _out_of_memory(error, trainer, settings) from error
         seconds = time.monotonic() - started
         if preemption.asked and (interrupted or trainer.state.global_step < trainer.state.max_steps):
             raise _preempted(folder, trainer)
@@ -287,10 +289,7 @@ def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
     )  # fmt: skip
 
 
-def _explained(error: Exception, trainer: Any, settings: FinetuneSettings) -> Exception:
-    """Return OutOfResources with a fix if memory ran out; return other errors unchanged."""
-    if not ran_out(error):
-        return error
+def _out_of_memory(error: Exception, trainer: Any, settings: FinetuneSettings) -> OutOfResources:
     batch = settings.training.per_device_train_batch_size
     return OutOfResources(
         Problem(
