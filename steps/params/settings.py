@@ -192,6 +192,25 @@ class DataSettings(Learned):
         return DataSource(**{f"{split}_file_path": one.uri for split, one in given.items() if one})
 
 
+class Pruning(Group):
+    """Ending a trial of a sweep during its training if the other trials are better; changes no result."""
+
+    sweep: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """The sweep, and the name of the folder of its trials' curves."""
+
+    trial: int = Field(ge=0)
+    """Number of this trial in the sweep."""
+
+    pruner: Literal["median", "successive_halving"] = "median"
+    """End a trial that is worse than the median of the finished ones, or that is not in the better half at a rung."""
+
+    startup_trials: int = Field(5, ge=0)
+    """Trials to compare with that are needed before one is ended: finished ones (median), or ones that got as far."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps before which no trial is ended."""
+
+
 class FinetuneSettings(Group):
     """For finetune."""
 
@@ -248,6 +267,9 @@ class FinetuneSettings(Group):
 
     tracking: TrackingParams = Field(default_factory=TrackingParams)
     """Where metrics are logged."""
+
+    pruning: Pruning | None = None
+    """Pruning of a trial; None for every other training."""
 
     @property
     def recipe(self) -> Recipe:
