@@ -10,8 +10,9 @@ import argparse
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -43,10 +44,10 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
     hints = get_type_hints(step)
     parser = argparse.ArgumentParser(prog=f"python -m steps {name}", description=(step.__doc__ or "").split("\n")[0])
     for parameter in inspect.signature(step).parameters.values():
-        if parameter.name == "settings":
+        hint = hints[parameter.name]
+        if parameter.name == "settings" or _is_function(hint):
             continue
         required = parameter.default is inspect.Parameter.empty
-        hint = hints[parameter.name]
         kind = "DIR" if hint in (Path, Path | None) else "JSON" if _is_json(hint) else "TEXT"
         default = argparse.SUPPRESS if required else parameter.default
         how = {"action": "append", "help": "repeatable"} if get_origin(hint) is list else {}
@@ -70,6 +71,11 @@ def _json(name: str, text: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise UserError(Problem("PARAM-E0119", _flag(name), shown(value), "a JSON object", "quote it for the shell"))
+
+
+def _is_function(hint: Any) -> bool:
+    """Return whether a parameter takes a function, which only a caller in Python can give."""
+    return any(get_origin(one) is Callable for one in (hint, *get_args(hint)))
 
 
 def _is_json(hint: Any) -> bool:

@@ -13,16 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from steps.errors import Preempted, Problem, StepError
+from steps.errors import Preempted, Problem, StepError, UserError
 from steps.faults import known
 from steps.logs import RECORDS, in_kfp_task
 from steps.messages import end_of_log, termination_message
+from steps.pruning import Pruned
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
 
 
 def failure(error: Exception, step: str) -> StepError:
     """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
+    if isinstance(error, Pruned):
+        return _pruned(error)
     found = error if isinstance(error, StepError) else known(error, step)
     if found is None:
         with suppress(OSError, ValueError):
@@ -30,6 +33,14 @@ def failure(error: Exception, step: str) -> StepError:
         traceback.print_exception(error)
         found = bug(error)
     return found
+
+
+def _pruned(error: Pruned) -> UserError:
+    """Describe a trial that was ended where no sweep catches it, such as a call from a shell."""
+    return UserError(
+        Problem("TRAIN-E0218", f"step {error.step}", f"a trial that was pruned, as {error.reason}",
+                "a trial that is as good as others of its sweep", "use one of those, or train without pruning")
+    )  # fmt: skip
 
 
 def bug(error: BaseException) -> StepError:

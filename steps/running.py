@@ -51,6 +51,7 @@ WITHOUT_TORCH = {
 RESUMING = {"finetune"}  # a second call goes on at the newest checkpoint of the first: a task finds its own
 PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
+CURVE = "FINETUNE_CURVE"  # file that finetune writes its progress into, in the lines of steps/pruning.py
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
 

@@ -52,6 +52,7 @@ class TrackingServer:
         if name == "runs/log-batch":
             run = self.runs[given["run_id"]]
             run["metrics"] += given.get("metrics", [])
+            run["info"]["tags"] = [*run["info"].get("tags", []), *given.get("tags", [])]
             run["params"] |= {one["key"]: one["value"] for one in given.get("params", [])}
             return {}
         if name == "runs/update":

@@ -15,6 +15,8 @@ Trainers share an interface, not a parent class; functions that several of them 
     packages.py     optional packages
     deepspeed.py    setup of DeepSpeed before the model is loaded, and gathering of partitioned weights
     batch_size.py   halve the batch size until the batch fits into memory
+    curves.py       the curve of a training, in a file
+    pruning.py      the callback that writes the curve and ends a trial of a sweep that is worse than others
     watching.py     callbacks: progress, NaN, preemption, checkpoints by time, early stopping, history
 
 To add a trainer: a file in `trainers/` with a `build(run)`, named by the record of a model kind or a method of learning

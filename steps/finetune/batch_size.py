@@ -39,7 +39,7 @@ def fitted(settings: FinetuneSettings, attempt: Callable[[FinetuneSettings], T])
                 raise
         # Outside of `except`, because the traceback keeps references to the model that filled the memory.
         settings = _halved(settings)
-        _free()
+        free()
 
 
 def ran_out(error: BaseException) -> bool:
@@ -61,7 +61,8 @@ def _halved(settings: FinetuneSettings) -> FinetuneSettings:
     return settings.model_copy(update={"training": training.model_copy(update=update)})
 
 
-def _free() -> None:
+def free() -> None:
+    """Return the memory of models that nothing refers to any more."""
     import torch
 
     gc.collect()

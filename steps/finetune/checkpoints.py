@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -44,6 +44,11 @@ class CheckpointFolder:
     """Everything that affects the result: settings and input digests."""
     shared: Path
     """Folder for files that other trainings can use too."""
+
+    @property
+    def key(self) -> str:
+        """The digest of everything that affects the result."""
+        return sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def newest(self, strict: bool = False) -> Path | None:
         """Return the newest valid checkpoint; invalid ones are logged and skipped.
@@ -85,7 +90,7 @@ class CheckpointFolder:
     def clear(self) -> None:
         """Delete all checkpoints, so that those of an older training are not resumed."""
         for checkpoint in self.path.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+            _delete(checkpoint)
 
     def lock(self) -> IO[str]:
         """Lock the folder against other processes; the lock is held until the returned file is closed."""
@@ -108,17 +113,20 @@ class CheckpointFolder:
 
 
 def folder_for(settings: FinetuneSettings, inputs: dict[str, str], fallback: Path) -> CheckpointFolder:
-    """Return the folder of a training: below checkpoint_dir, else below the local root, else `fallback`."""
-    own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "gpus"})
+    """Return the folder of a training: below checkpoint_dir, else below the local root, else `fallback`.
+
+    Pruning is left out: it ends a training, or changes nothing, so a trial goes on where the same training was left.
+    """
+    own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "gpus", "pruning"})
     identity = {"settings": own, "inputs": inputs}
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     if settings.checkpoints.checkpoint_dir:
         root = Path(settings.checkpoints.checkpoint_dir.removeprefix("file://"))
     elif LOCAL_ROOT in os.environ:
         root = Path(os.environ[LOCAL_ROOT], "checkpoints")
     else:
         return CheckpointFolder(fallback, identity, fallback)
-    return CheckpointFolder(root / settings.pipeline / key, identity, root / SHARED)
+    folder = CheckpointFolder(root, identity, root / SHARED)
+    return replace(folder, path=root / settings.pipeline / folder.key)
 
 
 def refuse_unwritable(folder: CheckpointFolder) -> None:

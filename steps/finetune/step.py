@@ -6,13 +6,14 @@ import json
 import logging
 import shutil
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import Manifest, new_artifact, read_manifest, verified
-from steps.errors import NumericError, OutOfResources, Preempted, Problem
-from steps.finetune.batch_size import fitted, ran_out
+from steps.artifacts import Manifest, code_digest, new_artifact, read_manifest, verified
+from steps.errors import NumericError, OutOfResources, Preempted, Problem, StepError
+from steps.finetune.batch_size import fitted, free, ran_out
 from steps.finetune.checkpoints import (
     CheckpointFolder,
     finish,
@@ -24,6 +25,7 @@ from steps.finetune.checkpoints import (
     unfinish,
 )
 from steps.finetune.continuing import own_parameters
+from steps.finetune.curves import TrainingCurve
 from steps.finetune.deepspeed import change_dtype, keep_names, launched, whole_weights
 from steps.finetune.inference import name_padding, save_tokenizer, stops_anew, write_generation_settings
 from steps.finetune.packages import refuse_missing
@@ -32,6 +34,7 @@ from steps.finetune.run import Run
 from steps.kinds import load
 from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
+from steps.pruning import Pruned
 from steps.tracking import UNSENT, Tracker
 from steps.tracking.parameters import parameters_of
 
@@ -48,6 +51,7 @@ def finetune(
     checkpoints: Path | None,
     report: Path,
     merged: Path | None = None,
+    then: Callable[[Path], None] | None = None,
 ) -> Manifest:
     """Train `model` on the tokens of `data`.
 
@@ -55,8 +59,15 @@ def finetune(
     or those to keep if they are stored nowhere else; if None, these are in the folder checkpoints of `tuned`), an HTML
     `report`, and to `merged`, if given, the model with the adapter merged, or a reference to `tuned` if that is a
     model. A task of its own for merging would have to load base and adapter again, and write the result from another
-    machine. Raises Preempted if stopped from outside, NumericError on NaN, OutOfResources if memory or disk runs out or
-    requested GPUs are missing, UserError if resume_from_checkpoint cannot be fulfilled.
+    machine.
+
+    `then` is called with the written `tuned` while the training still counts as unfinished: a task that is killed in it
+    and started again goes on from the last checkpoint, or calls `then` at once if `tuned` is whole and no `merged` is
+    wanted.
+
+    Raises Preempted if stopped from outside, NumericError on NaN, OutOfResources if memory or disk runs out or
+    requested GPUs are missing, UserError if resume_from_checkpoint cannot be fulfilled, Pruned, without a result, if
+    the other trials of `settings.pruning` are better.
     """
     refuse_missing(settings)
     refuse_missing_gpus(settings.gpus)
@@ -66,29 +77,15 @@ def finetune(
     folder = folder_for(settings, inputs, scratch)
     if settings.checkpoints.checkpoint_dir:
         refuse_unwritable(folder)
-    with folder.lock(), ExitStack() as stack:
-        task = tuned.absolute()
-        retried = folder.was_begun_by(task)
-        resume = resume_point(folder, settings.checkpoints.resume_from_checkpoint, task)
-        unfinished = resume is not None or not is_finished(folder.path)
-        folder.begin(task)
-        unfinish(folder.path)
-        tracker = stack.enter_context(_tracker(settings, inputs, folder, unfinished, retried))
-        stack.enter_context(launched(settings, folder.path))
-        tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
-
-        # A checkpoint made with a larger batch can be resumed, because every step has the same rows.
-        def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
-            newest = resume if fitting is settings else folder.newest_of(task) or resume
-            return _train(fitting, model, data, folder, newest, tracker, task)
-
-        trainer, history = fitted(settings, attempt)
-        tracker.flush()
-        history["mlflow_run_id"] = tracker.run_id
-        _write_tuned(trainer, settings, inputs, history, model, tuned, tracker)
-        del trainer  # with the model in memory
-        if merged is not None:
-            _merge(model, tuned, merged)
+    with folder.lock():
+        curve = TrainingCurve(settings, folder)
+        if then is None or merged is not None or not _is_written(tuned, settings, inputs):
+            with _without_pruned(folder):
+                _write(settings, inputs, model, data, tuned, merged, folder, curve)
+        curve.finish()
+        if then is not None:
+            free()
+            then(tuned)
         finish(folder.path)
         remove_finished(folder, settings.checkpoints)
     if checkpoints:
@@ -99,6 +96,79 @@ def finetune(
 
     write_training_report(tuned, report)
     return read_manifest(tuned)
+
+
+def _is_written(tuned: Path, settings: FinetuneSettings, inputs: dict[str, str]) -> bool:
+    """Return whether `tuned` is the whole result of this training."""
+    try:
+        written = verified(tuned, ("adapter", "model")).lineage
+    except StepError:
+        return False
+    return written == {"code": code_digest(), **_lineage(settings, inputs)}
+
+
+def _lineage(settings: FinetuneSettings, inputs: dict[str, str]) -> dict[str, Any]:
+    own = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "pruning"})
+    return {"inputs": inputs, "settings": own}
+
+
+@contextmanager
+def _without_pruned(folder: CheckpointFolder) -> Iterator[None]:
+    """Delete the checkpoints of a training that is pruned in this block: nothing goes on from them."""
+    try:
+        yield
+    except Pruned as pruned:
+        log.info("pruned: %s", pruned)
+        folder.clear()
+        finish(folder.path)
+        raise
+
+
+def _write(
+    settings: FinetuneSettings,
+    inputs: dict[str, str],
+    model: Path,
+    data: Path,
+    tuned: Path,
+    merged: Path | None,
+    folder: CheckpointFolder,
+    curve: TrainingCurve,
+) -> None:
+    """Train, or resume, and write `tuned` and `merged`; raises Pruned also if an earlier process was pruned."""
+    task = tuned.absolute()
+    retried = folder.was_begun_by(task)
+    if is_finished(folder.path):
+        curve.refuse_pruned()
+    resume = None if curve.is_pruned else resume_point(folder, settings.checkpoints.resume_from_checkpoint, task)
+    unfinished = resume is not None or not is_finished(folder.path)
+    folder.begin(task)
+    unfinish(folder.path)
+    with _tracker(settings, inputs, folder, unfinished, retried) as tracker, _pruned_is_told(tracker):
+        curve.refuse_pruned()
+        with launched(settings, folder.path):
+            tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
+
+            # A checkpoint made with a larger batch can be resumed, because every step has the same rows.
+            def attempt(fitting: FinetuneSettings) -> tuple[Any, dict[str, Any]]:
+                newest = resume if fitting is settings else folder.newest_of(task) or resume
+                return _train(fitting, model, data, folder, newest, tracker, task, curve)
+
+            trainer, history = fitted(settings, attempt)
+            tracker.flush()
+            history["mlflow_run_id"] = tracker.run_id
+            _write_tuned(trainer, settings, inputs, history, model, tuned, tracker)
+            del trainer  # with the model in memory
+            if merged is not None:
+                _merge(model, tuned, merged)
+
+
+@contextmanager
+def _pruned_is_told(tracker: Tracker) -> Iterator[None]:
+    try:
+        yield
+    except Pruned as pruned:
+        tracker.tag({"pruned": str(pruned)})
+        raise
 
 
 def _merge(model: Path, tuned: Path, merged: Path) -> None:
@@ -129,6 +199,7 @@ def _train(
     resume: Path | None,
     tracker: Tracker,
     tuned: Path,
+    curve: TrainingCurve,
 ) -> tuple[Any, dict[str, Any]]:
     from transformers import PrinterCallback
 
@@ -138,7 +209,7 @@ def _train(
     patience = settings.training.early_stopping_patience if settings.training.apply_early_stopping else None
     with Preemption() as preemption:
         _be_deterministic(settings)
-        watchers = [preemption, *_watchers(settings, tuned, patience, progress)]
+        watchers = [preemption, *_watchers(settings, tuned, patience, progress, curve)]
         run = Run(settings, model, data, folder.path, watchers, folder.shared)
         trainer = load(settings.recipe.trainer)(run)
         if settings.deepspeed:
@@ -153,7 +224,9 @@ def _train(
         except Interrupted:
             interrupted = True
         except Exception as error:
-            raise _explained(error, trainer, settings) from error
+            if not ran_out(error):
+                raise
+            raise _out_of_memory(error, trainer, settings) from error
         seconds = time.monotonic() - started
         if preemption.asked and (interrupted or trainer.state.global_step < trainer.state.max_steps):
             raise _preempted(folder, trainer)
@@ -164,6 +237,7 @@ def _train(
         "steps": trainer.state.global_step,
         "planned_steps": trainer.state.max_steps,
         "seconds": round(seconds, 3),
+        "tokens": int(progress.tokens),
         "tokens_per_second": round(progress.tokens_per_second(seconds), 1),
         "resumed_from": int(resume.name.rsplit("-", 1)[-1]) if resume else None,
         "batch": {
@@ -176,13 +250,18 @@ def _train(
     return trainer, history
 
 
-def _watchers(settings: FinetuneSettings, tuned: Path, patience: int | None, progress: Any) -> list[Any]:
+def _watchers(
+    settings: FinetuneSettings, tuned: Path, patience: int | None, progress: Any, curve: TrainingCurve
+) -> list[Any]:
+    from steps.finetune.pruning import CurveWatcher
     from steps.finetune.watching import Checkpoints, EarlyStopping, Finite
 
     kept = settings.checkpoints
     watchers = [Finite(), Checkpoints(kept.save_steps, kept.save_total_limit, kept.save_minutes, tuned), progress]
     if patience is not None:
         watchers.append(EarlyStopping(patience, settings.training.early_stopping_threshold))
+    if curve.written:
+        watchers.append(CurveWatcher(curve))
     return watchers
 
 
@@ -206,7 +285,7 @@ def _write_tuned(
     weights = whole_weights(trainer)
     _refuse_non_finite(weights if weights is not None else dict(trainer.model.named_parameters()))
     kind = "adapter" if settings.lora.apply_lora else "model"
-    lineage = {"inputs": inputs, "settings": settings.model_dump(mode="json", exclude={"checkpoints", "tracking"})}
+    lineage = _lineage(settings, inputs)
     base = read_manifest(model)
     if settings.pads_with_end:
         name_padding(trainer.processing_class, trainer.model, model)
@@ -287,10 +366,7 @@ def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
     )  # fmt: skip
 
 
-def _explained(error: Exception, trainer: Any, settings: FinetuneSettings) -> Exception:
-    """Return OutOfResources with a fix if memory ran out; return other errors unchanged."""
-    if not ran_out(error):
-        return error
+def _out_of_memory(error: Exception, trainer: Any, settings: FinetuneSettings) -> OutOfResources:
     batch = settings.training.per_device_train_batch_size
     return OutOfResources(
         Problem(

@@ -182,7 +182,8 @@ class Progress(TrainerCallback):
         self.tracker = tracker
         self._started = 0.0
         self._first_step = 0
-        self._tokens = 0.0
+        self.tokens = 0.0
+        """Tokens of this process, without padding."""
         self._tokens_before = 0.0  # of the process before, which the Trainer's count includes
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -204,7 +205,7 @@ class Progress(TrainerCallback):
         logs = logs or {}
         self.tracker.metrics({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
         if "loss" in logs:
-            self._tokens = logs.get("num_tokens", state.num_input_tokens_seen - self._tokens_before)
+            self.tokens = logs.get("num_tokens", state.num_input_tokens_seen - self._tokens_before)
             log.info("%s", self._line(state, logs))
         elif "eval_loss" in logs:
             best = args.metric_for_best_model or "loss"
@@ -221,7 +222,7 @@ class Progress(TrainerCallback):
         """Count the tokens of all steps of this process, also of those since the last log event."""
         # TRL has no public name for it, and logs it only with the loss; our own trainers have tokens_seen.
         own = getattr(trainer, "_total_train_tokens", 0) or getattr(trainer, "tokens_seen", 0)
-        self._tokens = own or trainer.state.num_input_tokens_seen - self._tokens_before
+        self.tokens = own or trainer.state.num_input_tokens_seen - self._tokens_before
 
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         seconds = time.monotonic() - self._started
@@ -234,7 +235,7 @@ class Progress(TrainerCallback):
 
     def tokens_per_second(self, seconds: float | None = None) -> float:
         """Return the tokens of this process per second of training, without padding."""
-        return self._tokens / max(seconds if seconds is not None else time.monotonic() - self._started, 1e-9)
+        return self.tokens / max(seconds if seconds is not None else time.monotonic() - self._started, 1e-9)
 
 
 def history_of(state: TrainerState, metric: str = "loss") -> dict[str, Any]:

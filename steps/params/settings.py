@@ -193,22 +193,22 @@ class DataSettings(Learned):
 
 
 class Pruning(Group):
-    """The rule by which a trial of a sweep is stopped."""
+    """Ending a trial of a sweep during its training if the other trials are better; changes no result."""
 
-    sweep: str
-    """Name of the folder of the trials' curves."""
+    sweep: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """The sweep, and the name of the folder of its trials' curves."""
 
     trial: int = Field(ge=0)
-    """Place of this trial in the sweep."""
+    """Number of this trial in the sweep."""
 
     pruner: Literal["median", "successive_halving"] = "median"
-    """The rule."""
+    """End a trial that is worse than the median of the finished ones, or that is not in the better half at a rung."""
 
-    startup_trials: int = Field(5, ge=1)
-    """Finished trials before which the median stops none."""
+    startup_trials: int = Field(5, ge=0)
+    """Trials to compare with that are needed before one is ended: finished ones (median), or ones that got as far."""
 
     warmup_steps: int = Field(0, ge=0)
-    """Optimizer steps before which no trial is stopped."""
+    """Optimizer steps before which no trial is ended."""
 
 
 class FinetuneSettings(Group):
@@ -269,7 +269,7 @@ class FinetuneSettings(Group):
     """Where metrics are logged."""
 
     pruning: Pruning | None = None
-    """How a trial of a sweep is stopped early; None: never."""
+    """Pruning of a trial; None for every other training."""
 
     @property
     def recipe(self) -> Recipe:

@@ -1,7 +1,7 @@
 """Records for MLflow, and the file of records that could not be sent.
 
-A record is {"metrics": {name: number}, "step": 3, "time": milliseconds}, {"parameters": {name: text}} or
-{"status": "FINISHED", "time": milliseconds}. The first line of a file is their run.
+A record is {"metrics": {name: number}, "step": 3, "time": milliseconds}, {"parameters": {name: text}},
+{"tags": {name: text}} or {"status": "FINISHED", "time": milliseconds}. The first line of a file is their run.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Store:
 
     def send(self, records: list[Record]) -> None:
         """Send records in order, in few calls; raises what MLflow raises."""
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric, Param, RunTag
 
         client, run_id = self.client(), self.run.run_id
         metrics = [
@@ -95,6 +95,9 @@ class Store:
             client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
         for start in range(0, len(parameters), MOST_PARAMETERS):
             client.log_batch(run_id, params=parameters[start : start + MOST_PARAMETERS])
+        tags = [RunTag(*pair) for record in records for pair in record.get("tags", {}).items()]
+        if tags:
+            client.log_batch(run_id, tags=tags)
         for record in records:
             if "status" in record and self.run.ours:
                 client.set_terminated(run_id, record["status"], record["time"])

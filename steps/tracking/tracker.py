@@ -13,6 +13,7 @@ from typing import Any
 
 from steps.errors import Preempted
 from steps.params.registration import TrackingParams
+from steps.pruning import Pruned
 from steps.redaction import masked
 from steps.tracking.checkpoints import CheckpointCopies
 from steps.tracking.continued import end_abandoned
@@ -89,6 +90,10 @@ class Tracker:
         """Record settings, without the secrets in them; nested ones get dotted names."""
         given = flat(values) if self.target.flattens else {key: json.dumps(value) for key, value in values.items()}
         self._put({"parameters": {key: str(masked(value))[:LONGEST_VALUE] for key, value in given.items()}})
+
+    def tag(self, values: dict[str, str]) -> None:
+        """Set tags of the run, without the secrets in them."""
+        self._put({"tags": {key: str(masked(value))[:LONGEST_VALUE] for key, value in values.items()}})
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Record metrics of one step, each once; values that are not finite are left out, because MLflow refuses them.
@@ -233,7 +238,7 @@ def _status(kind: type[BaseException] | None) -> str:
     """Return MLflow's status for the way in which a training ended."""
     if kind is None:
         return "FINISHED"
-    return "KILLED" if issubclass(kind, Preempted) or not issubclass(kind, Exception) else "FAILED"
+    return "KILLED" if issubclass(kind, Preempted | Pruned) or not issubclass(kind, Exception) else "FAILED"
 
 
 def _first_line(error: Exception) -> str:

@@ -96,6 +96,7 @@ def test_parameters_tags_and_metrics_arrive_with_step_and_time(server):
         tracker.parameters({"training": {"seed": 1}, "source": "s3://user:pass@bucket/x"})
         for step in range(1, 4):
             tracker.metrics({"loss": 1 / step, "grad_norm": float("nan")}, step)
+        tracker.tag({"pruned": "worse than s3://user:pass@bucket/x"})
     (run,) = server.runs.values()
     assert run["params"] == {"training.seed": "1", "source": "s3://***@bucket/x"}
     assert server.metrics("loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
@@ -103,6 +104,7 @@ def test_parameters_tags_and_metrics_arrive_with_step_and_time(server):
     assert all(before <= int(metric["timestamp"]) <= time.time() * 1000 for metric in run["metrics"])
     tags = {tag["key"]: tag["value"] for tag in run["info"]["tags"]}
     assert tags.items() >= {"pipeline": "p", "model_digest": "m", "data_digest": "d"}.items()
+    assert tags["pruned"] == "worse than s3://***@bucket/x"
     assert run["status"] == "FINISHED"
 
 
