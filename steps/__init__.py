@@ -18,6 +18,7 @@ STEPS = {
     "import-adapter": "steps.adapter_tools.importing:import_adapter",
     "adapter-tool": "steps.adapter_tools.tool:adapter_tool",
     "evaluate": "steps.evaluate.step:evaluate",
+    "measure": "steps.evaluate.measuring:measure",
     "report": "steps.reports.step:report",
     "register-model": "steps.register_model.step:register_model",
     "send-metrics": "steps.tracking.unsent:send_metrics",
