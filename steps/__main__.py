@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         hints = get_type_hints(load(name))
         values = {key: _json(key, value) if _is_json(hints[key]) and value else value for key, value in given.items()}
     result = run_step(name, settings, **values)
-    if isinstance(result, bool | str | float):
+    if isinstance(result, bool | str | float | dict):
         print(json.dumps(result))
 
 

@@ -1,7 +1,8 @@
 """Evaluate base and tuned model on the same held-out rows, and decide whether the tuned model may be registered.
 
     step.py                  the step; comparison.py: the result of an evaluator
-    before.py                the model before training
+    before.py                the models before and after training, merged where they are adapters
+    measuring.py             the tuned model alone, for a trial of a sweep (the step measure)
     generated.py             text generation: loss and answers
     unmasked.py              masked language models
     classified.py, classifying.py   text classification
@@ -9,7 +10,7 @@
     answered.py, answering.py   extractive question answering
     preferred.py             preference training
     guessing.py              replacement for a base without weights
-    held_out.py              the test rows, with prompt and reference of each
+    held_out.py              the held-out rows, with prompt and reference of each
     conversations.py         prompts and references as the chat template writes them
     transformers_engine.py   loads one causal model, computes loss and answers on these rows
     seq2seq_engine.py        the same for encoder-decoder models

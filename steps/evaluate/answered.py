@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from steps.errors import Problem, UserError
 from steps.evaluate.comparison import Comparison
-from steps.evaluate.held_out import first_rows
+from steps.evaluate.held_out import first, read_rows
 from steps.params.settings import EvaluationSettings
 from steps.scoring.answer_metrics import best_exact, best_f1, score_answers
 from steps.scoring.answer_windows import answers_of, references_of
@@ -26,7 +26,7 @@ from steps.scoring.text_metrics import without
 
 @dataclass(frozen=True)
 class Said:
-    """The predictions of one model for the test questions; lists have one entry for each."""
+    """The predictions of one model for the held-out questions; lists have one entry for each."""
 
     texts: list[str]
     """The answer; empty for no answer."""
@@ -41,7 +41,7 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     rows, windows = _questions(settings, data)
     knows = _answers_questions(base)
     before = _said(base, rows, windows, settings) if knows else _nothing(rows, windows)
-    after = _said(tuned, rows, windows, settings)
+    after = before if tuned == base and knows else _said(tuned, rows, windows, settings)
     references = references_of(rows)
     compared = [[without(text, settings.options) for text in texts] for texts in references]
     scores = {}
@@ -51,7 +51,8 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     metric = settings.evaluation.gate_metric
     if metric not in scores["tuned"]:
         raise UserError(
-            Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value, as no test question is of this kind",
+            Problem("EVAL-E0206", "gate_metric", f"{metric}, which has no value, as no {settings.split} "
+                    "question is of this kind",
                     f"one of {', '.join(scores['tuned'])}", "set gate_metric to one of them")
         )  # fmt: skip
     explained = {
@@ -62,12 +63,9 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
 
 
 def _questions(settings: EvaluationSettings, data: Path) -> tuple[pa.Table, pa.Table]:
-    """Read the first test rows and their windows."""
-    wanted = settings.evaluation.evaluation_max_rows
-    windows = pq.read_table(data / "tokens" / "test.parquet")
-    rows = pq.read_table(data / "rows" / "test.parquet").slice(0, wanted if wanted >= 0 else None)
-    if not len(rows):
-        first_rows(settings, data)  # raises UserError
+    """Read the first held-out rows and their windows."""
+    rows = first(read_rows(settings, data), settings)
+    windows = pq.read_table(data / "tokens" / f"{settings.split}.parquet")
     return rows, windows.filter(pa.compute.less(windows["row"], len(rows)))
 
 
@@ -98,7 +96,7 @@ def _nothing(rows: pa.Table, windows: pa.Table) -> Said:
 
 
 def _predictions(rows: pa.Table, references: list[list[str]], before: Said, after: Said) -> pa.Table:
-    """Return one row for each test question; exact and f1 range from 0 to 1."""
+    """Return one row for each held-out question; exact and f1 range from 0 to 1."""
     judged = list(zip(after.texts, references, strict=True))
     return pa.table(
         {

@@ -1,4 +1,4 @@
-"""The model before this run, with which the tuned model is compared."""
+"""The folders of the models that are compared: the model before this run, and the tuned one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from steps.adapters.layout import adapter_of
 from steps.adapters.merging import merge
-from steps.artifacts import MANIFEST, read_manifest
+from steps.artifacts import MANIFEST, Manifest, describe_files, read_manifest, verified
 from steps.errors import NumericError, UserError
+from steps.models.layout import ADAPTER_CONFIG, CONFIG
 
 NOTHING_LEARNED = {"MERGE-E0301", "MERGE-E0302"}  # the adapter changes no weight, so the model equals the base
 
@@ -26,15 +27,43 @@ def model_before(base: Path, near: Path) -> Iterator[Path]:
     if adapter is None:
         yield base
         return
+    with _merged(base, adapter, near, "base") as merged:
+        yield merged
+
+
+@contextmanager
+def model_after(base: Path, tuned: Path, near: Path) -> Iterator[Path]:
+    """Yield the folder of the tuned model: `tuned`, or if it is an adapter, both merged; `base` if it changes nothing.
+
+    The merge is that of the step merge-adapter; its temporary folder inside `near` is deleted afterwards. Raises as
+    `merge`.
+    """
+    if (tuned / CONFIG).is_file() and not (tuned / ADAPTER_CONFIG).is_file():
+        yield tuned
+        return
+    with _merged(base, tuned, near, "tuned") as merged:
+        yield merged
+
+
+@contextmanager
+def _merged(base: Path, adapter: Path, near: Path, name: str) -> Iterator[Path]:
+    """Yield a temporary folder with this name, with the merged model; `base` if the adapter changes no weight."""
     near.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=near, prefix=".before-") as room:
+    with TemporaryDirectory(dir=near, prefix=f".{name}-") as room:
         try:
-            merge(base, adapter, merged := Path(room, "base"))
+            merge(base, adapter, merged := Path(room, name))
         except (UserError, NumericError) as error:
             if not {problem.code for problem in error.problems} <= NOTHING_LEARNED:
                 raise
             merged = base
         yield merged
+
+
+def checked(folder: Path) -> str:
+    """Check a model's files and return their digest; a plain folder without a manifest is accepted."""
+    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
+        return Manifest("model", describe_files(folder)).digest
+    return verified(folder, "model").digest
 
 
 def told_before(base: Path) -> str:

@@ -31,7 +31,7 @@ MOST_CURVES, MOST_COUNTED = 20, 100  # largest numbers of classes for ROC curves
 
 @dataclass(frozen=True)
 class Judged:
-    """The predictions of one model for the test rows."""
+    """The predictions of one model for the held-out rows."""
 
     probabilities: np.ndarray
     """Of each class, (rows, classes)."""
@@ -52,14 +52,14 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
         before = _judged(base, tokens, truth, settings, several)
     else:
         before = _by_shares(facts["splits"]["train"], truth, names, several)
-    after = _judged(tuned, tokens, truth, settings, several)
+    after = before if tuned == base and knows else _judged(tuned, tokens, truth, settings, several)
     scored = {
-        name: _scored(one, truth, names, several).joined(_of_task(settings.task, rows, one, names))
+        name: _scored(one, truth, names, several, settings.split).joined(_of_task(settings.task, rows, one, names))
         for name, one in (("base", before), ("tuned", after))
     }
-    _refuse_undefined(settings.evaluation.gate_metric, scored)
+    _refuse_undefined(settings.evaluation.gate_metric, {"tuned": scored["tuned"]} if after is before else scored)
     scores = {name: {"loss": one.loss, **scored[name].values} for name, one in (("base", before), ("tuned", after))}
-    labels = _told(scored, after, truth, names, several)
+    labels = _told(scored, after, truth, names, several, settings.split)
     labels["base"] = (
         "The base model is a classifier of these classes." if knows else
         "The base model has no head for these classes: base is " + ("a baseline" if several else "the most frequent "
@@ -108,10 +108,10 @@ def _one_each(values: np.ndarray) -> np.ndarray:
     return np.eye(values.shape[1], dtype=bool)[values.argmax(axis=1)]
 
 
-def _scored(judged: Judged, truth: np.ndarray, names: list[str], several: bool) -> Scored:
+def _scored(judged: Judged, truth: np.ndarray, names: list[str], several: bool, split: str) -> Scored:
     if several:
-        return score_label_sets(truth, judged.said, judged.probabilities, names)
-    return score_labels(_names_of(truth, names), _names_of(judged.said, names), judged.probabilities, names)
+        return score_label_sets(truth, judged.said, judged.probabilities, names, split)
+    return score_labels(_names_of(truth, names), _names_of(judged.said, names), judged.probabilities, names, split)
 
 
 def _of_task(task: str, rows: pa.Table, judged: Judged, names: list[str]) -> Scored:
@@ -135,7 +135,7 @@ def _refuse_undefined(metric: str, scored: dict[str, Scored]) -> None:
 
 
 def _told(
-    scored: dict[str, Scored], after: Judged, truth: np.ndarray, names: list[str], several: bool
+    scored: dict[str, Scored], after: Judged, truth: np.ndarray, names: list[str], several: bool, split: str
 ) -> dict[str, Any]:
     """Return the part `labels` of metrics.json: classes, undefined metrics, remarks, confusion matrix, ROC curves."""
     told: dict[str, Any] = {
@@ -150,14 +150,14 @@ def _told(
         if len(names) <= MOST_COUNTED:
             told["confusion"] = confusion_matrix(right, _names_of(after.said, names), names)
         if len(names) <= MOST_CURVES:
-            told["roc"] = roc_curves(right, after.probabilities, names)
+            told["roc"] = roc_curves(right, after.probabilities, names, split)
     return told
 
 
 def _predictions(
     rows: pa.Table, before: Judged, after: Judged, truth: np.ndarray, names: list[str], several: bool
 ) -> pa.Table:
-    """Return one row for each test row; probability is that of the predicted label, null with several labels."""
+    """Return one row for each held-out row; probability is that of the predicted label, null with several labels."""
     kind = pa.list_(pa.string()) if several else pa.string()
 
     def told(table: np.ndarray) -> pa.Array:

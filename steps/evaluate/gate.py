@@ -27,12 +27,12 @@ class Verdict:
     """One sentence."""
 
 
-def refuse_unmeasurable(gate: EvaluationParams, answered: bool) -> None:
+def refuse_unmeasurable(gate: EvaluationParams, answered: bool, split: str = "test") -> None:
     """Raise UserError if the gate's metric compares answers and no row has one; called before the evaluation."""
     if not answered and gate.gate_metric not in ("loss", "perplexity"):
         raise UserError(
-            Problem("EVAL-E0203", "gate_metric", f"{gate.gate_metric} for test rows without a right answer",
-                    "loss or perplexity", "set gate_metric=loss, or use test rows that end with an answer")
+            Problem("EVAL-E0203", "gate_metric", f"{gate.gate_metric} for {split} rows without a right answer",
+                    "loss or perplexity", f"set gate_metric=loss, or use {split} rows that end with an answer")
         )  # fmt: skip
 
 

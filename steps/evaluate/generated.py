@@ -26,11 +26,11 @@ Engine = Callable[[Path, HeldOut, EvaluationSettings], Measured]
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
     """Compute losses and answers of both models. Raises as `evaluate`."""
     held_out = read_held_out(settings, data, base)
-    refuse_unmeasurable(settings.evaluation, held_out.asked)
+    refuse_unmeasurable(settings.evaluation, held_out.asked, settings.split)
     measure: Engine = load(settings.recipe.kind.engine)
     vocabulary = vocabulary_of_new(base)
     before = guess(held_out, vocabulary) if vocabulary else measure(base, held_out, settings)
-    measured = {"base": before, "tuned": measure(tuned, held_out, settings)}
+    measured = {"base": before, "tuned": before if tuned == base else measure(tuned, held_out, settings)}
     scores = {name: score(one, held_out.references, settings.options) for name, one in measured.items()}
     if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
         log.warning("WARNING every answer of the tuned model is empty")

@@ -14,6 +14,7 @@ from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
 from steps.evaluate.conversations import Conversations
 from steps.params.settings import EvaluationSettings
+from steps.params.splits import VALIDATION_BY_ROW
 from steps.tasks import load_task
 
 IGNORED = -100  # the label of a token without loss
@@ -21,7 +22,7 @@ IGNORED = -100  # the label of a token without loss
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The first rows of the test split; every list has one entry for each row."""
+    """The first rows of a held-out split; every list has one entry for each row."""
 
     input_ids: list[np.ndarray]
     """Token ids of prompt and answer; with an encoder-decoder model, of the prompt only."""
@@ -71,17 +72,18 @@ class Measured:
 
 
 def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> HeldOut:
-    """Read the first test rows; `model` is the folder whose tokenizer renders conversations.
+    """Read the first rows of the split; `model` is the folder whose tokenizer renders conversations.
 
-    Raises UserError if there are no test rows, or none with a supervised token.
+    Raises UserError if there are none, or none with a supervised token.
     """
     rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
     labels = arrays(tokens["labels"])
     apart = settings.recipe.kind.has_encoder
     if not any((row[0 if apart else 1 :] != IGNORED).any() for row in labels):
         raise UserError(
-            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows, none of which has a token with loss",
-                    "an answer in each row", "raise max_seq_length, as the answers were truncated")
+            Problem("EVAL-E0202", f"{settings.split}_file_path", f"{len(labels)} {settings.split} rows, none of which "
+                    "has a token with loss", "an answer in each row",
+                    "raise max_seq_length, as the answers were truncated")
         )  # fmt: skip
     prompts, references, rendered, added = _asked(settings, rows.to_pylist(), model, data)
     facts = read_manifest(data, "data").facts
@@ -90,19 +92,49 @@ def read_held_out(settings: EvaluationSettings, data: Path, model: Path) -> Held
 
 
 def first_rows(settings: EvaluationSettings, data: Path, columns: list[str] | None = None) -> tuple[pa.Table, pa.Table]:
-    """Read the first test rows, and `columns` of their tokens. Raises UserError if there are none."""
-    wanted = settings.evaluation.evaluation_max_rows
-    stop = wanted if wanted >= 0 else None
-    rows = pq.read_table(data / "rows" / "test.parquet").slice(0, stop)
-    tokens = pq.read_table(data / "tokens" / "test.parquet", columns=columns).slice(0, stop)
+    """Read the first rows of the split, and `columns` of their tokens. Raises UserError if there are none."""
+    name = settings.split
+    rows = read_rows(settings, data)
+    apart = data / VALIDATION_BY_ROW
+    if name == "validation" and apart.is_file():
+        tokens = pq.read_table(apart, columns=columns)
+        if "labels" in tokens.column_names:  # a packed split keeps rows without loss, which no test split has
+            learned = pa.array([bool((row != IGNORED).any()) for row in arrays(tokens["labels"])], pa.bool_())
+            rows, tokens = rows.filter(learned), tokens.filter(learned)
+    else:
+        tokens = pq.read_table(data / "tokens" / f"{name}.parquet", columns=columns)
     if len(rows) != len(tokens):
-        raise ValueError(f"{data}: {len(rows)} test rows, but tokens for {len(tokens)}")
-    if not len(rows):
-        raise UserError(
-            Problem("EVAL-E0201", "evaluation_max_rows" if wanted == 0 else "test_file_path", "no test row",
-                    "at least one row to evaluate", "provide test rows, or leave evaluation_max_rows at -1")
-        )  # fmt: skip
-    return rows, tokens
+        raise ValueError(f"{data}: {len(rows)} {name} rows, but tokens for {len(tokens)}")
+    chosen = first(rows, settings)
+    return chosen, tokens.slice(0, len(chosen))
+
+
+def read_rows(settings: EvaluationSettings, data: Path) -> pa.Table:
+    """Read all canonical rows of the split. Raises UserError if the data have no such split."""
+    file = data / "rows" / f"{settings.split}.parquet"
+    if not file.is_file():
+        raise _without_rows(settings)
+    return pq.read_table(file)
+
+
+def first(rows: pa.Table, settings: EvaluationSettings) -> pa.Table:
+    """Return the rows to evaluate, the first ones of the split. Raises UserError if there are none."""
+    wanted = settings.evaluation.evaluation_max_rows
+    chosen = rows.slice(0, wanted if wanted >= 0 else None)
+    if not len(chosen):
+        raise _without_rows(settings)
+    return chosen
+
+
+def _without_rows(settings: EvaluationSettings) -> UserError:
+    name, unbounded = settings.split, settings.evaluation.evaluation_max_rows != 0
+    fix = f"provide {name} rows, or leave evaluation_max_rows at -1"
+    if name == "validation" and unbounded:
+        fix = "set validation_file_path, or auto_split=true, which splits validation rows off the training rows"
+    return UserError(
+        Problem("EVAL-E0201", f"{name}_file_path" if unbounded else "evaluation_max_rows", f"no {name} row",
+                "at least one row to evaluate", fix)
+    )  # fmt: skip
 
 
 def _ending(settings: EvaluationSettings) -> str | None:

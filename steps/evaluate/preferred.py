@@ -34,7 +34,7 @@ ROWS_ANSWERED = 5  # prompts that both models answer, for the report: right pref
 def compare(
     settings: EvaluationSettings, base: Path, tuned: Path, data: Path, reference: Path | None = None
 ) -> Comparison:
-    """Evaluate both models on the answers of the test rows, with `reference` or the base as reference.
+    """Evaluate both models on the answers of the held-out rows, with `reference` or the base as reference.
 
     Raises as `evaluate`.
     """
@@ -42,11 +42,12 @@ def compare(
     names = [name.removesuffix("_ids") for name in tokens.column_names if name not in ("prompt_ids", "label")]
     if rated := names == ["completion"]:
         good = tokens["label"].to_numpy()
-        _refuse_one_kind(settings.evaluation.gate_metric, good)
+        _refuse_one_kind(settings.evaluation.gate_metric, good, settings.split)
     answers = {name: _sequences(tokens, name) for name in names}
     asked = arrays(tokens["prompt_ids"].slice(0, ROWS_ANSWERED))
     end = read_manifest(data, "data").facts.get("end_of_turn", "")
-    (before, was), (after, now) = (_measured(folder, answers, asked, end, settings) for folder in (base, tuned))
+    before, was = _measured(base, answers, asked, end, settings)
+    after, now = (before, was) if tuned == base else _measured(tuned, answers, asked, end, settings)
     against = _measured(reference, answers, [], end, settings)[0] if reference else before
     models = {"base": before, "tuned": after}
     if rated:
@@ -65,6 +66,7 @@ def compare(
         "rated": rated,
         "beta": settings.beta,
         "own_reference": reference is not None,
+        "split": settings.split,
     }
     return Comparison(scores, predictions, {"preferences": told})
 
@@ -124,11 +126,12 @@ def _answers(
     )
 
 
-def _refuse_one_kind(metric: str, good: np.ndarray) -> None:
+def _refuse_one_kind(metric: str, good: np.ndarray, split: str) -> None:
     if metric in ("reward_auc", "preference_auc", "reward_margin") and len(np.unique(good)) < 2:
+        kind = "good" if good[0] else "bad"
         raise UserError(
-            Problem("EVAL-E0208", "gate_metric", f"{metric} for test rows that are all {'good' if good[0] else 'bad'}",
-                    "good and bad answers", "use test rows of both kinds, or set gate_metric=loss")
+            Problem("EVAL-E0208", "gate_metric", f"{metric} for {split} rows that are all {kind}",
+                    "good and bad answers", f"use {split} rows of both kinds, or set gate_metric=loss")
         )  # fmt: skip
 
 
@@ -140,7 +143,7 @@ def _predictions(
     after: dict[str, Likely],
     against: dict[str, Likely],
 ) -> pa.Table:
-    """Return one row for each test row: texts, log-probabilities of the models, rewards or margin and preferences."""
+    """Return one row for each held-out row: texts, log-probabilities, rewards or margin, and preferences."""
     module = load_task(settings.task)
     columns = module.Columns(**settings.columns)
     given = [module.training_row(row, columns) for row in rows.to_pylist()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,31 +12,18 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from steps.adapters.layout import kept_adapter_of, reference_of
-from steps.artifacts import (
-    MANIFEST,
-    Draft,
-    Manifest,
-    describe_files,
-    new_artifact,
-    read_manifest,
-    resolve_model,
-    verified,
-)
-from steps.evaluate.before import model_before, told_before
-from steps.evaluate.comparison import Comparison
+from steps.artifacts import MANIFEST, Draft, new_artifact, read_manifest, resolve_model
+from steps.evaluate.before import checked, model_before, told_before
+from steps.evaluate.comparison import Comparison, evaluator
 from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
-from steps.kinds import load
 from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
 from steps.reports.facts import HISTORY, INPUTS, read
 from steps.reports.plots import write_plots
-from steps.scoring.scored import choose_metrics
 
 log = logging.getLogger("finetune")
-
-Evaluator = Callable[..., Comparison]
 
 
 def evaluate(
@@ -49,7 +35,7 @@ def evaluate(
     evaluation: Path,
     report: Path | None = None,
 ) -> bool:
-    """Evaluate both models on the test rows, write `evaluation`; return whether the gate passed.
+    """Evaluate both models on the rows of the split, write `evaluation`; return whether the gate passed.
 
     `report` is the place of a page about the evaluation alone; that of the run has the same section.
     Raises UserError if there is no row to evaluate, Outage if an input is missing or changed, OutOfResources if the
@@ -58,15 +44,15 @@ def evaluate(
     refuse_missing_gpus(settings.gpus)
     folders = {"base": base, "tuned": resolve_model(tuned, merged)}
     lineage = {
-        "inputs": {name: _checked(folder) for name, folder in folders.items()}
+        "inputs": {name: checked(folder) for name, folder in folders.items()}
         | {"data": read_manifest(data, "data").digest},
         "settings": settings.model_dump(),
     }
     own = reference_of(base)
     more = {"reference": own} if own else {}  # only for preference training
     with model_before(base, evaluation.parent) as before:
-        compared = _evaluator(settings)(settings, before, folders["tuned"], data, **more)
-    chosen = _chosen(settings, compared.scores)
+        compared = evaluator(settings)(settings, before, folders["tuned"], data, **more)
+    chosen = compared.chosen(settings)
     refuse_non_finite(chosen)
     verdict = judge(settings.evaluation, chosen["base"], chosen["tuned"])
     with new_artifact(evaluation, "evaluation", lineage) as draft:
@@ -80,23 +66,6 @@ def evaluate(
         write_evaluation_report(evaluation, report)
     log.info(verdict.reason)
     return verdict.passed
-
-
-def _evaluator(settings: EvaluationSettings) -> Evaluator:
-    return load(settings.recipe.evaluator)
-
-
-def _checked(folder: Path) -> str:
-    """Check a model's files and return their digest; a plain folder without a manifest is accepted."""
-    if (folder / "config.json").is_file() and not (folder / MANIFEST).exists():
-        return Manifest("model", describe_files(folder)).digest
-    return verified(folder, "model").digest
-
-
-def _chosen(settings: EvaluationSettings, scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Keep the metrics to report: those of evaluation_config, the loss and the gate's metric."""
-    kept = {"loss", settings.evaluation.gate_metric, *choose_metrics(scores["tuned"], settings.options.metrics)}
-    return {which: {name: value for name, value in all_.items() if name in kept} for which, all_ in scores.items()}
 
 
 def _facts_of(base: Path, tuned: Path, data: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from steps.scoring.tag_metrics import OUTSIDE, score_tags
 
 @dataclass(frozen=True)
 class Tagger:
-    """The predictions of one model for the test rows."""
+    """The predictions of one model for the held-out rows."""
 
     tags: list[list[str]]
     """A tag for each word."""
@@ -46,9 +46,9 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
         before = _tagged(base, tokens, sentences, settings, names)
     else:
         before = _by_frequency(data, facts["splits"]["train"]["classes"], sentences, truth)
-    after = _tagged(tuned, tokens, sentences, settings, names)
-    scored = {name: score_tags(truth, one.tags) for name, one in (("base", before), ("tuned", after))}
-    _refuse_undefined(settings.evaluation.gate_metric, scored)
+    after = before if tuned == base and knows else _tagged(tuned, tokens, sentences, settings, names)
+    scored = {name: score_tags(truth, one.tags, settings.split) for name, one in (("base", before), ("tuned", after))}
+    _refuse_undefined(settings.evaluation.gate_metric, {"tuned": scored["tuned"]} if after is before else scored)
     scores = {name: {"loss": one.loss, **scored[name].values} for name, one in (("base", before), ("tuned", after))}
     lost = sum(map(len, sentences)) - sum(map(len, arrays(tokens["words"])))
     told = {
@@ -112,7 +112,7 @@ def _refuse_undefined(metric: str, scored: dict[str, Scored]) -> None:
 
 
 def _predictions(sentences: list[list[str]], truth: list[list[str]], before: Tagger, after: Tagger) -> pa.Table:
-    """Return one row for each test row."""
+    """Return one row for each held-out row."""
     texts = pa.list_(pa.string())
     return pa.table(
         {

@@ -1,8 +1,8 @@
 """Masked language models: loss and accuracy of the masked tokens.
 
-Both models read the same test rows with the same masked tokens (`steps/prepare_data/write/masked.py`). `perplexity` is
-the exponential of the mean loss of the masked tokens; it is not a perplexity of whole texts, and not comparable with
-that of a decoder.
+Both models read the same rows with the same masked tokens (`steps/prepare_data/write/masked.py`). `perplexity` is the
+exponential of the mean loss of the masked tokens; it is not a perplexity of whole texts, and not comparable with that
+of a decoder.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ class PutBack:
 
 
 def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -> Comparison:
-    """Evaluate both models on the masked tokens of the test rows. Raises as `evaluate`."""
+    """Evaluate both models on the masked tokens of the held-out rows. Raises as `evaluate`."""
     rows, tokens = first_rows(settings, data, ["input_ids", "labels"])
     labels = arrays(tokens["labels"])
     hidden = np.array([(row != IGNORED).sum() for row in labels])
     if not hidden.sum():
         raise UserError(
-            Problem("EVAL-E0202", "test_file_path", f"{len(labels)} test rows, none of which has a masked token",
-                    "texts with tokens that can be masked", "use test rows with text")
+            Problem("EVAL-E0202", f"{settings.split}_file_path", f"{len(labels)} {settings.split} rows, none of which "
+                    "has a masked token", "texts with tokens that can be masked",
+                    f"use {settings.split} rows with text")
         )  # fmt: skip
     ids = arrays(tokens["input_ids"])
     if vocabulary := vocabulary_of_new(base):
         before = PutBack(hidden * math.log(vocabulary), hidden / vocabulary)
     else:
         before = _put_back(base, ids, labels, settings)
-    after = _put_back(tuned, ids, labels, settings)
+    after = before if tuned == base else _put_back(tuned, ids, labels, settings)
     scores = {name: _scores(one, hidden) for name, one in (("base", before), ("tuned", after))}
     return Comparison(scores, _predictions(rows, hidden, before, after))
 
@@ -106,7 +107,7 @@ def _padded(
 
 
 def _predictions(rows: pa.Table, hidden: np.ndarray, before: PutBack, after: PutBack) -> pa.Table:
-    """Return one row for each test row, with the columns of generated text; only the losses have values there."""
+    """Return one row for each held-out row, with the columns of generated text; only the losses have values there."""
     nothing = pa.nulls(len(rows), pa.string())
     unknown = pa.nulls(len(rows), pa.bool_())
 

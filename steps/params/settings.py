@@ -289,6 +289,9 @@ class EvaluationSettings(Learned):
     task: str
     """The module of steps/tasks that reads the rows."""
 
+    split: Literal["test", "validation"] = "test"
+    """The rows that are evaluated; validation for the trials of a sweep."""
+
     columns: dict[str, Any] = Field(default_factory=dict)
     """Values of the task's own parameters, including the prompt format."""
 

@@ -3,6 +3,9 @@
 from collections.abc import Collection
 
 SPLITS = ("train", "validation", "test")
+# Tokens of the validation rows as those of test rows, one for each row of rows/validation.parquet: written by
+# prepare_data if tokens/validation.parquet, which training reads, is packed or has pairs split into rated answers.
+VALIDATION_BY_ROW = "tokens/validation_by_row.parquet"
 
 # By the splits that are given: the end of train and the start of test, in percent of the training rows.
 EDGES = {

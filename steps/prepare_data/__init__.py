@@ -9,6 +9,8 @@ The artifact (kind `data`) holds, for each of train, validation and test:
                              encoder-decoder models: input_ids of the text, labels of the answer;
                              classifiers: input_ids, token_type_ids if the model has them, and labels;
                              taggers: labels and words; extractive answers: start_positions, end_positions and row
+    tokens/validation_by_row.parquet   the validation rows as a test split has them, for evaluate; only if packed, or
+                             if pairs are split into rated answers
     chat_template.jinja      the chat template, if it is not exactly the model's own
     training_template.jinja  its copy with marks around the answers, if the rows were written with one
     manifest.json            facts: counts, lengths, tokens, and what was truncated, left out or repaired

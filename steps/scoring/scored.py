@@ -35,11 +35,11 @@ class Scored:
         )
 
 
-def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dict[str, float]:
+def choose_metrics(available: Mapping[str, float], wanted: Sequence[str], split: str = "test") -> dict[str, float]:
     """Keep the metrics in `wanted`, in the order of `available`; all of them if `wanted` is empty.
 
-    A metric that has no value for these rows is left out with a warning. Raises UserError for every name that is no
-    metric, with the most similar name.
+    A metric that has no value for these rows is left out with a warning, which names the `split`. Raises UserError for
+    every name that is no metric, with the most similar name.
     """
     if not wanted:
         return dict(available)
@@ -52,6 +52,6 @@ def choose_metrics(available: Mapping[str, float], wanted: Sequence[str]) -> dic
             for name in unknown
         ])  # fmt: skip
     if lacking := [name for name in ours if ours[name] not in available]:
-        log.warning("WARNING evaluation_config: no value for the test rows: %s", ", ".join(lacking))
+        log.warning("WARNING evaluation_config: no value for the %s rows: %s", split, ", ".join(lacking))
     chosen = set(ours.values())
     return {name: value for name, value in available.items() if name in chosen}

@@ -19,12 +19,12 @@ LAST_AND_UNIT = {"L": "E", "U": "S"}  # BILOU's prefixes → those of BIOES
 MEASURES = ("precision", "recall", "f1")
 
 
-def score_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Scored:
+def score_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], split: str = "test") -> Scored:
     """Compare tags, one list per sentence; entities are found as in conlleval: I- after another type starts one.
 
     precision, recall and f1 are over all entities (micro). accuracy is the share of words with the right tag, including
-    O. macro and weighted averages are over the entity types that occur in `truth`. All range from 0 to 1. Raises
-    ValueError for sentences of unequal length, or if there are no words.
+    O. macro and weighted averages are over the entity types that occur in `truth`. All range from 0 to 1. `split` names
+    the rows in remarks. Raises ValueError for sentences of unequal length, or if there are no words.
     """
     from seqeval.metrics import accuracy_score
     from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
@@ -36,12 +36,12 @@ def score_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     values = {"accuracy": float(accuracy_score(list(truth), list(predicted)))}
     types, called = ({name for name, _, _ in get_entities(tags)} for tags in (true, said))
     if not types:
-        why = "no test row contains an entity"
+        why = f"no {split} row contains an entity"
         every = (
             *MEASURES,
             *(f"{measure}_{average}" for measure in MEASURES for average in ("micro", "macro", "weighted")),
         )
-        return Scored(values, dict.fromkeys(every, why), {}, tuple(_called_for_nothing(called)))
+        return Scored(values, dict.fromkeys(every, why), {}, tuple(_called_for_nothing(called, split)))
     each = precision_recall_fscore_support(true, said, average=None, zero_division=0)
     classes = {}
     for name, *numbers, rows in zip(sorted(types | called), *(column.tolist() for column in each), strict=True):
@@ -60,7 +60,7 @@ def score_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
         values[f"{measure}_weighted"] = float(np.average(column[present], weights=each[3][present]))
     values = {name: value for name, value in values.items() if name not in undefined}
     remarks = [f"{name!r} was never predicted: its precision counts as 0" for name in sorted(types - called)]
-    return Scored(values, undefined, classes, (*_called_for_nothing(called - types), *remarks))
+    return Scored(values, undefined, classes, (*_called_for_nothing(called - types, split), *remarks))
 
 
 @lru_cache(maxsize=4096)
@@ -72,5 +72,6 @@ def _lettered(tag: str) -> str:
     return f"{LAST_AND_UNIT.get(found[1], found[1])}-{found[2]}" if found else f"S-{tag}"
 
 
-def _called_for_nothing(names: set[str]) -> list[str]:
-    return [f"{name!r} has no entity in the test rows and is in no macro or weighted average" for name in sorted(names)]
+def _called_for_nothing(names: set[str], split: str) -> list[str]:
+    why = f"has no entity in the {split} rows and is in no macro or weighted average"
+    return [f"{name!r} {why}" for name in sorted(names)]

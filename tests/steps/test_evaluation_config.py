@@ -107,7 +107,9 @@ def test_stemming_and_smoothing_are_those_of_the_libraries():
 
 
 def test_only_what_was_asked_for_is_reported_beside_loss_and_gate():
-    from steps.evaluate.step import _chosen
+    import pyarrow as pa
+
+    from steps.evaluate.comparison import Comparison
 
     settings = EvaluationSettings(
         task="text_classification",
@@ -115,8 +117,9 @@ def test_only_what_was_asked_for_is_reported_beside_loss_and_gate():
         evaluation={"gate_metric": "accuracy"},
     )
     scores = {which: {"loss": 1.0, "accuracy": 0.5, "mcc": 0.1, "f1_macro": 0.2} for which in ("base", "tuned")}
-    assert _chosen(settings, scores)["tuned"] == {"loss": 1.0, "accuracy": 0.5, "mcc": 0.1}
-    assert list(_chosen(settings, scores)["base"]) == ["loss", "accuracy", "mcc"]
+    chosen = Comparison(scores, pa.table({})).chosen(settings)
+    assert chosen["tuned"] == {"loss": 1.0, "accuracy": 0.5, "mcc": 0.1}
+    assert list(chosen["base"]) == ["loss", "accuracy", "mcc"]
 
 
 def test_charts_become_files_that_stand_for_themselves(tmp_path):

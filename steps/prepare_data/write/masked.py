@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from steps.artifacts import Draft
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
+from steps.params.splits import VALIDATION_BY_ROW
 from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
@@ -88,7 +89,7 @@ def write(draft: Draft, preparation: Masked, checked: DataCheck) -> dict[str, An
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
+    """Write rows/<name>.parquet, tokens/<name>.parquet and, if packed, VALIDATION_BY_ROW; return the facts."""
     settings = preparation.settings
     limit, packed = settings.max_length, settings.preprocessing.packing and name != "test"
     filtered = settings.preprocessing.length_handling == "filter" and not packed
@@ -110,6 +111,8 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> di
             writer.write_table(pa.table(columns, schema=writer.schema))
             sequences += len(batch)
             tokens += sum(map(len, batch))
+    if packed and name == "validation":
+        _write_by_row(draft / VALIDATION_BY_ROW, rows, preparation)
     left = lengths <= limit if filtered else np.ones(len(rows), bool)
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(left)))
     if not packed:
@@ -127,6 +130,17 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Masked) -> di
         "truncated": 0 if packed else int(((lengths > limit) & left).sum()),
         "left_out": int((~left).sum()),
     }
+
+
+def _write_by_row(file: Path, rows: Rows, preparation: Masked) -> None:
+    """Write the tokens of the validation rows, which are packed for the training, as those of test rows."""
+    draws = np.random.default_rng([preparation.settings.seed, FILES["validation"]])
+    schema = pa.schema([("input_ids", NUMBERS), ("labels", NUMBERS)])
+    with pq.ParquetWriter(file, schema, **FIXED) as writer:
+        for batch in _sequences(rows, preparation, np.zeros(len(rows), np.int64), packed=False, filtered=False):
+            pairs = [hide(np.array(ids, np.int64), preparation, draws) for ids in batch]
+            columns = {"input_ids": [ids for ids, _ in pairs], "labels": [labels for _, labels in pairs]}
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def _sequences(

@@ -4,8 +4,9 @@
 {"prompt": "2 + 2?", "completion": "5", "label": false}  →  prompt_ids, completion_ids, label
 
 If pairs are split (`unpairs`), train and validation have two rated rows for each pair; test keeps its pairs, because
-metrics compare the two answers. Rated rows are shuffled: KTO's trainer keeps their order and estimates the KL term of a
-batch from mismatched answers of neighbouring rows, which must not be answers to the same prompt.
+metrics compare the two answers, and those of validation are in a further file (VALIDATION_BY_ROW). Rated rows are
+shuffled: KTO's trainer keeps their order and estimates the KL term of a batch from mismatched answers of neighbouring
+rows, which must not be answers to the same prompt.
 
 Lengths: a prompt longer than max_prompt_length keeps its end, answers are truncated at max_seq_length. A row whose
 prompt fills max_seq_length has no tokens to learn and is left out, as in TRL.
@@ -23,6 +24,7 @@ import numpy as np
 from steps.artifacts import Draft
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
+from steps.params.splits import VALIDATION_BY_ROW
 from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
@@ -115,13 +117,14 @@ def write(draft: Draft, preparation: Preferences, checked: DataCheck) -> dict[st
 
 
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Preferences) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split."""
+    """Write rows/<name>.parquet, tokens/<name>.parquet and, if pairs are split, VALIDATION_BY_ROW; return the facts."""
     settings = preparation.settings
     if name != "test" and preparation.names == RATED:
         rows = rows.take(np.random.default_rng(settings.seed).permutation(len(rows)))
     seen = Split.of(len(rows))
     unpairs = settings.unpairs and name != "test"
     writer = TokenTables(draft / f"tokens/{name}.parquet", RATED if unpairs else preparation.names)
+    by_row = TokenTables(draft / VALIDATION_BY_ROW, PAIR) if unpairs and name == "validation" else None
     for start in range(0, len(rows), settings.preprocessing.batch_size):
         batch = read_back(rows.table(start, start + settings.preprocessing.batch_size))
         answered = _tokens_of(rows, start, batch, preparation)
@@ -130,8 +133,13 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Preferences) 
         if name == "train" and start == 0:
             shown = range(min(SAMPLES, len(answered)))
             preparation.samples = [_sample(preparation.tokenizer, answered, row) for row in shown]
-        writer.add(_fitted(answered, [row.get("label") for row in batch], start, seen, preparation))
+        fitted = _fitted(answered, [row.get("label") for row in batch], start, seen, preparation)
+        writer.add(fitted)
+        if by_row:
+            by_row.add(fitted)
     writer.close(settings.seed if unpairs else None)
+    if by_row:
+        by_row.close(None)
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(seen.kept)))
     _judge(name, rows, seen, preparation)
     return {

@@ -12,6 +12,7 @@ import numpy as np
 from steps.artifacts import Draft
 from steps.errors import Problem, UserError
 from steps.params.settings import DataSettings
+from steps.params.splits import VALIDATION_BY_ROW
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.findings import ROWS_SHOWN
 from steps.prepare_data.write.markers import Markers
@@ -114,13 +115,14 @@ class Preparation:
 
 
 def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -> dict[str, Any]:
-    """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts of the split.
+    """Write rows/<name>.parquet, tokens/<name>.parquet and, if packed, VALIDATION_BY_ROW; return the split's facts.
 
     Problems are collected in `preparation`; call its `refuse_if_problems` after the last split.
     """
     preprocessing, limit = preparation.settings.preprocessing, preparation.settings.max_length
     packing = preprocessing.packing and name != "test"
     writer = TokenWriter(draft / f"tokens/{name}.parquet", limit, packing)
+    by_row = TokenWriter(draft / VALIDATION_BY_ROW, limit, False) if packing and name == "validation" else None
     kept, lengths = np.ones(len(rows), bool), np.zeros(len(rows), np.int64)
     silent = np.zeros(len(rows), bool)
     for start in range(0, len(rows), preprocessing.batch_size):
@@ -140,8 +142,10 @@ def write_split(draft: Draft, name: str, rows: Rows, preparation: Preparation) -
             kept[span] &= ~silent[span]
         if name == "train" and start == 0:
             preparation.samples = [sample(preparation.tokenizer, cut, row) for row in range(min(SAMPLES, len(cut)))]
-        writer.add(cut.select(kept[span]))
-    writer.close()
+        for one in filter(None, (writer, by_row)):
+            one.add(cut.select(kept[span]))
+    for one in filter(None, (writer, by_row)):
+        one.close()
     write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(kept)))
     _judge_lengths(name, rows, lengths, preparation)
     preparation.rows_of[rows.source] += len(rows)
