@@ -73,7 +73,7 @@ ONE_PARAMETER = [
     ("lora_r", {"low": 1, "high": 8}, "SWEEP-E0125", "lora_r", "without a step"),
     ("learning_rate", {"low": 1e-5, "high": 1e-3, "log": True}, "SWEEP-E0125", "learning_rate", "step: 10"),
     ("learning_rate", {"low": 1e-5, "high": float("inf")}, "SWEEP-E0105", "learning_rate.high", "NaN or infinity"),
-    ("learning_rate", {"low": 1e-9, "high": 1, "step": 1e-9}, "SWEEP-E0124", "learning_rate.step", "1,000,000,000 values"),
+    ("learning_rate", {"low": 1e-9, "high": 1, "step": 1e-9}, "SWEEP-E0124", "learning_rate.step", "1,000,000,000"),
     ("learning_rate", [1e-5, float("nan")], "SWEEP-E0105", "learning_rate[1]", "NaN"),
     ("learning_rate", [1e-5, None], "PARAM-E0103", "learning_rate[1]", "no value"),
     ("learning_rate", [1e-5, {"low": 1}], "PARAM-E0103", "learning_rate[1]", "a number|valid number"),
