@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, merged, old_names, renamed_in
-from steps.params.other_arguments import set_aside
+from steps.params.other_arguments import RENAMED, set_aside
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.secrets import secret_in
@@ -80,6 +80,23 @@ def read_some(pipeline: str, given: dict[str, Any]) -> dict[str, Any]:
     usual = defaults(PARAMETER_MODELS[pipeline])
     asked = [name for name, value in reading.requested.items() if value != usual[name]]
     return {name: getattr(reading.parameters, name) for name in asked}
+
+
+def todays_name(model: type[Group], name: str) -> str:
+    """Return the current name of a parameter; any other text unchanged."""
+    today = name if name in model.model_fields else old_names(model).get(name) or RENAMED.get(name, name)
+    return today if today in model.model_fields else name
+
+
+def read_value(pipeline: str, name: str, value: Any) -> Any:
+    """Check the value of one parameter by itself and return it as a run uses it; `name` is the current one.
+
+    Raises as `read_parameters` does.
+    """
+    reading, problems, _ = _read(pipeline, {name: value})
+    if problems:
+        raise UserError(problems)
+    return getattr(reading.parameters, name)
 
 
 def _read(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Problem], list[str]]:
