@@ -1,0 +1,1 @@
+"""Many trainings of one pipeline that differ in some parameters, and what they show."""
