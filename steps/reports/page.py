@@ -62,6 +62,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _forgiving(filter_: Callable[..., str]) -> Callable[..., str]:
+def _forgiving(filter_: Callable[..., Any]) -> Callable[..., Any]:
     """Format missing facts as a dash, like null, instead of failing."""
     return lambda *values: filter_(*(None if isinstance(value, Undefined) else value for value in values))

@@ -35,7 +35,7 @@ class SweepCharts:
     def __init__(self, sweep: dict[str, Any], trials: list[dict[str, Any]], varied: list[str], best: int | None):
         self.metric = str(sweep.get("metric") or "score")
         self.trials, self.varied, self.best = trials, varied, best
-        scores = [trial["score"] for trial in trials if is_measured(trial)]
+        scores: list[float] = [trial["score"] for trial in trials if is_measured(trial)]
         self.low, self.high = (min(scores), max(scores)) if scores else (0.0, 0.0)
         self.up = sweep.get("higher_is_better", True)
         self.score = measured_scale([score for trial in trials if (score := finite(trial.get("score"))) is not None])

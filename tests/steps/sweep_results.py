@@ -18,7 +18,7 @@ SPACE = {
     "num_train_epochs": {"low": 1, "high": 8},
 }
 REASON = "FINETUNE-E0301 The loss became infinite at step 40: the learning rate 0.0009 is too high."
-LONG = REASON + " The last finite losses were" + ", ".join(f" {number / 8}" for number in range(60)) + "."
+LONG = REASON + " The last finite losses were " + ", ".join(f"{number / 8}" for number in range(60)) + "."
 
 
 def trial(number: int, parameters: dict, state: str = "finished", **changes: object) -> dict:

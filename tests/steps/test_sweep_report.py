@@ -148,7 +148,7 @@ def test_all_failed_says_why_once(page):
     other = trial(5, {"learning_rate": 1e-3, "lora_r": 9}, "failed", reason="The disk is full.")
     shown = page(sweep([*failed, other], NAMES))
     assert "Failed All 6 trials failed: FINETUNE-E0301 The loss became infinite at step 0" in shown.text
-    assert "5 trials: 0, 1, 2, 3, 4 ; the numbers in the reason are those of the first" in shown.text
+    assert "5 trials: 0, 1, 2, 3, 4; the numbers in the reason are those of the first" in shown.text
     assert "Trial 5" in shown.text
     assert shown.text.count(LONG.replace("40", "3")) == 1  # whole in the fold of its row
     assert len(shown.labels) == 1  # only the curves are drawn
