@@ -8,6 +8,7 @@ sandboxed frame of the KFP interface. It consists of sections; a section is one 
     verdict.py   the head of the run report          charts.py   SVG charts
     formats.py   formats of numbers and long texts   page.py     sections → file
     label_facts.py   the evaluation of a classifier (also tag_facts, answer_facts, preference_facts)
+    sweep_facts.py, sweep_charts.py, scales.py   the report of a sweep
     facts.py     the JSON files that sections read   step.py     the step that writes the run report
 
 To add a section: a module in `sections/` with `READS` and `section(folder)`, a template, and a test.
@@ -44,6 +45,11 @@ def write_run_report(plan: Path, evaluation: Path, file: Path) -> None:
 
     head = verdict(plan, evaluation)
     _write(file, "Run", head, evaluation=evaluation, training=evaluation, data=evaluation, plan=plan)
+
+
+def write_sweep_report(sweep: Path, file: Path) -> None:
+    """Write the report of a sweep, also while it runs; `sweep` is the folder with sweep.json."""
+    _write(file, "Sweep", sweep=sweep)
 
 
 def _write(file: Path, title: str, head: dict | None = None, **folders: Path) -> None:

@@ -28,10 +28,11 @@ WIDE = 50  # a loss that decreases by more than this factor is drawn on a log sc
 
 # Placeholder colour → variable of style.css.
 PAPER, MUTED, GRID, FIRST, SECOND, GOOD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-INK = "#070707"
+INK, FAINT = "#070707", "#0f0f0f"
+RAMP = ("#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c", "#0d0d0d", "#0e0e0e")  # from the worst to the best
 VARIABLES = {
     PAPER: "--paper", MUTED: "--muted", GRID: "--grid", FIRST: "--first", SECOND: "--second", GOOD: "--good",
-    INK: "--ink",
+    INK: "--ink", FAINT: "--part-2", **{colour: f"--ramp-{place}" for place, colour in enumerate(RAMP)},
 }  # fmt: skip
 
 
@@ -49,6 +50,8 @@ class Chart:
         """Number of classes with the fewest mistakes, which share one row and one column."""
         self.highlighted = ""
         """Class with the lowest AUC, whose curve has the second colour."""
+        self.pixels = 0
+        """Width on the page, of a chart that is wider than the others."""
 
 
 def loss_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]], best: dict[str, Any] | None) -> Chart:
@@ -59,11 +62,11 @@ def loss_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]], 
     losses = [loss for _, loss in logged + held_out]
     chart.log_scale = bool(losses) and min(losses) > 0 and max(losses) / min(losses) > WIDE
     chart.averaged, logged = _thinned(logged)
-    with _drawing(chart, "loss over steps") as axes:
+    with drawing(chart, "loss over steps") as axes:
         if chart.log_scale:
             axes.set_yscale("log")
-            axes.yaxis.set_minor_locator(_ticker().NullLocator())
-        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(tickers().NullLocator())
+        axes.yaxis.set_major_formatter(tickers().FuncFormatter(lambda value, _: f"{value:g}"))
         if logged:
             axes.plot(*zip(*logged, strict=True), color=FIRST, linewidth=1.6)
         if held_out:
@@ -86,8 +89,8 @@ def rate_chart(points: list[dict[str, Any]]) -> Chart:
     """Draw the learning rate over steps."""
     chart = Chart()
     chart.averaged, rates = _thinned([(point["step"], point["learning_rate"]) for point in points])
-    with _drawing(chart, "learning rate over steps") as axes:
-        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(_rate))
+    with drawing(chart, "learning rate over steps") as axes:
+        axes.yaxis.set_major_formatter(tickers().FuncFormatter(rate))
         axes.plot(*zip(*rates, strict=True), color=FIRST, linewidth=1.6)
         axes.set_ylim(bottom=0)
     return chart
@@ -100,8 +103,8 @@ def margin_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]]
     logged = [(point["step"], point[name]) for point in points if point.get(name) is not None]
     held_out = [(point["step"], point[name]) for point in evaluations if point.get(name) is not None]
     chart.averaged, logged = _thinned(logged)
-    with _drawing(chart, "reward margin over steps") as axes:
-        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+    with drawing(chart, "reward margin over steps") as axes:
+        axes.yaxis.set_major_formatter(tickers().FuncFormatter(lambda value, _: f"{value:g}"))
         axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         if logged:
             axes.plot(*zip(*logged, strict=True), color=FIRST, linewidth=1.6)
@@ -117,14 +120,14 @@ def reward_histogram(values: dict[str, list[float]]) -> Chart:
     low, high = min(everything), max(everything)
     width = (high - low) / BARS or 1.0
     edges = [low + width * place for place in range(BARS + 1)]
-    with _drawing(chart, "rows by reward") as axes:
+    with drawing(chart, "rows by reward") as axes:
         for kind, colour in zip(values.values(), (FIRST, SECOND), strict=False):
             axes.hist(kind, edges, color=colour, edgecolor=PAPER, linewidth=1, alpha=0.7 if len(values) > 1 else 1)
         axes.axvline(0, color=MUTED, linewidth=1.4, linestyle=(0, (3, 3)))
-        axes.xaxis.set_major_locator(_ticker().MaxNLocator(6))
-        axes.xaxis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_major_locator(_ticker().MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(_thousands))
+        axes.xaxis.set_major_locator(tickers().MaxNLocator(6))
+        axes.xaxis.set_major_formatter(tickers().FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_locator(tickers().MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_formatter(tickers().FuncFormatter(_thousands))
     return chart
 
 
@@ -132,7 +135,7 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
     """Draw a histogram of row lengths in tokens, with the length limit."""
     chart = Chart()
     edges, counts = histogram["edges"], histogram["counts"]
-    with _drawing(chart, "rows by length in tokens") as axes:
+    with drawing(chart, "rows by length in tokens") as axes:
         widths = [right - left for left, right in pairwise(edges)]
         axes.bar(edges[:-1], counts, widths, align="edge", color=FIRST, edgecolor=PAPER, linewidth=1)
         axes.set_xlim(left=0)
@@ -141,8 +144,8 @@ def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
         chart.limited = limit is not None and limit <= 1.5 * edges[-1]
         if chart.limited and limit is not None:
             axes.axvline(limit, color=SECOND, linewidth=1.4, linestyle=(0, (3, 3)))
-        axes.yaxis.set_major_locator(_ticker().MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(_ticker().FuncFormatter(_thousands))
+        axes.yaxis.set_major_locator(tickers().MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_formatter(tickers().FuncFormatter(_thousands))
     return chart
 
 
@@ -157,7 +160,7 @@ def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") ->
     chart = Chart()
     chart.folded, names, counts = _folded(names, counts)
     classes = len(names)
-    with _drawing(chart, f"true classes by predicted class {of}".strip(), height=1.4 + 0.3 * max(classes, 4)) as axes:
+    with drawing(chart, f"true classes by predicted class {of}".strip(), height=1.4 + 0.3 * max(classes, 4)) as axes:
         for row, cells in enumerate(counts):
             for column, count in enumerate(cells):
                 if not count:
@@ -176,7 +179,7 @@ def confusion_matrix(names: list[str], counts: list[list[int]], of: str = "") ->
         axes.grid(False)
         axes.set_xlim(-0.5, classes - 0.5)
         axes.set_ylim(classes - 0.5, -0.5)
-        shown = [_short(name) for name in names]
+        shown = [short(name) for name in names]
         lean: dict[str, Any] = (
             {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if classes * max(map(len, shown)) > 60 else {}
         )
@@ -199,7 +202,7 @@ def roc_curve(points: dict[str, dict[str, Any]], of: str = "") -> Chart:
     drawn = list(points) if len(points) != 2 else list(points)[1:]
     if len(drawn) > 1:
         chart.highlighted = min(drawn, key=lambda name: points[name]["auc"])
-    with _drawing(chart, f"true positive rate over false positive rate {of}".strip()) as axes:
+    with drawing(chart, f"true positive rate over false positive rate {of}".strip()) as axes:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         for name in sorted(drawn, key=lambda name: name == chart.highlighted):
             worst = name == chart.highlighted
@@ -208,8 +211,8 @@ def roc_curve(points: dict[str, dict[str, Any]], of: str = "") -> Chart:
                 linewidth=1.6 if worst or len(drawn) == 1 else 1.1, alpha=1 if worst or len(drawn) == 1 else 0.6,
             )  # fmt: skip
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(_ticker().MultipleLocator(0.25))
-            axis.set_major_formatter(_ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_major_locator(tickers().MultipleLocator(0.25))
+            axis.set_major_formatter(tickers().FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.01)
         axes.set_xlabel("false positive rate", color=MUTED)
@@ -217,7 +220,7 @@ def roc_curve(points: dict[str, dict[str, Any]], of: str = "") -> Chart:
     return chart
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     name = " ".join(name.split())
     return name if len(name) <= NAME_DRAWN else name[: NAME_DRAWN - 1] + "…"
 
@@ -239,13 +242,13 @@ def _thousands(value: float, _: int | None = None) -> str:
     return f"{value:,.0f}"
 
 
-def _rate(value: float, _: int | None = None) -> str:
+def rate(value: float, _: int | None = None) -> str:
     """0.00002 → 2e-5."""
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
 
 
-def _ticker() -> Any:
+def tickers() -> Any:
     from matplotlib import ticker
 
     return ticker
@@ -261,8 +264,8 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[int, list[tuple[float, 
 
 
 @contextmanager
-def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
-    """Yield axes to draw on, `height` inches high, then store the SVG in `chart`."""
+def drawing(chart: Chart, label: str, height: float = 3.6, width: float = 7.2) -> Iterator[Axes]:
+    """Yield axes to draw on, `width` by `height` inches, then store the SVG in `chart`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -286,10 +289,10 @@ def _drawing(chart: Chart, label: str, height: float = 3.6) -> Iterator[Axes]:
         "grid.linewidth": 0.8,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.2, height), layout="constrained")  # inches of 72 units
+        figure = Figure(figsize=(width, height), layout="constrained")  # inches of 72 units
         axes = figure.add_subplot()
-        axes.xaxis.set_major_locator(_ticker().MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(_ticker().FuncFormatter(_thousands))
+        axes.xaxis.set_major_locator(tickers().MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(tickers().FuncFormatter(_thousands))
         yield axes
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

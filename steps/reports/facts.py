@@ -9,6 +9,7 @@ from typing import Any
 PLAN = "plan.json"
 HISTORY = "history.json"
 METRICS = "metrics.json"
+SWEEP = "sweep.json"
 PREDICTIONS = "predictions.parquet"
 # In the evaluation artifact: facts of its inputs, so that later steps need not load models and data to tell them. Keys:
 # base and data (facts of their manifests), training (history.json).

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "–"
+NAME_LINE = 15  # characters of a name in one line
+NAME_LINES = 3
 SHOWN = 600  # characters of a long text that are visible
 UNFOLDED = 4000  # further characters that a click shows; the rest is only in the original file
 
@@ -62,9 +65,32 @@ def percent(part: Any, whole: Any) -> str:
     return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"
 
 
+def parameter(value: Any) -> str:
+    """Format the value of a parameter: 3.2178e-05 → 3.218e-05, True → true; the digits of a count are not grouped."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, float):
+        short = f"{value:.10g}"
+        return short if len(short) <= 7 else f"{value:.3e}" if abs(value) < 1e-3 else f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def words(name: str | None) -> str:
     """Replace underscores by spaces: must_beat_base → must beat base."""
     return (name or NOTHING).replace("_", " ")
+
+
+def name_lines(name: str) -> list[str]:
+    """Break a name behind its underscores and spaces into at most NAME_LINES lines."""
+    lines = [""]
+    for word in name.replace("_", "_ ").split(" "):
+        gap = " " if lines[-1] and not lines[-1].endswith("_") else ""
+        if lines[-1] and len(lines[-1] + gap + word) > NAME_LINE:
+            lines.append(word)
+        else:
+            lines[-1] += gap + word
+    shown = [line if len(line) <= NAME_LINE + 3 else line[: NAME_LINE + 2] + "…" for line in lines]
+    return shown if len(shown) <= NAME_LINES else [*shown[: NAME_LINES - 1], shown[NAME_LINES - 1].rstrip("…") + "…"]
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,14 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
-    for filter_ in (formats.count, formats.number, formats.size, formats.duration, formats.percent, formats.words):
+    for filter_ in (
+        formats.count, formats.number, formats.size, formats.duration, formats.percent, formats.words,
+        formats.parameter, formats.name_lines,
+    ):  # fmt: skip
         environment.filters[filter_.__name__] = _forgiving(filter_)
     return environment
 
 
-def _forgiving(filter_: Callable[..., str]) -> Callable[..., str]:
+def _forgiving(filter_: Callable[..., Any]) -> Callable[..., Any]:
     """Format missing facts as a dash, like null, instead of failing."""
     return lambda *values: filter_(*(None if isinstance(value, Undefined) else value for value in values))

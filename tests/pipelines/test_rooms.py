@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STEP_ROOMS = (
     "plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model", "adapter_tools",
+    "sweep",
 )  # fmt: skip
 # Rooms that steps share, each of which may use those before it.
 SHARED_ROOMS = (

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from report_artifacts import data_facts, history, write_data, write_evaluation, write_plan, write_tuned
+from sweep_results import FINAL, SPACE, random_sweep, write_sweep
 
 from steps import reports
 
-MAIN = {"run": "table", "evaluation": "table", "plan": "table", "data": "table", "training": "dl"}
+MAIN = {"run": "table", "evaluation": "table", "plan": "table", "data": "table", "training": "dl", "sweep": "table"}
 TASKS = ("plan", "import_model", "prepare_data", "finetune", "evaluate", "report", "register_model")
 METRICS = ("loss", "perplexity", "bleu", "exact_match", "chrf", "rouge1", "rouge2", "rougeL", "word_f1")
 ROWS = [(f"right {number}", "base", f"right {number}") for number in range(40)]
@@ -70,6 +71,8 @@ def pages(tmp_path_factory) -> dict[str, Outline]:
     reports.write_data_report(write_data(folder / "data"), folder / "data.html")
     reports.write_training_report(write_tuned(folder / "tuned"), folder / "training.html")
     reports.write_evaluation_report(evaluation, folder / "evaluation.html")
+    many = random_sweep(64, list(SPACE), {3: "failed", 9: "pruned"}, final=FINAL)
+    reports.write_sweep_report(write_sweep(folder / "sweep", many), folder / "sweep.html")
     return {name: Outline(folder / f"{name}.html") for name in MAIN}
 
 
