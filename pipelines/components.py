@@ -248,7 +248,7 @@ def choose_trial(
     chosen_plan: Output[Artifact],
     sweep: Output[Artifact],
     sweep_report: Output[HTML],
-) -> NamedTuple("Choice", [(name, str) for name in ("evaluation", "registration", "tuned_uri", "model", "data")]):  # type: ignore[misc]
+) -> NamedTuple("Choice", [(name, str) for name in ("evaluation", "registration", "tuned_uri", "model", "data")]):
     from steps.running import listed, run_step
 
     chosen = run_step(

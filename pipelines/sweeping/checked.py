@@ -7,10 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipelines.local import environment
 from pipelines.sweeping.described import GRID, LISTED, Described
 from pipelines.sweeping.search import Search
-
-from pipelines.local import environment
 from steps.params.pipelines import SWEEP
 from steps.running import load, run_here
 

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.sweeping.search import Search
-
 from pipelines.active import active
 from pipelines.sweeping.checked import is_known, known_trials, plan_trials
 from pipelines.sweeping.folder import FACTS, LOG, MANIFEST, REPORT, SweepFolder, TrialFolder, write_json
 from pipelines.sweeping.processes import POLL, STOPPED, Job, Processes, processes
+from pipelines.sweeping.search import Search
 from steps.errors import Problem, UserError
 from steps.running import load, looking_once, read_curve, run_here
 

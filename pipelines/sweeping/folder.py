@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.sweeping.described import Described
-
 from steps.errors import Problem, UserError, nearest, shown
 
 SWEEPS = "sweeps"  # below the root of local runs

@@ -18,6 +18,7 @@ from steps.errors import Problem, StepError, UserError
 
 if TYPE_CHECKING:
     import pandas
+
     from pipelines.sweeping.described import Described
 
 COLUMNS = ("state", "score", "steps", "seconds", "tokens", "reason")

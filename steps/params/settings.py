@@ -298,9 +298,6 @@ class EvaluationSettings(Learned):
     evaluation: EvaluationParams = Field(default_factory=EvaluationParams)
     """The evaluation parameters and the gate."""
 
-    split: Literal["test", "validation"] = "test"
-    """The held-out split that is evaluated."""
-
     options: EvaluationOptions = Field(default_factory=EvaluationOptions)
     """The options of evaluation_config, as read by the plan."""
 

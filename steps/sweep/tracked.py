@@ -9,8 +9,8 @@ from typing import Any
 from steps.params.registration import TrackingParams
 from steps.redaction import masked
 from steps.sweep.trial import KEY
-from steps.tracking.store import MOST_PARAMETERS, experiment_id, make_place
-from steps.tracking.target import be_patient, is_off, target_of
+from steps.tracking.store import MOST_PARAMETERS, experiment_id
+from steps.tracking.target import be_patient, is_off, make_place, target_of
 
 log = logging.getLogger("finetune")
 
