@@ -104,8 +104,8 @@ class Driver:
         write_json(self.folder.path / "shared.json", shared)
         for trial, text, line in zip(trials, _in_order(planned.lanes), plan["sweep"]["trials"], strict=True):
             settings = json.loads(text)
-            settings |= {"number": trial.number, "model": models[settings.get("model", 0)],
-                         "data": data[settings.get("data", 0)]}  # fmt: skip
+            settings |= {"number": trial.number, "model_place": models[settings.get("model_place", 0)],
+                         "data_place": data[settings.get("data_place", 0)]}  # fmt: skip
             if "pruning" in settings["training"]:
                 settings["training"]["pruning"]["trial"] = trial.number
             if (before := trial.settings) is not None and before != settings:
@@ -167,7 +167,7 @@ class Driver:
     def _prepare(self, steps: Processes, trial: TrialFolder) -> None:
         """Import the model and prepare the data of a trial, unless an earlier one had the same."""
         settings, shared = trial.settings or {}, self._shared()
-        model, data = settings["model"], settings["data"]
+        model, data = settings["model_place"], settings["data_place"]
         place = self.folder.shared
         if not (place("models", model) / MANIFEST).is_file() or not (place("tokenizers", model) / MANIFEST).is_file():
             self.show(f"importing the model{f' {model}' if model else ''}")

@@ -323,10 +323,10 @@ class TrialSettings(Group):
     number: int = Field(ge=0)
     """Place of the trial in the sweep."""
 
-    model: int = Field(0, ge=0)
+    model_place: int = Field(0, ge=0)
     """Place of its model among the models of the sweep."""
 
-    data: int = Field(0, ge=0)
+    data_place: int = Field(0, ge=0)
     """Place of its data among the prepared data of the sweep."""
 
     rows_per_step: int = Field(1, ge=1)

@@ -37,7 +37,7 @@ def summary_of_sweep(sweep: Sweep) -> dict[str, Any]:
 def _trial(trial: Trial, sweep: Sweep) -> dict[str, Any]:
     summary = summary_of(trial.decisions)
     steps = next((line["value"] for line in summary["arithmetic"] if line["name"] == "optimizer steps"), None)
-    model, data = trial.settings.model, trial.settings.data
+    model, data = trial.settings.model_place, trial.settings.data_place
     return {
         "number": trial.number,
         "parameters": trial.varied,
@@ -55,8 +55,8 @@ def _trial(trial: Trial, sweep: Sweep) -> dict[str, Any]:
 def _adds(sweep: Sweep, trial: Trial) -> str:
     """Say what a trial needs besides its training, if no earlier one needs it."""
     earlier = [one.settings for one in sweep.trials[: trial.number]]
-    new_model = all(one.model != trial.settings.model for one in earlier)
-    new_data = all(one.data != trial.settings.data for one in earlier)
+    new_model = all(one.model_place != trial.settings.model_place for one in earlier)
+    new_data = all(one.data_place != trial.settings.data_place for one in earlier)
     return " and ".join([*(["a model"] if new_model else []), *(["prepared data"] if new_data else [])])
 
 

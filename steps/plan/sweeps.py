@@ -234,8 +234,8 @@ def _shared(
         gate = evaluation.evaluation.model_copy(update={"gate_metric": metric, **NO_GATE})
         settings = TrialSettings(
             number=number,
-            model=model_place,
-            data=data_place,
+            model_place=model_place,
+            data_place=data_place,
             rows_per_step=one.parameters.sequences_per_step,
             training=training,
             measuring=evaluation.model_copy(update={"evaluation": gate, "split": "validation"}),

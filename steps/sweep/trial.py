@@ -39,7 +39,7 @@ def trial(
     """
     if (measured / MANIFEST).is_file():
         return result_in(measured).as_text()
-    base, rows = models / str(settings.model), data / str(settings.data)
+    base, rows = models / str(settings.model_place), data / str(settings.data_place)
     with _environment(settings) as curve:
         result = _result(settings, base, rows, tuned, measured, report, curve)
     result = replace(result, tuned_uri=tuned_uri if result.state == "finished" else "")
