@@ -6,7 +6,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipeline import PipelineParameters, SupervisedParameters
-from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.pipelines import PARAMETER_MODELS, is_sweep, model_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Published:
     @property
     def parameters(self) -> type[PipelineParameters]:
         """The parameter model."""
-        return PARAMETER_MODELS[self.name]
+        model = model_of(self.name)
+        assert model is not None
+        return model
 
     @property
     def trains(self) -> bool:
@@ -35,7 +37,7 @@ class Published:
     def load(self, form: Any = None) -> Any:
         """Import and return the pipeline, or one of its forms (`form.py`); imports kfp."""
         whole = getattr(importlib.import_module(self.module), self.name)
-        if form is None:
+        if form is None or form.name == self.name:  # a sweep has one form
             return whole
         from pipelines.signature import pipeline
 
@@ -45,12 +47,21 @@ class Published:
 # Pipelines with their own task graph; all others use that of pipelines.supervised.
 FLOWS = {"adapter_tools": "pipelines.adapter_tools"}
 
+# Pipelines whose sweep is compiled with them; any other that trains is by `finetune compile PIPELINE --sweep`.
+SWEPT = ("chat_completion", "text_classification")
+
 PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for name in PARAMETER_MODELS}
 
 
 def published_as(name: str) -> Published:
-    """Return the pipeline of a name, also with hyphens. Raises UserError with the nearest for an unknown one."""
-    if published := PIPELINES.get(name.replace("-", "_")):
+    """Return the pipeline of a name, or the sweep over one; also with hyphens.
+
+    Raises UserError with the nearest for an unknown one.
+    """
+    known = name.replace("-", "_")
+    if published := PIPELINES.get(known):
         return published
+    if is_sweep(known):
+        return Published(known, "pipelines.sweep")
     fix = nearest(name, PIPELINES) or "see `finetune list`"
     raise UserError(Problem("PARAM-E0100", "pipeline", shown(name), f"one of {', '.join(PIPELINES)}", fix))

@@ -167,6 +167,7 @@ for command in client_commands():
 @click.option("-f", "--config", type=click.Path(path_type=Path), metavar="FILE", help="Values to bake in, with --name.")
 @click.option("--inputs", default="", metavar="A,B,…", help="The parameters that stay inputs, with --name.")
 @click.option("--name", default="", help="Write one pipeline under this name, with the --inputs and the values of -f.")
+@click.option("--sweep/--no-sweep", "sweep", default=None, help="Also write the sweep over each named pipeline.")
 def compile_command(
     names: tuple[str, ...],
     output: Path,
@@ -177,9 +178,10 @@ def compile_command(
     config: Path | None,
     inputs: str,
     name: str,
+    sweep: bool | None,
 ) -> None:
     """Write pipelines as YAML for a cluster (default: all), each in full and in a short form with few inputs."""
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import PIPELINES, SWEPT
     from pipelines.compile import compile_pipelines, replaced_images
     from pipelines.outputs import refuse_unwritable
     from pipelines.profile_file import read_profile
@@ -188,8 +190,9 @@ def compile_command(
     cluster = read_profile(profile) if profile else None
     chosen = [_published(given).name for given in names] or list(PIPELINES)
     form = _form(chosen, name, inputs, config) if name or inputs or config else None
+    swept = set(chosen if sweep else () if sweep is False or names else SWEPT)
     for file in compile_pipelines(
-        chosen, output, choices, image_prefix, replaced_images(images), cluster, form, short=True
+        chosen, output, choices, image_prefix, replaced_images(images), cluster, form, short=True, sweeps=swept
     ):
         click.echo(file)
 

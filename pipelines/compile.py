@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.catalog import PIPELINES, Published
-from pipelines.form import Form, short_form
+from pipelines.catalog import PIPELINES, Published, published_as
+from pipelines.form import Form, short_form, sweep_form
 from pipelines.images import CORE, TRAIN
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.pipelines import SWEEP
 
 if TYPE_CHECKING:
     from pipelines.profile import Profile
@@ -25,11 +26,13 @@ def compile_pipelines(
     profile: Profile | None = None,
     form: Form | None = None,
     short: bool = False,
+    sweeps: Container[str] = (),
 ) -> list[Path]:
     """Write `<folder>/<name>_pipeline.yaml` for each name and return the paths.
 
-    With `short`, also write `<name>_short_pipeline.yaml`, the form with the inputs that most runs need. With `form`,
-    only the one pipeline in that form is written, under the form's name. `choices` writes the UI's drop-downs, which
+    With `short`, also write `<name>_short_pipeline.yaml`, the form with the inputs that most runs need; for the names
+    in `sweeps`, `<name>_sweep_pipeline.yaml`. With `form`, only the one pipeline in that form is written, under the
+    form's name. `choices` writes the UI's drop-downs, which
     backends before KFP 2.16 reject. `image_prefix` (a registry and project) is prepended to every image; `images`
     replaces single images, for example by a digest. `profile` is what the cluster is like; the other arguments
     override it.
@@ -39,7 +42,7 @@ def compile_pipelines(
     registry = profile.images.registry if profile else ""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for published, wanted in _forms(names, form, short):
+    for published, wanted in _forms(names, form, short, sweeps):
         file = folder / f"{wanted.name if wanted else published.name}_pipeline.yaml"
         _compile(published, wanted, file, choices and (profile is None or profile.choices))
         text = file.read_text(encoding="utf-8")
@@ -51,7 +54,9 @@ def compile_pipelines(
     return files
 
 
-def _forms(names: Iterable[str], form: Form | None, short: bool) -> Iterator[tuple[Published, Form | None]]:
+def _forms(
+    names: Iterable[str], form: Form | None, short: bool, sweeps: Container[str]
+) -> Iterator[tuple[Published, Form | None]]:
     for published in map(PIPELINES.__getitem__, names):
         if form:
             yield published, form
@@ -59,6 +64,9 @@ def _forms(names: Iterable[str], form: Form | None, short: bool) -> Iterator[tup
         yield published, None
         if short and published.parameters.short_inputs:
             yield published, short_form(published)
+        if published.name in sweeps:
+            swept = published_as(f"{published.name}{SWEEP}")
+            yield swept, sweep_form(swept.name)
 
 
 def replaced_images(pairs: Iterable[str]) -> dict[str, str]:

@@ -201,8 +201,10 @@ def import_models(settings: str, base_models: Output[Model], tokenizers: Output[
     from steps.running import listed, run_step
 
     for place, one in enumerate(json.loads(settings)):
-        run_step("import-model", one, model=f"{base_models.path}/{place}", tokenizer=f"{tokenizers.path}/{place}")
-    base_models.metadata |= listed(f"{base_models.path}/0")
+        run_step(
+            "import-model", one, model=f"{base_models.path}/model-{place}", tokenizer=f"{tokenizers.path}/model-{place}"
+        )
+    base_models.metadata |= listed(f"{base_models.path}/model-0")
 
 
 @component(CORE)
@@ -210,10 +212,10 @@ def prepare_all(settings: str, tokenizers: Input[Artifact], data: Output[Dataset
     from steps.running import listed, run_step
 
     for place, (model, one) in enumerate(json.loads(settings)):
-        page = data_report.path if place == 0 else f"{data.path}/{place}.html"
-        paths = {"tokenizer": f"{tokenizers.path}/{model}", "data": f"{data.path}/{place}", "report": page}
+        page = data_report.path if place == 0 else f"{data.path}/data-{place}.html"
+        paths = {"tokenizer": f"{tokenizers.path}/model-{model}", "data": f"{data.path}/data-{place}", "report": page}
         run_step("prepare-data", one, **paths)
-    data.metadata |= listed(f"{data.path}/0")
+    data.metadata |= listed(f"{data.path}/data-0")
 
 
 @component(TRAIN)
@@ -276,9 +278,9 @@ def evaluate_best(
     metrics: Output[Metrics],
     score: OutputPath(float),
 ) -> bool:
-    base = f"{base_models.path}/{model}"
+    base = f"{base_models.path}/model-{model}"
     _merged(base, tuned, merged_model)
-    return _evaluated(settings, base, tuned, merged_model, f"{data.path}/{rows}", evaluation, metrics, score)
+    return _evaluated(settings, base, tuned, merged_model, f"{data.path}/data-{rows}", evaluation, metrics, score)
 
 
 @component(TRAIN, name="evaluate_best")
@@ -295,9 +297,9 @@ def evaluate_best_labels(
     classification: Output[ClassificationMetrics],
     score: OutputPath(float),
 ) -> bool:
-    base = f"{base_models.path}/{model}"
+    base = f"{base_models.path}/model-{model}"
     _merged(base, tuned, merged_model)
-    passed = _evaluated(settings, base, tuned, merged_model, f"{data.path}/{rows}", evaluation, metrics, score)
+    passed = _evaluated(settings, base, tuned, merged_model, f"{data.path}/data-{rows}", evaluation, metrics, score)
     return _charted(passed, evaluation, classification)
 
 

@@ -22,7 +22,7 @@ from pipelines.components import (
     report,
     trial,
 )
-from pipelines.form import Form, sweep_form
+from pipelines.form import sweep_form
 from pipelines.resources import (
     SERVER,
     SERVER_OR_OFF,
@@ -35,7 +35,7 @@ from pipelines.resources import (
     with_tracking,
 )
 from pipelines.signature import pipeline
-from steps.params.pipelines import SWEEP, is_sweep, sweep_model
+from steps.params.pipelines import is_sweep, sweep_model
 
 
 class Outputs(NamedTuple):
@@ -243,15 +243,7 @@ def _made(name: str) -> Any:
     return pipeline(sweep_model(name), sweep_form(name))(flow_of(name))
 
 
-def made_in(name: str, form: Form | None = None) -> Any:
-    """Return the sweep of this name, in another form if one is given."""
-    return pipeline(sweep_model(name), form)(flow_of(name)) if form else _made(name)
-
-
 def __getattr__(name: str) -> Any:
     if is_sweep(name):
         return _made(name)
     raise AttributeError(name)
-
-
-__all__ = ["SWEEP", "flow_of", "made_in", "swept"]

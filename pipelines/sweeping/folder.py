@@ -103,8 +103,8 @@ class SweepFolder:
         return trial
 
     def shared(self, kind: str, place: int) -> Path:
-        """Return the place of a model, its tokenizer or prepared data."""
-        return self.path / kind / str(place)
+        """Return the place of a model, its tokenizer (both model-0 …) or prepared data (data-0 …)."""
+        return self.path / kind / f"{'data' if kind == 'data' else 'model'}-{place}"
 
     @contextlib.contextmanager
     def driven(self) -> Iterator[None]:

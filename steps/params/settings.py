@@ -323,6 +323,9 @@ class TrialSettings(Group):
     number: int = Field(ge=0)
     """Place of the trial in the sweep."""
 
+    sweep: str = ""
+    """Name of the sweep, if it was given one; then its trials are not taken from the cache of another one."""
+
     model_place: int = Field(0, ge=0)
     """Place of its model among the models of the sweep."""
 

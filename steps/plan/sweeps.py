@@ -234,6 +234,7 @@ def _shared(
         gate = evaluation.evaluation.model_copy(update={"gate_metric": metric, **NO_GATE})
         settings = TrialSettings(
             number=number,
+            sweep=asked.sweep_name,
             model_place=model_place,
             data_place=data_place,
             rows_per_step=one.parameters.sequences_per_step,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 State = Literal["finished", "failed", "pruned"]
 KIND = "trial"  # of its artifact
 FILE = "trial.json"
+MODEL, DATA = "model-{}", "data-{}"  # folders of what trials share, by place
 MOST_POINTS = 24  # of a curve in the text that KFP passes on
 
 

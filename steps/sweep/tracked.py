@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from steps.params.registration import TrackingParams
 from steps.redaction import masked
-from steps.sweep.trial import KEY
+from steps.sweep.result import Result
 from steps.tracking.store import MOST_PARAMETERS, experiment_id
 from steps.tracking.target import be_patient, is_off, make_place, target_of
 
 log = logging.getLogger("finetune")
 
-PARENT = "mlflow.parentRunId"
+KEY = "finetune_trial"  # tag of the run of a trial
+PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 SWEEP = "finetune_sweep"  # tag of the sweep's run
 
 
 def track_sweep(effective: dict[str, Any], facts: dict[str, Any], report: Path | None) -> None:
     """Create or complete the sweep's run; an error is only logged, because no result depends on it."""
     names = TrackingParams.model_fields
-    target = target_of(TrackingParams(**{name: value for name, value in effective.items() if name in names}))
+    tracking = TrackingParams(**{name: value for name, value in effective.items() if name in names})
+
+    def send(client: Any, experiment: str) -> None:
+        parent = _parent(client, experiment, facts)
+        for trial in facts["trials"]:
+            _put_below(client, experiment, parent, trial, facts["name"])
+        _describe(client, parent, facts, report)
+
+    _sent(tracking, send)
+
+
+def tell_trial(tracking: TrackingParams, sweep: str, result: Result) -> None:
+    """Add state and metrics of a trial to the run of its training, for those who look while the sweep runs."""
+
+    def send(client: Any, experiment: str) -> None:
+        if run_id := result.mlflow_run_id or _found(client, experiment, result.key):
+            _tell(client, run_id, {"sweep": sweep, "trial": str(result.number), "trial.state": result.state,
+                                   "trial.reason": result.reason}, result.metrics)  # fmt: skip
+
+    _sent(tracking, send)
+
+
+def _sent(tracking: TrackingParams, send: Callable[[Any, str], None]) -> None:
+    """Call `send` with a client and the experiment; an error is only logged, because no result depends on it."""
+    target = target_of(tracking)
     if is_off() or not target.uri:
         return
     be_patient()
@@ -30,14 +56,18 @@ def track_sweep(effective: dict[str, Any], facts: dict[str, Any], report: Path |
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=target.uri)
-        experiment = experiment_id(client, target.experiment, target.uri)
-        parent = _parent(client, experiment, facts)
-        for trial in facts["trials"]:
-            _put_below(client, experiment, parent, trial, facts["name"])
-        _describe(client, parent, facts, report)
+        send(client, experiment_id(client, target.experiment, target.uri))
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("WARNING the sweep was not sent to MLflow at %s: %s", masked(target.uri), str(masked(first))[:200])
+
+
+def _tell(client: Any, run_id: str, tags: dict[str, str], metrics: dict[str, float]) -> None:
+    for tag, text in tags.items():
+        if text:
+            client.set_tag(run_id, tag, text)
+    for name, value in metrics.items():
+        client.log_metric(run_id, f"validation.{name}", value)
 
 
 def _parent(client: Any, experiment: str, facts: dict[str, Any]) -> str:
@@ -55,18 +85,17 @@ def _put_below(client: Any, experiment: str, parent: str, trial: dict[str, Any],
         return
     from mlflow.entities import Param
 
-    data = client.get_run(run_id).data
     tags = {PARENT: parent, "sweep": sweep, "trial": str(trial["number"]), "trial.state": trial["state"],
+            NAME: f"trial {trial['number']}",
             "trial.reason": trial.get("reason", "")}  # fmt: skip
-    for name, value in tags.items():
-        if value and data.tags.get(name) != value:
-            client.set_tag(run_id, name, value)
+    data = client.get_run(run_id).data
+    told = trial.get("metrics") or {}
+    new = {name: value for name, value in told.items() if f"validation.{name}" not in data.metrics}
+    _tell(client, run_id, {name: value for name, value in tags.items() if data.tags.get(name) != value}, new)
     known = {name.rsplit(".", 1)[-1] for name in data.params}
-    new = [Param(name, str(value)) for name, value in trial["parameters"].items() if name not in known]
-    for start in range(0, len(new), MOST_PARAMETERS):
-        client.log_batch(run_id, params=new[start : start + MOST_PARAMETERS])
-    for name, value in (trial.get("metrics") or {}).items():
-        client.log_metric(run_id, f"validation.{name}", value)
+    parameters = [Param(name, str(value)) for name, value in trial["parameters"].items() if name not in known]
+    for start in range(0, len(parameters), MOST_PARAMETERS):
+        client.log_batch(run_id, params=parameters[start : start + MOST_PARAMETERS])
 
 
 def _found(client: Any, experiment: str, key: str) -> str:

@@ -20,12 +20,12 @@ from steps.outcome import failure
 from steps.params.settings import TrialSettings
 from steps.pruning import Pruned, read_curve
 from steps.running import CURVE, load
-from steps.sweep.result import FILE, KIND, Result, finite, result_in
+from steps.sweep.result import DATA, FILE, KIND, MODEL, Result, finite, result_in
+from steps.sweep.tracked import KEY, tell_trial
 
 log = logging.getLogger("finetune")
 
 TAGS = "MLFLOW_TAGS"
-KEY = "finetune_trial"  # tag of the MLflow run
 
 
 def trial(
@@ -39,13 +39,14 @@ def trial(
     """
     if (measured / MANIFEST).is_file():
         return result_in(measured).as_text()
-    base, rows = models / str(settings.model_place), data / str(settings.data_place)
+    base, rows = models / MODEL.format(settings.model_place), data / DATA.format(settings.data_place)
     with _environment(settings) as curve:
         result = _result(settings, base, rows, tuned, measured, report, curve)
     result = replace(result, tuned_uri=tuned_uri if result.state == "finished" else "")
     with new_artifact(measured, KIND, {"settings": settings.model_dump(mode="json")}) as draft:
         (draft / FILE).write_text(json.dumps(asdict(result), indent=1, allow_nan=False), encoding="utf-8")
         draft.facts = {"state": result.state, "score": result.score}
+    tell_trial(settings.training.tracking, settings.sweep, result)
     return result.as_text()
 
 
