@@ -19,9 +19,25 @@ _ALIKE: dict[type[Group], str] = {
 _ALIKE_TOO = {
     "overrides": "a trial names its parameters itself",
     "huggingface_token_secret": "all trials of a sweep have the same secrets",
+    "trust_remote_code": "code from model folders is never run",
     **dict.fromkeys(
         ("gate_metric", "gate_min_value", "gate_max_value", "gate_must_beat_base"),
         "the gate judges only the best trial",
+    ),
+    **dict.fromkeys(
+        ("evaluation_max_rows", "evaluation_max_new_tokens", "evaluation_config", "evaluation_config_params"),
+        "trials that are measured in different ways cannot be compared",
+    ),
+    **dict.fromkeys(
+        (
+            "validation_file_path",
+            "validation_mltable_path",
+            "dataset_validation_split",
+            "test_file_path",
+            "test_mltable_path",
+            "dataset_test_split",
+        ),
+        "trials that are measured on different rows cannot be compared",
     ),
 }
 
