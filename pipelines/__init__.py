@@ -31,6 +31,10 @@ On a cluster:
 
     client/         upload, submit, schedule and follow runs on Kubeflow Pipelines
 
+Many trainings that differ in some parameters:
+
+    sweeping/       what a sweep searches, and how
+
 The command line:
 
     cli.py          the `finetune` command; prune_command.py: `finetune prune`

@@ -1,8 +1,11 @@
 """Sweeps: many trainings of one pipeline that differ in some parameters.
 
-space.py      which values each parameter takes, checked by the pipeline's own parameters
-unvaried.py   the parameters that all trials share, and why
-described.py  a whole sweep, as the user described it
-file.py       sweep.yaml
-search.py     the parameters of the next trial: a grid, a list, or one of Optuna's samplers
+    file.py       sweep.yaml
+    described.py  a whole sweep, as the user described it
+    space.py      which values each parameter takes, checked by the pipeline's own parameters
+    dimension.py  the values of one parameter: a list, or a range of numbers
+    values.py     values of Python and numpy as JSON has them
+    search.py     the parameters of the next trial: a grid, a list, or one of Optuna's samplers
+
+To offer another of Optuna's samplers, add its name to SAMPLERS (`described.py`) and make it in `search.py`.
 """

@@ -15,6 +15,7 @@ from steps.params.group import merged
 from steps.params.metrics import direction_of
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of, read_some, read_value, todays_name
+from steps.params.sweep import SweepParams
 
 GRID = "grid"
 LISTED = "trials"
@@ -30,7 +31,7 @@ NOT_OFFERED = {
     "hyperband": "it decides which trials are stopped, not which are tried",
 }
 MEANT = {"bruteforce": GRID, "brute_force": GRID, "bayesian": "gp", "bayes": "gp", "optuna": "tpe", "list": LISTED}
-PRUNERS = ("none", "median", "successive_halving")
+PRUNERS = choices_of(SweepParams.model_fields["pruner"])
 MEANT_PRUNERS = {
     "asha": "successive_halving",
     "sha": "successive_halving",

@@ -1,12 +1,15 @@
 """Reads sweep.yaml.
 
-pipeline: chat_completion
-config: run.yaml                    # or `parameters:`, or both, of which `parameters` wins
-space:
-  learning_rate: {low: 1e-5, high: 1e-3, log: true}
-  lora_r: [4, 8, 16]
-search: tpe
-budget: 20
+    pipeline: chat_completion
+    config: run.yaml
+    parameters: {num_train_epochs: 2}
+    space:
+      learning_rate: {low: 1e-5, high: 1e-3, log: true}
+      lora_r: [4, 8, 16]
+    search: tpe
+    budget: 20
+
+Where `config` and `parameters` both set a parameter, `parameters` wins.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Reads the space of a sweep, or its list of trials, with the parameters of the pipeline, and collects every problem.
 
-{"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "lora_r": [4, 8, 16]}
-[{"learning_rate": 1e-4}, {"learning_rate": 1e-5, "lora_r": 16}]
+    {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "lora_r": [4, 8, 16]}
+    [{"learning_rate": 1e-4}, {"learning_rate": 1e-5, "lora_r": 16}]
+
+A value is kept as the pipeline's parameter model reads it.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.sweeping.dimension import Choices, Dimension, Range
-from pipelines.sweeping.unvaried import UNVARIED
 from pipelines.sweeping.values import is_finite, key_of, number_in, plain
 from steps.errors import Problem, SecurityRefusal, StepError, nearest, shown
 from steps.params.other_arguments import IDLE_ARGUMENTS
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of, default_of, given_twice, read_value, todays_name
+from steps.params.sweep import not_varied
 
 LARGEST_GRID = 10_000  # trials of a sweep; each is a training, and all are planned before the first one
 RANGE_KEYS = ("low", "high", "log", "step")
@@ -52,9 +54,9 @@ class Reader:
         if today == "overrides":
             self.tell("SWEEP-E0101", where, "overrides", "the parameters themselves",
                       "name each parameter, or list the combinations as trials")  # fmt: skip
-        elif known and today in UNVARIED:
+        elif known and (why := not_varied(today)):
             self.tell("SWEEP-E0102", where, f"{today} as a parameter that varies", "one value for all trials",
-                      f"move {given} to the parameters", UNVARIED[today])  # fmt: skip
+                      f"move {given} to the parameters", why)  # fmt: skip
         elif known:
             return today
         elif why := IDLE_ARGUMENTS.get(given):

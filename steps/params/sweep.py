@@ -9,34 +9,43 @@ from steps.params.group import Group
 from steps.params.registration import RegistrationParams, TrackingParams
 from steps.params.training import CheckpointParams
 
-_GROUPS: dict[type[Group], str] = {
-    RegistrationParams: "only the best trial is registered, once",
-    TrackingParams: "all trials are tracked below one parent run",
-    CheckpointParams: "it changes where and when checkpoints are written, not the result",
-    ComputeParams: "all trials of a sweep run on machines of one kind",
+# Groups of parameters, and single ones, that cannot differ between the trials of a sweep, with the reason.
+_ALIKE: dict[type[Group], str] = {
+    ComputeParams: "all trials of a sweep request the same machines",
+    RegistrationParams: "only the best trial is registered",
+    TrackingParams: "the trials of a sweep are tracked together",
+    CheckpointParams: "checkpoints do not change what a trial learns, and each trial has its own",
 }
-_GATE = "one gate decides about the best trial"
-_MEASURED = "all trials are measured in the same way"
-_ROWS = "all trials are measured on the same rows"
-_ACCESS = "it gives access and does not change the result"
-
-UNVARIED: dict[str, str] = {
+_ALIKE_TOO = {
     "overrides": "a trial names its parameters itself",
-    **{name: reason for group, reason in _GROUPS.items() for name in group.model_fields},
-    **dict.fromkeys(("gate_metric", "gate_min_value", "gate_max_value", "gate_must_beat_base"), _GATE),
+    "huggingface_token_secret": "all trials of a sweep have the same secrets",
+    "trust_remote_code": "code from model folders is never run",
     **dict.fromkeys(
-        ("evaluation_max_rows", "evaluation_max_new_tokens", "evaluation_config", "evaluation_config_params"), _MEASURED
+        ("gate_metric", "gate_min_value", "gate_max_value", "gate_must_beat_base"),
+        "the gate judges only the best trial",
     ),
     **dict.fromkeys(
-        ("validation_file_path", "test_file_path", "validation_mltable_path", "test_mltable_path",
-         "dataset_validation_split", "dataset_test_split", "split", "auto_split"), _ROWS
+        ("evaluation_max_rows", "evaluation_max_new_tokens", "evaluation_config", "evaluation_config_params"),
+        "trials that are measured in different ways cannot be compared",
     ),
-    **dict.fromkeys(("huggingface_token_secret", "trust_remote_code"), _ACCESS),
-}  # fmt: skip
-"""The parameters that all trials of a sweep share, with the reason, as it stands after "because".
+    **dict.fromkeys(
+        (
+            "validation_file_path",
+            "validation_mltable_path",
+            "dataset_validation_split",
+            "test_file_path",
+            "test_mltable_path",
+            "dataset_test_split",
+        ),
+        "trials that are measured on different rows cannot be compared",
+    ),
+}
 
-Whole groups are named, so that a parameter that is added to one of them is shared as well.
-"""
+
+def not_varied(name: str) -> str:
+    """Return why a parameter cannot differ between the trials of a sweep; empty if it can."""
+    reasons = (reason for group, reason in _ALIKE.items() if name in group.model_fields)
+    return _ALIKE_TOO.get(name) or next(reasons, "")
 
 
 class SweepParams(Group):

@@ -17,7 +17,7 @@ from steps.params.group import Group, merged, old_names
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
 from steps.params.reading import choices_of, refused
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
-from steps.params.sweep import UNVARIED, SweepParams
+from steps.params.sweep import SweepParams, not_varied
 from steps.plan.deciding import Decisions, decide
 from steps.plan.hardware import Hardware
 from steps.plan.settings import settings_of
@@ -111,7 +111,7 @@ def _alike_problems(pipeline: str, trials: list[dict[str, Any]]) -> dict[Problem
     for number, trial in enumerate(trials):
         for given in trial:
             name = names.get(given, given)
-            why = UNVARIED.get(name) or ("it describes the sweep" if name in SweepParams.model_fields else "")
+            why = not_varied(name) or ("it describes the sweep" if name in SweepParams.model_fields else "")
             if why:
                 problem = Problem("SWEEP-E0203", given, "a value for one trial", "one value for all trials",
                                   f"set {given} beside the trials", why=why)  # fmt: skip

@@ -9,10 +9,10 @@ from pipelines.catalog import PIPELINES
 from pipelines.sweeping.described import Described, describe
 from pipelines.sweeping.dimension import Range
 from pipelines.sweeping.search import Search
-from pipelines.sweeping.unvaried import UNVARIED
 from steps.errors import SecurityRefusal, UserError
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of, default_of, read_parameters, read_value
+from steps.params.sweep import not_varied
 
 TRAINING = [name for name, published in PIPELINES.items() if published.trains]
 CHAT = "chat_completion"
@@ -37,7 +37,7 @@ ONE_PARAMETER = [
     ("beta", [0.1], "SWEEP-E0104", "beta", "a parameter of chat_completion"),
     ("overrides", [{"lora_r": 1}], "SWEEP-E0101", "overrides", "list the combinations as trials"),
     ("output_dir", ["a"], "SWEEP-E0103", "output_dir", "the paths of checkpoints and results are fixed"),
-    ("tracking_uri", ["a"], "SWEEP-E0102", "tracking_uri", "below one parent run"),
+    ("tracking_uri", ["a"], "SWEEP-E0102", "tracking_uri", "tracked together"),
     ("lora_r", 8, "SWEEP-E0108", "lora_r", "found one value, 8"),
     ("lora_r", None, "SWEEP-E0108", "lora_r", "no value"),
     ("lora_r", "4, 8", "SWEEP-E0108", "lora_r", "a list such as"),
@@ -144,20 +144,16 @@ def test_a_parameter_of_all_trials_cannot_vary_under_any_of_its_names(parameters
 @pytest.mark.parametrize("pipeline", TRAINING)
 def test_what_all_trials_share_is_refused_with_the_reason(pipeline):
     model = PARAMETER_MODELS[pipeline]
-    names = [name for name in UNVARIED if name in model.model_fields]
+    names = [name for name in model.model_fields if not_varied(name) and name != "overrides"]
     problems = told(pipeline, space={name: [default_of(model.model_fields[name])] for name in names})
     assert [one.split(":")[0] for one in problems] == [f"SWEEP-E0102 space.{name}" for name in names]
-    assert all(f"because {UNVARIED[name]}" in one for name, one in zip(names, problems, strict=True))
-
-
-def test_every_shared_parameter_is_one_of_a_pipeline():
-    assert set(UNVARIED) <= {name for model in PARAMETER_MODELS.values() for name in model.model_fields}
+    assert all(f"because {not_varied(name)}" in one for name, one in zip(names, problems, strict=True))
 
 
 @pytest.mark.parametrize("pipeline", TRAINING)
 def test_every_other_parameter_can_vary_and_its_values_are_read_the_same_again(pipeline):
     for name, field in PARAMETER_MODELS[pipeline].model_fields.items():
-        if name in UNVARIED or name == "overrides":
+        if not_varied(name):
             continue
         values = list(choices_of(field)) or [default_of(field)]
         if field.annotation is bool:
@@ -248,12 +244,12 @@ def test_a_secret_is_refused_as_one_and_not_shown():
         ([{"lora_r": 0}], "PARAM-E0103 trials[0].lora_r: found 0", "at least 1"),
         ([{"lora_r": [4, 8]}], "PARAM-E0103 trials[0].lora_r: ", "integer|whole number"),
         ([{"learning_rate": float("inf")}], "SWEEP-E0105 trials[0].learning_rate: ", "infinity"),
-        ([{"checkpoint_dir": "a"}], "SWEEP-E0102 trials[0].checkpoint_dir: ", "not the result"),
+        ([{"checkpoint_dir": "a"}], "SWEEP-E0102 trials[0].checkpoint_dir: ", "what a trial learns"),
         ([{"eval_strategy": "no", "evaluation_strategy": "no"}], "PARAM-E0107 trials[0]: ", "keep one"),
         ([{"overrides": {"lora_r": 4}, "lora_r": 8}], "PARAM-E0107 trials[0]: ", "overrides.lora_r"),
         ([{"overrides": {"lorar": 4}}], "SWEEP-E0104 trials[0].overrides.lorar: ", "did you mean lora_r"),
         ([{"overrides": [4]}], "SWEEP-E0130 trials[0].overrides: ", "an object"),
-        ([{"overrides": {"gate_metric": "bleu"}}], "SWEEP-E0102 trials[0].overrides.gate_metric: ", "one gate"),
+        ([{"overrides": {"gate_metric": "bleu"}}], "SWEEP-E0102 trials[0].overrides.gate_metric: ", "the gate judges"),
         ([{"lora_r": 4}, {"lora_r": "4"}], "SWEEP-E0131 trials[1]: found trials 0 and 1 ", "equal"),
         ([{"lora_r": 8}, {"lora_alpha": 4}, {}], "SWEEP-E0131 trials[2]: found trials 0 and 2 ", "the default"),
         ([{"lora_r": 8}, {"overrides": {"lora_r": 8.0}}], "SWEEP-E0131 trials[1]: found trials 0 and 1 ", "equal"),
