@@ -118,7 +118,7 @@ def describe(
         found = "space and trials" if has_space else "neither space nor trials"
         fix = "remove one of the two" if has_space else "write the parameters that vary, with their values"
         checking.tell("SWEEP-E0140", "space", found, "one of them", fix)
-    dimensions = read_space(checking.reader, space, fixed) if has_space else {}
+    dimensions = read_space(checking.reader, space) if has_space else {}
     listed = read_trials(checking.reader, trials, fixed) if has_trials else []
     if search == GRID and has_space:
         check_grid(checking.reader, dimensions)
@@ -232,8 +232,9 @@ class _Checking:
             fix = f"did you mean {near}?" if near else nearest(asked, PRUNERS) or "set it to one of them"
             self.tell("SWEEP-E0152", "pruner", shown(given), f"one of {', '.join(PRUNERS)}", fix)
             return PRUNERS[0]
-        varied = space["evaluation_strategy"].edges if "evaluation_strategy" in space else ()
-        strategies = [fixed.get("evaluation_strategy"), *varied, *(one.get("evaluation_strategy") for one in trials)]
+        shared = (fixed.get("evaluation_strategy"),)
+        varied = space["evaluation_strategy"].edges if "evaluation_strategy" in space else shared
+        strategies = [*varied, *(one.get("evaluation_strategy") for one in trials)]
         if asked != PRUNERS[0] and "no" in strategies:
             self.tell("SWEEP-E0153", "pruner", f"{asked} with evaluation_strategy=no", "evaluations during training",
                       "set evaluation_strategy to epoch or steps, or pruner to none")  # fmt: skip

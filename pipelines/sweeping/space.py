@@ -94,11 +94,8 @@ class Reader:
         return read_value(self.pipeline, name, default_of(self.model.model_fields[name]))
 
 
-def read_space(reader: Reader, space: Any, fixed: dict[str, Any]) -> dict[str, Dimension]:
-    """Return the values of each parameter under its current name; `reader` gets every problem.
-
-    `fixed` are the parameters that all trials share, under current names.
-    """
+def read_space(reader: Reader, space: Any) -> dict[str, Dimension]:
+    """Return the values of each parameter under its current name; `reader` gets every problem."""
     space = plain(space)
     if not isinstance(space, dict) or not space:
         several = isinstance(space, list) and space and all(isinstance(one, dict) for one in space)
@@ -113,9 +110,6 @@ def read_space(reader: Reader, space: Any, fixed: dict[str, Any]) -> dict[str, D
         if (name := reader.name(given, where)) is None:
             continue
         given_as.setdefault(name, []).append(given)
-        if name in fixed:
-            reader.tell("SWEEP-E0107", where, f"{name}={shown(fixed[name])} in the parameters too",
-                        "one value for all trials or several values", f"remove {name} from one of the two")  # fmt: skip
         if dimension := _dimension(reader, name, entry, where):
             dimensions[name] = dimension
     twice = [given_twice(name, both) for name, both in given_as.items() if len(both) > 1]

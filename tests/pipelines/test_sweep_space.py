@@ -127,7 +127,7 @@ def test_all_problems_of_a_sweep_are_told_at_once():
         search="tpee", metric="exact_mach", pruner="medain", budget="many", max_parallel=0, seed=-1, name="../x",
     )  # fmt: skip
     assert sorted(one.split(" ")[0] for one in problems) == [
-        "PARAM-E0101", "PARAM-E0102", "PARAM-E0107", "SWEEP-E0104", "SWEEP-E0107", "SWEEP-E0141", "SWEEP-E0142",
+        "PARAM-E0101", "PARAM-E0102", "PARAM-E0107", "SWEEP-E0104", "SWEEP-E0141", "SWEEP-E0142",
         "SWEEP-E0146", "SWEEP-E0150", "SWEEP-E0151", "SWEEP-E0152", "SWEEP-E0154",
     ]  # fmt: skip
 
@@ -136,9 +136,10 @@ def test_all_problems_of_a_sweep_are_told_at_once():
     "parameters",
     [{"evaluation_strategy": "no"}, {"eval_strategy": "epoch"}, {"overrides": {"eval_strategy": "no"}}],
 )
-def test_a_parameter_of_all_trials_cannot_vary_under_any_of_its_names(parameters):
+def test_the_space_wins_over_the_parameters_under_any_name(parameters):
     for name in ("evaluation_strategy", "eval_strategy"):
-        assert told(parameters=parameters, space={name: ["steps"]})[0].startswith(f"SWEEP-E0107 space.{name}: ")
+        described = describe("chat_completion", parameters, {name: ["steps"]}, pruner="median")
+        assert described.of_trial({"evaluation_strategy": "steps"}) == {"evaluation_strategy": "steps"}
 
 
 @pytest.mark.parametrize("pipeline", TRAINING)
