@@ -31,7 +31,7 @@ class DataCheck:
     counts: dict[str, int]
     """Rows of each split; empty if the data was refused."""
     sources: dict[str, int]
-    """Training rows of each file, where there are several."""
+    """Training rows of each data set of `training_data`, where that is given."""
     notes: list[str]
     """What was repaired, read in another form, or is worth a look."""
     problems: list[Problem]
