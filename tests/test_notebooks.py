@@ -155,3 +155,20 @@ def test_the_cluster_notebook_runs_against_a_server(kfp_server, kernels, tmp_pat
     assert "ENABLED" in shown(resume)
     assert "deleted" in shown(delete)
     assert kfp_server.schedules == {}
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_notebook_shows_what_was_found_and_no_stack(kernels, tmp_path):
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    calls = ["from pipelines import check_data, plan, submit", "plan('chat_completion', lora_r=0)",
+             "check_data('chat_completion', train='none.jsonl')", "submit('chat_completion', 'none.yaml')"]  # fmt: skip
+    notebook = new_notebook(cells=[new_code_cell(call) for call in calls])
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=True, resources=where).execute()
+    for cell in notebook.cells[1:]:
+        (output,) = cell.outputs
+        assert output.output_type == "error"
+        assert output.traceback[0] == "UserError:"
+        assert all(re.match(r"[A-Z]+-E\d{4} ", line) for line in output.traceback[1:])

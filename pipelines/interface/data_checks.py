@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.client.display import columns, table
-from pipelines.interface.failed import python_words
-from pipelines.interface.given import plain
+from pipelines.interface.failed import RunStopped, python_words
+from pipelines.interface.given import plain, text_of
 from pipelines.interface.process import Stopped, do
-from steps.errors import Problem, StepError
+from steps.errors import Problem, StepError, UserError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 OF_DATA = "DATA-"  # begins the codes of what is wrong in rows; other problems are those of the call
 HEADS = ("code", "where", "found", "expected", "fix", "rows")
 
@@ -79,13 +79,13 @@ def check_data(task: str, train: Files = "", validation: Files = "", test: Files
     wrong arguments and files that cannot be read raise an error (UserError, SecurityRefusal, Outage).
     """
     files = {"train": train, "validation": validation, "test": test}
-    values = {name: _paths(value) for name, value in files.items()}
+    values = {name: _paths(name, value) for name, value in files.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         try:
-            do("check-data", folder, lambda line: None, task=task, options=plain(options), **values)
+            do("check-data", folder, lambda line: None, task=text_of("task", task), options=plain(options), **values)
         except Stopped:
-            raise KeyboardInterrupt from None
+            raise RunStopped("the check was stopped") from None
         except StepError as error:
             if all(problem.code.startswith(OF_DATA) for problem in error.problems) and _was_read(folder):
                 return DataCheck({}, {}, list(getattr(error, "__notes__", [])), error.problems)
@@ -95,9 +95,15 @@ def check_data(task: str, train: Files = "", validation: Files = "", test: Files
     return DataCheck(found["rows"], found["sources"], notes, [])
 
 
-def _paths(files: Files) -> str:
-    """Return files as the parameter has them, one on each line."""
-    return str(plain(files)) if isinstance(files, str | os.PathLike) else "\n".join(plain(list(files)))
+def _paths(name: str, files: Files) -> str:
+    """Return files as the parameter has them, one on each line. Raises UserError for what is no path."""
+    listed = list(files) if isinstance(files, list | tuple) else [] if files is None else [files]
+    if not all(isinstance(file, str | os.PathLike) for file in listed):
+        raise UserError(
+            Problem("PARAM-E0114", name, f"a {type(files).__name__}", "a path, or a list of paths",
+                    "write the rows to a jsonl, json, csv, tsv or parquet file")
+        )  # fmt: skip
+    return "\n".join(os.fspath(file) for file in listed)
 
 
 def _note(found: dict[str, Any]) -> str:

@@ -21,11 +21,7 @@ def given(pipeline: str, parameters: Parameters, more: Mapping[str, Any]) -> tup
 
     Raises UserError for an unknown pipeline, and for a file that cannot be read or names another one.
     """
-    if not isinstance(pipeline, str):
-        raise UserError(
-            Problem("PARAM-E0112", "pipeline", shown(pipeline), "the name of a pipeline", "write it as text")
-        )
-    published = published_as(pipeline)
+    published = published_as(text_of("pipeline", pipeline))
     values: Mapping[str, Any]
     if isinstance(parameters, str | os.PathLike):
         values = parameters_in(Path(parameters), published.parameters)
@@ -39,14 +35,23 @@ def given(pipeline: str, parameters: Parameters, more: Mapping[str, Any]) -> tup
     return published.name, for_pipeline(published.name, plain(merged(published.parameters, values, more)))
 
 
+def text_of(what: str, value: Any) -> str:
+    """Return a name. Raises UserError for anything but a text."""
+    if isinstance(value, str):
+        return value
+    raise UserError(Problem("PARAM-E0112", what, shown(value), f"the name of a {what}", "write it as text"))
+
+
 def plain(value: Any) -> Any:
-    """Return a value as a configuration file could have it: paths as text, and numbers of numpy as those of Python."""
+    """Return a value as a configuration file could have it: paths as text, values of numpy as those of Python."""
+    if value is None or type(value) in (str, bool, int, float):
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy, pandas or torch
-        return value.item()
-    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+    if hasattr(value, "tolist"):  # numbers and arrays of numpy, torch and pandas
+        return plain(value.tolist())
+    if isinstance(value, set | frozenset):
+        return sorted(map(plain, value), key=str)
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else str(value)

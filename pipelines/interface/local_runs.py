@@ -105,6 +105,7 @@ class Result:
             ("version", f"{version['name']} {version['version']} ({version['model_uri']})" if version else None),
             ("reused", ", ".join(self.facts["reused"])),
             ("error", "\n".join(self.error["problems"]) if self.error else None),
+            ("result", self._path("result")),
             ("report", self.report),
             ("model", self.model),
             ("log", self.log if self.error else None),
@@ -149,6 +150,6 @@ def run(
 
 def _stopped(facts: dict[str, Any] | None) -> RunStopped:
     if facts is None:
-        return RunStopped("the run was stopped before its first step")
+        return RunStopped("the run was stopped, and has no result")
     result = Result(facts)
     return RunStopped("\n".join(result.error["problems"]) if result.error else "the run had ended", result)

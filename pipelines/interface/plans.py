@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.interface.failed import python_words
+from pipelines.interface.failed import RunStopped, python_words
 from pipelines.interface.given import Parameters, given
 from pipelines.interface.page import framed
 from pipelines.interface.process import Stopped, do
@@ -54,7 +54,7 @@ def plan(pipeline: str, parameters: Parameters = None, root: str | os.PathLike[s
 
     `parameters` are a dict by name or the path of a configuration file; parameters that are given as keywords override
     them. `root` is the folder that a run would write to. Raises UserError, SecurityRefusal, Outage or OutOfResources
-    with every problem of that kind.
+    with every problem of that kind, and RunStopped after an interrupt.
     """
     name, values = given(pipeline, parameters, more)
     told: list[str] = []
@@ -63,6 +63,6 @@ def plan(pipeline: str, parameters: Parameters = None, root: str | os.PathLike[s
         try:
             do("plan", folder, told.append, pipeline=name, given=values, root=str(root))
         except Stopped:
-            raise KeyboardInterrupt from None
+            raise RunStopped("the plan was stopped") from None
         summary = json.loads((folder / "plan" / "plan.json").read_text("utf-8"))
         return Plan(summary, "\n".join(told), (folder / "plan.html").read_text("utf-8"))

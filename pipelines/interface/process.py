@@ -6,6 +6,7 @@ stdout and the environment: none of that may happen in a kernel.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -35,7 +36,7 @@ class Stopped(Exception):
 def do(job: str, folder: Path, show: Show, **values: Any) -> Any:
     """Run a job and return its answer; `show` gets its lines, and `folder` its files.
 
-    Raises the job's StepError, and Stopped after a KeyboardInterrupt; a second one kills the job.
+    Raises the job's StepError. A KeyboardInterrupt stops the job, a second one kills it; Stopped is raised after both.
     """
     tail: list[str] = []
 
@@ -75,10 +76,11 @@ def _follow(child: subprocess.Popen[str], take: Show) -> bool:
         child.wait()
     except KeyboardInterrupt:
         child.terminate()
-        take("stopping; interrupt again to stop at once")
-        for line in child.stdout:
-            take(line.rstrip("\n"))
-        child.wait()
+        with contextlib.suppress(KeyboardInterrupt):  # the second one: `do` kills the job
+            take("stopping; interrupt again to stop at once")
+            for line in child.stdout:
+                take(line.rstrip("\n"))
+            child.wait()
         return True
     return False
 

@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 
 import numpy
+import psutil
 import pytest
 from command_line import with_our_code
 from conftest import chat_rows, write_jsonl
 from kfp_server import tasks
 from kubeflow import GIVEN
+from pandas import DataFrame
 
 import pipelines
 from pipelines.client import Connection
@@ -25,7 +27,7 @@ from pipelines.interface import PUBLIC
 from pipelines.interface.failed import RunFailed, python_words
 from pipelines.interface.given import plain
 from pipelines.live import shown_lines
-from steps.errors import Outage, Problem, SecurityRefusal, UserError
+from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
 
 SETTINGS = {
     "number_of_gpu_to_use_finetuning": 0,
@@ -153,9 +155,32 @@ def test_what_a_file_could_have_stays_as_it_is():
         assert type(plain(value)) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (numpy.array([1, 2]), [1, 2]),
+        (numpy.str_("a"), "a"),
+        (numpy.float32(0.5), 0.5),
+        ({"b", "a"}, ["a", "b"]),
+        ({1: (Path("a"), numpy.int8(3))}, {"1": ["a", 3]}),
+        (DataFrame({"a": [1.5]})["a"], [1.5]),
+    ],
+)
+def test_other_values_become_plain(value, expected):
+    made = plain(value)
+    assert json.loads(json.dumps(made)) == expected
+
+
 MISTAKES = {
     "unknown pipeline": (lambda p: pipelines.plan("chat_complet", p), ["did you mean chat_completion?"]),
-    "no pipeline": (lambda p: pipelines.plan(None, p), ["PARAM-E0112"]),
+    "no pipeline": (lambda p: pipelines.plan(None, p), ["PARAM-E0112 pipeline"]),
+    "no task": (lambda p: pipelines.check_data(None), ["PARAM-E0112 task"]),
+    "rows in place of files": (lambda p: pipelines.check_data("chat_completion", {"a": 1}), ["PARAM-E0114 train"]),
+    "a table in place of files": (
+        lambda p: pipelines.check_data("chat_completion", test=DataFrame({"a": [1]})),
+        ["PARAM-E0114 test: found a DataFrame"],
+    ),
+    "rows in a list": (lambda p: pipelines.check_data("chat_completion", [{"a": 1}]), ["PARAM-E0114"]),
     "a list": (lambda p: pipelines.plan("chat_completion", [1]), ["PARAM-E0113 parameters: found [1], a list"]),
     "no such file": (lambda p: pipelines.plan("chat_completion", "none.yaml"), ["none.yaml: found no such file"]),
     "another pipeline": (lambda p: pipelines.plan("translation", {**p, "pipeline": "preference"}), ["CONFIG-E0103"]),
@@ -260,7 +285,7 @@ def test_files_and_columns_of_a_check(tmp_path):
     assert sum(check.counts.values()) == 80
     mix = [{"path": str(file), "sampling_weight": 0.5} for file in files]
     mixed = pipelines.check_data(
-        "text_classification", training_data=mix, sentence1_key="text", label_key="label", delimiter=";"
+        "text_classification", train=None, training_data=mix, sentence1_key="text", label_key="label", delimiter=";"
     )
     assert len(mixed.sources) == 2
     assert "train: " in repr(mixed)
@@ -331,12 +356,30 @@ def test_a_run_that_fails_raises_its_error_with_the_result(parameters, tmp_path,
     assert error._render_traceback_() == ["RunFailed:", str(error)]
 
 
-def test_a_process_that_is_killed_is_an_error(parameters, tmp_path, monkeypatch):
+def test_a_process_that_gives_no_answer_is_an_error(parameters, tmp_path, monkeypatch):
     from pipelines.interface import process
 
     monkeypatch.setattr(process, "ANSWER", "nowhere.json")
-    with pytest.raises(Exception, match="no answer"):
+    with pytest.raises(StepError, match="RuntimeError: the process of plan ended with 0 and no answer") as caught:
         pipelines.plan("chat_completion", parameters, root=tmp_path)
+    assert "tracking    sqlite:" in caught.value._render_traceback_()[-1], "the last that it printed"
+
+
+def test_a_killed_process_lacked_memory(parameters, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os, signal, sys\n"
+        "if 'pipelines.interface.job' in sys.orig_argv:\n    os.kill(os.getpid(), signal.SIGKILL)\n")  # fmt: skip
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(OutOfResources, match="RUN-E1501 plan: found a process that was killed"):
+        pipelines.plan("chat_completion", parameters, root=tmp_path)
+
+
+def test_a_bug_is_told_with_its_traceback(tmp_path):
+    from pipelines.interface.process import do
+
+    with pytest.raises(StepError, match="BUG-E0070") as caught:
+        do("check-data", tmp_path, print, nonsense=1)
+    assert caught.value.exit_code == 70
+    assert "Traceback (most recent call last)" in caught.value._render_traceback_()[-1]
 
 
 INTERRUPTED = """
@@ -350,9 +393,9 @@ except RunStopped as stopped:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("group", [False, True], ids=["the process", "its group, as Jupyter and a terminal do"])
-def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on(parameters, runs_root, group):
+@pytest.fixture
+def training(parameters, runs_root):
+    """A script whose run has saved its first checkpoint; it is the leader of a group."""
     longer = {**parameters, "max_steps": 200, "save_steps": 10, "register_tuned_model": False}
     command = [sys.executable, "-c", INTERRUPTED, json.dumps(longer), str(runs_root)]
     child = subprocess.Popen(
@@ -363,16 +406,69 @@ def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on(parameters, ru
         assert time.monotonic() < until
         assert child.poll() is None, child.stdout.read()
         time.sleep(0.05)
-    (os.killpg if group else os.kill)(child.pid, signal.SIGINT)
+    yield child, longer
+    child.kill()
+    child.communicate()
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on(training, runs_root):
+    child, longer = training
+    child.send_signal(signal.SIGINT)
     told, _ = child.communicate(timeout=60)
     assert "STOPPED 143" in told
     assert "RunStopped:" in told
     assert "Traceback" not in told
-    if group:
-        return
     resumed = pipelines.run("chat_completion", longer, root=runs_root, resume_from_checkpoint=True, show=False)
     history = json.loads(Path(resumed.facts["artifacts"]["tuned"], "history.json").read_text())
     assert history["resumed_from"] >= 10
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_the_group_counts_once_as_jupyter_and_a_terminal_send_it(training):
+    child, _ = training
+    os.killpg(child.pid, signal.SIGINT)
+    told, _ = child.communicate(timeout=60)
+    assert "STOPPED 143" in told
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_stops_at_once(training):
+    child, _ = training
+    below = psutil.Process(child.pid).children(recursive=True)
+    for _ in range(2):
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    told, _ = child.communicate(timeout=20)
+    assert "RunStopped:" in told
+    assert "Traceback" not in told
+    assert ended(below)
+
+
+@pytest.mark.slow
+def test_a_killed_kernel_leaves_no_process(training):
+    child, _ = training
+    below = psutil.Process(child.pid).children(recursive=True)
+    assert len(below) >= 2
+    child.kill()
+    assert ended(below)
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_check_that_is_interrupted_says_so(tmp_path, monkeypatch):
+    from pipelines.interface import data_checks
+    from pipelines.interface.process import Stopped
+
+    def stopped(*_, **__):
+        raise Stopped(None)
+
+    monkeypatch.setattr(data_checks, "do", stopped)
+    with pytest.raises(KeyboardInterrupt, match="the check was stopped"):
+        pipelines.check_data("chat_completion", train="a.jsonl")
 
 
 def test_progress_is_one_output_in_a_cell(monkeypatch, capsys):
