@@ -17,9 +17,14 @@
                     it into a compiled pipeline
     checking.py     finds errors in a compiled YAML that the SDK does not check for
 
+From Python, in notebooks and scripts (`from pipelines import check_data, plan, run, submit`; docs/python.md):
+
+    interface/      plan, run, check_data, upload, submit, schedule, and what they return
+
 A run on this machine:
 
-    runs.py         a run's folder, result and summary
+    runs.py         a plan; a run's folder, result and summary
+    live.py         the lines of a run on a terminal, or in a notebook
     local.py        runs a pipeline with kfp's local runner
     warm.py         a Python process with the training libraries already loaded
     log_file.py     the lines of log.txt
@@ -45,3 +50,34 @@ The command line:
 
 From `steps/` this package uses only the parameters, the error classes and `steps.running`, which runs a step by name.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.interface.cluster import schedule as schedule
+    from pipelines.interface.cluster import submit as submit
+    from pipelines.interface.cluster import upload as upload
+    from pipelines.interface.data_checks import check_data as check_data
+    from pipelines.interface.failed import RunFailed as RunFailed
+    from pipelines.interface.failed import RunStopped as RunStopped
+    from pipelines.interface.local_runs import run as run
+    from pipelines.interface.plans import plan as plan
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function of the Python interface when it is first used, so that `import pipelines` loads nothing."""
+    import importlib
+
+    from pipelines.interface import PUBLIC
+
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pipelines.interface.{PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    from pipelines.interface import PUBLIC
+
+    return [*globals(), *PUBLIC]

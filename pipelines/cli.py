@@ -105,14 +105,12 @@ def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
     """Check parameters, data and model, and show what would run, without running it."""
     import tempfile
 
-    from steps.running import LOCAL_ROOT, attempt
+    from pipelines.runs import plan
 
-    os.environ[LOCAL_ROOT] = str(root.absolute())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with _quiet(as_json):
-            arguments = for_pipeline(name, given)
-            attempt("plan", pipeline=name, arguments=arguments, plan=folder / "plan", report=folder / "plan.html")
+            plan(name, for_pipeline(name, given), root, folder)
         if as_json:
             click.echo((folder / "plan" / "plan.json").read_text("utf-8"))
 
@@ -120,7 +118,6 @@ def _plan(name: str, given: dict[str, Any], as_json: bool, root: Path) -> None:
 def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: bool, gate_exit: bool) -> None:
     """Run the pipeline on this machine."""
     from pipelines.catalog import PIPELINES
-    from pipelines.outputs import refuse_in_uri, refuse_unwritable
     from pipelines.runs import run, screen
     from steps.running import leave
 
@@ -128,8 +125,6 @@ def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: boo
         raise UserError(
             Problem("CLI-E0102", "--gate-exit", f"{name}, which has no gate", "a pipeline that trains", "leave it out")
         )
-    refuse_unwritable("--root", root)
-    refuse_in_uri("--root", root)
     result = run(name, for_pipeline(name, given), root, cache, quiet=as_json)
     click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else screen(result))
     if error := result["error"]:

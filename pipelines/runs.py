@@ -1,35 +1,45 @@
-"""A local run for the command line: its folder, result.json, and the summary at the end."""
+"""A plan and a run on this machine: the run's folder, result.json, and the summary at the end."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import click
-
 from pipelines.catalog import PIPELINES
+from pipelines.live import Terminal
 from pipelines.local import LocalRun, StepFailed, environment, run_local
+from pipelines.outputs import refuse_in_uri, refuse_unwritable
 from pipelines.scratch import scratch_folder
 from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
 from steps.params.registration import database_in
-from steps.running import run_here
+from steps.running import LOCAL_ROOT, attempt, run_here
+
+
+def plan(name: str, given: dict[str, Any], root: Path, folder: Path) -> None:
+    """Print what would run, and write it to `folder`: plan/plan.json and plan.html.
+
+    Raises the plan's StepError, with every problem of one kind. `root` is where a run would write.
+    """
+    os.environ[LOCAL_ROOT] = str(root.absolute())
+    attempt("plan", pipeline=name, arguments=given, plan=folder / "plan", report=folder / "plan.html")
 
 
 def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) -> dict[str, Any]:
     """Run a pipeline and write `<root>/<pipeline>-<time>/result.json`, also if a step fails; return its content.
 
-    Raises UserError before anything is written if a parameter is invalid.
+    Raises UserError before anything is written if a parameter is invalid, or nothing can be written to `root`.
     """
+    refuse_unwritable("--root", root)
+    refuse_in_uri("--root", root)
     reading = read_parameters(name, given)
     folder = _new_folder(root, name)
-    show = (lambda line: None) if quiet else _Terminal().show
+    show = (lambda line: None) if quiet else Terminal().show
     started = time.monotonic()
     done = LocalRun(folder)
     published = PIPELINES[name]
@@ -64,20 +74,6 @@ def _plan(name: str, passed: dict[str, Any], root: Path, scratch: Path) -> tuple
         return None, None
     (scratch / "outputs.json").write_text(json.dumps(made._asdict()), encoding="utf-8")
     return scratch, None
-
-
-class _Terminal:
-    """Prints the lines of a run; on a terminal each line of training progress overwrites the one before."""
-
-    def __init__(self) -> None:
-        self.replaces = sys.stdout.isatty()
-        self._open = False
-
-    def show(self, line: str) -> None:
-        passing = self.replaces and line.startswith("step ") and "loss" in line
-        start = "\r\033[K" if passing and self._open else "\n" if self._open else ""
-        click.echo(f"{start}{line}", nl=not passing)
-        self._open = passing
 
 
 def _new_folder(root: Path, name: str) -> Path:

@@ -56,6 +56,10 @@ class StepError(Exception):
         self.resume_from = resume_from
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython shows for this error: what was found, and no stack."""
+        return [f"{type(self).__name__}:", *str(self).splitlines(), *getattr(self, "__notes__", [])]
+
     def as_json(self, step: str) -> dict[str, Any]:
         """Return the machine-readable form: the last line of stderr and `error` in result.json."""
         first = self.problems[0]

@@ -53,7 +53,7 @@ PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made 
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 CURVE = "FINETUNE_CURVE"  # file that finetune writes its progress into, in the lines of steps/pruning.py
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
-PARENT = "FINETUNE_PARENT"  # process id of the local runner; the step ends when that process has ended
+PARENT = "FINETUNE_PARENT"  # process id of the local runner, or of a notebook; the step, or job, ends with that process
 
 
 def begin_task(name: str) -> None:
@@ -73,7 +73,7 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
     paths = {key: value for key, value in arguments.items() if isinstance(value, str | Path)}
     with reported(name, paths):
         _stop_when_asked()
-        _follow_parent()
+        follow_parent()
         if RECORDS in os.environ:
             log.info("▸ %s", name)
         started = time.monotonic()
@@ -207,8 +207,8 @@ def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None
         leave(failure(error, step).as_json(step), paths)
 
 
-def _follow_parent() -> None:
-    """End when the local runner ends: a killed `finetune run` must not leave a training process behind."""
+def follow_parent() -> None:
+    """End when the process that PARENT names ends: a killed `finetune run` must not leave a training process behind."""
     if PARENT not in os.environ:
         return
     parent = int(os.environ[PARENT])

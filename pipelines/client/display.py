@@ -42,8 +42,10 @@ class Shown(ABC):
     def rows(self) -> list[tuple[str, Any]]:
         """Names and values."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return lines(self.rows())
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         return table(("", ""), [row for row in self.rows() if row[1] not in ("", None)])
@@ -58,8 +60,10 @@ class ShownList(list[Any]):
         """The values of each row."""
         return [[dict(one.rows()).get(head, "") or "" for head in self.heads] for one in self]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return columns(self.heads, self.cells())
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         return table(self.heads, self.cells())

@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.client.connection import Server, quiet
@@ -24,7 +24,7 @@ POD_TEMPLATE = "-system-container-impl-"  # in names of pods; KFP has the name o
 NOT_TAKEN = {"SKIPPED", "CANCELED", "OMITTED"}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run(Shown):
     """A run in KFP."""
 
@@ -38,8 +38,13 @@ class Run(Shown):
     """"passed" or "refused"; empty while it is not known."""
     command: str = ""
     """The command of kfp that starts the same run; empty for runs that were not submitted here."""
-    error: dict[str, Any] | None = field(default=None, repr=False)
+    error: dict[str, Any] | None = None
     """Why it failed (`StepError.as_json`); None if it did not, or was not followed."""
+
+    @property
+    def url(self) -> str:
+        """The address of its page in the user interface."""
+        return self.address
 
     def rows(self) -> list[tuple[str, Any]]:
         """Names and values."""

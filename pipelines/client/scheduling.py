@@ -26,7 +26,7 @@ CRON_FIELD = re.compile(r"[\d*,/?a-zA-Z#LW-]+")
 PAGE = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule(Shown):
     """A recurring run in KFP."""
 
@@ -37,6 +37,11 @@ class Schedule(Shown):
     when: str
     """Cron expression or interval."""
     address: str
+
+    @property
+    def url(self) -> str:
+        """The address of its page in the user interface."""
+        return self.address
 
     def rows(self) -> list[tuple[str, Any]]:
         """Names and values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.client.connection import TOKEN, Connection, Server, connected, quiet
 from pipelines.client.following import Run, follow, read_run
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 DEFAULT_EXPERIMENT = "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME"  # kfp's own variables
 OVERRIDE_EXPERIMENT = "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME"
 EXPERIMENT = "Default"  # kfp's own
+
+
+class Started(NamedTuple):
+    """A run that was submitted, where, and the names of its tasks for people."""
+
+    run: Run
+    server: Server
+    labels: dict[str, str]
 
 
 def submit(
@@ -45,6 +53,28 @@ def submit(
     Parameters are checked, and planned on this machine as far as it can read their sources, before anything is sent.
     Raises UserError, SecurityRefusal or Outage. A run that fails is returned with its `error`.
     """
+    run, there, labels = start(
+        pipeline, parameters, experiment=experiment, run_name=run_name, profile=profile, image_prefix=image_prefix,
+        images=images, service_account=service_account, plan=plan, server=server, tell=tell,
+    )  # fmt: skip
+    return follow(there, run, tell, timeout, labels) if wait else run
+
+
+def start(
+    pipeline: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    experiment: str = "",
+    run_name: str = "",
+    profile: Profile | None = None,
+    image_prefix: str = "",
+    images: dict[str, str] | None = None,
+    service_account: str = "",
+    plan: bool = True,
+    server: Server | Connection | None = None,
+    tell: Callable[[str], None] = print,
+) -> Started:
+    """Start a run as `submit` does, and return it with what `follow` needs."""
     refuse_secrets({"--run-name": run_name, "--experiment": experiment, "--service-account": service_account})
     package = package_of(pipeline, profile, image_prefix, images)
     values = checked(package, parameters or {}, profile, plan, tell)
@@ -54,12 +84,12 @@ def submit(
     done = upload_package(there, package)
     name = run_name or f"{package.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     account = account_of(service_account, profile)
-    run = _start(there, package, values, done, experiment_of(experiment), name, account)
+    run = _sent(there, package, values, done, experiment_of(experiment), name, account)
     tell(f"run {run.name}: {run.address}")
     tell(f"the same with kfp: {run.command}")
     if account:
         tell(f"kfp's command cannot set the service account {account}")
-    return follow(there, run, tell, timeout, labels_of(package)) if wait else run
+    return Started(run, there, labels_of(package))
 
 
 def checked(
@@ -107,7 +137,7 @@ def refuse_secrets(texts: Mapping[str, str]) -> None:
         )
 
 
-def _start(
+def _sent(
     server: Server, package: Package, values: Values, done: Uploaded, experiment: str, name: str, account: str
 ) -> Run:
     in_experiment = experiment_id(server, experiment)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EQUALS = "EQUALS"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Uploaded(Shown):
     """A version of a pipeline in KFP."""
 
