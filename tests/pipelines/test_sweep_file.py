@@ -120,7 +120,6 @@ SPACE = "pipeline: chat_completion\nspace: {lora_r: [4]}\n"
         (SPACE + "config: ''", "SWEEP-E0163 config: ", "path"),
         (SPACE + "parameters: [lora_alpha]", "SWEEP-E0164 parameters: ", "by name"),
         (SPACE + "parameters: {lora_alph: 2}", "PARAM-E0101 lora_alph: ", "did you mean lora_alpha"),
-        (SPACE + "parameters: {lora_r: 2}", "SWEEP-E0107 space.lora_r: ", "remove lora_r"),
         (SPACE + "parameters: {pipeline: preference}", "CONFIG-E0103", "preference"),
         (SPACE + "search: {name: tpe}", "SWEEP-E0146 search: ", "one of grid"),
         (SPACE + "search: no", "SWEEP-E0146 search: ", "one of grid"),
