@@ -30,6 +30,7 @@ def parameter_scale(entry: Any, values: list[Any]) -> Scale:
     """Return the axis of a parameter; `entry` is its part of the space, if it has one."""
     found = [value for value in values if value is not None]
     lacks = len(found) < len(values)
+    entry = entry.get("choices", entry) if isinstance(entry, dict) else entry  # the two ways to write a list
     listed = entry if isinstance(entry, list) else []
     everything = [*(value for value in listed if value is not None), *found]
     if not everything or not all(_is_number(value) for value in everything):

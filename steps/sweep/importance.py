@@ -53,6 +53,7 @@ def _column(name: str, entry: Any, trials: list[dict[str, Any]]) -> tuple[BaseDi
         numbers = [float(value) for value in values]
         low, high = min(entry["low"], *numbers), max(entry["high"], *numbers)
         return FloatDistribution(low, high, log=bool(entry.get("log")) and low > 0), numbers
+    entry = entry.get("choices", entry) if isinstance(entry, dict) else entry  # the two ways to write a list
     listed = [*entry, *values] if isinstance(entry, list) else values
     if numeric:
         places = sorted({float(value) for value in listed if _is_number(value)})

@@ -124,10 +124,11 @@ def test_a_parameter_that_some_trials_lack_is_left_out():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("with_space", [True, False])
-def test_every_kind_of_value(values, with_space):
+@pytest.mark.parametrize("written", ["list", "choices", "none"])
+def test_every_kind_of_value(values, written):
     rows = [({"x": values[n % len(values)], "y": n}, float(n % len(values))) for n in range(12)]
-    shares = importance(scored(rows, {"x": values, "y": {"low": 0, "high": 11}} if with_space else {}))
+    entry = {"choices": values} if written == "choices" else values
+    shares = importance(scored(rows, {} if written == "none" else {"x": entry, "y": {"low": 0, "high": 11}}))
     assert shares["x"] > shares["y"]
 
 

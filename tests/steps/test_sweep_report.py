@@ -296,6 +296,14 @@ def changed(facts: dict, scores: dict[int, float] | None = None, **changes: obje
     return facts
 
 
+@pytest.mark.parametrize("entry", [[1, 2, 4, 16], {"choices": [1, 2, 4, 16]}], ids=["list", "choices"])
+def test_listed_numbers_are_numbers_with_ticks_at_the_list(page, entry):
+    trials = [trial(n, {"x": value}) for n, value in enumerate((2, 4))]
+    shown = page(sweep(trials, ["x"], space={"x": entry}))
+    drawn = [text for text in shown.drawn if text in ("1", "2", "4", "16")][:8]  # without the ticks of the curves
+    assert drawn == ["1", "2", "4", "16"] * 2  # beside the axis, and below the scatter
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_odd_sweeps_make_a_page(page, name):
     shown = page(ODD[name](), finished=False)
