@@ -19,7 +19,7 @@
 
 From Python, in notebooks and scripts (`from pipelines import check_data, plan, run, submit`; docs/python.md):
 
-    interface/      plan, run, check_data, upload, submit, schedule, and what they return
+    interface/      plan, run, check_data, sweep, upload, submit, schedule, and what they return
 
 A run on this machine:
 
@@ -38,7 +38,8 @@ On a cluster:
 
 Many trainings that differ in some parameters:
 
-    sweeping/       what a sweep searches, and how
+    sweeping/       what a sweep searches, and the sweeps that run or have run
+    sweep.py        the task graph of a compiled sweep
 
 The command line:
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from pipelines.interface.failed import RunStopped as RunStopped
     from pipelines.interface.local_runs import run as run
     from pipelines.interface.plans import plan as plan
+    from pipelines.interface.sweeps import sweep as sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,40 @@ class _Cell:
             self._progress = display({"text/plain": line}, raw=True, display_id=True)
 
 
+class Line:
+    """One line that changes: in its place on a terminal and in a cell, and printed anew elsewhere."""
+
+    def __init__(self) -> None:
+        self._in_place = sys.stdout.isatty()
+        self._cell = _in_notebook()
+        self._display: Any = None
+        self._open = False
+
+    def show(self, line: str) -> None:
+        """Show the line instead of the one before."""
+        if self._cell:
+            self._show_in_cell(line)
+        elif self._in_place:
+            click.echo(f"\r\033[K{line}", nl=False)
+            self._open = True
+        else:
+            click.echo(line)
+
+    def _show_in_cell(self, line: str) -> None:
+        from IPython.display import display
+
+        if self._display:
+            self._display.update({"text/plain": line}, raw=True)
+        else:
+            self._display = display({"text/plain": line}, raw=True, display_id=True)
+
+    def end(self) -> None:
+        """End the line."""
+        if self._open:
+            click.echo()
+            self._open = False
+
+
 def _in_notebook() -> bool:
     """Return whether a kernel runs this: its front end can change what it has displayed."""
     if "IPython" not in sys.modules:

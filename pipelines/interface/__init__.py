@@ -3,6 +3,7 @@
     plans.py        plan: what would run
     local_runs.py   run: a run on this machine
     data_checks.py  check_data: every row of data files
+    sweeps.py       sweep: many trainings, here or on a cluster
     cluster.py      upload, submit and schedule on Kubeflow Pipelines
 
     given.py        parameters: a dict, a configuration file, and keywords that override it
@@ -22,6 +23,7 @@ PUBLIC = {
     "upload": "cluster",
     "submit": "cluster",
     "schedule": "cluster",
+    "sweep": "sweeps",
     "RunFailed": "failed",
     "RunStopped": "failed",
 }

@@ -7,5 +7,34 @@
     values.py     values of Python and numpy as JSON has them
     search.py     the parameters of the next trial: a grid, a list, or one of Optuna's samplers
 
+On this machine:
+
+    checked.py    the plan of all trials that are known before the first one starts
+    folder.py     the folder of a sweep
+    driver.py     plan, shared work, trials, the best one; run.py: the same as a process of its own
+    processes.py  steps as processes
+    handle.py     a sweep as an object; table.py and progress.py show it; command.py: `finetune sweep`
+
+On a cluster, cluster.py starts the compiled sweep (`pipelines/sweep.py`).
+
 To offer another of Optuna's samplers, add its name to SAMPLERS (`described.py`) and make it in `search.py`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.interface.sweeps import sweep as sweep
+    from pipelines.sweeping.handle import Sweep as Sweep
+
+PUBLIC = {"sweep": "pipelines.interface.sweeps", "Sweep": "pipelines.sweeping.handle"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a notebook needs when it is first used."""
+    import importlib
+
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'pipelines.sweeping' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)

@@ -57,7 +57,7 @@ class Sweep:
     @property
     def state(self) -> str:
         """running, finished, failed or stopped; a sweep whose process was killed is stopped."""
-        if self.folder.driver() is not None:
+        if self.folder.driver() is not None or self._begins():
             return "running"
         outcome = outcome_of(self.folder)
         return outcome["state"] if outcome else "stopped"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipelines.live import updating_line
+from pipelines.live import Line
 
 if TYPE_CHECKING:
     from pipelines.sweeping.handle import Sweep
@@ -16,7 +16,7 @@ class Progress:
 
     def __init__(self, sweep: Sweep):
         self.sweep = sweep
-        self._line = updating_line()
+        self._line = Line()
         self._last = ""
         self._next = 0.0
 
@@ -40,6 +40,8 @@ class Progress:
 def line_of(name: str, facts: dict[str, Any]) -> str:
     """Return the progress of a sweep as one line."""
     trials = facts["trials"]
+    if not trials:
+        return f"{name}: begins"
     ended = [trial for trial in trials if trial["state"] in ("finished", "failed", "pruned")]
     running = [trial for trial in trials if trial["state"] == "running"]
     told = [f"{name}: {len(ended)} of {facts.get('total', len(trials))} trials"]
