@@ -59,9 +59,9 @@ class Reader:
                       f"move {given} to the parameters", why)  # fmt: skip
         elif known:
             return today
-        elif why := IDLE_ARGUMENTS.get(given):
+        elif no_effect := IDLE_ARGUMENTS.get(given):
             self.tell("SWEEP-E0103", where, f"{given}, which has no effect", "a parameter with an effect",
-                      f"remove {given}", why)  # fmt: skip
+                      f"remove {given}", no_effect)  # fmt: skip
         else:
             fix = nearest(given, self.model.model_fields) or f"see `finetune describe {self.pipeline}`"
             self.tell("SWEEP-E0104", where, shown(given), f"a parameter of {self.pipeline}", fix)
