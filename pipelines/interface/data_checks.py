@@ -95,7 +95,7 @@ def check_data(task: str, train: Files = "", validation: Files = "", test: Files
     return DataCheck(found["rows"], found["sources"], notes, [])
 
 
-def _paths(name: str, files: Files) -> str:
+def _paths(name: str, files: Any) -> str:
     """Return files as the parameter has them, one on each line. Raises UserError for what is no path."""
     listed = list(files) if isinstance(files, list | tuple) else [] if files is None else [files]
     if not all(isinstance(file, str | os.PathLike) for file in listed):

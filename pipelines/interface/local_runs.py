@@ -37,7 +37,7 @@ class Result:
     @property
     def gate(self) -> dict[str, Any] | None:
         """What the gate said: `passed` and its `reason`; None if it was not reached."""
-        return self.facts["gate"]  # type: ignore[no-any-return]
+        return self.facts["gate"]
 
     @property
     def passed(self) -> bool:
@@ -47,7 +47,7 @@ class Result:
     @property
     def version(self) -> dict[str, Any] | None:
         """The registered version (`name`, `version`, `alias`, `model_uri`); None if none was registered."""
-        return self.facts["registered"]  # type: ignore[no-any-return]
+        return self.facts["registered"]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Result:
     @property
     def error(self) -> dict[str, Any] | None:
         """Why the run failed; None if it did not."""
-        return self.facts["error"]  # type: ignore[no-any-return]
+        return self.facts["error"]
 
     def table(self) -> DataFrame:
         """Return the metrics: a row for each, columns base and tuned."""

@@ -23,12 +23,19 @@ from pandas import DataFrame
 
 import pipelines
 from pipelines.client import Connection
+from pipelines.client.scheduling import Schedule
 from pipelines.interface import PUBLIC
+from pipelines.interface.cluster import Submitted
+from pipelines.interface.data_checks import DataCheck
 from pipelines.interface.failed import RunFailed, python_words
 from pipelines.interface.given import plain
+from pipelines.interface.local_runs import Result
+from pipelines.interface.plans import Plan
 from pipelines.live import shown_lines
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
 
+PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text("utf-8")
+RETURNED = {"plan": Plan, "run": Result, "check_data": DataCheck, "submit": Submitted, "schedule": Schedule}
 SETTINGS = {
     "number_of_gpu_to_use_finetuning": 0,
     "max_steps": 8,
@@ -69,11 +76,32 @@ def test_importing_the_package_imports_nothing_else():
 def test_every_public_name_is_there_and_described():
     for name in PUBLIC:
         assert inspect.getdoc(getattr(pipelines, name))
-    page = (Path(__file__).parents[2] / "docs/python.md").read_text("utf-8")
-    assert [name for name in PUBLIC if f"`{name}" not in page] == []
+    assert [name for name in PUBLIC if f"`{name}" not in PAGE] == []
     with pytest.raises(AttributeError, match="no attribute 'plans'"):
         _ = pipelines.plans
     assert not hasattr(pipelines, "sweeps")
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_the_page_names_what_is_there(name):
+    """The arguments in the first column of its tables, and the attributes of what a function returns in the second."""
+    (row,) = re.findall(rf"^\| `{name}\((.*?)\)`.*?\| (.*) \|$", PAGE, re.M)
+    arguments, returned = row
+    own = inspect.signature(getattr(pipelines, name)).parameters
+    assert {word.split("=")[0] for word in arguments.split(", ") if "*" not in word} <= set(own)
+    kind = RETURNED[name]
+    attributes = {attribute for attribute in dir(kind) if not attribute.startswith("_")}
+    attributes |= set(getattr(kind, "__dataclass_fields__", {})) | ({"facts"} if kind is Result else set())
+    named = set(re.findall(r"`\.(\w+)", returned))
+    assert len(named) >= 4
+    assert named <= attributes, named - attributes
+
+
+def test_the_examples_of_the_page_are_python():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(blocks) >= 4
+    for block in blocks:
+        compile(block, "docs/python.md", "exec")
 
 
 @pytest.mark.parametrize("name", ["plan", "run", "submit", "schedule"])
