@@ -137,6 +137,25 @@ def test_the_quickstart_also_starts_in_its_own_folder(dates_here, kernels):
 
 
 @pytest.mark.slow
+def test_the_sweep_notebook_registers_the_best_trial_and_opens_it_again(dates_here, kernels):
+    cells = executed(ROOT / "examples/notebooks/sweep.ipynb", dates_here)
+    _, _, mistakes, run, wait, table, final, again = cells
+    for told in ("did you mean lora_r?", "adam-w"):
+        assert told in printed(mistakes)
+    assert "running" in shown(run)
+    progress = [output for output in wait.outputs if output.output_type == "display_data"]
+    assert [output.data["text/plain"][:31] for output in progress] == ["dates-rates: 6 of 6 trials, bes"]
+    assert "<iframe srcdoc=" in shown(wait)
+    assert shown(table).count("<tr") == 2 + 6  # with two of the head
+    assert "Passed: loss" in printed(final)
+    assert "models:/dates" in printed(final)
+    assert shown(again, "text/plain") == "'finished'"
+    trials = sorted((dates_here / "runs/sweeps/dates-rates/trials").iterdir())
+    logs = [(trial / "log.txt").read_text() for trial in trials]
+    assert [log.count("training from step") for log in logs] == [1] * 6
+
+
+@pytest.mark.slow
 def test_the_cluster_notebook_runs_against_a_server(kfp_server, kernels, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     kfp_server.progress = [tasks("SUCCEEDED", plan="SUCCEEDED", evaluate="SUCCEEDED")]

@@ -142,9 +142,11 @@ class Sweep:
         return as_text(self.facts, f"sweep {self.name}: {self.state}")
 
     def _repr_html_(self) -> str:
+        from pipelines.interface.page import framed
         from pipelines.sweeping.table import as_html
 
-        return as_html(self.facts, f"sweep {html.escape(self.name)}: {self.state}")
+        page = framed(self.report.read_text("utf-8")) if self.report else ""
+        return as_html(self.facts, f"sweep {html.escape(self.name)}: {self.state}") + page
 
 
 def begin(described: Described, root: Path, check: Callable[[SweepFolder], None] | None = None) -> SweepFolder:

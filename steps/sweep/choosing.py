@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ def sweep_facts(planned: dict[str, Any], results: list[dict[str, Any]], about: d
     """
     sweep = planned["sweep"]
     higher = bool(direction_of(sweep["metric"]))
-    best = best_of(results, higher)
+    tokens = {trial["number"]: trial.get("tokens") or 0 for trial in sweep["trials"]}
+    best = best_of(results, higher, tokens)
     lines = {trial["number"]: {"number": trial["number"], "parameters": trial["parameters"], "state": "waiting"}
              for trial in sweep["trials"]}  # fmt: skip
     for result in results:
@@ -104,16 +105,18 @@ def sweep_facts(planned: dict[str, Any], results: list[dict[str, Any]], about: d
     return {**facts, "importance": importance(facts)}
 
 
-def best_of(results: Iterable[dict[str, Any]], higher: bool) -> int | None:
-    """Return the number of the best finished trial, of equal ones the cheaper: fewer tokens, then fewer weights."""
+def best_of(results: Iterable[dict[str, Any]], higher: bool, tokens: Mapping[int, int]) -> int | None:
+    """Return the number of the best finished trial, of equal ones the cheaper: fewer tokens, then fewer weights.
+
+    `tokens` are those that the plan expects of each trial: what was counted depends on where a training was resumed.
+    """
     finished = [one for one in results if one.get("state") == "finished" and one.get("score") is not None]
-    if not finished:
-        return None
-    return int(min(finished, key=lambda one: (-one["score"] if higher else one["score"], *_price(one)))["number"])
 
+    def place(one: dict[str, Any]) -> tuple[float, int, int, int]:
+        score = -one["score"] if higher else one["score"]
+        return score, tokens.get(one["number"], 0), one.get("trained") or 0, one["number"]
 
-def _price(result: dict[str, Any]) -> tuple[int, int, int]:
-    return result.get("tokens") or result.get("steps") or 0, result.get("trained") or 0, result["number"]
+    return int(min(finished, key=place)["number"]) if finished else None
 
 
 def _cost(sweep: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -97,8 +97,9 @@ def _finished(settings: TrialSettings, base: Path, rows: Path, tuned: Path, meas
         curve_metric=f"validation {name}",
         steps=history["steps"],
         max_steps=history["planned_steps"],
-        seconds=history.get("seconds"),
-        tokens=history.get("tokens"),
+        # Of a training that was resumed, only those of the last process are known.
+        seconds=history["seconds"] if history["resumed_from"] is None else None,
+        tokens=history["tokens"] if history["resumed_from"] is None else None,
         trained=history["parameters"].get("trainable"),
         mlflow_run_id=history.get("mlflow_run_id") or "",
     )
