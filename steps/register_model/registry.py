@@ -16,7 +16,8 @@ from steps.models.layout import COPY_FOLDER
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import Weights, gone
 from steps.tracking import experiment_id
-from steps.tracking.target import be_patient, make_place
+from steps.tracking.database import make_place
+from steps.tracking.target import be_patient
 
 log = logging.getLogger("finetune")
 

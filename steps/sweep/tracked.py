@@ -10,8 +10,9 @@ from typing import Any
 from steps.params.registration import TrackingParams
 from steps.redaction import masked
 from steps.sweep.result import Result
+from steps.tracking.database import make_place
 from steps.tracking.store import MOST_PARAMETERS, experiment_id
-from steps.tracking.target import be_patient, is_off, make_place, target_of
+from steps.tracking.target import be_patient, is_off, target_of
 
 log = logging.getLogger("finetune")
 
@@ -51,8 +52,8 @@ def _sent(tracking: TrackingParams, send: Callable[[Any, str], None]) -> None:
     if is_off() or not target.uri:
         return
     be_patient()
-    make_place(target.uri)
     try:
+        make_place(target.uri)
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=target.uri)

@@ -3,6 +3,7 @@
 target.py       which server and experiment: parameters, then environment variables
 tracker.py      one tracked run; the interface for steps
 loading.py      importing MLflow before a thread uses it
+database.py     a database of its own, created once
 store.py        the run on the server, and the classification of server errors
 records.py      the records, and the file of unsent records
 checkpoints.py  copies of checkpoints, in the background

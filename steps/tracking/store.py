@@ -8,8 +8,9 @@ from typing import Any
 
 from steps.params.registration import SQLITE
 from steps.tracking.continued import end_killed, known_so_far, remember, remembered
+from steps.tracking.database import make_place
 from steps.tracking.records import Record, TrackedRun
-from steps.tracking.target import be_patient, make_place
+from steps.tracking.target import be_patient
 
 MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow accepts 1,000 and 100 per call
 RUN_KEY = "finetune_run_key"

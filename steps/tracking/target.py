@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from steps.params.registration import MEANS_OFF as MEANS_OFF
-from steps.params.registration import SQLITE, TrackingParams, database_in
+from steps.params.registration import TrackingParams, database_in
 from steps.running import LOCAL_ROOT
 
 HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow accepts as a plain name
@@ -88,19 +88,6 @@ def be_patient(retries: int = 1, seconds: int = 20) -> None:
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-
-
-def make_place(uri: str) -> None:
-    """Create the folder of a store without a server."""
-    if not uri.startswith(SQLITE):
-        return
-    database = Path(uri.removeprefix(SQLITE)).absolute()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    if "'" in str(Path.cwd()) and not database.exists():
-        # MLflow writes the path of the working directory into an SQL text, where a quote ends it (MLflow 3.17).
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        SqlAlchemyStore(uri, (Path.cwd() / "mlruns").as_uri())
 
 
 def is_off(environment: Mapping[str, str] = os.environ) -> bool:
