@@ -10,7 +10,8 @@ from pathlib import Path
 from pipelines.flags import parameters_in
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "examples").glob("*/*.yaml"))
+SWEEPS = sorted((ROOT / "examples").glob("*/sweep.yaml"))
+CONFIGS = sorted({*(ROOT / "examples").glob("*/*.yaml")} - {*SWEEPS})
 MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
 MADE = ("base", "base_encoder", "base_masked", "base_plain", "data")
 
