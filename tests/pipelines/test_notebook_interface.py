@@ -20,6 +20,7 @@ from conftest import chat_rows, write_jsonl
 from kfp_server import tasks
 from kubeflow import GIVEN
 from pandas import DataFrame
+from small_adapters import save_adapter
 
 import pipelines
 from pipelines.client import Connection
@@ -32,10 +33,12 @@ from pipelines.interface.given import plain
 from pipelines.interface.local_runs import Result
 from pipelines.interface.plans import Plan
 from pipelines.live import shown_lines
+from pipelines.sweeping.handle import Sweep
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
 
 PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text("utf-8")
-RETURNED = {"plan": Plan, "run": Result, "check_data": DataCheck, "submit": Submitted, "schedule": Schedule}
+RETURNED = {"plan": Plan, "run": Result, "check_data": DataCheck, "submit": Submitted, "schedule": Schedule,
+            "sweep": Sweep}  # fmt: skip
 SETTINGS = {
     "number_of_gpu_to_use_finetuning": 0,
     "max_steps": 8,
@@ -104,14 +107,15 @@ def test_the_examples_of_the_page_are_python():
         compile(block, "docs/python.md", "exec")
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "submit", "schedule"])
+@pytest.mark.parametrize("name", ["plan", "run", "submit", "schedule", "sweep"])
 def test_no_argument_of_a_function_hides_a_parameter_of_a_pipeline(name):
     from steps.params.group import old_names
     from steps.params.pipelines import PARAMETER_MODELS
 
     own = set(inspect.signature(getattr(pipelines, name)).parameters)
     for model in PARAMETER_MODELS.values():
-        assert not own & {*model.model_fields, *old_names(model)}
+        hidden = own & {*model.model_fields, *old_names(model)}
+        assert hidden <= ({"seed"} if name == "sweep" else set()), "docs/python.md says which seed it is"
 
 
 def test_no_argument_of_the_data_check_hides_a_column():
@@ -365,6 +369,16 @@ def test_a_run_tells_its_result_and_a_second_one_is_reused(parameters, runs_root
     assert capsys.readouterr().out == ""
     assert "finetune" in again.facts["reused"]
     assert again.metrics == result.metrics
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_trains_nothing_shows_its_result(tiny_model, tmp_path):
+    adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=["q_proj"])
+    given = {"pytorch_model_path": tiny_model, "adapter_path": adapter, "action": "check"}
+    result = pipelines.run("adapter_tools", given, root=tmp_path / "runs", show=False)
+    assert (result.status, result.gate, result.version, result.passed) == ("succeeded", None, None, False)
+    assert result.facts["artifacts"]["result"] in repr(result)
+    assert result.facts["artifacts"]["result"] in result._repr_html_()
 
 
 def test_a_run_that_fails_raises_its_error_with_the_result(parameters, tmp_path, capsys):
