@@ -237,7 +237,6 @@ def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]
 def environment(root: Path, more: dict[str, str] | None = None) -> Iterator[None]:
     """Set the steps' environment: folder shared by runs, MLflow store, process id of the runner, and `more`."""
     before = dict(os.environ)
-    root.mkdir(parents=True, exist_ok=True)
     os.environ.update({PARENT: str(os.getpid()), LOCAL_ROOT: str(root.absolute()), **(more or {})})
     os.environ.setdefault("MLFLOW_TRACKING_URI", database_in(root))
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
