@@ -55,7 +55,7 @@ def test_a_run_of_the_short_form_has_less_than_half_of_the_bytes(run):
 def test_a_task_has_one_short_settings_text_and_only_inputs_that_it_uses(run):
     spec, platform, given, planned = run
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for name, component, values in tasks(spec, spec["root"], given, planned):
+    for name, component, values in tasks(spec, spec["root"], given, {"plan": planned}):
         if name == "plan":
             continue
         assert len(values.get("settings", "").encode()) < 1000, name
