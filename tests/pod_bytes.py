@@ -36,7 +36,6 @@ Made = dict[str, dict[str, Any]]  # task → the values of its outputs
 RUN = "7a4d2f0e-0000-4000-8000-000000000000"  # KFP's ids are as long
 
 
-
 def bytes_of(spec: dict[str, Any], platform: dict[str, Any], given: dict[str, Any], planned: dict[str, Any]) -> dict:
     """Return the bytes of each task's pod; `given` are the pipeline's inputs, `planned` the outputs of its plan."""
     sizes: dict[str, int] = {}
@@ -58,6 +57,17 @@ def pod_sizes(
         yield name, plain[step] + sum(map(_size, (executor_input(spec, component, values), component, command)))
 
 
+def driver_sizes(spec: dict[str, Any], given: dict[str, Any], made: Made) -> Iterator[tuple[str, int]]:
+    """Yield the bytes of every driver's arguments that belongs to no pod, as they stand in the object of a run.
+
+    They are JSON in texts: each quotation mark has two bytes.
+    """
+    yield "root", _in_text(spec["root"]) + _in_text({"runtimeConfig": {"parameterValues": given}})
+    for kind, name, task, component, _ in _walk(spec, spec["root"], given, made):
+        if kind != "container":
+            yield name, _in_text(component) + _in_text(task)
+
+
 def nodes_of(
     spec: dict[str, Any], platform: dict[str, Any], given: dict[str, Any], made: Made
 ) -> dict[str, dict[str, Any]]:
@@ -69,22 +79,27 @@ def nodes_of(
     """
     chance = Random(0)
     nodes: dict[str, dict[str, Any]] = {}
+    run = f"{spec['pipelineInfo']['name']}-x7k2p"
+
+    def some() -> str:
+        return f"{run}-{chance.randrange(10**9, 10**10)}"
+
+    def hour(hour: int) -> str:
+        return f"2026-11-29T{hour}:{chance.randrange(10, 60)}:{chance.randrange(10, 60)}Z"
 
     def add(name: str, template: str, inputs: dict[str, Any], outputs: dict[str, Any] | None = None) -> None:
-        key = f"{spec['pipelineInfo']['name']}-x7k2p-{chance.randrange(10**9, 10**10)}"
+        key = some()
         nodes[key] = {
-            "id": key, "name": f"{spec['pipelineInfo']['name']}-x7k2p.root.{name}", "displayName": name.split(".")[-1],
-            "type": "Pod", "templateName": template, "templateScope": "local/" + spec["pipelineInfo"]["name"],
-            "phase": "Succeeded", "boundaryID": f"{spec['pipelineInfo']['name']}-x7k2p-{chance.randrange(10**9, 10**10)}",
-            "startedAt": f"2026-11-29T12:{chance.randrange(10, 60)}:{chance.randrange(10, 60)}Z",
-            "finishedAt": f"2026-11-29T13:{chance.randrange(10, 60)}:{chance.randrange(10, 60)}Z",
+            "id": key, "name": f"{run}.root.{name}", "displayName": name.split(".")[-1], "type": "Pod",
+            "templateName": template, "templateScope": f"local/{run}", "phase": "Succeeded", "boundaryID": some(),
+            "startedAt": hour(12), "finishedAt": hour(13),
             "progress": "1/1", "resourcesDuration": {"cpu": chance.randrange(9, 99), "memory": chance.randrange(99)},
             "inputs": {"parameters": [{"name": key, "value": value if isinstance(value, str) else _text(value)}
                                       for key, value in inputs.items()]},
             "outputs": {"parameters": [{"name": key, "value": value, "valueFrom": {"path": f"/tmp/outputs/{key}",
                                         "default": ""}} for key, value in (outputs or {}).items()],
                         "exitCode": "0"},
-            "children": [f"{spec['pipelineInfo']['name']}-x7k2p-{chance.randrange(10**9, 10**10)}"],
+            "children": [some()],
             "hostNodeName": "a-node",
         }  # fmt: skip
 

@@ -60,15 +60,16 @@ class Result:
         told = {key: value for key, value in told.items() if value not in (None, "", [], {})}
         for points in (MOST_POINTS, 16, 12, 8, 5, 2):
             told["curve"] = thinned(told.get("curve", []), points)
-            if len(json.dumps(text := _compact(told)).encode()) <= most:
+            if len(json.dumps(text := _compact(told))) <= most:
                 return text
         for name in ("curve", "curve_metric", "metrics"):
             told.pop(name, None)
-            if len(json.dumps(text := _compact(told)).encode()) <= most:
+            if len(json.dumps(text := _compact(told))) <= most:
                 return text
-        over = len(json.dumps(text).encode()) - most
-        told["reason"] = told.get("reason", "")[: -(over + 10)]
-        return _compact(told)
+        while told.get("reason") and len(json.dumps(text)) > most:
+            told["reason"] = told["reason"][: -max(1, len(told["reason"]) // 10)]
+            text = _compact(told)
+        return text
 
 
 def _compact(told: dict[str, Any]) -> str:

@@ -119,8 +119,7 @@ def tasks_by_name(spec: dict) -> dict[str, dict]:
     ("made", "never"),
     [
         ("spec", {"plan", "report", "register-model"}),
-        # Of a failed trial the cache would keep the failure; the choice tells MLflow, the importer only names a place.
-        ("swept", {"plan", "report", "register-model", "choose-trial", "importer"}),
+        ("swept", {"plan", "report", "register-model", "choose-trial"}),  # the choice tells MLflow
     ],
 )
 def test_only_what_looks_outside_of_the_run_is_never_cached(made, never, request):
@@ -166,7 +165,7 @@ def test_the_plan_of_a_sweep_says_what_its_tasks_request(swept, tiny_model, chat
              "trials": [{"seed": 1}, {"seed": 2}]}  # fmt: skip
     made = plan("chat_completion_sweep", given, tmp_path / "plan", tmp_path / "plan.html")
     names = {"import_model": "import-models", "prepare_data": "prepare-all", "finetune": "trial",
-             "evaluate": "evaluate-best", "report": "report", "register_model": "register-model", "plan": "plan"}  # fmt: skip
+             "evaluate": "evaluate-best", "register_model": "register-model"}  # fmt: skip
     groups = {"import-models": "import", "prepare-all": "prepare", "trial": "finetune", "evaluate-best": "evaluate"}
     told = json.loads((tmp_path / "plan" / "plan.json").read_text())["tasks"]
     assert {task["task"] for task in told} == set(names)

@@ -1,7 +1,7 @@
 """The graph of every pipeline as KFP's interface draws it, and the lists that it shows of artifacts and metrics.
 
-It draws one node for each task, condition and output artifact of a layer; a condition has a layer of its own, and so has
-a part of a sweep: a pipeline inside it, a loop. What a part hands out is drawn in its layer and in the one around it.
+It draws one node for each task, condition and output artifact of a layer; a condition has a layer of its own, and so
+has a part of a sweep: a pipeline inside it, a loop. What a part hands out is drawn in its layer and in that around it.
 """
 
 from pathlib import Path
@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from pipelines.catalog import published_as
-from steps.params.pipelines import SWEEP
 from steps.listed import MOST_METRICS, few_metrics
+from steps.params.pipelines import SWEEP
 
 COMPILED = Path(__file__).parents[2] / "compiled"
 FILES = sorted(COMPILED.glob("*.yaml"))
