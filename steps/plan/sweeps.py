@@ -74,7 +74,7 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     metric = asked.sweep_metric or decided[0].parameters.gate_metric
     _refuse(_equal(_as_text(one) for one in decided))
     models, data, trials = _shared(name, asked, metric, decided)
-    _refuse([*_pruning_problems(asked, decided), *_length_problems([trial.settings for trial in trials])])
+    _refuse([*_pruning_problems(asked, decided), *_length_problems(asked, models, data, trials)])
     warnings = [*_shared_words(len(decided), [one.warnings for one in decided]), *_score_notes(trials)]
     return Sweep(name, asked, trials, models, data, _largest(decided), metric, warnings)
 
@@ -206,13 +206,27 @@ def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[
                       why="each trial compares itself with the curves of the others there")  # fmt: skip
 
 
-def _length_problems(trials: list[TrialSettings]) -> Iterable[Problem]:
-    """Refuse a sweep whose trials or results are longer than a text that KFP stores; here nothing is stored."""
-    lengths = [len(json.dumps(wire.dump(trial.short()), ensure_ascii=False).encode()) + 2 for trial in trials]
-    if not runs_here() and max(sum(lengths), RESULT_BYTES * len(lengths)) > STORED_BYTES:
-        yield Problem("SWEEP-E0208", "trials", f"{len(trials)} trials of up to {max(lengths):,} bytes",
-                      f"at most {STORED_BYTES // max(RESULT_BYTES, *lengths)}", "split them into several sweeps",
-                      why=f"KFP stores lists of at most {STORED_BYTES:,} bytes")  # fmt: skip
+def _length_problems(
+    asked: SweepParams, models: list[ImportSettings], data: list[tuple[int, DataSettings]], trials: list[Trial]
+) -> Iterable[Problem]:
+    """Refuse a sweep with a list that is longer than what KFP stores; on this machine nothing is stored."""
+    lists = (asked.trials, as_texts(models), data_texts(data), as_texts(trial.settings for trial in trials))
+    count = len(trials)
+    longest = max(RESULT_BYTES * count, *(len(json.dumps(one, ensure_ascii=False).encode()) for one in lists))
+    if not runs_here() and longest > STORED_BYTES:
+        yield Problem("SWEEP-E0208", "trials", f"{count} trials, described by {longest:,} bytes",
+                      f"at most {count * STORED_BYTES // longest}", "split them into several sweeps",
+                      why=f"KFP stores no list of more than {STORED_BYTES:,} bytes")  # fmt: skip
+
+
+def as_texts(settings: Iterable[Group]) -> list[str]:
+    """Return settings as the texts that tasks are given."""
+    return [wire.dump(one.short()) for one in settings]
+
+
+def data_texts(data: list[tuple[int, DataSettings]]) -> list[list[Any]]:
+    """Return the settings of every preparation with the place of its model, as the task is given them."""
+    return [[model, wire.dump(one.short())] for model, one in data]
 
 
 def _shared(
@@ -312,6 +326,6 @@ def _digest(settings: Iterable[Group]) -> str:
 
 def lanes_of(sweep: Sweep) -> list[list[str]]:
     """Return the trials as texts, in as many lists as run at the same time."""
-    texts = [wire.dump(trial.settings.short()) for trial in sweep.trials]
+    texts = as_texts(trial.settings for trial in sweep.trials)
     count = min(sweep.parameters.parallelism, len(texts))
     return [texts[start::count] for start in range(count)]

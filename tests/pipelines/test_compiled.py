@@ -65,6 +65,21 @@ def test_every_parameter_is_an_input_with_its_default_and_choices(name):
         assert inputs[key]["description"] == field.description
 
 
+@pytest.mark.parametrize("name", [name for name, published in PIPELINES.items() if published.trains])
+def test_the_sweep_over_every_pipeline_that_trains_compiles_and_is_sound(tmp_path, name):
+    full, made = compile_pipelines([name], tmp_path, sweeps=[name])
+    assert [file.name for file in (full, made)] == [f"{name}_pipeline.yaml", f"{name}_sweep_pipeline.yaml"]
+    assert check_file(made) == []
+    spec, _ = yaml.load_all(made.read_text(), yaml.CSafeLoader)
+    one, _ = yaml.load_all(full.read_text(), yaml.CSafeLoader)
+    drawn = [
+        any("classification" in component.get("outputDefinitions", {}).get("artifacts", {}) for component in
+            made["components"].values()) for made in (one, spec)
+    ]  # fmt: skip
+    assert drawn[0] == drawn[1]
+    assert spec["pipelineInfo"]["name"] == f"{name.replace('_', '-')}-sweep"
+
+
 @pytest.mark.parametrize("name", SWEPT)
 def test_the_inputs_of_a_sweep_are_the_trials_and_what_most_runs_need(name):
     (root, _) = yaml.load_all((COMPILED / f"{name}_sweep_pipeline.yaml").read_text(), yaml.CSafeLoader)

@@ -162,6 +162,12 @@ def test_a_sweep_whose_trials_or_results_are_too_long_is_refused_with_how_many_f
     fit = int(str(told.value).split("expected at most ")[1].split(",")[0])
     assert 40 < fit < 79
     sweep(tmp_path / "fits", 4, fit, overrides=long)
+    rows = tmp_path / ("d" * 200) / "train.jsonl"
+    rows.parent.mkdir()
+    shutil.copyfile("train.jsonl", rows)
+    lengths = [{"max_seq_length": 8 + number} for number in range(79)]  # as many preparations, that name the rows twice
+    with pytest.raises(UserError, match=r"SWEEP-E0208 trials: found 79 trials"):
+        sweep(tmp_path, 4, 79, trials=lengths, train_file_path=str(rows.relative_to(tmp_path)))
     monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))  # here no text is stored
     sweep(tmp_path / "here", 4, 81, mlflow_server_uri="")
 

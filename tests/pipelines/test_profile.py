@@ -270,28 +270,22 @@ def test_a_training_pod_has_what_the_profile_says(tmp_path):
     assert pod["spec"]["containers"][0]["image"].startswith("registry.example.com/team/train@sha256:")
 
 
-def test_the_pods_of_a_sweep_have_what_the_profile_says(tmp_path):
-    spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion_sweep")
-    single = pods(*compiled(tmp_path, EVERYTHING, "chat_completion"))
-    made = pods(spec, platform)
-    assert set(made) == {"plan", "import-models", "prepare-all", "trial", "choose-trial", "evaluate-best", "report",
-                         "register-model"}  # fmt: skip
-    same = {"trial": "finetune", "evaluate-best": "evaluate", "import-models": "import-model",
-            "prepare-all": "prepare-data"}  # fmt: skip
-    for step, pod in made.items():
-        assert without_command(pod) == without_command(single[same.get(step, "report")]) or step in (
-            "plan", "register-model", "choose-trial"
-        ), step  # fmt: skip
-    for step in ("plan", "register-model"):
-        assert variables(made[step]) == variables(single[step])
-    assert "MLFLOW_TRACKING_PASSWORD" in variables(made["choose-trial"])
-    assert "HF_TOKEN" not in variables(made["choose-trial"])
-    shared = {step for step, pod in made.items() for volume in pod["spec"]["volumes"] if volume["name"] == "dshm"}
-    assert shared == {"trial", "evaluate-best"}
-    claims = {
-        step for step, pod in made.items() for volume in pod["spec"]["volumes"] if volume["name"] == "checkpoints"
-    }
-    assert claims == {"plan", "trial"}
+def test_the_pods_of_a_sweep_are_those_of_a_single_run(tmp_path):
+    profile = read_profile(written(tmp_path, EVERYTHING))
+    _, short, swept = compile_pipelines(
+        ["chat_completion"], tmp_path, profile=profile, short=True, sweeps=["chat_completion"]
+    )
+    single, made = (pods(*documents(file)) for file in (short, swept))
+    others = {"import-models": "import-model", "prepare-all": "prepare-data", "trial": "finetune",
+              "evaluate-best": "evaluate"}  # fmt: skip
+    same = {**others, **{step: step for step in ("plan", "report", "register-model")}}
+    assert set(made) == {*same, "choose-trial"}
+    for step, name in same.items():
+        assert without_command(made[step]) == without_command(single[name]), step
+    assert without_command(made["choose-trial"]) == without_command(single["register-model"])
+    volumes = {step: {volume["name"] for volume in pod["spec"]["volumes"]} for step, pod in made.items()}
+    assert {step for step, names in volumes.items() if "dshm" in names} == {"trial", "evaluate-best"}
+    assert {step for step, names in volumes.items() if "checkpoints" in names} == {"plan", "trial"}
 
 
 def without_command(pod: dict) -> dict:

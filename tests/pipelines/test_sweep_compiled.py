@@ -117,7 +117,12 @@ def test_the_screen_has_the_lines_of_single_runs_and_nothing_of_the_runner(first
     assert Counter(heads) == {f"▸ {name}": count for name, count in first.steps.items()}
     assert f"plan of {first.facts['name']}: 3 trials of chat_completion" in first.shown
     gate = json.loads(Path(first.run.outputs["evaluation_result"], "metrics.json").read_text())["gate"]
-    for words in (gate["reason"], "training from step 0 to 3", "prepared ", "registered models:/chat_completion@champion"):
+    for words in (
+        gate["reason"],
+        "training from step 0 to 3",
+        "prepared ",
+        "registered models:/chat_completion@champion",
+    ):
         assert words in first.shown
     for words in ("Traceback", "kfp", "INFO", "{{", "pipelinechannel"):
         assert words not in first.shown
