@@ -153,11 +153,11 @@ def test_no_parameter_of_a_sweep_of_64_trials_is_too_long_for_kfps_store(inputs,
 
 
 def test_a_sweep_whose_trials_or_results_are_too_long_is_refused_with_how_many_fit(inputs, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"SWEEP-E0208 trials: found 81 trials .* expected at most 80,") as told:
+    with pytest.raises(UserError, match=r"SWEEP-E0208 trials: found 81 trials, .* expected at most 80,") as told:
         sweep(tmp_path, 4, 81)
     assert len(told.value.problems) == 1
     long = {"experiment_name": "e" * 480}
-    with pytest.raises(UserError, match=r"SWEEP-E0208 trials: found 79 trials .* expected at most \d+,") as told:
+    with pytest.raises(UserError, match=r"SWEEP-E0208 trials: found 79 trials, .* expected at most \d+,") as told:
         sweep(tmp_path, 4, 79, overrides=long)
     fit = int(str(told.value).split("expected at most ")[1].split(",")[0])
     assert 40 < fit < 79
