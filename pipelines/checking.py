@@ -88,7 +88,7 @@ def _check_inputs(
         for key, source in given.items():
             yield from _check_source(f"{where}.{key}", kind, source, parent, components, tasks)
             if kind == "parameters" and key in known:
-                yield from _check_type(f"{where}.{key}", known[key], source, parent)
+                yield from _check_type(f"{where}.{key}", known[key], _declared(source, parent, components, tasks))
 
 
 def _item(task: dict[str, Any]) -> str:
@@ -96,12 +96,28 @@ def _item(task: dict[str, Any]) -> str:
     return str(task.get("parameterIterator", {}).get("itemInput", ""))
 
 
-def _check_type(where: str, wanted: dict[str, Any], source: dict[str, Any], parent: dict[str, Any]) -> Iterator[str]:
+def _check_type(where: str, wanted: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
     """Find values that the backend refuses, as it converts nothing but to text; items of a loop have a type as well."""
-    given = parent.get("inputDefinitions", {}).get("parameters", {}).get(source.get("componentInputParameter"), {})
     kinds = given.get("parameterType"), wanted.get("parameterType")
     if None not in kinds and kinds[0] != kinds[1] and kinds[1] != "STRING":
         yield f"{where}: a {kinds[0]} for a {kinds[1]}"
+
+
+def _declared(
+    source: dict[str, Any], parent: dict[str, Any], components: dict[str, Any], tasks: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the declaration of a parameter that a task is given: of an input of its pipeline, or of an output.
+
+    Outputs of the tasks of a loop are collected, and their type is not that of the list.
+    """
+    if own := source.get("componentInputParameter"):
+        return dict(parent.get("inputDefinitions", {}).get("parameters", {}).get(own, {}))
+    made = source.get("taskOutputParameter", {})
+    producer = tasks.get(made.get("producerTask"), {})
+    if not producer or "parameterIterator" in producer:
+        return {}
+    outputs = components.get(producer["componentRef"]["name"], {}).get("outputDefinitions", {})
+    return dict(outputs.get("parameters", {}).get(made["outputParameterKey"], {}))
 
 
 def _check_source(

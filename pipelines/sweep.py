@@ -104,7 +104,7 @@ def lane(
     tolerations: list,
 ) -> list:
     """Train and measure trials one after another; return their results."""
-    with dsl.ParallelFor(trials, name="Trials", parallelism=1) as settings:
+    with dsl.ParallelFor(trials, name="One after another", parallelism=1) as settings:
         one = trial(settings=settings, base_models=base_models, data=data)
         requests = _as_plan("finetune", cpu=cpu, memory=memory, gpu_type=gpu_type, gpu_count=gpu_count,
                             node_selector=node_selector, tolerations=tolerations)  # fmt: skip

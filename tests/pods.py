@@ -20,7 +20,7 @@ CLAIM = "run-kfp-workspace"  # named after the run
 AT_RUN_TIME: dict[str, Any] = {
     "node_selector": {"node-pool": "gpus"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "mlflow_config_map": "mlflow",
+    "config_map": "mlflow",
     "huggingface_token_secret": "hub",
 }
 
@@ -47,10 +47,13 @@ def pods(
         for name, value in spec["root"]["inputDefinitions"]["parameters"].items()
         if isinstance(value.get("defaultValue"), str)
     }
-    outputs = {"training": str(given.get("checkpoint_dir", ""))} if decided is None else decided
+    default = str(given.get("checkpoint_dir", ""))
+    outputs = {"training": default, "lanes": default} if decided is None else decided
     inputs = dict(_inputs(spec, spec["root"], given, outputs))
     made = {}
     for label, executor in spec["deploymentSpec"]["executors"].items():
+        if "importer" in executor:  # KFP's own pod
+            continue
         config = json_format.ParseDict(settings[label], schema.KubernetesExecutorConfig())
         step = label.removeprefix("exec-")
         made[step] = pod(executor["container"], config)
@@ -72,6 +75,8 @@ def _inputs(
                 known[name] = decided.get(source["taskOutputParameter"]["outputParameterKey"], "")
             elif isinstance(constant := source["runtimeValue"]["constant"], str):
                 known[name] = constant
+        if loop := task.get("parameterIterator"):
+            known[loop["itemInput"]] = known[loop["items"]["inputParameter"]]
         component = spec["components"][task["componentRef"]["name"]]
         if "dag" in component:
             yield from _inputs(spec, component, known, decided)

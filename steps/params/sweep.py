@@ -48,6 +48,12 @@ def not_varied(name: str) -> str:
     return _ALIKE_TOO.get(name) or next(reasons, "")
 
 
+STORED_BYTES = 64_000
+"""Bytes of the longest text that KFP's store of parameters (ML Metadata) takes, with some to spare."""
+RESULT_BYTES = 800
+"""Bytes of the longest result of a trial, as it stands in the list of all results."""
+
+
 class SweepParams(Group):
     """The trials of a sweep, and how the best one is found."""
 

@@ -92,12 +92,12 @@ def _training(pipeline: str, arguments: dict[str, Any]) -> Planned:
 
 def _trials(pipeline: str, arguments: dict[str, Any]) -> Planned:
     from steps.plan.sweep_summary import summary_of_sweep
-    from steps.plan.sweeps import decide_sweep, lanes_of
+    from steps.plan.sweeps import as_texts, data_texts, decide_sweep, lanes_of
 
     sweep = decide_sweep(pipeline, arguments)
     more = {
-        "models": wire.dump([wire.dump(model.short()) for model in sweep.models]),
-        "data": wire.dump([[model, wire.dump(data.short())] for model, data in sweep.data]),
+        "models": wire.dump(as_texts(sweep.models)),
+        "data": wire.dump(data_texts(sweep.data)),
         "lanes": lanes_of(sweep),
     }
     switches = {"registers": sweep.trials[0].decisions.parameters.register_tuned_model}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.params.metrics import direction_of
 from steps.plan.requests import as_table
 from steps.plan.summary import summary_of
 from steps.plan.sweeps import Sweep, Trial
@@ -23,6 +24,7 @@ def summary_of_sweep(sweep: Sweep) -> dict[str, Any]:
         "sweep": {
             "name": sweep.name,
             "metric": sweep.metric,
+            "higher_is_better": bool(direction_of(sweep.metric)),
             "pruner": sweep.parameters.pruner,
             "parallelism": min(sweep.parameters.parallelism, len(trials)),
             "varied": list(sweep.trials[0].varied),

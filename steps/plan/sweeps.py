@@ -17,11 +17,13 @@ from steps.params.group import Group, merged, old_names
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
 from steps.params.reading import choices_of, refused
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
-from steps.params.sweep import SweepParams, not_varied
+from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams, not_varied
 from steps.plan.deciding import Decisions, decide
 from steps.plan.hardware import Hardware
+from steps.plan.seen import runs_here
 from steps.plan.settings import settings_of
 from steps.remembered import looking_once
+from steps.tasks import load_task
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     metric = asked.sweep_metric or decided[0].parameters.gate_metric
     _refuse(_equal(_as_text(one) for one in decided))
     models, data, trials = _shared(name, asked, metric, decided)
-    _refuse(_pruning_problems(asked, decided))
+    _refuse([*_pruning_problems(asked, decided), *_length_problems(asked, models, data, trials)])
     warnings = [*_shared_words(len(decided), [one.warnings for one in decided]), *_score_notes(trials)]
     return Sweep(name, asked, trials, models, data, _largest(decided), metric, warnings)
 
@@ -198,6 +200,33 @@ def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[
         yield Problem("SWEEP-E0206", f"{_trials(sorted(without), len(decided))}pruner", f"{asked.pruner} without "
                       "evaluations during training", "evaluation_strategy=steps or epoch",
                       "set evaluation_strategy, or pruner=none")  # fmt: skip
+    if not runs_here() and not decided[0].parameters.checkpoint_dir:
+        yield Problem("SWEEP-E0207", "pruner", f"{asked.pruner} without checkpoint_dir",
+                      "a folder on a volume that the pods of all trials share", "set checkpoint_dir, or pruner=none",
+                      why="each trial compares itself with the curves of the others there")  # fmt: skip
+
+
+def _length_problems(
+    asked: SweepParams, models: list[ImportSettings], data: list[tuple[int, DataSettings]], trials: list[Trial]
+) -> Iterable[Problem]:
+    """Refuse a sweep with a list that is longer than what KFP stores; on this machine nothing is stored."""
+    lists = (asked.trials, as_texts(models), data_texts(data), as_texts(trial.settings for trial in trials))
+    count = len(trials)
+    longest = max(RESULT_BYTES * count, *(len(json.dumps(one, ensure_ascii=False).encode()) for one in lists))
+    if not runs_here() and longest > STORED_BYTES:
+        yield Problem("SWEEP-E0208", "trials", f"{count} trials, described by {longest:,} bytes",
+                      f"at most {count * STORED_BYTES // longest}", "split them into several sweeps",
+                      why=f"KFP stores no list of more than {STORED_BYTES:,} bytes")  # fmt: skip
+
+
+def as_texts(settings: Iterable[Group]) -> list[str]:
+    """Return settings as the texts that tasks are given."""
+    return [wire.dump(one.short()) for one in settings]
+
+
+def data_texts(data: list[tuple[int, DataSettings]]) -> list[list[Any]]:
+    """Return the settings of every preparation with the place of its model, as the task is given them."""
+    return [[model, wire.dump(one.short())] for model, one in data]
 
 
 def _shared(
@@ -232,6 +261,8 @@ def _shared(
             training = training.model_copy(update={"pruning": rule})
         evaluation: Any = own["evaluation"]
         gate = evaluation.evaluation.model_copy(update={"gate_metric": metric, **NO_GATE})
+        columns = _changed_columns(one.parameters.rows_task, evaluation.columns)
+        measured = {"evaluation": gate, "split": "validation", "columns": columns}
         settings = TrialSettings(
             number=number,
             sweep=asked.sweep_name,
@@ -239,11 +270,18 @@ def _shared(
             data_place=data_place,
             rows_per_step=one.parameters.sequences_per_step,
             training=training,
-            measuring=evaluation.model_copy(update={"evaluation": gate, "split": "validation"}),
+            measuring=evaluation.model_copy(update=measured),
         )
         later = {key: own[key] for key in ("evaluation", "registration")}
         trials.append(Trial(settings, later, one, {key: values[number][key] for key in names}))
     return models, data, trials
+
+
+def _changed_columns(task: str, columns: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the defaults: the settings of every trial stand several times in the object of a run."""
+    usual = load_task(task).Columns.model_fields
+    return {name: value for name, value in columns.items()
+            if name not in usual or value != usual[name].get_default(call_default_factory=True)}  # fmt: skip
 
 
 # A measurement is compared with those of other trials, not with bounds.
@@ -288,6 +326,6 @@ def _digest(settings: Iterable[Group]) -> str:
 
 def lanes_of(sweep: Sweep) -> list[list[str]]:
     """Return the trials as texts, in as many lists as run at the same time."""
-    texts = [wire.dump(trial.settings.short()) for trial in sweep.trials]
+    texts = as_texts(trial.settings for trial in sweep.trials)
     count = min(sweep.parameters.parallelism, len(texts))
     return [texts[start::count] for start in range(count)]

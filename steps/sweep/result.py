@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from steps.params.sweep import RESULT_BYTES
+
 State = Literal["finished", "failed", "pruned"]
 KIND = "trial"  # of its artifact
 FILE = "trial.json"
 MODEL, DATA = "model-{}", "data-{}"  # folders of what trials share, by place
 MOST_POINTS = 24  # of a curve in the text that KFP passes on
+DIGITS = 6  # of its numbers
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,40 @@ class Result:
     tuned_uri: str = ""
     """Where the tuned model is, outside of this task."""
 
-    def as_text(self) -> str:
-        """Return compact JSON, with few points of the curve, because KFP passes it on as a parameter."""
-        told = {**asdict(self), "curve": thinned(self.curve, MOST_POINTS)}
-        if self.error:
-            told["error"] = {key: self.error[key] for key in ("code", "class", "step")}
-        return json.dumps({key: value for key, value in told.items() if value not in (None, "", [], {})},
-                          ensure_ascii=False, allow_nan=False, separators=(",", ":"))  # fmt: skip
+    def as_text(self, most: int = RESULT_BYTES) -> str:
+        """Return compact JSON of at most `most` bytes inside a list, because KFP passes it on as a parameter.
+
+        It has few points of the curve, then only the metric that counts, then a short reason, as far as needed.
+        """
+        error = {key: self.error[key] for key in ("code", "class", "step")} if self.error else None
+        told = {**asdict(self), "error": error, "metrics": _rounded(self.metrics), "curve": _rounded(self.curve)}
+        told = {key: value for key, value in told.items() if value not in (None, "", [], {})}
+        for points in (MOST_POINTS, 16, 12, 8, 5, 2):
+            told["curve"] = thinned(told.get("curve", []), points)
+            if len(json.dumps(text := _compact(told))) <= most:
+                return text
+        for name in ("curve", "curve_metric", "metrics"):
+            told.pop(name, None)
+            if len(json.dumps(text := _compact(told))) <= most:
+                return text
+        while told.get("reason") and len(json.dumps(text)) > most:
+            told["reason"] = told["reason"][: -max(1, len(told["reason"]) // 10)]
+            text = _compact(told)
+        return text
+
+
+def _compact(told: dict[str, Any]) -> str:
+    """Return JSON without the values that are empty."""
+    return json.dumps({key: value for key, value in told.items() if value not in ("", [])}, ensure_ascii=False,
+                      allow_nan=False, separators=(",", ":"))  # fmt: skip
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def result_in(folder: Path) -> Result:

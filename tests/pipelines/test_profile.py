@@ -10,7 +10,7 @@ from documented import PROFILES as DOCUMENTED
 from google.protobuf import json_format
 from pods import CLAIM, KUBERNETES, checked, pods, restricted_faults, workspace_claim
 
-from pipelines.catalog import PIPELINES
+from pipelines.catalog import PIPELINES, SWEPT
 from pipelines.checking import check
 from pipelines.compile import compile_pipelines
 from pipelines.images import CORE
@@ -19,13 +19,15 @@ from pipelines.profile_file import as_yaml, read_profile
 from steps.errors import SecurityRefusal, UserError
 from steps.params.compute import CLUSTER
 from steps.params.pipeline import SupervisedParameters
+from steps.params.pipelines import SWEEP
 from steps.params.reading import read_parameters
 from steps.plan.hardware import hardware_of
+from steps.wire import load
 
 pytestmark = pytest.mark.slow  # together half a minute: too long for test-fast
 
 # Steps that read models, adapters or rows from where a parameter says.
-SOURCE_READERS = ("plan", "import-model", "import-adapter", "prepare-data")
+SOURCE_READERS = ("plan", "import-model", "import-adapter", "prepare-data", "import-models", "prepare-all")
 COMPILED = Path(__file__).parents[2] / "compiled"
 EVERYTHING = """
 images:
@@ -71,7 +73,11 @@ def written(folder: Path, text: str) -> Path:
 
 
 def compiled(folder: Path, text: str, name: str) -> tuple[dict, dict]:
-    (file,) = compile_pipelines([name], folder, profile=read_profile(written(folder, text)))
+    """Compile a pipeline, or the sweep over one, with a profile."""
+    swept = name.removesuffix(SWEEP)
+    *_, file = compile_pipelines(
+        [swept], folder, profile=read_profile(written(folder, text)), sweeps=[swept] if swept != name else ()
+    )
     spec, platform = documents(file)
     return spec, platform
 
@@ -106,11 +112,14 @@ def test_the_printed_profile_is_the_default_and_explains_every_key(tmp_path):
     described(Profile)
 
 
-OF_EACH_KIND = ("chat_completion", "adapter_tools")  # the other pipelines have the flow of the first
+# The other pipelines and sweeps have the flow of one of these.
+OF_EACH_KIND = ("chat_completion", "adapter_tools", "chat_completion_sweep")
+SWEEPS = tuple(f"{name}{SWEEP}" for name in SWEPT)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in PIPELINES]
+    "name",
+    [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in (*PIPELINES, *SWEEPS)],
 )
 def test_a_profile_without_changes_compiles_to_what_is_in_compiled(tmp_path, name):
     spec, platform = compiled(tmp_path, as_yaml(), name)
@@ -127,7 +136,7 @@ PROFILES = {"everything": EVERYTHING, "workspace": WORKSPACE, "openshift": OPENS
 PODS = [
     pytest.param(name, text, id=f"{name} {profile}",
                  marks=[] if profile == "everything" or name == "chat_completion" else pytest.mark.slow)
-    for name in PIPELINES for profile, text in PROFILES.items()
+    for name in (*PIPELINES, *SWEEPS) for profile, text in PROFILES.items()
 ]  # fmt: skip
 
 
@@ -261,6 +270,50 @@ def test_a_training_pod_has_what_the_profile_says(tmp_path):
     assert pod["spec"]["containers"][0]["image"].startswith("registry.example.com/team/train@sha256:")
 
 
+def test_the_pods_of_a_sweep_are_those_of_a_single_run(tmp_path):
+    profile = read_profile(written(tmp_path, EVERYTHING))
+    _, short, swept = compile_pipelines(
+        ["chat_completion"], tmp_path, profile=profile, short=True, sweeps=["chat_completion"]
+    )
+    single, made = (pods(*documents(file)) for file in (short, swept))
+    others = {"import-models": "import-model", "prepare-all": "prepare-data", "trial": "finetune",
+              "evaluate-best": "evaluate"}  # fmt: skip
+    same = {**others, **{step: step for step in ("plan", "report", "register-model")}}
+    assert set(made) == {*same, "choose-trial"}
+    for step, name in same.items():
+        assert without_command(made[step]) == without_command(single[name]), step
+    assert without_command(made["choose-trial"]) == without_command(single["register-model"])
+    volumes = {step: {volume["name"] for volume in pod["spec"]["volumes"]} for step, pod in made.items()}
+    assert {step for step, names in volumes.items() if "dshm" in names} == {"trial", "evaluate-best"}
+    assert {step for step, names in volumes.items() if "checkpoints" in names} == {"plan", "trial"}
+
+
+def without_command(pod: dict) -> dict:
+    copied = json.loads(json.dumps(pod))
+    copied["spec"]["containers"][0].pop("command")
+    return copied
+
+
+def test_the_workspace_of_a_sweep_is_mounted_where_the_settings_hold_its_path(
+    tmp_path, monkeypatch, tiny_model, chat_file
+):
+    from steps.plan.sweeps import decide_sweep, lanes_of
+
+    spec, platform = compiled(tmp_path, WORKSPACE, "chat_completion_sweep")
+    command = spec["deploymentSpec"]["executors"]["exec-plan"]["container"]["command"]
+    monkeypatch.delenv("FINETUNE_ROOT", raising=False)
+    given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file), "mlflow_server_uri": "http://m",
+             "trials": [{"seed": 1}, {"seed": 2}], **load(command[-1])}  # fmt: skip
+    lanes = lanes_of(decide_sweep("chat_completion_sweep", given))
+    made = pods(spec, platform, {"lanes": str(lanes)})
+    mounted = {step for step, pod in made.items() for mount in pod["spec"]["containers"][0]["volumeMounts"]
+               if mount["mountPath"] == "/kfp-workspace"}  # fmt: skip
+    assert mounted == {"trial"}
+    for pod in made.values():
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        assert restricted_faults(pod) == []
+
+
 def test_each_step_gets_only_what_it_needs(tmp_path):
     spec, platform = compiled(tmp_path, EVERYTHING, "chat_completion")
     made = pods(spec, platform)
@@ -277,7 +330,7 @@ def test_each_step_gets_only_what_it_needs(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", [*PIPELINES, *SWEEPS])
 def test_every_task_that_tracks_can_log_in_and_every_one_that_reads_sources_has_a_token(tmp_path, name):
     spec, platform = compiled(tmp_path, EVERYTHING, name)
     for step, pod in pods(spec, platform).items():

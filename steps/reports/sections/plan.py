@@ -1,4 +1,4 @@
-"""The plan section: tasks, sources and settings of a run."""
+"""The plan section: tasks, sources and settings of a run, and the trials of a sweep."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import defaults
 from steps.reports.facts import PLAN, read
 from steps.reports.page import Section
+from steps.reports.sweep_facts import trial_rows
 
 READS = "plan"
+
+TRIALS_SHOWN = 12  # above the fold
 
 
 def section(plan: Path) -> Section:
@@ -20,7 +23,20 @@ def section(plan: Path) -> Section:
     if not facts:
         return Section("plan", "Plan", missing=f"The plan folder has no {PLAN}.")
     chosen, others = _parameters(facts)
-    return Section("plan", "Plan", {**facts, "chosen": chosen, "others": others, "memory": _memory(facts)})
+    told = {**facts, "chosen": chosen, "others": others, "memory": _memory(facts), "sweep": _sweep(facts)}
+    return Section("plan", "Plan", told)
+
+
+def _sweep(facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the table of the trials of a sweep; None for the plan of a single run."""
+    if not (sweep := facts.get("sweep")):
+        return None
+    of_plan = ("steps", "tokens", "seconds", "cost", "memory_bytes", "adds")
+    rows = trial_rows(sweep["trials"], sweep["varied"])
+    rows = [{**row, **{name: trial.get(name) for name in of_plan}}
+            for row, trial in zip(rows, sweep["trials"], strict=True)]  # fmt: skip
+    known = [name for name in of_plan if any(row[name] for row in rows)]
+    return {**sweep, "trials": rows, "known": known, "first": TRIALS_SHOWN}
 
 
 def _parameters(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -31,7 +47,10 @@ def _parameters(facts: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[
     translated = {entry.get("parameter") for entry in facts.get("translations") or () if not entry.get("by_user")}
     chosen: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
+    varied = (facts.get("sweep") or {}).get("varied", ())
     for name, value in (facts.get("effective") or {}).items():
+        if name in varied:
+            continue
         asked = requested.get(name, value)
         same = asked == value or str(asked).lower() == str(value).lower()  # 2 and 2.0, 16 and "16" are the same value
         row = {"name": name, "value": _as_text(value), "asked": "" if same else _as_text(asked)}
