@@ -40,6 +40,7 @@ WAITING = ("finetune", "evaluate", "trial", "evaluate_best")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
 WELCOME = ("report", "register_model")
 READY = "ready"
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 SHIM = """\
 #!/bin/sh
@@ -121,7 +122,7 @@ def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Ite
 def serve(listener: socket.socket, ready: Path, at_once: bool) -> None:
     """Load the libraries, create the file `ready`, then fork a child for every task until the parent process ends."""
     os.environ["_KFP_RUNTIME"] = "true"
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in STOPPING:
         signal.signal(name, signal.SIG_IGN)  # the task's own process gets them too and handles them
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if at_once:
@@ -149,9 +150,12 @@ def _serve_one(listener: socket.socket, connection: socket.socket) -> None:
     task = b""
     while len(task) < int.from_bytes(size, "big"):
         task += connection.recv(1 << 20)
+    # Held back, not ignored: a signal that the task's process gets before it handles signals ends it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     if os.fork() == 0:
         listener.close()
         _wait_for(json.loads(task), files, connection)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     for file in files:
         os.close(file)
     _load(PRELOADED_NEXT)
@@ -189,6 +193,7 @@ def _become(task: dict, files: list[int]) -> None:
             os.dup2(file, target)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         os.environ.clear()
         os.environ.update(task["env"])
         tempfile.tempdir = None  # the task has a folder of its own for temporary files

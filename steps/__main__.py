@@ -1,7 +1,7 @@
 """Run one step without Kubeflow: `python -m steps <step> --name value …`.
 
 The flags are the parameters of the step: a path for each folder, and every field of its settings by name.
-`--settings JSON` takes complete settings, as written by the plan.
+`--settings JSON` takes complete settings, as written by the plan; `--settings @FILE` reads them from a file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
         )
     model = hints.get("settings")
     if model is not None:
-        parser.add_argument("--settings", metavar="JSON", default="{}", help="settings as written by the plan")
+        parser.add_argument(
+            "--settings", metavar="JSON", default="{}", help="settings as written by the plan, or @FILE"
+        )
         for field, (path, text) in _fields(model).items():
             parser.add_argument(_flag(field), metavar="VALUE", dest=path, default=argparse.SUPPRESS, help=text)
     return parser, model
@@ -99,7 +101,15 @@ def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
 
     Raises UserError for every invalid field.
     """
-    value = _json("settings", given.pop("settings"))
+    text = given.pop("settings")
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                Problem("PARAM-E0120", "--settings", shown(text), f"a file that can be read ({error})", "name one")
+            ) from None
+    value = _json("settings", text)
     for path in [path for path in given if path.startswith("settings.")]:
         *groups, last = path.split(".")[1:]
         place = value

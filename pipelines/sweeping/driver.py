@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipelines.active import active
-from pipelines.sweeping.checked import is_known, known_trials, plan_trials
-from pipelines.sweeping.folder import FACTS, LOG, MANIFEST, REPORT, SweepFolder, TrialFolder, write_json
-from pipelines.sweeping.processes import POLL, STOPPED, Job, Processes, processes
+from pipelines.sweeping.folder import FACTS, LOG, MANIFEST, REPORT, SweepFolder, TrialFolder, read_json, write_json
+from pipelines.sweeping.planned import Changed, Plans
+from pipelines.sweeping.processes import POLL, STOPPED, Job, Processes, StepFailed, Stopped, processes
 from pipelines.sweeping.search import Search
-from steps.errors import Problem, UserError
+from steps.errors import UserError
 from steps.running import load, looking_once, read_curve, run_here
 
 RETRIED = (4, STOPPED)  # exit codes of what may pass: an outage, a request to stop
@@ -24,10 +24,6 @@ TRIES = 3  # of a trial whose process was killed or met an outage
 LIVE_SECONDS = 1.0  # between two writes of sweep.json while trials run
 
 Show = Callable[[str], None]
-
-
-class Stopped(Exception):
-    """The sweep was asked to stop; started again, it goes on."""
 
 
 class Driver:
@@ -38,9 +34,10 @@ class Driver:
         self.described = folder.described
         self.search = Search(self.described)
         self.show = show
-        self.known: dict[str, Any] = {}
+        self.plans = Plans(folder)
         self.tries: dict[int, int] = {}
         self._written = 0.0
+        self._importance: tuple[int, dict[str, float]] | None = None
         self._steps: Processes | None = None
         self._stopping = False
 
@@ -63,59 +60,29 @@ class Driver:
 
     def stop(self) -> None:
         """Stop as soon as the running trials have saved."""
-        self._stopping = True
+        self._stopping = True  # before the processes: what they end is not told as failed
         if self._steps:
             self._steps.stop()
 
     # The plan
 
     def _plan_first(self) -> None:
-        """Plan every trial that is known; of a sampler, the ends of its space. Compare with what was planned before."""
-        begun = self.folder.trials()
-        wanted = known_trials(self.described)
-        place = self.folder.path / "plan"
-        planned = plan_trials(self.described, wanted, self.folder.name, place)
-        self.known = json.loads((place / "plan.json").read_text("utf-8"))
-        if is_known(self.described):
-            for number in range(len(begun), len(wanted)):
-                self.folder.new_trial(number, wanted[number])
-            self._take(planned, place, self.folder.trials())
-        else:
-            for trial in begun:
+        for trial in self.plans.first():
+            if trial.result is None or trial.settings is not None:
                 self._plan_one(trial)
         if note := self.search.note:
             self.show(note)
 
     def _plan_one(self, trial: TrialFolder) -> None:
-        """Plan a trial that a sampler has just chosen; one that is refused has failed."""
-        place = trial.path / "plan"
+        """Plan a trial that a sampler has chosen; one that is refused has failed."""
         try:
-            planned = plan_trials(self.described, [trial.asked], self.folder.name, place)
-            self._take(planned, place, [trial])
+            self.plans.one(trial)
+        except Changed:
+            raise
         except UserError as error:
+            if trial.settings is not None:
+                raise  # it was accepted before: something else has changed
             self._fail(trial, error.as_json("plan"))
-
-    def _take(self, planned: Any, place: Path, trials: list[TrialFolder]) -> None:
-        """Store the settings of planned trials, with the places of their models and data in this sweep."""
-        plan = json.loads((place / "plan.json").read_text("utf-8"))
-        shared = self._shared()
-        models = [_place(shared["models"], text) for text in json.loads(planned.models)]
-        data = [_place(shared["data"], [models[model], text]) for model, text in json.loads(planned.data)]
-        write_json(self.folder.path / "shared.json", shared)
-        for trial, text, line in zip(trials, _in_order(planned.lanes), plan["sweep"]["trials"], strict=True):
-            settings = json.loads(text)
-            settings |= {"number": trial.number, "model_place": models[settings.get("model_place", 0)],
-                         "data_place": data[settings.get("data_place", 0)]}  # fmt: skip
-            if "pruning" in settings["training"]:
-                settings["training"]["pruning"]["trial"] = trial.number
-            if (before := trial.settings) is not None and before != settings:
-                raise _changed(self.folder, trial)
-            trial.write("settings.json", settings)
-            trial.write("planned.json", {**line, "number": trial.number, "parameters": trial.asked})
-
-    def _shared(self) -> dict[str, list[Any]]:
-        file = self.folder.path / "shared.json"
-        return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else {"models": [], "data": []}
 
     # The trials
 
@@ -123,12 +90,15 @@ class Driver:
         running: dict[int, Job] = {}
         while True:
             while len(running) < parallel and not self._stopping and (trial := self._next(set(running))):
-                self._prepare(steps, trial)
-                running[trial.number] = self._start(steps, trial)
-                self._write_facts(running)
+                with contextlib.suppress(Stopped):
+                    if self._prepared(steps, trial, set(running)):
+                        running[trial.number] = self._start(steps, trial)
+                        self._write_facts(running)
             if not running:
                 break
             time.sleep(POLL)
+            if self._stopping:
+                steps.stop()
             for number, job in list(running.items()):
                 if job.code is not None:
                     steps.forget(running.pop(number))
@@ -149,9 +119,9 @@ class Driver:
             asked = self.search.ask([self._told(trial, running) for trial in trials])
             if asked is None:
                 return None
-            trial = self.folder.new_trial(len(trials), asked)
-            if trial.settings is None:
-                self._plan_one(trial)
+            numbers = {trial.number for trial in trials}
+            trial = self.folder.new_trial(next(one for one in range(len(trials) + 1) if one not in numbers), asked)
+            self._plan_one(trial)
             if trial.result is None:
                 return trial
 
@@ -164,9 +134,30 @@ class Driver:
                      "steps": curve.step, "max_steps": curve.max_steps}  # fmt: skip
         return told
 
+    def _prepared(self, steps: Processes, trial: TrialFolder, running: set[int]) -> bool:
+        """Import and prepare what a trial needs. If that is refused, the trials that need the same have failed.
+
+        Raises StepFailed if no other trial is left or finished, or for an outage: started again, the sweep goes on.
+        """
+        try:
+            self._prepare(steps, trial)
+        except StepFailed as failed:
+            places = _places(trial)
+            same, others = [], []
+            for one in self.folder.trials():
+                alike = one.result is None and one.number not in running and _places(one) == places
+                (same if alike else others).append(one)
+            left = [one for one in others if one.result is None or one.result["state"] == "finished"]
+            if failed.outcome["code"] in RETRIED or not left:
+                raise
+            for one in same:
+                self._fail(one, failed.outcome)
+            return False
+        return True
+
     def _prepare(self, steps: Processes, trial: TrialFolder) -> None:
         """Import the model and prepare the data of a trial, unless an earlier one had the same."""
-        settings, shared = trial.settings or {}, self._shared()
+        settings, shared = trial.settings or {}, self.plans.shared()
         model, data = settings["model_place"], settings["data_place"]
         place = self.folder.shared
         if not (place("models", model) / MANIFEST).is_file() or not (place("tokenizers", model) / MANIFEST).is_file():
@@ -189,9 +180,9 @@ class Driver:
 
     def _ended(self, number: int, job: Job) -> None:
         trial = next(one for one in self.folder.trials() if one.number == number)
-        if job.code == 0 or self._stopping:
-            if trial.result:
-                self.show(_line(trial, self.described.metric))
+        if trial.result:
+            self.show(_line(trial, self.described.metric))
+        if trial.result or self._stopping:
             return
         error = job.error
         killed = error["problems"][0].startswith("SWEEP-E0301")
@@ -211,14 +202,12 @@ class Driver:
         """Write sweep.json for those who look at the sweep while it runs."""
         self._written = time.monotonic()
         told = [self._told(trial, set(running or {})) for trial in self.folder.trials()]
-        write_json(self.folder.path / FACTS, load("sweep-facts")(self._planned(), told, self._about(final)))
-
-    def _planned(self) -> dict[str, Any]:
-        """Return the plan of all trials so far, in the form of plan.json."""
-        lines = [trial.planned for trial in self.folder.trials() if (trial.path / "planned.json").is_file()]
-        sweep = {**self.known["sweep"], "varied": self.described.varied, "trials": lines,
-                 "preparations": len(self._shared()["data"])}  # fmt: skip
-        return {**self.known, "sweep": sweep}
+        about, ended = self._about(final), sum("score" in one for one in told)
+        if self._importance and self._importance[0] == ended:  # it takes a second of a processor that trials need
+            about["importance"] = self._importance[1]
+        facts = load("sweep-facts")(self.plans.all(), told, about)
+        self._importance = ended, facts["importance"]
+        write_json(self.folder.path / FACTS, facts)
 
     def _about(self, final: dict[str, Any] | None = None) -> dict[str, Any]:
         described = self.described
@@ -230,8 +219,9 @@ class Driver:
 
     def _finish(self, steps: Processes) -> dict[str, Any]:
         """Choose the best trial; merge, evaluate and register it."""
-        folder, best = self.folder.path, self.folder.path / "best"
         choice = self._choose()
+        # Of each trial its own: with a larger budget another one may be the best, and a version needs the earlier one.
+        best = self._best
         base, data = self.folder.shared("models", int(choice.model)), self.folder.shared("data", int(choice.data))
         merged, evaluation = best / "merged", best / "evaluation"
         for step, result, arguments in (
@@ -242,44 +232,54 @@ class Driver:
             if not (result / MANIFEST).is_file():
                 self.show(f"{step.replace('-', ' ')} of the best trial")
                 steps.run(step, best / f"{step}.log", **arguments)
-        steps.run("report", best / "report.log", plan=best / "plan", evaluation=evaluation, report=best / REPORT)
-        measured = json.loads((evaluation / "metrics.json").read_text("utf-8"))
-        registered = self._register(steps, choice, measured["gate"]) if measured["gate"]["passed"] else None
+        steps.run(
+            "report",
+            best / "report.log",
+            plan=self.folder.path / "best" / "plan",
+            evaluation=evaluation,
+            report=best / REPORT,
+        )
+        measured = read_json(evaluation / "metrics.json")
+        registered = self._register(steps, choice, best) if measured["gate"]["passed"] else None
         final = {"metrics": {which: measured[which] for which in ("base", "tuned")}, "gate": measured["gate"],
                  "registered": registered}  # fmt: skip
         self._choose(final)
-        return dict(json.loads((folder / FACTS).read_text("utf-8")))
+        return read_json(self.folder.path / FACTS)
+
+    @property
+    def _best(self) -> Path:
+        """Where the best trial is merged and evaluated."""
+        return self.folder.path / "best" / f"{read_json(self.folder.path / FACTS)['best']:04}"
 
     def _choose(self, final: dict[str, Any] | None = None) -> Any:
         """Write what is known of the sweep, and choose the best trial. Raises StepError if none finished."""
         self._write_facts(final=final)
         results = [json.dumps(self._told(trial, set())) for trial in self.folder.trials()]
         made = run_here(
-            "choose-trial", results=results, planned=self._planned(), about=self._about(final),
+            "choose-trial", results=results, planned=self.plans.all(), about=self._about(final),
             chosen_plan=self.folder.path / "best" / "plan", sweep=self.folder.path / "sweep",
             report=self.folder.path / REPORT,
         )  # fmt: skip
-        write_json(self.folder.path / FACTS, json.loads((self.folder.path / "sweep" / FACTS).read_text("utf-8")))
+        write_json(self.folder.path / FACTS, read_json(self.folder.path / "sweep" / FACTS))
         return made
 
-    def _register(self, steps: Processes, choice: Any, gate: dict[str, Any]) -> dict[str, Any] | None:
+    def _register(self, steps: Processes, choice: Any, best: Path) -> dict[str, Any] | None:
         """Register the best trial's model, if registration is on."""
         if not self._registers:
             return None
-        best = self.folder.path / "best"
         self.show("registering the best trial")
         steps.run(
             "register-model", best / "register-model.log", settings=choice.registration, tuned=choice.tuned_uri,
             merged=best / "merged", evaluation=best / "evaluation", registration=best / "registration",
             report=best / REPORT,
         )  # fmt: skip
-        return dict(json.loads((best / "registration" / "registration.json").read_text("utf-8")))
+        return read_json(best / "registration" / "registration.json")
 
     @property
     def _registers(self) -> bool:
-        return bool(self.known["effective"]["register_tuned_model"])
+        return bool(self.plans.known["effective"]["register_tuned_model"])
 
-    @contextmanager
+    @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Stop at the first Ctrl-C or SIGTERM; a second one ends at once."""
         if threading.current_thread() is not threading.main_thread():
@@ -301,18 +301,6 @@ class Driver:
                 signal.signal(number, handler)
 
 
-def _in_order(lanes: list[list[str]]) -> list[str]:
-    """Return the settings of all trials by their number; the plan deals them out to lanes."""
-    return [lanes[number % len(lanes)][number // len(lanes)] for number in range(sum(map(len, lanes)))]
-
-
-def _place(known: list[Any], wanted: Any) -> int:
-    """Return the place of a value in a list, to which it is added if it is new."""
-    if wanted not in known:
-        known.append(wanted)
-    return known.index(wanted)
-
-
 def _line(trial: TrialFolder, metric: str) -> str:
     """Return the line that tells how a trial ended."""
     result = trial.result or {}
@@ -322,8 +310,7 @@ def _line(trial: TrialFolder, metric: str) -> str:
     return f"trial {trial.number}: {result['state']}  {values}  {result['reason']}"
 
 
-def _changed(folder: SweepFolder, trial: TrialFolder) -> UserError:
-    return UserError(
-        Problem("SWEEP-E0304", f"trial {trial.number} of {folder.name}", "another model, data or parameters than when "
-                "the sweep began", "the same for all trials", "put them back, or start a sweep with another name")
-    )  # fmt: skip
+def _places(trial: TrialFolder) -> tuple[int, int]:
+    """Return the places of a trial's model and data in the sweep."""
+    settings = trial.settings or {}
+    return settings["model_place"], settings["data_place"]

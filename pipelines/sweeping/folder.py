@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ SWEEPS = "sweeps"  # below the root of local runs
 DESCRIPTION, FACTS, REPORT = "description.json", "sweep.json", "report.html"
 LOCK, LOG = "driver.lock", "log.txt"
 MANIFEST = "manifest.json"
+LOOKING = 1.0  # seconds
+FIXES = {
+    DESCRIPTION: "delete the folder of the sweep, and start it anew",
+    "asked.json": "delete the folder of this trial, and start the sweep again",
+    "trial.json": "delete its folder, and start the sweep again: the trial is measured again",
+}
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,17 @@ class TrialFolder:
     @property
     def asked(self) -> dict[str, Any]:
         """The parameters that differ between trials."""
-        return dict(_read(self.path / "asked.json"))
+        return dict(read_json(self.path / "asked.json"))
 
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of its task; None before it was planned."""
-        return _read(self.path / "settings.json") if (self.path / "settings.json").is_file() else None
+        return read_json(self.path / "settings.json") if (self.path / "settings.json").is_file() else None
 
     @property
     def planned(self) -> dict[str, Any]:
         """Its line of the plan."""
-        return dict(_read(self.path / "planned.json"))
+        return dict(read_json(self.path / "planned.json"))
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -56,7 +63,7 @@ class TrialFolder:
         for file in (self.path / "measured" / "trial.json", self.path / "failed.json"):
             whole = file.name == "failed.json" or (file.parent / MANIFEST).is_file()
             if whole and file.is_file():
-                return dict(_read(file))
+                return dict(read_json(file))
         return None
 
     def write(self, name: str, value: Any) -> None:
@@ -83,12 +90,15 @@ class SweepFolder:
     @property
     def described(self) -> Described:
         """What was asked for."""
-        return Described.from_json(_read(self.path / DESCRIPTION))
+        return Described.from_json(read_json(self.path / DESCRIPTION))
 
     @property
     def facts(self) -> dict[str, Any] | None:
-        """sweep.json; None before the first trial starts."""
-        return _read(self.path / FACTS) if (self.path / FACTS).is_file() else None
+        """sweep.json; None before the first trial starts, and if it is damaged: the driver writes it again."""
+        try:
+            return read_json(self.path / FACTS) if (self.path / FACTS).is_file() else None
+        except UserError:
+            return None
 
     def trials(self) -> list[TrialFolder]:
         """Return the trials that were asked for, in their order."""
@@ -111,10 +121,15 @@ class SweepFolder:
         """Hold the sweep for this process. Raises UserError if another process runs it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / LOCK, "a+") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _running(self.name, self.driver()) from None
+            limit = time.monotonic() + LOOKING
+            while True:
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:  # by another driver, or for a moment by one who looks whether there is one
+                    if time.monotonic() > limit:
+                        raise _running(self.name, self.driver()) from None
+                    time.sleep(0.02)
             held.truncate(0)
             held.write(str(os.getpid()))
             held.flush()
@@ -164,5 +179,14 @@ def write_json(file: Path, value: Any) -> None:
     os.replace(draft, file)
 
 
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+def read_json(file: Path) -> Any:
+    """Read a JSON object. Raises UserError for a file that is damaged."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        value = error
+    if isinstance(value, dict):
+        return value
+    fix = FIXES.get(file.name, "delete it, and start the sweep again")
+    why = "the disk was full, or another program has written it"
+    raise UserError(Problem("SWEEP-E0307", str(file), "a damaged file", "a JSON object", fix, why=why))

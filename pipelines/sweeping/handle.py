@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.sweeping.folder import DESCRIPTION, REPORT, SweepFolder, existing, sweep_folder, write_json
-from pipelines.sweeping.run import outcome_of, start
+from pipelines.sweeping.run import OUTCOME, outcome_of, start
 from steps.errors import Problem, StepError, UserError
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Sweep:
     def resume(self) -> Sweep:
         """Go on with a sweep that was stopped or killed: finished trials are not run again."""
         if self.folder.driver() is None:
+            (self.folder.path / OUTCOME).unlink(missing_ok=True)  # of the earlier process
             self._started = time.monotonic()
             start(self.folder)
         return self

@@ -22,7 +22,9 @@ from steps.errors import Problem
 from steps.running import CURVE, RECORDS, bug
 
 POLL = 0.1  # seconds
+SAVING = 60.0  # seconds in which steps save and end, before they are killed
 STOPPED = 143
+LONGEST = 100_000  # characters of settings; the system takes 131,072 bytes in one argument
 # These need the libraries that the warm process has loaded.
 WARM = ("trial", "evaluate")
 
@@ -63,6 +65,10 @@ class Job:
                 "class": "OutOfResources" if killed else told["class"], "problems": [str(problem)]}  # fmt: skip
 
 
+class Stopped(Exception):
+    """The sweep was asked to stop; started again, it goes on."""
+
+
 class StepFailed(Exception):
     """A step that a sweep needs failed; `outcome` is its error."""
 
@@ -77,22 +83,25 @@ class Processes:
     def __init__(self, warm: Path | None):
         self._python = str(warm / "python3") if warm else sys.executable
         self._running: list[Job] = []
+        self._asked: set[tuple[int, float]] = set()
         self.stopping = False
 
     def start(self, step: str, log: Path, curve: Path | None = None, **arguments: Any) -> Job:
         """Start a step; waits for a process of the same log that an earlier driver has left behind.
 
-        `arguments` are settings as text, and the paths of the step.
+        `arguments` are settings as text, and the paths of the step. Raises Stopped after a request to stop.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         records = log.with_suffix(".records")
-        records.mkdir(exist_ok=True)
-        for old in records.glob("*.json"):
-            old.unlink()
-        words = [word for name, value in arguments.items() for word in _flag(name, value)]
         python = self._python if step in WARM else sys.executable
         with open(log, "ab") as output:
             fcntl.flock(output, fcntl.LOCK_EX)  # the step inherits it, so it holds until its last process ends
+            records.mkdir(exist_ok=True)
+            for old in records.glob("*.json"):
+                old.unlink()
+            words = [word for name, value in arguments.items() for word in _flag(name, value, records)]
+            if self.stopping:
+                raise Stopped
             process = subprocess.Popen(
                 [python, "-m", "steps", step, *words],
                 stdin=subprocess.DEVNULL,
@@ -105,11 +114,15 @@ class Processes:
         return job
 
     def run(self, step: str, log: Path, **arguments: Any) -> None:
-        """Run a step to its end. Raises StepFailed with its error."""
+        """Run a step to its end. Raises StepFailed with its error, Stopped after a request to stop."""
         job = self.start(step, log, **arguments)
         while job.code is None:
             time.sleep(POLL)
+            if self.stopping:
+                self.stop()
         self.forget(job)
+        if job.code and self.stopping:
+            raise Stopped
         if job.code:
             raise StepFailed(job.error)
 
@@ -118,13 +131,33 @@ class Processes:
         self._running.remove(job)
 
     def stop(self) -> None:
-        """Ask every step to save and to end; none starts any more."""
+        """Ask every step to save and to end; none starts any more.
+
+        To be called again until all have ended: a step that waits for the warm process has no process of its own yet.
+        Each process is asked once, because a second SIGTERM ends it at once.
+        """
         import psutil
 
         self.stopping = True
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                child.send_signal(signal.SIGTERM)
+                known = child.pid, child.create_time()
+                if known not in self._asked:
+                    self._asked.add(known)
+                    child.send_signal(signal.SIGTERM)
+
+    def end(self, seconds: float = SAVING) -> None:
+        """End what still runs because the sweep has failed: ask it to save, and kill it after so many seconds."""
+        import psutil
+
+        limit = time.monotonic() + seconds
+        while any(job.code is None for job in self._running):
+            if time.monotonic() > limit:
+                for child in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+            self.stop()
+            time.sleep(POLL)
 
 
 @contextlib.contextmanager
@@ -134,8 +167,22 @@ def processes(root: Path, parallel: int) -> Iterator[Processes]:
         if parallel > 1:  # each would take all cores
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // parallel)))
         with warm_python(at_once=True) as warm:
-            yield Processes(warm)
+            steps = Processes(warm)
+            try:
+                yield steps
+            except Exception:
+                steps.end()
+                raise
+            except BaseException:  # a second Ctrl-C
+                steps.end(0)
+                raise
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    return [f"--{name.replace('_', '-')}", str(value)]
+def _flag(name: str, value: Any, records: Path) -> list[str]:
+    """Return the words of an argument; settings that are too long for one are passed as a file."""
+    text = str(value)
+    if name == "settings" and len(text.encode()) > LONGEST:
+        file = records.with_suffix(".settings")
+        file.write_text(text, encoding="utf-8")
+        text = f"@{file}"
+    return [f"--{name.replace('_', '-')}", text]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.sweeping.driver import Driver, Stopped
-from pipelines.sweeping.folder import LOG, SweepFolder, write_json
-from pipelines.sweeping.processes import StepFailed
-from steps.running import failure, stopped
+from pipelines.sweeping.driver import Driver
+from pipelines.sweeping.folder import LOG, SweepFolder, read_json, write_json
+from pipelines.sweeping.processes import StepFailed, Stopped
+from steps.errors import StepError
+from steps.running import failure, leave, stopped
 
 OUTCOME = "outcome.json"
 DETACHED = "driver.txt"  # what a driver without a terminal prints
@@ -27,8 +28,9 @@ def drive(folder: SweepFolder, show: Callable[[str], None] = print) -> dict[str,
     with open(folder.path / LOG, "a", encoding="utf-8") as log:
 
         def told(line: str) -> None:
-            log.write(line + "\n")
-            log.flush()
+            with contextlib.suppress(OSError):  # a full disk ends the sweep with the message of a step
+                log.write(line + "\n")
+                log.flush()
             show(line)
 
         driver = Driver(folder, told)
@@ -44,7 +46,8 @@ def drive(folder: SweepFolder, show: Callable[[str], None] = print) -> dict[str,
             except Exception as error:
                 found = failure(error, "sweep")
                 outcome = {"state": "failed", "error": found.as_json("sweep")}
-            write_json(folder.path / OUTCOME, outcome)
+            with contextlib.suppress(OSError):  # a full disk
+                write_json(folder.path / OUTCOME, outcome)
     return outcome
 
 
@@ -64,14 +67,17 @@ def start(folder: SweepFolder) -> None:
 def outcome_of(folder: SweepFolder) -> dict[str, Any] | None:
     """Return how the sweep ended; None if it has not, or was killed."""
     file = folder.path / OUTCOME
-    return dict(json.loads(file.read_text("utf-8"))) if file.is_file() else None
+    return read_json(file) if file.is_file() else None
 
 
 def main(words: list[str]) -> None:
     """Drive the sweep in the folder that is named."""
-    outcome = drive(SweepFolder(Path(words[0])))
-    error = outcome["error"]
-    sys.exit(error["code"] if error else 0)
+    try:
+        error = drive(SweepFolder(Path(words[0])))["error"]
+    except StepError as refused:  # another process runs it, or its folder is damaged
+        error = refused.as_json("sweep")
+    if error:
+        leave(error)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def sweep_facts(planned: dict[str, Any], results: list[dict[str, Any]], about: d
         "cost": _cost(sweep, results),
         **about,
     }
-    return {**facts, "importance": importance(facts)}
+    return facts if "importance" in about else {**facts, "importance": importance(facts)}
 
 
 def best_of(results: Iterable[dict[str, Any]], higher: bool, tokens: Mapping[int, int]) -> int | None:
