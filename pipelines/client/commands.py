@@ -90,11 +90,11 @@ def _upload(names: tuple[str, ...], **options: Any) -> None:
 
 def _submit(name: str, given: dict[str, Any], gate_exit: bool, wait: bool, as_json: bool, **options: Any) -> None:
     """Start a run on Kubeflow Pipelines: check and plan it here, upload the pipeline, send every parameter."""
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import published_as
     from pipelines.client.submitting import submit
     from steps.running import leave
 
-    if gate_exit and not PIPELINES[name].trains:
+    if gate_exit and not published_as(name).trains:
         raise UserError(
             Problem(
                 "CLIENT-E0117", "--gate-exit", f"{name}, which has no gate", "a pipeline that trains", "leave it out"
@@ -203,8 +203,8 @@ def commands() -> list[click.Command]:
     return [
         click.Command("upload", params=[names, choices, *compile_options(), *connection_options()], callback=_upload,
                       help=_upload.__doc__),
-        PipelineGroup(_submit, [*SUBMIT_OPTIONS, *shared], name="submit", help=_submit.__doc__),
-        ScheduleGroup(_schedule, [*SCHEDULE_OPTIONS, *shared], name="schedule", help=_schedule.__doc__),
+        PipelineGroup(_submit, [*SUBMIT_OPTIONS, *shared], sweeps=True, name="submit", help=_submit.__doc__),
+        ScheduleGroup(_schedule, [*SCHEDULE_OPTIONS, *shared], sweeps=True, name="schedule", help=_schedule.__doc__),
         click.Command("runs", callback=_runs, help=_runs.__doc__, params=[
             click.Option(["--experiment"], default="", metavar="NAME", help="Only runs of this experiment."),
             click.Option(["--limit"], type=click.IntRange(min=1), default=10, show_default=True, help="How many."),
