@@ -24,6 +24,7 @@ def summary_of_sweep(sweep: Sweep) -> dict[str, Any]:
             "name": sweep.name,
             "metric": sweep.metric,
             "pruner": sweep.parameters.pruner,
+            "search": sweep.parameters.sweep_search,
             "parallelism": min(sweep.parameters.parallelism, len(trials)),
             "varied": list(sweep.trials[0].varied),
             "models": len(sweep.models),
