@@ -74,6 +74,13 @@ def follow(
         raise
 
 
+def error_of(server: Server, made: Any) -> dict[str, Any] | None:
+    """Return why a run that has ended failed (`StepError.as_json`), as far as KFP and Kubernetes tell; None if not."""
+    look = _Look(server, read_run(server, made), lambda line: None, {})
+    look.at(made)
+    return look.ended(made).error
+
+
 def _followed(look: _Look, timeout: float) -> Run:
     started = answered = time.monotonic()
     while True:

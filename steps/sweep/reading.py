@@ -21,7 +21,7 @@ VERDICT = {"true": True, "false": False}
 def read_sweep(name: str, uris: Iterable[str]) -> dict[str, Any]:
     """Return what the first of these servers that knows the sweep has of it: `trials`, `final` and `uri`.
 
-    `trials` are as in sweep.json, as far as known, `final` too. Without any run of it, both are empty, and `uri` is that
+    `trials` and `final` are as in sweep.json, as far as known; without any run of it they are empty, and `uri` is that
     of the last server that answered. Raises Outage if none answers, UserError if none lets us read.
     """
     found: dict[str, Any] = {"trials": [], "final": None, "uri": ""}
@@ -93,8 +93,8 @@ def _trial(client: Any, number: int, run: Any) -> dict[str, Any]:
         return known
     points = client.get_metric_history(run.info.run_id, CURVE) if CURVE in metrics else []
     curve = sorted([point.step, point.value] for point in points if math.isfinite(point.value))
-    return {**known, "curve": curve, "curve_metric": "validation loss" if curve else "",
-            "steps": max((int(point[0]) for point in curve), default=None), "ended": run.info.status != "RUNNING"}  # fmt: skip
+    steps = max((int(point[0]) for point in curve), default=None)
+    return {**known, "curve": curve, "curve_metric": "validation loss" if curve else "", "steps": steps}
 
 
 def _final(client: Any, places: list[str], name: str, trials: list[dict[str, Any]]) -> dict[str, Any] | None:
