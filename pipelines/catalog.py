@@ -6,7 +6,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipeline import PipelineParameters, SupervisedParameters
-from steps.params.pipelines import PARAMETER_MODELS, is_sweep, model_of
+from steps.params.pipelines import PARAMETER_MODELS, SWEEP, is_sweep, model_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Published:
     def trains(self) -> bool:
         """Whether it trains a model."""
         return issubclass(self.parameters, SupervisedParameters)
+
+    @property
+    def swept(self) -> str:
+        """The pipeline that a sweep is over; of any other pipeline its own name."""
+        return self.name.removesuffix(SWEEP) if is_sweep(self.name) else self.name
 
     @property
     def summary(self) -> str:
@@ -53,15 +58,15 @@ SWEPT = ("chat_completion", "text_classification")
 PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for name in PARAMETER_MODELS}
 
 
-def published_as(name: str) -> Published:
-    """Return the pipeline of a name, or the sweep over one; also with hyphens.
-
-    Raises UserError with the nearest for an unknown one.
-    """
+def found(name: str) -> Published | None:
+    """Return the pipeline of a name, or the sweep over one; also with hyphens. None for an unknown one."""
     known = name.replace("-", "_")
-    if published := PIPELINES.get(known):
+    return Published(known, "pipelines.sweep") if is_sweep(known) else PIPELINES.get(known)
+
+
+def published_as(name: str) -> Published:
+    """Do the same. Raises UserError with the nearest for an unknown one."""
+    if published := found(name):
         return published
-    if is_sweep(known):
-        return Published(known, "pipelines.sweep")
     fix = nearest(name, PIPELINES) or "see `finetune list`"
     raise UserError(Problem("PARAM-E0100", "pipeline", shown(name), f"one of {', '.join(PIPELINES)}", fix))

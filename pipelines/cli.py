@@ -196,14 +196,14 @@ def compile_command(
 
 def _form(chosen: list[str], name: str, inputs: str, config: Path | None) -> Any:
     """Return the form that the options of compile describe, of the one pipeline that is named."""
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import published_as
     from pipelines.form import form_of
 
     if len(chosen) != 1 or not name:
         found = f"{len(chosen)} pipelines" if name else "no --name"
         fix = "write finetune compile PIPELINE -f FILE --inputs A,B --name NAME"
         raise UserError(Problem("COMPILE-E0106", "--inputs, -f, --name", found, "one pipeline and a new name", fix))
-    published = PIPELINES[chosen[0]]
+    published = published_as(chosen[0])
     given = for_pipeline(published.name, parameters_in(config, published.parameters)) if config else {}
     return form_of(published, name, inputs.split(","), given)
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.catalog import PIPELINES, Published, published_as
+from pipelines.catalog import Published, published_as
 from pipelines.form import Form, short_form, sweep_form
 from pipelines.images import CORE, TRAIN
 from steps.errors import Problem, UserError, nearest, shown
@@ -57,9 +57,12 @@ def compile_pipelines(
 def _forms(
     names: Iterable[str], form: Form | None, short: bool, sweeps: Container[str]
 ) -> Iterator[tuple[Published, Form | None]]:
-    for published in map(PIPELINES.__getitem__, names):
+    for published in map(published_as, names):
         if form:
             yield published, form
+            continue
+        if published.swept != published.name:
+            yield published, sweep_form(published.name)
             continue
         yield published, None
         if short and published.parameters.short_inputs:

@@ -31,11 +31,11 @@ def tasks(context: click.Context, parameter: click.Parameter, text: str) -> list
 
 def pairs(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
     """Complete NAME=VALUE after -p, for the pipeline or the task of this command line."""
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import found
     from steps.params.reading import choices_of
     from steps.running import data_parameters, task_names
 
-    published = PIPELINES.get(context.command.name or "")
+    published = found(context.command.name or "")
     # click gives up on a line that ends in -p and leaves the task among the words that it did not read.
     words = [context.params.get("task"), *context.args]
     task = next((word for word in words if word in task_names()), None)

@@ -13,16 +13,24 @@ from steps.errors import Problem, UserError, nearest, shown
 from steps.params.text_file import read_json
 
 if TYPE_CHECKING:
+    from pipelines.catalog import Published
+    from pipelines.configuration import Words
     from steps.params.group import Group
 
 
 class PipelineGroup(click.Group):
-    """A command group with one command per published pipeline and one flag per parameter."""
+    """A command group with one command per published pipeline and one flag per parameter.
 
-    def __init__(self, action: Callable[..., None], extra: list[click.Parameter], **attributes: Any):
+    With `sweeps` it also has one per sweep, which it does not list.
+    """
+
+    def __init__(
+        self, action: Callable[..., None], extra: list[click.Parameter], sweeps: bool = False, **attributes: Any
+    ):
         super().__init__(**attributes)
         self.action = action
         self.extra = extra
+        self.sweeps = sweeps
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from pipelines.catalog import PIPELINES
@@ -30,10 +38,9 @@ class PipelineGroup(click.Group):
         return list(PIPELINES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from pipelines.catalog import PIPELINES
         from steps.params.group import old_names
 
-        published = PIPELINES.get(cmd_name.replace("-", "_"))
+        published = self._found(cmd_name)
         if published is None:
             return None
         model = published.parameters
@@ -46,6 +53,13 @@ class PipelineGroup(click.Group):
             help=published.summary,
         )
 
+    def _found(self, name: str) -> Published | None:
+        """Return the pipeline that this command knows by a name."""
+        from pipelines.catalog import found
+
+        published = found(name)
+        return published if published and (self.sweeps or published.swept == published.name) else None
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the pipeline first: its name may stand behind the options, or only in the configuration file."""
         if args and args[0].startswith("-"):
@@ -54,37 +68,45 @@ class PipelineGroup(click.Group):
             elif ctx.resilient_parsing:  # completion
                 args = _name_first_or_any(args)
             else:
-                args = _name_first(args)
+                args = _name_first(args, self._found)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from pipelines.catalog import found
+
             choices = self.list_commands(ctx)
+            swept = found(args[0])
             fix = nearest(args[0], choices) or "see `finetune list`"
+            if swept and swept.swept != swept.name:
+                fix = f"write finetune sweep {swept.swept} -f sweep.yaml, or finetune submit {swept.name}"
             raise UserError(Problem("PARAM-E0100", "pipeline", shown(args[0]), f"one of {', '.join(choices)}", fix))
         return super().resolve_command(ctx, args)
 
 
-def _name_first(args: list[str]) -> list[str]:
+def _name_first(args: list[str], found: Callable[[str], Published | None] | None = None) -> list[str]:
     """Move the name of the pipeline to the front, or read it from the configuration file.
 
-    Raises UserError if neither names one, and as `parameters_in`.
+    `found` returns the pipeline of a name; the default knows all but sweeps. Raises UserError if neither names one, and
+    as `parameters_in`.
     """
     from pipelines.catalog import PIPELINES
+
+    found = found or (lambda name: PIPELINES.get(name))
 
     for place, word in enumerate(args):
         before = args[place - 1] if place else ""
         is_value = before.startswith("-") and "=" not in before and before not in NO_VALUE
-        if plain_name(word) in PIPELINES and not is_value:
+        if not is_value and found(plain_name(word)):
             return [word, *args[:place], *args[place + 1 :]]
     command = click.Command("", params=CONFIGURATION, context_settings={"ignore_unknown_options": True})
     command.params = [*CONFIGURATION, click.Argument(["rest"], nargs=-1)]
     values = command.make_context("", list(args)).params
-    named = _pipeline_in(values["config"]) if values["config"] else ""
+    named = _pipeline_in(values["config"], found) if values["config"] else ""
     if not named:
-        found = f"{values['config']} without a line pipeline:" if values["config"] else "no name of a pipeline"
+        none = f"{values['config']} without a line pipeline:" if values["config"] else "no name of a pipeline"
         fix = "write pipeline: and its name into the file" if values["config"] else "name it before the options"
-        raise UserError(Problem("CONFIG-E0107", "pipeline", found, f"one of {', '.join(PIPELINES)}", fix))
+        raise UserError(Problem("CONFIG-E0107", "pipeline", none, f"one of {', '.join(PIPELINES)}", fix))
     return [named, *args]
 
 
@@ -98,7 +120,7 @@ def _name_first_or_any(args: list[str]) -> list[str]:
         return [next(iter(PIPELINES)), *args]
 
 
-def _pipeline_in(file: Path) -> str:
+def _pipeline_in(file: Path, found: Callable[[str], Published | None]) -> str:
     """Return the pipeline that a configuration file names; empty without one."""
     from pipelines.catalog import PIPELINES
     from pipelines.configuration import read_config
@@ -106,7 +128,7 @@ def _pipeline_in(file: Path) -> str:
 
     values, words = read_config(file)
     named = (from_experiment(values, words)[0] if is_experiment(values) else values).get("pipeline")
-    if named is None or plain_name(named) in PIPELINES:
+    if named is None or found(plain_name(named)):
         return plain_name(named)
     fix = nearest(plain_name(named), PIPELINES) or "see `finetune list`"
     raise UserError(Problem("PARAM-E0100", f"pipeline in {file}", shown(named), f"one of {', '.join(PIPELINES)}", fix))
@@ -168,7 +190,7 @@ def parameters_in(file: Path, model: type[Group] | None = None) -> dict[str, Any
     Without a model, the one of the pipeline that the file names says which parameters are texts. Raises UserError as
     `read_config` and `from_experiment` do.
     """
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import found
     from pipelines.configuration import as_declared, read_config
     from pipelines.experiment_yaml import from_experiment, is_experiment
 
@@ -178,9 +200,21 @@ def parameters_in(file: Path, model: type[Group] | None = None) -> dict[str, Any
         for note in notes:
             click.echo(f"WARNING {note}", err=True)
         return parameters
-    named = PIPELINES.get(plain_name(values.get("pipeline")))
+    named = found(plain_name(values.get("pipeline")))
     model = model or (named.parameters if named else None)
-    return as_declared(model, values, words) if model else values
+    return _with_trials(model, as_declared(model, values, words), words) if model else values
+
+
+def _with_trials(model: type[Group], values: dict[str, Any], words: Words) -> dict[str, Any]:
+    """Return the parameters with those of each trial of a sweep as -p would pass them."""
+    from pipelines.configuration import as_declared
+
+    trials = values.get("trials")
+    if "trials" not in model.model_fields or not isinstance(trials, list):
+        return values
+    read = [as_declared(model, one, words, ("trials", number)) if isinstance(one, dict) else one
+            for number, one in enumerate(trials)]  # fmt: skip
+    return {**values, "trials": read}
 
 
 def _others(values: dict[str, Any]) -> dict[str, Any]:
@@ -214,12 +248,15 @@ def plain_name(pipeline: Any) -> str:
 
 
 def for_pipeline(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Remove `pipeline:` from the values. Raises UserError if it names another pipeline than the one being run."""
-    from pipelines.catalog import PIPELINES
+    """Remove `pipeline:` from the values. Raises UserError if it names another pipeline than the one being run.
+
+    A file for a pipeline is also one for the sweep over it.
+    """
+    from pipelines.catalog import PIPELINES, published_as
 
     values = dict(values)
     meant = values.pop("pipeline", name)
-    if (asked := plain_name(meant)) != name:
+    if (asked := plain_name(meant)) not in (name, published_as(name).swept):
         known = asked in PIPELINES
         fix = f"run it with `finetune run {asked}`" if known else nearest(asked, PIPELINES) or f"write {name}"
         raise UserError(Problem("CONFIG-E0103", "pipeline", shown(meant), shown(name), fix))

@@ -22,6 +22,7 @@ STEPS = {
     "choose-trial": "steps.sweep.choosing:choose_trial",
     "sweep-as-text": "steps.plan.sweep_summary:sweep_as_text",
     "sweep-facts": "steps.sweep.choosing:sweep_facts",
+    "read-sweep": "steps.sweep.reading:read_sweep",
     "measure": "steps.evaluate.measuring:measure",
     "report": "steps.reports.step:report",
     "register-model": "steps.register_model.step:register_model",

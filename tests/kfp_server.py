@@ -138,7 +138,11 @@ class KfpServer:
                 self._check(body)
                 return self._made(self.runs, "run_id", {**body, "state": "PENDING"})
             case "GET", ["runs"]:
-                return self._paged("runs", [dict(run) for run in reversed(self._in(self.runs, query))], query)
+                named = self._matching(self._in(self.runs, query), query)
+                return self._paged("runs", [dict(run) for run in reversed(named)], query)
+            case "POST", ["runs", place] if place.endswith(":terminate"):
+                self._found(self.runs, place.removesuffix(":terminate"))["state"] = "CANCELED"
+                return {}
             case "GET", ["runs", run, "nodes", pod, "log"]:
                 self._found(self.runs, run)
                 if pod not in self.logs:
@@ -193,8 +197,11 @@ class KfpServer:
         return [one for one in held.values() if not within or one.get("experiment_id") == within]
 
     def _listed(self, held: dict[str, dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
-        wanted = json.loads(query.get("filter") or "{}").get("predicates", [])
         found = [one for one in held.values() if one.get("namespace", "") in ("", query.get("namespace", ""))]
+        return self._matching(found, query)
+
+    def _matching(self, found: list[dict[str, Any]], query: dict[str, str]) -> list[dict[str, Any]]:
+        wanted = json.loads(query.get("filter") or "{}").get("predicates", [])
         return [one for one in found if all(one.get(rule["key"]) == rule["stringValue"] for rule in wanted)]
 
     def _paged(self, name: str, found: list[Any], query: dict[str, str]) -> dict[str, Any]:

@@ -57,8 +57,9 @@ def kubernetes(monkeypatch, tmp_path) -> Iterator[KubernetesServer]:
 def compiled_once(monkeypatch) -> None:
     """Compile each pipeline once for all tests, if it is for no profile."""
     from pipelines.client import packages, scheduling, submitting
+    from pipelines.sweeping import cluster
 
-    for module in (submitting, scheduling):
+    for module in (submitting, scheduling, cluster):
         monkeypatch.setattr(module, "package_of", remembered(packages.package_of))
 
 

@@ -59,7 +59,18 @@ def run_options() -> list[click.Parameter]:
     ]
 
 
-def _connection(options: dict[str, Any]) -> Any:
+def cluster_options() -> list[click.Parameter]:
+    """Return the options of a run, with those of its cluster, for a command that has a plan of its own."""
+    return [
+        *run_options()[:-1],
+        click.Option(["--no-plan"], is_flag=True, help="With --endpoint: plan nothing on this machine."),
+        click.Option(["--wait/--no-wait"], default=True, help="With --endpoint: follow the sweep to its end."),
+        *compile_options(),
+        *connection_options(),
+    ]
+
+
+def read_connection(options: dict[str, Any]) -> Any:
     """Take the options of a connection out of `options`."""
     from pipelines.client.connection import Connection
 
@@ -67,7 +78,7 @@ def _connection(options: dict[str, Any]) -> Any:
     return Connection(**taken, verify=options.pop("verify_tls"))
 
 
-def _compiling(options: dict[str, Any]) -> dict[str, Any]:
+def read_compiling(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of compiling out of `options` and read them."""
     from pipelines.compile import replaced_images
     from pipelines.profile_file import read_profile
@@ -84,27 +95,27 @@ def _upload(names: tuple[str, ...], **options: Any) -> None:
     """Upload pipelines (default: all) or compiled YAML files, as new pipelines or as new versions."""
     from pipelines.client.uploading import upload
 
-    connection = _connection(options)
-    upload(*names, server=connection, show=lambda done: click.echo(f"{done}\n"), **_compiling(options), **options)
+    connection = read_connection(options)
+    upload(*names, server=connection, show=lambda done: click.echo(f"{done}\n"), **read_compiling(options), **options)
 
 
 def _submit(name: str, given: dict[str, Any], gate_exit: bool, wait: bool, as_json: bool, **options: Any) -> None:
     """Start a run on Kubeflow Pipelines: check and plan it here, upload the pipeline, send every parameter."""
-    from pipelines.catalog import PIPELINES
+    from pipelines.catalog import published_as
     from pipelines.client.submitting import submit
     from steps.running import leave
 
-    if gate_exit and not PIPELINES[name].trains:
+    if gate_exit and not published_as(name).trains:
         raise UserError(
             Problem(
                 "CLIENT-E0117", "--gate-exit", f"{name}, which has no gate", "a pipeline that trains", "leave it out"
             )
         )
-    parameters, connection = for_pipeline(name, given), _connection(options)
+    parameters, connection = for_pipeline(name, given), read_connection(options)
     followed = wait or gate_exit
     run = submit(
         name, parameters, wait=followed, server=connection, tell=lambda line: click.echo(line, err=as_json),
-        **_compiling(options), **options,
+        **read_compiling(options), **options,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(run), indent=1, ensure_ascii=False))
@@ -120,9 +131,9 @@ def _schedule(name: str, given: dict[str, Any], **options: Any) -> None:
     """Run a pipeline at fixed times (--cron, --every), one run at a time; or list, pause, resume, delete schedules."""
     from pipelines.client.scheduling import schedule
 
-    parameters, connection = for_pipeline(name, given), _connection(options)
+    parameters, connection = for_pipeline(name, given), read_connection(options)
     title = options.pop("title")
-    compiling = _compiling(options)
+    compiling = read_compiling(options)
     click.echo(schedule(name, parameters, name=title, server=connection, tell=click.echo, **compiling, **options))
 
 
@@ -130,14 +141,14 @@ def _list(**options: Any) -> None:
     """List the schedules."""
     from pipelines.client.scheduling import schedules
 
-    click.echo(schedules(_connection(options)))
+    click.echo(schedules(read_connection(options)))
 
 
 def _change(action: str, meaning: str) -> click.Command:
     def change(schedule: str, **options: Any) -> None:
         from pipelines.client import scheduling
 
-        click.echo(getattr(scheduling, action)(schedule, _connection(options)))
+        click.echo(getattr(scheduling, action)(schedule, read_connection(options)))
 
     named = click.Argument(["schedule"], metavar="NAME|ID")
     return click.Command(action, params=[named, *connection_options()], callback=change, help=meaning)
@@ -147,7 +158,7 @@ def _runs(experiment: str, limit: int, as_json: bool, **options: Any) -> None:
     """List the recent runs, with their state and what the gate said."""
     from pipelines.client.recent import recent_runs
 
-    found = recent_runs(experiment, limit, _connection(options))
+    found = recent_runs(experiment, limit, read_connection(options))
     told = [{"id": run.id, "created": run.created, "state": run.state, "gate": run.gate, "name": run.name,
              "address": run.address} for run in found]  # fmt: skip
     click.echo(json.dumps(told, indent=1, ensure_ascii=False) if as_json else found)
@@ -203,8 +214,8 @@ def commands() -> list[click.Command]:
     return [
         click.Command("upload", params=[names, choices, *compile_options(), *connection_options()], callback=_upload,
                       help=_upload.__doc__),
-        PipelineGroup(_submit, [*SUBMIT_OPTIONS, *shared], name="submit", help=_submit.__doc__),
-        ScheduleGroup(_schedule, [*SCHEDULE_OPTIONS, *shared], name="schedule", help=_schedule.__doc__),
+        PipelineGroup(_submit, [*SUBMIT_OPTIONS, *shared], sweeps=True, name="submit", help=_submit.__doc__),
+        ScheduleGroup(_schedule, [*SCHEDULE_OPTIONS, *shared], sweeps=True, name="schedule", help=_schedule.__doc__),
         click.Command("runs", callback=_runs, help=_runs.__doc__, params=[
             click.Option(["--experiment"], default="", metavar="NAME", help="Only runs of this experiment."),
             click.Option(["--limit"], type=click.IntRange(min=1), default=10, show_default=True, help="How many."),

@@ -19,6 +19,7 @@ ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR"}  # kfp's own cli
 LOOK_EVERY = 5.0  # seconds
 PATIENCE = 300.0  # seconds without an answer of KFP after which following ends
 INNER = re.compile(r"executor(\(\d+\))?|root|.*-driver|iteration.*")
+EVALUATE = ("evaluate", "evaluate-best")  # the second of a sweep
 GATE = "condition-1"  # the first condition in the graph of every pipeline that trains: what is behind the gate
 POD_TEMPLATE = "-system-container-impl-"  # in names of pods; KFP has the name of the node in Argo, without it
 NOT_TAKEN = {"SKIPPED", "CANCELED", "OMITTED"}
@@ -73,6 +74,13 @@ def follow(
         raise
 
 
+def error_of(server: Server, made: Any) -> dict[str, Any] | None:
+    """Return why a run that has ended failed (`StepError.as_json`), as far as KFP and Kubernetes tell; None if not."""
+    look = _Look(server, read_run(server, made), lambda line: None, {})
+    look.at(made)
+    return look.ended(made).error
+
+
 def _followed(look: _Look, timeout: float) -> Run:
     started = answered = time.monotonic()
     while True:
@@ -111,7 +119,7 @@ def read_run(server: Server, made: Any, pipeline: str = "") -> Run:
 def gate_of(made: Any) -> str:
     """Return what the gate said: the tasks behind it ran, or were left out. Empty if it was not reached."""
     tasks = _tasks(made)
-    if not any(task.display_name == "evaluate" and task.state == "SUCCEEDED" for task in tasks):
+    if not any(task.display_name in EVALUATE and task.state == "SUCCEEDED" for task in tasks):
         return ""
     behind = [task for task in tasks if task.display_name == GATE and task.state not in NOT_TAKEN]
     return "passed" if behind else "refused" if made.state in ENDED else ""

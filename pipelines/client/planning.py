@@ -39,7 +39,14 @@ def plan_here(package: Package, values: Values, profile: Profile | None, tell: C
     of everything else.
     """
     assert package.published is not None
-    outcome = _outcome(package.published.name, values.arguments, profile)
+    return plan_arguments(package.published.name, values.arguments, profile, tell)
+
+
+def plan_arguments(
+    name: str, arguments: Mapping[str, Any], profile: Profile | None, tell: Callable[[str], None]
+) -> bool:
+    """Do the same with the arguments of a pipeline, by its name."""
+    outcome = _outcome(name, arguments, profile)
     if outcome is None:
         tell("planned here: parameters, data and model fit each other")
         return True

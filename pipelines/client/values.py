@@ -17,7 +17,9 @@ from pipelines.kfp_values import kfp_value, our_value
 from pipelines.placeholders import refuse_placeholders
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.group import merged
+from steps.params.pipelines import is_sweep
 from steps.params.reading import Reading, defaults, read_parameters
+from steps.params.sweep_reading import read_sweep
 
 OVERRIDES = "overrides"
 
@@ -50,7 +52,8 @@ def values_for(package: Package, given: Mapping[str, Any]) -> Values:
     usual = {name: our_value(fields[name], made.default) for name, made in package.inputs.items() if name in fields}
     compiled = {name: value for name, value in usual.items() if _differs(value, declared, name)}
     asked_for = {name: our_value(fields[name], value) if name in fields else value for name, value in given.items()}
-    reading = read_parameters(published.name, merged(published.parameters, compiled, asked_for))
+    read = read_sweep if is_sweep(published.name) else read_parameters
+    reading = read(published.name, merged(published.parameters, compiled, asked_for))
     effective = reading.parameters.model_dump(mode="json")
     asked = {name: effective[name] for name in declared if name != OVERRIDES and _asked(reading, declared, name)}
     problems: list[Problem] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipelines.client.commands import cluster_options
 from steps.errors import Problem, UserError
 
 
@@ -34,12 +35,14 @@ def sweep_command(
     plan_only: bool,
     status: bool,
     as_json: bool,
+    **cluster: Any,
 ) -> None:
-    """Train many trials on this machine, and register the best one.
+    """Train many trials on this machine, or with --endpoint on Kubeflow Pipelines, and register the best one.
 
     With the same file, or with --open, a sweep that was stopped or killed goes on: finished trials are not run again.
     """
     from pipelines.outputs import refuse_in_uri, refuse_unwritable
+    from pipelines.sweeping import cluster_command
     from pipelines.sweeping.checked import check
     from pipelines.sweeping.folder import existing
     from pipelines.sweeping.handle import begin
@@ -52,6 +55,10 @@ def sweep_command(
             Problem("CLI-E0103", "finetune sweep", "-f and --open" if file else "neither -f nor --open", "one of them",
                     "write finetune sweep -f sweep.yaml")
         )  # fmt: skip
+    given = {"max_parallel": max_parallel, "budget": budget, "name": new_name}
+    if cluster_command.is_meant(cluster):
+        cluster_command.sweep(file, pipeline or "", given, name, plan_only, status, as_json, cluster)
+        return
     if status and name:
         facts = existing(root, name).facts
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else as_text(facts or _NOTHING, name))
@@ -61,7 +68,6 @@ def sweep_command(
     if file:
         from pipelines.sweeping.file import read_sweep
 
-        given = {"max_parallel": max_parallel, "budget": budget, "name": new_name}
         described = read_sweep(file, pipeline or "", **given)
     else:
         described = existing(root, name).described
@@ -90,3 +96,6 @@ def _result(facts: dict[str, Any], outcome: dict[str, Any], folder: Path) -> dic
 def _screen(table: str, folder: Path) -> str:
     report = folder / "report.html"
     return "\n".join(["", table, "", *([f"report  {report}"] if report.is_file() else []), f"sweep   {folder}"])
+
+
+sweep_command.params += cluster_options()

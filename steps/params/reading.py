@@ -17,7 +17,7 @@ from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, merged, old_names, renamed_in
 from steps.params.other_arguments import RENAMED, set_aside
 from steps.params.pipeline import PipelineParameters
-from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.pipelines import PARAMETER_MODELS, SWEEP, model_of
 from steps.params.secrets import secret_in
 
 LARGEST = 2**31  # above it, numbers of steps, rows and tokens do not fit into 32 bits
@@ -61,7 +61,7 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     Raises SecurityRefusal for values that look like a secret, else UserError with every problem: unknown names (with
     the nearest), wrong types, values out of bounds, and conflicts between parameters.
     """
-    reading, problems, refused = _read(pipeline, given)
+    reading, problems, refused = read_each(pipeline, given)
     p = reading.parameters
     problems += [problem for problem in p.all_conflicts() if not any(problem.where.startswith(bad) for bad in refused)]
     if problems:
@@ -74,10 +74,10 @@ def read_some(pipeline: str, given: dict[str, Any]) -> dict[str, Any]:
 
     Returns those that differ from their default, with their type. Raises as `read_parameters` does.
     """
-    reading, problems, _ = _read(pipeline, given)
+    reading, problems, _ = read_each(pipeline, given)
     if problems:
         raise UserError(problems)
-    usual = defaults(PARAMETER_MODELS[pipeline])
+    usual = defaults(type(reading.parameters))
     asked = [name for name, value in reading.requested.items() if value != usual[name]]
     return {name: getattr(reading.parameters, name) for name in asked}
 
@@ -93,22 +93,25 @@ def read_value(pipeline: str, name: str, value: Any) -> Any:
 
     Raises as `read_parameters` does.
     """
-    reading, problems, _ = _read(pipeline, {name: value})
+    reading, problems, _ = read_each(pipeline, {name: value})
     if problems:
         raise UserError(problems)
     return getattr(reading.parameters, name)
 
 
-def _read(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Problem], list[str]]:
-    """Return the parameters, the problems of each by itself, and the names of those that were refused."""
-    if pipeline not in PARAMETER_MODELS:
+def read_each(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Problem], list[str]]:
+    """Return the parameters, the problems of each by itself, and the names of those that were refused.
+
+    Conflicts between parameters are not looked for. `pipeline` may be the name of a sweep. Raises SecurityRefusal.
+    """
+    model = model_of(pipeline)
+    if model is None:
         names = ", ".join(PARAMETER_MODELS)
         hint = nearest(pipeline, PARAMETER_MODELS) or "see `finetune list`"
         raise UserError(Problem("PARAM-E0100", "pipeline", shown(pipeline), f"one of {names}", hint))
-    model = PARAMETER_MODELS[pipeline]
     _refuse_secrets(given)
     written, problems = _with_overrides(model, given)
-    written, ignored, wrong = set_aside(pipeline, written, model.model_fields)
+    written, ignored, wrong = set_aside(pipeline.removesuffix(SWEEP), written, model.model_fields)
     problems += wrong
     asked, translations, clashes = under_todays_names(model, written)
     values, other = _translate(model, asked)

@@ -78,6 +78,9 @@ class SweepParams(Group):
     sweep_name: str = ""
     """Name of the sweep in MLflow and in the report; empty: made from the pipeline's name and the trials."""
 
+    sweep_search: dict[str, Any] = Field(default_factory=dict)
+    """JSON object that says how the trials were found, for the report: search, space, budget, seed; empty: a list."""
+
     @field_validator("trials", mode="before")
     @classmethod
     def _empty(cls, value: Any) -> Any:

@@ -26,6 +26,7 @@ def summary_of_sweep(sweep: Sweep) -> dict[str, Any]:
             "metric": sweep.metric,
             "higher_is_better": bool(direction_of(sweep.metric)),
             "pruner": sweep.parameters.pruner,
+            "search": sweep.parameters.sweep_search,
             "parallelism": min(sweep.parameters.parallelism, len(trials)),
             "varied": list(sweep.trials[0].varied),
             "models": len(sweep.models),

@@ -8,16 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from steps import wire
 from steps.errors import Problem, StepError, UserError, nearest, shown
 from steps.params.evaluation import EvaluationParams
-from steps.params.group import Group, merged, old_names
+from steps.params.group import Group
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
-from steps.params.reading import choices_of, refused
+from steps.params.reading import choices_of
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
-from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams, not_varied
+from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams
+from steps.params.sweep_reading import alike_problems, named, of_trial, split, told_once
 from steps.plan.deciding import Decisions, decide
 from steps.plan.hardware import Hardware
 from steps.plan.seen import runs_here
@@ -69,7 +68,7 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     Raises UserError with the problems of all trials, each told once; else the first refusal or outage of a trial.
     """
     name = pipeline.removesuffix(SWEEP)
-    asked, own = _own(arguments)
+    asked, own = split(arguments)
     decided = _decided(name, own, asked)
     metric = asked.sweep_metric or decided[0].parameters.gate_metric
     _refuse(_equal(_as_text(one) for one in decided))
@@ -79,65 +78,22 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     return Sweep(name, asked, trials, models, data, _largest(decided), metric, warnings)
 
 
-def _own(arguments: dict[str, Any]) -> tuple[SweepParams, dict[str, Any]]:
-    """Split the arguments into those of the sweep and those of its pipeline; `overrides` may hold both."""
-    overrides = dict(arguments.get("overrides") or {})
-    given = {**arguments, **{name: overrides.pop(name) for name in SweepParams.model_fields if name in overrides}}
-    values = {name: given.pop(name) for name in SweepParams.model_fields if name in given}
-    for name, value in values.items():  # KFP passes every number inside a dict as a float
-        values[name] = int(value) if isinstance(value, float) and value.is_integer() else value
-    try:
-        asked = SweepParams(**values)
-    except ValidationError as error:
-        raise UserError(_of_sweep(detail) for detail in error.errors()) from None
-    if not asked.trials:
-        raise UserError(
-            Problem("SWEEP-E0201", "trials", "none", "a list with one JSON object for each trial",
-                    'write it as [{"learning_rate": 1e-5}, {"learning_rate": 1e-4}]')
-        )  # fmt: skip
-    return asked, {**given, "overrides": overrides}
-
-
-def _of_sweep(detail: Any) -> Problem:
-    """Turn pydantic's error about a parameter of the sweep into a Problem; of a list it names the trial."""
-    if detail["loc"][0] != "trials" or len(detail["loc"]) < 2:
-        return refused(SweepParams, detail)
-    return Problem("SWEEP-E0202", f"trial {detail['loc'][1]}", shown(detail["input"]),
-                   "a JSON object of parameters by name", 'write it as {"learning_rate": 1e-5}')  # fmt: skip
-
-
-def _alike_problems(pipeline: str, trials: list[dict[str, Any]]) -> dict[Problem, list[int]]:
-    """Return the problems of parameters that cannot differ between trials, with the trials of each."""
-    names = old_names(PARAMETER_MODELS[pipeline])
-    found: dict[Problem, list[int]] = {}
-    for number, trial in enumerate(trials):
-        for given in trial:
-            name = names.get(given, given)
-            why = not_varied(name) or ("it describes the sweep" if name in SweepParams.model_fields else "")
-            if why:
-                problem = Problem("SWEEP-E0203", given, "a value for one trial", "one value for all trials",
-                                  f"set {given} beside the trials", why=why)  # fmt: skip
-                found.setdefault(problem, []).append(number)
-    return found
-
-
 def _decided(pipeline: str, own: dict[str, Any], asked: SweepParams) -> list[Decisions]:
-    model, trials = PARAMETER_MODELS[pipeline], asked.trials
+    trials = asked.trials
     decided: list[Decisions] = []
-    found = _alike_problems(pipeline, trials)
+    found = alike_problems(pipeline, trials)
     harder: list[StepError] = []
     with looking_once():
         for number, trial in enumerate(trials):
-            own_values = {name: value for name, value in trial.items() if name not in SweepParams.model_fields}
             try:
-                decided.append(decide(pipeline, {**own, "overrides": merged(model, own["overrides"], own_values)}))
+                decided.append(decide(pipeline, of_trial(pipeline, own, trial)))
             except UserError as error:
                 for problem in error.problems:
                     found.setdefault(problem, []).append(number)
             except StepError as error:
                 harder.append(error)
     given_twice = _equal(json.dumps(trial, sort_keys=True, default=str) for trial in trials)
-    _refuse([*_told_once(found, len(trials)), *given_twice, *_metric_problems(pipeline, asked.sweep_metric)])
+    _refuse([*told_once(found, len(trials)), *given_twice, *_metric_problems(pipeline, asked.sweep_metric)])
     if harder:
         raise harder[0]
     return decided
@@ -148,26 +104,13 @@ def _refuse(problems: Iterable[Problem]) -> None:
         raise UserError(told)
 
 
-def _told_once(found: dict[Problem, list[int]], count: int) -> Iterable[Problem]:
-    """Name the trials of each problem, unless all have it."""
-    for problem, numbers in found.items():
-        yield replace(problem, where=f"{_trials(numbers, count)}{problem.where}")
-
-
-def _trials(numbers: list[int], count: int) -> str:
-    if len(set(numbers)) == count and count > 1:
-        return ""
-    *first, last = sorted(set(numbers))
-    return f"trials {', '.join(map(str, first))} and {last}: " if first else f"trial {last}: "
-
-
 def _shared_words(count: int, lists: list[list[str]]) -> list[str]:
     """Return each sentence once, with the trials that it is about."""
     numbers: dict[str, list[int]] = {}
     for number, sentences in enumerate(lists):
         for sentence in sentences:
             numbers.setdefault(sentence, []).append(number)
-    return [f"{_trials(which, count)}{sentence}" for sentence, which in numbers.items()]
+    return [f"{named(which, count)}{sentence}" for sentence, which in numbers.items()]
 
 
 def _as_text(one: Decisions) -> str:
@@ -180,7 +123,7 @@ def _equal(trials: Iterable[str]) -> Iterable[Problem]:
         seen.setdefault(one, []).append(number)
     for numbers in seen.values():
         if numbers[1:]:
-            yield Problem("SWEEP-E0204", _trials(numbers, 0).removesuffix(": "), "the same parameters",
+            yield Problem("SWEEP-E0204", named(numbers, 0).removesuffix(": "), "the same parameters",
                           "trials that differ", f"keep trial {numbers[0]} only")  # fmt: skip
 
 
@@ -197,7 +140,7 @@ def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[
         return
     without = {number for number, one in enumerate(decided) if one.parameters.evaluation_strategy == "no"}
     if without:
-        yield Problem("SWEEP-E0206", f"{_trials(sorted(without), len(decided))}pruner", f"{asked.pruner} without "
+        yield Problem("SWEEP-E0206", f"{named(sorted(without), len(decided))}pruner", f"{asked.pruner} without "
                       "evaluations during training", "evaluation_strategy=steps or epoch",
                       "set evaluation_strategy, or pruner=none")  # fmt: skip
     if not runs_here() and not decided[0].parameters.checkpoint_dir:
@@ -314,7 +257,7 @@ def _score_notes(trials: list[Trial]) -> Iterable[str]:
                    if name == "validation" or drawn}  # fmt: skip
         rows.setdefault(str((sources, split, p.evaluation_max_rows, p.processing_function)), []).append(trial.number)
     if len(rows) > 1:
-        groups = "; ".join(f"{_trials(numbers, 0).removesuffix(': ')}" for numbers in rows.values())
+        groups = "; ".join(f"{named(numbers, 0).removesuffix(': ')}" for numbers in rows.values())
         yield (f"the trials are measured on different validation rows ({groups}), so their scores cannot be compared "
                "exactly: give validation_file_path")  # fmt: skip
 

@@ -79,6 +79,7 @@ def sweep_facts(planned: dict[str, Any], results: list[dict[str, Any]], about: d
     `planned` is plan.json; `results` have the fields of trial.json, as far as they are known.
     """
     sweep = planned["sweep"]
+    found_by = sweep.get("search") or {}
     higher = bool(direction_of(sweep["metric"]))
     tokens = {trial["number"]: trial.get("tokens") or 0 for trial in sweep["trials"]}
     best = best_of(results, higher, tokens)
@@ -91,9 +92,9 @@ def sweep_facts(planned: dict[str, Any], results: list[dict[str, Any]], about: d
         "pipeline": planned["pipeline"],
         "metric": sweep["metric"],
         "higher_is_better": higher,
-        "search": "trials",
+        "search": found_by.get("search") or "trials",
         "pruner": sweep["pruner"],
-        "space": {},
+        "space": found_by.get("space") or {},
         "varied": sweep["varied"],
         "trials": [{**lines[number], "best": number == best} for number in sorted(lines)],
         "best": best,

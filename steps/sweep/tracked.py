@@ -17,6 +17,9 @@ from steps.tracking.target import be_patient, is_off, target_of
 log = logging.getLogger("finetune")
 
 KEY = "finetune_trial"  # tag of the run of a trial
+OF_SWEEP, NUMBER = "sweep", "trial"  # tags of the run of a trial, from its beginning
+RESULT = "trial.result"  # tag with the text that the trial returned
+LONGEST = 5000  # characters of a tag, in servers of MLflow 2
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 SWEEP = "finetune_sweep"  # tag of the sweep's run
 
@@ -36,12 +39,21 @@ def track_sweep(effective: dict[str, Any], facts: dict[str, Any], report: Path |
 
 
 def tell_trial(tracking: TrackingParams, sweep: str, result: Result) -> None:
-    """Add state and metrics of a trial to the run of its training, for those who look while the sweep runs."""
+    """Add state, metrics and result of a trial to the run of its training, for those who look while the sweep runs.
+
+    A trial that failed before its training began gets a run, so that every trial has one.
+    """
+    text = result.as_text()
+    tags = {OF_SWEEP: sweep, NUMBER: str(result.number), "trial.state": result.state, "trial.reason": result.reason,
+            RESULT: text if len(text) <= LONGEST else ""}  # fmt: skip
 
     def send(client: Any, experiment: str) -> None:
-        if run_id := result.mlflow_run_id or _found(client, experiment, result.key):
-            _tell(client, run_id, {"sweep": sweep, "trial": str(result.number), "trial.state": result.state,
-                                   "trial.reason": result.reason}, result.metrics)  # fmt: skip
+        run_id = result.mlflow_run_id or _found(client, experiment, result.key)
+        if not run_id:
+            run = client.create_run(experiment, tags={KEY: result.key}, run_name=f"trial {result.number}")
+            run_id = run.info.run_id
+            client.set_terminated(run_id, "FAILED")
+        _tell(client, run_id, tags, result.metrics)
 
     _sent(tracking, send)
 
@@ -86,7 +98,7 @@ def _put_below(client: Any, experiment: str, parent: str, trial: dict[str, Any],
         return
     from mlflow.entities import Param
 
-    tags = {PARENT: parent, "sweep": sweep, "trial": str(trial["number"]), "trial.state": trial["state"],
+    tags = {PARENT: parent, OF_SWEEP: sweep, NUMBER: str(trial["number"]), "trial.state": trial["state"],
             NAME: f"trial {trial['number']}",
             "trial.reason": trial.get("reason", "")}  # fmt: skip
     data = client.get_run(run_id).data

@@ -21,7 +21,7 @@ from steps.params.settings import TrialSettings
 from steps.pruning import Pruned, read_curve
 from steps.running import CURVE, load
 from steps.sweep.result import DATA, FILE, KIND, MODEL, Result, finite, result_in
-from steps.sweep.tracked import KEY, tell_trial
+from steps.sweep.tracked import KEY, NUMBER, OF_SWEEP, tell_trial
 
 log = logging.getLogger("finetune")
 
@@ -136,6 +136,12 @@ def key_of(settings: TrialSettings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _tags(settings: TrialSettings) -> dict[str, str]:
+    """Return the tags of the trial's MLflow run."""
+    of_sweep = {OF_SWEEP: settings.sweep, NUMBER: str(settings.number)} if settings.sweep else {}
+    return {KEY: key_of(settings), **of_sweep}
+
+
 @contextmanager
 def _environment(settings: TrialSettings) -> Iterator[Path]:
     """Tag the MLflow run of the training, and have it write its curve; yields the file of the curve."""
@@ -145,7 +151,7 @@ def _environment(settings: TrialSettings) -> Iterator[Path]:
     except ValueError:
         given = {}
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ[TAGS] = json.dumps({**(given if isinstance(given, dict) else {}), KEY: key_of(settings)})
+        os.environ[TAGS] = json.dumps({**(given if isinstance(given, dict) else {}), **_tags(settings)})
         os.environ.setdefault(CURVE, f"{scratch}/curve.jsonl")
         try:
             yield Path(os.environ[CURVE])
