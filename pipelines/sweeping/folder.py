@@ -25,6 +25,7 @@ from steps.errors import Problem, UserError, nearest, shown
 
 SWEEPS = "sweeps"  # below the root of local runs
 DESCRIPTION, FACTS, REPORT = "description.json", "sweep.json", "report.html"
+BEGUN = "begun.json"  # where the sweep was begun
 LOCK, LOG = "driver.lock", "log.txt"
 MANIFEST = "manifest.json"
 LOOKING = 1.0  # seconds
@@ -91,6 +92,13 @@ class SweepFolder:
     def described(self) -> Described:
         """What was asked for."""
         return Described.from_json(read_json(self.path / DESCRIPTION))
+
+    @property
+    def working_folder(self) -> Path:
+        """The folder in which the sweep was begun, to which its relative paths belong; this one if that is gone."""
+        file = self.path / BEGUN
+        begun = Path(read_json(file)["folder"]) if file.is_file() else Path()
+        return begun if begun.is_dir() else Path()
 
     @property
     def facts(self) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.sweeping.folder import DESCRIPTION, REPORT, SweepFolder, existing, sweep_folder, write_json
+from pipelines.sweeping.folder import BEGUN, DESCRIPTION, REPORT, SweepFolder, existing, sweep_folder, write_json
 from pipelines.sweeping.run import OUTCOME, outcome_of, start
 from steps.errors import Problem, StepError, UserError
 
@@ -170,5 +170,7 @@ def begin(described: Described, root: Path, check: Callable[[SweepFolder], None]
                 Problem("SWEEP-E0306", "name", f"{name}, a sweep with other {', '.join(differ)}", "a new name, or the "
                         "same sweep", "choose another name, or open the sweep by its name alone")
             )  # fmt: skip
+    else:
+        write_json(folder.path / BEGUN, {"folder": os.getcwd()})
     write_json(file, wanted)
     return folder

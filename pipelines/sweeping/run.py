@@ -35,7 +35,7 @@ def drive(folder: SweepFolder, show: Callable[[str], None] = print) -> dict[str,
 
         driver = Driver(folder, told)
         outcome: dict[str, Any] = {"state": "finished", "error": None}
-        with folder.driven():
+        with folder.driven(), contextlib.chdir(folder.working_folder):
             (folder.path / OUTCOME).unlink(missing_ok=True)
             try:
                 driver.run()
