@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def sweep_command(
 
         described = read_sweep(file, pipeline or "", **given)
     else:
+        root = root.absolute()
         described = existing(root, name).described
+        os.chdir(existing(root, name).working_folder)
     told = check(described, root)
     if not as_json:
         click.echo(told)
