@@ -94,7 +94,7 @@ def run_local(
     root.mkdir(parents=True, exist_ok=True)
     with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
         output = _Output(log_file, show)
-        hits = _CacheHits(run.reused, show)
+        hits = _CacheHits(run.reused, output.tell)
         at_once = not (cache and cache_of(root).exists())  # nothing can be reused
         with (
             active(root, log_file),
@@ -144,60 +144,88 @@ def cache_of(root: Path) -> Path:
     return root.absolute() / "cache" / code_digest(*bodies)
 
 
-class _CacheHits(logging.Handler):
-    """Collects the reused tasks from kfp's log, which is the only place that names them."""
+class _CacheHits(logging.Filter):
+    """Collects the reused tasks from kfp's log, which is the only place that names them.
 
-    def __init__(self, reused: list[str], show: Callable[[str], None]):
-        super().__init__(logging.INFO)
-        self.reused, self.show = reused, show
-        self._stdout = sys.stdout
+    A filter, because kfp replaces the handlers of the root logger while a task runs, also for the tasks beside it.
+    """
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def __init__(self, reused: list[str], tell: Callable[[str], None]):
+        super().__init__()
+        self.reused, self.tell = reused, tell
+
+    def filter(self, record: logging.LogRecord) -> bool:
         if hit := CACHE_HIT.match(record.getMessage()):
             self.reused.append(hit[1])
-            with contextlib.redirect_stdout(self._stdout):
-                self.show(f"▸ {hit[1]}\n  unchanged, reused from an earlier run")
+            self.tell(f"▸ {hit[1]}\n  unchanged, reused from an earlier run")
+        return True
 
     def __enter__(self) -> _CacheHits:
         root = logging.getLogger()
-        self._level = root.level
-        root.addHandler(self)
+        self._before = root.level, list(root.handlers)
+        root.addHandler(logging.NullHandler())  # without a handler, logging adds one that prints
+        root.addFilter(self)
         root.setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
-        logging.getLogger().setLevel(self._level)
+        root = logging.getLogger()
+        root.removeFilter(self)
+        level, root.handlers[:] = self._before
+        root.setLevel(level)
+
+
+class _OfThread(threading.local):
+    """What a thread has written of its current line, how it reads kfp's output, and whether it writes for the user."""
+
+    def __init__(self) -> None:
+        self.line, self.shows, self.readable = "", False, Readable()
 
 
 class _Output:
-    """Replaces stdout during a run: the log file gets what can be read, the user only the lines of the steps."""
+    """Replaces stdout during a run: the log file gets what can be read, the user only the lines of the steps.
+
+    Tasks may run side by side, each in a thread that prints what its process does; lines stay whole.
+    """
 
     def __init__(self, file: TextIO, show: Callable[[str], None]):
         self.file, self.show = file, show
         self.tail: list[str] = []
-        self._readable = Readable()
-        self._line = ""
+        self._own = _OfThread()
+        self._one = threading.RLock()
         self._stdout = sys.stdout
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)  # encoding, isatty and others that a terminal is asked for
+
     def write(self, text: str) -> int:
-        self._line += text
-        *lines, self._line = self._line.split("\n")
-        for line in lines:
-            self._take(line)
+        if self._own.shows:
+            return self._stdout.write(text)
+        *lines, self._own.line = (self._own.line + text).split("\n")
+        with self._one:
+            for line in lines:
+                self._take(line)
         return len(text)
 
     def flush(self) -> None:
-        self.file.flush()
+        (self._stdout if self._own.shows else self.file).flush()
+
+    def tell(self, line: str) -> None:
+        """Show a line to the user."""
+        with self._one:
+            self._own.shows = True
+            try:
+                self.show(line)
+            finally:
+                self._own.shows = False
 
     def _take(self, line: str) -> None:
-        if (kept := self._readable.line(line)) is None:
+        if (kept := self._own.readable.line(line)) is None:
             return
         self.file.write(kept.replace(SHOWN, "") + "\n")
         self.tail = [*self.tail[-TAIL_LINES:], kept.strip()]
         if SHOWN in line:
-            with contextlib.redirect_stdout(self._stdout):
-                self.show(line.split(SHOWN, 1)[1])
+            self.tell(line.split(SHOWN, 1)[1])
 
 
 def _read(records: Path) -> list[dict[str, Any]]:
