@@ -1,7 +1,7 @@
 """Remove old local runs, and keep what a registered version, an active run, a kept run or a resumed training needs.
 
 A run is a folder below the root with the name of a pipeline and a time, and a result or a log of ours. Of a sweep that
-has ended, the weights of all trials but the best are removed. Nothing else is ever removed. A run or a sweep that starts
+has ended, the weights of all trials but the best are removed. Nothing else is ever removed. A run or sweep that starts
 meanwhile waits until the removal is done. While runs are active, what the cache offers them stays too.
 """
 
