@@ -20,7 +20,9 @@ CASES = {
 
 @pytest.mark.parametrize(("case", "step"), [(case, step) for case, (_, steps) in CASES.items() for step in steps])
 @pytest.mark.parametrize("saved", [3, 0])
-def test_the_result_is_that_of_an_undisturbed_training(case, step, saved, model, data, tmp_path, local_root, monkeypatch):
+def test_the_result_is_that_of_an_undisturbed_training(
+    case, step, saved, model, data, tmp_path, local_root, monkeypatch
+):
     changes = {"num_train_epochs": 2, "learning_rate": 3e-3, **CASES[case][0]}
     settings = settings_with(changes, checkpoints=CheckpointParams(save_steps=saved))
     plain = train(settings, model, data, tmp_path / "plain" / "out")
