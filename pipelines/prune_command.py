@@ -19,14 +19,17 @@ USUAL = 10
 @click.option(
     "--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder with the runs."
 )
-@click.option("--keep", type=click.IntRange(min=0), metavar="N", help=f"Keep the newest N runs (default: {USUAL}).")
+@click.option(
+    "--keep", type=click.IntRange(min=0), metavar="N", help=f"Keep the newest N runs and N sweeps (default: {USUAL})."
+)
 @click.option("--older-than", default="", metavar="AGE", help="Remove only runs older than this: 30d, 12h, 2w.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def prune(root: Path, keep: int | None, older_than: str, dry_run: bool, as_json: bool) -> None:
     """Remove old runs of this machine, except what registered versions and other runs need.
 
-    Also deletes what finished trainings left below checkpoints/, and closes MLflow runs of killed trainings.
+    Of sweeps that have ended it removes the weights of all trials but the best. Also deletes what finished trainings
+    left below checkpoints/, and closes MLflow runs of killed trainings.
     """
     from pipelines.pruning import prune as remove
 

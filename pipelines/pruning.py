@@ -1,8 +1,8 @@
 """Remove old local runs, and keep what a registered version, an active run, a kept run or a resumed training needs.
 
-A run is a folder below the root with the name of a pipeline and a time, and a result or a log of ours; nothing else is
-ever removed. A run that starts meanwhile waits until the removal is done. While runs are active, what the cache offers
-them stays too.
+A run is a folder below the root with the name of a pipeline and a time, and a result or a log of ours. Of a sweep that
+has ended, the weights of all trials but the best are removed. Nothing else is ever removed. A run or sweep that starts
+meanwhile waits until the removal is done. While runs are active, what the cache offers them stays too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.active import alone, is_active
 from pipelines.catalog import PIPELINES
+from pipelines.old_sweeps import OldSweep, find_sweeps, sweep_in
 from steps.errors import Problem, StepError, UserError
 from steps.params.registration import database_in
 from steps.running import load
@@ -78,8 +79,8 @@ def prune(root: Path, keep: int = 10, older_than: float = 0.0, dry_run: bool = F
     Raises UserError for a folder that holds no run.
     """
     root = root.absolute()
-    runs = find_runs(root)
-    if not runs:
+    runs, sweeps = find_runs(root), find_sweeps(root)
+    if not runs and not sweeps:
         raise UserError(
             Problem("PRUNE-E0201", "--root", f"{root}, {'which holds no run' if root.is_dir() else 'no folder'}",
                     "a folder with runs of finetune run", "name the --root of these runs")
@@ -87,22 +88,24 @@ def prune(root: Path, keep: int = 10, older_than: float = 0.0, dry_run: bool = F
     done = Pruning()
     with alone(root) as nobody:
         done.closed = [] if dry_run else _close_killed(root)
-        reasons = _reasons(root, runs, done, nobody)
+        reasons = _reasons(root, runs, sweeps, done, nobody)
         young = {run.folder.name for run in runs[:keep]} | {
             run.folder.name for run in runs if time.time() - run.ended < older_than
         }
         needed = _with_used(runs, young | reasons.keys(), reasons)
         old = [run for run in runs if run.folder.name not in needed]
-        done.kept = {name: why for name, why in reasons.items() if name not in young}
+        names = {run.folder.name for run in runs} - young
+        done.kept = {name: why for name, why in reasons.items() if name in names}
+        trials = _trials(sweeps, keep, older_than, reasons, done)
         sizes = _freed([run.folder for run in old])
         done.removed = {run.folder.name: size for run, size in zip(old, sizes, strict=True)}
         finished = _finished_trainings(root) if nobody else []  # a run may begin the same training again
-        done.removed |= {str(folder.relative_to(root)): size for folder, size in
-                         zip(finished, _freed(finished), strict=True)}  # fmt: skip
+        for more in (trials, finished):
+            sizes = _freed(more)
+            done.removed |= {str(folder.relative_to(root)): size for folder, size in zip(more, sizes, strict=True)}
         if not dry_run:
-            gone = [
-                moved for folder in (*(run.folder for run in old), *finished) if (moved := _take_away(root, folder))
-            ]
+            going = (*(run.folder for run in old), *trials, *finished)
+            gone = [moved for folder in going if (moved := _take_away(root, folder))]
             _forget_entries(root)
     if not dry_run:
         for folder in (*gone, *root.glob(f"{REMOVED}*")):
@@ -136,15 +139,30 @@ def _result(file: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _reasons(root: Path, runs: list[OldRun], done: Pruning, nobody: bool) -> dict[str, str]:
-    """Return why runs must stay, whatever their age: their name → the reason."""
+def _trials(sweeps: list[OldSweep], keep: int, older_than: float, reasons: dict[str, str], done: Pruning) -> list[Path]:
+    """Return the weights of trials that nobody needs, in all sweeps but the newest and the young ones."""
+    found: list[Path] = []
+    for sweep in sweeps[keep:]:
+        if time.time() - sweep.ended < older_than:
+            continue
+        if why := sweep.stays or reasons.get(sweep.name):
+            done.kept[sweep.name] = why
+            continue
+        found += sweep.unneeded(reasons)
+        trials = (name for name in reasons if name.startswith(f"{sweep.name}/"))
+        done.kept |= {name: reasons[name] for name in trials}
+    return found
+
+
+def _reasons(root: Path, runs: list[OldRun], sweeps: list[OldSweep], done: Pruning, nobody: bool) -> dict[str, str]:
+    """Return why runs and trials must stay, whatever their age: their name → the reason."""
     reasons: dict[str, str] = {}
     for run in runs:
         if is_active(run.folder / "log.txt"):
             reasons[run.folder.name] = "it is active"
         elif run.interrupted and _resumable(root, run):
             reasons[run.folder.name] = "it was interrupted, and its training can be resumed"
-    for name, why in _registered(root, runs, done).items():
+    for name, why in _registered(root, runs, sweeps, done).items():
         reasons.setdefault(name, why)
     if not nobody:
         for uri in _cached(root):
@@ -163,9 +181,10 @@ def _resumable(root: Path, run: OldRun) -> bool:
     return any(not told or Path(told).is_relative_to(folder) for folder in unfinished)
 
 
-def _registered(root: Path, runs: list[OldRun], done: Pruning) -> dict[str, str]:
-    """Return the runs whose weights a registered version refers to; all that a server cannot be asked about, too."""
+def _registered(root: Path, runs: list[OldRun], sweeps: list[OldSweep], done: Pruning) -> dict[str, str]:
+    """Return what has the weights of a registered version; all that a server cannot be asked about, too."""
     known = {run.result["tracking_uri"] for run in runs if run.result and run.result.get("tracking_uri")}
+    known |= {sweep.tracking_uri for sweep in sweeps if sweep.tracking_uri}
     servers = {database_in(root), *known, *([os.environ["MLFLOW_TRACKING_URI"]] if _asked() else [])}
     reasons: dict[str, str] = {}
     for server in sorted(servers):
@@ -175,14 +194,24 @@ def _registered(root: Path, runs: list[OldRun], done: Pruning) -> dict[str, str]
             for run in runs:
                 if (run.result or {}).get("registered") and run.result.get("tracking_uri") == server:  # type: ignore[union-attr]
                     name = _run_in(_weights(run.result), root) or run.folder.name
-                    reasons[name] = f"a version may need it, and MLflow cannot be asked ({error.problems[0].found})"
+                    reasons[name] = _unknown(error)
+            told = {sweep.tracking_uri or _default(root) for sweep in sweeps if sweep.is_registered}
+            reasons |= {sweep.name: _unknown(error) for sweep in sweeps if server in told and sweep.is_registered}
             continue
         for version, weights in versions.items():
-            if name := _run_in(weights, root):
+            if name := _run_in(weights, root) or sweep_in(weights, root):
                 reasons[name] = f"{version} needs its weights"
                 if not Path(weights.removeprefix("file://")).is_dir():
                     done.missing.append(f"{version}: its weights at {weights} are gone")
     return {name: why for name, why in reasons.items() if (root / name).is_dir()}
+
+
+def _unknown(error: StepError) -> str:
+    return f"a version may need it, and MLflow cannot be asked ({error.problems[0].found})"
+
+
+def _default(root: Path) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_in(root)
 
 
 def _asked() -> bool:
@@ -244,7 +273,7 @@ def _finished_trainings(root: Path) -> list[Path]:
 
 def _take_away(root: Path, folder: Path) -> Path | None:
     """Rename a folder at once, so that it is whole or absent; return its new place, None if another process took it."""
-    place = root / f"{REMOVED}{os.getpid()}-{folder.parent.name}-{folder.name}"
+    place = root / f"{REMOVED}{os.getpid()}-{'-'.join(folder.relative_to(root).parts)}"
     try:
         os.rename(folder, place)
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TASKS = ("plan", "import_model", "prepare_data", "finetune", "evaluate", "register_model", "report")
+TASKS = ("plan", "import_model", "prepare_data", "finetune", "trial", "evaluate", "register_model", "report")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from steps.errors import NumericError, Problem
 from steps.finetune import checkpoints
@@ -50,15 +50,17 @@ class Preemption(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         if self.asked:
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
+            control.should_training_stop = True
+            # A checkpoint of this step would be resumed after its evaluation, which the choice of the best step needs.
+            if not (control.should_evaluate or _last_evaluation(args, state) or _evaluated_epoch(args, state)):
+                control.should_save = True
         return control
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         # If stopped within an epoch, the Trainer ends the epoch, and would evaluate and save again.
-        if self.asked:
+        if self.asked and not _evaluated_epoch(args, state):
             control.should_save = control.should_evaluate = False
         return control
 
@@ -67,6 +69,15 @@ class Preemption(TrainerCallback):
     ) -> None:
         if self.asked:
             raise Interrupted
+
+
+def _evaluated_epoch(args: TrainingArguments, state: TrainerState) -> bool:
+    """Return whether an evaluation follows this step because it ends an epoch."""
+    return args.eval_strategy == IntervalStrategy.EPOCH and float(state.epoch or 0).is_integer()
+
+
+def _last_evaluation(args: TrainingArguments, state: TrainerState) -> bool:
+    return args.eval_strategy == IntervalStrategy.STEPS and state.global_step >= state.max_steps
 
 
 class Finite(TrainerCallback):
