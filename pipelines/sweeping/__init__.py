@@ -15,7 +15,11 @@ On this machine:
     processes.py  steps as processes
     handle.py     a sweep as an object; table.py and progress.py show it; command.py: `finetune sweep`
 
-On a cluster, cluster.py starts the compiled sweep (`pipelines/sweep.py`).
+On a cluster, where the compiled sweep (`pipelines/sweep.py`) runs:
+
+    cluster.py    a sweep as an object, and its start; cluster_command.py: `finetune sweep --endpoint`
+    submission.py  its runs: what is sent, and how they are found
+    cluster_facts.py  what KFP and MLflow know of it
 
 To offer another of Optuna's samplers, add its name to SAMPLERS (`described.py`) and make it in `search.py`.
 """

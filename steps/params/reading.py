@@ -17,7 +17,7 @@ from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, merged, old_names, renamed_in
 from steps.params.other_arguments import RENAMED, set_aside
 from steps.params.pipeline import PipelineParameters
-from steps.params.pipelines import PARAMETER_MODELS, SWEEP, model_of
+from steps.params.pipelines import PARAMETER_MODELS, SWEEP, is_sweep, model_of
 from steps.params.secrets import secret_in
 
 LARGEST = 2**31  # above it, numbers of steps, rows and tokens do not fit into 32 bits
@@ -61,6 +61,8 @@ def read_parameters(pipeline: str, given: dict[str, Any]) -> Reading:
     Raises SecurityRefusal for values that look like a secret, else UserError with every problem: unknown names (with
     the nearest), wrong types, values out of bounds, and conflicts between parameters.
     """
+    if is_sweep(pipeline):  # `read_sweep` reads those
+        raise _unknown_pipeline(pipeline)
     reading, problems, refused = read_each(pipeline, given)
     p = reading.parameters
     problems += [problem for problem in p.all_conflicts() if not any(problem.where.startswith(bad) for bad in refused)]
@@ -106,9 +108,7 @@ def read_each(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Probl
     """
     model = model_of(pipeline)
     if model is None:
-        names = ", ".join(PARAMETER_MODELS)
-        hint = nearest(pipeline, PARAMETER_MODELS) or "see `finetune list`"
-        raise UserError(Problem("PARAM-E0100", "pipeline", shown(pipeline), f"one of {names}", hint))
+        raise _unknown_pipeline(pipeline)
     _refuse_secrets(given)
     written, problems = _with_overrides(model, given)
     written, ignored, wrong = set_aside(pipeline.removesuffix(SWEEP), written, model.model_fields)
@@ -123,6 +123,12 @@ def read_each(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Probl
     problems += _too_large(parameters)
     reading = Reading(pipeline, parameters, {**defaults(model), **asked}, (*translations, *other), tuple(ignored))
     return reading, problems, [problem.where for problem in refused]
+
+
+def _unknown_pipeline(pipeline: str) -> UserError:
+    names = ", ".join(PARAMETER_MODELS)
+    hint = nearest(pipeline, PARAMETER_MODELS) or "see `finetune list`"
+    return UserError(Problem("PARAM-E0100", "pipeline", shown(pipeline), f"one of {names}", hint))
 
 
 def _too_large(parameters: PipelineParameters) -> Iterator[Problem]:

@@ -539,3 +539,71 @@ def test_what_the_plan_says_here_counts_if_the_cluster_would_say_it_too(monkeypa
             planning.plan_here(package, values, None, said.append)
         assert raised.value.exit_code == code
         assert [str(problem) for problem in raised.value.problems] == problems[-1:]
+
+
+TRIALS = ["-p", 'trials=[{"learning_rate": 1e-5}, {"lora_r": "8"}]', "-p", "parallelism=2"]
+
+
+def test_a_sweep_is_submitted_by_its_name(kfp_server, finetune, tmp_path):
+    file = tmp_path / "run.yaml"  # the file of a single run
+    file.write_text("pipeline: chat_completion\nmax_steps: 8\nnum_train_epochs: 2\n")
+    done = finetune("submit", "chat-completion-sweep", *given(), "-f", file, *TRIALS, "--sweep-name", "rates")
+    assert done.code == 0, done.err
+    parameters = sent(kfp_server)
+    assert parameters["trials"] == [{"learning_rate": 1e-5}, {"lora_r": "8"}]
+    assert (parameters["parallelism"], parameters["sweep_name"], parameters["max_steps"]) == (2, "rates", 8)
+    assert parameters["train_file_path"] == GIVEN["train_file_path"]
+    assert [one["name"] for one in kfp_server.pipelines.values()] == ["chat-completion-sweep"]
+    assert len(kfp_server.specs) == 1
+
+
+def test_a_configuration_file_may_have_the_trials_and_the_name_of_the_sweep(kfp_server, finetune, tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("pipeline: chat_completion_sweep\ntrials:\n- {learning_rate: 1e-5}\n- {precision: 16, seed: 7}\n")
+    done = finetune("submit", "-f", file, *given())
+    assert done.code == 0, done.err
+    assert sent(kfp_server)["trials"] == [{"learning_rate": 1e-5}, {"precision": "16", "seed": 7}]
+
+
+@pytest.mark.parametrize(
+    ("trials", "codes"),
+    [
+        ("[]", ["SWEEP-E0201"]),
+        ('{"lora_r": 8}', ["PARAM-E0103"]),
+        ("[1]", ["PARAM-E0103"]),
+        ('[{"lora_r": 0}, {"lora_rank": 8}, {"gate_metric": "loss"}]', ["SWEEP-E0203", "PARAM-E0103", "PARAM-E0101"]),
+        ('[{"load_in_4bit": true, "load_in_8bit": true}]', ["PARAM-E0276 trial 0", "PARAM-E0278"]),
+        ('[{"registered_model_name": "hf_' + "a" * 34 + '"}]', ["PARAM-E0302"]),
+        ('[{"lora_r": "{{$.inputs}}"}]', ["PARAM-E0301"]),
+    ],
+)
+def test_wrong_trials_are_told_with_their_number_and_nothing_is_sent(kfp_server, finetune, trials, codes):
+    done = finetune("submit", "chat_completion_sweep", *given(), "-p", f"trials={trials}")
+    assert done.code in (2, 3)
+    told = " ".join(done.problem["problems"])
+    assert all(code in told for code in codes), told
+    assert kfp_server.requests == []
+
+
+def test_a_sweep_is_uploaded_scheduled_and_described_by_its_name(kfp_server, finetune):
+    assert finetune("upload", "text_classification_sweep").code == 0
+    assert finetune("upload", "translation_sweep").code == 0  # compiled for no one else
+    done = finetune("schedule", "chat_completion_sweep", *given(), *TRIALS, "--every", "6h")
+    assert done.code == 0, done.err
+    names = [one["name"] for one in kfp_server.pipelines.values()]
+    assert names == ["text-classification-sweep", "translation-sweep", "chat-completion-sweep"]
+    assert "trials (list) = []" in finetune("describe", "chat_completion_sweep").out
+    assert "sweep" not in finetune("list").out
+    wrong = finetune("submit", "adapter_tools_sweep", *given())
+    assert wrong.code == 2
+    here = finetune("run", "chat_completion_sweep", *GIVEN)
+    assert "finetune sweep chat_completion" in here.problem["fix"]
+
+
+@pytest.mark.parametrize(("behind", "gate"), [("SUCCEEDED", "passed"), ("SKIPPED", "refused")])
+def test_the_gate_of_a_sweep(kfp_server, finetune, behind, gate):
+    done = {"plan": "SUCCEEDED", "trial": "SUCCEEDED", "evaluate_best": "SUCCEEDED", "condition_1": behind}
+    kfp_server.progress = [tasks("SUCCEEDED", **done)]
+    told = finetune("submit", "chat_completion_sweep", *given(), *TRIALS, "--gate-exit", "--json")
+    assert json.loads(told.out)["gate"] == gate
+    assert told.code == (0 if gate == "passed" else 7)

@@ -470,8 +470,8 @@ def test_the_command_starts_follows_shows_and_resumes(kfp_server, pods, store, f
     assert done.code == 0, done.err
     assert "version dates 3" in done.out
     message = "trial ended with code 5 (resources) at x: PLAN-E0401 a: found b; expected c. Fix: d."
-    pods.newest.update(state="FAILED", error={"message": message})
-    kfp_server.progress = [{"state": "FAILED"}]
+    pods.newest["state"] = "FAILED"
+    kfp_server.progress = [{"state": "FAILED", "error": {"message": message}}]
     failed = finetune("sweep", "--open", "commanded", *there)
     assert failed.code == 5
     assert "PLAN-E0401" in failed.err
