@@ -41,7 +41,7 @@ def facts_of(made: Any, address: str, needs_mlflow: bool = False) -> dict[str, A
 
 def _known(inputs: dict[str, Any], needed: bool) -> tuple[dict[str, Any], str]:
     """Return what MLflow has of the sweep, and a sentence if nothing can be known."""
-    nothing = {"trials": [], "final": None}
+    nothing: dict[str, Any] = {"trials": [], "final": None}
     uris = [uri for uri in (os.environ.get(MLFLOW, ""), value_of(inputs, "mlflow_server_uri")) if uri]
     name = value_of(inputs, "sweep_name")
     if not uris or not name:
@@ -58,6 +58,8 @@ def _known(inputs: dict[str, Any], needed: bool) -> tuple[dict[str, Any], str]:
 def _told(made: Any, number: int, known: dict[str, Any] | None, blind: bool) -> dict[str, Any]:
     """Return a trial as trial.json has it, with the state that follows from MLflow and from the run."""
     known = known or {}
+    if known.get("state") == "finished":  # a result too long for a tag of MLflow has no score, but metrics
+        return {"score": (known.get("metrics") or {}).get(_metric(inputs_of(made))), **known}
     if known.get("state") in ENDED:
         return known
     state, reason = _state(str(made.state), has_ended(made), bool(known), blind)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pipelines.live import Line
 
 if TYPE_CHECKING:
+    from pipelines.sweeping.cluster import ClusterSweep
     from pipelines.sweeping.handle import Sweep
 
 
 class Progress:
     """Shows the progress of a sweep while it is waited for."""
 
-    def __init__(self, sweep: Sweep):
+    def __init__(self, sweep: Sweep | ClusterSweep):
         self.sweep = sweep
         self._line = Line()
         self._last = ""
