@@ -54,7 +54,7 @@ def existing_runs(server: Server, name: str) -> list[Any]:
         answer = server.client.list_runs(page_size=PAGE, sort_by="created_at desc", namespace=server.namespace)
     known = list(dict.fromkeys(made.display_name for made in answer.runs or () if is_sweep_run(made)))
     fix = nearest(name, known) or (f"one of {', '.join(known[:10])}" if known else "start one first")
-    raise UserError(Problem("SWEEP-E0307", "name", shown(name), f"a sweep in {server.ui}", fix))
+    raise UserError(Problem("SWEEP-E0311", "name", shown(name), f"a sweep in {server.ui}", fix))
 
 
 def is_sweep_run(made: Any) -> bool:
