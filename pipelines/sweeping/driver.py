@@ -145,7 +145,8 @@ class Driver:
             self._prepare(steps, trial)
         except StepFailed as failed:
             places = _places(trial)
-            same, others = [], []
+            same: list[TrialFolder] = []
+            others: list[TrialFolder] = []
             for one in self.folder.trials():
                 alike = one.result is None and one.number not in running and _places(one) == places
                 (same if alike else others).append(one)
@@ -183,7 +184,7 @@ class Driver:
     def _ended(self, number: int, job: Job) -> None:
         trial = next(one for one in self.folder.trials() if one.number == number)
         result = trial.result
-        error = result.get("error") if result else job.error
+        error: dict[str, Any] = (result.get("error") or {}) if result else job.error
         if error and error["problems"][0].startswith(DISK):
             shutil.rmtree(trial.path / "measured", ignore_errors=True)  # with space, it is tried again
             raise StepFailed(error)
