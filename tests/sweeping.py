@@ -101,7 +101,7 @@ def _points_to(process: psutil.Process, number: int, file: str) -> bool:
 
 def table(sweep: Sweep) -> list[tuple]:
     """Return what must be the same, however often the sweep was killed."""
-    names = ("number", "parameters", "state", "score", "metrics", "curve", "steps", "tokens", "reason", "best")
+    names = ("number", "parameters", "state", "score", "metrics", "curve", "steps", "reason", "best")
     return [tuple(trial.get(name) for name in names) for trial in sweep.facts["trials"]]
 
 
