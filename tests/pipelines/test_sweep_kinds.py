@@ -29,7 +29,7 @@ CASES = {
     "pretraining": ("pretraining", build_model, VERSE, FULL),
     "text_generation": ("text_generation", build_model, VERSE, {}),
     "dpo": ("preference", build_model, pair_rows(60), {"method": "dpo", "precompute_ref_log_probs": True}),
-    "kto": ("preference", build_model, rated_rows(60), {"method": "kto", "precompute_ref_log_probs": True, "max_per_device_train_batch_size": 4}),
+    "kto": ("preference", build_model, rated_rows(60), {"method": "kto", "precompute_ref_log_probs": True}),
 }  # fmt: skip
 NAMES = {build_bert: "bert", build_t5: "t5", build_model: "tiny"}
 
