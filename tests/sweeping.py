@@ -53,8 +53,8 @@ def ended(folder: SweepFolder) -> int:
 
 def events(folder: SweepFolder) -> int:
     """Count the lines of all logs and curves so far."""
-    files = [*folder.path.glob("*.txt"), *folder.path.glob("trials/*/*.jsonl"), *folder.path.glob("trials/*/*.txt"),
-             *folder.path.glob("*/*.log"), *folder.path.glob("best/*/*.log")]  # fmt: skip
+    patterns = ("*.txt", "trials/*/*.jsonl", "trials/*/*.txt", "models/*.log", "data/*.log", "best/*/*.log")
+    files = [file for pattern in patterns for file in folder.path.glob(pattern)]
     return sum(file.read_bytes().count(b"\n") for file in files)
 
 
@@ -101,7 +101,7 @@ def _points_to(process: psutil.Process, number: int, file: str) -> bool:
 
 def table(sweep: Sweep) -> list[tuple]:
     """Return what must be the same, however often the sweep was killed."""
-    names = ("number", "parameters", "state", "score", "metrics", "curve", "steps", "tokens", "reason", "best")
+    names = ("number", "parameters", "state", "score", "metrics", "curve", "steps", "reason", "best")
     return [tuple(trial.get(name) for name in names) for trial in sweep.facts["trials"]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from steps.errors import UserError
 from steps.running import load, looking_once, read_curve, run_here
 
 RETRIED = (4, STOPPED)  # exit codes of what may pass: an outage, a request to stop
+DISK = "DISK-"  # codes of a full disk, which is not the fault of a trial
 TRIES = 3  # of a trial whose process was killed or met an outage
 LIVE_SECONDS = 1.0  # between two writes of sweep.json while trials run
 
@@ -143,7 +145,8 @@ class Driver:
             self._prepare(steps, trial)
         except StepFailed as failed:
             places = _places(trial)
-            same, others = [], []
+            same: list[TrialFolder] = []
+            others: list[TrialFolder] = []
             for one in self.folder.trials():
                 alike = one.result is None and one.number not in running and _places(one) == places
                 (same if alike else others).append(one)
@@ -180,11 +183,15 @@ class Driver:
 
     def _ended(self, number: int, job: Job) -> None:
         trial = next(one for one in self.folder.trials() if one.number == number)
-        if trial.result:
+        result = trial.result
+        error: dict[str, Any] = (result.get("error") or {}) if result else job.error
+        if error and error["problems"][0].startswith(DISK):
+            shutil.rmtree(trial.path / "measured", ignore_errors=True)  # with space, it is tried again
+            raise StepFailed(error)
+        if result:
             self.show(_line(trial, self.described.metric))
-        if trial.result or self._stopping:
+        if result or self._stopping:
             return
-        error = job.error
         killed = error["problems"][0].startswith("SWEEP-E0301")
         if self.tries[number] < TRIES and (error["code"] in RETRIED or killed):
             self.show(f"trial {number}: {error['found']}; it is tried again")

@@ -3,7 +3,8 @@
 description.json   what was asked for                  plan/          the plan of all trials
 models/0           imported models, by place           data/0         prepared data, by place
 trials/0003/       asked.json, settings.json, planned.json, tuned/, measured/, log.txt, curve.jsonl, failed.json
-best/              the best trial: merged, evaluated, registered
+best/0003/         the best trial: merged, evaluated, registered; with a larger budget there may be several
+shared.json        settings of models and data by place, and the id of the curves of trials
 sweep.json         the facts of all trials             report.html    the same as a page
 driver.lock        held, with the number of its process, by the driver while it runs
 """

@@ -52,7 +52,7 @@ class Preemption(TrainerCallback):
         if self.asked:
             control.should_training_stop = True
             # A checkpoint of this step would be resumed after its evaluation, which the choice of the best step needs.
-            if not (control.should_evaluate or _last_evaluation(args, state) or _evaluated_epoch(args, state)):
+            if not (control.should_evaluate or _evaluation_follows(args, state)):
                 control.should_save = True
         return control
 
@@ -60,7 +60,7 @@ class Preemption(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         # If stopped within an epoch, the Trainer ends the epoch, and would evaluate and save again.
-        if self.asked and not _evaluated_epoch(args, state):
+        if self.asked and not _evaluation_follows(args, state):
             control.should_save = control.should_evaluate = False
         return control
 
@@ -71,13 +71,12 @@ class Preemption(TrainerCallback):
             raise Interrupted
 
 
-def _evaluated_epoch(args: TrainingArguments, state: TrainerState) -> bool:
-    """Return whether an evaluation follows this step because it ends an epoch."""
-    return args.eval_strategy == IntervalStrategy.EPOCH and float(state.epoch or 0).is_integer()
-
-
-def _last_evaluation(args: TrainingArguments, state: TrainerState) -> bool:
-    return args.eval_strategy == IntervalStrategy.STEPS and state.global_step >= state.max_steps
+def _evaluation_follows(args: TrainingArguments, state: TrainerState) -> bool:
+    """Return whether an evaluation follows this step because it is the last one, or ends an epoch."""
+    if args.eval_strategy == IntervalStrategy.NO:
+        return False
+    ends_epoch = args.eval_strategy == IntervalStrategy.EPOCH and float(state.epoch or 0).is_integer()
+    return ends_epoch or state.global_step >= state.max_steps
 
 
 class Finite(TrainerCallback):
@@ -122,8 +121,9 @@ class Checkpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        # A checkpoint before the evaluation of an epoch would be resumed after it; the Trainer saves after it anyway.
         if self.save_steps > 0 and state.global_step % self.save_steps == 0:
-            control.should_save = True
+            control.should_save |= not _saves_at_epoch_end(args, state, control)
         # With several processes, the first one has to decide for all: their clocks differ.
         due = self.interval > 0 and time.monotonic() - self._saved >= self.interval
         self._by_time = due and not control.should_save and not _saves_at_epoch_end(args, state, control)

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -104,7 +105,7 @@ def test_a_driver_that_is_ended_leaves_no_process_and_loses_no_finished_step(how
     if "KILL" not in how:
         assert {trial["state"] for trial in facts_of(folder)["trials"]} <= {"waiting", "running"}
         saved = list(runs_root.glob("checkpoints/chat_completion/*/checkpoint-*/manifest.json"))
-        assert len(saved) == 2
+        assert len({file.parents[1] for file in saved}) == 2
 
 
 def begun_again(folder: SweepFolder, process, count: int) -> bool:
@@ -136,3 +137,21 @@ def test_a_trial_whose_process_is_killed_each_time_is_a_failed_row(given, runs_r
         trainer_of(folder, 0).kill()
     assert process.wait(timeout=120) == 5
     assert "SIGKILL" in facts_of(folder)["trials"][0]["reason"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_ends_the_sweep_which_goes_on_with_space(given, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(small)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("no mounts here")
+    try:
+        folder = begun(small / "runs", given, TWO)
+        outcome = drive(folder, lambda line: None)
+        assert (outcome["state"], outcome["error"]["code"]) == ("failed", 5)
+        subprocess.run(["mount", "-o", "remount,size=200m", str(small)], check=True)
+        assert drive(folder, lambda line: None)["state"] == "finished"
+        assert {trial["state"] for trial in facts_of(folder)["trials"]} == {"finished"}
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

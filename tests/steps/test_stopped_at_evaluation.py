@@ -38,3 +38,21 @@ def test_the_result_is_that_of_an_undisturbed_training(
     assert again["evaluations"] == plain["evaluations"]
     assert told(again) == told(plain)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "plain" / "out") != {}
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_no_checkpoint_by_steps_is_saved_before_the_evaluation_of_its_epoch(step, model, data, tmp_path, monkeypatch):
+    settings = settings_with({"num_train_epochs": 2, "learning_rate": 3e-3}, checkpoints=CheckpointParams(save_steps=5))
+    plain = train(settings, model, data, tmp_path / "plain" / "out")
+
+    def killed(self, args, state, control, **_):
+        if state.global_step == step:
+            raise SystemExit("killed in the evaluation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preemption, "on_prediction_step", killed)
+        with pytest.raises(SystemExit):
+            train(settings, model, data, tmp_path / "stopped")
+    again = train(settings, model, data, tmp_path / "stopped")
+    assert told(again) == told(plain)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "plain" / "out") != {}
