@@ -192,8 +192,7 @@ class Driver:
             self.show(_line(trial, self.described.metric))
         if result or self._stopping:
             return
-        killed = error["problems"][0].startswith("SWEEP-E0301")
-        if self.tries[number] < TRIES and (error["code"] in RETRIED or killed):
+        if self.tries[number] < TRIES and (error["code"] in RETRIED or error["retryable"]):
             self.show(f"trial {number}: {error['found']}; it is tried again")
             return
         self._fail(trial, error)

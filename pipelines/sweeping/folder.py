@@ -198,4 +198,4 @@ def read_json(file: Path) -> Any:
         return value
     fix = FIXES.get(file.name, "delete it, and start the sweep again")
     why = "the disk was full, or another program has written it"
-    raise UserError(Problem("SWEEP-E0307", str(file), "a damaged file", "a JSON object", fix, why=why))
+    raise UserError(Problem("SWEEP-E0311", str(file), "a damaged file", "a JSON object", fix, why=why))

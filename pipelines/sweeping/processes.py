@@ -61,7 +61,7 @@ class Job:
         why = "lower per_device_train_batch_size or max_parallel if memory ran out" if killed else f"see {self.log}"
         problem = Problem("SWEEP-E0301", self.step, found, "a process that ends by itself", why)
         told = bug(RuntimeError(found)).as_json(self.step)
-        return {**told, "code": 5 if killed else 70, "where": self.step, "found": found, "fix": why,
+        return {**told, "retryable": True, "code": 5 if killed else 70, "where": self.step, "found": found, "fix": why,
                 "class": "OutOfResources" if killed else told["class"], "problems": [str(problem)]}  # fmt: skip
 
 

@@ -132,16 +132,19 @@ def test_changed_data_are_refused_and_nothing_is_lost(search, given, runs_root):
     assert table(sweep) == before
 
 
+@pytest.fixture(scope="module")
+def two_trials(tiny_model, tmp_path_factory) -> Path:
+    """A root with a finished sweep of two trials."""
+    place = tmp_path_factory.mktemp("two")
+    rows = write_jsonl(place / "chat.jsonl", chat_rows(60))
+    swept(place / "runs", {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(rows)}, TWO)
+    return place / "runs"
+
+
 @pytest.fixture
-def ended_sweep(given, shared, runs_root) -> SweepFolder:
-    """A copy of a finished sweep of two trials."""
-
-    def make(place: Path) -> None:
-        place.mkdir()
-        rows = write_jsonl(place / "chat.jsonl", chat_rows(60))
-        swept(place / "runs", {**given, "train_file_path": str(rows)}, TWO)
-
-    shutil.copytree(shared.made("sweep-of-two", make) / "runs/sweeps", runs_root / "sweeps")
+def ended_sweep(two_trials, runs_root) -> SweepFolder:
+    """A copy of it."""
+    shutil.copytree(two_trials / "sweeps", runs_root / "sweeps")
     return sweep_folder(runs_root, "s")
 
 
@@ -165,7 +168,7 @@ CASES = [*((name, CONTENT[1]) for name in DAMAGED), *((DAMAGED[2], content) for 
 def test_a_damaged_file_is_told(name, content, ended_sweep):
     (ended_sweep.path / name).write_text(content)
     error = error_of(ended_sweep)
-    assert error["problems"][0].startswith("SWEEP-E0307")
+    assert error["problems"][0].startswith("SWEEP-E0311")
     assert (error["where"], error["code"]) == (str(ended_sweep.path / name), 2)
     assert "delete" in error["fix"]
 
