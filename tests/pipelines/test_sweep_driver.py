@@ -148,8 +148,7 @@ def ended_sweep(two_trials, runs_root) -> SweepFolder:
     return sweep_folder(runs_root, "s")
 
 
-DAMAGED = [DESCRIPTION, "shared.json", "trials/0000/asked.json", "trials/0000/settings.json",
-           "trials/0000/planned.json", "trials/0000/measured/trial.json"]  # fmt: skip
+DAMAGED = [DESCRIPTION, "shared.json", "trials/0000/asked.json", "trials/0000/settings.json", "trials/0000/measured/trial.json"]  # fmt: skip
 CONTENT = ["", '{"a": ', "[]", "\x00\x00"]
 
 
@@ -175,7 +174,7 @@ def test_a_damaged_file_is_told(name, content, ended_sweep):
 
 def test_facts_that_are_damaged_are_made_again(ended_sweep):
     (ended_sweep.path / FACTS).write_text("{")
-    (ended_sweep.path / "outcome.json").write_text("{")
+    (ended_sweep.path / "trials/0000/planned.json").write_text("{")
     assert Sweep(ended_sweep).facts["trials"] == []
     assert drive(ended_sweep, lambda line: None)["state"] == "finished"
     assert len(table(Sweep(ended_sweep))) == 2
