@@ -148,7 +148,8 @@ def ended_sweep(two_trials, runs_root) -> SweepFolder:
     return sweep_folder(runs_root, "s")
 
 
-DAMAGED = [DESCRIPTION, "shared.json", "trials/0000/asked.json", "trials/0000/settings.json", "trials/0000/measured/trial.json"]  # fmt: skip
+DAMAGED = [DESCRIPTION, "shared.json", "trials/0000/asked.json",
+           "trials/0000/settings.json", "trials/0000/measured/trial.json"]  # fmt: skip
 CONTENT = ["", '{"a": ', "[]", "\x00\x00"]
 
 
