@@ -23,7 +23,7 @@ CASES = {
     "text_classification": ("text_classification", build_bert, label_rows(72),
                             {"sentence1_key": "text", "label_key": "kind", **FULL}),
     "token_classification": ("token_classification", build_bert, TAGGED, FULL),
-    "question_answering": ("question_answering", build_bert, ASKED, FULL),
+    "question_answering": ("question_answering", build_bert, ASKED, {**FULL, "doc_stride": 16}),
     "summarization": ("summarization", build_t5, SUMMARIES, FULL),
     "translation": ("translation", build_t5, pairs(72), {"source_lang": "en", "target_lang": "de"}),
     "pretraining": ("pretraining", build_model, VERSE, FULL),
