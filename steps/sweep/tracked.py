@@ -11,6 +11,7 @@ from steps.params.registration import TrackingParams
 from steps.redaction import masked
 from steps.sweep.result import Result
 from steps.tracking.database import make_place
+from steps.tracking.facts import add_facts
 from steps.tracking.store import MOST_PARAMETERS, experiment_id
 from steps.tracking.target import be_patient, is_off, target_of
 
@@ -33,7 +34,8 @@ def track_sweep(effective: dict[str, Any], facts: dict[str, Any], report: Path |
         parent = _parent(client, experiment, facts)
         for trial in facts["trials"]:
             _put_below(client, experiment, parent, trial, facts["name"])
-        _describe(client, parent, facts, report)
+        shared = {name: value for name, value in effective.items() if name not in facts["varied"]}
+        _describe(client, parent, facts, shared, report)
 
     _sent(tracking, send)
 
@@ -120,7 +122,8 @@ def _found(client: Any, experiment: str, key: str) -> str:
     return str(found[0].info.run_id) if found else ""
 
 
-def _describe(client: Any, parent: str, facts: dict[str, Any], report: Path | None) -> None:
+def _describe(client: Any, parent: str, facts: dict[str, Any], shared: dict[str, Any], report: Path | None) -> None:
+    """Add the parameters that all trials share, the best trial, the gate's verdict and the page to the sweep's run."""
     best = next((trial for trial in facts["trials"] if trial["best"]), None)
     if best:
         client.log_metric(parent, f"validation.{facts['metric']}", best["score"])
@@ -128,6 +131,6 @@ def _describe(client: Any, parent: str, facts: dict[str, Any], report: Path | No
                                                      best["parameters"].items()}}  # fmt: skip
         for name, value in tags.items():
             client.set_tag(parent, name, value)
-    if report and report.is_file():
-        client.log_artifact(parent, str(report))
+    page = report if report and report.is_file() else None
+    add_facts(client, parent, shared, (facts["final"] or {}).get("gate") or {}, page)
     client.set_terminated(parent)
