@@ -18,11 +18,13 @@ from pipelines.sweeping.planned import Changed, Plans
 from pipelines.sweeping.processes import POLL, STOPPED, Job, Processes, StepFailed, Stopped, processes
 from pipelines.sweeping.search import Search
 from steps.errors import UserError
+from steps.params.sweep import as_cell
 from steps.running import load, looking_once, read_curve, run_here
 
 RETRIED = (4, STOPPED)  # exit codes of what may pass: an outage, a request to stop
 DISK = "DISK-"  # codes of a full disk, which is not the fault of a trial
 TRIES = 3  # of a trial whose process was killed or met an outage
+TOLD = {"merge-adapter": "merging the best trial", "evaluate": "evaluating the best trial on the test rows"}
 LIVE_SECONDS = 1.0  # between two writes of sweep.json while trials run
 
 Show = Callable[[str], None]
@@ -164,11 +166,11 @@ class Driver:
         model, data = settings["model_place"], settings["data_place"]
         place = self.folder.shared
         if not (place("models", model) / MANIFEST).is_file() or not (place("tokenizers", model) / MANIFEST).is_file():
-            self.show(f"importing the model{f' {model}' if model else ''}")
+            self.show(f"importing the model{f' of trial {trial.number}' if model else ''}")
             steps.run("import-model", self.folder.path / "models" / f"{model}.log", settings=shared["models"][model],
                       model=place("models", model), tokenizer=place("tokenizers", model))  # fmt: skip
         if not (place("data", data) / MANIFEST).is_file():
-            self.show(f"preparing the data{f' {data}' if data else ''}")
+            self.show(f"preparing the data{f' of trial {trial.number}' if data else ''}")
             steps.run("prepare-data", self.folder.path / "data" / f"{data}.log", settings=shared["data"][data][1],
                       tokenizer=place("tokenizers", model), data=place("data", data),
                       report=self.folder.path / "data" / f"{data}.html")  # fmt: skip
@@ -236,7 +238,7 @@ class Driver:
                                       "merged": merged, "data": data, "evaluation": evaluation}),
         ):  # fmt: skip
             if not (result / MANIFEST).is_file():
-                self.show(f"{step.replace('-', ' ')} of the best trial")
+                self.show(TOLD[step])
                 steps.run(step, best / f"{step}.log", **arguments)
         steps.run(
             "report",
@@ -310,7 +312,7 @@ class Driver:
 def _line(trial: TrialFolder, metric: str) -> str:
     """Return the line that tells how a trial ended."""
     result = trial.result or {}
-    values = "  ".join(f"{name}={value}" for name, value in trial.asked.items())
+    values = "  ".join(f"{name}={as_cell(value)}" for name, value in trial.asked.items())
     if result["state"] == "finished":
         return f"trial {trial.number}: {metric} {result['score']:.6g}  {values}"
     return f"trial {trial.number}: {result['state']}  {values}  {result['reason']}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
+from steps.params.sweep import as_cell
+
 if TYPE_CHECKING:
     import pandas
 
@@ -30,9 +32,14 @@ def ranked(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the trials, the best first; those without a score last."""
     sign = -1 if facts.get("higher_is_better") else 1
 
-    def place(trial: dict[str, Any]) -> tuple[int, float, int]:
+    def place(trial: dict[str, Any]) -> tuple[int, float, bool, int]:
         score = trial.get("score")
-        return ORDER.get(trial["state"], 5), sign * score if score is not None else 0.0, trial["number"]
+        return (
+            ORDER.get(trial["state"], 5),
+            sign * score if score is not None else 0.0,
+            not trial["best"],
+            trial["number"],
+        )
 
     return sorted(facts["trials"], key=place)
 
@@ -46,12 +53,13 @@ def as_text(facts: dict[str, Any], head: str = "") -> str:
         score = trial.get("score")
         rows.append([
             "*" if trial["best"] else "", str(trial["number"]),
-            *(_short(trial["parameters"].get(name, "")) for name in names),
+            *(as_cell(trial["parameters"].get(name, "")) for name in names),
             "–" if score is None else f"{score:.6g}", _steps(trial), _state(trial),
         ])  # fmt: skip
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    more = [f"… {len(shown) - MOST_TOLD} more trials"] if len(shown) > MOST_TOLD else []
+    left = len(shown) - MOST_TOLD
+    more = [f"… {left} more trial{'s' if left > 1 else ''}"] if left > 0 else []
     return "\n".join([*([head] if head else []), *lines, *more, *told_final(facts)])
 
 
@@ -74,7 +82,7 @@ def as_html(facts: dict[str, Any], head: str = "") -> str:
     rows = []
     for trial in ranked(facts):
         score = trial.get("score")
-        cells = [str(trial["number"]), *(_short(trial["parameters"].get(name, "")) for name in names),
+        cells = [str(trial["number"]), *(as_cell(trial["parameters"].get(name, "")) for name in names),
                  "–" if score is None else f"{score:.6g}", _steps(trial), _state(trial)]  # fmt: skip
         style = ' style="font-weight:bold"' if trial["best"] else ""
         rows.append(f"<tr{style}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
@@ -92,8 +100,3 @@ def _steps(trial: dict[str, Any]) -> str:
 def _state(trial: dict[str, Any]) -> str:
     reason = trial.get("reason") or ""
     return f"{trial['state']}: {reason}" if reason else str(trial["state"])
-
-
-def _short(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 30 else f"{text[:29]}…"

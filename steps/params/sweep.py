@@ -1,5 +1,6 @@
 """What a sweep adds to the parameters of its pipeline: the trials, and how the best one is found."""
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -85,3 +86,17 @@ class SweepParams(Group):
     @classmethod
     def _empty(cls, value: Any) -> Any:
         return [] if value is None else value
+
+
+WIDEST = 30  # characters of a parameter's value in a table
+
+
+def as_cell(value: Any) -> str:
+    """Return a parameter's value as a cell of a table: of a long path its end, of another long text its beginning."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= WIDEST:
+        return text
+    is_path = isinstance(value, str) and "/" in value and not any(one.isspace() for one in value)
+    return f"…{text[1 - WIDEST :]}" if is_path else f"{text[: WIDEST - 1]}…"

@@ -19,6 +19,7 @@ from steps.params.reading import Reading, defaults, read_parameters
 from steps.plan.arithmetic import table
 from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
+from steps.plan.effects import without_effect
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.fitted import fitted_to_model
 from steps.plan.hardware import Hardware, hardware_of
@@ -67,6 +68,8 @@ class Decisions:
     max_length: int
     saves: Saves
     warnings: list[str]
+    idle: dict[str, str]
+    """Parameters, set or not, that have no effect, with the reason."""
     reference: ModelFound | None = None
     """Reference model of preference training, if it is not the base model."""
     zero: DeepSpeedPlan | None = None
@@ -181,6 +184,7 @@ def _chosen(seen: Seen) -> Decisions:
         max_length=max_length,
         saves=saves_of(seen, _steps(seen, max_length)),
         warnings=[*seen.reading.warnings, *notes],
+        idle=without_effect(seen),
         reference=seen.reference,
         zero=seen.zero,
     )

@@ -47,6 +47,15 @@ def effect_notes(seen: Seen) -> Iterator[str]:
             yield from (f"{name} is ignored: {reason}" for name in asked)
 
 
+def without_effect(seen: Seen) -> dict[str, str]:
+    """Return each parameter, set or not, that has no effect in this run, with the reason."""
+    found: dict[str, str] = {}
+    for rule in IGNORED:
+        if reason := rule.reason(seen, seen.parameters):
+            found.update((name, reason) for name in rule.names if name not in found)
+    return found
+
+
 def is_set(seen: Seen, name: str) -> bool:
     """Return whether a parameter of the pipeline was given another value than its default."""
     fields = type(seen.parameters).model_fields

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steps.params.metrics import direction_of
+from steps.params.sweep import as_cell
 from steps.plan.requests import as_table
 from steps.plan.summary import summary_of
 from steps.plan.sweeps import Sweep, Trial
@@ -72,7 +73,7 @@ def _requests(tasks: list[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any]]
             told.append(task)
             continue
         hardware = sweep.hardware[group]
-        what = {"finetune": f"{len(sweep.trials)} trials: {task['what']}, measured on the validation rows",
+        what = {"finetune": f"{_count(len(sweep.trials), 'trial')}: {_alike(sweep)}, measured on the validation rows",
                 "evaluate": "the best trial: merged, compared with the base on the test rows"}  # fmt: skip
         told.append({**task, "cpu": hardware.cpu, "memory": hardware.memory,
                      "what": what.get(task["task"], task["what"])})  # fmt: skip
@@ -93,7 +94,7 @@ def sweep_as_text(summary: dict[str, Any]) -> str:
     """Format the summary for a terminal."""
     sweep, total = summary["sweep"], summary["sweep"]["total"]
     count = len(sweep["trials"])
-    lines = [f"plan of {sweep['name']}: {count} trial{'s' if count > 1 else ''} of {summary['pipeline']}", ""]
+    lines = [f"plan of {sweep['name']}: {_count(count, 'trial')} of {summary['pipeline']}", ""]
     lines += [f"  {task['task']:<22} {task['what']}" for task in summary["tasks"]]
     lines += ["", *as_table(summary["tasks"]), "", *_table(sweep), ""]
     shared = (
@@ -101,7 +102,7 @@ def sweep_as_text(summary: dict[str, Any]) -> str:
     )
     lines.append(f"  {'shared':<22} {shared}, the base evaluated once, on the test rows")
     lines.append(f"  {'selection':<22} {sweep['metric']} on the validation rows; of equal trials the cheaper one")
-    told = [f"{count} trainings", *([f"{total['steps']:,} optimizer steps"] if total["steps"] else [])]
+    told = [_count(count, "training"), *([f"{total['steps']:,} optimizer steps"] if total["steps"] else [])]
     told += [f"about {total['tokens']:,} tokens"] if total["tokens"] else []
     told += [f"about {duration(total['seconds'])} of training"] if total["seconds"] else []
     told += [f"about {total['cost']:.3g}"] if total["cost"] else []
@@ -121,7 +122,7 @@ def _table(sweep: dict[str, Any]) -> list[str]:
     rows = [["trial", *names, "steps", "tokens", "adds"]]
     for trial in sweep["trials"]:
         size = [f"{trial[name]:,}" if trial[name] is not None else UNKNOWN for name in ("steps", "tokens")]
-        values = [_short(trial["parameters"][name]) for name in names]
+        values = [as_cell(trial["parameters"][name]) for name in names]
         rows.append([str(trial["number"]), *values, *size, trial["adds"] or "–"])
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -129,10 +130,13 @@ def _table(sweep: dict[str, Any]) -> list[str]:
     return lines if len(lines) <= 66 else [*lines[:61], f"  … {len(lines) - 61} more, in the report"]
 
 
-def _short(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 24 else f"{text[:23]}…"
+def _alike(sweep: Sweep) -> str:
+    """Say how the trials train, without what differs between them: that is in the table."""
+    told = [next(task["what"] for task in summary_of(one.decisions)["tasks"] if task["task"] == "finetune")
+            for one in sweep.trials]  # fmt: skip
+    parts = [text.split(", ") for text in told]
+    return ", ".join(part for part in parts[0] if all(part in other for other in parts))
 
 
 def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count != 1 else ''}"
+    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -11,7 +11,7 @@ from typing import Any
 from steps import wire
 from steps.errors import Problem, StepError, UserError, nearest, shown
 from steps.params.evaluation import EvaluationParams
-from steps.params.group import Group
+from steps.params.group import Group, old_names
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
 from steps.params.reading import choices_of
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
@@ -73,7 +73,13 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     metric = asked.sweep_metric or decided[0].parameters.gate_metric
     _refuse(_equal(_as_text(one) for one in decided))
     models, data, trials = _shared(name, asked, metric, decided)
-    _refuse([*_pruning_problems(asked, decided), *_length_problems(asked, models, data, trials)])
+    _refuse(
+        [
+            *_idle_problems(decided, trials),
+            *_pruning_problems(asked, decided),
+            *_length_problems(asked, models, data, trials),
+        ]
+    )
     warnings = [*_shared_words(len(decided), [one.warnings for one in decided]), *_score_notes(trials)]
     return Sweep(name, asked, trials, models, data, _largest(decided), metric, warnings)
 
@@ -134,6 +140,16 @@ def _metric_problems(pipeline: str, metric: str) -> Iterable[Problem]:
         yield Problem("SWEEP-E0205", "sweep_metric", shown(metric), f"one of {', '.join(known)}", fix)
 
 
+def _idle_problems(decided: list[Decisions], trials: list[Trial]) -> Iterable[Problem]:
+    """Refuse a parameter that varies without an effect in any trial: equal trainings would be compared."""
+    for name in trials[0].varied:
+        if decided[1:] and all(name in one.idle for one in decided):
+            reasons = dict.fromkeys(one.idle[name] for one in decided)
+            yield Problem("SWEEP-E0209", name, "values that differ, without an effect in any trial", "a parameter "
+                          "with an effect", f"give all trials one {name}, or change what ignores it",
+                          why="; ".join(reasons))  # fmt: skip
+
+
 def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[Problem]:
     """Refuse a pruner for trainings without evaluations, and for pods that share no folder."""
     if asked.pruner == "none":
@@ -192,7 +208,7 @@ def _shared(
             data.append(wanted)
         places.append((models.index(model), data.index(wanted)))
     values = [one.parameters.model_dump(mode="json", exclude={"overrides"}) for one in decided]
-    names = [name for name in values[0] if any(other[name] != values[0][name] for other in values)]
+    names = _varied(pipeline, asked.trials, values)
     named = asked.sweep_name or _digest([own["training"] for own in all_])
     trials = []
     for number, (own, one, (model_place, data_place)) in enumerate(zip(all_, decided, places, strict=True)):
@@ -218,6 +234,16 @@ def _shared(
         later = {key: own[key] for key in ("evaluation", "registration")}
         trials.append(Trial(settings, later, one, {key: values[number][key] for key in names}))
     return models, data, trials
+
+
+def _varied(pipeline: str, trials: list[dict[str, Any]], values: list[dict[str, Any]]) -> list[str]:
+    """Return the parameters that differ, in the order of the trials; of a single trial, those that it names."""
+    today = old_names(PARAMETER_MODELS[pipeline])
+    asked = dict.fromkeys(today.get(name, name) for trial in trials for name in trial)
+    if not values[1:]:
+        return [name for name in asked if name in values[0]]
+    return [name for name in dict.fromkeys([*asked, *values[0]])
+            if name in values[0] and any(other[name] != values[0][name] for other in values)]  # fmt: skip
 
 
 def _changed_columns(task: str, columns: dict[str, Any]) -> dict[str, Any]:
