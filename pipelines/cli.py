@@ -29,6 +29,7 @@ def main() -> None:
         "plan",
         "run",
         "submit",
+        "sweep",
     )  # stdout then holds one JSON object, also on an error
     step = "plan" if words[:1] == ["plan"] else "finetune"
     try:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.local import environment
-from pipelines.sweeping.described import GRID, LISTED, Described
+from pipelines.sweeping.described import GRID, LISTED, Described, WrongSweep
 from pipelines.sweeping.search import Search
+from steps.errors import Problem, UserError
 from steps.params.pipelines import SWEEP
+from steps.params.sweep_reading import named
 from steps.running import load, run_here
 
 
@@ -44,16 +50,86 @@ def plan_trials(described: Described, trials: list[dict[str, Any]], name: str, p
     return run_here("plan", pipeline=pipeline, arguments=arguments, plan=place, report=place.with_suffix(".html"))
 
 
+TRIALS = re.compile(r"trials? (\d+(?:, \d+)*(?: and \d+)?): ")
+
+
+@contextlib.contextmanager
+def all_told(root: Path) -> Iterator[None]:
+    """Add to the problems of wrong values those that the plan finds in all other trials.
+
+    Raises UserError with both.
+    """
+    try:
+        yield
+    except WrongSweep as wrong:
+        more: list[Problem] = []
+        if wrong.rest:
+            try:
+                check(wrong.rest, root)
+            except UserError as error:
+                more = [_numbered(one, wrong.numbers) for one in error.problems]
+            except Exception:  # an outage, or a fault that follows from the wrong values
+                more = []
+        known = {(one.where, one.found) for one in wrong.problems}
+        raise UserError([*wrong.problems, *(one for one in more if (one.where, one.found) not in known)]) from None
+
+
+def _numbered(problem: Problem, numbers: list[int]) -> Problem:
+    """Give the trials in front of a problem the numbers that they have in the whole sweep; without any, no number."""
+    if not (found := TRIALS.match(problem.where)):
+        return problem
+    where = problem.where[found.end() :]
+    if numbers:
+        which = [numbers[int(one)] for one in re.findall(r"\d+", found[1])]
+        where = f"{named(which, 0)}{where}"
+    return replace(problem, where=where)
+
+
 def check(described: Described, root: Path) -> str:
     """Plan a sweep without starting it; return the plan as text. Raises StepError with all problems of all trials."""
+    return plan_as_text(described, planned(described, root))
+
+
+def planned(described: Described, root: Path) -> dict[str, Any]:
+    """Plan a sweep without starting it; return plan.json. Raises StepError with all problems of all trials.
+
+    Of a sampler it has the trials with the ends of every range.
+    """
     with tempfile.TemporaryDirectory() as scratch, environment(root):
         place = Path(scratch, "plan")
-        plan_trials(described, known_trials(described), described.name, place)
-        summary = json.loads((place / "plan.json").read_text("utf-8"))
+        try:
+            plan_trials(described, known_trials(described), described.name, place)
+        except UserError as error:
+            if is_known(described):
+                raise
+            raise UserError([_numbered(one, []) for one in error.problems]) from None  # no trial has a number yet
+        return dict(json.loads((place / "plan.json").read_text("utf-8")))
+
+
+def plan_as_text(described: Described, summary: dict[str, Any]) -> str:
+    """Format the plan of a sweep for a terminal."""
     if is_known(described):
         return str(load("sweep-as-text")(summary))
-    count = len(summary["sweep"]["trials"])
-    return (
-        f"sweep of {described.pipeline} by {described.search}: {Search(described).total} trials, chosen one by one; "
-        f"{count} with the ends of every range were checked"
+    search, trials = Search(described), summary["sweep"]["trials"]
+    total, ends = _count(search.total, "trial"), _count(len(trials), "trial")
+    lines = [f"sweep of {described.pipeline} by {described.search}: {total}, chosen one by one; {ends} with the ends of "
+             "every range checked", *([search.note] if search.note else []), ""]  # fmt: skip
+    models, preparations = summary["sweep"]["models"], summary["sweep"]["preparations"]
+    lines.append(
+        f"  {'for those':<22} {_count(models, 'model')} imported, {_count(preparations, 'preparation')} of data"
     )
+    lines.append(
+        f"  {'selection':<22} {summary['sweep']['metric']} on the validation rows; of equal trials the cheaper one"
+    )
+    sizes = {"optimizer steps": [one["steps"] for one in trials], "tokens": [one["tokens"] for one in trials]}
+    most = [f"{max(known) * search.total:,} {what}" for what, known in sizes.items() if None not in known]
+    lines.append(
+        f"  {'cost':<22} {_count(search.total, 'training')}{', at most about ' if most else ''}{', '.join(most)}"
+    )
+    lines += [f"  {one['what']:<22} {one['uri']}  {one['digest'][:12]}" for one in summary["sources"]]
+    lines.append(f"  {'tracking':<22} {summary['tracking']}")
+    return "\n".join([*lines, *(f"WARNING {one}" for one in summary["warnings"])])
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -44,7 +44,7 @@ def sweep_command(
     """
     from pipelines.outputs import refuse_in_uri, refuse_unwritable
     from pipelines.sweeping import cluster_command
-    from pipelines.sweeping.checked import check
+    from pipelines.sweeping.checked import all_told, plan_as_text, planned
     from pipelines.sweeping.folder import existing
     from pipelines.sweeping.handle import begin
     from pipelines.sweeping.run import drive
@@ -57,6 +57,7 @@ def sweep_command(
                     "write finetune sweep -f sweep.yaml")
         )  # fmt: skip
     given = {"max_parallel": max_parallel, "budget": budget, "name": new_name}
+    _refuse_unused(given if name else {"status": status or None}, name)
     if cluster_command.is_meant(cluster):
         cluster_command.sweep(file, pipeline or "", given, name, plan_only, status, as_json, cluster)
         return
@@ -69,15 +70,18 @@ def sweep_command(
     if file:
         from pipelines.sweeping.file import read_sweep
 
-        described = read_sweep(file, pipeline or "", **given)
+        with all_told(root):
+            described = read_sweep(file, pipeline or "", **given)
     else:
         root = root.absolute()
         described = existing(root, name).described
         os.chdir(existing(root, name).working_folder)
-    told = check(described, root)
+    plan = planned(described, root)
     if not as_json:
-        click.echo(told)
+        click.echo(plan_as_text(described, plan))
     if plan_only:
+        if as_json:
+            click.echo(json.dumps(plan, indent=1, ensure_ascii=False))
         return
     folder = begin(described, root) if file else existing(root, name)
     outcome = drive(folder, (lambda line: None) if as_json else click.echo)
@@ -86,6 +90,15 @@ def sweep_command(
                else _screen(as_text(facts), folder.path))  # fmt: skip
     if error := outcome["error"]:
         leave(error, quiet=as_json)
+
+
+def _refuse_unused(given: dict[str, Any], name: str) -> None:
+    """Refuse options that are used only with -f, beside --open, and --status without a sweep that was begun."""
+    unused = [f"--{option.replace('_', '-')}" for option, value in given.items() if value is not None]
+    if unused:
+        beside, instead = ("--open", "-f") if name else ("-f", "--open")
+        fix = f"start it with -f and {unused[0]}: it goes on" if name else "write finetune sweep --open NAME --status"
+        raise UserError(Problem("CLI-E0105", "finetune sweep", f"{', '.join(unused)} with {beside}", instead, fix))
 
 
 _NOTHING: dict[str, Any] = {"trials": [], "varied": [], "metric": "", "best": None, "final": None}

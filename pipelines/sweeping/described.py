@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pipelines.catalog import PIPELINES
@@ -31,6 +32,7 @@ NOT_OFFERED = {
     "hyperband": "it decides which trials are stopped, not which are tried",
 }
 MEANT = {"bruteforce": GRID, "brute_force": GRID, "bayesian": "gp", "bayes": "gp", "optuna": "tpe", "list": LISTED}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 PRUNERS = choices_of(SweepParams.model_fields["pruner"])
 MEANT_PRUNERS = {
     "asha": "successive_halving",
@@ -40,7 +42,21 @@ MEANT_PRUNERS = {
     "off": "none",
     "false": "none",
 }
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def is_name(given: object) -> bool:
+    """Return whether a sweep can have this name, which is also that of its folder."""
+    return isinstance(given, str) and NAME.fullmatch(given) is not None
+
+
+class WrongSweep(UserError):
+    """A sweep with wrong values. `rest` is what is left of it without them, which can still be planned, or None."""
+
+    def __init__(self, problems: Iterable[Problem], rest: Described | None = None, numbers: Iterable[int] = ()):
+        super().__init__(problems)
+        self.rest = rest
+        self.numbers = list(numbers)
+        """The numbers that the listed trials of `rest` have in the whole sweep."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +121,14 @@ def describe(
 ) -> Described:
     """Check a sweep and return it; an empty `metric` is the one of the gate.
 
-    Raises SecurityRefusal for a value that contains a secret, else UserError with every problem: unknown names and
+    Raises SecurityRefusal for a value that contains a secret, else WrongSweep with every problem: unknown names and
     words (with the nearest), values that the pipeline refuses, a space that cannot be searched as asked.
     """
     known = _pipeline(pipeline)
     checking = _Checking(Reader(known))
     given = _flat(checking, parameters)
     fixed = _fixed(checking, given)
+    shared_wrong = len(checking.reader.problems)
     has_space, has_trials = space is not None, trials is not None
     search = checking.search(search, has_trials)
     if has_space == has_trials:
@@ -129,7 +146,10 @@ def describe(
         checking.whole("SWEEP-E0141", "max_parallel", max_parallel, 1, LARGEST_GRID),
         checking.whole("SWEEP-E0142", "seed", seed, 0, 2**32 - 1), checking.name(name),
     )  # fmt: skip
-    checking.end()
+    right = [number for number in range(len(listed)) if number not in checking.reader.wrong]
+    is_whole = not shared_wrong and len(dimensions) == (len(space) if isinstance(space, dict) else 0)
+    rest = replace(described, trials=tuple(listed[number] for number in right)) if is_whole else None
+    checking.end(rest if right or dimensions else None, right)
     return described
 
 
@@ -167,7 +187,7 @@ def _fixed(checking: _Checking, given: dict[str, Any]) -> dict[str, Any]:
     except SecurityRefusal as error:
         reader.refusals += error.problems
     except UserError as error:
-        reader.problems += error.problems
+        reader.problems += [_of_shared(one, given) for one in error.problems]
     fixed = {}
     for name, value in given.items():
         if (today := todays_name(reader.model, name)) not in reader.model.model_fields:
@@ -177,6 +197,13 @@ def _fixed(checking: _Checking, given: dict[str, Any]) -> dict[str, Any]:
         except (SecurityRefusal, UserError):
             fixed[today] = value  # told above
     return fixed
+
+
+def _of_shared(problem: Problem, given: dict[str, Any]) -> Problem:
+    """Say where several values belong that were given for all trials."""
+    if problem.code != "PARAM-E0103" or not isinstance(given.get(problem.where), list):
+        return problem
+    return replace(problem, fix=f"to try each value, move {problem.where} to the space; else give one value")
 
 
 class _Checking:
@@ -242,10 +269,10 @@ class _Checking:
 
     def name(self, given: Any) -> str:
         """Return the name of the sweep, which is also the name of a folder."""
-        if given in ("", None) or (isinstance(given, str) and NAME.fullmatch(given)):
+        if given in ("", None) or is_name(given):
             return given or ""
-        self.tell("SWEEP-E0154", "name", shown(given), "at most 100 letters, digits, dots, _ and -, first no dot",
-                  "choose another name")  # fmt: skip
+        self.tell("SWEEP-E0154", "name", shown(given), "at most 100 letters (a to z), digits, dots, _ and -, first a "
+                  "letter or a digit", "choose another name")  # fmt: skip
         return ""
 
     def whole(self, code: str, where: str, given: Any, least: int, most: int) -> int:
@@ -256,12 +283,12 @@ class _Checking:
         self.tell(code, where, shown(given), f"a whole number from {least:,} to {most:,}", "correct it")
         return least
 
-    def end(self) -> None:
-        """Raise SecurityRefusal for values that contain a secret, else UserError for all other problems, if any."""
+    def end(self, rest: Described | None, numbers: list[int]) -> None:
+        """Raise SecurityRefusal for values that contain a secret, else WrongSweep for all other problems, if any."""
         if self.reader.refusals:
             raise SecurityRefusal(self.reader.refusals)
         if self.reader.problems:
-            raise UserError(self.reader.problems)
+            raise WrongSweep(self.reader.problems, rest, numbers)
 
 
 def _word(given: Any) -> str:

@@ -14,13 +14,14 @@ Where `config` and `parameters` both set a parameter, `parameters` wins.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.catalog import PIPELINES
 from pipelines.configuration import Words, as_declared, read_config, written
 from pipelines.flags import for_pipeline, parameters_in, plain_name
-from pipelines.sweeping.described import Described, describe
+from pipelines.sweeping.described import Described, WrongSweep, describe
 from pipelines.sweeping.space import SPACE_KEYS
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.group import Group, merged
@@ -46,21 +47,26 @@ def read_sweep(file: Path, pipeline: str = "", **given: Any) -> Described:
     values, words = read_config(file)
     problems: list[Problem] = []
     base = _config(file, values.get("config"), plain_name(pipeline or values.get("pipeline")), problems)
+    base_known = not problems
     known = _pipeline(file, values.get("pipeline"), pipeline, base.get("pipeline"), problems)
     model = PIPELINES[known].parameters if known else None
     problems += [_unknown(key, values[key], model) for key in values if key not in KEYS]
     if model is None:
         raise UserError(problems)
+    count = len(problems)
     parameters = _parameters(known, base, values.get("parameters"), words, problems)
+    base_known = base_known and len(problems) == count
     space, trials = _space(model, values.get("space"), words), _trials(model, values.get("trials"), words)
     options = {key: _option(key, values[key], words) for key in OPTIONS if values.get(key) is not None}
     options |= {key: value for key, value in given.items() if value is not None}
     try:
         described = describe(known, parameters, space, trials, **options)
+    except WrongSweep as error:
+        raise WrongSweep([*problems, *error.problems], error.rest if base_known else None, error.numbers) from None
     except UserError as error:
         raise UserError([*problems, *error.problems]) from None
     if problems:
-        raise UserError(problems)
+        raise WrongSweep(problems, described if base_known else None, range(len(described.trials)))
     return described
 
 
@@ -75,8 +81,17 @@ def _config(file: Path, config: Any, pipeline: str, problems: list[Problem]) -> 
     try:
         return parameters_in(file.parent / config, PIPELINES[pipeline].parameters if pipeline in PIPELINES else None)
     except UserError as error:
-        problems += error.problems
+        problems += [_of_config(file, one) for one in error.problems]
         return {}
+
+
+def _of_config(file: Path, problem: Problem) -> Problem:
+    """Say that a problem is about the file that a sweep file names."""
+    if problem.code != "CONFIG-E0101":
+        return problem
+    near = problem.fix.endswith("?")
+    fix = problem.fix if near else "correct config, the path of a file as seen from the folder of the sweep file"
+    return replace(problem, where=f"config in {file}: {problem.where}", fix=fix)
 
 
 def _pipeline(file: Path, named: Any, asked: str, in_config: Any, problems: list[Problem]) -> str:
@@ -89,8 +104,9 @@ def _pipeline(file: Path, named: Any, asked: str, in_config: Any, problems: list
     name = plain_name(given)
     if name in trains:
         return name
-    found = "nothing" if given is None else f"{name}, which trains nothing" if name in PIPELINES else shown(given)
-    fix = nearest(name, trains) or "write pipeline: and one of these names"
+    idle = name in PIPELINES
+    found = "nothing" if given is None else f"{name}, which trains nothing" if idle else shown(given)
+    fix = "name a pipeline that trains" if idle else nearest(name, trains) or "write pipeline: and one of these names"
     problems.append(Problem("SWEEP-E0161", f"pipeline in {file}", found, f"one of {', '.join(trains)}", fix))
     return ""
 
@@ -114,9 +130,15 @@ def _parameters(pipeline: str, base: dict[str, Any], own: Any, words: Words, pro
         base = for_pipeline(pipeline, base)
         own = for_pipeline(pipeline, as_declared(model, own or {}, words, ("parameters",)))
     except UserError as error:
-        problems += error.problems
+        problems += [_of_pipeline(pipeline, one) for one in error.problems]
         return {}
     return merged(model, base, own)
+
+
+def _of_pipeline(pipeline: str, problem: Problem) -> Problem:
+    """Say what to do in a sweep file about parameters that are those of another pipeline."""
+    fix = f"name parameters of {pipeline}, or write the pipeline that they are for above the space"
+    return replace(problem, fix=fix) if problem.code == "CONFIG-E0103" else problem
 
 
 def _option(key: str, value: Any, words: Words) -> Any:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.sweeping.described import Described
+from pipelines.sweeping.described import Described, is_name
 from steps.errors import Problem, UserError, nearest, shown
 
 SWEEPS = "sweeps"  # below the root of local runs
@@ -165,10 +165,11 @@ def sweep_folder(root: Path, name: str) -> SweepFolder:
 
 def existing(root: Path, name: str) -> SweepFolder:
     """Return the folder of a sweep that was begun. Raises UserError with the nearest name for an unknown one."""
-    folder = sweep_folder(root, name)
-    if not (folder.path / DESCRIPTION).is_file():
+    folder = sweep_folder(root, name if is_name(name) else "_")
+    if not is_name(name) or not (folder.path / DESCRIPTION).is_file():
         known = [place.parent.name for place in folder.path.parent.glob(f"*/{DESCRIPTION}")]
-        fix = nearest(name, known) or (f"one of {', '.join(sorted(known)[:10])}" if known else "start one first")
+        last = str(name).rstrip("/").rpartition("/")[2]
+        fix = nearest(last, known) or (f"one of {', '.join(sorted(known)[:10])}" if known else "start one first")
         raise UserError(Problem("SWEEP-E0303", "name", shown(name), f"a sweep below {folder.path.parent}", fix))
     return folder
 
@@ -198,4 +199,4 @@ def read_json(file: Path) -> Any:
         return value
     fix = FIXES.get(file.name, "delete it, and start the sweep again")
     why = "the disk was full, or another program has written it"
-    raise UserError(Problem("SWEEP-E0311", str(file), "a damaged file", "a JSON object", fix, why=why))
+    raise UserError(Problem("SWEEP-E0307", str(file), "a damaged file", "a JSON object", fix, why=why))

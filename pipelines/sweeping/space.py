@@ -20,7 +20,7 @@ from steps.params.other_arguments import IDLE_ARGUMENTS
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of, default_of, given_twice, read_value, todays_name
-from steps.params.sweep import not_varied
+from steps.params.sweep import as_cell, not_varied
 
 LARGEST_GRID = 10_000  # trials of a sweep; each is a training, and all are planned before the first one
 RANGE_KEYS = ("low", "high", "log", "step")
@@ -41,6 +41,8 @@ class Reader:
         self.model: type[PipelineParameters] = PARAMETER_MODELS[pipeline]
         self.problems: list[Problem] = []
         self.refusals: list[Problem] = []
+        self.wrong: set[int] = set()
+        """Numbers of the listed trials that have problems."""
         self._read: dict[tuple[str, str, str], Any] = {}
 
     def tell(self, code: str, where: str, found: str, expected: str, fix: str, why: str = "") -> None:
@@ -121,7 +123,9 @@ def _dimension(reader: Reader, name: str, entry: Any, where: str) -> Dimension |
     if isinstance(entry, list):
         return _choices(reader, name, entry, where)
     if not isinstance(entry, dict):
-        fix = f"write [{entry}, …], or move {name} to the parameters"
+        several = [one.strip() for one in entry.split(",")] if isinstance(entry, str) else []
+        listed = f"[{', '.join(several)}]" if several[1:] else f"[{as_cell(entry)}, …]"
+        fix = f"write {listed}, or move {name} to the parameters"
         reader.tell("SWEEP-E0108", where, f"one value, {shown(entry)}" if entry is not None else "no value", ENTRY, fix)
         return None
     unknown = [key for key in entry if key not in SPACE_KEYS]
@@ -163,7 +167,7 @@ def _choices(reader: Reader, name: str, entry: list[Any], where: str) -> Choices
             same = "" if told == shown(entry[before]) else f", which means the same as {shown(entry[before])}"
             reader.tell("SWEEP-E0114", f"{where}[{number}]", f"{told} again, after number {before}{same}",
                         "each value once", "remove one of the two")  # fmt: skip
-    return Choices(tuple(value for _, value in read)) if len(first) == len(entry) else None
+    return Choices(tuple({key_of(value): value for _, value in read}.values())) if read else None
 
 
 def _range(reader: Reader, name: str, entry: dict[str, Any], where: str) -> Range | None:
@@ -264,7 +268,10 @@ def read_trials(reader: Reader, trials: Any, fixed: dict[str, Any]) -> list[dict
     """
     trials = plain(trials)
     if not isinstance(trials, list) or not trials:
-        fix = "name it space instead of trials" if isinstance(trials, dict) and trials else "write at least one trial"
+        is_space = isinstance(trials, dict) and trials
+        fix = "name it space instead of trials" if is_space else "write at least one trial"
+        if isinstance(trials, str) and trials.strip():
+            fix = "write the list itself, without quotes around it"
         found = "no trial" if trials in ([], {}) else shown(trials)
         reader.tell("SWEEP-E0127", "trials", found, "a list of trials, each with its parameters by name", fix)
         return []
@@ -272,7 +279,11 @@ def read_trials(reader: Reader, trials: Any, fixed: dict[str, Any]) -> list[dict
         reader.tell("SWEEP-E0128", "trials", f"{len(trials):,} trials", f"at most {LARGEST_GRID:,}", "list fewer")
         return []
     before = len(reader.problems)
-    read = [_trial(reader, trial, f"trials[{number}]") for number, trial in enumerate(trials)]
+    read = []
+    for number, trial in enumerate(trials):
+        known = len(reader.problems)
+        read.append(_trial(reader, trial, f"trials[{number}]"))
+        reader.wrong |= {number} if len(reader.problems) > known else set()
     reader.problems[before:] = once(reader.problems[before:])
     varied = list(dict.fromkeys(name for trial in read for name in trial))
     others = {name: fixed[name] if name in fixed else reader.default(name) for name in varied}
@@ -312,6 +323,7 @@ def _tell_equal(reader: Reader, trials: list[dict[str, Any]]) -> None:
         numbers.setdefault(key_of(trial), []).append(number)
     for same in numbers.values():
         if len(same) > 1:
+            reader.wrong |= set(same[1:])
             listed = f"{', '.join(map(str, same[:-1][:20]))} and {same[-1]}"
             reader.tell("SWEEP-E0131", f"trials[{same[1]}]", f"trials {listed} with equal parameters",
                         "each combination once", "remove all but one of them",

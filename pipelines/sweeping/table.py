@@ -46,6 +46,8 @@ def ranked(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def as_text(facts: dict[str, Any], head: str = "") -> str:
     """Format the table for a terminal."""
+    if not facts["trials"]:
+        return "\n".join([*([head] if head else []), "no trial has begun"])
     names = facts["varied"]
     rows = [["", "trial", *names, facts["metric"], "steps", "state"]]
     shown = ranked(facts)

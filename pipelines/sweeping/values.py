@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: numbers and arrays of numpy, tuples, ranges and paths become plain ones."""
+    """Return a value as JSON has it: numbers and arrays of numpy, ranges, generators and paths become plain."""
+    if value is None or type(value) in (str, bool, int, float):
+        return value
     if hasattr(value, "tolist"):  # numpy and pandas
         value = value.tolist()
-    if isinstance(value, list | tuple | range):
-        return [plain(one) for one in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return (
+        [plain(one) for one in value]
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes | Set)
+        else value
+    )
 
 
 def key_of(value: Any) -> str:

@@ -95,7 +95,7 @@ def as_cell(value: Any) -> str:
     """Return a parameter's value as a cell of a table: of a long path its end, of another long text its beginning."""
     if isinstance(value, float):
         return f"{value:g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     if len(text) <= WIDEST:
         return text
     is_path = isinstance(value, str) and "/" in value and not any(one.isspace() for one in value)

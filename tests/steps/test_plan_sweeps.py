@@ -81,12 +81,12 @@ def test_the_page_of_a_plan_has_every_trial_with_what_it_costs_and_adds(given, t
     html, facts = page({**given, "trials": trials, "parallelism": 2, "overrides": priced}, tmp_path)
     head, *rows = table(html)
     assert head == [
-        "Trial", "max_seq_length", "num_train_epochs", "learning_rate", "Steps", "Tokens", "Time", "Cost", "Memory",
+        "Trial", "learning_rate", "num_train_epochs", "max_seq_length", "Steps", "Tokens", "Time", "Cost", "Memory",
         "Adds",
     ]  # fmt: skip
     sweep = facts["sweep"]
     assert [row[0] for row in rows] == ["0", "1", "2"]
-    assert [row[3] for row in rows] == ["0.001", "0.0001", "0.0001"]
+    assert [row[1] for row in rows] == ["0.001", "0.0001", "0.0001"]
     assert [row[4] for row in rows] == [f"{trial['steps']:,}" for trial in sweep["trials"]]
     assert [row[5] for row in rows] == [f"{trial['tokens']:,}" for trial in sweep["trials"]]
     assert [row[-1] for row in rows] == ["a model and prepared data", "–", "prepared data"]
