@@ -67,8 +67,8 @@ def sweep(
     here = isinstance(runner, str | os.PathLike) and "://" not in str(runner)
     with all_told(Path(runner)) if here else contextlib.nullcontext():
         described = describe(
-            known, values, sorted_sets(plain(space)), sorted_sets(plain(trials)), search=search, budget=budget, metric=metric, pruner=pruner,
-            max_parallel=max_parallel, seed=seed, name=name,
+            known, values, sorted_sets(plain(space)), sorted_sets(plain(trials)), search=search, budget=budget,
+            metric=metric, pruner=pruner, max_parallel=max_parallel, seed=seed, name=name,
         )  # fmt: skip
     if here:
         return _here(described, Path(runner))

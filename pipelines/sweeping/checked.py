@@ -110,22 +110,24 @@ def plan_as_text(described: Described, summary: dict[str, Any]) -> str:
     """Format the plan of a sweep for a terminal."""
     if is_known(described):
         return str(load("sweep-as-text")(summary))
-    search, trials = Search(described), summary["sweep"]["trials"]
-    total, ends = _count(search.total, "trial"), _count(len(trials), "trial")
-    lines = [f"sweep of {described.pipeline} by {described.search}: {total}, chosen one by one; {ends} with the ends of "
-             "every range checked", *([search.note] if search.note else []), ""]  # fmt: skip
-    models, preparations = summary["sweep"]["models"], summary["sweep"]["preparations"]
-    lines.append(
-        f"  {'for those':<22} {_count(models, 'model')} imported, {_count(preparations, 'preparation')} of data"
-    )
-    lines.append(
-        f"  {'selection':<22} {summary['sweep']['metric']} on the validation rows; of equal trials the cheaper one"
-    )
+    search, sweep = Search(described), summary["sweep"]
+    trials = sweep["trials"]
+    told = {
+        "for those": f"{_count(sweep['models'], 'model')} imported, {_count(sweep['preparations'], 'preparation')} of "
+        "the data",
+        "selection": f"{sweep['metric']} on the validation rows; of equal trials the cheaper one",
+        "cost": _count(search.total, "training"),
+    }
     sizes = {"optimizer steps": [one["steps"] for one in trials], "tokens": [one["tokens"] for one in trials]}
     most = [f"{max(known) * search.total:,} {what}" for what, known in sizes.items() if None not in known]
-    lines.append(
-        f"  {'cost':<22} {_count(search.total, 'training')}{', at most about ' if most else ''}{', '.join(most)}"
-    )
+    told["cost"] += f", at most about {', '.join(most)}" if most else ""
+    lines = [
+        f"sweep of {described.pipeline} by {described.search}: {_count(search.total, 'trial')}, chosen one by one",
+        f"{_count(len(trials), 'trial')} with the ends of every range checked",
+        *([search.note] if search.note else []),
+        "",
+        *(f"  {name:<22} {text}" for name, text in told.items()),
+    ]
     lines += [f"  {one['what']:<22} {one['uri']}  {one['digest'][:12]}" for one in summary["sources"]]
     lines.append(f"  {'tracking':<22} {summary['tracking']}")
     return "\n".join([*lines, *(f"WARNING {one}" for one in summary["warnings"])])

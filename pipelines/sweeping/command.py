@@ -46,7 +46,7 @@ def sweep_command(
     from pipelines.sweeping import cluster_command
     from pipelines.sweeping.checked import all_told, plan_as_text, planned
     from pipelines.sweeping.folder import existing
-    from pipelines.sweeping.handle import begin
+    from pipelines.sweeping.handle import Sweep, begin
     from pipelines.sweeping.run import drive
     from pipelines.sweeping.table import as_text
     from steps.running import leave
@@ -62,8 +62,9 @@ def sweep_command(
         cluster_command.sweep(file, pipeline or "", given, name, plan_only, status, as_json, cluster)
         return
     if status and name:
-        facts = existing(root, name).facts
-        click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else as_text(facts or _NOTHING, name))
+        shown = Sweep.open(name, root)
+        facts = {**shown.facts, "status": shown.state}
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else repr(shown))
         return
     refuse_unwritable("--root", root)
     refuse_in_uri("--root", root)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ def drive(folder: SweepFolder, show: Callable[[str], None] = print) -> dict[str,
             try:
                 driver.run()
             except Stopped:
-                outcome = {"state": "stopped", "error": stopped("sweep").as_json("sweep")}
+                ended = stopped("sweep")
+                fix = f"go on with `finetune sweep --open {folder.name}`: finished trials are not run again"
+                ended.problems = [replace(one, fix=fix) for one in ended.problems]
+                outcome = {"state": "stopped", "error": ended.as_json("sweep")}
             except StepFailed as failed:
                 outcome = {"state": "failed", "error": failed.outcome}
             except Exception as error:

@@ -168,7 +168,7 @@ CASES = [*((name, CONTENT[1]) for name in DAMAGED), *((DAMAGED[2], content) for 
 def test_a_damaged_file_is_told(name, content, ended_sweep):
     (ended_sweep.path / name).write_text(content)
     error = error_of(ended_sweep)
-    assert error["problems"][0].startswith("SWEEP-E0311")
+    assert error["problems"][0].startswith("SWEEP-E0307")
     assert (error["where"], error["code"]) == (str(ended_sweep.path / name), 2)
     assert "delete" in error["fix"]
 
