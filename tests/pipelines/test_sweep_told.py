@@ -12,7 +12,7 @@ from pipelines.interface.sweeps import sweep
 from pipelines.sweeping import Sweep
 from steps.errors import UserError
 
-ROWS = [{"messages": [{"role": "user", "content": f"a{n}"}, {"role": "assistant", "content": "b"}]} for n in range(8)]
+ROWS = [{"messages": [{"role": "user", "content": f"a{n}"}, {"role": "assistant", "content": "b"}]} for n in range(30)]
 
 
 @pytest.fixture
