@@ -1,6 +1,6 @@
 """Eight trials over learning rate and rank on the example `dates`: our sweep, our single runs, and Optuna with TRL.
 
-    python benchmarks/sweep.py [--rounds 3] [--max-steps 100]
+    python benchmarks/sweep.py [--rounds 3] [--max-steps 50]
 
 All train the same eight adapters, one at a time, with one thread:
 
@@ -120,7 +120,7 @@ def main() -> None:
     """Measure all ways alternately, print a table, and exit with 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-steps", type=int, default=100, help="optimizer steps of each training")
+    parser.add_argument("--max-steps", type=int, default=50, help="optimizer steps of each training")
     given = parser.parse_args()
     os.chdir(ROOT)
     subprocess.run([sys.executable, "examples/dates/make.py"], check=True)
