@@ -2,10 +2,11 @@
 
     python benchmarks/sweep_search.py [--seeds 3] [--tpe 20] [--random 40] [--gp 20] [--together 2] [--space rate]
 
-A classifier of the example `topics` is trained with parameters that each sampler chooses: learning rate, steps, rows per
-step and warmup; or, with `--space rate`, learning rate, weight decay, warmup, gradient norm and schedule, of which the rate
-decides nearly everything. TPE has half as many trials as random search. What it should find: at least what random
-search finds. Nothing is asserted, since three seeds prove little; the scores do not depend on the load of the machine.
+A classifier of the example `topics` is trained with parameters that each sampler chooses: learning rate, steps, rows
+per step and warmup; or, with `--space rate`, learning rate, weight decay, warmup, gradient norm and schedule, of which
+the rate decides nearly everything. TPE has half as many trials as random search. What it should find: at least what
+random search finds. Nothing is asserted, since three seeds prove little; the scores do not depend on the load of the
+machine.
 """
 
 from __future__ import annotations
