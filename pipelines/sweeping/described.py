@@ -15,12 +15,13 @@ from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.group import merged
 from steps.params.metrics import direction_of
 from steps.params.pipelines import PARAMETER_MODELS
-from steps.params.reading import choices_of, read_some, read_value, todays_name
+from steps.params.reading import choices_of, default_of, read_some, read_value, todays_name
 from steps.params.sweep import SweepParams
 
 GRID = "grid"
 LISTED = "trials"
-SAMPLERS = ("random", "tpe", "gp")
+RANDOM = "random"
+SAMPLERS = (RANDOM, "tpe", "gp")
 """Optuna's samplers that need no further package, search for one value and can go on from a list of trials."""
 SEARCHES = (GRID, *SAMPLERS, LISTED)
 NOT_OFFERED = {
@@ -87,6 +88,13 @@ class Described:
     def varied(self) -> list[str]:
         """The parameters that differ between trials."""
         return list(self.space or (self.trials[0] if self.trials else ()))
+
+    def configured(self, name: str) -> Any:
+        """Return the value of a parameter in a run without a sweep: as given for all trials, or the default."""
+        model = PARAMETER_MODELS[self.pipeline]
+        given = {todays_name(model, key): value for key, value in self.parameters.items()}
+        value = given[name] if name in given else default_of(model.model_fields[name])
+        return read_value(self.pipeline, name, value)
 
     def of_trial(self, varied: dict[str, Any]) -> dict[str, Any]:
         """Return all parameters of a trial; `varied` are its own ones."""

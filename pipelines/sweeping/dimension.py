@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from pipelines.sweeping.values import key_of
+
 NEARLY = 1e-9  # share of a step by which a range may miss its upper end, which decimal fractions often do
 
 
@@ -30,6 +32,10 @@ class Choices:
     def edges(self) -> tuple[Any, ...]:
         """The values that a plan has to see: all."""
         return self.values
+
+    def has(self, value: Any) -> bool:
+        """Return whether a value is one of these."""
+        return any(key_of(value) == key_of(one) for one in self.values)
 
     def as_json(self) -> Any:
         """Return the entry of a space from which this can be made again."""
@@ -79,6 +85,12 @@ class Range:
         if self.step is None:
             return (self.low, self.high)
         return (self.points[0], self.points[-1])
+
+    def has(self, value: Any) -> bool:
+        """Return whether a number is in the range."""
+        if self.step is not None:
+            return value in self.points
+        return self.low <= value <= self.high
 
     def as_json(self) -> Any:
         """Return the entry of a space from which this can be made again."""

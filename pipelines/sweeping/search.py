@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipelines.sweeping.described import GRID, LISTED, Described
+from pipelines.sweeping.described import GRID, LISTED, RANDOM, Described
 from pipelines.sweeping.dimension import Choices, Dimension, Range
 from pipelines.sweeping.space import LARGEST_GRID
 from pipelines.sweeping.values import key_of
@@ -94,12 +94,25 @@ class Search:
 
     def _untried(self, number: int, done: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what the sampler suggests; in a space with a number of combinations, each of them once."""
+        if number == 0 and (configured := self._configured()):
+            return configured
         tried = {key_of({name: one["parameters"].get(name) for name in self._axes}) for one in done}
         for again in range(TRIES):
             suggested = self._suggested(number, again, done)
             if self.combinations is None or key_of(suggested) not in tried:
                 return suggested
         return self._any_other(number, tried)
+
+    def _configured(self) -> dict[str, Any] | None:
+        """Return the values that a single run would have, if the space has them: a sampler learns from them first.
+
+        Random search has no use for them.
+        """
+        described = self.described
+        if described.search == RANDOM:
+            return None
+        own = {name: described.configured(name) for name in self._axes}
+        return own if all(one.has(own[name]) for name, one in described.space.items()) else None
 
     def _any_other(self, number: int, tried: set[str]) -> dict[str, Any]:
         """Return a random combination that was not tried; there is one, as there are fewer trials than combinations."""

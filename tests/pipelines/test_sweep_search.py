@@ -197,3 +197,31 @@ def test_optuna_prints_nothing_and_its_logging_is_left_as_it_was(capfd):
     asked(search_of(FEW, search="gp", budget=6))
     assert capfd.readouterr() == ("", "")
     assert logger.level in (before, logging.INFO)  # INFO: set by optuna when it is imported
+
+
+RATE = {"low": 1e-5, "high": 1e-2, "log": True}
+
+
+@pytest.mark.parametrize("search", ["tpe", "gp"])
+@pytest.mark.parametrize(
+    ("space", "parameters", "first"),
+    [
+        ({"learning_rate": RATE, "lora_r": [4, 8]}, {"learning_rate": "1e-4", "lora_r": 8},
+         {"learning_rate": 1e-4, "lora_r": 8}),
+        ({"learning_rate": RATE, "optim": ["adamw_torch", "adafactor"]}, {"learning_rate": 1e-4, "optim": "adamw_hf"},
+         {"learning_rate": 1e-4, "optim": "adamw_torch"}),
+        ({"lora_dropout": {"low": 0.0, "high": 0.5}}, {}, {"lora_dropout": 0.0}),
+        ({"eval_steps": {"low": 100, "high": 900, "step": 200}}, {}, {"eval_steps": 500}),
+        ({"learning_rate": RATE, "lora_r": [4, 8]}, {"learning_rate": 1.0, "lora_r": 8}, None),
+        ({"eval_steps": {"low": 100, "high": 900, "step": 300}}, {}, None),
+        ({"lora_r": [4, 8]}, {"lora_r": 64}, None),
+    ],
+)  # fmt: skip
+def test_a_sampler_begins_with_the_values_of_a_single_run_if_the_space_has_them(search, space, parameters, first):
+    described = describe("chat_completion", parameters, space, search=search, budget=2)
+    asked = Search(described).ask([])
+    assert all(described.space[name].has(value) for name, value in asked.items())
+    assert asked == first if first else asked != {name: described.configured(name) for name in asked}
+    alone = Search(describe("chat_completion", {}, space, search="random", budget=2)).ask([])
+    given = Search(describe("chat_completion", parameters, space, search="random", budget=2)).ask([])
+    assert alone == given, "random search does not look at them"
