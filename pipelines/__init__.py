@@ -39,7 +39,7 @@ On a cluster:
 Many trainings that differ in some parameters:
 
     sweeping/       what a sweep searches, and the sweeps that run or have run
-    sweep.py        the task graph of a compiled sweep
+    swept.py        the task graph of a compiled sweep
 
 The command line:
 

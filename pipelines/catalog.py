@@ -61,7 +61,7 @@ PIPELINES = {name: Published(name, FLOWS.get(name, "pipelines.supervised")) for 
 def found(name: str) -> Published | None:
     """Return the pipeline of a name, or the sweep over one; also with hyphens. None for an unknown one."""
     known = name.replace("-", "_")
-    return Published(known, "pipelines.sweep") if is_sweep(known) else PIPELINES.get(known)
+    return Published(known, "pipelines.swept") if is_sweep(known) else PIPELINES.get(known)
 
 
 def published_as(name: str) -> Published:

@@ -15,7 +15,7 @@ On this machine:
     processes.py  steps as processes
     handle.py     a sweep as an object; table.py and progress.py show it; command.py: `finetune sweep`
 
-On a cluster, where the compiled sweep (`pipelines/sweep.py`) runs:
+On a cluster, where the compiled sweep (`pipelines/swept.py`) runs:
 
     cluster.py    a sweep as an object, and its start; cluster_command.py: `finetune sweep --endpoint`
     submission.py  its runs: what is sent, and how they are found

@@ -291,8 +291,8 @@ def test_a_result_that_is_lost_on_its_way_is_made_again_from_the_best_checkpoint
     [
         ({"keep_checkpoints": "true"}, [10, 20]),
         ({"keep_checkpoints": "true", "save_steps": 4}, [4, 8, 10, 12, 16, 20]),
-        ({"save_total_limit": 2, "save_steps": 4}, [10, 20]),  # the best and the newest
-        ({"save_total_limit": 3, "save_steps": 4}, [10, 16, 20]),
+        ({"save_total_limit": 2, "save_steps": 4}, [16, 20]),  # the best is the newest
+        ({"save_total_limit": 3, "save_steps": 4}, [12, 16, 20]),
         ({"save_total_limit": 1}, [20]),
     ],
     ids=str,
