@@ -425,8 +425,9 @@ def test_a_bug_is_told_with_its_traceback(tmp_path):
 
 
 INTERRUPTED = """
-import json, sys
+import json, signal, sys
 from pipelines import RunStopped, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with the signal ignored
 try:
     run("chat_completion", json.loads(sys.argv[1]), root=sys.argv[2])
 except RunStopped as stopped:
