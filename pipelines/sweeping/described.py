@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -16,7 +15,7 @@ from steps.params.group import merged
 from steps.params.metrics import direction_of
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import choices_of, default_of, read_some, read_value, todays_name
-from steps.params.sweep import SweepParams
+from steps.params.sweep import NAME, SweepParams
 
 GRID = "grid"
 LISTED = "trials"
@@ -33,7 +32,6 @@ NOT_OFFERED = {
     "hyperband": "it decides which trials are stopped, not which are tried",
 }
 MEANT = {"bruteforce": GRID, "brute_force": GRID, "bayesian": "gp", "bayes": "gp", "optuna": "tpe", "list": LISTED}
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 PRUNERS = choices_of(SweepParams.model_fields["pruner"])
 MEANT_PRUNERS = {
     "asha": "successive_halving",

@@ -22,6 +22,7 @@ from steps.params.pipeline import AnswerOnly
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.sweep import NAME
 from steps.params.task_columns import PretrainingColumns
 from steps.params.training import CheckpointParams, TrainingParams
 
@@ -195,8 +196,8 @@ class DataSettings(Learned):
 class Pruning(Group):
     """Ending a trial of a sweep during its training if the other trials are better; changes no result."""
 
-    sweep: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
-    """The sweep, and the name of the folder of its trials' curves."""
+    sweep: str = Field(pattern=f"^{NAME.pattern}$")
+    """Name of the folder of the curves of the sweep's trials."""
 
     trial: int = Field(ge=0)
     """Number of this trial in the sweep."""

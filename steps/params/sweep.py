@@ -1,6 +1,8 @@
 """What a sweep adds to the parameters of its pipeline: the trials, and how the best one is found."""
 
+import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -53,6 +55,15 @@ STORED_BYTES = 64_000
 """Bytes of the longest text that KFP's store of parameters (ML Metadata) takes, with some to spare."""
 RESULT_BYTES = 800
 """Bytes of the longest result of a trial, as it stands in the list of all results."""
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""A name that a folder can have."""
+
+
+def as_folder(name: str) -> str:
+    """Return the name of the folder of a sweep: its own, or a digest of a name that a folder cannot have."""
+    return name if NAME.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 class SweepParams(Group):

@@ -15,7 +15,7 @@ from steps.params.group import Group, old_names
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
 from steps.params.reading import choices_of
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
-from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams
+from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams, as_folder
 from steps.params.sweep_reading import alike_problems, named, of_trial, split, told_once
 from steps.plan.deciding import Decisions, decide
 from steps.plan.hardware import Hardware
@@ -209,13 +209,13 @@ def _shared(
         places.append((models.index(model), data.index(wanted)))
     values = [one.parameters.model_dump(mode="json", exclude={"overrides"}) for one in decided]
     names = _varied(pipeline, asked.trials, values)
-    named = asked.sweep_name or _digest([own["training"] for own in all_])
+    curves = as_folder(asked.sweep_name or _digest([own["training"] for own in all_]))
     trials = []
     for number, (own, one, (model_place, data_place)) in enumerate(zip(all_, decided, places, strict=True)):
         training = own["training"]
         assert isinstance(training, FinetuneSettings)
         if asked.pruner != "none":
-            rule = Pruning(sweep=named, trial=number, pruner=asked.pruner, startup_trials=asked.pruner_startup_trials,
+            rule = Pruning(sweep=curves, trial=number, pruner=asked.pruner, startup_trials=asked.pruner_startup_trials,
                            warmup_steps=asked.pruner_warmup_steps)  # fmt: skip
             training = training.model_copy(update={"pruning": rule})
         evaluation: Any = own["evaluation"]

@@ -49,6 +49,17 @@ def test_pruning_needs_a_folder_that_all_pods_share(given, tmp_path, monkeypatch
     assert codes({**given, **PRUNED, "pruner": pruner, **changes}) == expected
 
 
+@pytest.mark.parametrize("name", ["rates", "my sweep", "../other", "größe", "a" * 101])
+def test_any_name_of_a_sweep_has_a_folder_for_its_curves(given, name):
+    asked = {**given, **PRUNED, "checkpoint_dir": "/shared/checkpoints"}
+    decided = [decide_sweep("chat_completion_sweep", {**asked, "sweep_name": one}) for one in (name, name, "another")]
+    folders = [{trial.settings.training.pruning.sweep for trial in one.trials} for one in decided]
+    assert folders[0] == folders[1] != folders[2]
+    assert len(folders[0]) == 1
+    assert folders[0] == {name} or name != "rates"
+    assert decided[0].name == name
+
+
 def test_without_pruner_no_folder_is_needed(given):
     assert codes({**given, "pruner": "none"}) == []
 
