@@ -9,7 +9,7 @@ from typing import Any
 
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.redaction import masked
-from steps.sweep.tracked import NUMBER, OF_SWEEP, RESULT, SWEEP
+from steps.sweep.tracked import NUMBER, OF_SWEEP, RESULT, SWEEP, as_tag
 from steps.tracking.target import be_patient, store_of
 
 PAGE = 1000
@@ -48,8 +48,8 @@ def _read(name: str, uri: str) -> dict[str, Any]:
     try:
         client = MlflowClient(tracking_uri=uri)
         places = [one.experiment_id for one in client.search_experiments()]
-        trials = _trials(client, places, name.replace("'", ""))
-        return {"trials": trials, "final": _final(client, places, name.replace("'", ""), trials)}
+        trials = _trials(client, places, as_tag(name))
+        return {"trials": trials, "final": _final(client, places, as_tag(name), trials)}
     except Exception as error:  # MLflow raises those of its server, of requests and of sqlalchemy
         raise _unread(uri, error) from error
 

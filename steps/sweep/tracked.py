@@ -25,6 +25,11 @@ PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 SWEEP = "finetune_sweep"  # tag of the sweep's run
 
 
+def as_tag(sweep: str) -> str:
+    """Return the name of a sweep as its tags have it: MLflow's filters have no way to write a single quote."""
+    return sweep.replace("'", "")
+
+
 def track_sweep(effective: dict[str, Any], facts: dict[str, Any], report: Path | None) -> None:
     """Create or complete the sweep's run; an error is only logged, because no result depends on it."""
     names = TrackingParams.model_fields
@@ -46,8 +51,8 @@ def tell_trial(tracking: TrackingParams, sweep: str, result: Result) -> None:
     A trial that failed before its training began gets a run, so that every trial has one.
     """
     text = result.as_text()
-    tags = {OF_SWEEP: sweep, NUMBER: str(result.number), "trial.state": result.state, "trial.reason": result.reason,
-            RESULT: text if len(text) <= LONGEST else ""}  # fmt: skip
+    tags = {OF_SWEEP: as_tag(sweep), NUMBER: str(result.number), "trial.state": result.state,
+            "trial.reason": result.reason, RESULT: text if len(text) <= LONGEST else ""}  # fmt: skip
 
     def send(client: Any, experiment: str) -> None:
         run_id = result.mlflow_run_id or _found(client, experiment, result.key)
@@ -87,7 +92,7 @@ def _tell(client: Any, run_id: str, tags: dict[str, str], metrics: dict[str, flo
 
 def _parent(client: Any, experiment: str, facts: dict[str, Any]) -> str:
     """Return the run of this sweep, which an earlier process may have created."""
-    name = facts["name"].replace("'", "")
+    name = as_tag(facts["name"])
     if found := client.search_runs([experiment], f"tags.{SWEEP} = '{name}'", max_results=1):
         return str(found[0].info.run_id)
     tags = {SWEEP: name, "pipeline": facts["pipeline"]}
@@ -100,7 +105,7 @@ def _put_below(client: Any, experiment: str, parent: str, trial: dict[str, Any],
         return
     from mlflow.entities import Param
 
-    tags = {PARENT: parent, OF_SWEEP: sweep, NUMBER: str(trial["number"]), "trial.state": trial["state"],
+    tags = {PARENT: parent, OF_SWEEP: as_tag(sweep), NUMBER: str(trial["number"]), "trial.state": trial["state"],
             NAME: f"trial {trial['number']}",
             "trial.reason": trial.get("reason", "")}  # fmt: skip
     data = client.get_run(run_id).data

@@ -21,7 +21,7 @@ from steps.params.settings import TrialSettings
 from steps.pruning import Pruned, read_curve
 from steps.running import CURVE, load
 from steps.sweep.result import DATA, FILE, KIND, MODEL, Result, finite, result_in
-from steps.sweep.tracked import KEY, NUMBER, OF_SWEEP, tell_trial
+from steps.sweep.tracked import KEY, NUMBER, OF_SWEEP, as_tag, tell_trial
 
 log = logging.getLogger("finetune")
 
@@ -40,9 +40,10 @@ def trial(
     if (measured / MANIFEST).is_file():
         return result_in(measured).as_text()
     base, rows = models / MODEL.format(settings.model_place), data / DATA.format(settings.data_place)
-    with _environment(settings) as curve:
+    key = key_of(settings, base, rows)
+    with _environment(settings, key) as curve:
         result = _result(settings, base, rows, tuned, measured, report, curve)
-    result = replace(result, tuned_uri=tuned_uri if result.state == "finished" else "")
+    result = replace(result, key=key, tuned_uri=tuned_uri if result.state == "finished" else "")
     with new_artifact(measured, KIND, {"settings": settings.model_dump(mode="json")}) as draft:
         (draft / FILE).write_text(json.dumps(asdict(result), indent=1, allow_nan=False), encoding="utf-8")
         draft.facts = {"state": result.state, "score": result.score}
@@ -110,7 +111,7 @@ def _metric(settings: TrialSettings) -> str:
 
 
 def _nothing(settings: TrialSettings) -> Result:
-    return Result(settings.number, "failed", key=key_of(settings))
+    return Result(settings.number, "failed")
 
 
 def _failed(settings: TrialSettings, error: StepError) -> Result:
@@ -130,20 +131,25 @@ def _refuse_few_rows(settings: TrialSettings, rows: Path) -> None:
         )  # fmt: skip
 
 
-def key_of(settings: TrialSettings) -> str:
-    """Return the value of the tag by which the trial's MLflow run is found: equal for equal trainings."""
+def key_of(settings: TrialSettings, *inputs: Path) -> str:
+    """Return the value of the tag by which the trial's MLflow run is found: equal for equal settings and inputs.
+
+    An input without a manifest counts as empty; the training refuses it.
+    """
     text = wire.dump(settings.model_dump(mode="json", exclude={"number"}))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    manifests = [place / MANIFEST for place in inputs]
+    told = [file.read_bytes() if file.is_file() else b"" for file in manifests]
+    return hashlib.sha256(b"\n".join([text.encode(), *told])).hexdigest()[:16]
 
 
-def _tags(settings: TrialSettings) -> dict[str, str]:
+def _tags(settings: TrialSettings, key: str) -> dict[str, str]:
     """Return the tags of the trial's MLflow run."""
-    of_sweep = {OF_SWEEP: settings.sweep, NUMBER: str(settings.number)} if settings.sweep else {}
-    return {KEY: key_of(settings), **of_sweep}
+    of_sweep = {OF_SWEEP: as_tag(settings.sweep), NUMBER: str(settings.number)} if settings.sweep else {}
+    return {KEY: key, **of_sweep}
 
 
 @contextmanager
-def _environment(settings: TrialSettings) -> Iterator[Path]:
+def _environment(settings: TrialSettings, key: str) -> Iterator[Path]:
     """Tag the MLflow run of the training, and have it write its curve; yields the file of the curve."""
     before = dict(os.environ)
     try:
@@ -151,7 +157,7 @@ def _environment(settings: TrialSettings) -> Iterator[Path]:
     except ValueError:
         given = {}
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ[TAGS] = json.dumps({**(given if isinstance(given, dict) else {}), **_tags(settings)})
+        os.environ[TAGS] = json.dumps({**(given if isinstance(given, dict) else {}), **_tags(settings, key)})
         os.environ.setdefault(CURVE, f"{scratch}/curve.jsonl")
         try:
             yield Path(os.environ[CURVE])

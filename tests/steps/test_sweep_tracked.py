@@ -6,7 +6,13 @@ import pytest
 from mlflow import MlflowClient
 from sweep_results import grid_sweep
 
-from steps.sweep.tracked import PARENT, track_sweep
+from steps.artifacts import new_artifact
+from steps.params.registration import TrackingParams
+from steps.params.settings import TrialSettings
+from steps.sweep.reading import read_sweep
+from steps.sweep.result import Result
+from steps.sweep.tracked import PARENT, tell_trial, track_sweep
+from steps.sweep.trial import key_of
 from steps.tracking.store import experiment_id
 
 TRIALS = 4
@@ -74,6 +80,27 @@ def test_a_sweep_has_one_run_and_a_child_for_each_trial(client, mlflow_store, tm
         assert "learning_rate" not in child.data.params, "the training has told it"
         assert {key: child.data.metrics[f"validation.{key}"] for key in trial["metrics"]} == trial["metrics"]
     assert told[str(TRIALS - 1)].data.tags["trial.reason"] == "loss=nan"
+    read = read_sweep(name, [mlflow_store])
+    assert [trial["number"] for trial in read["trials"]] == list(range(TRIALS)), "found by the name as it was given"
+
+
+def test_trials_of_a_name_with_quotes_are_found_while_the_sweep_runs(client, mlflow_store):
+    tracking = TrackingParams(mlflow_server_uri=mlflow_store, experiment_name="rates")
+    for number in range(2):
+        tell_trial(tracking, "it's odd", Result(number, "failed", key=f"key{number}", reason="no memory"))
+    found = read_sweep("it's odd", [mlflow_store])["trials"]
+    assert [(trial["number"], trial["state"]) for trial in found] == [(0, "failed"), (1, "failed")]
+
+
+def test_trials_of_other_data_have_other_runs(tmp_path):
+    settings = TrialSettings.model_construct(number=0, sweep="rates")
+    places = [tmp_path / name for name in ("model", "data", "other")]
+    for place in places:
+        with new_artifact(place, "data", {}) as draft:
+            (draft / "rows.txt").write_text(place.name)
+    model, data, other = places
+    assert key_of(settings, model, data) == key_of(settings, model, data)
+    assert len({key_of(settings, *one) for one in ((model, data), (model, other), (model, tmp_path / "none"))}) == 3
 
 
 def test_a_server_that_does_not_answer_costs_a_warning_only(monkeypatch, caplog):
