@@ -52,7 +52,10 @@ def choose_trial(
     sweep.json, `report` its page, `chosen_plan` the plan of the best trial. Raises an error of the trials' class if
     none finished.
     """
-    known = planned or read((plan or chosen_plan) / PLAN)
+    if (plan is None) == (planned is None):
+        raise ValueError("choose_trial needs either plan or planned")
+    known = read(plan / PLAN) if plan else planned
+    assert known is not None
     facts = sweep_facts(known, [json.loads(text) for text in _flat(results)], about or {})
     if facts["best"] is None:
         raise _none_finished(facts["trials"])
