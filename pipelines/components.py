@@ -198,24 +198,25 @@ def register_model(
 # The tasks of a sweep. Models and data that trials share are numbered folders of one artifact.
 @component(TRAIN)
 def import_models(settings: str, base_models: Output[Model], tokenizers: Output[Artifact]):
+    from steps.params.sweep import MODEL
     from steps.running import listed, run_step
 
     for place, one in enumerate(json.loads(settings)):
-        run_step(
-            "import-model", one, model=f"{base_models.path}/model-{place}", tokenizer=f"{tokenizers.path}/model-{place}"
-        )
-    base_models.metadata |= listed(f"{base_models.path}/model-0")
+        own = MODEL.format(place)
+        run_step("import-model", one, model=f"{base_models.path}/{own}", tokenizer=f"{tokenizers.path}/{own}")
+    base_models.metadata |= listed(f"{base_models.path}/{MODEL.format(0)}")
 
 
 @component(CORE)
 def prepare_all(settings: str, tokenizers: Input[Artifact], data: Output[Dataset], data_report: Output[HTML]):
+    from steps.params.sweep import DATA, MODEL
     from steps.running import listed, run_step
 
     for place, (model, one) in enumerate(json.loads(settings)):
-        page = data_report.path if place == 0 else f"{data.path}/data-{place}.html"
-        paths = {"tokenizer": f"{tokenizers.path}/model-{model}", "data": f"{data.path}/data-{place}", "report": page}
-        run_step("prepare-data", one, **paths)
-    data.metadata |= listed(f"{data.path}/data-0")
+        own = f"{data.path}/{DATA.format(place)}"
+        page = data_report.path if place == 0 else f"{own}.html"
+        run_step("prepare-data", one, tokenizer=f"{tokenizers.path}/{MODEL.format(model)}", data=own, report=page)
+    data.metadata |= listed(f"{data.path}/{DATA.format(0)}")
 
 
 @component(TRAIN)
@@ -278,9 +279,11 @@ def evaluate_best(
     metrics: Output[Metrics],
     score: OutputPath(float),
 ) -> bool:
-    base = f"{base_models.path}/model-{model}"
+    from steps.params.sweep import DATA, MODEL
+
+    base, own = f"{base_models.path}/{MODEL.format(model)}", f"{data.path}/{DATA.format(rows)}"
     _merged(base, tuned, merged_model)
-    return _evaluated(settings, base, tuned, merged_model, f"{data.path}/data-{rows}", evaluation, metrics, score)
+    return _evaluated(settings, base, tuned, merged_model, own, evaluation, metrics, score)
 
 
 @component(TRAIN, name="evaluate_best")
@@ -297,9 +300,11 @@ def evaluate_best_labels(
     classification: Output[ClassificationMetrics],
     score: OutputPath(float),
 ) -> bool:
-    base = f"{base_models.path}/model-{model}"
+    from steps.params.sweep import DATA, MODEL
+
+    base, own = f"{base_models.path}/{MODEL.format(model)}", f"{data.path}/{DATA.format(rows)}"
     _merged(base, tuned, merged_model)
-    passed = _evaluated(settings, base, tuned, merged_model, f"{data.path}/data-{rows}", evaluation, metrics, score)
+    passed = _evaluated(settings, base, tuned, merged_model, own, evaluation, metrics, score)
     return _charted(passed, evaluation, classification)
 
 

@@ -21,13 +21,12 @@ from typing import Any
 from pipelines.active import alone, is_active
 from pipelines.catalog import PIPELINES
 from pipelines.old_sweeps import OldSweep, find_sweeps, sweep_in
-from steps.errors import Problem, StepError, UserError
+from steps.errors import Preempted, Problem, StepError, UserError
 from steps.params.registration import database_in
 from steps.running import load
 
 NAME = re.compile(r"(?P<pipeline>\w+)-\d{8}-\d{6}(-\d+)?")
 REMOVED = ".removed-"  # prefix of a run that is being deleted
-INTERRUPTED = 143  # exit code
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class OldRun:
     @property
     def interrupted(self) -> bool:
         """Whether it was killed, or stopped with a checkpoint."""
-        return self.result is None or (self.result.get("error") or {}).get("code") == INTERRUPTED
+        return self.result is None or (self.result.get("error") or {}).get("code") == Preempted.exit_code
 
     @property
     def uses(self) -> set[str]:

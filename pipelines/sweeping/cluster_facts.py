@@ -9,10 +9,11 @@ from pipelines.sweeping.search import Search
 from pipelines.sweeping.submission import GOES_ON, described_in, goes_on, has_ended, inputs_of, value_of
 from steps.errors import StepError
 from steps.params.metrics import direction_of
+from steps.params.registration import TRACKING_VARIABLES
+from steps.params.sweep import ENDED
 from steps.running import load
 
-MLFLOW = "MLFLOW_TRACKING_URI"
-ENDED = ("finished", "failed", "pruned")
+MLFLOW = TRACKING_VARIABLES[0]
 NO_SERVER = f"states and scores of the trials are in MLflow: set mlflow_server_uri, or {MLFLOW} here"
 
 

@@ -1,7 +1,8 @@
 """The folder of a sweep on this machine: everything that is known of it, so that it can be opened again.
 
 description.json   what was asked for                  plan/          the plan of all trials
-models/0           imported models, by place           data/0         prepared data, by place
+models/model-0     imported models, by place           data/data-0    prepared data, by place
+tokenizers/model-0 their tokenizers
 trials/0003/       asked.json, settings.json, planned.json, tuned/, measured/, log.txt, curve.jsonl, failed.json
 best/0003/         the best trial: merged, evaluated, registered; with a larger budget there may be several
 shared.json        settings of models and data by place, and the id of the curves of trials
@@ -23,6 +24,7 @@ from typing import Any
 
 from pipelines.sweeping.described import Described, is_name
 from steps.errors import Problem, UserError, nearest, shown
+from steps.params.sweep import DATA, MODEL
 
 SWEEPS = "sweeps"  # below the root of local runs
 DESCRIPTION, FACTS, REPORT = "description.json", "sweep.json", "report.html"
@@ -123,7 +125,7 @@ class SweepFolder:
 
     def shared(self, kind: str, place: int) -> Path:
         """Return the place of a model, its tokenizer (both model-0 …) or prepared data (data-0 …)."""
-        return self.path / kind / f"{'data' if kind == 'data' else 'model'}-{place}"
+        return self.path / kind / (DATA if kind == "data" else MODEL).format(place)
 
     @contextlib.contextmanager
     def driven(self) -> Iterator[None]:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from pipelines.sweeping.described import Described
 
-COLUMNS = ("state", "score", "steps", "seconds", "tokens", "reason")
-ENDED = ("finished", "failed", "pruned")
-
 
 class SweepFailed(StepError):
     """A sweep ended with an error; `outcome` is that of the step that failed."""

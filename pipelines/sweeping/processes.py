@@ -18,12 +18,11 @@ from typing import Any
 from pipelines.local import environment
 from pipelines.scratch import scratch_folder
 from pipelines.warm import warm_python
-from steps.errors import Problem
+from steps.errors import OutOfResources, Problem
 from steps.running import CURVE, RECORDS, bug
 
 POLL = 0.1  # seconds
 SAVING = 60.0  # seconds in which steps save and end, before they are killed
-STOPPED = 143
 LONGEST = 100_000  # characters of settings; the system takes 131,072 bytes in one argument
 # These need the libraries that the warm process has loaded.
 WARM = ("trial", "evaluate")
@@ -60,9 +59,10 @@ class Job:
         found = f"its process was ended by {signal.Signals(number).name}" if killed else f"exit code {code}"
         why = "lower per_device_train_batch_size or max_parallel if memory ran out" if killed else f"see {self.log}"
         problem = Problem("SWEEP-E0301", self.step, found, "a process that ends by itself", why)
-        told = bug(RuntimeError(found)).as_json(self.step)
-        return {**told, "retryable": True, "code": 5 if killed else 70, "where": self.step, "found": found, "fix": why,
-                "class": "OutOfResources" if killed else told["class"], "problems": [str(problem)]}  # fmt: skip
+        own = bug(RuntimeError(found)).as_json(self.step)
+        kind = {"code": OutOfResources.exit_code, "class": OutOfResources.__name__} if killed else {}
+        told = {"retryable": True, "where": self.step, "found": found, "fix": why, "problems": [str(problem)]}
+        return {**own, **kind, **told}
 
 
 class Stopped(Exception):

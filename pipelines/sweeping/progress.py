@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines.live import Line
+from steps.params.sweep import ENDED
 
 if TYPE_CHECKING:
     from pipelines.sweeping.cluster import ClusterSweep
@@ -43,7 +44,7 @@ def line_of(name: str, facts: dict[str, Any]) -> str:
     trials = facts["trials"]
     if not trials:
         return f"{name}: begins"
-    ended = [trial for trial in trials if trial["state"] in ("finished", "failed", "pruned")]
+    ended = [trial for trial in trials if trial["state"] in ENDED]
     running = [trial for trial in trials if trial["state"] == "running"]
     told = [f"{name}: {len(ended)} of {facts.get('total', len(trials))} trials"]
     for state in ("failed", "pruned"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any
 
-from steps.params.sweep import as_cell
+from steps.params.sweep import STATES, as_cell
 
 if TYPE_CHECKING:
     import pandas
 
-ORDER = {"finished": 0, "running": 1, "waiting": 2, "pruned": 3, "failed": 4}
+ORDER = {state: place for place, state in enumerate(STATES)}
 MOST_TOLD = 30  # trials in a text
 
 
@@ -35,7 +35,7 @@ def ranked(facts: dict[str, Any]) -> list[dict[str, Any]]:
     def place(trial: dict[str, Any]) -> tuple[int, float, bool, int]:
         score = trial.get("score")
         return (
-            ORDER.get(trial["state"], 5),
+            ORDER.get(trial["state"], len(ORDER)),
             sign * score if score is not None else 0.0,
             not trial["best"],
             trial["number"],

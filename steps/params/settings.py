@@ -22,7 +22,7 @@ from steps.params.pipeline import AnswerOnly
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
-from steps.params.sweep import NAME
+from steps.params.sweep import NAME, Pruner, SweepParams
 from steps.params.task_columns import PretrainingColumns
 from steps.params.training import CheckpointParams, TrainingParams
 
@@ -202,13 +202,13 @@ class Pruning(Group):
     trial: int = Field(ge=0)
     """Number of this trial in the sweep."""
 
-    pruner: Literal["median", "successive_halving"] = "median"
+    pruner: Pruner = "median"
     """End a trial that is worse than the median of the finished ones, or that is not in the better half at a rung."""
 
-    startup_trials: int = Field(5, ge=0)
+    startup_trials: int = Field(default_in(SweepParams, "pruner_startup_trials"), ge=0)
     """Trials to compare with that are needed before one is ended: finished ones (median), or ones that got as far."""
 
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default_in(SweepParams, "pruner_warmup_steps"), ge=0)
     """Optimizer steps before which no trial is ended."""
 
 

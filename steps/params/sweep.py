@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -66,6 +66,15 @@ def as_folder(name: str) -> str:
     return name if NAME.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
+Ended = Literal["finished", "pruned", "failed"]
+ENDED: tuple[Ended, ...] = get_args(Ended)
+STATES = ("finished", "running", "waiting", "pruned", "failed")
+"""States of a trial, in the order of tables."""
+MODEL, DATA = "model-{}", "data-{}"
+"""Folders of the models, with their tokenizers, and of the prepared data that trials share, by place."""
+Pruner = Literal["median", "successive_halving"]
+
+
 class SweepParams(Group):
     """The trials of a sweep, and how the best one is found."""
 
@@ -78,11 +87,11 @@ class SweepParams(Group):
     sweep_metric: str = ""
     """Metric on the validation rows that selects the best trial; empty: gate_metric."""
 
-    pruner: Literal["none", "median", "successive_halving"] = "none"
+    pruner: Literal["none", Pruner] = "none"
     """Rule that stops a trial whose evaluations during training are worse than those of others at the same step."""
 
     pruner_startup_trials: int = Field(5, ge=1)
-    """Trials that pruner=median never stops: those before so many are finished."""
+    """Trials to compare with before one is stopped: finished ones (median), or ones that got as far as it."""
 
     pruner_warmup_steps: int = Field(0, ge=0)
     """Optimizer steps before which no trial is stopped."""

@@ -7,10 +7,10 @@ import math
 import re
 from typing import Any
 
+from steps.params.sweep import STATES
 from steps.reports.formats import NOTHING, cut, parameter
 from steps.reports.sections.evaluation import reason
 
-STATES = ("finished", "running", "waiting", "pruned", "failed")  # in the order of the table
 REASON_SHOWN = 90  # characters in the table; a click shows the rest
 CAUSES_SHOWN = 6
 CAUSE_SHOWN = 240  # characters of the cause in the verdict

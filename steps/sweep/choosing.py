@@ -12,6 +12,7 @@ from steps import wire
 from steps.artifacts import new_artifact, read_manifest
 from steps.errors import NumericError, OutOfResources, Problem, StepError, UserError
 from steps.params.metrics import direction_of
+from steps.params.sweep import ENDED
 from steps.reports.facts import PLAN, read
 from steps.sweep.importance import importance
 from steps.sweep.tracked import track_sweep
@@ -19,7 +20,7 @@ from steps.sweep.tracked import track_sweep
 log = logging.getLogger("finetune")
 
 SWEEP = "sweep.json"
-CLASSES: dict[int, type[StepError]] = {5: OutOfResources, 6: NumericError}
+CLASSES: dict[int, type[StepError]] = {kind.exit_code: kind for kind in (OutOfResources, NumericError)}
 
 
 class Choice(NamedTuple):
@@ -124,7 +125,7 @@ def best_of(results: Iterable[dict[str, Any]], higher: bool, tokens: Mapping[int
 
 
 def _cost(sweep: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
-    ended = [one for one in results if one.get("state") in ("finished", "failed", "pruned")]
+    ended = [one for one in results if one.get("state") in ENDED]
     return {
         "trainings": len(ended),
         "preparations": sweep["preparations"],
@@ -148,7 +149,7 @@ def _none_finished(trials: list[dict[str, Any]]) -> StepError:
     codes = set()
     for trial in trials:
         numbers.setdefault(trial.get("reason", "") or trial["state"], []).append(trial["number"])
-        codes.add((trial.get("error") or {}).get("code", 2))
+        codes.add((trial.get("error") or {}).get("code", UserError.exit_code))
     kind = CLASSES.get(codes.pop(), UserError) if len(codes) == 1 else UserError
     return kind(
         Problem("SWEEP-E0212", f"trial {', '.join(map(str, which))}", reason, "a trial that finishes",

@@ -7,14 +7,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from steps.params.sweep import RESULT_BYTES
+from steps.params.sweep import RESULT_BYTES, Ended
 
-State = Literal["finished", "failed", "pruned"]
 KIND = "trial"  # of its artifact
 FILE = "trial.json"
-MODEL, DATA = "model-{}", "data-{}"  # folders of what trials share, by place
 MOST_POINTS = 24  # of a curve in the text that KFP passes on
 DIGITS = 6  # of its numbers
 
@@ -24,7 +22,7 @@ class Result:
     """The result of one trial; trial.json has these fields."""
 
     number: int
-    state: State
+    state: Ended
     metrics: dict[str, float] = field(default_factory=dict)
     """On the validation rows."""
     score: float | None = None

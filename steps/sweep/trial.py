@@ -18,9 +18,10 @@ from steps.artifacts import MANIFEST, new_artifact, read_manifest
 from steps.errors import Outage, Preempted, Problem, StepError, UserError
 from steps.outcome import failure
 from steps.params.settings import TrialSettings
+from steps.params.sweep import DATA, MODEL
 from steps.pruning import Pruned, read_curve
 from steps.running import CURVE, load
-from steps.sweep.result import DATA, FILE, KIND, MODEL, Result, finite, result_in
+from steps.sweep.result import FILE, KIND, Result, finite, result_in
 from steps.sweep.tracked import KEY, NUMBER, OF_SWEEP, as_tag, tell_trial
 
 log = logging.getLogger("finetune")
