@@ -21,6 +21,7 @@ STEPS = {
     "trial": "steps.sweep.trial:trial",
     "choose-trial": "steps.sweep.choosing:choose_trial",
     "sweep-as-text": "steps.plan.sweep_summary:sweep_as_text",
+    "sampled-as-text": "steps.plan.sweep_summary:sampled_as_text",
     "sweep-facts": "steps.sweep.choosing:sweep_facts",
     "read-sweep": "steps.sweep.reading:read_sweep",
     "measure": "steps.evaluate.measuring:measure",

@@ -88,6 +88,8 @@ def _plan(_manifest: Manifest, folder: Path) -> dict[str, Any]:
 TOLD: dict[str, Callable[[Manifest, Path], dict[str, Any]]] = {
     "data": _data, "evaluation": _evaluation, "registration": _registration, "plan": _plan,
     "tokenizer": lambda _manifest, _folder: {},
+    "trial": lambda manifest, _folder: manifest.facts,
+    "sweep": lambda manifest, _folder: manifest.facts,
 }  # fmt: skip
 
 

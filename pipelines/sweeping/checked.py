@@ -36,17 +36,10 @@ def known_trials(described: Described) -> list[dict[str, Any]]:
     return trials
 
 
-def arguments_of(described: Described, trials: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Return the arguments of the plan of these trials."""
-    own = {"trials": trials, "parallelism": described.max_parallel, "sweep_metric": described.metric,
-           "pruner": described.pruner, "sweep_name": name}  # fmt: skip
-    return {"overrides": {**described.parameters, **own}}
-
-
 def plan_trials(described: Described, trials: list[dict[str, Any]], name: str, place: Path) -> Any:
     """Plan trials into the folder `place`, and return the plan's outputs. Raises the plan's StepError."""
     pipeline = f"{described.pipeline}{SWEEP}"
-    arguments = arguments_of(described, trials, name)
+    arguments = {"overrides": {**described.parameters, **described.own(name, trials)}}
     return run_here("plan", pipeline=pipeline, arguments=arguments, plan=place, report=place.with_suffix(".html"))
 
 
@@ -110,28 +103,5 @@ def plan_as_text(described: Described, summary: dict[str, Any]) -> str:
     """Format the plan of a sweep for a terminal."""
     if is_known(described):
         return str(load("sweep-as-text")(summary))
-    search, sweep = Search(described), summary["sweep"]
-    trials = sweep["trials"]
-    told = {
-        "for those": f"{_count(sweep['models'], 'model')} imported, {_count(sweep['preparations'], 'preparation')} of "
-        "the data",
-        "selection": f"{sweep['metric']} on the validation rows; of equal trials the cheaper one",
-        "cost": _count(search.total, "training"),
-    }
-    sizes = {"optimizer steps": [one["steps"] for one in trials], "tokens": [one["tokens"] for one in trials]}
-    most = [f"{max(known) * search.total:,} {what}" for what, known in sizes.items() if None not in known]
-    told["cost"] += f", at most about {', '.join(most)}" if most else ""
-    lines = [
-        f"sweep of {described.pipeline} by {described.search}: {_count(search.total, 'trial')}, chosen one by one",
-        f"{_count(len(trials), 'trial')} with the ends of every range checked",
-        *([search.note] if search.note else []),
-        "",
-        *(f"  {name:<22} {text}" for name, text in told.items()),
-    ]
-    lines += [f"  {one['what']:<22} {one['uri']}  {one['digest'][:12]}" for one in summary["sources"]]
-    lines.append(f"  {'tracking':<22} {summary['tracking']}")
-    return "\n".join([*lines, *(f"WARNING {one}" for one in summary["warnings"])])
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"
+    search = Search(described)
+    return str(load("sampled-as-text")(summary, described.search, search.total, search.note))

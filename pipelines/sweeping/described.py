@@ -98,6 +98,11 @@ class Described:
         """Return all parameters of a trial; `varied` are its own ones."""
         return merged(PARAMETER_MODELS[self.pipeline], self.parameters, varied)
 
+    def own(self, name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the parameters of the compiled sweep (SweepParams) besides those of its pipeline."""
+        return {"trials": trials, "parallelism": self.max_parallel, "sweep_metric": self.metric, "pruner": self.pruner,
+                "sweep_name": name}  # fmt: skip
+
     def as_json(self) -> dict[str, Any]:
         """Return this as JSON values, from which `from_json` makes it again."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}

@@ -7,7 +7,6 @@ import html
 import os
 import signal
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,11 +146,11 @@ class Sweep:
         return as_html(self.facts, f"sweep {html.escape(self.name)}: {self.state}") + page
 
 
-def begin(described: Described, root: Path, check: Callable[[SweepFolder], None] | None = None) -> SweepFolder:
+def begin(described: Described, root: Path) -> SweepFolder:
     """Create the folder of a sweep, or return that of the same one, begun before.
 
     A larger budget and another max_parallel may be given to a sweep that was begun. Raises UserError for a name that
-    another sweep has, and what `check` raises, before anything is written.
+    another sweep has.
     """
     name = described.name or f"{described.pipeline}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = sweep_folder(root, name)

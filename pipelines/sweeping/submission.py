@@ -87,9 +87,7 @@ def parameters_of(described: Described, name: str, trials: list[dict[str, Any]],
     space = {key: one.as_json() for key, one in described.space.items()}
     search = {"pipeline": described.pipeline, "search": described.search, "space": space, "budget": described.budget,
               "seed": described.seed, **({} if last else {GOES_ON: True})}  # fmt: skip
-    own = {"trials": trials, "parallelism": described.max_parallel, "sweep_metric": described.metric,
-           "pruner": described.pruner, "sweep_name": name, "sweep_search": search}  # fmt: skip
-    return {**described.parameters, **{key: value for key, value in own.items() if value is not None}}
+    return {**described.parameters, **described.own(name, trials), "sweep_search": search}
 
 
 def described_in(inputs: dict[str, Any]) -> Described:

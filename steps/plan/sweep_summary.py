@@ -97,23 +97,58 @@ def sweep_as_text(summary: dict[str, Any]) -> str:
     lines = [f"plan of {sweep['name']}: {_count(count, 'trial')} of {summary['pipeline']}", ""]
     lines += [f"  {task['task']:<22} {task['what']}" for task in summary["tasks"]]
     lines += ["", *as_table(summary["tasks"]), "", *_table(sweep), ""]
-    shared = (
-        f"{_count(sweep['models'], 'model')} imported and {_count(sweep['preparations'], 'preparation')} of the data"
-    )
-    lines.append(f"  {'shared':<22} {shared}, the base evaluated once, on the test rows")
-    lines.append(f"  {'selection':<22} {sweep['metric']} on the validation rows; of equal trials the cheaper one")
+    lines.append(_line("shared", f"{_shared(sweep)}, the base evaluated once, on the test rows"))
+    lines.append(_selection(sweep))
     told = [_count(count, "training"), *([f"{total['steps']:,} optimizer steps"] if total["steps"] else [])]
     told += [f"about {total['tokens']:,} tokens"] if total["tokens"] else []
     told += [f"about {duration(total['seconds'])} of training"] if total["seconds"] else []
     told += [f"about {total['cost']:.3g}"] if total["cost"] else []
-    lines.append(f"  {'cost':<22} {', '.join(told)}")
+    lines.append(_line("cost", ", ".join(told)))
     if not total["seconds"]:
-        lines.append(f"  {'':<22} time is unknown: set tokens_per_second, which the report of a training has")
-    lines.append(f"  {'at the same time':<22} {_count(sweep['parallelism'], 'trial')}")
-    lines += [f"  {item['what']:<22} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
-    lines.append(f"  {'tracking':<22} {summary['tracking']}")
-    lines += [f"WARNING {warning}" for warning in summary["warnings"]]
-    return "\n".join(lines)
+        lines.append(_line("", "time is unknown: set tokens_per_second, which the report of a training has"))
+    lines.append(_line("at the same time", _count(sweep["parallelism"], "trial")))
+    return "\n".join([*lines, *_sources(summary)])
+
+
+def sampled_as_text(summary: dict[str, Any], search: str, total: int, note: str) -> str:
+    """Format the summary of a search whose `total` trials are chosen one by one; it has those with the ends of ranges.
+
+    `note` is a sentence about the search, or empty.
+    """
+    sweep, trials = summary["sweep"], summary["sweep"]["trials"]
+    sizes = {"optimizer steps": [one["steps"] for one in trials], "tokens": [one["tokens"] for one in trials]}
+    most = [f"{max(known) * total:,} {what}" for what, known in sizes.items() if None not in known]
+    return "\n".join([
+        f"sweep of {summary['pipeline']} by {search}: {_count(total, 'trial')}, chosen one by one",
+        f"{_count(len(trials), 'trial')} with the ends of every range checked",
+        *([note] if note else []),
+        "",
+        _line("for those", _shared(sweep)),
+        _selection(sweep),
+        _line("cost", _count(total, "training") + (f", at most about {', '.join(most)}" if most else "")),
+        *_sources(summary),
+    ])  # fmt: skip
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<22} {text}"
+
+
+def _shared(sweep: dict[str, Any]) -> str:
+    return f"{_count(sweep['models'], 'model')} imported and {_count(sweep['preparations'], 'preparation')} of the data"
+
+
+def _selection(sweep: dict[str, Any]) -> str:
+    return _line("selection", f"{sweep['metric']} on the validation rows; of equal trials the cheaper one")
+
+
+def _sources(summary: dict[str, Any]) -> list[str]:
+    """Return the lines of the sources, of the tracking and of the warnings."""
+    return [
+        *(_line(item["what"], f"{item['uri']}  {item['digest'][:12]}") for item in summary["sources"]),
+        _line("tracking", summary["tracking"]),
+        *(f"WARNING {warning}" for warning in summary["warnings"]),
+    ]
 
 
 def _table(sweep: dict[str, Any]) -> list[str]:
