@@ -66,33 +66,47 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
         data=data.outputs["data"],
     )
     on_gpu(named(verdict, "Evaluate and compare"), plan, "evaluate")
-    page = named(report(plan=plan.outputs["plan"], evaluation=verdict.outputs["evaluation"]), "Write run report")
-    uncached(small(with_tracking(page, p.mlflow_config_map, SERVER_OR_OFF)))
+    weights = {"tuned": tuned.outputs["tuned_model"], "merged": tuned.outputs["merged_model"]}
+    page = report_and_register(
+        verdict, plan.outputs["plan"], plan.outputs["registration"], plan.outputs["registers"], p.mlflow_config_map,
+        **weights,
+    )  # fmt: skip
+    return Outputs(
+        plan=plan.outputs["plan"],
+        data=data.outputs["data"],
+        **weights,
+        evaluation_result=verdict.outputs["evaluation"],
+        report=page,
+        passed=verdict.outputs["Output"],
+        score=verdict.outputs["score"],
+    )
+
+
+def report_and_register(
+    verdict: dsl.PipelineTask, plan: Any, settings: Any, registers: Any, config_map: Any, tuned: Any, merged: Any
+) -> Any:
+    """Add the run's report, and the registration of a model that passed; return the page.
+
+    `plan` is the artifact, `settings` those of register_model, `registers` whether the run wants it registered.
+    """
+    page = named(report(plan=plan, evaluation=verdict.outputs["evaluation"]), "Write run report")
+    uncached(small(with_tracking(page, config_map, SERVER_OR_OFF)))
     # The gate must be the component's single return value: kfp.local evaluates a condition on a named output as false
     # without a message. It is a condition of its own: whether it was taken tells the gate's verdict, also of a run that
     # does not want the model registered.
     passed = dsl.If(verdict.outputs["Output"] == True, "Register if it passed")  # noqa: E712
     # Inside the first condition, the plan's named output is an input of its graph, which kfp.local does read.
-    wanted = dsl.If(plan.outputs["registers"] == True, "If registration is on")  # noqa: E712
+    wanted = dsl.If(registers == True, "If registration is on")  # noqa: E712
     with passed, wanted:
         version = register_model(
-            settings=plan.outputs["registration"],
-            tuned=tuned.outputs["tuned_model"],
-            merged=tuned.outputs["merged_model"],
+            settings=settings,
+            tuned=tuned,
+            merged=merged,
             evaluation=verdict.outputs["evaluation"],
             report=page.outputs["run_report"],
         )
-        uncached(small(with_tracking(named(version, "Register model"), p.mlflow_config_map)))
-    return Outputs(
-        plan=plan.outputs["plan"],
-        data=data.outputs["data"],
-        tuned=tuned.outputs["tuned_model"],
-        merged=tuned.outputs["merged_model"],
-        evaluation_result=verdict.outputs["evaluation"],
-        report=page.outputs["run_report"],
-        passed=verdict.outputs["Output"],
-        score=verdict.outputs["score"],
-    )
+        uncached(small(with_tracking(named(version, "Register model"), config_map)))
+    return page.outputs["run_report"]
 
 
 @cache

@@ -18,14 +18,11 @@ from pipelines.components import (
     evaluate_best_labels,
     import_models,
     prepare_all,
-    register_model,
-    report,
     trial,
 )
 from pipelines.form import sweep_form
 from pipelines.resources import (
     SERVER,
-    SERVER_OR_OFF,
     named,
     on_cpu,
     on_gpu,
@@ -35,6 +32,7 @@ from pipelines.resources import (
     with_tracking,
 )
 from pipelines.signature import pipeline
+from pipelines.supervised import report_and_register
 from steps.params.pipelines import is_sweep, sweep_model
 
 
@@ -170,24 +168,12 @@ def _finish(evaluator: Any) -> Any:
         requests = _as_plan("evaluate", cpu=cpu, memory=memory, gpu_type=gpu_type, gpu_count=gpu_count,
                             node_selector=node_selector, tolerations=tolerations)  # fmt: skip
         on_gpu(named(verdict, "Merge and evaluate"), requests, "evaluate")
-        page = named(report(plan=chosen_plan, evaluation=verdict.outputs["evaluation"]), "Write run report")
-        uncached(small(with_tracking(page, config_map, SERVER_OR_OFF)))
-        passed = dsl.If(verdict.outputs["Output"] == True, "Register if it passed")  # noqa: E712
-        wanted = dsl.If(registers == True, "If registration is on")  # noqa: E712
-        with passed, wanted:
-            version = register_model(
-                settings=registration,
-                tuned=tuned,
-                merged=verdict.outputs["merged_model"],
-                evaluation=verdict.outputs["evaluation"],
-                report=page.outputs["run_report"],
-            )
-            uncached(small(with_tracking(named(version, "Register model"), config_map)))
+        weights = {"tuned": tuned, "merged": verdict.outputs["merged_model"]}
+        page = report_and_register(verdict, chosen_plan, registration, registers, config_map, **weights)
         return Finished(
-            tuned=tuned,
-            merged=verdict.outputs["merged_model"],
+            **weights,
             evaluation_result=verdict.outputs["evaluation"],
-            report=page.outputs["run_report"],
+            report=page,
             passed=verdict.outputs["Output"],
             score=verdict.outputs["score"],
         )

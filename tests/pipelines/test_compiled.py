@@ -95,6 +95,14 @@ def test_the_inputs_of_a_sweep_are_the_trials_and_what_most_runs_need(name):
         assert given["description"] == field.description
 
 
+def test_the_plan_of_a_sweep_requests_hardware_for_the_same_tasks():
+    settings = {"model", "models", "data", "lanes", "training", "evaluation", "registration"}
+    single, swept = ({name: kind for name, kind in one.__annotations__.items() if name not in settings}
+                     for one in (Plan, SweepPlan))  # fmt: skip
+    assert list(single.items()) == list(swept.items())
+    assert len(single) > 10
+
+
 @pytest.mark.parametrize(("made", "outputs"), [("spec", Plan), ("swept", SweepPlan)])
 def test_every_parameter_reaches_the_plan_and_every_plan_output_is_used(made, outputs, request):
     spec = request.getfixturevalue(made)

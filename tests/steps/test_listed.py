@@ -52,6 +52,8 @@ KINDS = {
     "evaluation": (write_evaluation, {"passed": True, "metric": "exact_match", "score": 0.714286,
                                       "score_base": 0.285714, "rows": 7}),
     "registration": (registration, {"name": "dates", "version": "3", "model_uri": "models:/dates/3"}),
+    "trial": (lambda place: write_model(place, "trial", state="failed", score=None), {"state": "failed"}),
+    "sweep": (lambda place: write_model(place, "sweep", best=2, trials=4), {"best": 2, "trials": 4}),
     "plan": (write_plan, {"base_model": "meta-llama/Llama-3.2-1B", "warnings": 1}),
 }  # fmt: skip
 MADE_FROM_A_BASE = ("tuned", "check", "no adapter")
