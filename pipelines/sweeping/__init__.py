@@ -13,7 +13,7 @@ On this machine:
     folder.py     the folder of a sweep
     driver.py     plan, shared work, trials, the best one; run.py: the same as a process of its own
     processes.py  steps as processes
-    handle.py     a sweep as an object; table.py and progress.py show it; command.py: `finetune sweep`
+    handle.py     a sweep as an object; told.py, table.py and progress.py show it; command.py: `finetune sweep`
 
 On a cluster, where the compiled sweep (`pipelines/swept.py`) runs:
 

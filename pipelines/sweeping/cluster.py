@@ -43,12 +43,11 @@ from pipelines.sweeping.submission import (
     send_again,
     trials_only,
 )
+from pipelines.sweeping.told import Told
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.params.pipelines import SWEEP
 
 if TYPE_CHECKING:
-    import pandas
-
     from pipelines.profile import Profile
 
     Place = Server | Connection | str | os.PathLike[str] | None
@@ -57,7 +56,7 @@ FRESH = 2.0  # seconds for which facts are not asked for again
 STATES = {"SUCCEEDED": "finished", "CANCELED": "stopped"}
 
 
-class ClusterSweep:
+class ClusterSweep(Told):
     """A sweep on Kubeflow Pipelines; it has the same attributes as a `Sweep` on this machine."""
 
     def __init__(self, server: Server, name: str, plan: bool = True):
@@ -105,16 +104,6 @@ class ClusterSweep:
         return self._facts
 
     @property
-    def best(self) -> dict[str, Any] | None:
-        """The best trial so far: number, parameters, score and the rest; None before the first one is finished."""
-        return next((trial for trial in self.facts["trials"] if trial["best"]), None)
-
-    @property
-    def final(self) -> dict[str, Any] | None:
-        """Metrics of base and best trial on the test rows, the gate, and the registered version; None before."""
-        return self.facts["final"]
-
-    @property
     def report(self) -> str | None:
         """The address of the run whose output sweep_report has the plots and tables; None before it has finished."""
         made = self.run
@@ -125,12 +114,6 @@ class ClusterSweep:
         """Why it failed (`StepError.as_json`), as far as KFP and Kubernetes tell; None if it did not."""
         made = self.run
         return error_of(self.server, made) if _state(made) == "failed" else None
-
-    def table(self) -> pandas.DataFrame:
-        """Return one row for each trial: its parameters, state, score and metrics on the validation rows."""
-        from pipelines.sweeping.table import table_of
-
-        return table_of(self.facts)
 
     def wait(self, show: bool = True, timeout: float | None = None) -> ClusterSweep:
         """Wait until it has ended, and send the next batch of trials when one has; Ctrl-C ends the waiting only.

@@ -42,14 +42,7 @@ def sweep_command(
 
     With the same file, or with --open, a sweep that was stopped or killed goes on: finished trials are not run again.
     """
-    from pipelines.outputs import refuse_in_uri, refuse_unwritable
     from pipelines.sweeping import cluster_command
-    from pipelines.sweeping.checked import all_told, plan_as_text, planned
-    from pipelines.sweeping.folder import existing
-    from pipelines.sweeping.handle import Sweep, begin
-    from pipelines.sweeping.run import drive
-    from pipelines.sweeping.table import as_text
-    from steps.running import leave
 
     if bool(file) == bool(name):
         raise UserError(
@@ -60,19 +53,40 @@ def sweep_command(
     _refuse_unused(given if name else {"status": status or None}, name)
     if cluster_command.is_meant(cluster):
         cluster_command.sweep(file, pipeline or "", given, name, plan_only, status, as_json, cluster)
-        return
-    if status and name:
-        shown = Sweep.open(name, root)
-        facts = {**shown.facts, "status": shown.state}
-        click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else repr(shown))
-        return
+    elif status:
+        _show(name, root, as_json)
+    else:
+        _run_here(file, pipeline or "", given, name, root, plan_only, as_json)
+
+
+def _show(name: str, root: Path, as_json: bool) -> None:
+    """Print the table of a sweep on this machine, or its facts."""
+    from pipelines.sweeping.handle import Sweep
+
+    shown = Sweep.open(name, root)
+    click.echo(_as_json({**shown.facts, "status": shown.state}) if as_json else repr(shown))
+
+
+def _run_here(
+    file: Path | None, pipeline: str, given: dict[str, Any], name: str, root: Path, plan_only: bool, as_json: bool
+) -> None:
+    """Plan the sweep of a file, or one that was begun, and run it on this machine; exit with its error if it fails."""
+    from pipelines.outputs import refuse_in_uri, refuse_unwritable
+    from pipelines.sweeping.checked import all_told, plan_as_text, planned
+    from pipelines.sweeping.folder import existing
+    from pipelines.sweeping.handle import begin
+    from pipelines.sweeping.run import drive
+    from pipelines.sweeping.table import as_text
+    from pipelines.sweeping.told import NOTHING
+    from steps.running import leave
+
     refuse_unwritable("--root", root)
     refuse_in_uri("--root", root)
     if file:
         from pipelines.sweeping.file import read_sweep
 
         with all_told(root):
-            described = read_sweep(file, pipeline or "", **given)
+            described = read_sweep(file, pipeline, **given)
     else:
         root = root.absolute()
         described = existing(root, name).described
@@ -82,15 +96,19 @@ def sweep_command(
         click.echo(plan_as_text(described, plan))
     if plan_only:
         if as_json:
-            click.echo(json.dumps(plan, indent=1, ensure_ascii=False))
+            click.echo(_as_json(plan))
         return
     folder = begin(described, root) if file else existing(root, name)
     outcome = drive(folder, (lambda line: None) if as_json else click.echo)
-    facts = folder.facts or _NOTHING
-    click.echo(json.dumps(_result(facts, outcome, folder.path), indent=1, ensure_ascii=False) if as_json
-               else _screen(as_text(facts), folder.path))  # fmt: skip
+    facts = folder.facts or NOTHING
+    told = _as_json(_result(facts, outcome, folder.path)) if as_json else _screen(as_text(facts), folder.path)
+    click.echo(told)
     if error := outcome["error"]:
         leave(error, quiet=as_json)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
 
 
 def _refuse_unused(given: dict[str, Any], name: str) -> None:
@@ -102,16 +120,17 @@ def _refuse_unused(given: dict[str, Any], name: str) -> None:
         raise UserError(Problem("CLI-E0105", "finetune sweep", f"{', '.join(unused)} with {beside}", instead, fix))
 
 
-_NOTHING: dict[str, Any] = {"trials": [], "varied": [], "metric": "", "best": None, "final": None}
-
-
 def _result(facts: dict[str, Any], outcome: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from pipelines.sweeping.folder import REPORT
+
     return {**facts, "status": outcome["state"], "error": outcome["error"], "folder": str(folder),
-            "report": str(folder / "report.html")}  # fmt: skip
+            "report": str(folder / REPORT)}  # fmt: skip
 
 
 def _screen(table: str, folder: Path) -> str:
-    report = folder / "report.html"
+    from pipelines.sweeping.folder import REPORT
+
+    report = folder / REPORT
     return "\n".join(["", table, "", *([f"report  {report}"] if report.is_file() else []), f"sweep   {folder}"])
 
 

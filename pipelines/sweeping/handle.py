@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.sweeping.folder import BEGUN, DESCRIPTION, REPORT, SweepFolder, existing, sweep_folder, write_json
 from pipelines.sweeping.run import OUTCOME, outcome_of, start
+from pipelines.sweeping.told import NOTHING, Told
 from steps.errors import Problem, StepError, UserError
 
 if TYPE_CHECKING:
-    import pandas
-
     from pipelines.sweeping.described import Described
 
 
@@ -34,7 +33,7 @@ class SweepFailed(StepError):
         return "\n".join(self.outcome["problems"])
 
 
-class Sweep:
+class Sweep(Told):
     """A sweep on this machine; it runs in a process of its own, which does not end with this one."""
 
     def __init__(self, folder: SweepFolder):
@@ -61,29 +60,13 @@ class Sweep:
     @property
     def facts(self) -> dict[str, Any]:
         """All that is known of it: the content of sweep.json."""
-        return self.folder.facts or {"trials": [], "best": None, "final": None, "metric": "", "varied": []}
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The best trial so far: number, parameters, score and the rest; None before the first one is finished."""
-        return next((trial for trial in self.facts["trials"] if trial["best"]), None)
-
-    @property
-    def final(self) -> dict[str, Any] | None:
-        """Metrics of base and best trial on the test rows, the gate, and the registered version; None before."""
-        return self.facts["final"]
+        return self.folder.facts or NOTHING
 
     @property
     def report(self) -> Path | None:
         """The page with plots and tables; None before the best trial was chosen."""
         file = self.folder.path / REPORT
         return file if file.is_file() else None
-
-    def table(self) -> pandas.DataFrame:
-        """Return one row for each trial: its parameters, state, score and metrics on the validation rows."""
-        from pipelines.sweeping.table import table_of
-
-        return table_of(self.facts)
 
     def wait(self, show: bool = True, timeout: float | None = None) -> Sweep:
         """Wait until it has ended, with one line of progress; Ctrl-C ends the waiting only.
