@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.client.display import columns, table
 from pipelines.interface.failed import RunStopped, python_words
-from pipelines.interface.given import plain, text_of
+from pipelines.interface.given import text_of
 from pipelines.interface.process import Stopped, do
+from pipelines.values import plain
 from steps.errors import Problem, StepError, UserError
 
 if TYPE_CHECKING:

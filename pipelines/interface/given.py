@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.catalog import published_as
 from pipelines.flags import for_pipeline, parameters_in
+from pipelines.values import plain
 from steps.errors import Problem, UserError, shown
 from steps.params.group import merged
 
@@ -40,18 +41,3 @@ def text_of(what: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     raise UserError(Problem("PARAM-E0112", what, shown(value), f"the name of a {what}", "write it as text"))
-
-
-def plain(value: Any) -> Any:
-    """Return a value as a configuration file could have it: paths as text, values of numpy as those of Python."""
-    if value is None or type(value) in (str, bool, int, float):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
-    if hasattr(value, "tolist"):  # numbers and arrays of numpy, torch and pandas
-        return plain(value.tolist())
-    if isinstance(value, set | frozenset):
-        return sorted(map(plain, value), key=str)
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else str(value)

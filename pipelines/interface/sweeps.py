@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.interface.failed import python_words
 from pipelines.interface.given import Parameters, given
-from pipelines.interface.given import plain as sorted_sets
-from pipelines.sweeping.values import plain
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import todays_name
@@ -67,7 +65,7 @@ def sweep(
     here = isinstance(runner, str | os.PathLike) and "://" not in str(runner)
     with all_told(Path(runner)) if here else contextlib.nullcontext():
         described = describe(
-            known, values, sorted_sets(plain(space)), sorted_sets(plain(trials)), search=search, budget=budget,
+            known, values, space, trials, search=search, budget=budget,
             metric=metric, pruner=pruner, max_parallel=max_parallel, seed=seed, name=name,
         )  # fmt: skip
     if here:

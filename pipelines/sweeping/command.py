@@ -77,7 +77,7 @@ def _run_here(
     from pipelines.sweeping.handle import begin
     from pipelines.sweeping.run import drive
     from pipelines.sweeping.table import as_text
-    from pipelines.sweeping.told import NOTHING
+    from pipelines.sweeping.told import no_facts
     from steps.running import leave
 
     refuse_unwritable("--root", root)
@@ -100,7 +100,7 @@ def _run_here(
         return
     folder = begin(described, root) if file else existing(root, name)
     outcome = drive(folder, (lambda line: None) if as_json else click.echo)
-    facts = folder.facts or NOTHING
+    facts = folder.facts or no_facts()
     told = _as_json(_result(facts, outcome, folder.path)) if as_json else _screen(as_text(facts), folder.path)
     click.echo(told)
     if error := outcome["error"]:

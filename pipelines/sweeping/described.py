@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.catalog import PIPELINES
 from pipelines.sweeping.dimension import Dimension, from_json
 from pipelines.sweeping.space import LARGEST_GRID, Reader, check_grid, read_space, read_trials
-from pipelines.sweeping.values import is_finite, number_in, plain
+from pipelines.values import is_finite, number_in, plain
 from steps.errors import Problem, SecurityRefusal, UserError, nearest, shown
 from steps.params.group import merged
 from steps.params.metrics import direction_of

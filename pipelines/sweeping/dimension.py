@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pipelines.sweeping.values import key_of
+from pipelines.values import key_of
 
 NEARLY = 1e-9  # share of a step by which a range may miss its upper end, which decimal fractions often do
 

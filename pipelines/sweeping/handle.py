@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.sweeping.folder import BEGUN, DESCRIPTION, REPORT, SweepFolder, existing, sweep_folder, write_json
 from pipelines.sweeping.run import OUTCOME, outcome_of, start
-from pipelines.sweeping.told import NOTHING, Told
+from pipelines.sweeping.told import Told, no_facts
 from steps.errors import Problem, StepError, UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Sweep(Told):
     @property
     def facts(self) -> dict[str, Any]:
         """All that is known of it: the content of sweep.json."""
-        return self.folder.facts or NOTHING
+        return self.folder.facts or no_facts()
 
     @property
     def report(self) -> Path | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.sweeping.described import GRID, LISTED, RANDOM, Described
 from pipelines.sweeping.dimension import Choices, Dimension, Range
 from pipelines.sweeping.space import LARGEST_GRID
-from pipelines.sweeping.values import key_of
+from pipelines.values import key_of
 from steps.params.metrics import direction_of
 
 if TYPE_CHECKING:

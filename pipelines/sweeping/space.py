@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.sweeping.dimension import Choices, Dimension, Range
-from pipelines.sweeping.values import is_finite, key_of, number_in, plain
+from pipelines.values import is_finite, key_of, number_in, plain
 from steps.errors import Problem, SecurityRefusal, StepError, nearest, shown
 from steps.params.other_arguments import IDLE_ARGUMENTS
 from steps.params.pipeline import PipelineParameters

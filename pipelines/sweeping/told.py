@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     import pandas
 
 
-NOTHING: dict[str, Any] = {"trials": [], "best": None, "final": None, "metric": "", "varied": []}
-"""Facts of a sweep before its plan."""
+def no_facts() -> dict[str, Any]:
+    """Return the facts of a sweep before its plan."""
+    return {"trials": [], "best": None, "final": None, "metric": "", "varied": []}
 
 
 class Told(ABC):

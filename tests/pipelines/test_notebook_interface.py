@@ -29,11 +29,11 @@ from pipelines.interface import PUBLIC
 from pipelines.interface.cluster import Submitted
 from pipelines.interface.data_checks import DataCheck
 from pipelines.interface.failed import RunFailed, python_words
-from pipelines.interface.given import plain
 from pipelines.interface.local_runs import Result
 from pipelines.interface.plans import Plan
 from pipelines.live import shown_lines
 from pipelines.sweeping.handle import Sweep
+from pipelines.values import plain
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
 
 PAGE = (Path(__file__).parents[2] / "docs/python.md").read_text("utf-8")

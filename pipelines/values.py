@@ -10,20 +10,23 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: numbers and arrays of numpy, ranges, generators and paths become plain."""
+    """Return a value as JSON has it: numbers and arrays of numpy, sets, ranges, generators and paths become plain.
+
+    Anything else becomes the text that it prints, as a date in a file of YAML does.
+    """
     if value is None or type(value) in (str, bool, int, float):
         return value
-    if hasattr(value, "tolist"):  # numpy and pandas
-        value = value.tolist()
+    if hasattr(value, "tolist"):  # numbers and arrays of numpy, torch and pandas
+        return plain(value.tolist())
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return (
-        [plain(one) for one in value]
-        if isinstance(value, Iterable) and not isinstance(value, str | bytes | Set)
-        else value
-    )
+    if isinstance(value, Set):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [plain(one) for one in value]
+    return str(value)
 
 
 def key_of(value: Any) -> str:
