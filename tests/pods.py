@@ -22,6 +22,7 @@ AT_RUN_TIME: dict[str, Any] = {
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "config_map": "mlflow",
     "huggingface_token_secret": "hub",
+    "endpoint_key_secret": "endpoint-key",
 }
 
 

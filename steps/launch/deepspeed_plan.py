@@ -75,8 +75,8 @@ def deepspeed_plan(parameters: SupervisedParameters) -> DeepSpeedPlan | None:
     where = f"deepspeed_stage={parameters.deepspeed_stage}"
     config = deepcopy(BUILT_IN[parameters.deepspeed_stage])
     if parameters.deepspeed not in MEANS_BUILT_IN:
-        where = "deepspeed"
-        file = read_file("deepspeed", parameters.deepspeed)
+        where = parameters.named("deepspeed")
+        file = read_file(where, parameters.deepspeed)
         config = normalised(file.config, lambda what: warnings.append(f"deepspeed: {what}"))
     problems = [*zero_problems(config, where)]
     if problems:

@@ -1,11 +1,18 @@
-"""Whether a step sees the GPUs that its pod requested."""
+"""Whether a step sees the GPUs that its pod requested, and that its processes need."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from steps.errors import OutOfResources, Problem
 from steps.running import LOCAL_ROOT
+
+VISIBLE = ("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+# What precedes the version → the file with the version of a loaded driver.
+DRIVERS = {"": "/proc/driver/nvidia/version", "amdgpu ": "/sys/module/amdgpu/version"}
 
 
 def refuse_missing_gpus(requested: int) -> None:
@@ -20,12 +27,10 @@ def refuse_missing_gpus(requested: int) -> None:
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if usable >= requested:
         return
-    built = torch.version.cuda or getattr(torch.version, "hip", None)
-    visible = os.environ.get("NVIDIA_VISIBLE_DEVICES") or os.environ.get("CUDA_VISIBLE_DEVICES")
     facts = [
-        f"torch {torch.__version__} is built for {'CUDA or ROCm ' + built if built else 'the CPU only'}",
+        f"torch {torch.__version__} is built for {_platform(torch.version)}",
         f"driver: {_driver()}",
-        f"visible devices: {visible or 'not set'}",
+        f"visible devices: {_visible()}",
     ]
     raise OutOfResources(
         Problem("RESOURCE-E0501", "GPUs", f"{usable} that torch can use ({'; '.join(facts)})",
@@ -34,9 +39,34 @@ def refuse_missing_gpus(requested: int) -> None:
     )  # fmt: skip
 
 
+def refuse_shared_gpus(processes: int) -> None:
+    """Raise OutOfResources if this machine has GPUs, but not one for each of several processes."""
+    import torch
+
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if 0 < usable < processes:
+        raise OutOfResources(
+            Problem("RESOURCE-E0502", "GPUs", f"{usable} for {processes} training processes", "one for each of them",
+                    f"set nproc_per_node_finetune and number_of_gpu_to_use_finetuning to {usable}, or train on the CPU "
+                    "with CUDA_VISIBLE_DEVICES= in the environment")
+        )  # fmt: skip
+
+
+def _platform(version: Any) -> str:
+    cuda, rocm = version.cuda, getattr(version, "hip", None)
+    return f"CUDA {cuda}" if cuda else f"ROCm {rocm}" if rocm else "the CPU only"
+
+
+def _visible() -> str:
+    """Return the variables that hide GPUs from a process, of CUDA and of ROCm."""
+    given = {name: os.environ[name] for name in VISIBLE if name in os.environ}
+    return next(iter(given.values()), "not set") if len(given) < 2 else ", ".join(f"{k}={v}" for k, v in given.items())
+
+
 def _driver() -> str:
-    try:
-        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
-            return file.readline().strip()
-    except OSError:
-        return "none found"
+    """Return the versions of the kernel's GPU drivers, of NVIDIA and of AMD."""
+    found = []
+    for name, file in DRIVERS.items():
+        with suppress(OSError):
+            found.append(f"{name}{Path(file).read_text(encoding='utf-8').splitlines()[0].strip()}")
+    return ", ".join(found) or "none found"

@@ -1,11 +1,13 @@
 """Sources of models, adapters, rows and code: resolve what a parameter names, pin it and fetch it.
 
     storage.py        URIs, opened through fsspec: digests, listings, downloads
+    object_folder.py  objects below a URI: written, listed and deleted, for checkpoints
+    locks.py          one process at a time in a folder, or below a URI
     hub.py            models and data sets on the Hugging Face Hub, by commit
     model_files.py    files of a model or adapter, before they are fetched
     data_sources.py   files and data sets of each split
     mltable.py        MLTable folders
-    user_code.py      the user's own processing function
+    user_code.py      the user's own functions: processing_function and rewards
 
 The plan pins a digest; a later step opens the same source and refuses different content.
 """

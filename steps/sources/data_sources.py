@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from steps.errors import Problem, SecurityRefusal, UserError, shown
+from steps.errors import Problem, SecurityRefusal, UserError, shown, some_of
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 from steps.sources import mltable, storage
@@ -152,6 +152,15 @@ def pinned(given: DataSource) -> DataSource:
     return given.model_copy(update=changes)
 
 
+def pinned_split(split: str, given: DataSource) -> DataSource:
+    """Do the same for data parameters of which only one held-out split is read."""
+    name, part = given.dataset_name.strip(), _dataset_split(split, given)
+    if not name or not part or getattr(given, f"{split}_file_path") or getattr(given, f"{split}_mltable_path"):
+        return given
+    one = Dataset("dataset_name", name, part, revision=given.dataset_revision)
+    return given.model_copy(update={"dataset_revision": dataset_digest(one)}) if one.on_hub else given
+
+
 def _ignore_note(code: str, what: str) -> None:
     """Ignore a note: it was reported when the source was searched."""
 
@@ -242,7 +251,7 @@ def _files(parameter: str, uri: str, split: str, notes: Notes) -> list[Found]:
     if names.keys() >= SAVED or "dataset_dict.json" in names:
         return [Dataset(parameter, uri, split, source=uri)]
     if skipped:
-        notes("DATA-F0113", f"{uri}: files without rows were skipped: {_listed(skipped)}")
+        notes("DATA-F0113", f"{uri}: files without rows were skipped: {some_of(skipped, NAMES_SHOWN)}")
     return _rows_of(parameter, uri, uri.rstrip("/") + "/", names, split, notes)
 
 
@@ -252,13 +261,13 @@ def _rows_of(
     """Select the files of a folder or pattern that hold rows of this split; note which were left out."""
     hidden = [name for name in names if NO_ROWS.search(name)]
     if hidden:
-        notes("DATA-F0113", f"{uri}: files without rows were skipped: {_listed(hidden)}")
+        notes("DATA-F0113", f"{uri}: files without rows were skipped: {some_of(hidden, NAMES_SHOWN)}")
     seen = [name for name in sorted(names) if name not in hidden]
     rows = [name for name in seen if suffix_of(name) in SUFFIXES]
     rows = rows or [name for name in seen if suffix_of(name) == TEXT_SUFFIX]
     if not rows:
         what = "files" if seen else "nothing"
-        held = f", which contains {_listed(seen)}" if seen else ""
+        held = f", which contains {some_of(seen, NAMES_SHOWN)}" if seen else ""
         raise UserError(
             Problem("DATA-E0113", parameter, f"{what} without rows at {uri}{held}" if seen else f"nothing at {uri}",
                     f"files ending in {', '.join(SUFFIXES)}, or .gz of them", "correct the path, or rename the files")
@@ -269,7 +278,7 @@ def _rows_of(
                     "names without control characters", "rename the file")
         )  # fmt: skip
     if others := [name for name in seen if name not in rows]:
-        notes("DATA-W0113", f"{uri}: files without a suffix for rows were left out: {_listed(others)}")
+        notes("DATA-W0113", f"{uri}: files without a suffix for rows were left out: {some_of(others, NAMES_SHOWN)}")
     rows = _of_split(parameter, uri, rows, split, notes)
     return [
         DataFile(parameter, folder + name, name, names[name]["size"], names[name]["identity"], source=uri)
@@ -285,7 +294,8 @@ def _of_split(parameter: str, uri: str, names: list[str], split: str, notes: Not
     own = [name for name in names if parts.get(name, split) in SPLIT_WORDS[split]]
     if not own:
         raise UserError(
-            Problem("DATA-E0117", parameter, f"the folders {_listed(sorted({f'split={p}' for p in parts.values()}))}",
+            Problem("DATA-E0117", parameter,
+                    f"the folders {some_of(sorted({f'split={p}' for p in parts.values()}), NAMES_SHOWN)}",
                     f"split={split}", f"name the folder that holds the rows for {split}")
         )  # fmt: skip
     if left := sorted({f"split={parts[name]}" for name in names if name not in own}):
@@ -323,8 +333,3 @@ def _refuse_links(uri: str, folder: Path, names: tuple[str, ...]) -> None:
                 Problem("DATA-E2001", storage.join(uri, name), "a link to a file outside the table's folder",
                         "a file inside the table's folder", "copy the file into the folder")
             )  # fmt: skip
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more

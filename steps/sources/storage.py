@@ -34,8 +34,16 @@ CLIENTS = (
     "httpcore", "requests", "urllib3", "fsspec",
 )  # fmt: skip
 NOISY = ("gcsfs", "azure")  # they log a traceback of every try; the message quotes the last one
+CONNECTING = ("AWS_", "AZURE_", "GOOGLE_", "GCS_", "GCSFS_", "HF_", "STORAGE_")  # variables that clients read
 # macOS and Spark write these beside data; they hold neither rows nor weights.
 SYSTEM_FILES = ("._", ".DS_Store", "_SUCCESS", ".crc")
+
+# Scheme → the environment that its connections were made with; without it after a refusal.
+_environments: dict[str, dict[str, str]] = {}
+
+
+class NoCredentials(UserError):
+    """This process has no credentials for a store; another machine may have some."""
 
 
 def check_uri(parameter: str, uri: str) -> list[Problem]:
@@ -80,8 +88,8 @@ def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> di
     macOS or Spark wrote beside the data are left out and appended to `skipped`.
     Raises UserError when nothing is there or access is denied, Outage when the store does not answer.
     """
-    with _explained(parameter, uri):
-        filesystem, path = _filesystem(uri)
+    with explained(parameter, uri):
+        filesystem, path = filesystem_of(uri)
         there = filesystem.info(path)  # isfile and isdir would answer no also where the store does not answer
         if there["type"] == "file":
             return {"": _info(there)}
@@ -112,8 +120,8 @@ def _refuse_endless(parameter: str, uri: str) -> None:
 
 def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:
     """List the files that a pattern (`*`, `**`, `?`, `[…]`) matches: {URI: info}. Raises as `find_files`."""
-    with _explained(parameter, pattern):
-        filesystem, path = _filesystem(pattern)
+    with explained(parameter, pattern):
+        filesystem, path = filesystem_of(pattern)
         folder = fixed_folder(path)
         found = filesystem.glob(path, detail=True)
         return {
@@ -146,7 +154,7 @@ def digest_of(parameter: str, uri: str) -> str:
 
     digest = hashlib.sha256()
     local = local_path(uri)
-    with _explained(parameter, uri):
+    with explained(parameter, uri):
         for name, info in sorted(find_files(parameter, uri).items()):
             if name == MANIFEST:
                 continue
@@ -164,8 +172,13 @@ def fetch(parameter: str, uri: str, target: Path) -> Path:
         find_files(parameter, uri)
         return local
     files = find_files(parameter, uri)
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     base = target if "" not in files else target.parent
+    if outside := next((name for name in files if ".." in Path(name).parts or name.startswith("/")), ""):
+        raise SecurityRefusal(
+            Problem("URI-E0103", parameter, f"the object {outside!r} in {uri!r}", "names inside of the folder",
+                    "rename it", why="it would be written outside of the folder for downloads")
+        )  # fmt: skip
     jobs = {name or target.name: (f"{path}/{name}" if name else path) for name in files}
     sizes = {name or target.name: info["size"] for name, info in files.items()}
 
@@ -182,7 +195,7 @@ def fetch(parameter: str, uri: str, target: Path) -> Path:
         place.unlink()
         raise OSError(f"{jobs[name]} arrived twice with {wrong}")
 
-    with _explained(parameter, uri), ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+    with explained(parameter, uri), ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         list(pool.map(bring, jobs))
     return target
 
@@ -212,8 +225,8 @@ def _encrypted_with_key(filesystem: Any, path: str) -> bool:
 
 def read_bytes(parameter: str, uri: str, limit: int = -1) -> bytes:
     """Read the first `limit` bytes of a file, or all of it with -1. Raises as `find_files`."""
-    with _explained(parameter, uri):
-        filesystem, path = _filesystem(uri)
+    with explained(parameter, uri):
+        filesystem, path = filesystem_of(uri)
         if local := local_path(uri):
             _refuse_other_than_file(local)
         with filesystem.open(path, "rb") as stream:
@@ -239,7 +252,8 @@ def join(uri: str, name: str) -> str:
     return f"{uri.rstrip('/')}/{name}" if name else uri
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URI, and the path in it. Raises SecurityRefusal for another scheme."""
     import fsspec
 
     if problems := check_uri("uri", uri):
@@ -249,7 +263,21 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     scheme, _, rest = uri.partition("://")
+    _forget_old_connections(scheme.lower())
     return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
+
+
+def _forget_old_connections(scheme: str) -> None:
+    """Connect anew if credentials or an endpoint may have changed: fsspec keeps the first connection of a process.
+
+    Notebooks give credentials after a refusal, and sweeps in one process may use several stores.
+    """
+    import fsspec
+
+    named = {name: value for name, value in os.environ.items() if name.startswith(CONNECTING)}
+    if _environments.get(scheme) != named:
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
+    _environments[scheme] = named
 
 
 def _info(info: dict[str, Any]) -> dict[str, Any]:
@@ -279,8 +307,8 @@ def _is_system_file(name: str) -> bool:
 
 
 @contextmanager
-def _explained(parameter: str, uri: str) -> Iterator[None]:
-    """Turn errors of a store into our errors, which say who must act."""
+def explained(parameter: str, uri: str, access: str = "read") -> Iterator[None]:
+    """Turn errors of a store into our errors, which say who must act; `access` is what is needed there."""
     try:
         yield
     except FileNotFoundError:
@@ -288,9 +316,10 @@ def _explained(parameter: str, uri: str) -> Iterator[None]:
             Problem("URI-E0201", parameter, f"nothing at {uri!r}", "a file or folder that exists", _hint(uri))
         ) from None
     except PermissionError as error:
+        _environments.pop(scheme_of(uri), None)
         raise UserError(
-            Problem("URI-E0202", parameter, f"no access to {uri!r} ({error})", "credentials with read access",
-                    "give the run's service account or secret read access")
+            Problem("URI-E0202", parameter, f"no access to {uri!r} ({error})", f"credentials with {access} access",
+                    f"give the run's service account or secret {access} access")
         ) from None  # fmt: skip
     except ImportError as error:
         raise UserError(
@@ -306,9 +335,10 @@ def _explained(parameter: str, uri: str) -> Iterator[None]:
         if local_path(uri):
             raise _of_a_path(parameter, uri, found) or error from error
         if isinstance(found, UserError) or _lacks_credentials(error):
-            raise UserError(
+            _environments.pop(scheme_of(uri), None)
+            raise NoCredentials(
                 Problem("URI-E0202", parameter, f"no credentials for {uri!r} ({type(error).__name__})",
-                        "credentials with read access", _where_to_give(uri))
+                        f"credentials with {access} access", _where_to_give(uri))
             ) from None  # fmt: skip
         if isinstance(error, ValueError) or "Validation" in type(error).__name__:
             raise UserError(_malformed(parameter, uri, " ".join(str(error).split())[:200])) from None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,13 +24,18 @@ class UserFunction:
     name: str
     digest: str
     """Of the file's content."""
+    arguments: ast.arguments = field(compare=False, repr=False)
+    """As they stand in the file."""
+    line: int = 0
+    """Of its definition."""
+    is_async: bool = False
 
 
 @dataclass(frozen=True)
 class LoadedFunction:
     """A user function that is loaded and can be called."""
 
-    call: Callable[[Any], Any]
+    call: Callable[..., Any]
     uri: str
     name: str
     file: str
@@ -41,7 +47,26 @@ class LoadedFunction:
 
 
 def check_function(parameter: str, given: str) -> UserFunction:
-    """Check that file.py:function exists and takes one argument, without running the file.
+    """Check that file.py:function exists and takes one argument, the row, without running the file.
+
+    Raises UserError, and as `storage.find_files`.
+    """
+    found = find_function(parameter, given)
+    arguments = found.arguments
+    positional = [*arguments.posonlyargs, *arguments.args]
+    needed = len(positional) - len(arguments.defaults)
+    named = sum(default is None for default in arguments.kw_defaults)
+    if found.is_async or needed > 1 or named or not (positional or arguments.vararg):
+        raise UserError(
+            Problem("DATA-E2203", f"{found.uri}:{found.line}",
+                    f"{'async ' * found.is_async}{found.name}({ast.unparse(arguments)})",
+                    "a function of one argument, the row", f"write it as def {found.name}(row):")
+        )  # fmt: skip
+    return found
+
+
+def find_function(parameter: str, given: str) -> UserFunction:
+    """Find file.py:function, sync or async, without running the file; the caller judges its arguments.
 
     Raises UserError, and as `storage.find_files`.
     """
@@ -53,33 +78,32 @@ def check_function(parameter: str, given: str) -> UserFunction:
         raise UserError(
             Problem("DATA-E2201", f"{uri}:{line}", shown(getattr(error, "msg", str(error))), "Python", "correct it")
         ) from None
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     if name not in functions:
         raise UserError(_no_function(parameter, uri, name, list(functions)))
-    arguments = functions[name].args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    needed = len(positional) - len(arguments.defaults)
-    named = sum(default is None for default in arguments.kw_defaults)
-    if needed > 1 or named or not (positional or arguments.vararg):
-        raise UserError(
-            Problem("DATA-E2203", f"{uri}:{functions[name].lineno}", f"{name}({ast.unparse(arguments)})",
-                    "a function of one argument, the row", f"write it as def {name}(row):")
-        )  # fmt: skip
-    return UserFunction(uri, name, storage.digest_of(parameter, uri))
+    node = functions[name]
+    digest = storage.digest_of(parameter, uri)
+    return UserFunction(uri, name, digest, node.args, node.lineno, isinstance(node, ast.AsyncFunctionDef))
 
 
 def load_function(parameter: str, given: str) -> LoadedFunction:
-    """Run the file and return its function. Raises as `check_function`, and UserError when the file itself fails."""
-    found = check_function(parameter, given)
+    """Run the file and return its function of one row. Raises as `check_function` and `load_found`."""
+    return load_found(parameter, check_function(parameter, given))
+
+
+def load_found(parameter: str, found: UserFunction) -> LoadedFunction:
+    """Run the file and return its function. Raises UserError when the file itself fails."""
     with TemporaryDirectory() as scratch:
         file = storage.fetch(parameter, found.uri, Path(scratch) / "user_code.py")
         spec = importlib.util.spec_from_file_location(f"user_code_{found.digest[:12]}", file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look up the module of a class there
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # any error of the user's file is reported as a UserError with its line
+        except (Exception, SystemExit) as error:  # any error of the user's file is reported with its line
+            del sys.modules[spec.name]
             raise UserError(
                 Problem("DATA-E2204", place_of(error, found.uri, str(file)), shown(f"{type(error).__name__}: {error}"),
                         "a file that can be imported", "correct it, or add the package to the image")

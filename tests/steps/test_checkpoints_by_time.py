@@ -14,8 +14,9 @@ import test_new_tokens_training
 import test_tagging
 from conftest import chat_rows
 from test_adapters_everywhere import TRAINED, inputs
-from test_finetune import opposed, start, wait_for
+from test_finetune import opposed, start
 from training_inputs import TRAINING, settings_with, train, write_tokens
+from waiting import wait_for
 
 from steps.artifacts import MANIFEST
 from steps.errors import UserError
@@ -234,13 +235,12 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_a_training_that_had_ended_is_not_trained_further(tmp_path, monkeypatch, end, lora):
     """Killed behind its last checkpoint, before the result was written."""
-    from steps.finetune import step
 
     base, data, settings = worse_each_time(tmp_path, ENDS[end])
     settings = settings.model_copy(update=LORA if lora else {})
     plain = train(settings, base, data, tmp_path / "plain")
     with monkeypatch.context() as dies:
-        dies.setattr(step, "_write_tuned", lambda *_: raised(Killed()))
+        dies.setattr("steps.finetune.training.write_tuned", lambda *_: raised(Killed()))
         with pytest.raises(Killed):
             train(settings, base, data, tmp_path / "out")
     resumed = train(settings, base, data, tmp_path / "out")
@@ -260,7 +260,7 @@ def test_a_task_that_was_killed_while_it_merged_does_not_train_again(model, data
     settings = settings_with({"num_train_epochs": 1}, **LORA)
     places = (out / "tuned", out / "checkpoints", out / "report.html", out / "merged")
     with monkeypatch.context() as dies:
-        dies.setattr(step, "_merge", lambda *_: raised(Killed()))
+        dies.setattr("steps.finetune.training.merge_adapter", lambda *_: raised(Killed()))
         with pytest.raises(Killed):
             step.finetune(settings, model, data, *places)
     before = weights(out)
@@ -392,14 +392,16 @@ def test_a_task_that_is_killed_and_started_again_loses_at_most_the_time_between(
     def by_time() -> list[Path]:
         return [path for path in in_place(local_root) if is_by_time(path) and not path.name.endswith("0")]
 
-    wait_for(by_time)
-    time.sleep(1)
+    seen = set()
+    wait_for(lambda: seen.update(by_time()) or len(seen) > 2)
     process.send_signal(signal.SIGKILL)
     killed_at = time.time()
     process.wait()
     whole = [path for path in in_place(local_root) if (path / MANIFEST).is_file()]
     newest = int(whole[-1].name.rsplit("-", 1)[-1])
-    assert killed_at - (whole[-1] / MANIFEST).stat().st_mtime < TINY * 60 + 2  # seconds; 2 for a step and a save
+    assert (
+        killed_at - (whole[-1] / MANIFEST).stat().st_mtime < TINY * 60 + 10
+    )  # seconds; a step and a save, on a busy machine
     assert not (tmp_path / "out/tuned").exists()
     history = train(settings, model, data, tmp_path / "out")
     assert history["resumed_from"] == newest

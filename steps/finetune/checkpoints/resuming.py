@@ -1,0 +1,61 @@
+"""The checkpoint from which a training is resumed, or why there is none."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from steps.errors import Problem, UserError
+from steps.finetune.checkpoints.folder import CheckpointFolder
+from steps.models.layout import refuse_unsafe_weights
+from steps.tracking import flat
+
+log = logging.getLogger("finetune")
+
+
+def resume_point(folder: CheckpointFolder, wanted: str, tuned: Path | None = None) -> Path | None:
+    """Return the checkpoint to resume, by resume_from_checkpoint: false, true, auto, or a checkpoint's folder or URI.
+
+    A task that is started again (`tuned` is the path of its result) resumes from its own newest checkpoint, whatever is
+    wanted. Raises UserError if `true` finds only checkpoints of other settings or data (with the differences), if a
+    named folder is not a valid checkpoint, or if all checkpoints are invalid.
+    """
+    again = tuned is not None and folder.was_begun_by(tuned)
+    if again and tuned and (own := folder.newest_of(tuned)):
+        refuse_unsafe_weights(own)
+        log.info("this task was started again: resuming from %s", own)
+        return own
+    if wanted == "false":
+        if again:
+            log.info("this task was started again before its first checkpoint: starting at step 0")
+        folder.clear()
+        return None
+    if wanted not in ("true", "auto"):
+        named = folder.named(wanted)
+        refuse_unsafe_weights(named)
+        return named
+    found = folder.newest(strict=wanted == "true" and not again)
+    if found is not None:
+        refuse_unsafe_weights(found)
+        log.info("resuming from %s", found)
+        return found
+    if wanted == "true" and (others := _other_trainings(folder)):
+        raise UserError(
+            Problem("CHECKPOINT-E0102", "resume_from_checkpoint", f"checkpoints of another training: {others[0]}",
+                    "the same settings and data", "restore them, or set resume_from_checkpoint=false to start again at "
+                    "step 0", count=len(others))
+        )  # fmt: skip
+    log.info("nothing to resume: starting at step 0")
+    return None
+
+
+def _other_trainings(folder: CheckpointFolder) -> list[str]:
+    """Describe how other unfinished trainings differ from this one, the most similar first."""
+    differences = []
+    mine = flat(folder.identity)
+    for identity in folder.others():
+        other = flat(identity)
+        changed = sorted(key for key in other.keys() | mine.keys() if other.get(key) != mine.get(key))
+        text = ", ".join(f"{key.rsplit('.', 1)[-1]} was {other.get(key)}, is {mine.get(key)}" for key in changed[:3])
+        differences.append((len(changed), text))
+    return [text for _, text in sorted(differences)]
