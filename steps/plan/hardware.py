@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.compute import CLUSTER, SERVERLESS, ImportCompute
+from steps.params.compute import CLUSTER, SERVERLESS, SHARED_MEMORY, SMALL_CPU, ImportCompute
+from steps.params.inference import InferenceCompute
 from steps.params.pipeline import SupervisedParameters
+from steps.plan.instance_file import read_instances
 from steps.plan.need import GIB, Need
 from steps.sources.storage import FORBIDDEN
 
-NVIDIA = "nvidia.com/gpu"
+NVIDIA, AMD = "nvidia.com/gpu", "amd.com/gpu"
 NO_POOL = {SERVERLESS, "local", "cpu", ""}
 
 
@@ -50,6 +52,8 @@ INSTANCES = {
     "standard_nd96asr_v4": Instance(96, 900, 8, 40),
     "standard_nd96amsr_a100_v4": Instance(96, 1900, 8, 80),
     "standard_nd96isr_h100_v5": Instance(96, 1900, 8, 80),
+    "standard_nd96isrf_h100_v5": Instance(96, 1900, 8, 80),
+    "standard_nd96isr_mi300x_v5": Instance(96, 1850, 8, 192, AMD),
     "ml.g5.2xlarge": Instance(8, 32, 1, 24),
     "ml.g5.12xlarge": Instance(48, 192, 4, 24),
     "ml.p4d.24xlarge": Instance(96, 1152, 8, 40),
@@ -118,25 +122,61 @@ def hardware_of(parameters: SupervisedParameters) -> dict[str, Hardware]:
     Raises UserError for unknown instance types, malformed requests, forbidden characters, and more GPUs than there are.
     """
     gpus = parameters.number_of_gpu_to_use_finetuning
+    count = "number_of_gpu_to_use_finetuning"
     wanted = {
-        "import": ("compute_model_import", "instance_type_model_import", 0),
-        "prepare": ("compute_preprocess", "instance_type_preprocess", 0),
-        "finetune": ("compute_finetune", "instance_type_finetune", gpus),
-        "evaluate": ("compute_model_evaluation", "instance_type_model_evaluation", min(gpus, 1)),
+        "import": ("compute_model_import", "instance_type_model_import", 0, count),
+        "prepare": ("compute_preprocess", "instance_type_preprocess", 0, count),
+        "finetune": ("compute_finetune", "instance_type_finetune", gpus, count),
+        "evaluate": ("compute_model_evaluation", "instance_type_model_evaluation", min(gpus, 1), count),
     }
+    return _gathered(parameters, wanted)
+
+
+def _gathered(parameters: ImportCompute, wanted: Mapping[str, tuple[str, str, int, str]]) -> dict[str, Hardware]:
+    """Return the request of each group: (its parameters of pool and instance, GPUs, the parameter of their number)."""
     made: dict[str, Hardware] = {}
     problems: list[Problem] = []
-    for group, (pool, instance, count) in wanted.items():
+    for group, (pool, instance, gpus, count) in wanted.items():
         try:
-            made[group] = _hardware(parameters, pool, instance, count)
+            made[group] = _hardware(parameters, pool, instance, gpus, count)
         except UserError as error:
-            problems += error.problems
+            problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise UserError(problems)
     return made
 
 
-def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpus: int) -> Hardware:
+def inference_hardware(parameters: InferenceCompute, gpus: int) -> dict[str, Hardware]:
+    """Return the most that each task group of batch inference (import, prepare, generate) requests.
+
+    Raises as `hardware_of`.
+    """
+    count = "number_of_gpu_to_use_inference"
+    wanted = {
+        "import": ("compute_model_import", "instance_type_model_import", 0, count),
+        "prepare": ("compute_preprocess", "instance_type_preprocess", 0, count),
+        "generate": ("compute_inference", "instance_type_inference", gpus, count),
+    }
+    return _gathered(parameters, wanted)
+
+
+def evaluation_hardware(parameters: SupervisedParameters, gpus: int) -> Hardware:
+    """Return the most that evaluate requests with `gpus` GPUs. Raises as `hardware_of`."""
+    return _hardware(parameters, "compute_model_evaluation", "instance_type_model_evaluation", gpus)
+
+
+def gpus_of(parameters: ImportCompute, instance_name: str) -> int:
+    """Return the GPUs of the machine that a parameter names; those of a written request."""
+    asked = getattr(parameters, instance_name)
+    if "=" in asked:
+        return _raw_request(instance_name, asked, 1).gpus
+    return instance_types(parameters)[asked.lower()].gpus
+
+
+def _hardware(
+    parameters: ImportCompute, pool_name: str, instance_name: str, gpus: int,
+    count_name: str = "number_of_gpu_to_use_finetuning",
+) -> Hardware:  # fmt: skip
     pool = getattr(parameters, pool_name)
     if bad := sorted((FORBIDDEN | {"'"}) & set(pool)):
         raise UserError(
@@ -149,18 +189,21 @@ def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpu
                     "of a node label", "use the node pool's exact name")
         )  # fmt: skip
     asked = getattr(parameters, instance_name)
-    whole = _raw_request(instance_name, asked, gpus) if "=" in asked else _share(instance_name, asked, gpus)
+    if "=" in asked:
+        whole = _raw_request(instance_name, asked, gpus)
+    else:
+        whole = _share(instance_name, asked, gpus, instance_types(parameters))
     if gpus > whole.gpus:
         raise UserError(
             Problem("PLAN-E0202", instance_name, f"{asked} with {whole.gpus} GPUs",
-                    f"at least {gpus}", "choose another instance type, or lower number_of_gpu_to_use_finetuning")
+                    f"at least {gpus}", f"choose another instance type, or lower {count_name}")
         )  # fmt: skip
     return Hardware(
         cpu=str(whole.cpu),
         memory=f"{whole.memory}Gi",
         gpu_type=whole.gpu_type if whole.gpus else "",
         gpu_count=str(whole.gpus),
-        node_selector=_cluster().get("node_selector", {})
+        node_selector=cluster().get("node_selector", {})
         | ({} if pool in NO_POOL else {parameters.node_pool_label: pool}),
         tolerations=[{"key": whole.gpu_type, "operator": "Exists", "effect": "NoSchedule"}] if whole.gpus else [],
         gpu_memory=whole.gpu_memory if whole.gpus else 0,
@@ -168,20 +211,35 @@ def _hardware(parameters: ImportCompute, pool_name: str, instance_name: str, gpu
     )
 
 
-def _cluster() -> dict[str, Any]:
+def small_hardware(memory: int) -> Hardware:
+    """Return the request of a task that trains nothing itself, on any node, and needs `memory` bytes."""
+    gib = max(LEAST_MEMORY, -(-memory // GIB))
+    return Hardware(SMALL_CPU, f"{gib}Gi", "", "0", dict(cluster().get("node_selector", {})), [], 0)
+
+
+def cluster() -> dict[str, Any]:
     """Return what a cluster's profile says of its nodes (`pipelines/profiled.py`); empty without a profile."""
     return dict(json.loads(os.environ.get(CLUSTER, "{}")))
 
 
-def instance_types() -> dict[str, Instance]:
-    """Return the known instance types by name in lower case; those of the cluster's profile override the vendors'."""
-    own = _cluster().get("instance_types", {})
-    return INSTANCES | {name.lower(): Instance(**kind) for name, kind in own.items()}
+def shared_memory() -> str:
+    """Return the size of /dev/shm in a task's own pod with GPUs."""
+    return str(cluster().get("shared_memory", SHARED_MEMORY))
 
 
-def _share(parameter: str, text: str, gpus: int) -> Instance:
+def instance_types(parameters: ImportCompute) -> dict[str, Instance]:
+    """Return the known instance types by name in lower case.
+
+    Those of the cluster's profile override the vendors', those of instance_types_file both. Raises as `read_instances`.
+    """
+    own = {name.lower(): kind for name, kind in cluster().get("instance_types", {}).items()}
+    if parameters.instance_types_file:
+        own |= read_instances(parameters.instance_types_file)
+    return INSTANCES | {name: Instance(**kind) for name, kind in own.items()}
+
+
+def _share(parameter: str, text: str, gpus: int, known: Mapping[str, Instance]) -> Instance:
     """Return the share of an instance type for a task that uses `gpus` of its GPUs; the whole of it without GPUs."""
-    known = instance_types()
     instance = known.get(text.lower())
     if instance is None:
         fix = nearest(text.lower(), known) or f"write the resources: {RAW}"
