@@ -9,13 +9,15 @@
     tagged.py, tagging.py    token classification
     answered.py, answering.py   extractive question answering
     preferred.py             preference training
+    rewarded.py, completing.py   training with rewards
     guessing.py              replacement for a base without weights
     held_out.py              the held-out rows, with prompt and reference of each
-    conversations.py         prompts and references as the chat template writes them
     transformers_engine.py   loads one causal model, computes loss and answers on these rows
+    answers_by_vllm.py       the answers by vLLM
     seq2seq_engine.py        the same for encoder-decoder models
     losses.py                losses of the rows; answers come from steps/generation/
     metrics.py               metrics of generated text; the arithmetic of every metric is in steps/scoring/
+    references.py            answers of batch inference against references (the step score)
     gate.py                  the verdict; arithmetic only
 
 The artifact (kind `evaluation`) has metrics.json (base, tuned, rows, gate), predictions.parquet (one row for each test

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from steps.adapters.layout import adapter_of
 from steps.adapters.merging import merge
-from steps.artifacts import MANIFEST, Manifest, describe_files, read_manifest, verified
+from steps.artifacts import MANIFEST, read_manifest
 from steps.errors import NumericError, UserError
 from steps.models.layout import ADAPTER_CONFIG, CONFIG
 
@@ -57,13 +57,6 @@ def _merged(base: Path, adapter: Path, near: Path, name: str) -> Iterator[Path]:
                 raise
             merged = base
         yield merged
-
-
-def checked(folder: Path) -> str:
-    """Check a model's files and return their digest; a plain folder without a manifest is accepted."""
-    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
-        return Manifest("model", describe_files(folder)).digest
-    return verified(folder, "model").digest
 
 
 def told_before(base: Path) -> str:

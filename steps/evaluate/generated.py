@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,11 +13,10 @@ from steps.evaluate.comparison import Comparison
 from steps.evaluate.gate import refuse_unmeasurable
 from steps.evaluate.guessing import guess, vocabulary_of_new
 from steps.evaluate.held_out import HeldOut, Measured, read_held_out
-from steps.evaluate.metrics import score
+from steps.evaluate.metrics import right_ones, score
 from steps.kinds import load
 from steps.params.evaluation_config import EvaluationOptions
 from steps.params.settings import EvaluationSettings
-from steps.scoring.text_metrics import exact
 
 log = logging.getLogger("finetune")
 
@@ -34,7 +34,9 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     scores = {name: score(one, held_out.references, settings.options) for name, one in measured.items()}
     if (answers := [a for a in measured["tuned"].answers if a is not None]) and not any(a.strip() for a in answers):
         log.warning("WARNING every answer of the tuned model is empty")
-    more = {"template_tokens": held_out.template_tokens} if held_out.template_tokens else {}
+    more: dict[str, Any] = {"template_tokens": held_out.template_tokens} if held_out.template_tokens else {}
+    if measured["tuned"].engine:
+        more["answers_by"] = measured["tuned"].engine
     return Comparison(scores, _predictions(held_out, measured, settings.options), more)
 
 
@@ -46,16 +48,9 @@ def _predictions(held_out: HeldOut, measured: dict[str, Measured], options: Eval
         "reference": pa.array(held_out.references, pa.string()),
         "base": pa.array(base.answers, pa.string()),
         "tuned": pa.array(tuned.answers, pa.string()),
-        "base_exact": pa.array(_right(base.answers, held_out.references, options), pa.bool_()),
-        "tuned_exact": pa.array(_right(tuned.answers, held_out.references, options), pa.bool_()),
+        "base_exact": pa.array(right_ones(base.answers, held_out.references, options), pa.bool_()),
+        "tuned_exact": pa.array(right_ones(tuned.answers, held_out.references, options), pa.bool_()),
         "base_loss": pa.array(base.row_losses, pa.float64()),
         "tuned_loss": pa.array(tuned.row_losses, pa.float64()),
     }
     return pa.table(columns)
-
-
-def _right(answers: list[str | None], references: list[str | None], options: EvaluationOptions) -> list[bool | None]:
-    return [
-        None if answer is None or reference is None else exact(answer, reference, options)
-        for answer, reference in zip(answers, references, strict=True)
-    ]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from steps.artifacts import read_manifest
 from steps.errors import Problem, UserError
-from steps.evaluate.conversations import Conversations
+from steps.generation.conversations import Conversations
 from steps.params.settings import EvaluationSettings
 from steps.params.splits import VALIDATION_BY_ROW
 from steps.tasks import load_task
@@ -63,6 +63,8 @@ class Measured:
     """Number of these tokens."""
     answers: list[str | None]
     """Generated text; None for a row without a question."""
+    engine: str = ""
+    """What wrote the answers, if not transformers."""
 
     @property
     def row_losses(self) -> list[float | None]:

@@ -13,10 +13,11 @@ from typing import Any
 
 from steps.adapters.layout import reference_of
 from steps.artifacts import read_manifest
-from steps.evaluate.before import checked, model_after, model_before
+from steps.evaluate.before import model_after, model_before
 from steps.evaluate.comparison import evaluator
 from steps.evaluate.metrics import refuse_non_finite
 from steps.launch.devices import refuse_missing_gpus
+from steps.models.identity import checked
 from steps.params.settings import EvaluationSettings
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from steps.errors import NumericError, Problem
 from steps.evaluate.held_out import Measured
 from steps.params.evaluation_config import EvaluationOptions
-from steps.scoring.text_metrics import score_texts
+from steps.scoring.text_metrics import exact, score_texts
 
 
 def score(
@@ -20,15 +20,32 @@ def score(
     """
     loss = float(measured.nll.sum() / measured.supervised.sum())
     scores = {"loss": loss, "perplexity": _exp(loss)}
+    return {**scores, **text_scores(measured.answers, references, options)}
+
+
+def text_scores(
+    answers: Sequence[str | None], references: Sequence[str | None], options: EvaluationOptions | None = None
+) -> dict[str, float]:
+    """Compute the metrics of the answers that have a reference; none if no answer has one."""
     pairs = [
         (answer, reference)
-        for answer, reference in zip(measured.answers, references, strict=True)
+        for answer, reference in zip(answers, references, strict=True)
         if answer is not None and reference is not None
     ]
     if not pairs:
-        return scores
-    answers, right = (list(texts) for texts in zip(*pairs, strict=True))
-    return {**scores, **score_texts(answers, right, options)}
+        return {}
+    given, right = (list(texts) for texts in zip(*pairs, strict=True))
+    return score_texts(given, right, options)
+
+
+def right_ones(
+    answers: Sequence[str | None], references: Sequence[str | None], options: EvaluationOptions
+) -> list[bool | None]:
+    """Return for each answer whether it equals its reference; None for one without."""
+    return [
+        None if answer is None or reference is None else exact(answer, reference, options)
+        for answer, reference in zip(answers, references, strict=True)
+    ]
 
 
 def refuse_non_finite(scores: dict[str, dict[str, float]]) -> None:

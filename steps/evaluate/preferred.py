@@ -25,6 +25,7 @@ from steps.generation.tokenizer import load_tokenizer
 from steps.params.settings import EvaluationSettings
 from steps.scoring.preference_metrics import Likely, score_pairs, score_rated
 from steps.tasks import load_task
+from steps.tasks.rules.messages import as_one_text
 
 log = logging.getLogger("finetune")
 
@@ -152,7 +153,7 @@ def _predictions(
         "chat": pa.array([type(row["prompt"]) is list for row in given], pa.bool_()),
     }
     for name in ("prompt", *before):
-        made[name] = pa.array([_text(row[name]) for row in given], pa.string())
+        made[name] = pa.array([as_one_text(row[name]) for row in given], pa.string())
     for name, likely in before.items():
         made |= {f"{name}_tokens": likely.counts, f"base_{name}_logp": likely.logps}
         made[f"tuned_{name}_logp"] = after[name].logps
@@ -168,12 +169,3 @@ def _predictions(
             "tuned_prefers": after["chosen"].logps > after["rejected"].logps,
         }
     return pa.table(made)
-
-
-def _text(value: Any) -> str:
-    """Return a text unchanged; join messages, each with its role."""
-    if isinstance(value, str):
-        return value
-    if len(value) == 1 and value[0]["role"] in ("user", "assistant"):
-        return value[0]["content"] or ""
-    return "\n".join(f"{message['role']}: {message['content'] or ''}" for message in value)

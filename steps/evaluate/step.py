@@ -13,15 +13,17 @@ import pyarrow.parquet as pq
 
 from steps.adapters.layout import kept_adapter_of, reference_of
 from steps.artifacts import MANIFEST, Draft, new_artifact, read_manifest, resolve_model
-from steps.evaluate.before import checked, model_before, told_before
+from steps.evaluate.before import model_before, told_before
 from steps.evaluate.comparison import Comparison, evaluator
 from steps.evaluate.gate import Verdict, judge
 from steps.evaluate.metrics import refuse_non_finite
 from steps.launch.devices import refuse_missing_gpus
+from steps.models.identity import checked
 from steps.params.settings import EvaluationSettings
 from steps.reports import write_evaluation_report
 from steps.reports.facts import HISTORY, INPUTS, read
 from steps.reports.plots import write_plots
+from steps.reports.reward_training import sample_completions
 
 log = logging.getLogger("finetune")
 
@@ -70,7 +72,13 @@ def evaluate(
 
 def _facts_of(base: Path, tuned: Path, data: Path) -> dict[str, Any]:
     described = read_manifest(base).facts if (base / MANIFEST).is_file() else {}
-    return {"base": described, "training": read(tuned / HISTORY), "data": read_manifest(data, "data").facts}
+    completions = sample_completions(tuned)
+    return {
+        "base": described,
+        "training": read(tuned / HISTORY),
+        "data": read_manifest(data, "data").facts,
+        **({"completions": completions} if completions else {}),
+    }
 
 
 def _write_metrics(

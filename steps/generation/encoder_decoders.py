@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from steps.generation.batching import batches
+from steps.generation.answering import answer
 from steps.generation.decoding import answer_texts
+from steps.generation.generating import PLAIN
+from steps.generation.tokens import How, Limits, Prompt
 
 
 def answering(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, opening: dict[str, int]) -> Any:
@@ -22,17 +24,7 @@ def answering(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, o
     named = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
     return GenerationConfig(
-        do_sample=False,
-        num_beams=num_beams,
-        early_stopping=False,
-        length_penalty=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        encoder_no_repeat_ngram_size=0,
-        min_length=0,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
+        **{**PLAIN, "num_beams": num_beams},
         max_new_tokens=min(max_new_tokens, positions - 1) if positions else max_new_tokens,
         eos_token_id=sorted(ends) or None,
         pad_token_id=tokenizer.pad_token_id,
@@ -45,17 +37,13 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[np.ndarray], *, how: Any,
 
     `how` is the result of `answering`.
     """
-    import torch
-
-    lengths = [len(ids) + how.max_new_tokens for ids in rows]
-    opening = opening_tokens(model, tokenizer, how)
-    texts = [""] * len(rows)
-    for group in batches(lengths, batch_size * max(lengths)):
-        read, mask = (torch.from_numpy(part).to(model.device) for part in padded([rows[row] for row in group], 0))
-        output = model.generate(input_ids=read, attention_mask=mask, generation_config=how)
-        for row, text in zip(group, answer_texts(tokenizer, output.tolist(), how.eos_token_id, opening), strict=True):
-            texts[row] = text
-    return texts
+    longest = max(map(len, rows), default=0) + how.max_new_tokens
+    decoding = How(how, Limits(tokens=batch_size * longest))
+    told: list[tuple[int, ...]] = [()] * len(rows)
+    prompts = [Prompt(tuple(ids.tolist()), how.max_new_tokens) for ids in rows]
+    for number, written in answer(model, prompts, decoding):
+        told[number] = written.tokens
+    return answer_texts(tokenizer, told, how.eos_token_id, opening_tokens(model, tokenizer, how))
 
 
 def opening_tokens(model: Any, tokenizer: Any, how: Any) -> set[int]:

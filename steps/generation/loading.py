@@ -15,8 +15,11 @@ from steps.models.generation_settings import load_reduced
 from steps.models.layout import refuse_unsafe_weights
 
 
-def load(auto_class: Any, folder: Path, precision: str) -> Any:
-    """Load a model for evaluation, after freeing the memory of the previous model."""
+def load(auto_class: Any, folder: Path, precision: str, **how: Any) -> Any:
+    """Load a model for inference, after freeing the memory of the previous model.
+
+    `how` are further arguments of from_pretrained, such as those of quantisation.
+    """
     refuse_unsafe_weights(folder)
     gc.collect()  # frees the previous model
     if torch.cuda.is_available():
@@ -24,7 +27,8 @@ def load(auto_class: Any, folder: Path, precision: str) -> Any:
     transformers_logging.disable_progress_bar()
     place = {0: None, 1: "cuda"}.get(torch.cuda.device_count(), "auto")
     dtype = torch.bfloat16 if precision == "16" else torch.float32
-    model = load_reduced(auto_class, folder, dtype=dtype, device_map=place, local_files_only=True, use_safetensors=True)
+    how = {"dtype": dtype, "device_map": place, **how}
+    model = load_reduced(auto_class, folder, local_files_only=True, use_safetensors=True, **how)
     return with_kept_adapter(model, folder).eval()
 
 

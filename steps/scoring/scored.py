@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.metrics import KNOWN
+from steps.params.metrics import is_known
 from steps.params.other_evaluations import our_name
 
 log = logging.getLogger("finetune")
@@ -44,7 +44,7 @@ def choose_metrics(available: Mapping[str, float], wanted: Sequence[str], split:
     if not wanted:
         return dict(available)
     ours = {name: our_name(name, available) for name in wanted}
-    unknown = [name for name in ours if ours[name] not in available and ours[name] not in KNOWN]
+    unknown = [name for name in ours if ours[name] not in available and not is_known(ours[name])]
     if unknown:
         raise UserError([
             Problem("EVAL-E0205", "evaluation_config: metrics", shown(name), f"one of {', '.join(available)}",

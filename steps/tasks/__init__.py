@@ -9,6 +9,9 @@ One module per task; all define the same names (without a common base class):
                                   EXAMPLE_OF_PAIRS if pairs of texts have another one
     CONVERSATIONS                 whether rows are conversations, which a chat template renders
     PLAIN_TEXTS                   whether rows may also be plain text (.txt); False if not defined
+    LEARNS                        whether rows are for training; if not, rows of one split are enough, may repeat, and
+                                  are never divided; True if not defined
+    WRITER                        module that writes the rows, if that is not the model kind's or the method's
     UNFIT                         parameter without effect for the task → reason
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        optional and alternative columns (OtherColumns); this function is optional
@@ -52,8 +55,8 @@ A canonical row holds the texts that later steps need: `training_row` and `quest
 a prompt, so a reader of rows/<split>.parquet needs no column names.
 
 Codes of the tasks: 04 conversations, 06 columns and texts, 10 labels, 11 tags, 12 answers, 13 summaries,
-14 translations, 15 preferences and rewards. Checks shared by several tasks are in cells.py (single values), labels.py
-(all labels of a file), messages.py, tool_calls.py and answers.py.
+14 translations, 15 preferences, rewards and prompts. Checks shared by several tasks are in cells.py (single values),
+labels.py (all labels of a file), messages.py, tool_calls.py and answers.py.
 
 To add a task: a module here, its parameters in steps/params/pipelines/, and a test.
 """
@@ -149,6 +152,11 @@ def load_task(name: str) -> ModuleType:
     if name not in TASKS:
         raise KeyError(name)
     return importlib.import_module(f"steps.tasks.{name}")
+
+
+def learns(name: str) -> bool:
+    """Return whether the rows of a task are for training."""
+    return bool(getattr(load_task(name), "LEARNS", True))
 
 
 def reads_pairs(name: str, columns: Mapping[str, Any]) -> bool:

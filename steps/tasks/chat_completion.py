@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from steps.params.chat_columns import ChatColumns
+from steps.params.chat_columns import ChatColumns, MessageRules
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
 from steps.tasks.forms.table import FUNCTIONS, SYSTEM
 from steps.tasks.rules.cells import Reader, read_cell
@@ -75,7 +75,7 @@ def check_row(row: dict[str, Any], columns: ChatColumns) -> Iterator[Fault]:
         return
     key, messages = _messages_of(row, columns)
     if type(messages) is not list:
-        yield from _no_list(row, key, messages, columns)
+        yield from no_list(row, key, messages, columns)
         return
     yield from conversation_faults(standard(messages, columns)[0], key, columns)
     if (tools := read_tools(row.get(columns.tools_key))) is not None:
@@ -150,7 +150,8 @@ def _messages_of(row: dict[str, Any], columns: ChatColumns) -> tuple[str, Any]:
     return key, value
 
 
-def _no_list(row: dict[str, Any], key: str, messages: Any, columns: ChatColumns) -> Iterator[Fault]:
+def no_list(row: dict[str, Any], key: str, messages: Any, columns: MessageRules) -> Iterator[Fault]:
+    """Yield the fault of a column of messages that holds none."""
     if key not in row:
         yield from missing_columns(row, named_by(columns, [key]))
     elif type(row[key]) is str and messages == row[key] and not messages.startswith('"'):

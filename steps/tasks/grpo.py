@@ -3,19 +3,20 @@
     {"problem": "2 + 2?", "solution": "4", "level": 1}
     {"prompt": [{"role": "user", "content": "2 + 2?"}], "solution": "4"}
 
-All other columns are kept for the reward functions, which take columns by name.
+All other columns are kept for the reward functions, which take columns by name. The ground truth is passed to them as
+the text `ground_truth`, and by the name of its own column as it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-from steps.params.chat_columns import GrpoColumns
+from steps.params.chat_columns import USUAL_SYSTEM_PROMPT, GrpoColumns
 from steps.tasks import Fault, OtherColumns, missing_columns, named_by
 from steps.tasks.rules.answers import as_question, read_value, truth_faults, value_faults
 from steps.tasks.rules.cells import Reader
@@ -29,7 +30,7 @@ Columns = GrpoColumns
 KINDS = ("causal_lm",)
 DOES = "answers the way that is rewarded"
 EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
-CONVERSATIONS = False
+CONVERSATIONS = True
 UNFIT: dict[str, str] = {}
 TOGETHER = "prompt"  # what is learned from; other columns, such as an id, do not make a row another one
 
@@ -38,11 +39,12 @@ SCHEMA = pa.schema(
         pa.field("prompt", MESSAGES, nullable=False),
         # The right answer; null if there is none.
         pa.field("ground_truth", pa.string()),
-        # All other columns, as one JSON object; null if there are none.
+        # All columns but the prompt's, also that of the ground truth, as one JSON object; null if there are none.
         pa.field("more", pa.string()),
     ]
 )
 DEFAULT_PROMPT, OTHER_PROMPT = "problem", "prompt"
+DEFAULT_TRUTH, OTHER_TRUTH = "solution", "ground_truth"
 # Names of arguments that the trainer itself passes to reward functions.
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids", "messages", "ground_truth",
             "trainer_state", "log_extra", "log_metric")  # fmt: skip
@@ -62,7 +64,10 @@ def columns_of(columns: GrpoColumns) -> tuple[str, ...]:
 
 
 def other_columns(columns: GrpoColumns) -> OtherColumns:
-    """Use every column, because a reward function may need it; prompt replaces a missing problem."""
+    """Use every column, because a reward function may need it; prompt replaces a missing problem.
+
+    Likewise ground_truth replaces a missing solution, which is optional.
+    """
     return OtherColumns(None, {DEFAULT_PROMPT: OTHER_PROMPT})
 
 
@@ -78,7 +83,7 @@ def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
         yield from missing_columns(row, named_by(columns, [columns.dataset_prompt_column]))
         return
     prompt, _ = read_value(row, key, columns)
-    truth = columns.dataset_ground_truth_column
+    truth = _truth_key(row, columns)
     faults = [*value_faults(prompt, key, columns), *truth_faults(row.get(truth), truth)]
     yield from faults
     if faults or type(prompt) is str:
@@ -92,7 +97,7 @@ def check_row(row: dict[str, Any], columns: GrpoColumns) -> Iterator[Fault]:
 def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs, and a warning for a prompt that contains its answer."""
     prompt, repairs = read_value(row, _prompt_key(row, columns), columns)
-    truth_key = columns.dataset_ground_truth_column
+    truth_key = _truth_key(row, columns)
     truth = row.get(truth_key)
     yield from remarks_on(as_question(prompt), repairs, columns)
     if truth is not None and type(truth) is not str:
@@ -106,25 +111,45 @@ def remarks(row: dict[str, Any], columns: GrpoColumns) -> Iterator[tuple[str, st
 
 
 def canonical(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
-    """Return the prompt as messages, the ground truth as text and all other columns as JSON text.
+    """Return the prompt as messages, the ground truth as text and all columns but the prompt's as JSON text.
 
     {"problem": "2 + 2?", "solution": 4, "level": 1}
-    → {"prompt": [{"role": "user", "content": "2 + 2?", "more": None}], "ground_truth": "4", "more": '{"level":1}'}
+    → {"prompt": [{"role": "user", "content": "2 + 2?", "more": None}], "ground_truth": "4",
+       "more": '{"solution":4,"level":1}'}
     """
-    key, truth = _prompt_key(row, columns), columns.dataset_ground_truth_column
+    key, truth = _prompt_key(row, columns), _truth_key(row, columns)
     prompt = as_question(read_value(row, key, columns)[0])
-    more = {name: value for name, value in row.items() if name not in (key, truth, *RESERVED)}
+    more = {name: value for name, value in row.items() if name not in (key, *RESERVED)}
     return {
-        "prompt": packed(prompt, columns),
+        "prompt": packed(with_system_prompt(prompt, columns), columns),
         "ground_truth": _as_text(row.get(truth)),
         "more": as_json(more, str) if more else None,
     }
+
+
+def with_system_prompt(prompt: list[dict[str, Any]], columns: GrpoColumns) -> list[dict[str, Any]]:
+    """Return a prompt with the instruction of system_prompt before it, unless it has a system message of its own.
+
+    system_prompt=auto adds none: what it means depends on the rewards, and the plan has put that in its place.
+    """
+    text = columns.system_prompt
+    if not text or text == USUAL_SYSTEM_PROMPT or any(message["role"] == "system" for message in prompt):
+        return prompt
+    return [{"role": "system", "content": text}, *prompt]
 
 
 def training_row(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
     """Return {prompt, ground_truth} and all other columns, as TRL passes them to reward functions."""
     more = from_json(row["more"]) if row["more"] else {}
     return {"prompt": unpacked(row["prompt"]), "ground_truth": row["ground_truth"], **more}
+
+
+def as_columns(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
+    """Return training rows by column, as rewards take them; None where a row has no such column.
+
+    `names` are the columns of the whole data set (`columns` in the facts of the data), because a batch may lack one.
+    """
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def question(row: dict[str, Any], columns: GrpoColumns) -> tuple[list[dict[str, Any]], str] | None:
@@ -152,6 +177,11 @@ def judge(tallies: dict[str, Tally], columns: GrpoColumns) -> Iterator[Judgement
 def _prompt_key(row: dict[str, Any], columns: GrpoColumns) -> str:
     key = columns.dataset_prompt_column
     return OTHER_PROMPT if key == DEFAULT_PROMPT and key not in row and OTHER_PROMPT in row else key
+
+
+def _truth_key(row: dict[str, Any], columns: GrpoColumns) -> str:
+    key = columns.dataset_ground_truth_column
+    return OTHER_TRUTH if key == DEFAULT_TRUTH and key not in row and OTHER_TRUTH in row else key
 
 
 def _as_text(truth: Any) -> str | None:

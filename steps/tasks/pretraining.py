@@ -30,6 +30,7 @@ UNFIT = {
         "the whole text is learned",
     ),
     "evaluation_max_new_tokens": "nothing is generated",
+    "evaluation_engine": "nothing is generated",
 }
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])

@@ -9,16 +9,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from conftest import CHAT_TEMPLATE, build_tokenizer, write_jsonl
+from reward_prompts import prepared_prompts, prompt_rows
 from transformers import AutoTokenizer
 
 from steps.artifacts import read_manifest
 from steps.errors import UserError
-from steps.evaluate.held_out import read_held_out
+from steps.evaluate.held_out import arrays, first_rows, read_held_out
 from steps.finetune.loading import load_tokenizer
+from steps.finetune.rewarded.prompts import read_prompts, row_of
 from steps.params.settings import DataSettings, EvaluationSettings, Resolved
 from steps.prepare_data.step import prepare_data
 from steps.register_model.pyfunc_model import CausalModel
 from steps.sources.storage import digest_of
+from steps.tasks import grpo
 
 WITH_TOOLS = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -278,3 +281,34 @@ def test_several_templates_without_a_default_are_told_and_one_can_be_chosen(tmp_
     [prompt, *_] = held_out(data, model).prompts
     assert prompt == "<|im_start|>user\n20 + 1?<|im_end|>\n<|im_start|>assistant\n"
     assert learned_text(data, model).startswith(prompt)
+
+
+OPENED = CHAT_TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+
+
+@pytest.mark.parametrize("template", [None, CLOCK, OPENED], ids=["the model's", "with a clock", "opens a thought"])
+@pytest.mark.parametrize("instruction", ["", "Be brief. Ünïcödé 🙂"], ids=["", "with an instruction"])
+def test_prompts_that_are_rewarded_are_the_same_tokens_in_every_step(tmp_path, tiny_model, template, instruction):
+    rows = prompt_rows(60)
+    own = [turn("system", "In verse."), turn("user", "1 + 1?"), turn("assistant", "2"), turn("user", " And 2?\n")]
+    rows[-1]["problem"], rows[-2]["problem"] = own, [turn("user", "  What?  ")]
+    how = {"columns": {"system_prompt": instruction}, "max_prompt_length": 200}
+    if template:
+        (tmp_path / "own.jinja").write_text(template)
+        how["preprocessing"] = {"chat_template": str(tmp_path / "own.jinja")}
+    data = prepared_prompts(tiny_model, tmp_path / "a", rows, **how)
+    trained = [row_of(row).prompt_ids for row in read_prompts(data, "test")]
+    asked = EvaluationSettings(task="grpo", method="grpo", columns=how["columns"])
+    canonical, tokens = first_rows(asked, data, ["prompt_ids"])
+    assert [ids.tolist() for ids in arrays(tokens["prompt_ids"])] == trained
+    given = [grpo.training_row(row, grpo.Columns())["prompt"] for row in canonical.to_pylist()]
+    assert given == [row_of(row).prompt for row in read_prompts(data, "test")]
+    assert [given[-1], given[0][-1]] == [own, turn("user", "What comes after 48?")]
+    assert [message["content"] for message in given[0][:-1]] == [instruction] * bool(instruction)
+    # What a user sends to the registered model has no instruction.
+    tokenizer = load_tokenizer(tiny_model, data)
+    served = Told(tokenizer)
+    served.reference |= {"task": "grpo", "chat": True, "system_prompt": instruction}
+    texts = served.predict(None, [row["problem"] for row in rows[-12:]])
+    assert tokenizer(texts, add_special_tokens=False)["input_ids"] == trained
+    assert [tokenizer.decode(ids) for ids in trained] == texts

@@ -1,6 +1,7 @@
 """JSON inside rows: whole numbers of any size stay as written.
 
 orjson reads a whole number of more than 64 bits as a float, and cannot write one: digits of a long id would be lost.
+What is nested deeper than it writes is written by Python's own module.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def as_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
     try:
         return orjson.dumps(value, default=default)
     except orjson.JSONEncodeError as error:
-        if "64-bit" not in str(error):
+        if "64-bit" not in str(error) and "Recursion limit" not in str(error):  # orjson writes 254 levels, reads 1,024
             raise
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=default).encode()
 

@@ -4,6 +4,7 @@ is_plain(messages)            quick check for the common case: valid messages th
 conversation_faults(…)        errors in standard messages
 packed(messages)              standard → canonical, with the keys besides role and content as one JSON text
 unpacked(messages)            canonical → the form for chat templates
+as_one_text(messages)         one text for tables
 """
 
 from __future__ import annotations
@@ -241,3 +242,12 @@ def _more(message: dict[str, Any]) -> str | None:
         return None
     more = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
     return as_json(more, str) if more else None
+
+
+def as_one_text(value: Any) -> str:
+    """Return a text unchanged; join messages to one text for tables, each with its role unless it is alone."""
+    if isinstance(value, str):
+        return value
+    if len(value) == 1 and value[0]["role"] in ("user", "assistant"):
+        return value[0]["content"] or ""
+    return "\n".join(f"{message['role']}: {message['content'] or ''}" for message in value)
