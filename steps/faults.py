@@ -1,4 +1,4 @@
-"""Errors of the machine and of services that can arise in any step: a full disk, no permission, no answer.
+"""Errors of the machine, of services and of a model's configuration that can arise in any step.
 
 Steps explain their own errors where they know most. What rises beyond a step is looked up here, so that no full disk
 and no unreachable server is reported as a bug. The libraries wrap such errors in classes of their own, so the
@@ -69,6 +69,7 @@ SILENT = re.compile(
     r"MaxRetry|NewConnection|NameResolution|Disconnected|TransportError|ServiceRequestError|ServiceResponseError|"
     r"ProxyError|SSLError|gaierror|URLError|LocalEntryNotFound|OfflineMode|EndpointConnection|ChunkedEncoding"
 )
+WRONG_CONFIG = "StrictDataclassError"  # what transformers raises for a model's configuration; of huggingface_hub
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 # Answers that another request gets as well, although the clients report them like silence.
 SAME_AGAIN = re.compile(
@@ -82,7 +83,11 @@ MLFLOW_SILENT = re.compile(r"API request to .* failed|Max retries exceeded|Conne
 def known(error: BaseException, step: str) -> StepError | None:
     """Return the error of the machine or of a service behind an exception; None if it is neither."""
     for one in causes(error):
-        found = one if isinstance(one, StepError) else _of_the_machine(one, step) or _of_a_service(one, step)
+        found = (
+            one
+            if isinstance(one, StepError)
+            else (_of_the_machine(one, step) or _of_a_model(one) or _of_a_service(one, step))
+        )
         if found:
             return found
     return None
@@ -183,6 +188,16 @@ def _no_more(where: str, found: str, expected: str, fix: str) -> OutOfResources:
 
 def _shortened(path: str) -> str:
     return path if len(path) <= 200 else f"{path[:120]}…"
+
+
+def _of_a_model(error: BaseException) -> StepError | None:
+    """Return the error of a config.json with a value of a type that the architecture has not."""
+    if not any(kind.__name__ == WRONG_CONFIG for kind in type(error).__mro__):
+        return None
+    return UserError(
+        Problem("MODEL-E0125", "config.json", _said(error), "values of the types that this architecture has",
+                "correct them, or save the model again with save_pretrained")
+    )  # fmt: skip
 
 
 def _of_a_service(error: BaseException, step: str) -> StepError | None:

@@ -6,6 +6,7 @@ exit codes are the same everywhere.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import inspect
 import logging
@@ -26,10 +27,14 @@ from steps import STEPS as STEPS  # also for the names that a pipeline cannot ha
 from steps import wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
+from steps.deferred import defer
 from steps.errors import Preempted
 from steps.faults import known as known  # for the command line
 from steps.listed import few_metrics as few_metrics  # these for the components of KFP
+from steps.listed import given as given
+from steps.listed import has_references as has_references
 from steps.listed import listed as listed
+from steps.listed import some_metrics as some_metrics
 from steps.logs import RECORDS as RECORDS  # these and the next for the local runner
 from steps.logs import SHOWN as SHOWN
 from steps.logs import be_kfp_task, in_kfp_task, log, log_plainly
@@ -43,17 +48,19 @@ from steps.pruning import read_curve as read_curve  # these two for sweeps on th
 from steps.remembered import looking_once as looking_once
 
 # Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import
-# it anyway, which takes three seconds.
+# it anyway, which takes three seconds. score needs none either, but scipy (of its metrics) fails at a hidden torch.
 WITHOUT_TORCH = {
-    "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "import-adapter",
+    "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "package-model", "import-adapter",
     "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
 }  # fmt: skip
-RESUMING = {"finetune"}  # a second call goes on at the newest checkpoint of the first: a task finds its own
+RESUMING = {"finetune", "generate"}  # a second call goes on where the first one was: a task finds its own progress
 PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 CURVE = "FINETUNE_CURVE"  # file that finetune writes its progress into, in the lines of steps/pruning.py
 STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner, or of a notebook; the step, or job, ends with that process
+
+defer()  # before a step imports its libraries
 
 
 def begin_task(name: str) -> None:
@@ -72,12 +79,13 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
     """Run one step with its settings as a JSON string and paths as text; report an error and exit with its code."""
     paths = {key: value for key, value in arguments.items() if isinstance(value, str | Path)}
     with reported(name, paths):
-        _stop_when_asked()
+        stop_when_asked()
         follow_parent()
         if RECORDS in os.environ:
             log.info("▸ %s", name)
         started = time.monotonic()
-        result = outlasting(name, lambda: attempt(name, settings, **arguments), name in RESUMING)
+        result = outlasting(name, lambda: attempt(name, settings, **arguments), name in RESUMING, _refuse_after_stop)
+        _ignore_stops()
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
             log.info("  %.1f s", seconds)
@@ -124,21 +132,57 @@ def _read(settings: str, hints: dict[str, Any]) -> Any:
     return hints["settings"].model_validate(wire.load(settings))
 
 
-class _Stopped(BaseException):
+class Stopped(BaseException):
     """SIGTERM arrived. Not an Exception, because libraries catch those."""
 
 
-def _stop_when_asked() -> None:
+_asked_to_stop = False
+_handler: Any = signal.SIG_DFL  # of SIGTERM, as this module has set it
+
+
+def was_asked_to_stop() -> bool:
+    """Return whether SIGTERM arrived; what it raised may have been lost, in a destructor or in an import."""
+    return _asked_to_stop
+
+
+def _refuse_after_stop() -> None:
+    """Raise Stopped if SIGTERM arrived and what it raised was lost, such as in a destructor."""
+    if _asked_to_stop:
+        raise Stopped
+
+
+def stop_when_asked() -> None:
     """On SIGTERM, leave as after an error: drafts and temporary files are deleted. A second one ends at once."""
 
     def leave(number: int, _frame: Any) -> None:
+        global _asked_to_stop
+        _asked_to_stop = True
         signal.signal(number, lambda *_: os._exit(Preempted.exit_code))
-        raise _Stopped
+        raise Stopped
 
     if STOPPING in os.environ:
-        raise _Stopped
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, leave)
+        raise Stopped
+    _handle_stops(leave)
+
+
+def _ignore_stops() -> None:
+    """Let a process whose step has finished end with 0: its result is whole, and Python takes a second to end.
+
+    The system itself ignores the signal only at the very end: processes that are started would inherit that.
+    """
+    if _handler is not signal.SIG_DFL:
+        _handle_stops(lambda *_: None)
+        atexit.unregister(_handle_stops)
+        atexit.register(_handle_stops, signal.SIG_IGN)
+
+
+def _handle_stops(handler: Any) -> None:
+    """Set the handler of SIGTERM, unless there is one of somebody else."""
+    global _handler
+    there = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and there in (signal.SIG_DFL, _handler):
+        signal.signal(signal.SIGTERM, handler)
+        _handler = handler
 
 
 @contextmanager
@@ -196,7 +240,7 @@ def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None
     log_plainly()
     try:
         yield
-    except _Stopped:
+    except Stopped:
         leave(stopped(step).as_json(step), paths)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

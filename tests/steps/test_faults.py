@@ -134,6 +134,19 @@ def test_an_answer_that_another_request_would_get_as_well_is_known(name):
     assert same_again(error) is not passes
 
 
+@pytest.mark.parametrize("change", [{"max_position_embeddings": None}, {"eos_token_id": "x"}, {"rms_norm_eps": "1"}])
+def test_a_value_of_another_type_in_config_json_is_the_users_to_correct(change, tmp_path):
+    from transformers import AutoConfig
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **change}))
+    with pytest.raises(Exception) as raised:
+        AutoConfig.from_pretrained(tmp_path, local_files_only=True)
+    found = known(raised.value, "prepare-data")
+    assert isinstance(found, UserError)
+    assert "MODEL-E0125 config.json" in str(found)
+    assert next(iter(change)) in str(found)
+
+
 def test_a_cycle_of_causes_ends():
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first

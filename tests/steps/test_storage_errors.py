@@ -61,7 +61,7 @@ def test_an_error_of_a_store_says_who_must_act(monkeypatch, name, call):
         def open(self, path: str, mode: str) -> None:
             raise error
 
-    monkeypatch.setattr(storage, "_filesystem", lambda uri: (Failing(), uri))
+    monkeypatch.setattr(storage, "filesystem_of", lambda uri: (Failing(), uri))
     calls = {"find": storage.find_files, "read": storage.read_bytes, "digest": storage.digest_of}
     with pytest.raises(expected) as caught:
         calls[call]("train_file_path", "s3://bucket/x")
