@@ -3,6 +3,7 @@
     catalog.py      published pipelines by name
     supervised.py   the task graph of every pipeline that trains
     adapter_tools.py  the task graph of the pipeline for finished adapters
+    batch_inference.py  the task graph of the pipeline that answers prompts
     components.py   each step as a component: inputs, outputs, and a body that calls the step
     in_pod.py       what a task's pod runs: loads the body of its component from the image
     kfp_values.py   a parameter as an input of a pipeline: KFP type, default, choices

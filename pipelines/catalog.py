@@ -50,7 +50,11 @@ class Published:
 
 
 # Pipelines with their own task graph; all others use that of pipelines.supervised.
-FLOWS = {"adapter_tools": "pipelines.adapter_tools"}
+FLOWS = {
+    "adapter_tools": "pipelines.adapter_tools",
+    "batch_inference": "pipelines.batch_inference",
+    "grpo_chat_completion": "pipelines.grpo",
+}
 
 # Pipelines whose sweep is compiled with them; any other that trains is by `finetune compile PIPELINE --sweep`.
 SWEPT = ("chat_completion", "text_classification")

@@ -15,6 +15,7 @@ from pipelines import completion
 from pipelines.client.commands import commands as client_commands
 from pipelines.flags import PipelineGroup, for_pipeline, parameters_in, read_pairs
 from pipelines.prune_command import prune
+from pipelines.reap_command import reap
 from pipelines.sweeping.command import sweep_command
 from steps.errors import Problem, UserError, nearest
 
@@ -149,6 +150,7 @@ CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse results o
 
 cli.add_command(PipelineGroup(_plan, [JSON, ROOT], name="plan", help=_plan.__doc__))
 cli.add_command(prune)
+cli.add_command(reap)
 cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE, GATE_EXIT], name="run", help=_run.__doc__))
 cli.add_command(sweep_command)
 for command in client_commands():

@@ -195,6 +195,66 @@ def register_model(
     registration.metadata |= listed(registration.path)
 
 
+@component(CORE)
+def package_model(
+    settings: str, tuned: Input[Model], merged: Input[Model], evaluation: Input[Artifact], mlflow_model: Output[Model]
+):
+    from steps.running import listed, run_step
+
+    run_step(
+        "package-model",
+        settings,
+        tuned=tuned.path,
+        merged=merged.path,
+        evaluation=evaluation.path,
+        mlflow_model=mlflow_model.path,
+        tuned_uri=tuned.uri,
+        merged_uri=merged.uri,
+    )
+    mlflow_model.metadata |= listed(mlflow_model.path)
+
+
+@component(TRAIN)
+def generate(
+    settings: str,
+    model: Input[Model],
+    adapter: Input[Model],
+    data: Input[Dataset],
+    generations: Output[Dataset],
+    generation_report: Output[HTML],
+) -> bool:
+    from steps.running import given, has_references, listed, run_step
+
+    run_step(
+        "generate",
+        settings,
+        model=given(model.path),
+        data=data.path,
+        generations=generations.path,
+        report=generation_report.path,
+        adapter=given(adapter.path),
+    )
+    generations.metadata |= listed(generations.path, model.path)
+    return has_references(data.path)
+
+
+@component(CORE)
+def score(
+    settings: str,
+    generations: Input[Dataset],
+    scores: Output[Artifact],
+    metrics: Output[Metrics],
+    score_report: Output[HTML],
+):
+    from steps.running import listed, run_step, some_metrics
+
+    measured = run_step("score", settings, generations=generations.path, scores=scores.path, report=score_report.path)
+    scores.metadata |= listed(scores.path)
+    for name, value in some_metrics(measured).items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(metrics.metadata))  # for kfp's local cache, as above
+
+
 # The tasks of a sweep. Models and data that trials share are numbered folders of one artifact.
 @component(TRAIN)
 def import_models(settings: str, base_models: Output[Model], tokenizers: Output[Artifact]):

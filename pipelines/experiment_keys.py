@@ -16,15 +16,18 @@ from steps.params.splits import train_percent
 
 SECTIONS = (
     "method", "data_conf", "training_args", "overrides", "batchsize_conf", "peft_conf", "run_conf", "tracking",
-    "quant_conf", "sft_args",
+    "quant_conf", "sft_args", "model_conf",
 )  # fmt: skip
 PIPELINES = {"sft": "chat_completion", "dpo": "preference"}
+# A file with this section is a configuration of `generate`, and has no method.
+GENERATES, INFERENCE = "model_conf", "batch_inference"
+SETTINGS = "hf_gen_params"  # its section with transformers' generation settings, also a parameter of ours
 RATIO = (100 - train_percent(())) / 100  # share of the training rows that AUTO_SPLIT holds out, the same as here
 
 
 def _as_here(*names: str) -> dict[str, str]:
     """Map each parameter's name and its other names to the parameter."""
-    models = [PARAMETER_MODELS[name] for name in PIPELINES.values()]
+    models = [PARAMETER_MODELS[name] for name in (*PIPELINES.values(), INFERENCE)]
     old = {old: name for model in models for old, name in old_names(model).items()}
     return {key: name for name in names for key in (name, *(other for other in old if old[other] == name))}
 
@@ -51,6 +54,7 @@ DIRECT: dict[str, dict[str, str]] = {
         "bnb_4bit_compute_dtype", "llm_int8_threshold",
     ),
     "sft_args": _as_here("max_seq_length", "length_handling", "train_on_completions_only"),
+    "model_conf": {"adapter": "adapter_path"},
 }  # fmt: skip
 # The same for keys of peft_kwargs; all other keys go into the parameter peft_kwargs.
 PEFT_KWARGS = peft_names(LoraParams)

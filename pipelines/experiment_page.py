@@ -18,12 +18,16 @@ Experiment files written for the Silogen finetuning engine run unchanged:
 ```
 finetune run chat_completion -f sft.yaml
 finetune run preference -f dpo.yaml
+finetune run batch_inference -f generate.yaml
 ```
 
 Each key is read as a parameter of this project ([parameters.md](parameters.md)); `-p` and flags override it. A key
 without effect gives a warning; an unknown key is refused, with the nearest known key as a hint. The file can also set
 parameters of this project beside the sections, such as `number_of_gpu_to_use_finetuning: 0`. See
-`examples/dates/sft.yaml` and `examples/manners/dpo.yaml`.
+`examples/dates/sft.yaml`, `examples/manners/dpo.yaml` and `examples/counting/generate.yaml`.
+
+A file with `model_conf` is a configuration of `generate`: `prompt_conf` is a parameter of batch_inference, and fields
+of `hf_gen_params` that are parameters set these; the others stay in `hf_gen_params`.
 """
 
 

@@ -16,9 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.configuration import Words, written
-from pipelines.experiment_keys import DIRECT, FIXED, IGNORED, PEFT_KWARGS, PIPELINES, RATIO, SECTIONS
+from pipelines.experiment_keys import (
+    DIRECT,
+    FIXED,
+    GENERATES,
+    IGNORED,
+    INFERENCE,
+    PEFT_KWARGS,
+    PIPELINES,
+    RATIO,
+    SECTIONS,
+    SETTINGS,
+)
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.adapter_kinds import KINDS_OF_PEFT
+from steps.params.generation import DecodingParams
 from steps.params.group import old_names
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import given_twice
@@ -37,11 +49,19 @@ def from_experiment(values: dict[str, Any], words: Words | None = None) -> tuple
     """
     reading = _Reading(words or {})
     ours = _our_parameters()
+    generates = isinstance(values.get(GENERATES), dict)
+    if generates:
+        reading.parameters["pipeline"] = INFERENCE
     for section, content in values.items():
         if section == "method":
             reading.method(content)
+        elif generates and section == SETTINGS and isinstance(content, dict):
+            reading.settings(content)
         elif section in ours and section not in SECTIONS:
-            reading.parameters[section] = reading.as_written(section, (section,), content)
+            value = reading.as_written(section, (section,), content)
+            if generates:
+                reading.named(section, "", section, value)
+            reading.parameters[section] = value
         elif section not in SECTIONS:
             reading.unknown(section, content, (*SECTIONS, *ours))
         elif content is not None and not isinstance(content, dict):
@@ -56,7 +76,7 @@ def from_experiment(values: dict[str, Any], words: Words | None = None) -> tuple
 def _our_parameters() -> dict[str, Any]:
     """Return the declaration of every parameter under each of its names; `pipeline` has none."""
     fields: dict[str, Any] = {"pipeline": None}
-    for model in (PARAMETER_MODELS[name] for name in PIPELINES.values()):
+    for model in (PARAMETER_MODELS[name] for name in (INFERENCE, *PIPELINES.values())):
         fields |= model.model_fields
         fields |= {old: model.model_fields[name] for old, name in old_names(model).items()}
     return fields
@@ -97,6 +117,19 @@ class _Reading:
             else:
                 self.unknown(where, value, keys_of(section))
 
+    def settings(self, content: dict[str, Any]) -> None:
+        """Set the parameters that are named like fields of transformers' GenerationConfig; keep all other fields."""
+        others = {}
+        for key, value in content.items():
+            if value is None:
+                continue  # the default, as in transformers
+            if key in DecodingParams.model_fields and key != SETTINGS:
+                self.named(key, SETTINGS, key, self.as_written(key, (SETTINGS, key), value))
+            else:
+                others[key] = value
+        if others:
+            self.parameters[SETTINGS] = others
+
     def as_written(self, parameter: str, place: tuple[str | int, ...], value: Any) -> Any:
         """Return the value of a key as -p would pass it to a parameter."""
         return written(self.fields.get(parameter), value, place, self.words)
@@ -105,7 +138,8 @@ class _Reading:
         """Set a parameter given by one of its names; two names in one section, or two values, are an error."""
         before, other = self.written.setdefault(parameter, ((section, key), value))
         if before != (section, key) and (before[0] == section or other != value):
-            self.problems.append(given_twice(parameter, [".".join(before), f"{section}.{key}"]))
+            places = [".".join(filter(None, place)) for place in (before, (section, key))]
+            self.problems.append(given_twice(parameter, places))
         self.parameters[parameter] = value
 
     def unknown(self, where: str, value: Any, known: tuple[str, ...]) -> None:
@@ -167,8 +201,9 @@ def _model(reading: _Reading, where: str, value: Any) -> None:
 
 
 def _tokenizer(reading: _Reading, where: str, value: Any) -> None:
-    """Must be the model's own tokenizer."""
-    if value and value not in (reading.parameters.get("pytorch_model_path"), reading.parameters.get("huggingface_id")):
+    """Must be the model's own tokenizer, or that of its adapter, which is used if the adapter has one."""
+    names = ("pytorch_model_path", "huggingface_id", "adapter_path")
+    if value and value not in [reading.parameters.get(name) for name in names]:
         reading.refuse(where, value, "the model's own tokenizer", "save the tokenizer into the model's folder")
 
 
@@ -191,6 +226,27 @@ def _model_args(reading: _Reading, where: str, value: Any) -> None:
             )
     if rest:
         reading.parameters["model_args"] = rest
+
+
+def _inference_args(reading: _Reading, where: str, value: Any) -> None:
+    """Sets inference_precision (dtype), huggingface_revision (revision) and use_cache; device_map has no effect."""
+    widths = {"auto": "auto", "float32": "full", "bfloat16": "half", "float16": "half"}
+    for key, one in (value or {}).items():
+        if key in ("dtype", "torch_dtype"):
+            if one in widths:
+                reading.parameters["inference_precision"] = widths[one]
+            else:
+                reading.refuse(f"{where}.{key}", one, f"one of {', '.join(widths)}", "correct it")
+        elif key == "revision":
+            reading.parameters["huggingface_revision"] = one
+        elif key == "use_cache":
+            reading.parameters["use_cache"] = one
+        elif key in ("device_map", "attn_implementation", "trust_remote_code"):
+            why = "code from model folders is never run" if key == "trust_remote_code" else "the engine chooses it"
+            reading.notes.append(f"{where}.{key} has no effect: {why}")
+        else:
+            known = ("dtype", "revision", "use_cache", "device_map", "attn_implementation")
+            reading.unknown(f"{where}.{key}", one, known)
 
 
 def _half(reading: _Reading, where: str, value: Any) -> None:
@@ -251,6 +307,9 @@ SPECIAL: dict[tuple[str, str], Callable[[_Reading, str, Any], None]] = {
     ("run_conf", "model"): _model,
     ("run_conf", "tokenizer"): _tokenizer,
     ("run_conf", "model_args"): _model_args,
+    ("model_conf", "model"): _model,
+    ("model_conf", "tokenizer"): _tokenizer,
+    ("model_conf", "model_args"): _inference_args,
     ("training_args", "bf16"): _half,
     ("training_args", "fp16"): _half,
     ("training_args", "gradient_checkpointing"): _recompute,

@@ -7,7 +7,7 @@ image must not reuse results of an old one. The registry or a digest is set at c
 from steps import __version__
 
 CORE = f"finetune-pipelines-core:{__version__}"
-"""Without torch: plan, import_adapter, prepare_data, register_model, report."""
+"""Without torch: plan, import_adapter, prepare_data, register_model, report, score."""
 
 TRAIN = f"finetune-pipelines-train:{__version__}"
-"""With torch and the training stack: import_model, finetune, adapter_tool, evaluate."""
+"""With torch and the training stack: import_model, finetune, adapter_tool, evaluate, generate."""

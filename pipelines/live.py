@@ -17,12 +17,12 @@ def shown_lines(show: bool = True) -> Callable[[str], None]:
 
 
 def is_progress(line: str) -> bool:
-    """Return whether a line tells how far a training is."""
-    return line.startswith("step ") and "loss" in line
+    """Return whether a line tells how far a training is, or the answers to rows."""
+    return (line.startswith("step ") and "loss" in line) or (line.startswith("row ") and "tokens/s" in line)
 
 
 class Terminal:
-    """Prints the lines of a run; on a terminal each line of training progress overwrites the one before."""
+    """Prints the lines of a run; on a terminal each line of progress overwrites the one before."""
 
     def __init__(self) -> None:
         self.replaces = sys.stdout.isatty()

@@ -298,9 +298,9 @@ def _forwarded_signals() -> Iterator[None]:
         return
     handlers: dict[int, Any] = {}
 
-    def forward(number: int, _frame: Any) -> None:
-        import psutil
+    import psutil  # a second signal could interrupt an import in the handler
 
+    def forward(number: int, _frame: Any) -> None:
         signal.signal(number, handlers[number])
         os.environ[STOPPING] = "1"  # between two steps there is no process to stop
         for child in psutil.Process().children(recursive=True):

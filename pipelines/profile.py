@@ -7,11 +7,12 @@ add a setting: a field here, and what it changes in the compiled YAML in `profil
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from steps.params.compute import WORKSPACE
+from steps.params.compute import SHARED_MEMORY, WORKSPACE
 
 WORKSPACE_NAME = WORKSPACE.removeprefix("/")  # KFP's name of the volume in a pod
 # Kubernetes' rules for names of objects, and for paths that KFP can mount.
@@ -280,7 +281,7 @@ class Profile(Part):
 
     pod_security: PodSecurity = PodSecurity()
 
-    shared_memory: Quantity = "8Gi"
+    shared_memory: Quantity = SHARED_MEMORY
     """Size of /dev/shm in pods with GPUs, which KFP fixes when it compiles; counts as memory of the pod."""
 
     times: Times = Times()
@@ -290,6 +291,17 @@ class Profile(Part):
 
     choices: bool = True
     """Drop-downs in the UI; KFP before 2.16 rejects them."""
+
+    @property
+    def for_the_plan(self) -> str:
+        """What the plan reads of this profile, as JSON for its environment."""
+        told: dict[str, Any] = {
+            "instance_types": {name: kind.model_dump() for name, kind in self.instance_types.items()},
+            "node_selector": self.node_selector,
+        }
+        if self.shared_memory != SHARED_MEMORY:
+            told["shared_memory"] = self.shared_memory
+        return json.dumps(told, sort_keys=True)
 
     @model_validator(mode="after")
     def _volumes_do_not_clash(self) -> Profile:

@@ -6,7 +6,6 @@ schema (protobuf) describes every setting that is written here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,9 @@ AZURE_KEYS = (
 )  # fmt: skip
 
 
-CHECKPOINTED = ("plan", "finetune", "trial")  # the plan looks whether the place can be written
+# Steps that keep their progress in checkpoint_dir; the plan looks whether the place can be written.
+CHECKPOINTED = ("plan", "finetune", "trial", "generate")
+UPLOADING = ("generate",)  # steps that keep or copy their results in object stores
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,23 @@ class Access:
     """Models, adapters and rows: it gets the Hub's token."""
     tracking: bool
     """MLflow, with its artifact store: it gets the config map."""
+    uploads: bool
+    """Results that it keeps or copies in a store."""
 
     @property
     def stores(self) -> bool:
         """Whether it needs the credentials of object stores."""
-        return self.sources or self.tracking
+        return self.sources or self.tracking or self.uploads
 
 
-def access_of(pod: dict[str, Any]) -> Access:
+def access_of(pod: dict[str, Any], step: str) -> Access:
     """Read the access of a task from its compiled settings, before the profile is put in."""
 
     def given(kind: str) -> set[str]:
         return {pair["envVar"] for entry in pod.get(kind, []) for pair in entry["keyToEnv"]}
 
-    return Access(HUB_TOKEN in given("secretAsEnv"), TRACKING_VARIABLES[0] in given("configMapAsEnv"))
+    tracking = TRACKING_VARIABLES[0] in given("configMapAsEnv")
+    return Access(HUB_TOKEN in given("secretAsEnv"), tracking, step in UPLOADING)
 
 
 def images_of(profile: Profile | None) -> dict[str, str]:
@@ -77,7 +81,7 @@ def put(
         if "container" not in executor:  # an importer, which KFP itself runs
             continue
         step, container = label.removeprefix("exec-"), executor["container"]
-        access = access_of(settings.setdefault(label, {}))
+        access = access_of(settings.setdefault(label, {}), step)
         if variables := dict(_variables(profile, step, access)):
             container["env"] = [*container.get("env", []), *({"name": k, "value": v} for k, v in variables.items())]
         _put_pod(profile, step, access, settings[label])
@@ -104,9 +108,8 @@ def _variables(profile: Profile, step: str, access: Access) -> Iterator[tuple[st
     for volume in profile.volumes:
         if "hub_cache" in volume.holds and access.sources:
             yield "HF_HOME", f"{volume.mount_path.rstrip('/')}/huggingface"
-    if step == "plan" and (profile.instance_types or profile.node_selector):
-        types = {name: kind.model_dump() for name, kind in profile.instance_types.items()}
-        yield CLUSTER, json.dumps({"instance_types": types, "node_selector": profile.node_selector}, sort_keys=True)
+    if step == "plan" and profile.for_the_plan != Profile().for_the_plan:
+        yield CLUSTER, profile.for_the_plan
 
 
 def _put_pod(profile: Profile, step: str, access: Access, pod: dict[str, Any]) -> None:
@@ -195,7 +198,9 @@ def _put_defaults(profile: Profile, spec: dict[str, Any], parameters: dict[str, 
     hidden = {}
     resuming: dict[str, Any] = {}
     places = [volume.mount_path.rstrip("/") for volume in profile.volumes if "checkpoints" in volume.holds]
-    if profile.workspace.size:  # KFP's driver mounts it where an input holds its path: into plan and finetune
+    if (
+        profile.workspace.size
+    ):  # KFP's driver mounts it where an input holds its path: into plan and the tasks that it names
         places.append(WORKSPACE)
     for place in places:
         resuming = {"checkpoint_dir": f"{place}/checkpoints", "resume_from_checkpoint": "auto"}

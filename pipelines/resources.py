@@ -9,6 +9,7 @@ from steps.params.compute import SMALL_CPU, SMALL_MEMORY
 from steps.params.registration import MEANS_OFF, TRACKING_VARIABLES
 
 HUB_TOKEN = "HF_TOKEN"
+ENDPOINT_KEY = "OPENAI_API_KEY"
 SERVER = TRACKING_VARIABLES[:1]  # for a task that only reads from it, as import_model does
 SERVER_OR_OFF = (*SERVER, MEANS_OFF)
 PLAIN = Profile()  # what a cluster's own profile replaces in the compiled pipeline
@@ -44,6 +45,12 @@ def small(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def with_hub_token(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
     """Set HF_TOKEN from the secret, to read gated models and data sets; the secret is optional."""
     kubernetes.use_secret_as_env(task, secret, {"token": HUB_TOKEN}, optional=True)
+    return task
+
+
+def with_endpoint_key(task: dsl.PipelineTask, secret: Any) -> dsl.PipelineTask:
+    """Set OPENAI_API_KEY from the secret, for a server that asks for a key; the secret is optional."""
+    kubernetes.use_secret_as_env(task, secret, {"token": ENDPOINT_KEY}, optional=True)
     return task
 
 

@@ -49,7 +49,8 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
         with scratch_folder() as scratch:
             planned, error = _plan(name, passed, root, scratch)
             if not error:
-                done = run_local(published.load(), passed, root, folder, cache, show, published.trains, planned)
+                warm = published.parameters.loads_weights
+                done = run_local(published.load(), passed, root, folder, cache, show, warm, planned)
     except StepFailed as failure:
         error, done = failure.outcome, failure.run
         done.outputs = _finished(done.records)
@@ -100,7 +101,8 @@ def _finished(records: list[dict[str, Any]]) -> dict[str, Any]:
         for key, path in (record.get("paths") or {}).items():
             name = {"evaluation": "evaluation_result"}.get(key, key)
             own = name == "report" and record["step"] == "report" and not record["error"]  # others have one too
-            if own or (name in ("plan", "data", "tuned", "merged", "evaluation_result") and _is_whole(path)):
+            kept = ("plan", "data", "tuned", "merged", "evaluation_result", "generations")
+            if own or (name in kept and _is_whole(path)):
                 outputs[name] = path
     return outputs
 
@@ -120,6 +122,10 @@ def _result(
     artifacts = {key: value for key, value in outputs.items() if isinstance(value, str)}
     if named := _path_of(done.records, "register-model", "registration", "report.html"):
         artifacts["report"] = named  # the same report, with the registered version
+    if scored := _path_of(done.records, "score", "scores", "metrics.json"):
+        artifacts["scores"] = str(Path(scored).parent)
+        metrics["answers"] = json.loads(Path(scored).read_text("utf-8"))["answers"]
+        artifacts["report"] = _path_of(done.records, "score", "report", "")  # the same report, with the scores
     if "report" in artifacts:
         artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
     if {"tuned", "merged"} <= set(artifacts):
@@ -132,7 +138,10 @@ def _result(
             "requested": reading.requested,
             "effective": _effective(reading, done),
         },
-        "metrics": {which: metrics.get(which, {}) for which in ("base", "tuned")},
+        "metrics": {
+            **{which: metrics.get(which, {}) for which in ("base", "tuned")},
+            **({"answers": metrics["answers"]} if "answers" in metrics else {}),
+        },
         "gate": metrics.get("gate"),
         "registered": _registered(done.records),
         "artifacts": artifacts,
@@ -194,8 +203,12 @@ def screen(result: dict[str, Any]) -> str:
     if result["error"] and not result["metrics"]["tuned"]:
         return "\n".join([*lines, *more, ""])
     if not PIPELINES[result["pipeline"]].trains:
-        return "\n".join([*lines, f"result  {result['artifacts'].get('result', '')}", *_reused(result),
-                          f"facts   {result['folder']}/result.json"])  # fmt: skip
+        made = {name: result["artifacts"].get(name) for name in ("result", "generations", "report")}
+        scores = {name: value for name, value in result["metrics"].get("answers", {}).items() if value is not None}
+        width = max(map(len, scores), default=0) + 4
+        lines += [f"  {name:<{width}}{value:>12.4f}" for name, value in scores.items()] + [""] * bool(scores)
+        lines += [f"{'answers' if name == 'generations' else name:<7} {path}" for name, path in made.items() if path]
+        return "\n".join([*lines, *_reused(result), f"facts   {result['folder']}/result.json"])
     lines += _compared(result)
     if version := result["registered"]:
         alias = f", alias {version['alias']}" if version.get("alias") else ""

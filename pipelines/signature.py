@@ -21,13 +21,9 @@ from pipelines.form import Form
 from pipelines.images import CORE
 from pipelines.kfp_values import kfp_choices, kfp_type, kfp_value
 from pipelines.plan_function import plan_function
-from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.pipeline import PipelineParameters
 from steps.params.reading import defaults
 from steps.wire import dump
-
-# A run needs one parameter of each group.
-NEEDED = (tuple(SOURCE_PARAMETER.values()), ("train_file_path", "dataset_name"))
 
 
 def pipeline(model: type[PipelineParameters], form: Form | None = None) -> Callable:
@@ -121,7 +117,7 @@ def description_of(
 ) -> str:
     """Return the description of a compiled pipeline, for people who fill in its form: that describes no input."""
     fields = set(model.model_fields)
-    missing = [group for group in NEEDED if fields.issuperset(group) and not any(fixed.get(key) for key in group)]
+    missing = [group for group in model.needed if not any(fixed.get(key) for key in group)]
     needed = [[key for key in group if key in inputs] for group in missing]
     told = [summary]
     if needed and all(needed):

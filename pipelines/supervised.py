@@ -4,6 +4,7 @@
 that name.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -48,8 +49,13 @@ class Outputs(NamedTuple):
     score: float
 
 
-def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
-    """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate."""
+def supervised(
+    p: Any, plan: dsl.PipelineTask, evaluator: Any, judged: Callable[[dsl.PipelineTask], Any] = lambda task: task
+) -> Outputs:
+    """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate.
+
+    `judged` adds what the tasks that train and evaluate need besides.
+    """
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     named(plan, "Plan and check")
     base = named(import_model(settings=plan.outputs["model"]), "Import model")
@@ -57,7 +63,7 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
     data = named(prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"]), "Prepare data")
     on_cpu(with_hub_token(data, p.huggingface_token_secret), plan, "prepare")
     tuned = finetune(settings=plan.outputs["training"], model=base.outputs["base_model"], data=data.outputs["data"])
-    on_gpu(with_tracking(named(tuned, "Train and merge"), p.mlflow_config_map), plan, "finetune")
+    on_gpu(judged(with_tracking(named(tuned, "Train and merge"), p.mlflow_config_map)), plan, "finetune")
     verdict = evaluator(
         settings=plan.outputs["evaluation"],
         base=base.outputs["base_model"],
@@ -65,7 +71,7 @@ def supervised(p: Any, plan: dsl.PipelineTask, evaluator: Any) -> Any:
         merged=tuned.outputs["merged_model"],
         data=data.outputs["data"],
     )
-    on_gpu(named(verdict, "Evaluate and compare"), plan, "evaluate")
+    on_gpu(judged(named(verdict, "Evaluate and compare")), plan, "evaluate")
     weights = {"tuned": tuned.outputs["tuned_model"], "merged": tuned.outputs["merged_model"]}
     page = report_and_register(
         verdict, plan.outputs["plan"], plan.outputs["registration"], plan.outputs["registers"], p.mlflow_config_map,

@@ -24,8 +24,9 @@ from pathlib import Path
 
 # 0: every task starts a new Python process. A folder that `warm_python` returned: its server runs this run's tasks.
 SWITCH = "FINETUNE_WARM"
-# The modules that these tasks load. None of them may start a Python thread, which a forked child would not have.
-PRELOADED = ("kfp.dsl.executor", "trl.trainer.sft_trainer", "peft", "datasets", "steps.finetune.step",
+# The modules that these tasks load, after steps.running, which defers some of what they load themselves. None of them
+# may start a Python thread, which a forked child would not have.
+PRELOADED = ("kfp.dsl.executor", "steps.running", "trl.trainer.sft_trainer", "peft", "datasets", "steps.finetune.step",
              "steps.evaluate.step")  # fmt: skip
 # What only the steps after the training load; the server loads it while the training runs.
 PRELOADED_NEXT = (

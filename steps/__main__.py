@@ -47,9 +47,10 @@ def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]
         hint = hints[parameter.name]
         if parameter.name == "settings" or _is_function(hint):
             continue
-        required = parameter.default is inspect.Parameter.empty
+        # A folder that may be missing need not be given, also where a caller in Python has to say so.
+        required = parameter.default is inspect.Parameter.empty and hint != Path | None
         kind = "DIR" if hint in (Path, Path | None) else "JSON" if _is_json(hint) else "TEXT"
-        default = argparse.SUPPRESS if required else parameter.default
+        default = None if parameter.default is inspect.Parameter.empty else parameter.default
         how = {"action": "append", "help": "repeatable"} if get_origin(hint) is list else {}
         parser.add_argument(
             _flag(parameter.name), required=required, metavar=kind, default=default, dest=parameter.name, **how

@@ -31,7 +31,7 @@ class Manifest:
     """The content and origin of an artifact folder."""
 
     kind: str
-    """model, adapter, tokenizer, data, evaluation, registration or checkpoint."""
+    """model, adapter, tokenizer, data, evaluation, generations, scores, registration or checkpoint."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Relative path → {size in bytes, sha256}."""
     lineage: dict[str, Any] = field(default_factory=dict)
@@ -97,11 +97,10 @@ def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
     """
     kinds = (kind,) if isinstance(kind, str) else kind
     try:
-        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = (path / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _gone(path, f"no {MANIFEST}") from None
-    raw.pop("digest")
-    manifest = Manifest(**raw)
+    manifest = parse_manifest(text, path)
     if kinds and manifest.kind not in kinds:
         expected = " or ".join(kinds)
         raise UserError(
@@ -116,6 +115,26 @@ def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
     return manifest
 
 
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Read the text of the manifest of the artifact at `path`. Raises Outage if the text is damaged."""
+    try:
+        raw = json.loads(text.decode("utf-8"))
+        raw.pop("digest")
+        manifest = Manifest(**raw)
+        for name, entry in manifest.files.items():
+            if not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str) or _leaves_folder(name):
+                raise ValueError(name)
+        if not isinstance(manifest.facts, dict) or not isinstance(manifest.lineage, dict):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise _gone(path, f"a damaged {MANIFEST}") from None
+    return manifest
+
+
+def _leaves_folder(name: str) -> bool:
+    return not name or name.startswith("/") or ".." in Path(name).parts
+
+
 def verified(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
     """Read an artifact's manifest and compare every file with its sha256.
 
@@ -124,7 +143,7 @@ def verified(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
     manifest = read_manifest(path, kind)
     now = describe_files(path)
     for name, entry in manifest.files.items():
-        if now[name]["sha256"] != entry["sha256"]:
+        if now.get(name, {}).get("sha256") != entry["sha256"]:
             raise _gone(path, f"{name} with other content than was written")
     return manifest
 

@@ -43,6 +43,23 @@ def few_metrics(measured: dict[str, Any]) -> dict[str, float]:
     return {name: _rounded(value) for name, value in rows[:MOST_METRICS] if value is not None}
 
 
+def some_metrics(measured: dict[str, float | None]) -> dict[str, float]:
+    """Do the same for metrics of one set of answers."""
+    known = [(name, value) for name, value in measured.items() if value is not None]
+    return {name: _rounded(value) for name, value in known[:MOST_METRICS]}
+
+
+def given(folder: Path | str) -> str | None:
+    """Return the path of a model or an adapter; None if the artifact only says that there is none to import."""
+    return None if read_manifest(Path(folder)).facts.get("given") is False else str(folder)
+
+
+def has_references(data: Path | str) -> bool:
+    """Return whether prompts have right answers."""
+    splits = read_manifest(Path(data), "data").facts["splits"].values()
+    return any(split.get("references") for split in splits)
+
+
 def _weights(manifest: Manifest, _folder: Path) -> dict[str, Any]:
     """Facts of a model, an adapter or a tool's result."""
     parameters = manifest.facts.get("parameters")
@@ -85,9 +102,20 @@ def _plan(_manifest: Manifest, folder: Path) -> dict[str, Any]:
     return {"base_model": models[0] if models else None, "warnings": len(planned.get("warnings") or ())}
 
 
+def _generations(manifest: Manifest, _folder: Path) -> dict[str, Any]:
+    return {name: manifest.facts.get(name) for name in ("rows", "answers", "engine")}
+
+
+def _scores(_manifest: Manifest, folder: Path) -> dict[str, Any]:
+    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return {name: measured.get(name) for name in ("rows", "answered", "judged")}
+
+
 TOLD: dict[str, Callable[[Manifest, Path], dict[str, Any]]] = {
     "data": _data, "evaluation": _evaluation, "registration": _registration, "plan": _plan,
+    "generations": _generations, "scores": _scores,
     "tokenizer": lambda _manifest, _folder: {},
+    "mlflow_model": lambda _manifest, _folder: {},
     "trial": lambda manifest, _folder: manifest.facts,
     "sweep": lambda manifest, _folder: manifest.facts,
 }  # fmt: skip

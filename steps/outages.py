@@ -29,11 +29,11 @@ LONGEST = 600  # seconds that a try may have lasted if the next one begins from 
 log = logging.getLogger("finetune")
 
 
-def outlasting(step: str, attempt: Callable[[], T], resumes: bool = False) -> T:
+def outlasting(step: str, attempt: Callable[[], T], resumes: bool = False, look: Callable[[], None] | None = None) -> T:
     """Run `attempt`, on a cluster up to three times while it fails for an outage that may pass.
 
-    A try that lasted longer than ten minutes is not repeated, unless the step `resumes` where it stopped. Raises what
-    the last try raised.
+    A try that lasted longer than ten minutes is not repeated, unless the step `resumes` where it stopped. `look` is
+    called before each wait, and may raise. Raises what the last try raised.
     """
     if not on_cluster():
         return attempt()
@@ -47,6 +47,8 @@ def outlasting(step: str, attempt: Callable[[], T], resumes: bool = False) -> T:
                 raise
         log.info("not available, trying again in %s s (%d of %d): %s", seconds, number, len(WAITS) + 1, told)
         _free_memory()
+        if look:
+            look()
         time.sleep(seconds)
     return attempt()
 

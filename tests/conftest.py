@@ -7,15 +7,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models run ten times faste
 
 import gc
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import process_state
 import pytest
 from shared import SharedFolders, shared_folders
 from unchanged import CHECKOUT, NEVER_EDITED, changes, snapshot
 
-pytest_plugins = ["training_inputs", "merge_inputs", "registering", "peers", "planning", "warm_runs", "kubeflow"]
+pytest_plugins = [
+    "training_inputs",
+    "stores",
+    "merge_inputs",
+    "registering",
+    "peers",
+    "planning",
+    "warm_runs",
+    "kubeflow",
+]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -95,6 +106,12 @@ def write_jsonl(file: Path, rows: list[dict]) -> Path:
     return file
 
 
+def pytest_configure() -> None:
+    """Let Ctrl-C work also where a shell started the tests in the background, and so had it ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 _modules_frozen = 0
 
 
@@ -108,6 +125,16 @@ def pytest_runtest_call() -> None:
         _modules_frozen = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _process_state() -> Iterator[None]:
+    """What a test leaves in the process of its worker, where the next one runs."""
+    before = process_state.state()
+    process_state.seed()
+    yield
+    left = process_state.put_back(before)
+    assert left == [], "a test changed what the next one would find in this process; it has to set it back"
 
 
 @pytest.fixture(scope="session", autouse=True)

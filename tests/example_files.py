@@ -11,7 +11,6 @@ from pipelines.flags import parameters_in
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "examples").glob("*/sweep.yaml"))
-CONFIGS = sorted({*(ROOT / "examples").glob("*/*.yaml")} - {*SWEEPS})
 MAKERS = sorted((ROOT / "examples").glob("*/make.py"))
 MADE = ("base", "base_encoder", "base_masked", "base_plain", "data")
 
@@ -23,6 +22,11 @@ def named(path: Path) -> str:
 def read(config: Path) -> tuple[str, dict]:
     given = parameters_in(config)
     return given.pop("pipeline"), given
+
+
+_RUN = sorted({*(ROOT / "examples").glob("*/*.yaml")} - {*SWEEPS})
+ANSWERING = [config for config in _RUN if read(config)[0] == "batch_inference"]
+CONFIGS = [config for config in _RUN if config not in ANSWERING]  # those that train
 
 
 def make_all(checkout: Path) -> Path:

@@ -52,7 +52,7 @@ class ForkingPython:
 
     def close(self) -> None:
         """End the process."""
-        self._server.communicate(timeout=60)
+        self._server.communicate(timeout=300)
 
 
 def serve(modules: list[str]) -> None:

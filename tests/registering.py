@@ -89,7 +89,7 @@ def mlflow_server(mlflow_store, tmp_path) -> Iterator[str]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path
     ) as server:
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + 300
             while not answers(f"http://127.0.0.1:{port}/health"):
                 assert time.monotonic() < until
                 assert server.poll() is None

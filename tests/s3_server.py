@@ -75,7 +75,7 @@ def serving(command: list[str], answers: str, log: Path, environment: dict[str, 
     with open(log, "w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment or dict(os.environ))
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not _answers(answers):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
@@ -83,7 +83,7 @@ def serving(command: list[str], answers: str, log: Path, environment: dict[str, 
         yield
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=300)
 
 
 def _answers(url: str) -> bool:

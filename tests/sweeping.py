@@ -77,7 +77,7 @@ def belonging(folder: SweepFolder) -> list[psutil.Process]:
     return found
 
 
-def left(folder: SweepFolder, seconds: float = 20) -> list[psutil.Process]:
+def left(folder: SweepFolder, seconds: float = 120) -> list[psutil.Process]:
     """Return what still runs after so many seconds."""
     limit = time.monotonic() + seconds
     while (found := belonging(folder)) and time.monotonic() < limit:

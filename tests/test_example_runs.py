@@ -14,6 +14,7 @@ from command_line import FINETUNE
 from example_files import CONFIGS, named, read
 
 from steps import wire
+from steps.artifacts import sha256_of
 from steps.params.registration import database_in
 from steps.params.settings import (
     DataSettings,
@@ -129,9 +130,9 @@ def measured_or_undefined(result: dict, which: str) -> set[str]:
     return set(result["metrics"][which]).union(*undefined)
 
 
-def run(made: Path, config: Path, root: Path) -> dict:
+def run(made: Path, config: Path, root: Path, *more: str) -> dict:
     file = made / config.relative_to(config.parents[2])
-    command = [*FINETUNE, "run", read(config)[0], "-f", str(file), "--root", str(root), "--json"]
+    command = [*FINETUNE, "run", read(config)[0], "-f", str(file), "--root", str(root), "--json", *more]
     done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
@@ -148,3 +149,24 @@ def test_config_reaches_the_goal_that_it_names(made, config, root, record_proper
     assert result["gate"]["passed"], result["gate"]["reason"]
     assert {"gate_min_value", "gate_max_value"} & set(read(config)[1]), "an example names its goal"
     assert result["registered"]
+
+
+@pytest.mark.examples
+def test_sorting_is_learned_from_rewards_alone_with_every_seed_and_twice_the_same(made, tmp_path):
+    """On 300 prompts about digits of which no training prompt is; the answers of both models are greedy."""
+    config = next(config for config in CONFIGS if named(config) == "sorting/config.yaml")
+    results = [run(made, config, tmp_path / f"{place}", "-p", f"seed={seed}") for place, seed in enumerate((42, 42, 2))]
+    for result in results:
+        assert result["metrics"]["base"]["reward"] < 0.4
+        assert result["metrics"]["tuned"]["reward"] > 0.8
+        assert result["metrics"]["tuned"]["rewards/exact_answer"] > 0.8
+        assert next(step["seconds"] for step in result["steps"] if step["step"] == "finetune") < 300
+    first, again, other = (
+        {
+            name: sha256_of(Path(result["artifacts"]["tuned"], name))
+            for name in ("model.safetensors", "completions.parquet")
+        }
+        for result in results
+    )
+    assert first == again
+    assert all(first[name] != other[name] for name in first)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from example_files import CONFIGS, MADE, MAKERS, ROOT, make, named, read, run_scripts, sources
+from example_files import ANSWERING, CONFIGS, MADE, MAKERS, ROOT, make, named, read, run_scripts, sources
 
 from steps.artifacts import describe_files
 from steps.params.reading import read_parameters
@@ -38,7 +38,7 @@ def remake(made: Path, folder: Path) -> None:
 def test_there_are_examples_of_every_kind():
     assert {read(config)[0] for config in CONFIGS} == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-        "token_classification", "question_answering", "preference", "reranking",
+        "token_classification", "question_answering", "preference", "reranking", "grpo_chat_completion",
     }  # fmt: skip
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 
@@ -51,7 +51,15 @@ def test_config_is_accepted_without_a_warning(config):
     assert reading.parameters.number_of_gpu_to_use_finetuning == 0
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=named)
+@pytest.mark.parametrize("config", ANSWERING, ids=named)
+def test_config_that_trains_nothing_is_accepted_without_a_warning(config):
+    pipeline, given = read(config)
+    reading = read_parameters(pipeline, given)
+    assert reading.warnings == []
+    assert reading.parameters.number_of_gpu_to_use_inference == 0
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, *ANSWERING], ids=named)
 def test_config_stands_in_the_readme(config):
     readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     assert f"finetune run {read(config)[0]} -f {config.relative_to(ROOT)}" in readme
@@ -63,6 +71,15 @@ def test_config_names_only_files_that_are_made(made, config):
     paths = [value for name, value in read(config)[1].items() if name.endswith("_path")]
     assert len(paths) >= 3
     assert [path for path in paths if not (made / path).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ANSWERING, ids=named)
+def test_config_that_trains_nothing_names_only_files_that_are_made(made, config):
+    pipeline, given = read(config)
+    p = read_parameters(pipeline, given).parameters
+    assert (made / p.pytorch_model_path).is_dir()
+    assert (made / p.data_source.test_file_path).is_file()
 
 
 @pytest.mark.slow
@@ -123,6 +140,21 @@ def test_no_test_text_was_trained_on(made, folder, key, counts):
     ]
     assert tuple(len(split) for split in texts) == counts
     assert len(set().union(*texts)) == sum(counts)
+
+
+@pytest.mark.slow
+def test_no_question_about_the_digits_of_a_test_question_was_trained_on_and_none_is_sorted_already(made):
+    questions, digits = {}, {}
+    for split in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (made / f"examples/sorting/data/{split}.jsonl").open()]
+        questions[split] = {row["problem"].removeprefix("Sort: ") for row in rows}
+        assert len(questions[split]) == len(rows)
+        for row in rows:
+            assert sorted(row["problem"].removeprefix("Sort: ").split()) == row["ground_truth"].split()
+        digits[split] = {row["ground_truth"] for row in rows}
+        assert questions[split].isdisjoint(digits[split])
+    assert [len(split) for split in questions.values()] == [4004, 120, 300]
+    assert sum(map(len, digits.values())) == len(set().union(*digits.values())) == 252
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_a_mistake_in_a_notebook_shows_what_was_found_and_no_stack(kernels, tmp_
              "check_data('chat_completion', train='none.jsonl')", "submit('chat_completion', 'none.yaml')"]  # fmt: skip
     notebook = new_notebook(cells=[new_code_cell(call) for call in calls])
     where = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=True, resources=where).execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True, resources=where).execute()
     for cell in notebook.cells[1:]:
         (output,) = cell.outputs
         assert output.output_type == "error"

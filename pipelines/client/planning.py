@@ -113,8 +113,7 @@ def _environment(profile: Profile | None) -> dict[str, str]:
     made = {name: value for name, value in os.environ.items() if name not in OWN}
     made["PYTHONPATH"] = os.pathsep.join(part for part in sys.path if part)
     if profile:
-        types = {name: kind.model_dump() for name, kind in profile.instance_types.items()}
-        made[CLUSTER] = json.dumps({"instance_types": types, "node_selector": profile.node_selector}, sort_keys=True)
+        made[CLUSTER] = profile.for_the_plan
         if profile.tracking.uri:
             made["MLFLOW_TRACKING_URI"] = profile.tracking.uri
     return made

@@ -31,7 +31,10 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Metrics on the test rows, of the "base" and the "tuned" model; empty where nothing was measured."""
+        """Metrics on the test rows, of the "base" and the "tuned" model; empty where nothing was measured.
+
+        Of batch inference with right answers those of the "answers".
+        """
         return dict(self.facts["metrics"])
 
     @property
@@ -106,11 +109,15 @@ class Result:
             ("reused", ", ".join(self.facts["reused"])),
             ("error", "\n".join(self.error["problems"]) if self.error else None),
             ("result", self._path("result")),
+            ("answers", self._path("generations")),
             ("report", self.report),
             ("model", self.model),
             ("log", self.log if self.error else None),
         ]
+        scores = [(name, f"{value:.4f}") for name, value in self.metrics.get("answers", {}).items()
+                  if value is not None]  # fmt: skip
         parts = [table(("", ""), [row for row in told if row[1]])]
+        parts += [table(("", "answers"), scores)] if scores else []
         parts += [table(("", "base", "tuned"), measured)] if measured else []
         if self.report and self.report.is_file():
             parts.append(framed(self.report.read_text("utf-8")))

@@ -270,12 +270,13 @@ class _Checking:
             fix = f"did you mean {near}?" if near else nearest(asked, PRUNERS) or "set it to one of them"
             self.tell("SWEEP-E0152", "pruner", shown(given), f"one of {', '.join(PRUNERS)}", fix)
             return PRUNERS[0]
-        shared = (fixed.get("evaluation_strategy"),)
-        varied = space["evaluation_strategy"].edges if "evaluation_strategy" in space else shared
-        strategies = [*varied, *(one.get("evaluation_strategy") for one in trials)]
+        when = self.reader.model.named("evaluation_strategy")
+        shared = (fixed.get(when),)
+        varied = space[when].edges if when in space else shared
+        strategies = [*varied, *(one.get(when) for one in trials)]
         if asked != PRUNERS[0] and "no" in strategies:
-            self.tell("SWEEP-E0153", "pruner", f"{asked} with evaluation_strategy=no", "evaluations during training",
-                      "set evaluation_strategy to epoch or steps, or pruner to none")  # fmt: skip
+            self.tell("SWEEP-E0153", "pruner", f"{asked} with {when}=no", "evaluations during training",
+                      f"set {when} to epoch or steps, or pruner to none")  # fmt: skip
         return asked
 
     def name(self, given: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from steps.adapters.folders import open_adapter, open_base
 from steps.adapters.layout import AdapterLayout, largest_token, read_adapter
@@ -38,7 +38,20 @@ class ComesWith:
     warnings: tuple[str, ...] = ()
 
 
-def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[ModelFiles, ModelFiles | None]:
+class TakesAdapter(Protocol):
+    """Parameters of a pipeline that takes a model with an adapter."""
+
+    @property
+    def adapter_path(self) -> str: ...
+
+    @property
+    def adapter_use(self) -> str: ...
+
+    @property
+    def rows_task(self) -> str: ...
+
+
+def source_of(parameters: TakesAdapter, files: ModelFiles) -> tuple[ModelFiles, ModelFiles | None]:
     """Return the base's files and the adapter's; `files` are those of the model's parameter, which may be an adapter.
 
     Raises UserError if two adapters are given, if adapter_use=continue and none is given, or if the base of an adapter
@@ -64,7 +77,7 @@ def source_of(parameters: SupervisedParameters, files: ModelFiles) -> tuple[Mode
 
 
 def look_at_adapter(
-    parameters: SupervisedParameters, recipe: Recipe, base: ModelFiles, model: ModelLayout, files: ModelFiles
+    parameters: TakesAdapter, recipe: Recipe, base: ModelFiles, model: ModelLayout, files: ModelFiles
 ) -> ComesWith:
     """Check an adapter by its settings and the weight headers of both. Raises UserError with all problems."""
     layout = read_adapter(files.parameter, files.names, files.read)
@@ -143,9 +156,7 @@ def _base_of(files: ModelFiles) -> ModelFiles:
     return base
 
 
-def _task_problems(
-    p: SupervisedParameters, recipe: Recipe, files: ModelFiles, layout: AdapterLayout
-) -> Iterator[Problem]:
+def _task_problems(p: TakesAdapter, recipe: Recipe, files: ModelFiles, layout: AdapterLayout) -> Iterator[Problem]:
     task, own = layout.config.get("task_type") or None, recipe.kind.peft_task
     if p.adapter_use == "merge":
         fits = task in WITHOUT_HEAD or task == own
@@ -153,7 +164,7 @@ def _task_problems(
         fits = task == own or (task is None and own in WITHOUT_HEAD)
     if not fits:
         yield Problem("PLAN-E0353", files.parameter, f"an adapter with task_type {task or 'none'}",
-                      f"task_type {own or 'none'}, as {p.task} needs",
+                      f"task_type {own or 'none'}, as {p.rows_task} needs",
                       "set adapter_use=merge" if task in WITHOUT_HEAD else "name another adapter")  # fmt: skip
 
 
@@ -168,7 +179,7 @@ def _vocabulary_problems(files: ModelFiles, layout: AdapterLayout, config: Mappi
 
 
 def _fit_problems(
-    p: SupervisedParameters, base: ModelFiles, model: ModelLayout, files: ModelFiles, layout: AdapterLayout
+    p: TakesAdapter, base: ModelFiles, model: ModelLayout, files: ModelFiles, layout: AdapterLayout
 ) -> list[Problem]:
     """Plan the merge on headers only, and return its problems."""
     with TemporaryDirectory() as scratch:

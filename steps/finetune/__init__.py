@@ -2,7 +2,15 @@
 
 Trainers share an interface, not a parent class; functions that several of them need are here:
 
-    step.py         the step: find checkpoints, train, check the result, write the artifact
+    step.py         the step: find checkpoints, train, hand over the result
+    training.py     one training, as each of its processes runs it
+    result.py       check the result and write the artifact
+    processes.py    train in several processes of this node; `process.py` and `worker.py` are what each of them runs
+    nodes.py        train on several nodes: hand over model and rows, take the result
+    rows.py         which rows each process gets, and how much its loss counts
+    weights.py      gather weights that are split over processes
+    rewarded/       training with rewards: completions, rewards, what is saved and resumed
+    rollouts.py     completions of a model in training
     loading.py      load model and tokenizer, and make the adapter configuration
     continuing.py   load the adapter of an imported model to continue its training
     adapters.py     convert parameters to PEFT's configuration, for every kind of adapter
@@ -11,9 +19,9 @@ Trainers share an interface, not a parent class; functions that several of them 
     new_tokens.py   embeddings of new tokens
     heads.py        models with a head for the task
     arguments.py    convert parameters to Hugging Face training arguments
-    checkpoints.py  folders of checkpoints, and which checkpoint is resumed
+    checkpoints/    checkpoints in a folder or an object store, and which one is resumed
     packages.py     optional packages
-    deepspeed.py    setup of DeepSpeed before the model is loaded, and gathering of partitioned weights
+    deepspeed.py    setup of DeepSpeed before the model is loaded
     batch_size.py   halve the batch size until the batch fits into memory
     curves.py       the curve of a training, in a file
     pruning.py      the callback that writes the curve and ends a trial of a sweep that is worse than others

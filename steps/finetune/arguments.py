@@ -6,17 +6,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from steps.models.quantising import sixteen_bit_type
 from steps.params.metrics import direction_of
 from steps.params.reading import todays_value
 from steps.params.settings import FinetuneSettings
 from steps.params.training import TrainingParams
-
-
-def sixteen_bit_type() -> str:
-    """Return the type of precision=16: bfloat16, or float16 on GPUs without bfloat16."""
-    import torch
-
-    return "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float16"
 
 
 def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, Any]:
@@ -70,4 +64,28 @@ def training_arguments(settings: FinetuneSettings, output: Path) -> dict[str, An
         "disable_tqdm": True,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
+        **_sharded(settings),
     }
+
+
+def _sharded(settings: FinetuneSettings) -> dict[str, Any]:
+    """Return the arguments of fully_shard (FSDP2); empty for a strategy without."""
+    asked = settings.processes
+    if not shards(settings):
+        return {}
+    config: dict[str, Any] = {
+        "version": 2,
+        "reshard_after_forward": asked.fsdp.fsdp_reshard_after_forward,
+        "cpu_offload": asked.fsdp.fsdp_cpu_offload,
+        # Each process writes and reads its own part, and another number of processes can read them.
+        "state_dict_type": "SHARDED_STATE_DICT",
+    }
+    if names := asked.fsdp.fsdp_transformer_layer_cls_to_wrap:
+        config["transformer_layer_cls_to_wrap"] = [name.strip() for name in names.split(",")]
+    return {"fsdp": True, "fsdp_config": config}
+
+
+def shards(settings: FinetuneSettings) -> bool:
+    """Return whether the processes share the model with fully_shard."""
+    asked = settings.processes
+    return asked.count > 1 and asked.strategy == "fsdp" and not settings.deepspeed

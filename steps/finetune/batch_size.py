@@ -7,7 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from steps.errors import OutOfResources
 from steps.params.settings import FinetuneSettings
+
+OUT_OF_MEMORY = "TRAIN-E0501"  # code of the error of a training whose batch does not fit
 
 log = logging.getLogger("finetune")
 T = TypeVar("T")
@@ -43,7 +46,9 @@ def fitted(settings: FinetuneSettings, attempt: Callable[[FinetuneSettings], T])
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether an error, or its cause, means that memory ran out."""
+    """Return whether an error, or its cause, means that memory ran out, in this process or in one that it started."""
+    if isinstance(error, OutOfResources):
+        return error.problems[0].code == OUT_OF_MEMORY
     from accelerate.utils.memory import should_reduce_batch_size
 
     return isinstance(error, Exception) and (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steps.finetune.checkpoints import CheckpointFolder
+from steps.launch.group import current
 from steps.params.metrics import direction_of
 from steps.params.settings import FinetuneSettings
 from steps.pruning import Curve, CurveFile, Curves, Pruned, decide, read_curve
@@ -30,11 +31,10 @@ class TrainingCurve:
         if shown := os.environ.get(CURVE):
             # What watches a training may have gone, or its disk may be full: no reason to end the training.
             self._files.append(CurveFile(Path(shown), needed=False))
-
-    @property
-    def written(self) -> bool:
+        self.written = bool(self._files)
         """Whether there is a file to write."""
-        return bool(self._files)
+        if not current().is_first:
+            self._files = []
 
     @property
     def is_pruned(self) -> bool:
@@ -70,15 +70,24 @@ class TrainingCurve:
             file.value(step, max_steps, value)
 
     def refuse_worse(self) -> None:
-        """Raise Pruned, and mark the curve, if the other trials of the sweep are better."""
+        """Raise Pruned, and mark the curve, if the other trials of the sweep are better.
+
+        Of several processes, the first one decides for all.
+        """
+        worse = self._worse() if current().is_first else None
+        if worse := current().of_first(worse):
+            raise worse
+
+    def _worse(self) -> Pruned | None:
         if not self._pruning:
-            return
+            return None
         curves = self._siblings.read()
         if reason := decide(self._pruning, curves, bool(direction_of(self.metric))):
             pruned = Pruned(*curves[self._pruning.trial].points[-1], reason)
             for file in self._files:
                 file.prune(pruned)
-            raise pruned
+            return pruned
+        return None
 
     def finish(self) -> None:
         """Add that the training has ended and its result is written."""

@@ -9,10 +9,11 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.continuing import continued
-from steps.finetune.deepspeed import left_out
 from steps.finetune.loading import lora_config, model_options
-from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
+from steps.finetune.quantising import quantisation, train_in_float32
+from steps.finetune.weights import left_out
 from steps.models.layout import refuse_unsafe_weights
+from steps.models.quantising import keep_as_stored
 from steps.params.settings import FinetuneSettings
 
 # Modules that PEFT trains as a whole with an adapter for these tasks, whether they are new or not.

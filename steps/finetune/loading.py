@@ -9,10 +9,11 @@ from typing import Any
 from steps.finetune.adapters import adapter_config
 from steps.finetune.continuing import continued
 from steps.finetune.inference import set_end_of_turn
-from steps.finetune.quantising import keep_as_stored, quantisation, train_in_float32
+from steps.finetune.quantising import quantisation, train_in_float32
 from steps.models.chat_templates import STORED
 from steps.models.generation_settings import load_reduced, reduced
 from steps.models.layout import refuse_unsafe_weights
+from steps.models.quantising import keep_as_stored
 from steps.params.settings import FinetuneSettings
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from steps.finetune.arguments import sixteen_bit_type
-from steps.finetune.deepspeed import size_of
+from steps.finetune.weights import size_of
+from steps.models.quantising import quantised, sixteen_bit_type
 from steps.params.settings import FinetuneSettings
 
 
@@ -15,36 +15,8 @@ def quantisation(settings: FinetuneSettings, kept: list[str] | None = None) -> d
     `kept` are modules that are not quantised: a new head, which is trained. Without it transformers does not quantise
     the model's head and weights tied to it.
     """
-    wanted = settings.quantisation
-    if not wanted.bits:
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    computed: str = wanted.bnb_4bit_compute_dtype
-    if computed == "auto":
-        computed = sixteen_bit_type() if settings.training.precision == "16" else "float32"
-    config = BitsAndBytesConfig(
-        load_in_8bit=wanted.load_in_8bit,
-        load_in_4bit=wanted.load_in_4bit,
-        llm_int8_threshold=wanted.llm_int8_threshold,
-        llm_int8_skip_modules=kept,
-        bnb_4bit_quant_type=wanted.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=wanted.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=computed,
-    )
-    return {"quantization_config": config}
-
-
-def keep_as_stored(model: Any) -> Any:
-    """Disable the repacking of 4-bit weights, and return the model.
-
-    On a CPU with AVX512-BF16 bitsandbytes 0.50 repacks them at the first evaluation: it rounds their scales to
-    bfloat16, which training then uses, and fails if a layer's width is not a multiple of 32.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return model
+    half = settings.training.precision == "16"
+    return quantised(settings.quantisation, sixteen_bit_type() if half else "float32", kept)
 
 
 def train_in_float32(model: Any) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import math
+import os
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,8 +16,11 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from steps.errors import NumericError, Problem
+from steps.errors import NumericError, Outage, Problem
 from steps.finetune import checkpoints
+from steps.launch.group import current, patience_seconds
+from steps.launch.lease import EVERY, Lease
+from steps.running import was_asked_to_stop
 from steps.tracking import Tracker
 
 log = logging.getLogger("finetune")
@@ -29,10 +35,17 @@ class Interrupted(Exception):
 
 
 class Preemption(TrainerCallback):
-    """On SIGTERM or Ctrl-C, save and stop after the current step; finetune then exits with code 143."""
+    """On SIGTERM or Ctrl-C, save and stop after the current step; finetune then exits with code 143.
 
-    def __init__(self) -> None:
-        self.asked = False
+    So it does when the task that follows the training of several nodes has gone, by its `lease`.
+    """
+
+    def __init__(self, lease: Lease | None = None) -> None:
+        self._asked = was_asked_to_stop()
+        self._lease = lease
+        self._looked = time.monotonic()
+        self.abandoned = False
+        """Whether the task that follows this training has gone."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Preemption:
@@ -44,12 +57,19 @@ class Preemption(TrainerCallback):
             signal.signal(number, handler)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
+        self._asked = True
+
+    def is_asked(self) -> bool:
+        """Return whether one of the processes was asked to stop; all of them have to ask at the same step."""
+        if self._lease and not self.abandoned and time.monotonic() - self._looked > EVERY:
+            self._looked = time.monotonic()
+            self.abandoned = self._lease.is_stale()
+        return current().any(self._asked or self.abandoned)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if self.asked:
+        if self.is_asked():
             control.should_training_stop = True
             # A checkpoint of this step would be resumed after its evaluation, which the choice of the best step needs.
             if not (control.should_evaluate or _evaluation_follows(args, state)):
@@ -60,14 +80,14 @@ class Preemption(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         # If stopped within an epoch, the Trainer ends the epoch, and would evaluate and save again.
-        if self.asked and not _evaluation_follows(args, state):
+        if self.is_asked() and not _evaluation_follows(args, state):
             control.should_save = control.should_evaluate = False
         return control
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.asked:
+        if self.is_asked():
             raise Interrupted
 
 
@@ -79,8 +99,19 @@ def _evaluation_follows(args: TrainingArguments, state: TrainerState) -> bool:
     return ends_epoch or state.global_step >= state.max_steps
 
 
+# Gradients of float16 are multiplied by a scale of 65536 at first. If they overflow, the step is left out and the scale
+# halved; after that many halvings in a row they are not too large, but not finite.
+HALVINGS = 24
+
+
 class Finite(TrainerCallback):
-    """Stop at the first loss or gradient norm that is not finite, because the weights are then useless."""
+    """Stop at the first loss or gradient norm that is not finite, because the weights are then useless.
+
+    In float16 the norm may be infinite in some steps: they are left out, and the scale of the loss is halved.
+    """
+
+    def __init__(self) -> None:
+        self._halved = 0
 
     def on_log(
         self,
@@ -92,6 +123,10 @@ class Finite(TrainerCallback):
     ) -> None:
         for name in ("loss", "grad_norm", "eval_loss"):
             value = (logs or {}).get(name)
+            if name == "grad_norm" and value is not None and args.fp16:
+                self._halved = 0 if math.isfinite(value) else self._halved + 1
+                if 0 < self._halved <= HALVINGS:
+                    continue
             if value is not None and not math.isfinite(value):
                 rate = (logs or {}).get("learning_rate", args.learning_rate)
                 raise NumericError(
@@ -104,11 +139,19 @@ class Checkpoints(TrainerCallback):
     """Request checkpoints between evaluations, by steps and by time; write their manifests, and delete old ones.
 
     A checkpoint by time only protects against an interruption: it goes when a newer one is complete, and does not count
-    among those that are kept.
+    among those that are kept. With several processes, the first one decides by its clock, and writes and deletes.
     """
 
-    def __init__(self, save_steps: int, keep: int, save_minutes: float = 0.0, tuned: Path | None = None):
+    def __init__(
+        self,
+        save_steps: int,
+        keep: int,
+        save_minutes: float = 0.0,
+        tuned: Path | None = None,
+        facts: dict[str, Any] | None = None,
+    ):
         self.save_steps = save_steps
+        self.facts = facts
         self.keep = keep
         self.interval = max(0.0, save_minutes) * 60
         self.tuned = tuned
@@ -124,17 +167,20 @@ class Checkpoints(TrainerCallback):
         # A checkpoint before the evaluation of an epoch would be resumed after it; the Trainer saves after it anyway.
         if self.save_steps > 0 and state.global_step % self.save_steps == 0:
             control.should_save |= not _saves_at_epoch_end(args, state, control)
-        # With several processes, the first one has to decide for all: their clocks differ.
         due = self.interval > 0 and time.monotonic() - self._saved >= self.interval
+        if self.interval > 0:
+            due = current().any(due and current().is_first)
         self._by_time = due and not control.should_save and not _saves_at_epoch_end(args, state, control)
         control.should_save |= self._by_time
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(str(args.output_dir))
-        checkpoints.seal(folder / f"checkpoint-{state.global_step}", self.tuned, self._by_time)
-        checkpoints.drop_passing(folder)
-        checkpoints.prune(folder, self.keep, state.best_model_checkpoint)
+        current().wait()  # for the files of all processes
+        if current().is_first:
+            checkpoints.seal(folder / f"checkpoint-{state.global_step}", self.tuned, self._by_time, self.facts)
+            checkpoints.drop_passing(folder)
+            checkpoints.prune(folder, self.keep, state.best_model_checkpoint)
         self._saved, self._by_time = time.monotonic(), False
 
 
@@ -152,6 +198,38 @@ class EarlyStopping(EarlyStoppingCallback):
         stored: Any = state.stateful_callbacks
         self.early_stopping_patience_counter = _without_improvement(stored)
         stored[type(self).__name__] = self.state()  # checkpoints of 0.1 have the library's name only
+
+
+class Alive(TrainerCallback):
+    """End this process if the training stands still: one of its processes hangs, and the others wait for it.
+
+    Prints where every thread is, because a process that waits for another one cannot tell why.
+    """
+
+    def __init__(self, patience: float | None = None):
+        self.patience = patience or patience_seconds()
+        self._beat = time.monotonic()
+        self._over = threading.Event()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._beat = time.monotonic()
+        threading.Thread(target=self._watch, name="alive", daemon=True).start()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._over.set()
+
+    def on_event(self, *_: Any, **__: Any) -> None:
+        """Note that the training goes on."""
+        self._beat = time.monotonic()
+
+    on_step_begin = on_substep_end = on_step_end = on_prediction_step = on_event
+    on_evaluate = on_save = on_log = on_epoch_end = on_event
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self.patience)):
+            if time.monotonic() - self._beat > self.patience:
+                faulthandler.dump_traceback(2, all_threads=True)
+                os._exit(Outage.exit_code)
 
 
 class NothingLeft(TrainerCallback):
@@ -202,7 +280,7 @@ class Progress(TrainerCallback):
         self._tokens_before = state.num_input_tokens_seen
         log.info("training from step %d to %d", state.global_step, state.max_steps)
         for entry in state.log_history:  # of the process before; what the server has already is not sent again
-            told = {k: v for k, v in entry.items() if isinstance(v, int | float) and k != "step"}
+            told = {k: v for k, v in _numbers(entry).items() if k != "step"}
             self.tracker.metrics(told, int(entry["step"]))
 
     def on_log(
@@ -214,7 +292,7 @@ class Progress(TrainerCallback):
         **_: Any,
     ) -> None:
         logs = logs or {}
-        self.tracker.metrics({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
+        self.tracker.metrics(_numbers(logs), state.global_step)
         if "loss" in logs:
             self.tokens = logs.get("num_tokens", state.num_input_tokens_seen - self._tokens_before)
             log.info("%s", self._line(state, logs))
@@ -226,21 +304,26 @@ class Progress(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Called after Checkpoints, which has written the manifest.
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        if not checkpoints.is_by_time(checkpoint):  # those by time are for resuming only, and copies are never deleted
+        if current().is_first and not checkpoints.is_by_time(
+            checkpoint
+        ):  # those by time are for resuming only, and copies are never deleted
             self.tracker.checkpoint(checkpoint)
 
     def count(self, trainer: Any) -> None:
         """Count the tokens of all steps of this process, also of those since the last log event."""
         # TRL has no public name for it, and logs it only with the loss; our own trainers have tokens_seen.
-        own = getattr(trainer, "_total_train_tokens", 0) or getattr(trainer, "tokens_seen", 0)
+        counted = sum(current().all_of(getattr(trainer, "tokens_seen", 0)))
+        own = getattr(trainer, "_total_train_tokens", 0) or counted
         self.tokens = own or trainer.state.num_input_tokens_seen - self._tokens_before
 
     def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
         seconds = time.monotonic() - self._started
         done = state.global_step - self._first_step
+        reward = f"reward {logs['reward']:.4f}  " if logs.get("reward") is not None else ""
         left = int(seconds / max(done, 1) * (state.max_steps - state.global_step))
         return (
-            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {reward}"
+            f"lr {logs['learning_rate']:.2e}  "
             f"{self.tokens_per_second(seconds):,.0f} tokens/s  {left // 60}:{left % 60:02} left"
         )
 
@@ -249,17 +332,38 @@ class Progress(TrainerCallback):
         return self.tokens / max(seconds if seconds is not None else time.monotonic() - self._started, 1e-9)
 
 
-def history_of(state: TrainerState, metric: str = "loss") -> dict[str, Any]:
-    """Split the Trainer's log into training points and evaluations; `metric` is the one that selects the best step."""
+def _numbers(logs: dict[str, Any]) -> dict[str, Any]:
+    """Return what a tracker can store."""
+    return {key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _finite(value: Any) -> Any:
+    """Return a number, or None for one that JSON does not have: the norm of a step that float16 left out."""
+    return value if value is None or math.isfinite(value) else None
+
+
+def _figures(entry: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the figures of a log entry by TRL's names, without `before`, and without those of speed."""
+    found = {key.removeprefix(before): value for key, value in _numbers(entry).items() if key.startswith(before)}
+    return {key: value for key, value in found.items() if key != "runtime" and not key.endswith("_per_second")}
+
+
+def history_of(state: TrainerState, metric: str = "loss", every_figure: bool = False) -> dict[str, Any]:
+    """Split the Trainer's log into training points and evaluations; `metric` is the one that selects the best step.
+
+    With `every_figure` they have all that the trainer logged, such as the lengths of completions.
+    """
     points = [
-        {key: entry.get(key) for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
+        {key: _finite(entry.get(key)) for key in ("step", "epoch", "loss", "learning_rate", "grad_norm")}
         | {key: entry[key] for key in REWARDS if key in entry}
+        | (_figures(entry) if every_figure else {})
         for entry in state.log_history
         if "loss" in entry
     ]
     evaluations = [
         {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
         | {key: entry[f"eval_{key}"] for key in (metric, *REWARDS) if key != "loss" and f"eval_{key}" in entry}
+        | (_figures(entry, "eval_") if every_figure else {})
         for entry in state.log_history
         if "eval_loss" in entry
     ]

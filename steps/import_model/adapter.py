@@ -33,8 +33,8 @@ def with_adapter(
         yield folder, layout
         return
     adapter, found = _adapter(settings.adapter, scratch / "adapter-source")
-    if settings.adapter.use == "continue":
-        yield _beside(layout, folder, adapter, found, scratch)
+    if settings.adapter.use != "merge":
+        yield _beside(layout, folder, adapter, found, scratch, settings.adapter.use == "continue")
         return
     base = _linked(folder, layout.files, scratch / "base")
     own = _linked(adapter, found.files, scratch / "adapter")
@@ -52,22 +52,22 @@ def _adapter(found: AdapterFound, scratch: Path) -> tuple[Path, AdapterLayout]:
 
 
 def _beside(
-    layout: ModelLayout, folder: Path, adapter: Path, found: AdapterLayout, scratch: Path
+    layout: ModelLayout, folder: Path, adapter: Path, found: AdapterLayout, scratch: Path, inside: bool
 ) -> tuple[Path, ModelLayout]:
-    """Put the adapter into a subfolder of the model, which gets the tokenizer that the adapter was trained with."""
+    """Give the model the tokenizer that the adapter was trained with; `inside` puts the adapter into a subfolder."""
     model = _linked(folder, {**layout.weights, **layout.model_files}, scratch / "model")
-    own = _linked(adapter, found.adapter_files, model / ADAPTER_FOLDER)
+    own = _linked(adapter, found.adapter_files, (model if inside else scratch) / ADAPTER_FOLDER)
     plan_merge(open_base(model), open_adapter(own))  # type: ignore[arg-type]
     # Files of two tokenizers must not be mixed, so a complete tokenizer replaces all of the base's files.
     kept = {name: path for name, path in layout.tokenizer_files.items() if name not in found.tokenizer_files}
     kept = {} if found.has_tokenizer else kept
     _linked(folder, kept, model)
     _linked(adapter, found.tokenizer_files, model)
-    inside = {f"{ADAPTER_FOLDER}/{name}": f"{ADAPTER_FOLDER}/{name}" for name in found.adapter_files}
+    kept_with = {f"{ADAPTER_FOLDER}/{name}": f"{ADAPTER_FOLDER}/{name}" for name in found.adapter_files if inside}
     return model, replace(
         layout,
         weights={name: name for name in layout.weights},
-        model_files={name: name for name in layout.model_files} | inside,
+        model_files={name: name for name in layout.model_files} | kept_with,
         tokenizer_files={name: name for name in (*kept, *found.tokenizer_files)},
         tokenizer_config=found.tokenizer_config if found.has_tokenizer else layout.tokenizer_config,
     )

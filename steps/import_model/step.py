@@ -20,7 +20,7 @@ from steps.import_model.new_tokens import Write, extension_of
 from steps.models.layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
 from steps.models.weights import stored_tensors
 from steps.params.model_source import SOURCE_PARAMETER
-from steps.params.settings import ImportSettings, ModelSourceFound
+from steps.params.settings import ENDPOINT, ImportSettings, ModelSourceFound
 
 log = logging.getLogger("finetune")
 
@@ -29,9 +29,12 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
     """Copy a checked model to `model` and its tokenizer to `tokenizer`.
 
     An adapter given with the model is merged, or stored in the model's folder adapter/; a separate reference model for
-    preference training is stored in reference/. Raises UserError if a source is not usable or changed since the plan,
+    preference training is stored in reference/. Of a model that a server has, both artifacts only tell where it is:
+    they have no files, and the fact given=false. Raises UserError if a source is not usable or changed since the plan,
     SecurityRefusal for pickles and remote code, Outage if a source is not available, NumericError as `with_adapter`.
     """
+    if settings.kind == ENDPOINT:
+        return _left_to_a_server(settings, model, tokenizer)
     parameter = SOURCE_PARAMETER["mlflow" if settings.registered else settings.kind]
     with TemporaryDirectory() as place, ExitStack() as stack:
         scratch = Path(place)
@@ -55,6 +58,14 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
     log.info(
         "imported %s: %s, %.2f M parameters", settings.source.uri, facts["architecture"], facts["parameters"] / 1e6
     )
+    return read_manifest(model)
+
+
+def _left_to_a_server(settings: ImportSettings, model: Path, tokenizer: Path) -> Manifest:
+    for folder, kind in ((tokenizer, "tokenizer"), (model, "model")):
+        with new_artifact(folder, kind, _lineage(settings)) as draft:
+            draft.facts = {"given": False}
+    log.info("nothing to import: %s has the model", settings.source.uri)
     return read_manifest(model)
 
 

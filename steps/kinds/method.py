@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Loss:
     """Whether it compares the rows of a batch with each other; the batch then needs at least 2 rows."""
     reads: frozenset[str] = field(default_factory=frozenset)
     """Preference parameters that it reads in addition to those of its method."""
+    clips: Literal["both", "above", "none"] = "both"
+    """With rewards: where it clips the ratio of a probability to that when the token was written."""
+    level: str = ""
+    """With rewards: the importance_sampling_level that it needs; empty: any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +46,13 @@ class Method:
     sums_losses: bool
     """Whether it supports a sum of several losses."""
     reads: frozenset[str]
-    """Preference parameters that have an effect, besides beta and those that its losses read."""
+    """Parameters of some methods only that it uses, besides those that its losses read."""
     asks_reference: bool
     """Whether it needs the log probabilities of a reference model."""
     rated: bool
     """Whether its rows are single rated answers instead of pairs."""
+    rewarded: bool
+    """Whether the model writes answers during training, which rewards judge."""
     answers_per_row: int
     """Number of answers in a batch for each row."""
     whole_logits: bool

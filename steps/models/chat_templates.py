@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from steps.errors import Problem
 from steps.params.text_file import decoded
 from steps.sources import storage
 
@@ -93,6 +94,25 @@ def with_fixed_clock(text: str, now: datetime) -> str:
     steps = [("%%", PERCENT), *values.items(), (PERCENT, "%")]
     filters = "".join(f" | replace({json.dumps(one)}, {json.dumps(other)})" for one, other in steps)
     return f"{{% macro {CLOCK}(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}\n{text}"
+
+
+def undecided(own: Named) -> Problem | None:
+    """Return the problem of chat_template=keep for a model without a template, or with several and no default."""
+    names = sorted(name for name, text in own.items() if text.strip())
+    if DEFAULT in names:
+        return None
+    if not names:
+        return Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
+                       "a template for conversations",
+                       "set chat_template to chat-ml or another name, or to a .jinja file")  # fmt: skip
+    return Problem("DATA-E0822", "chat_template", f"keep, but the model has several templates ({', '.join(names)}) and "
+                   "none is the default", "the name of one of them", f"set chat_template={names[0]}")  # fmt: skip
+
+
+def set_at_the_server(chosen: str) -> Problem:
+    """Return the problem of a template that is chosen for conversations that a server renders."""
+    return Problem("DATA-E0825", "chat_template", f"{chosen}, for a server that renders conversations itself", "keep",
+                   "leave it out, or set it where the server is started")  # fmt: skip
 
 
 def _text(content: bytes) -> str:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steps.errors import Problem, UserError, shown
 from steps.models.layout import CONFIG, GENERATION
 
 TOKENS = (
@@ -24,8 +25,44 @@ NEVER_WRITTEN = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 def load_reduced(auto_class: Any, folder: Path, **how: Any) -> Any:
     """Load a model with `auto_class.from_pretrained(folder, …)` and reduce its generation settings."""
     if (folder / GENERATION).is_file():
-        how["generation_config"] = _of(json.loads((folder / GENERATION).read_bytes()))
-    return reduced(auto_class.from_pretrained(folder, **how))
+        how["generation_config"] = _of(_stored(folder))
+    try:
+        return reduced(auto_class.from_pretrained(folder, **how))
+    except (ValueError, RuntimeError) as error:
+        if (found := _unfit(error)) is None:
+            raise
+        raise UserError(
+            Problem("MODEL-E0231", str(folder), found, "a model that this version of transformers loads",
+                    "store the model again with its own configuration, or name another one")
+        ) from error  # fmt: skip
+
+
+def _unfit(error: Exception) -> str | None:
+    """Say what is wrong with a model that transformers does not load; None if the reason is another one."""
+    said = str(error)
+    if "does not recognize this architecture" in said:
+        return said.partition(" but ")[0].strip() + ", which transformers does not know"
+    return "weights of other shapes than config.json tells" if "ignore_mismatched_sizes" in said else None
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Read the file of a model's generation settings. Raises UserError for one that has none."""
+    try:
+        told = json.loads((folder / GENERATION).read_bytes())
+    except (ValueError, RecursionError):
+        told = None
+    fault = "" if isinstance(told, dict) else "no JSON object"
+    for name in () if fault else TOKENS:
+        value = told.get(name)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if any(type(one) is not int for one in ids):
+            fault = f"{name}={shown(value)}"
+    if fault:
+        raise UserError(
+            Problem("MODEL-E0232", f"{folder.name}/{GENERATION}", fault, "settings as transformers writes them",
+                    "correct the file, or delete it: it may be missing")
+        )  # fmt: skip
+    return dict(told)
 
 
 def reduced(model: Any) -> Any:
@@ -50,7 +87,7 @@ def can_be_loaded(folder: Path) -> bool:
 def settings_in(folder: Path) -> dict[str, Any]:
     """Return the generation settings of a model folder: of their own file, else those in config.json."""
     if (folder / GENERATION).is_file():
-        return dict(json.loads((folder / GENERATION).read_bytes()))
+        return _stored(folder)
     from transformers import GenerationConfig
 
     try:

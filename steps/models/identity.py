@@ -8,13 +8,20 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from steps.artifacts import BLOCK, sha256_of
+from steps.artifacts import BLOCK, MANIFEST, Manifest, describe_files, sha256_of, verified
 from steps.models.layout import ADAPTER_CONFIG, ADAPTER_FOLDER, CONFIG, GENERATION, INDEX, TOKENIZER_NAMES, shards_of
 from steps.models.weights import Stored, stored_tensors
 
 # Keys that name where a model came from or who wrote the file; no library computes with them.
 TOLD_ONLY = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "_from_model_config"}
 CONFIGS = {CONFIG, GENERATION, ADAPTER_CONFIG, "tokenizer_config.json"}
+
+
+def checked(folder: Path) -> str:
+    """Check a model's files and return their digest; a plain folder without a manifest is accepted."""
+    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
+        return Manifest("model", describe_files(folder)).digest
+    return verified(folder, "model").digest
 
 
 def model_digest(folder: Path, names: Iterable[str]) -> str:

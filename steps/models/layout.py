@@ -93,13 +93,18 @@ class ModelLayout:
     @property
     def max_positions(self) -> int | None:
         """Number of positions of the model; None without such a limit."""
-        if self.config.get("model_type") in WITHOUT_POSITIONS:
-            return None
-        config = {**(self.config.get("text_config") or {}), **self.config}
-        limit = config.get("max_position_embeddings") or config.get("n_positions")
-        if limit and config.get("model_type") in COUNT_FROM_PADDING:
-            return int(limit) - int(config.get("pad_token_id") or 0) - 1
-        return _stretched(int(limit), config) if limit else None
+        return positions_of(self.config)
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """Return the number of positions of a configuration, of text_config in multimodal models; None without a limit."""
+    if config.get("model_type") in WITHOUT_POSITIONS:
+        return None
+    config = {**(config.get("text_config") or {}), **config}
+    limit = config.get("max_position_embeddings") or config.get("n_positions")
+    if limit and config.get("model_type") in COUNT_FROM_PADDING:
+        return int(limit) - int(config.get("pad_token_id") or 0) - 1
+    return _stretched(int(limit), config) if limit else None
 
 
 def _stretched(positions: int, config: Mapping[str, Any]) -> int:

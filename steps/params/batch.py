@@ -29,6 +29,8 @@ class BatchParams(Group):
     def conflicts(self) -> Iterator[Problem]:
         """Refuse a batch size given in two ways, or only half."""
         asked: dict[str, Any] = {name: getattr(self, name, None) for name in BY_HAND}
+        fields = type(self).model_fields
+        usual = {name: (None, 1, fields[name].default if name in fields else None) for name in BY_HAND}
         total, most = self.total_train_batch_size, self.max_per_device_train_batch_size
         if total and not most:
             yield Problem("PARAM-E0216", "max_per_device_train_batch_size", f"0 with total_train_batch_size={total}",
@@ -36,7 +38,7 @@ class BatchParams(Group):
         if most and not total:
             yield Problem("PARAM-E0216", "max_per_device_train_batch_size", f"{most} without total_train_batch_size",
                           "both", "set total_train_batch_size, or per_device_train_batch_size instead")  # fmt: skip
-        for name in (name for name in BY_HAND if total and asked[name] not in (None, 1)):
+        for name in (name for name in BY_HAND if total and asked[name] not in usual[name]):
             yield Problem("PARAM-E0217", name, f"{asked[name]} with total_train_batch_size={total}",
                           "only one way to set the batch size", "leave one of the two out")  # fmt: skip
 

@@ -9,6 +9,7 @@ from steps.errors import Problem
 from steps.params.group import Group, Renamed, default_in
 
 ROLES = ("system", "user", "assistant", "tool")
+USUAL_SYSTEM_PROMPT = "auto"  # the plan replaces it by what the rewards ask for
 RowForm = Literal[
     "auto", "off", "alpaca", "dolly", "query_response", "prompt_completion", "question_answer", "problem_solution",
     "input_output", "human_assistant", "sharegpt", "openai", "hh",
@@ -102,7 +103,10 @@ class GrpoColumns(MessageRules):
     """Column with the question, a text or messages; if it is missing, the column prompt is used."""
 
     dataset_ground_truth_column: str = Field("solution", min_length=1)
-    """Optional column with the correct answer, passed to the reward functions as ground_truth."""
+    """Optional column with the correct answer, for the rewards; if it is missing, the column ground_truth is used."""
+
+    system_prompt: str = USUAL_SYSTEM_PROMPT
+    """Instruction before prompts without one; auto asks for think and answer tags if a reward does; empty: none."""
 
 
 class VerlColumns(MessageRules):
@@ -140,3 +144,22 @@ class VerlColumns(MessageRules):
         if bool(self.question_key) != bool(self.answer_key):
             absent, given = ("answer_key", "question_key") if self.question_key else ("question_key", "answer_key")
             yield Problem("PARAM-E0221", absent, "nothing", "a column", f"set {absent} too", why=f"{given} is set")
+
+
+class PromptColumns(MessageRules):
+    """Column names of prompts and conversations to answer."""
+
+    prompt_key: str = Field("prompt", min_length=1)
+    """Column with the prompt, a text or messages; if it is missing, text, question or instruction is used."""
+
+    messages_key: str = Field("messages", min_length=1)
+    """Column with a conversation, used before prompt_key's default; also conversations (ShareGPT)."""
+
+    tools_key: str = Field("tools", min_length=1)
+    """Optional column with the functions a conversation may call, as a list of schemas or as JSON."""
+
+    reference_key: str = ""
+    """Column with the right answer; empty: the last message of a conversation, if that is the assistant's."""
+
+    sample_by: Literal["line", "paragraph", "document"] = "line"
+    """What one prompt of a .txt file is: a line, a paragraph (text between blank lines) or the file (document)."""

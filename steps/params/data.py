@@ -22,8 +22,8 @@ CHAT_TEMPLATES = ("keep", *TEMPLATE_TOKENS)  # "keep": the model's own template
 TOKEN_IDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*")
 
 
-class DataSource(Group):
-    """Training rows and held-out rows."""
+class FilePaths(Group):
+    """Files with training rows and held-out rows."""
 
     train_file_path: Annotated[str, LINES] = ""
     """Training rows in jsonl, json, csv, tsv, parquet or .gz: files, folders, patterns or URIs, separated by commas."""
@@ -43,6 +43,10 @@ class DataSource(Group):
     test_mltable_path: str = ""
     """Test rows as an MLTable folder; overrides test_file_path."""
 
+
+class HubDataset(Group):
+    """A data set of the Hugging Face Hub."""
+
     dataset_name: str = ""
     """Data set on the Hugging Face Hub, or a folder for load_dataset or load_from_disk; file paths override it."""
 
@@ -51,6 +55,10 @@ class DataSource(Group):
 
     dataset_revision: str = ""
     """Branch, tag or commit of the data set; empty uses the newest commit, which the plan pins."""
+
+
+class DatasetSplits(Group):
+    """Splits of a data set, and mixtures of sources."""
 
     dataset_split: str = Field("train", min_length=1)
     """Split of the data set used for training."""
@@ -66,6 +74,10 @@ class DataSource(Group):
 
     mixing_seed: int = 19851243
     """Seed for sampling from the sources of training_data; changes the row order."""
+
+
+class RowReading(Group):
+    """How files of rows are read."""
 
     processing_function: str = ""
     """Your function that changes, multiplies or drops rows before they are checked, as file.py:function."""
@@ -91,18 +103,6 @@ class DataSource(Group):
     max_expand: int = Field(100, ge=1)
     """Maximum ratio of unpacked to packed size of a .gz or parquet file; the first 64 MiB are not counted."""
 
-    split: Literal["shuffled", "positional"] = "shuffled"
-    """How held-out rows are split off the training rows: shuffled with the seed, or by position."""
-
-    auto_split: bool = True
-    """Split missing validation and test rows off the training rows; false refuses a run without them."""
-
-    dedup: bool = False
-    """Drop training rows that repeat an earlier one; they are counted as repaired."""
-
-    min_train_rows: int = Field(10, ge=1)
-    """Minimum number of training rows after the split; with fewer, the run is refused."""
-
     @field_validator("delimiter")
     @classmethod
     def _one_character(cls, value: str) -> str:
@@ -117,6 +117,32 @@ class DataSource(Group):
         if value and value in '"\n\r':
             raise ValueError("one character other than a quote or a line end")
         return value
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Refuse one character with two meanings."""
+        if self.escapechar and self.escapechar == self.delimiter:
+            yield Problem("PARAM-E0235", "escapechar", repr(self.escapechar), "a character other than delimiter",
+                          "change one of them")  # fmt: skip
+
+
+class Splitting(Group):
+    """Held-out splits."""
+
+    split: Literal["shuffled", "positional"] = "shuffled"
+    """How held-out rows are split off the training rows: shuffled with the seed, or by position."""
+
+    auto_split: bool = True
+    """Split missing validation and test rows off the training rows; false refuses a run without them."""
+
+    dedup: bool = False
+    """Drop training rows that repeat an earlier one; they are counted as repaired."""
+
+    min_train_rows: int = Field(10, ge=1)
+    """Minimum number of training rows after the split; with fewer, the run is refused."""
+
+
+class DataSource(Splitting, RowReading, DatasetSplits, HubDataset, FilePaths):
+    """Training rows and held-out rows."""
 
     def conflicts(self) -> Iterator[Problem]:
         """Require training rows from exactly one kind of source."""
@@ -139,13 +165,10 @@ class DataSource(Group):
                 ):
                     yield Problem("PARAM-E0236", f"{name}_file_path", "nothing, and auto_split=false",
                                   f"rows for {name}", f"set {name}_file_path, or auto_split=true")  # fmt: skip
-        if self.escapechar and self.escapechar == self.delimiter:
-            yield Problem("PARAM-E0235", "escapechar", repr(self.escapechar), "a character other than delimiter",
-                          "change one of them")  # fmt: skip
 
 
-class Preprocessing(Group):
-    """Tokenisation; done once, before a GPU is requested."""
+class Tokenisation(Group):
+    """Tokens of rows."""
 
     batch_size: int = Field(1000, ge=1)
     """Rows per tokenizer call."""
@@ -165,10 +188,18 @@ class Preprocessing(Group):
     train_on_completions_only: bool = False
     """Compute loss only on answers (assistant turns of a chat, ground_truth_key of a text), not on the prompt."""
 
+
+class ChatTemplate(Group):
+    """How conversations become text."""
+
     chat_template: Annotated[str, Renamed(names=("chat_template_name",), values={"keep-original": "keep"})] = Field(
         "keep", min_length=1
     )
     """Chat template: keep, a name of the model's, chat-ml, mistral-with-system, poro, simplified-llama31, or a file."""
+
+
+class AnswerMarkers(Group):
+    """Answers found by the text before them."""
 
     response_template: str = ""
     """Marker before each answer: loss only on the text after it, up to instruction_template or the end of the row."""
@@ -178,6 +209,10 @@ class Preprocessing(Group):
 
     comma_separated_template: bool = False
     """Read both markers as comma-separated token ids, not text; exact if a text can be tokenised in several ways."""
+
+
+class Preprocessing(AnswerMarkers, ChatTemplate, Tokenisation):
+    """Tokenisation; done once, before a GPU is requested."""
 
     def conflicts(self) -> Iterator[Problem]:
         """Refuse two ways to select the answers, and markers that cannot be parsed."""

@@ -33,8 +33,8 @@ class DeepSpeedParams(Group):
                           "set auto_find_batch_size=false and per_device_train_batch_size=1, or apply_deepspeed=false",
                           why="DeepSpeed's batch size is fixed when it starts")  # fmt: skip
         if self.deepspeed == "false":
-            yield Problem("PARAM-E0272", "deepspeed", "false with apply_deepspeed=true", "true, or a file",
+            yield Problem("PARAM-E0272", self.named("deepspeed"), "false with apply_deepspeed=true", "true, or a file",
                           "leave it out, or set apply_deepspeed=false")  # fmt: skip
         meant = "" if set("./") & set(self.deepspeed) else nearest(self.deepspeed.lower(), ("true", "false"))
         if meant and self.deepspeed not in (*BUILT_IN, "false"):
-            yield Problem("PARAM-E0273", "deepspeed", shown(self.deepspeed), "true, or a file", meant)
+            yield Problem("PARAM-E0273", self.named("deepspeed"), shown(self.deepspeed), "true, or a file", meant)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,14 +15,25 @@ from steps.params.several import JSON
 NO_BOUND = -1.0  # no useful bound is below -1
 
 
-class EvaluationParams(Group):
-    """Evaluation on the test rows and the gate."""
+class EvaluatedRows(Group):
+    """How much is evaluated."""
 
     evaluation_max_rows: int = Field(-1, ge=-1)
     """Maximum number of test rows to evaluate, the first ones in file order; -1 evaluates all."""
 
     evaluation_max_new_tokens: int = Field(128, ge=1)
     """Maximum length of a generated answer in tokens."""
+
+
+class EvaluationEngine(Group):
+    """What writes the answers that are evaluated."""
+
+    evaluation_engine: Literal["auto", "accelerate", "vllm"] = "auto"
+    """What writes answers: accelerate (transformers), vllm; auto: vllm with a GPU where it is installed."""
+
+
+class EvaluationConfig(Group):
+    """How texts are compared."""
 
     evaluation_config: str = ""
     """JSON file with the metrics to report and options for comparing texts, as for azureml-metrics too."""
@@ -36,6 +47,16 @@ class EvaluationParams(Group):
         """A configuration file may hold the object itself."""
         return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) and value else value
 
+    def conflicts(self) -> Iterator[Problem]:
+        """Refuse two configurations."""
+        if self.evaluation_config and self.evaluation_config_params:
+            yield Problem("PARAM-E0214", "evaluation_config_params", "set with evaluation_config", "one of them",
+                          "leave one of the two out")  # fmt: skip
+
+
+class Gate(Group):
+    """The gate for registration."""
+
     gate_metric: Annotated[str, OneOf(JUDGING)] = "loss"
     """Metric of the tuned model that decides whether it is registered."""
 
@@ -48,11 +69,12 @@ class EvaluationParams(Group):
     gate_must_beat_base: bool = True
     """Register the tuned model only if its gate_metric is strictly better than the base model's."""
 
+
+class EvaluationParams(Gate, EvaluationConfig, EvaluationEngine, EvaluatedRows):
+    """Evaluation on the test rows and the gate."""
+
     def conflicts(self) -> Iterator[Problem]:
-        """Refuse a bound on the wrong side, which every model would pass, and two configurations."""
-        if self.evaluation_config and self.evaluation_config_params:
-            yield Problem("PARAM-E0214", "evaluation_config_params", "set with evaluation_config", "one of them",
-                          "leave one of the two out")  # fmt: skip
+        """Refuse a bound on the wrong side, which every model would pass."""
         wrong, right = (
             ("gate_max_value", "gate_min_value")
             if direction_of(self.gate_metric)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from steps.errors import Problem
 
@@ -38,6 +39,18 @@ class Group(BaseModel):
         protected_namespaces=(),
     )
 
+    own_names: ClassVar[Mapping[str, str]] = {}
+    """Parameter of a base class → the parameter that this model has instead, such as `eval_strategy`.
+
+    The model declares the new one, and the old name as a `ClassVar` property that returns its value: a class variable
+    takes the place of the inherited field, and the code that reads the old name finds it.
+    """
+
+    @classmethod
+    def named(cls, name: str) -> str:
+        """Return the name that a parameter of a base class has in this model."""
+        return cls.own_names.get(name, name)
+
     @classmethod
     def of(cls, parameters: BaseModel) -> Self:
         """Build this group from a pipeline's parameters."""
@@ -62,6 +75,11 @@ def default_in(group: type[Group], name: str) -> Any:
     return group.model_fields[name].get_default(call_default_factory=True)
 
 
+def with_default(group: type[Group], name: str, default: Any) -> Any:
+    """Return a field declared in a group with another default, for the pipelines where it is another one."""
+    return FieldInfo.merge_field_infos(group.model_fields[name], default=default)
+
+
 @cache
 def renamed_in(model: type[Group]) -> dict[str, Renamed]:
     """Return the other names by parameter, also for parameters that a task declares again."""
@@ -71,15 +89,16 @@ def renamed_in(model: type[Group]) -> dict[str, Renamed]:
         for group in groups
         for name, declared in group.model_fields.items()
         for other in declared.metadata
-        if isinstance(other, Renamed)
+        if isinstance(other, Renamed) and name not in model.own_names
     }
 
 
 @cache
 def old_names(model: type[Group]) -> dict[str, str]:
     """Map every other name of a parameter to its name in this model."""
+    found = {old: name for name, other in renamed_in(model).items() for old in other.names}
     return {
-        old: name for name, other in renamed_in(model).items() for old in other.names if old not in model.model_fields
+        old: model.named(name) for old, name in {**found, **model.own_names}.items() if old not in model.model_fields
     }
 
 

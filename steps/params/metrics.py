@@ -12,7 +12,8 @@ from steps.params.group import Group
 LESS_IS_BETTER = {"loss", "perplexity", "log_loss", "hamming_loss", "chosen_loss"}
 # Counts and thresholds, which are reported but not used for decisions.
 NEITHER_IS_BETTER = {
-    "rejected_loss", "gen_len", "total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh",
+    "rejected_loss", "gen_len", "finished", "total", "HasAns_total", "NoAns_total", "best_exact_thresh",
+    "best_f1_thresh",
 }  # fmt: skip
 
 # Metrics of evaluate, in the order of the choices of gate_metric.
@@ -40,7 +41,9 @@ PREFERRED = (
     "loss", "reward_accuracy", "reward_margin", "preference_accuracy", "preference_accuracy_per_token",
     "reward_auc", "preference_auc",
 )  # fmt: skip
-JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS, *RANKED, *PREFERRED)))
+REWARDED = ("reward",)
+OF_COMPLETIONS = ("gen_len", "finished")  # mean length in tokens, share that ended by itself
+JUDGING = tuple(dict.fromkeys((*WRITTEN, *WHOLE_TEXTS, *TAGS, *ANSWERS, *LABELS, *RANKED, *PREFERRED, *REWARDED)))
 
 # Metrics that exist only for one label per row, and only for several.
 OF_ONE_LABEL = (
@@ -59,13 +62,22 @@ OF_TAGS = ("loss", "f1", "accuracy", "precision", "recall")
 OF_ANSWERS = ("loss", "f1", "exact")
 OF_LABELS = ("loss", "f1_macro", "mcc", "accuracy", "precision_macro", "recall_macro")
 OF_PREFERENCES = ("loss", "rewards/accuracies", "rewards/margins")
-STEERING = tuple(dict.fromkeys((*OF_LABELS, *OF_TAGS, *OF_ANSWERS, *OF_PREFERENCES, *OF_SUMMARIES, *OF_TRANSLATIONS)))
+OF_REWARDS = ("reward",)
+STEERING = tuple(
+    dict.fromkeys((*OF_LABELS, *OF_TAGS, *OF_ANSWERS, *OF_PREFERENCES, *OF_SUMMARIES, *OF_TRANSLATIONS, *OF_REWARDS))
+)
 KNOWN = {*JUDGING, *STEERING, *LESS_IS_BETTER, *NEITHER_IS_BETTER}
+OF_ONE_REWARD = "rewards/"  # before the name of a reward, as in TRL's metrics
+
+
+def is_known(metric: str) -> bool:
+    """Whether a name is that of a metric; those of single rewards follow from the user's rewards."""
+    return metric in KNOWN or (metric.startswith(OF_ONE_REWARD) and len(metric) > len(OF_ONE_REWARD))
 
 
 def direction_of(metric: str) -> bool | None:
     """Whether higher is better; None if neither is, as for counts. Raises KeyError for unknown names."""
-    if metric not in KNOWN:
+    if not is_known(metric):
         raise KeyError(metric)
     return None if metric in NEITHER_IS_BETTER else metric not in LESS_IS_BETTER
 
@@ -155,4 +167,14 @@ class PreferenceMetrics(Group):
     """Metric on the validation rows that selects the best checkpoint; higher is better, except for loss."""
 
     gate_metric: Annotated[str, OneOf(PREFERRED)] = "loss"
+    """Metric of the tuned model that decides whether it is registered."""
+
+
+class RewardMetrics(Group):
+    """For training with rewards."""
+
+    metric_for_best_model: Annotated[str, OneOf(OF_REWARDS)] = "reward"
+    """Metric on the validation rows that selects the best checkpoint: the mean weighted sum of the rewards."""
+
+    gate_metric: Annotated[str, OneOf(REWARDED)] = "reward"
     """Metric of the tuned model that decides whether it is registered."""

@@ -36,10 +36,15 @@ class ModelSource(Group):
     trust_remote_code: bool = False
     """Run Python code from the model folder; true is refused, because the code would run with the pod's rights."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether a source has to be given."""
+        return True
+
     def conflicts(self) -> Iterator[Problem]:
         """Require exactly one source, and no code from the model folder."""
         given = [name for name in SOURCE_PARAMETER.values() if getattr(self, name)]
-        if len(given) != 1:
+        if len(given) != 1 and self.needs_model:
             found = " and ".join(given) if given else "none of them"
             fix = "keep one of them" if given else "name the model to tune with one of them"
             yield Problem(

@@ -26,6 +26,11 @@ RENAMED = {
     "instance_count": "num_nodes_finetune",
     "default_dtype": "precision",
 }
+# The same in a pipeline that does not train.
+RENAMED_FOR_ANSWERS = {
+    "instance_type": "instance_type_inference",
+    "default_dtype": "inference_precision",
+}
 # Argument → the reason why it has no effect.
 IDLE_ARGUMENTS: dict[str, str] = {
     **dict.fromkeys(("output_dir", "overwrite_output_dir", "logging_dir", "job_prefix", "run_name"), _PLACES),
@@ -52,6 +57,12 @@ IDLE_ARGUMENTS: dict[str, str] = {
     "log_level": "the run writes its own log",
     "data_seed": "seed also sets the order of the rows",
 }  # fmt: skip
+# The same where nothing is trained.
+IDLE_FOR_ANSWERS = {
+    "train_input_path": "nothing is trained",
+    "instance_count": "generate runs on one machine; name one with more GPUs",
+    "attn_implementation": "the engine chooses it",
+}
 # Secrets, which have a place of their own.
 SECRETS = {
     "hf_token": "store it in the secret that huggingface_token_secret names, or in HF_TOKEN",
@@ -67,6 +78,7 @@ CHOOSING: dict[str, Mapping[str, tuple[str, ...]]] = {
         "dpo_train.py": ("preference",),
         "orpo_train.py": ("preference",),
         "unified_train.py": (*TEXTS, "preference"),
+        "inference.py": ("batch_inference",),
     },
 }
 ORPO = {("trainer_type", "orpo"), ("code_entry_point", "orpo_train.py")}
@@ -87,9 +99,11 @@ def set_aside(
         notes.append("model_name is ignored: the model is read from a folder")
     for name in [name for name in kept if name not in known]:
         value = given[name]
-        if name in IDLE_ARGUMENTS:
+        if pipeline == "batch_inference" and name in IDLE_FOR_ANSWERS:
+            notes.append(f"{name} is ignored: {IDLE_FOR_ANSWERS[name]}")
+        elif name in IDLE_ARGUMENTS:
             notes.append(f"{name} is ignored: {IDLE_ARGUMENTS[name]}")
-        elif (ours := RENAMED.get(name)) and ours in known:
+        elif (ours := _renamed(name, known)) and ours in known:
             if ours in kept:
                 problems.append(Problem("PARAM-E0111", f"{ours} and {name}", f"2 values for {ours}", "one of them",
                                         f"leave {name} out", why=f"both mean {ours}"))  # fmt: skip
@@ -107,6 +121,12 @@ def set_aside(
             continue
         del kept[name]
     return kept, notes, problems
+
+
+def _renamed(name: str, known: Mapping[str, Any]) -> str:
+    """Return the parameter with the meaning of an argument; empty if there is none."""
+    ours = RENAMED.get(name, "")
+    return ours if ours in known else RENAMED_FOR_ANSWERS.get(name, "")
 
 
 def _wrong_pipeline(pipeline: str, name: str, value: str) -> list[Problem]:

@@ -14,11 +14,13 @@ from steps.params.batch import BatchParams
 from steps.params.compute import ComputeParams
 from steps.params.data import DataSource, Preprocessing
 from steps.params.deepspeed import DeepSpeedParams
+from steps.params.distributed import DistributedParams
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.input_adapter import InputAdapter
 from steps.params.lora import LoraParams
-from steps.params.model_source import ModelSource
+from steps.params.model_source import SOURCE_PARAMETER, ModelSource
+from steps.params.nodes import NodeParams
 from steps.params.planned import Plan
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
@@ -43,6 +45,12 @@ class PipelineParameters(Group):
     short_inputs: ClassVar[tuple[str, ...]] = ()
     """Inputs of the short form of the compiled pipeline: those that most runs need."""
 
+    needed: ClassVar[tuple[tuple[str, ...], ...]] = (tuple(SOURCE_PARAMETER.values()),)
+    """A run needs one parameter of each group."""
+
+    loads_weights: ClassVar[bool] = False
+    """Whether a task of it computes with a model, for which a local run loads the libraries while others run."""
+
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Any parameters by name, as JSON; they override the other fields (for sweeps and configuration files)."""
 
@@ -52,11 +60,13 @@ class SupervisedParameters(
     RegistrationParams,
     TrackingParams,
     EvaluationParams,
+    NodeParams,
     ComputeParams,
     CheckpointParams,
     TrainingParams,
     BatchParams,
     DeepSpeedParams,
+    DistributedParams,
     QuantisationParams,
     LoraParams,
     Preprocessing,
@@ -66,6 +76,9 @@ class SupervisedParameters(
     ModelSource,
 ):
     """Parameters of every pipeline that trains a model."""
+
+    needed: ClassVar[tuple[tuple[str, ...], ...]] = (*PipelineParameters.needed, ("train_file_path", "dataset_name"))
+    loads_weights: ClassVar[bool] = True
 
     task: ClassVar[str]
     """Name of the task, which defines the rows (`steps/tasks`)."""
@@ -113,9 +126,14 @@ class SupervisedParameters(
                           why="PEFT would give the adapter the base's data type, integers when quantised")  # fmt: skip
 
     @property
+    def processes_per_node(self) -> int:
+        """Training processes on each node: one per GPU, one without GPUs unless more are asked for."""
+        return self.nproc_per_node_finetune or max(self.number_of_gpu_to_use_finetuning, 1)
+
+    @property
     def devices(self) -> int:
-        """Training processes: one per GPU, one without GPUs."""
-        return max(self.number_of_gpu_to_use_finetuning, 1) * self.num_nodes_finetune
+        """Training processes on all nodes."""
+        return self.processes_per_node * self.num_nodes_finetune
 
     @property
     def sequences_per_step(self) -> int:
@@ -131,6 +149,10 @@ class SupervisedParameters(
     def learning_method(self) -> str:
         """The training method (`steps/kinds/methods`)."""
         return "supervised"
+
+    def asked_as(self, name: str) -> str:
+        """Return the parameter that the user set in place of this one, for messages."""
+        return name
 
     @property
     def asked_kind(self) -> str:

@@ -71,3 +71,25 @@ class AdapterToolsPlan(NamedTuple):
     import_cpu: str
     import_memory: str
     import_node_selector: dict
+
+
+class BatchInferencePlan(NamedTuple):
+    """The same for batch inference."""
+
+    model: str
+    adapter: str
+    data: str
+    generation: str
+    scoring: str
+    import_cpu: str
+    import_memory: str
+    import_node_selector: dict
+    prepare_cpu: str
+    prepare_memory: str
+    prepare_node_selector: dict
+    generate_cpu: str
+    generate_memory: str
+    generate_gpu_type: str
+    generate_gpu_count: str
+    generate_node_selector: dict
+    generate_tolerations: list

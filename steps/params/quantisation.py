@@ -1,4 +1,4 @@
-"""Quantisation of a frozen base model to 8 or 4 bits with bitsandbytes."""
+"""Quantisation of frozen weights to 8 or 4 bits with bitsandbytes."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -15,13 +15,13 @@ OF_8_BIT = ("llm_int8_threshold",)
 
 
 class QuantisationParams(Group):
-    """Storage of the frozen base weights while an adapter is trained."""
+    """Storage of the frozen weights, in inference or while an adapter is trained."""
 
     load_in_8bit: bool = False
-    """Store the frozen base in 8 bits (LLM.int8) while training an adapter: half the memory of 16 bits, slower."""
+    """Store the frozen weights in 8 bits (LLM.int8); training needs an adapter: half the memory of 16 bits, slower."""
 
     load_in_4bit: bool = False
-    """Store the frozen base in 4 bits (QLoRA) while training an adapter: a quarter of the memory of 16 bits, slower."""
+    """Store the frozen weights in 4 bits (QLoRA); training needs an adapter: a quarter of the memory, slower."""
 
     bnb_4bit_quant_type: Literal["fp4", "nf4"] = "fp4"
     """4-bit data type: fp4 (floating point), or nf4 (values distributed like weights), usually more accurate."""

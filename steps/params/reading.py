@@ -194,7 +194,9 @@ def under_todays_names(
         today = names.get(name, name)
         written.setdefault(today, []).append(name)
         values[today] = value
-    translations = [Translation(name, name, names[name], by_user=True) for name in given if name in names]
+    translations = [
+        Translation(name, name, names[name], by_user=name not in model.own_names) for name in given if name in names
+    ]
     return values, translations, [given_twice(name, both) for name, both in written.items() if len(both) > 1]
 
 

@@ -11,22 +11,32 @@ from pydantic import Field
 from steps.kinds.methods import METHODS
 from steps.kinds.models import MODEL_KINDS
 from steps.kinds.recipe import Recipe, recipe
-from steps.params.adapter_tools import Action
 from steps.params.choice import OneOf
 from steps.params.data import DataSource, Preprocessing
+from steps.params.distributed import Processes
 from steps.params.evaluation import EvaluationParams
 from steps.params.evaluation_config import EvaluationOptions
+from steps.params.generation import DecodingParams, EngineParams
 from steps.params.group import Group, default_in
+from steps.params.import_settings import ENDPOINT as ENDPOINT  # settings of the tasks that import
+from steps.params.import_settings import AdapterFound as AdapterFound
+from steps.params.import_settings import AdapterSettings as AdapterSettings
+from steps.params.import_settings import AdapterToolSettings as AdapterToolSettings
+from steps.params.import_settings import ImportSettings as ImportSettings
+from steps.params.import_settings import ModelSourceFound as ModelSourceFound
+from steps.params.import_settings import Resolved as Resolved
+from steps.params.import_settings import SourceKind as SourceKind
 from steps.params.lora import LoraParams
+from steps.params.nodes import NodeSettings
 from steps.params.pipeline import AnswerOnly
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.reward_training import Completions, RewardTraining
+from steps.params.rewards import RewardParams
 from steps.params.sweep import NAME, Pruner, SweepParams
 from steps.params.task_columns import PretrainingColumns
 from steps.params.training import CheckpointParams, TrainingParams
-
-SourceKind = Literal["huggingface", "pytorch", "mlflow"]
 
 
 class Learned(Group):
@@ -44,96 +54,11 @@ class Learned(Group):
         return recipe(self.kind, self.method)
 
 
-class Resolved(Group):
-    """A URI and the digest of its content at planning time."""
+class RewardSettings(RewardParams):
+    """What judges completions, with what the files of the user's rewards hold."""
 
-    uri: str
-    """As the user gave it."""
-
-    digest: str
-    """Content digest (files), commit (Hub) or etags (object stores); a later step refuses content that differs."""
-
-
-class ModelSourceFound(Group):
-    """The source of a model or an adapter, as resolved by the plan."""
-
-    kind: SourceKind
-    """Kind of source."""
-
-    source: Resolved
-    """Folder, URI or Hub id."""
-
-
-class AdapterFound(ModelSourceFound):
-    """An adapter given with the model."""
-
-    use: Literal["merge", "continue"] = "merge"
-    """Merge it into the model, or keep it separate and continue training it."""
-
-
-class ImportSettings(Group):
-    """For import_model."""
-
-    kind: SourceKind
-    """Kind of source."""
-
-    source: Resolved
-    """Folder, URI or Hub id."""
-
-    registered: str = ""
-    """The registered model that the source was found by, such as models:/dates/3; empty for a plain source."""
-
-    sha256: dict[str, str] = Field(default_factory=dict)
-    """Path inside the source → digest of its content, as registered; import_model refuses other content."""
-
-    mlflow_server_uri: str = ""
-    """MLflow server for a source there (models:/…, runs:/…); empty: MLFLOW_TRACKING_URI."""
-
-    new_weights: bool = False
-    """Do not copy the weights: training starts from random ones."""
-
-    adapter: AdapterFound | None = None
-    """The adapter given with the model."""
-
-    reference: ModelSourceFound | None = None
-    """The reference model of preference training, if it is not the base model."""
-
-    new_tokens: tuple[str, ...] = ()
-    """Tokens to add to the tokenizer."""
-
-    padding_token: str = ""
-    """Padding token to set in the tokenizer; empty leaves it unchanged."""
-
-    @property
-    def needs_torch(self) -> bool:
-        """Whether weights are computed; otherwise files are copied."""
-        return self.adapter is not None and self.adapter.use == "merge"
-
-
-class AdapterSettings(Group):
-    """For import_adapter."""
-
-    source: Resolved | None = None
-    """Folder or URI; None if the tool works on the base model alone."""
-
-
-class AdapterToolSettings(Group):
-    """For adapter_tool."""
-
-    action: Action
-    """The tool."""
-
-    replacements: dict[str, str] = Field(default_factory=dict)
-    """Token → new name."""
-
-    on_base: bool = False
-    """Rename tokens in the base model's tokenizer instead of the adapter's."""
-
-    compare_with_base: bool = False
-    """Whether the adapter contains copies of base tensors; those equal to the base are left out."""
-
-    trained_whole: list[str] = Field(default_factory=list)
-    """Modules that, by the training configuration, were trained fully, not as low-rank factors."""
+    digests: dict[str, str] = Field(default_factory=dict)
+    """Content digest of each reward that is a file or a model, by its name in reward_funcs."""
 
 
 class DataSettings(Learned):
@@ -145,14 +70,17 @@ class DataSettings(Learned):
     columns: dict[str, Any] = Field(default_factory=dict)
     """Values of the task's own parameters: its columns, and how strictly they are checked."""
 
-    train: Resolved
-    """Training rows."""
+    train: Resolved | None = None
+    """Training rows; None for a task without a training."""
 
     validation: Resolved | None = None
     """Validation rows, when given."""
 
     test: Resolved | None = None
     """Test rows, when given."""
+
+    asked: tuple[str, ...] = ()
+    """Prompts that are a parameter themselves, in place of test rows."""
 
     source: DataSource | None = None
     """The data parameters with Hub revisions pinned; None: train, validation and test are plain files."""
@@ -176,13 +104,19 @@ class DataSettings(Learned):
     """Longest answer in tokens for an encoder-decoder model."""
 
     max_prompt_length: int = Field(default_in(PreferenceMethod, "max_prompt_length"), ge=1)
-    """Longest prompt in tokens for preference training."""
+    """Longest prompt in tokens for preference training and training with rewards."""
+
+    max_completion_length: int = Field(default_in(Completions, "max_completion_length"), ge=1)
+    """Longest completion in tokens, for which a prompt leaves room, for training with rewards."""
+
+    reward_columns: tuple[str, ...] = ()
+    """Columns that the rewards need, by the names that they take them by."""
 
     unpairs: bool = False
     """Turn each pair into two rated rows: the chosen answer good, the rejected one bad."""
 
     rows_per_step: int = Field(1, ge=1)
-    """Sequences per optimizer step; fewer packed rows than this would give no optimizer step."""
+    """Sequences per optimizer step (with rewards: prompts per generation); fewer would give no optimizer step."""
 
     @property
     def data_source(self) -> DataSource:
@@ -224,6 +158,12 @@ class FinetuneSettings(Group):
     gpus: int = Field(0, ge=0)
     """GPUs that the pod requests; a pod that sees fewer fails. Ignored by local runs."""
 
+    processes: Processes = Field(default_factory=Processes)
+    """The processes that train together."""
+
+    nodes: NodeSettings | None = None
+    """What each node requests, if there are several; changes no result."""
+
     training: TrainingParams = Field(default_factory=TrainingParams)
     """The training parameters, with `auto` already resolved."""
 
@@ -258,7 +198,13 @@ class FinetuneSettings(Group):
     """Beams of beam search."""
 
     preference: PreferenceMethod | None = None
-    """Parameters of preference training; None for supervised training."""
+    """Parameters of preference training; None for every other training."""
+
+    rewarded: RewardTraining | None = None
+    """Parameters of training with rewards; None for every other training."""
+
+    rewards: RewardSettings | None = None
+    """What judges the completions; only for training with rewards."""
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed configuration made by the plan; "auto" takes the value of the parameters. Empty: no DeepSpeed."""
@@ -275,13 +221,21 @@ class FinetuneSettings(Group):
     @property
     def recipe(self) -> Recipe:
         """The records of the kind of model and the training method."""
-        return recipe(self.kind, self.preference.method if self.preference else "supervised")
+        asked = self.preference or self.rewarded
+        return recipe(self.kind, asked.method if asked else "supervised")
 
     @property
     def preferred(self) -> PreferenceMethod:
         """The parameters of preference training; only for its trainers, which always have them."""
         assert self.preference is not None
         return self.preference
+
+    @property
+    def asked_rewards(self) -> tuple[RewardTraining, RewardSettings]:
+        """The parameters of training with rewards; only for its trainers, which always have them."""
+        assert self.rewarded is not None
+        assert self.rewards is not None
+        return self.rewarded, self.rewards
 
 
 class EvaluationSettings(Learned):
@@ -314,8 +268,49 @@ class EvaluationSettings(Learned):
     beta: float = Field(default_in(PreferenceMethod, "beta"), gt=0)
     """Scale of the rewards in preference training."""
 
+    completions: Completions | None = None
+    """How completions are written for rewards to judge; None without rewards."""
+
+    rewards: RewardSettings | None = None
+    """What judges the completions; None without rewards."""
+
     precision: Literal["32", "16"] = "32"
     """Bits of floating-point arithmetic: 16 or 32."""
+
+
+class GenerateSettings(Learned):
+    """For generate."""
+
+    task: str = "prompts"
+    """The module of steps/tasks that reads the rows."""
+
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Values of the task's own parameters."""
+
+    decoding: DecodingParams = Field(default_factory=DecodingParams)
+    """How answers are written."""
+
+    engine: EngineParams = Field(default_factory=EngineParams)
+    """What computes them, with `auto` already resolved."""
+
+    quantisation: QuantisationParams = Field(default_factory=QuantisationParams)
+    """Storage of the weights."""
+
+    gpus: int = Field(0, ge=0)
+    """GPUs that the pod requests; a pod that sees fewer fails. Ignored by local runs."""
+
+    checkpoint_dir: str = ""
+    """Object store or folder on a volume that answers are kept in until all are there; changes no answer."""
+
+    upload_dir: str = ""
+    """Folder or URI that the finished answers are copied to as well; empty: none."""
+
+
+class ScoreSettings(Group):
+    """For score."""
+
+    options: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    """The options of evaluation_config, as read by the plan."""
 
 
 class TrialSettings(Group):
@@ -366,6 +361,9 @@ class RegistrationSettings(Learned):
 
     prompt_form: tuple[str, str] = ("", "")
     """Text that the registered model adds before and after its input, as in training."""
+
+    system_prompt: str = ""
+    """Instruction that the registered model puts before a conversation without one, as in training; empty: none."""
 
     max_length: int | None = Field(None, ge=1)
     """Longest input in tokens, as in training; None for models that continue the input."""

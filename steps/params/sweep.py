@@ -28,7 +28,15 @@ _ALIKE_TOO = {
         "the gate judges only the best trial",
     ),
     **dict.fromkeys(
-        ("evaluation_max_rows", "evaluation_max_new_tokens", "evaluation_config", "evaluation_config_params"),
+        (
+            "evaluation_max_rows",
+            "evaluation_max_new_tokens",
+            "evaluation_config",
+            "evaluation_config_params",
+            "reward_funcs",
+            "reward_weights",
+            "reward_options",
+        ),
         "trials that are measured in different ways cannot be compared",
     ),
     **dict.fromkeys(

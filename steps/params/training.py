@@ -27,6 +27,15 @@ NO_MODEL_ARGS = {
 # Names of data types → precision.
 DTYPES = {"fp32": "32", "float32": "32", "bf16": "16", "bfloat16": "16", "fp16": "16", "float16": "16"}
 SWITCHES = ("true", "false", "auto")  # of resume_from_checkpoint
+# Other names of evaluation_strategy and its values; YAML reads a bare `no` as false.
+STRATEGY_NAMES = Renamed(names=("eval_strategy",), values={"disable": "no", "false": "no"})
+Scheduler = Annotated[
+    Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+        "reduce_lr_on_plateau",
+    ],
+    Renamed(values={"": "linear"}),
+]  # fmt: skip
 
 # Optimizer → the package that provides it, if not torch or transformers.
 OPTIMIZER_PACKAGES = {
@@ -61,10 +70,7 @@ class TrainingParams(Group):
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate of the schedule."""
 
-    lr_scheduler_type: Annotated[Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
-        "inverse_sqrt", "reduce_lr_on_plateau",
-    ], Renamed(values={"": "linear"})] = "linear"  # fmt: skip
+    lr_scheduler_type: Scheduler = "linear"
     """Learning rate schedule."""
 
     warmup_steps: int = Field(0, ge=0)
@@ -106,10 +112,7 @@ class TrainingParams(Group):
     model_args: dict[str, Any] = Field(default_factory=dict)
     """Changes to the model's configuration for training, as JSON, such as {"attention_dropout": 0.1}."""
 
-    evaluation_strategy: Annotated[
-        Literal["epoch", "steps", "no"],
-        Renamed(names=("eval_strategy",), values={"disable": "no", "false": "no"}),  # YAML reads a bare `no` as false
-    ] = "epoch"
+    evaluation_strategy: Annotated[Literal["epoch", "steps", "no"], STRATEGY_NAMES] = "epoch"
     """When to evaluate the model and write a checkpoint."""
 
     eval_steps: int = Field(500, ge=1)
@@ -136,9 +139,10 @@ class TrainingParams(Group):
 
     def conflicts(self) -> Iterator[Problem]:
         """Refuse settings that need evaluations or 16-bit precision without having them."""
+        when = self.named("evaluation_strategy")
         if self.apply_early_stopping and self.evaluation_strategy == "no":
-            yield Problem("PARAM-E0204", "apply_early_stopping", "true with evaluation_strategy=no",
-                          "evaluations during training", "set evaluation_strategy to epoch or steps")  # fmt: skip
+            yield Problem("PARAM-E0204", "apply_early_stopping", f"true with {when}=no",
+                          "evaluations during training", f"set {when} to epoch or steps")  # fmt: skip
         if self.attn_implementation == "flash_attention_2" and self.precision == "32":
             yield Problem("PARAM-E0215", "attn_implementation", "flash_attention_2 with precision=32", "precision=16",
                           "set precision=16, or attn_implementation=sdpa", why="it supports 16 bits only")  # fmt: skip
@@ -147,8 +151,8 @@ class TrainingParams(Group):
                 yield Problem("PARAM-E0218", f"model_args.{name}", str(self.model_args[name]), "a value of the model's "
                               "configuration", instead)  # fmt: skip
         if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.evaluation_strategy == "no":
-            yield Problem("PARAM-E0212", "lr_scheduler_type", "reduce_lr_on_plateau with evaluation_strategy=no",
-                          "evaluations during training", "set evaluation_strategy to epoch or steps")  # fmt: skip
+            yield Problem("PARAM-E0212", "lr_scheduler_type", f"reduce_lr_on_plateau with {when}=no",
+                          "evaluations during training", f"set {when} to epoch or steps")  # fmt: skip
 
 
 class CheckpointParams(Group):
@@ -167,13 +171,13 @@ class CheckpointParams(Group):
     """Keep checkpoints after a successful training: auto keeps those of save_total_limit, and none if it is -1."""
 
     checkpoint_dir: str = ""
-    """Checkpoint folder on a volume that outlives the pod; if empty, local runs use a folder under the run's root."""
+    """Object store (s3://, gs://, az://) or folder on a volume for checkpoints; empty: below the root of local runs."""
 
     resume_from_checkpoint: Annotated[str, BeforeValidator(switch), Renamed(values={"": "false"})] = "false"
-    """Resume from the newest complete checkpoint of the same settings and data: true, false, or a checkpoint folder."""
+    """Resume from the newest complete checkpoint of the same settings and data: true, false, or a checkpoint."""
 
     def conflicts(self) -> Iterator[Problem]:
-        """Refuse a negative interval, and a value that is neither a switch nor the path of a folder."""
+        """Refuse a negative interval, and a value that is neither a switch nor the path or URI of a folder."""
         if -1 < self.save_minutes < 0:
             yield Problem("PARAM-E0223", "save_minutes", str(self.save_minutes), "minutes, 0 or -1",
                           "set it to -1, so that the plan chooses, or to 0 for none")  # fmt: skip

@@ -15,11 +15,15 @@ reported here, all of them together.
     reference.py       the reference model of preferences
     batch_rule.py      batch and learning rate from the total batch
     hardware.py        the most that tasks request; needs.py: what they need; requests.py: what they get
-    memory.py          what a training needs; machine.py: what this machine has
+    instance_file.py   instance types of the user; evaluation_gpus.py: as many as a model needs
+    memory.py          what a training process needs: activations.py, logits.py, sharding.py (docs/memory.md)
+    strategy.py        ddp or fsdp; memory_checks.py: what does not fit; remedies.py: with what it would fit
+    room.py            the memory for it; machine.py: what this machine has; shared_memory.py: /dev/shm
     arithmetic.py      rows, batches and steps; duration.py: time and cost
     interruptions.py   checkpoints by time, and how much work an interruption costs
     evaluation_options.py   evaluation_config
     settings.py        one settings value for each step; summary.py: plan.json and the text for a terminal
     adapter_tools.py   the plan of the pipeline of adapter tools
+    batch_inference.py the plan of batch inference: inference_checks.py (what it refuses), inference_memory.py
     packages.py        installed packages, without importing them
 """

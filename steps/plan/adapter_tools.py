@@ -21,7 +21,7 @@ from steps.params.pipelines.adapter_tools import AdapterToolsParameters
 from steps.params.reading import Reading, read_parameters
 from steps.params.settings import AdapterSettings, AdapterToolSettings
 from steps.plan.deciding import Trouble, asked_for
-from steps.plan.hardware import Hardware, import_hardware
+from steps.plan.hardware import Hardware, import_hardware, instance_types
 from steps.plan.need import Need
 from steps.plan.needs import IMPORTING, copied, downloaded, fetched, merging, told
 from steps.plan.requests import request_of, requested, small_machine_notes
@@ -79,7 +79,7 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     compares, notes = _try(p, model, adapter)
     needs = _needs(p, model, adapter, compares)
     if not runs_here():
-        notes += small_machine_notes(hardware, needs)
+        notes += small_machine_notes(hardware, needs, instance_types(p))
     warnings = reading.warnings + notes
     return Decisions(reading, model, adapter, requested(hardware, needs), needs, compares, expected or [], warnings)
 

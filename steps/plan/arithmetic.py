@@ -9,11 +9,15 @@ from steps.params.data import DataSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.splits import SPLITS, split_sizes, train_percent
+from steps.plan import generations
 from steps.sources.data_sources import description
 
 
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
     """Return rows of {name, value, how}; `rows` is the number of given training rows, None if not known yet."""
+    if (p := generations.rewarded(parameters)) is not None:
+        prompts, learned = _training_rows(parameters, rows) if rows is not None else (None, "")
+        return generations.table(p, prompts, learned)
     devices = parameters.devices
     step = parameters.sequences_per_step
     how = (
@@ -27,19 +31,25 @@ def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -
     if rows is None or parameters.packing:
         known = "packing sets the number of sequences" if parameters.packing else "the rows are not counted yet"
         return [*lines, {"name": "optimizer steps", "value": "known after prepare_data", "how": known}]
-    source = DataSource.of(parameters)
-    held_out = [split for split in SPLITS[1:] if description(split, source)]
-    unpaired = 2 if isinstance(parameters, PreferenceMethod) and parameters.unpairs else 1
-    train = split_sizes(rows, held_out)["train"] * unpaired
+    train, learned = _training_rows(parameters, rows)
     per_epoch = max(1, math.ceil(train / step))
     total = parameters.max_steps if parameters.max_steps > 0 else math.ceil(per_epoch * parameters.num_train_epochs)
     rule = (
         "max_steps" if parameters.max_steps > 0 else f"{per_epoch} per epoch × {parameters.num_train_epochs:g} epochs"
     )
-    learned = f"{train_percent(held_out)}% of them for training" + (", two from each pair" if unpaired == 2 else "")
-    learned += "; a few more if rows repeat" if len(held_out) < 2 else ""  # equal rows stay in one split
     return [
         *lines,
-        {"name": "training rows", "value": train, "how": f"{rows} given, {learned}"},
+        {"name": "training rows", "value": train, "how": learned},
         {"name": "optimizer steps", "value": total, "how": rule},
     ]
+
+
+def _training_rows(parameters: SupervisedParameters, rows: int) -> tuple[int, str]:
+    """Return the number of rows that remain for training, and what they are of the given ones."""
+    source = DataSource.of(parameters)
+    held_out = [split for split in SPLITS[1:] if description(split, source)]
+    unpaired = 2 if isinstance(parameters, PreferenceMethod) and parameters.unpairs else 1
+    learned = f"{rows} given, {train_percent(held_out)}% of them for training"
+    learned += ", two from each pair" if unpaired == 2 else ""
+    learned += "; a few more if rows repeat" if len(held_out) < 2 else ""  # equal rows stay in one split
+    return split_sizes(rows, held_out)["train"] * unpaired, learned

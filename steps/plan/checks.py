@@ -11,12 +11,18 @@ from collections.abc import Callable, Iterable, Iterator
 from steps.adapters.asked import base_problems, prompt_problems
 from steps.adapters.targets import target_notes, target_problems
 from steps.errors import Problem
+from steps.plan.completion_engine import engine_notes, engine_problems
 from steps.plan.effects import effect_notes
+from steps.plan.evaluation_gpus import evaluation_notes
+from steps.plan.generations import generation_notes, generation_problems
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
-from steps.plan.memory import memory_notes, memory_problems
-from steps.plan.place import name_problems, package_problems, place_problems, tracking_notes, unbuilt_problems
+from steps.plan.memory_checks import memory_notes, memory_problems, sharing_problems
+from steps.plan.nodes import node_notes, node_problems
+from steps.plan.place import name_problems, package_problems, place_problems, tracking_notes
+from steps.plan.rewards import column_problems, reward_notes
 from steps.plan.seen import Seen
+from steps.plan.shared_memory import shared_memory_notes
 from steps.plan.small_data import row_problems
 from steps.plan.templates import syntax_problems, template_notes
 from steps.plan.tokenizer import template_problems, tokenizer_file_problems, tokenizer_problems
@@ -44,8 +50,8 @@ def deepspeed_notes(seen: Seen) -> Iterable[str]:
 
 
 CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
-    unbuilt_problems,
     place_problems,
+    node_problems,
     name_problems,
     package_problems,
     unfit_problems,
@@ -61,7 +67,11 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     syntax_problems,
     token_problems,
     row_problems,
+    generation_problems,
+    engine_problems,
+    column_problems,
     tracking_problems,
+    sharing_problems,
     memory_problems,
 )
 NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
@@ -73,4 +83,10 @@ NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     option_notes,
     target_notes,
     memory_notes,
+    shared_memory_notes,
+    evaluation_notes,
+    node_notes,
+    generation_notes,
+    engine_notes,
+    reward_notes,
 )

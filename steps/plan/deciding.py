@@ -20,17 +20,21 @@ from steps.plan.arithmetic import table
 from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
 from steps.plan.effects import without_effect
+from steps.plan.evaluation_gpus import evaluated_on
 from steps.plan.evaluation_options import evaluation_options
 from steps.plan.fitted import fitted_to_model
-from steps.plan.hardware import Hardware, hardware_of
+from steps.plan.hardware import Hardware, hardware_of, instance_types
 from steps.plan.interruptions import Saves, saves_of
 from steps.plan.lengths import longest
-from steps.plan.memory import MemoryEstimate, Room, seen_estimate
+from steps.plan.memory import MemoryEstimate
 from steps.plan.need import Need
-from steps.plan.needs import needs_of
+from steps.plan.needs import merging, needs_of
+from steps.plan.nodes import with_nodes
 from steps.plan.recipes import recipe_for
 from steps.plan.requests import requested, small_machine_notes, unused_gpu_notes
-from steps.plan.seen import Seen, runs_here
+from steps.plan.rewards import look_at_rewards
+from steps.plan.room import Room
+from steps.plan.seen import RewardsFound, Seen, runs_here
 from steps.plan.sources import (
     DataFound,
     ModelFound,
@@ -41,6 +45,7 @@ from steps.plan.sources import (
     pinned_source,
     with_reference,
 )
+from steps.plan.strategy import Choice, choose
 from steps.plan.templates import TemplateFound, look_at_template
 
 T = TypeVar("T")
@@ -63,8 +68,8 @@ class Decisions:
     """Request of each task group."""
     needs: dict[str, Need]
     """What each task needs, by its name."""
-    memory: MemoryEstimate
-    room: Room
+    choice: Choice
+    """How the processes of the training share the model, and the memory that each needs."""
     max_length: int
     saves: Saves
     warnings: list[str]
@@ -72,6 +77,8 @@ class Decisions:
     """Parameters, set or not, that have no effect, with the reason."""
     reference: ModelFound | None = None
     """Reference model of preference training, if it is not the base model."""
+    rewards: RewardsFound | None = None
+    """What judges completions; None without rewards."""
     zero: DeepSpeedPlan | None = None
     """DeepSpeed configuration; None without DeepSpeed."""
 
@@ -79,6 +86,16 @@ class Decisions:
     def parameters(self) -> SupervisedParameters:
         """The effective parameters."""
         return training_parameters(self.reading)
+
+    @property
+    def memory(self) -> MemoryEstimate:
+        """What one process of the training needs."""
+        return self.choice.memory
+
+    @property
+    def room(self) -> Room:
+        """Where it must fit."""
+        return self.choice.room
 
 
 def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
@@ -96,8 +113,15 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     seen = _look(reading, model, zero, trouble)
     for check in CHECKS:
         trouble.add(check(seen))
+    trouble.problems = [_as_asked(problem, seen.parameters) for problem in trouble.problems]
     trouble.raise_if_any()
     return _chosen(seen)
+
+
+def _as_asked(problem: Problem, p: SupervisedParameters) -> Problem:
+    """Name the parameter that the user set, where another one has got its value."""
+    asked = p.asked_as(problem.where)
+    return problem if asked == problem.where else replace(problem, where=asked)
 
 
 def _settled(reading: Reading, zero: DeepSpeedPlan | None, trouble: Trouble) -> Reading:
@@ -133,8 +157,11 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
     template = trouble.gather(lambda: look_at_template(p, model))
     function = trouble.gather(lambda: function_digest(p))
     options = trouble.gather(lambda: evaluation_options(p, recipe))
+    rewards = trouble.gather(lambda: look_at_rewards(p))
     reference, new_tokens = None, None
     if found := model:
+        if most := hardware:
+            hardware = trouble.gather(lambda: dict(evaluated_on(p, recipe, found, most)))
         new_tokens = trouble.gather(lambda: look_for_new_tokens(p, recipe, found))
         reference = trouble.gather(lambda: look_at_reference(p, found))
     return Seen(
@@ -148,6 +175,7 @@ def _look(reading: Reading, model: ModelFound | None, zero: DeepSpeedPlan | None
         template or TemplateFound(),
         function or "",
         options,
+        rewards,
         hardware or {},
         zero,
     )
@@ -160,12 +188,13 @@ def _chosen(seen: Seen) -> Decisions:
     assert seen.source is not None
     assert seen.options is not None
     max_length = longest(p, seen.recipe, model)
-    needs = seen_estimate(seen)
-    assert needs is not None
-    tasks = needs_of(seen, needs[0])
+    choice = choose(seen)
+    assert choice is not None
+    tasks = needs_of(seen, choice.memory)
+    most, tasks = with_nodes(p, seen.hardware, tasks, merging(model) if p.apply_lora else 0)
     notes = [sentence for note in NOTES for sentence in note(seen)]
     if not runs_here():
-        notes += small_machine_notes(seen.hardware, tasks)
+        notes += small_machine_notes(most, tasks, instance_types(p))
         notes += unused_gpu_notes(seen.hardware, p.number_of_gpu_to_use_finetuning)
     return Decisions(
         reading=seen.reading,
@@ -177,15 +206,15 @@ def _chosen(seen: Seen) -> Decisions:
         template_digest=seen.template.digest,
         function_digest=seen.function_digest,
         options=seen.options.options,
-        hardware=requested(seen.hardware, tasks),
+        hardware=requested(most, tasks),
         needs=tasks,
-        memory=needs[0],
-        room=needs[1],
+        choice=choice,
         max_length=max_length,
         saves=saves_of(seen, _steps(seen, max_length)),
         warnings=[*seen.reading.warnings, *notes],
         idle=without_effect(seen),
         reference=seen.reference,
+        rewards=seen.rewards,
         zero=seen.zero,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from steps.params.data import DataSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.splits import SPLITS, train_percent
+from steps.plan.generations import rewarded
 from steps.sources.data_sources import description
 
 BYTES_PER_TOKEN = 4  # of English text and of most tokenizers; no token is made before prepare_data
@@ -24,6 +25,7 @@ class Duration:
     seconds: float | None
     price: float
     """Price per hour of all machines; 0 if unknown."""
+    nodes: int = 1
 
     @property
     def cost(self) -> float | None:
@@ -53,7 +55,8 @@ class Duration:
         if not self.price:
             return []
         value = "unknown" if self.cost is None else f"about {self.cost:.3g}"
-        return [{"name": "training cost", "value": value, "how": "an estimate: time × price_per_hour"}]
+        count = f" × {self.nodes} nodes" if self.nodes > 1 else ""
+        return [{"name": "training cost", "value": value, "how": f"an estimate: time × price_per_hour{count}"}]
 
 
 def duration(p: SupervisedParameters, table: Sequence[dict[str, Any]], size: int, max_length: int) -> Duration:
@@ -67,14 +70,19 @@ def duration(p: SupervisedParameters, table: Sequence[dict[str, Any]], size: int
     held_out = [split for split in SPLITS[1:] if description(split, source)]
     all_ = size * train_percent(held_out) / 100 / BYTES_PER_TOKEN
     tokens = None
-    if size and rows and isinstance(steps, int):
+    if (whole := rewarded(p)) is not None:
+        # Completions are counted in full, as their length is not known; each is read by every update.
+        prompt = min(all_ / rows, whole.max_prompt_length) if size and rows else whole.max_prompt_length
+        if isinstance(steps, int):
+            tokens = round((prompt + whole.max_completion_length) * p.sequences_per_step * steps)
+    elif size and rows and isinstance(steps, int):
         tokens = round(min(all_ / rows, max_length) * p.sequences_per_step * steps)
     elif size and p.max_steps > 0:
         tokens = max_length * p.sequences_per_step * p.max_steps
     elif size:
         tokens = round(all_ * p.num_train_epochs)
     seconds = tokens / p.tokens_per_second if tokens and p.tokens_per_second else None
-    return Duration(tokens, seconds, p.price_per_hour * p.num_nodes_finetune)
+    return Duration(tokens, seconds, p.price_per_hour * p.num_nodes_finetune, p.num_nodes_finetune)
 
 
 def _in_words(seconds: float) -> str:

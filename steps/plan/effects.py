@@ -13,12 +13,16 @@ from typing import Any
 from steps.params.adapter_kinds import marks
 from steps.params.compute import ComputeParams
 from steps.params.data import TEMPLATE_TOKENS, DataSource
+from steps.params.distributed import FsdpParams
 from steps.params.lora import LoraParams
+from steps.params.nodes import NodeParams, size_in_bytes
 from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import default_of
 from steps.params.splits import SPLITS
-from steps.plan.hardware import NO_POOL
+from steps.plan.generations import rewarded
+from steps.plan.hardware import NO_POOL, shared_memory
 from steps.plan.seen import Seen, runs_here
+from steps.rewards.library import REWARDS
 from steps.sources.data_sources import SUFFIXES, description, separate, suffix_of
 from steps.tracking.target import target_of
 
@@ -74,6 +78,16 @@ def _without_deepspeed(seen: Seen, p: SupervisedParameters) -> str | None:
     return None if p.apply_deepspeed else "apply_deepspeed is false"
 
 
+def _one_process(seen: Seen, p: SupervisedParameters) -> str | None:
+    return "one process trains" if p.devices == 1 else None
+
+
+def _not_sharded(seen: Seen, p: SupervisedParameters) -> str | None:
+    if p.apply_deepspeed:
+        return "apply_deepspeed is true"
+    return "distributed_strategy is ddp" if p.distributed_strategy == "ddp" else _one_process(seen, p)
+
+
 def _without_dataset(seen: Seen, p: SupervisedParameters) -> str | None:
     return None if p.dataset_name else "dataset_name is empty"
 
@@ -108,6 +122,59 @@ def _no_pool(seen: Seen, p: SupervisedParameters) -> str | None:
     return "no compute_* names a node pool" if all(getattr(p, name) in NO_POOL for name in POOLS) else None
 
 
+def _no_nodes(seen: Seen, p: SupervisedParameters) -> str | None:
+    return "num_nodes_finetune is 1" if p.num_nodes_finetune == 1 else None
+
+
+def _fixed_shared_memory(seen: Seen, p: SupervisedParameters) -> str | None:
+    """One node is the task's own pod, whose /dev/shm KFP fixes when it compiles; a smaller wish is fulfilled by it."""
+    if p.num_nodes_finetune > 1:
+        return None
+    if runs_here():
+        return "a local run has the /dev/shm of this machine"
+    if not p.number_of_gpu_to_use_finetuning and not seen.parameters.processes_per_node > 1:
+        return "one process needs no /dev/shm"
+    given = shared_memory()
+    return (
+        None
+        if size_in_bytes(p.shm_size_finetune) <= size_in_bytes(given)
+        else (
+            f"with one node /dev/shm has {given}, which shared_memory of the cluster profile fixes when it is compiled"
+        )
+    )
+
+
+def _clips_nothing(seen: Seen, parameters: SupervisedParameters) -> str | None:
+    p = rewarded(parameters)
+    return f"loss_type={p.loss_type} clips no ratio" if p and p.loss.clips == "none" else None
+
+
+def _clips_above(seen: Seen, parameters: SupervisedParameters) -> str | None:
+    p = rewarded(parameters)
+    above = p and p.loss.clips == "above" and p.epsilon_high != -1
+    return f"loss_type={p.loss_type} clips at epsilon_high only" if p and above else None
+
+
+def _without_vllm(seen: Seen, parameters: SupervisedParameters) -> str | None:
+    p = rewarded(parameters)
+    if p is None or p.use_vllm == "true":
+        return None
+    if p.use_vllm == "false":
+        return "use_vllm is false"
+    return None if p.number_of_gpu_to_use_finetuning else "no GPU is asked for"
+
+
+def _no_own_reward(seen: Seen, parameters: SupervisedParameters) -> str | None:
+    p = rewarded(parameters)
+    return "no reward is a function of yours" if p and all(name in REWARDS for name in p.rewards) else None
+
+
+def _no_split(seen: Seen, p: SupervisedParameters) -> str | None:
+    """Where it names a file, in the pipeline that reads it as one, it has an effect."""
+    named = getattr(p, "dataset_validation_split", "")
+    return None if rewarded(p) and named == p.validation_file_path else _without_dataset(seen, p)
+
+
 def _no_tracking(seen: Seen, p: SupervisedParameters) -> str | None:
     return None if target_of(p).uri or runs_here() else "no MLflow server is named, so no metrics are sent"
 
@@ -117,6 +184,8 @@ IGNORED: tuple[Ignored, ...] = (
     Ignored(tuple(name for name, mark in marks(LoraParams).items() if mark.without_adapter), _without_adapter),
     Ignored(("deepspeed",), lambda seen, p: None if p.deepspeed == "false" else _without_deepspeed(seen, p)),
     Ignored(("deepspeed_stage",), _without_deepspeed),
+    Ignored(("distributed_strategy",), _one_process),
+    Ignored(tuple(FsdpParams.model_fields), _not_sharded),
     Ignored(("warmup_ratio",), lambda seen, p: "warmup_steps overrides it" if p.warmup_steps else None),
     Ignored(
         ("warmup_steps", "warmup_ratio"),
@@ -130,11 +199,12 @@ IGNORED: tuple[Ignored, ...] = (
     ),
     Ignored(
         ("eval_steps",),
-        lambda seen, p: None if p.evaluation_strategy == "steps" else f"evaluation_strategy is {p.evaluation_strategy}",
+        lambda seen, p: None if p.evaluation_strategy == "steps"
+        else f"{p.named('evaluation_strategy')} is {p.evaluation_strategy}",
     ),
     Ignored(
         ("metric_for_best_model",),
-        lambda seen, p: "evaluation_strategy is no, so the last checkpoint is the result"
+        lambda seen, p: f"{p.named('evaluation_strategy')} is no, so the last checkpoint is the result"
         if p.evaluation_strategy == "no" else None,
     ),
     Ignored(
@@ -152,7 +222,10 @@ IGNORED: tuple[Ignored, ...] = (
     Ignored(
         ("huggingface_revision",), lambda seen, p: None if p.huggingface_id else "the model is not from the Hub"
     ),
-    Ignored(tuple(name for name in OF_DATASET if name != "dataset_name"), _without_dataset),
+    Ignored(
+        tuple(name for name in OF_DATASET if name not in ("dataset_name", "dataset_validation_split")), _without_dataset
+    ),
+    Ignored(("dataset_validation_split",), _no_split),
     Ignored(("dataset_split",), _overridden),
     Ignored(("mixing_seed",), lambda seen, p: None if p.training_data else "training_data is empty"),
     Ignored(("split",), _all_splits_given),
@@ -163,5 +236,12 @@ IGNORED: tuple[Ignored, ...] = (
         lambda seen, p: "ground_truth_key is empty" if getattr(p, "ground_truth_key", None) == "" else None,
     ),
     Ignored(("node_pool_label",), _no_pool),
+    Ignored(("shm_size_finetune",), _fixed_shared_memory),
+    Ignored(tuple(name for name in NodeParams.model_fields if name != "shm_size_finetune"), _no_nodes),
     Ignored(("experiment_name", "hf_mlflow_log_artifacts"), _no_tracking),
+    Ignored(("deepspeed_config",), lambda seen, p: None if p.apply_deepspeed else "apply_deepspeed is false"),
+    Ignored(("epsilon", "epsilon_high"), _clips_nothing),
+    Ignored(("epsilon",), _clips_above),
+    Ignored(("vllm_gpu_memory_utilization", "vllm_tensor_parallel_size"), _without_vllm),
+    Ignored(("reward_timeout_seconds",), _no_own_reward),
 )  # fmt: skip

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.params.pipeline import SupervisedParameters
-from steps.plan.memory import is_asked_for, seen_checkpoint
 from steps.plan.need import GIB
+from steps.plan.room import is_asked_for
 from steps.plan.seen import Seen, runs_here
+from steps.plan.strategy import seen_checkpoint
 from steps.running import LOCAL_ROOT
+from steps.sources.storage import local_path
 
 MIB = 2**20
 WRITE_RATE = 125 * MIB  # bytes a second: what an Amazon EBS volume of the type gp3 has without extra charge
 BETWEEN_INTERRUPTIONS = 24 * 3600.0  # seconds: Google stops a preemptible machine after 24 hours at the latest
 SHORTEST, LONGEST = 5, 60  # minutes
 LARGEST_SHARE = 0.05  # of the time may go into saves; otherwise an interval longer than LONGEST is right
-SET_PLACE = "set checkpoint_dir to a folder on a volume that outlives the pod"
+SET_PLACE = "set checkpoint_dir to an object store, or to a folder on a volume that outlives the pod"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Saves:
     bytes: int
     """Of one checkpoint, about."""
     place: str
-    """Folder that outlives the process or pod; empty: none."""
+    """Folder or URI that outlives the process or pod; empty: none."""
     at_once: int | None
     """Checkpoints on disk at one time, at most; None if it is not known yet."""
     between: str
@@ -52,10 +54,15 @@ class Saves:
         """Rows of {name, value, how} for the plan's table."""
         count = f"; at most {self.at_once} at once, {_size(self.at_once * self.bytes)}" if self.at_once else ""
         where = f", below {self.place}" if self.place else ", on the pod's own disk"
+        where += ", uploaded in the background" if self._is_store else ""
         return [
             {"name": "checkpoint", "value": _size(self.bytes), "how": f"weights and optimizer states{count}{where}"},
             {"name": "checkpoints by time", "value": self._value, "how": self._how},
         ]
+
+    @property
+    def _is_store(self) -> bool:
+        return bool(self.place) and local_path(self.place) is None
 
     @property
     def _value(self) -> str:
@@ -71,6 +78,7 @@ class Saves:
             return f"save_minutes is 0: an interruption loses what was trained since {self.between}{cluster}"
         word = "minute" if self.minutes == 1 else "minutes"
         most = f"an interruption loses at most {self.minutes:g} {word} of training"
+        most += " and what is trained during an upload" if self._is_store else ""
         return f"{most}; a checkpoint takes about {_seconds(self.seconds)}{cluster}"
 
 

@@ -11,6 +11,7 @@ from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.training import NO_MODEL_ARGS
+from steps.plan.generations import rewarded
 from steps.plan.seen import Seen
 from steps.plan.sources import ModelFound
 
@@ -32,8 +33,10 @@ ONE_OR_SEVERAL = "eos_token_id"  # a number, or a list of numbers
 def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
     """Return the longest input in tokens: max_seq_length, or the model's limit, or less for kinds that read windows.
 
-    A trained prompt reduces the model's limit by its length.
+    A trained prompt reduces the model's limit by its length. With rewards, it is a prompt with its completion.
     """
+    if (rewards := rewarded(p)) is not None:
+        return rewards.max_prompt_length + rewards.max_completion_length
     if p.max_seq_length > 0:
         return p.max_seq_length
     limits = [model.layout.max_length, recipe.kind.longest_window]

@@ -24,15 +24,16 @@ from collections.abc import Iterable, Mapping
 from steps.params.pipeline import SupervisedParameters
 from steps.params.splits import EDGES
 from steps.plan.lengths import longest
-from steps.plan.memory import MemoryEstimate, adapter_parameters, seen_checkpoint
+from steps.plan.memory import MemoryEstimate, adapter_parameters
 from steps.plan.need import GIB, Need
 from steps.plan.seen import Seen
 from steps.plan.sources import DataFound, ModelFound
+from steps.plan.strategy import seen_checkpoint
 from steps.reports.formats import size
 from steps.sources.model_files import ModelFiles
 from steps.sources.storage import DOWNLOADS_AT_ONCE, local_path
 
-MARGIN = 1.25  # estimates of training are accurate to 25 %
+MARGIN = 1.25  # estimates of training are accurate to a fifth
 IMPORTING = GIB // 8  # files are copied in blocks
 # Of each file that is downloaded s3fs holds ten parts of 50 MiB, and a second copy of them as they arrive.
 IN_FLIGHT = 500 * 2**20
@@ -55,7 +56,7 @@ def needs_of(seen: Seen, estimate: MemoryEstimate) -> dict[str, Need]:
     tuning = _finetune(seen, model, estimate, sizes) if not p.number_of_gpu_to_use_finetuning else None
     return {
         "import_model": _import(model, seen.reference, sizes),
-        "prepare_data": _prepare(seen.data, sizes),
+        "prepare_data": prepared(seen.data),
         "finetune": tuning or _finetune_on_gpu(seen, model, sizes),
         "evaluate": _evaluate(seen, model, sizes),
         "register_model": Need(None, "the same for every model, as it loads none", sizes.tuned + sizes.merged),
@@ -133,15 +134,18 @@ def _import(model: ModelFound, reference: ModelFound | None, sizes: _Sizes) -> N
     return Need(memory, why, disk, least=memory, work=sizes.model * (2 if merges else 1))
 
 
-def _prepare(data: Mapping[str, DataFound], sizes: _Sizes) -> Need:
+def prepared(data: Mapping[str, DataFound]) -> Need:
+    """Return what prepare_data needs for these splits."""
+    sizes = [found.unpacked for found in data.values()]
+    rows = sum(count or 0 for count in sizes)
     # Valid rows, tokens, and what was unpacked or joined: each at most as large as the rows.
-    disk = sum(found.distant for found in data.values()) + 3 * sizes.rows
-    if not sizes.rows_known:
+    disk = sum(found.distant for found in data.values()) + 3 * rows
+    if None in sizes:
         return Need(None, "rows of unknown size", 0, "the rows of unknown size, four times")
     # The files are not told apart here: as if they were as many as are downloaded at once.
     arriving = downloading([sum(found.distant for found in data.values()) // DOWNLOADS_AT_ONCE] * DOWNLOADS_AT_ONCE)
-    memory = PREPARING + max(ROWS_IN_MEMORY * sizes.rows, arriving)
-    return Need(memory, f"rows of {size(sizes.rows)}", disk, work=WORK_OF_ROWS * sizes.rows)
+    memory = PREPARING + max(ROWS_IN_MEMORY * rows, arriving)
+    return Need(memory, f"rows of {size(rows)}", disk, work=WORK_OF_ROWS * rows)
 
 
 def _finetune(seen: Seen, model: ModelFound, estimate: MemoryEstimate, sizes: _Sizes) -> Need:
@@ -149,12 +153,14 @@ def _finetune(seen: Seen, model: ModelFound, estimate: MemoryEstimate, sizes: _S
     disk, more = _disk_of_training(seen.parameters, sizes)
     if unknown := _unknown(model, sizes):
         return Need(None, unknown, disk, more)
-    whole = estimate.needed + estimate.on_cpu
-    loading = model.parameters * WIDE + model.bytes  # the file is mapped while weights of another type are made
+    count = seen.parameters.processes_per_node
+    whole = estimate.needed * count + estimate.on_cpu
+    loading = count * model.parameters * WIDE + model.bytes  # the file is mapped while weights of another type are made
     merge = merging(model) if seen.parameters.apply_lora else 0
-    memory = max(TORCH + int(MARGIN * max(whole, loading)) + ROWS_TRAINED * sizes.rows, merge)
-    why = f"training on the CPU, about {size(whole)}"
-    return Need(memory, why, disk, more, work=memory)
+    memory = max(count * TORCH + int(MARGIN * max(whole, loading)) + count * ROWS_TRAINED * sizes.rows, merge)
+    each = f" in {count} processes" if count > 1 else ""
+    why = f"training on the CPU{each}, about {size(whole)}"
+    return Need(memory, why, disk, more, least=merge, work=memory)  # `memory_problems` refuses the training itself
 
 
 def _finetune_on_gpu(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
@@ -163,12 +169,18 @@ def _finetune_on_gpu(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
     half = p.precision == "16" and p.apply_lora
     loaded = 0 if p.bits else model.parameters * (2 if half else WIDE)
     disk, more = _disk_of_training(p, sizes)
-    least = CUDA + loaded + ROWS_TRAINED * sizes.rows
-    return Need(None, "training on a GPU", disk, more, least=least)
+    gpus = p.processes_per_node
+    merge = merging(model) if p.apply_lora else 0  # when the processes have ended
+    least = max(gpus * (CUDA + loaded + ROWS_TRAINED * sizes.rows), merge)
+    why = "training on a GPU" if gpus == 1 else f"training on {gpus} GPUs"
+    return Need(None, why, disk, more, least=least)
 
 
 def _disk_of_training(p: SupervisedParameters, sizes: _Sizes) -> tuple[int, str]:
-    elsewhere = f" in {p.checkpoint_dir}" if p.checkpoint_dir else ""
+    place = p.checkpoint_dir
+    elsewhere = f" in {place}" if place else ""
+    if place and local_path(place) is None:
+        elsewhere = f" that is not in {place} yet, and for the newest and the best"
     disk = sizes.model + sizes.rows + sizes.tuned + sizes.merged
     return disk, f"{size(sizes.checkpoint)} for each checkpoint{elsewhere}"
 
@@ -183,7 +195,9 @@ def _evaluate(seen: Seen, model: ModelFound, sizes: _Sizes) -> Need:
     if p.number_of_gpu_to_use_finetuning:
         least = CUDA + ROWS_TRAINED * sizes.tested
         memory = least + sizes.weights  # the file is mapped while it is loaded
-        return Need(memory, f"{told(model)}, on a GPU", disk, least=least, work=memory)
+        gpus = int(seen.hardware["evaluate"].gpu_count)
+        where = "on a GPU" if gpus == 1 else f"on {gpus} GPUs"
+        return Need(memory, f"{told(model)}, {where}", disk, least=least, work=memory)
     width = 2 if p.precision == "16" else WIDE
     logits = 0
     if kind.logits_over_vocabulary:

@@ -11,6 +11,12 @@ from steps.params.pipeline import SupervisedParameters
 from steps.tasks import load_task
 
 
+def recipe_of_rows(task: str, config: Mapping[str, Any]) -> Recipe:
+    """Choose a kind for rows that nothing is learned from: one that fits the model, else the task's default."""
+    usual, *others = load_task(task).KINDS
+    return recipe(next((name for name in others if MODEL_KINDS[name].made_for(config)), usual), "supervised")
+
+
 def recipe_for(p: SupervisedParameters, config: Mapping[str, Any]) -> Recipe:
     """Choose the requested kind, else a kind of the task that fits the model, else the task's default."""
     usual, *others = load_task(p.task).KINDS

@@ -6,18 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from steps.params.compute import SMALL_CPU, SMALL_MEMORY
-from steps.plan.hardware import LEAST_MEMORY, Hardware
+from steps.plan.hardware import LEAST_MEMORY, MEMORY_SHARE, Hardware, Instance
 from steps.plan.need import GIB, Need
 from steps.reports.formats import size
 
 # Task → its group of requests; the others request SMALL_CPU and SMALL_MEMORY.
 GROUPS = {
     "import_model": "import", "import_adapter": "import", "adapter_tool": "import", "prepare_data": "prepare",
-    "finetune": "finetune", "evaluate": "evaluate",
+    "finetune": "finetune", "nodes": "nodes", "evaluate": "evaluate", "generate": "generate",
+    "score": "prepare",
 }  # fmt: skip
 PARAMETERS = {
     "import": "instance_type_model_import", "prepare": "instance_type_preprocess", "finetune": "instance_type_finetune",
-    "evaluate": "instance_type_model_evaluation",
+    "nodes": "instance_type_finetune", "evaluate": "instance_type_model_evaluation",
+    "generate": "instance_type_inference",
 }  # fmt: skip
 
 
@@ -37,8 +39,13 @@ def unused_gpu_notes(most: Mapping[str, Hardware], gpus: int) -> Iterator[str]:
                    "number_of_gpu_to_use_finetuning=0 needs none: leave gpu out")  # fmt: skip
 
 
-def small_machine_notes(most: Mapping[str, Hardware], needs: Mapping[str, Need]) -> Iterator[str]:
-    """Warn of tasks that need more memory than they may request; `memory_problems` refuses the training itself."""
+def small_machine_notes(
+    most: Mapping[str, Hardware], needs: Mapping[str, Need], known: Mapping[str, Instance]
+) -> Iterator[str]:
+    """Warn of tasks that need more memory than they may request; `memory_problems` refuses the training itself.
+
+    `known` are the instance types of which the smallest that is large enough is named.
+    """
     for task, need in needs.items():
         hardware = most.get(GROUPS.get(task, ""))
         if hardware is None:
@@ -48,15 +55,33 @@ def small_machine_notes(most: Mapping[str, Hardware], needs: Mapping[str, Need])
             parameter = PARAMETERS[GROUPS[task]]
             of = f"its share of {hardware.machine}" if hardware.machine else "as written"
             yield (f"{parameter}: {task} needs about {size(least)} of memory, and {hardware.memory} is {of}: "
-                   "name a larger one")  # fmt: skip
+                   f"name a larger one{_larger(hardware, least, known)}")  # fmt: skip
 
 
-def request_of(task: str, what: str, hardware: Mapping[str, Hardware], needs: Mapping[str, Need]) -> dict[str, Any]:
-    """Return a task's line of the plan: what it does, what it requests and why, and the disk that it needs."""
+def _larger(hardware: Hardware, least: int, known: Mapping[str, Instance]) -> str:
+    """Return the instance type with the least memory of which the same share has `least` bytes; empty without one."""
+    gpus = int(hardware.gpu_count)
+    fitting = sorted(
+        (kind.memory, name)
+        for name, kind in known.items()
+        if (kind.gpus >= gpus if gpus else not kind.gpus)
+        and int(kind.memory * MEMORY_SHARE * max(gpus, 1) / max(kind.gpus, 1)) * GIB >= least
+    )
+    return f", such as {fitting[0][1]}" if fitting else ""
+
+
+def request_of(
+    task: str, what: str, hardware: Mapping[str, Hardware], needs: Mapping[str, Need], nodes: int = 1
+) -> dict[str, Any]:
+    """Return a task's line of the plan: what it does, what it requests and why, and the disk that it needs.
+
+    `nodes` is the number of pods of which each requests this.
+    """
     need, found = needs[task], hardware.get(GROUPS.get(task, ""))
     return {
         "task": task,
         "what": what,
+        "count": nodes,
         "cpu": found.cpu if found else SMALL_CPU,
         "memory": found.memory if found else SMALL_MEMORY,
         "gpu_type": found.gpu_type if found else "",
@@ -74,9 +99,9 @@ def as_table(tasks: list[dict[str, Any]]) -> list[str]:
     for task in tasks:
         gpu = f"{task['gpu_count']} {task['gpu_type']}; " if task["gpu_type"] else ""
         more = f"; disk: and {task['more_disk']}" if task["more_disk"] else ""
+        name = f"{task['count']} × {task['task']}" if task.get("count", 1) > 1 else task["task"]
         lines.append(
-            f"  {task['task']:<22} {task['cpu']:>4} {task['memory']:>7} {size(task['disk_bytes']):>9}  "
-            f"{gpu}{task['why']}{more}"
+            f"  {name:<22} {task['cpu']:>4} {task['memory']:>7} {size(task['disk_bytes']):>9}  {gpu}{task['why']}{more}"
         )
     return lines
 

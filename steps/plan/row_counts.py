@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.sources import data_sources, storage
+from steps.tasks.rules.json_text import as_json
 
 SMALL = 1024 * 1024  # bytes of a file that is read whole to count its rows
 UNPACKED = 64 * SMALL
@@ -47,9 +48,29 @@ def first_row(uri: str) -> dict[str, Any] | None:
                 row = json.loads(stream.readline(SMALL))
         else:
             row = json.loads(_content(local))[0]
+        as_json(row)  # half a character, or too deep: prepare_data refuses it
     except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def columns_in(uri: str) -> set[str] | None:
+    """Return the columns of a small local jsonl or json file, or of a Parquet file; None where they are not known."""
+    local = storage.local_path(uri)
+    if local is None or not local.is_file():
+        return None
+    try:
+        if local.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return set(pq.read_schema(local).names)
+        if local.suffix not in (".jsonl", ".ndjson", ".json"):
+            return None
+        content = _content(local)
+        rows = json.loads(content) if local.suffix == ".json" else [json.loads(line) for line in content.splitlines()]
+        return {name for row in rows for name in row} if all(isinstance(row, dict) for row in rows) else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None  # prepare_data says what is wrong with it
 
 
 def _lines(file: Path) -> int | None:

@@ -14,10 +14,35 @@ from steps.params.data import DataSource
 from steps.params.evaluation_config import OptionsRead
 from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import Reading
+from steps.params.settings import Resolved, RewardSettings
 from steps.plan.hardware import Hardware
 from steps.plan.sources import DataFound, ModelFound
 from steps.plan.templates import TemplateFound
 from steps.running import LOCAL_ROOT
+
+
+@dataclass(frozen=True)
+class RewardsFound:
+    """The rewards of a run, as read by the plan."""
+
+    settings: RewardSettings
+    needs: dict[str, tuple[str, ...]]
+    """Columns that each reward needs, by the names that it takes them by."""
+    sources: dict[str, tuple[Resolved, int]]
+    """File or model of each reward that has one, with its bytes, by the name of the reward."""
+    system_prompt: str
+    """Instruction before prompts without one; empty: none."""
+    told: str
+    """Weights and names, in words."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that any reward needs, each once."""
+        return tuple(dict.fromkeys(column for columns in self.needs.values() for column in columns))
+
+    def who(self, column: str) -> str:
+        """Return the rewards that need a column."""
+        return " and ".join(name for name, columns in self.needs.items() if column in columns)
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,8 @@ class Seen:
     template: TemplateFound = field(default_factory=TemplateFound)
     function_digest: str = ""
     options: OptionsRead | None = None
+    rewards: RewardsFound | None = None
+    """What judges completions; None without rewards."""
     hardware: dict[str, Hardware] = field(default_factory=dict)
     zero: DeepSpeedPlan | None = None
     """DeepSpeed configuration; None without DeepSpeed."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from steps.params.compute import WORKSPACE
 from steps.params.data import Preprocessing
+from steps.params.distributed import FsdpParams, Processes
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group
 from steps.params.lora import LoraParams
@@ -13,6 +14,7 @@ from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.quantisation import QuantisationParams
 from steps.params.registration import RegistrationParams, TrackingParams
+from steps.params.reward_training import Completions, RewardTraining
 from steps.params.settings import (
     DataSettings,
     EvaluationSettings,
@@ -22,7 +24,9 @@ from steps.params.settings import (
 )
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.plan.deciding import Decisions
+from steps.plan.generations import Generations, rewarded
 from steps.plan.kinds import asked_form
+from steps.plan.nodes import nodes_of
 from steps.tasks import load_task, reads_pairs
 
 
@@ -44,6 +48,7 @@ def _model(decisions: Decisions) -> ImportSettings:
 
 def _data(decisions: Decisions) -> DataSettings:
     p = decisions.parameters
+    with_rewards = rewarded(p)
     return DataSettings(
         task=p.rows_task,
         **_learned(decisions),
@@ -55,9 +60,10 @@ def _data(decisions: Decisions) -> DataSettings:
         preprocessing=Preprocessing.of(p),
         chat_template_digest=decisions.template_digest,
         max_length=decisions.max_length,
-        **_given(p, "max_target_length", "max_prompt_length"),
+        **_given(p, "max_target_length", "max_prompt_length", "max_completion_length"),
+        reward_columns=decisions.rewards.columns if decisions.rewards else (),
         unpairs=isinstance(p, PreferenceMethod) and p.unpairs,
-        rows_per_step=p.sequences_per_step,
+        rows_per_step=p.sequences_per_step if with_rewards is None else Generations.of(with_rewards).prompts,
     )
 
 
@@ -66,11 +72,14 @@ def _training(decisions: Decisions) -> FinetuneSettings:
     training = TrainingParams.of(p).model_copy(
         update={"gradient_checkpointing": "true" if decisions.memory.checkpointing else "false"}
     )
+    nodes = nodes_of(decisions)
     writes = decisions.recipe.kind.writes_while_training and training.metric_for_best_model != "loss"
     return FinetuneSettings(
         pipeline=decisions.reading.pipeline,
         kind=decisions.recipe.kind.name,
-        gpus=int(decisions.hardware["finetune"].gpu_count),
+        gpus=nodes.gpu_count if nodes else int(decisions.hardware["finetune"].gpu_count),
+        processes=_processes(decisions),
+        nodes=nodes,
         training=training,
         lora=LoraParams.of(p),
         quantisation=QuantisationParams.of(p),
@@ -83,9 +92,21 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         max_new_tokens=p.evaluation_max_new_tokens if writes else 0,
         **(_given(p, "num_beams") if writes else {}),
         preference=_preference(p),
+        rewarded=RewardTraining.of(p) if decisions.rewards else None,
+        rewards=decisions.rewards.settings if decisions.rewards else None,
         deepspeed=decisions.zero.config if decisions.zero else {},
         checkpoints=CheckpointParams.of(p).model_copy(update={"save_minutes": decisions.saves.minutes}),
         tracking=TrackingParams.of(p),
+    )
+
+
+def _processes(decisions: Decisions) -> Processes:
+    p, strategy = decisions.parameters, decisions.choice.sharing.strategy
+    return Processes(
+        nodes=p.num_nodes_finetune,
+        per_node=p.processes_per_node,
+        strategy=strategy,
+        fsdp=FsdpParams.of(p) if strategy == "fsdp" else FsdpParams(),
     )
 
 
@@ -100,7 +121,9 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         gpus=int(decisions.hardware["evaluate"].gpu_count),
         batch_size=p.per_device_eval_batch_size,
         **_given(p, "num_beams"),
-        **_given(p, "beta"),
+        **({} if decisions.rewards else _given(p, "beta")),
+        completions=Completions.of(p) if decisions.rewards else None,
+        rewards=decisions.rewards.settings if decisions.rewards else None,
         precision=p.precision,
     )
 
@@ -123,9 +146,10 @@ def _registration(decisions: Decisions) -> RegistrationSettings:
         **_learned(decisions),
         registration=RegistrationParams.of(p).model_copy(update={"registered_model_name": name}),
         tracking=TrackingParams.of(p),
-        max_new_tokens=p.evaluation_max_new_tokens,
+        max_new_tokens=getattr(p, "max_completion_length", p.evaluation_max_new_tokens),
         **_given(p, "num_beams"),
         prompt_form=_prompt_form(p.rows_task, columns),
+        system_prompt=columns.get("system_prompt", ""),
         max_length=None if decisions.recipe.kind.goes_on else decisions.max_length,
         pairs=reads_pairs(p.rows_task, columns),
         columns=columns if decisions.recipe.kind.served_columns else {},
@@ -156,6 +180,8 @@ def _came_with(decisions: Decisions) -> dict[str, Any]:
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
+    if decisions.rewards:
+        columns["system_prompt"] = decisions.rewards.system_prompt
     return columns | asked_form(p, decisions.recipe, decisions.model.layout.config)
 
 

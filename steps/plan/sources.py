@@ -6,18 +6,19 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 from steps.adapters.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.models.headers import Shape, read_distant, read_shapes
 from steps.models.layout import ModelLayout, read_layout
-from steps.params.data import DataSource
+from steps.params.data import DataSource, RowReading
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipeline import SupervisedParameters
+from steps.params.pipelines.batch_inference import BatchInferenceParameters
 from steps.params.settings import AdapterFound, ImportSettings, ModelSourceFound, Resolved, SourceKind
 from steps.params.splits import SPLITS
-from steps.plan.recipes import recipe_for
+from steps.plan.recipes import recipe_for, recipe_of_rows
 from steps.plan.reference import tokenizer_problems
 from steps.plan.row_counts import exact_rows, most_rows
 from steps.remembered import remembered
@@ -26,6 +27,7 @@ from steps.sources.model_files import ModelFiles, open_files
 from steps.tasks import load_task
 from steps.tracking.registered import is_registered, open_mlflow
 
+AdapterUse = Literal["merge", "continue", "separate"]
 BYTES_PER_PARAMETER = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 PACKED = 5  # the rows of a .gz or Parquet file have about so many times its bytes
 
@@ -101,7 +103,25 @@ def look_at_model(parameters: SupervisedParameters) -> ModelFound:
     if own is None:
         return found
     adapter = look_at_adapter(parameters, recipe_for(parameters, found.layout.config), files, found.layout, own)
-    comes = AdapterFound(kind=adapter.files.kind, source=adapter.files.resolved, use=parameters.adapter_use)
+    return _with_adapter(found, adapter, parameters.adapter_use)
+
+
+def look_at_asked_model(parameters: BatchInferenceParameters) -> ModelFound:
+    """Do the same for a model that is not trained; its adapter is merged, or served beside it.
+
+    Raises the errors of `look_at_base` and `look_at_adapter`.
+    """
+    files, own = source_of(parameters, _named(parameters))
+    found = with_server(_found(files), parameters)
+    if own is None:
+        return found
+    recipe = recipe_of_rows(parameters.rows_task, found.layout.config)
+    adapter = look_at_adapter(parameters, recipe, files, found.layout, own)
+    return _with_adapter(found, adapter, "separate" if parameters.adapter_separate else "merge")
+
+
+def _with_adapter(found: ModelFound, adapter: ComesWith, use: AdapterUse) -> ModelFound:
+    comes = AdapterFound(kind=adapter.files.kind, source=adapter.files.resolved, use=use)
     settings = found.settings.model_copy(update={"adapter": comes})
     return replace(found, settings=settings, layout=with_tokenizer(found.layout, adapter.layout), adapter=adapter)
 
@@ -120,11 +140,11 @@ def _named(parameters: ModelSource) -> ModelFiles:
     uri = getattr(parameters, parameter).strip()
     if kind == "mlflow":
         return _opened_mlflow(uri, getattr(parameters, "mlflow_server_uri", ""))
-    return _opened(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
+    return opened(parameter, cast(SourceKind, kind), uri, parameters.huggingface_revision)
 
 
 # Open files keep the digest that they computed.
-_opened = remembered(open_files)
+opened = remembered(open_files)
 _opened_mlflow = remembered(open_mlflow)
 
 
@@ -146,7 +166,7 @@ def look_at_reference(parameters: SupervisedParameters, model: ModelFound) -> Mo
     uri = getattr(parameters, "reference_model_path", "").strip()
     if not uri:
         return None
-    files = _opened("reference_model_path", "pytorch", uri)
+    files = opened("reference_model_path", "pytorch", uri)
     found = _found(files)
     problems = list(tokenizer_problems(files, found.layout, *model.tokenizer))
     if problems:
@@ -168,11 +188,15 @@ def _weights(files: ModelFiles, layout: ModelLayout) -> int:
 
 def look_at_data(parameters: SupervisedParameters) -> dict[str, DataFound]:
     """Resolve every given data source. Raises UserError with the problems of all of them."""
+    return look_at_rows(DataSource.of(parameters), parameters.rows_task)
+
+
+def look_at_rows(given: DataSource, task: str) -> dict[str, DataFound]:
+    """Resolve the data sources of a task. Raises as `look_at_data`."""
     found: dict[str, DataFound] = {}
     problems: list[Problem] = []
     errors: list[StepError] = []
-    given = DataSource.of(parameters)
-    texts = getattr(load_task(parameters.rows_task), "PLAIN_TEXTS", False)
+    texts = getattr(load_task(task), "PLAIN_TEXTS", False)
     for split in SPLITS:
         if not (uri := data_sources.description(split, given)):
             continue
@@ -239,7 +263,7 @@ def pinned_source(parameters: SupervisedParameters) -> DataSource:
     return data_sources.pinned(DataSource.of(parameters))
 
 
-def function_digest(parameters: SupervisedParameters) -> str:
+def function_digest(parameters: RowReading) -> str:
     """Check the processing function without running it; return its file's digest, or "". Raises UserError."""
     if not parameters.processing_function:
         return ""

@@ -17,7 +17,8 @@ from steps.params.group import Group
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import is_sweep, model_of
 from steps.params.pipelines.adapter_tools import AdapterToolsParameters
-from steps.params.planned import AdapterToolsPlan, Plan, SweepPlan
+from steps.params.pipelines.batch_inference import BatchInferenceParameters
+from steps.params.planned import AdapterToolsPlan, BatchInferencePlan, Plan, SweepPlan
 from steps.plan.hardware import Hardware
 from steps.plan.summary import as_text
 from steps.plan.sweep_summary import sweep_as_text
@@ -40,7 +41,9 @@ class Planned:
     """Other outputs of the plan, by name."""
 
 
-def plan(pipeline: str, arguments: dict[str, Any], plan: Path, report: Path) -> Plan | AdapterToolsPlan | SweepPlan:
+def plan(
+    pipeline: str, arguments: dict[str, Any], plan: Path, report: Path
+) -> Plan | AdapterToolsPlan | BatchInferencePlan | SweepPlan:
     """Check the parameters of a pipeline or of a sweep, resolve its sources and write the plan.
 
     `plan` becomes an artifact folder with plan.json, `report` an HTML page. Raises a StepError of the first kind of
@@ -77,7 +80,9 @@ def _told(summary: dict[str, Any]) -> str:
 def _planner(pipeline: str, model: type[PipelineParameters]) -> Callable[[str, dict[str, Any]], Planned]:
     if is_sweep(pipeline):
         return _trials
-    return _adapter_work if issubclass(model, AdapterToolsParameters) else _training
+    if issubclass(model, AdapterToolsParameters):
+        return _adapter_work
+    return _inference if issubclass(model, BatchInferenceParameters) else _training
 
 
 def _training(pipeline: str, arguments: dict[str, Any]) -> Planned:
@@ -106,6 +111,13 @@ def _trials(pipeline: str, arguments: dict[str, Any]) -> Planned:
 
 def _adapter_work(pipeline: str, arguments: dict[str, Any]) -> Planned:
     from steps.plan.adapter_tools import decide, settings_of, summary_of
+
+    decisions = decide(pipeline, arguments)
+    return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware)
+
+
+def _inference(pipeline: str, arguments: dict[str, Any]) -> Planned:
+    from steps.plan.batch_inference import decide, settings_of, summary_of
 
     decisions = decide(pipeline, arguments)
     return Planned(summary_of(decisions), settings_of(decisions), decisions.hardware)

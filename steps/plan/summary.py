@@ -35,7 +35,10 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         )
     if decisions.zero and (file := decisions.zero.file):
         sources.append({"what": "deepspeed", "uri": file.uri, "digest": file.digest, "bytes": file.size})
-    numbers = table(p, rows, decisions.max_length)
+    for name, (resolved, bytes_) in (decisions.rewards.sources if decisions.rewards else {}).items():
+        uri = name if ".py:" in name else resolved.uri
+        sources.append({"what": "reward", "uri": uri, "digest": resolved.digest, "bytes": bytes_})
+    numbers = table(p, rows, decisions.max_length) + _rewards(decisions)
     size = decisions.data["train"].bytes if "train" in decisions.data else 0
     takes = duration(p, numbers, size, decisions.max_length)
     return {
@@ -46,7 +49,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         "translations": [vars(translation) for translation in decisions.reading.translations],
         "warnings": decisions.warnings,
         "tasks": _tasks(decisions),
-        "arithmetic": numbers + takes.told + decisions.saves.told + decisions.new_tokens.told,
+        "arithmetic": numbers + _processes(decisions) + takes.told + decisions.saves.told + decisions.new_tokens.told,
         "estimate": {"tokens": takes.tokens, "seconds": takes.seconds, "cost": takes.cost},
         "checkpoints": {
             "bytes": decisions.saves.bytes,
@@ -56,7 +59,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
             "place": decisions.saves.place,
         },
         "sources": sources,
-        "reading": _reading(DataSource.of(p)),
+        "reading": reading_told(DataSource.of(p)),
         "memory": {
             "needed_bytes": decisions.memory.needed,
             "parts": decisions.memory.parts,
@@ -64,6 +67,8 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
             "available_in": decisions.room.what,
             "note": "activations are recomputed" if decisions.memory.checkpointing else "activations are kept",
             "on_cpu_bytes": decisions.memory.on_cpu,
+            "processes": decisions.choice.sharing.processes,
+            "strategy": decisions.choice.sharing.strategy,
         },
         "deepspeed": decisions.zero.config if decisions.zero else {},
         "tracking": _tracking(TrackingParams.of(p)),
@@ -82,7 +87,8 @@ def as_text(summary: dict[str, Any]) -> str:
         where = f" of {memory['available_in']}" if available else ""
         on_cpu = f", {memory['on_cpu_bytes'] / GIB:.2f} GiB more on the CPU" if memory["on_cpu_bytes"] else ""
         needed = f"{memory['needed_bytes'] / GIB:.2f}{of} GiB{where}, {memory['note']}{on_cpu}"
-        lines += [f"  {'training memory':<29} {needed}", ""]
+        of_each = memory.get("title", "memory of each process" if memory["processes"] > 1 else "training memory")
+        lines += [f"  {of_each:<29} {needed}", ""]
     lines += [f"  {item['what']:<11} {item['uri']}  {item['digest'][:12]}" for item in summary["sources"]]
     lines.append(f"  {'tracking':<11} {summary['tracking']}")
     lines += [f"  {'read with':<11} {name}={value}" for name, value in summary["reading"].items()]
@@ -100,7 +106,7 @@ def _tracking(given: TrackingParams) -> str:
     return f"{masked(server)}, experiment {target.experiment}{copies}"
 
 
-def _reading(given: DataSource) -> dict[str, str]:
+def reading_told(given: DataSource) -> dict[str, str]:
     """Return the non-default parameters, besides the sources, that change which rows are read."""
     changed = {}
     for name, field in DataSource.model_fields.items():
@@ -114,6 +120,28 @@ def _reading(given: DataSource) -> dict[str, str]:
     return changed
 
 
+def _rewards(decisions: Decisions) -> list[dict[str, Any]]:
+    """Return the lines about what judges completions; none without rewards."""
+    found = decisions.rewards
+    if found is None:
+        return []
+    columns = f"; of the columns {', '.join(found.columns)}" if found.columns else ""
+    prompt = found.system_prompt
+    added = f'before prompts without a system message: "{prompt}"' if prompt else "nothing is added to the prompts"
+    return [
+        {"name": "rewards", "value": len(found.needs), "how": found.told + columns},
+        {"name": "system prompt", "value": "added" if prompt else "none", "how": added},
+    ]
+
+
+def _processes(decisions: Decisions) -> list[dict[str, Any]]:
+    """Return the line about the processes of the training; none for one process."""
+    choice = decisions.choice
+    if choice.sharing.processes == 1:
+        return []
+    return [{"name": "training processes", "value": choice.sharing.processes, "how": choice.why}]
+
+
 def _adapter(p: SupervisedParameters) -> str:
     """Describe the adapter and the precision of the base in a few words."""
     return ADAPTER_KINDS[p.peft_type].described(p) + (f" on a {p.bits}-bit base model" if p.bits else "")
@@ -121,6 +149,14 @@ def _adapter(p: SupervisedParameters) -> str:
 
 def _merging(p: SupervisedParameters) -> str:
     return f", then {ADAPTER_KINDS[p.peft_type].merging}" if p.apply_lora else ""
+
+
+def _nodes(p: SupervisedParameters) -> str:
+    """Describe the nodes that finetune starts."""
+    each = p.processes_per_node
+    queue = f", queue {p.kueue_queue_finetune}" if p.kueue_queue_finetune else ""
+    processes = f"{p.num_nodes_finetune} nodes × {each} process{'es' if each > 1 else ''}"
+    return f"{processes}: a TrainJob with {p.training_runtime_finetune}, at most {p.deadline_hours_finetune:g} h{queue}"
 
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
@@ -135,7 +171,11 @@ def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
         "import_model": f"check and copy the model{', merge its adapter' if merged else ''}",
         "prepare_data": "check every row, split, tokenise" + (" and pack" if p.packing else ""),
         "finetune": f"{trainer}, {method}, {bits}{zero}{_merging(p)}",
+        **({"nodes": _nodes(p)} if "nodes" in decisions.needs else {}),
         "evaluate": f"base{' with adapter' if kept else ''} and tuned on the test rows",
         "register_model": "MLflow version, if the gate passes" if p.register_tuned_model else "disabled",
     }
-    return [request_of(task, text, decisions.hardware, decisions.needs) for task, text in what.items()]
+    counts = {"nodes": p.num_nodes_finetune}
+    return [
+        request_of(task, text, decisions.hardware, decisions.needs, counts.get(task, 1)) for task, text in what.items()
+    ]

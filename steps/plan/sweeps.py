@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from steps.plan.hardware import Hardware
 from steps.plan.seen import runs_here
 from steps.plan.settings import settings_of
 from steps.remembered import looking_once
+from steps.sources.storage import local_path
 from steps.tasks import load_task
 
 
@@ -76,6 +77,7 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     _refuse(
         [
             *_idle_problems(decided, trials),
+            *_node_problems(decided),
             *_pruning_problems(asked, decided),
             *_length_problems(asked, models, data, trials),
         ]
@@ -103,6 +105,14 @@ def _decided(pipeline: str, own: dict[str, Any], asked: SweepParams) -> list[Dec
     if harder:
         raise harder[0]
     return decided
+
+
+def _node_problems(decided: Iterable[Decisions]) -> Iterator[Problem]:
+    most = max(one.parameters.num_nodes_finetune for one in decided)
+    if most > 1:
+        yield Problem("PLAN-E0393", "num_nodes_finetune", f"{most} in a sweep", "1",
+                      "leave it out; a trial may use all GPUs of one node",
+                      why="a trial is trained and measured in one pod")  # fmt: skip
 
 
 def _refuse(problems: Iterable[Problem]) -> None:
@@ -156,12 +166,16 @@ def _pruning_problems(asked: SweepParams, decided: list[Decisions]) -> Iterable[
         return
     without = {number for number, one in enumerate(decided) if one.parameters.evaluation_strategy == "no"}
     if without:
+        when = decided[0].parameters.named("evaluation_strategy")
         yield Problem("SWEEP-E0206", f"{named(sorted(without), len(decided))}pruner", f"{asked.pruner} without "
-                      "evaluations during training", "evaluation_strategy=steps or epoch",
-                      "set evaluation_strategy, or pruner=none")  # fmt: skip
-    if not runs_here() and not decided[0].parameters.checkpoint_dir:
-        yield Problem("SWEEP-E0207", "pruner", f"{asked.pruner} without checkpoint_dir",
-                      "a folder on a volume that the pods of all trials share", "set checkpoint_dir, or pruner=none",
+                      "evaluations during training", f"{when}=steps or epoch",
+                      f"set {when}, or pruner=none")  # fmt: skip
+    place = decided[0].parameters.checkpoint_dir
+    shared = bool(place) and local_path(place) is not None  # curves grow line by line, which no object store can
+    if not runs_here() and not shared:
+        found = f"{asked.pruner} with checkpoint_dir={place}" if place else f"{asked.pruner} without checkpoint_dir"
+        fix = "set checkpoint_dir to such a folder, or pruner=none" if place else "set checkpoint_dir, or pruner=none"
+        yield Problem("SWEEP-E0207", "pruner", found, "a folder on a volume that the pods of all trials share", fix,
                       why="each trial compares itself with the curves of the others there")  # fmt: skip
 
 
@@ -227,7 +241,7 @@ def _shared(
             sweep=asked.sweep_name,
             model_place=model_place,
             data_place=data_place,
-            rows_per_step=one.parameters.sequences_per_step,
+            rows_per_step=own["data"].rows_per_step,  # type: ignore[attr-defined]
             training=training,
             measuring=evaluation.model_copy(update=measured),
         )

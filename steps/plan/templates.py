@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from steps.errors import Problem, UserError, nearest
 from steps.models.chat_templates import DEFAULT, MARK, reads_clock, single, template_file, templates_of
 from steps.models.template_syntax import syntax_error
-from steps.params.data import CHAT_TEMPLATES
-from steps.params.pipeline import SupervisedParameters
+from steps.params.data import CHAT_TEMPLATES, ChatTemplate
 from steps.plan.sources import ModelFound, refuse_bad_uri
 from steps.sources import storage
 from steps.tasks import load_task
@@ -33,7 +32,7 @@ class TemplateFound:
     """The template; empty for one of ours, or if there is none."""
 
 
-def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> TemplateFound:
+def look_at_template(p: ChatTemplate, model: ModelFound | None) -> TemplateFound:
     """Find the template that chat_template names. Raises UserError for an unknown name or file."""
     chosen, own = p.chat_template, _own(model) if model else {}
     if chosen == KEEP:
@@ -55,11 +54,14 @@ def look_at_template(p: SupervisedParameters, model: ModelFound | None) -> Templ
 
 def syntax_problems(seen: Seen) -> Iterator[Problem]:
     """Yield a problem if the chosen template is used and is no Jinja template."""
-    text, chosen = seen.template.text, seen.parameters.chat_template
-    if not text or not load_task(seen.parameters.rows_task).CONVERSATIONS:
-        return
-    if wrong := syntax_error(text):
-        own = chosen == KEEP or chosen in seen.template.own
+    if load_task(seen.parameters.rows_task).CONVERSATIONS:
+        yield from problems_of_syntax(seen.template, seen.parameters.chat_template)
+
+
+def problems_of_syntax(found: TemplateFound, chosen: str) -> Iterator[Problem]:
+    """Yield a problem if a template is no Jinja template; `chosen` is the parameter chat_template."""
+    if found.text and (wrong := syntax_error(found.text)):
+        own = chosen == KEEP or chosen in found.own
         where, fix = ("the model's template", "upload its template again, or set chat_template=chat-ml") if own else (
             chosen, "correct the file")  # fmt: skip
         yield Problem("DATA-E0806", "chat_template", f"{where}:{wrong}", "a Jinja template", fix)
@@ -67,14 +69,14 @@ def syntax_problems(seen: Seen) -> Iterator[Problem]:
 
 def template_notes(seen: Seen) -> Iterator[str]:
     """Warn of a template that would write something else at each rendering, or something that nobody sees."""
-    text = seen.template.text
-    if not text or not load_task(seen.parameters.rows_task).CONVERSATIONS:
-        return
+    if load_task(seen.parameters.rows_task).CONVERSATIONS:
+        yield from notes_on(seen.template.text, ", and the prompts of the evaluation and the tuned model keep it")
+
+
+def notes_on(text: str, more: str = "") -> Iterator[str]:
+    """Yield the same for the text of a template; `more` says what else follows from a clock."""
     if reads_clock(text):
-        yield (
-            "the chat template reads the clock (strftime_now): the time is fixed when the data is prepared, and the "
-            "prompts of the evaluation and the tuned model keep it"
-        )
+        yield f"the chat template reads the clock (strftime_now): the time is fixed when the data is prepared{more}"
     if MARK in text:
         yield "the chat template contains a byte order mark (U+FEFF), which is left out"
 

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from steps.errors import Problem, shown
-from steps.models.chat_templates import DEFAULT
+from steps.models.chat_templates import undecided
 from steps.models.layout import VOCABULARIES
 from steps.models.new_tokens import reads_tokenizer
 from steps.models.token_files import TOKENIZER
 from steps.params.data import DataSource
 from steps.plan.row_counts import first_row
 from steps.plan.seen import Seen
+from steps.plan.sources import ModelFound
 from steps.sources import data_sources
+from steps.tasks import load_task
 
 # Tokenizer classes of transformers that read a sentencepiece model even where tokenizer.json exists.
 SLOW_CLASSES = {"BertGenerationTokenizer", "GPTSw3Tokenizer", "M2M100Tokenizer", "MarianTokenizer", "PLBartTokenizer"}
@@ -27,10 +29,14 @@ SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"
 
 def tokenizer_problems(seen: Seen) -> Iterator[Problem]:
     """Yield a problem if the tokenizer's files need a package that is not installed."""
-    if not seen.model:
-        return
-    source, names = seen.model.tokenizer
-    config = seen.model.layout.tokenizer_config
+    if seen.model:
+        yield from package_problems_of(seen.model)
+
+
+def package_problems_of(model: ModelFound) -> Iterator[Problem]:
+    """Do the same for a model."""
+    source, names = model.tokenizer
+    config = model.layout.tokenizer_config
     slow = str(config.get("tokenizer_class") or "") in SLOW_CLASSES
     if TOKENIZER in names and not slow:
         return
@@ -72,22 +78,15 @@ def template_problems(seen: Seen) -> Iterator[Problem]:
     """Yield a problem if the rows are conversations and nothing says how they are written as text."""
     if not seen.model or seen.parameters.chat_template != "keep" or not _has_conversations(seen):
         return
-    own = {name: text for name, text in seen.template.own.items() if text.strip()}
-    if own and DEFAULT not in own:
-        yield Problem("DATA-E0822", "chat_template", f"keep, but the model has several templates "
-                      f"({', '.join(sorted(own))}) and none is the default", "the name of one of them",
-                      f"set chat_template={min(own)}")  # fmt: skip
-    elif not own:
-        yield Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
-                      "a template for conversations",
-                      "set chat_template to chat-ml or another name, or to a .jinja file")  # fmt: skip
+    if problem := undecided(seen.template.own):
+        yield problem
 
 
 def _has_conversations(seen: Seen) -> bool:
     """Return whether the rows have conversations; rows of preferences may be plain texts, as their first row tells."""
     p = seen.parameters
     if p.task != "preference":
-        return p.task == "chat_completion"
+        return load_task(p.task).CONVERSATIONS
     found = seen.data.get("train")
     uri = data_sources.description("train", DataSource.of(p)) if found else ""
     row = first_row(uri) or {}

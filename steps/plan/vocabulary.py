@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from steps.errors import Problem
 from steps.models.layout import CONFIG, GENERATION, read_json, vocabulary_rows
 from steps.models.token_range import named_problems, role_problems
 from steps.models.tokenizer_files import CAUSAL_ROLES, ROLES, TokenizerFiles
 from steps.plan.seen import Seen
+from steps.plan.sources import ModelFound
 
 
 def token_problems(seen: Seen) -> Iterator[Problem]:
     """Refuse roles and token ids beyond the model's vocabulary, at which a training would fail."""
-    model = seen.model
     rows = max(vocabulary_rows(seen.config), seen.new_tokens.total if seen.new_tokens.tokens else 0)
-    if model is None or not rows:
+    if seen.model is not None:
+        yield from problems_of_tokens(seen.model, seen.config, seen.recipe.kind.goes_on, rows)
+
+
+def problems_of_tokens(model: ModelFound, config: Mapping[str, Any], goes_on: bool, rows: int) -> Iterator[Problem]:
+    """Do the same for a model with `rows` embeddings; `goes_on` is whether it continues its prompt.
+
+    Raises UserError for a file of generation settings that is none.
+    """
+    if not rows:
         return
     source, names = model.tokenizer
     try:
         tokenizer = TokenizerFiles.read(names, lambda name: source.read(names[name]))
-        yield from role_problems(source.parameter, tokenizer, rows, CAUSAL_ROLES if seen.recipe.kind.goes_on else ROLES)
+        yield from role_problems(source.parameter, tokenizer, rows, CAUSAL_ROLES if goes_on else ROLES)
     except ValueError:
         pass  # prepare_data refuses a tokenizer that cannot be read
     parameter, files = model.files.parameter, model.layout.model_files
-    yield from named_problems(parameter, CONFIG, {**(seen.config.get("text_config") or {}), **seen.config}, rows)
+    yield from named_problems(parameter, CONFIG, {**(config.get("text_config") or {}), **config}, rows)
     if GENERATION in files:
         told = read_json(parameter, model.files.read, files[GENERATION])
         yield from named_problems(parameter, GENERATION, told, rows)

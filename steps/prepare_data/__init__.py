@@ -2,10 +2,12 @@
 
 The artifact (kind `data`) holds, for each of train, validation and test:
 
-    rows/<split>.parquet     canonical rows of the task (`steps/tasks`)
+    rows/<split>.parquet     canonical rows of the task (`steps/tasks`); of prompts to answer only those of test, and
+                             no tokens
     tokens/<split>.parquet   input_ids, labels (-100 where there is no loss) and, if packed, seq_lengths;
                              test is never packed and has one row for each canonical row;
                              preferences: prompt_ids and chosen_ids, rejected_ids or completion_ids, label;
+                             training with rewards: prompt_ids;
                              encoder-decoder models: input_ids of the text, labels of the answer;
                              classifiers: input_ids, token_type_ids if the model has them, and labels;
                              taggers: labels and words; extractive answers: start_positions, end_positions and row
@@ -41,7 +43,10 @@ write/: from rows to tokens:
     classification.py  texts with class numbers    tagged.py      words with tag numbers
     spans.py       windows of a context with the position of an answer
     seq2seq.py     texts and answers for encoder-decoder models
+    asked.py       prompts to answer, without tokens
     preferences.py prompts with their answers: answer_tokens.py (as TRL tokenises them), answer_tables.py (files)
+    rewarded.py    prompts for training with rewards
+    questions.py   prompts as the chat template writes them for the next answer
     splits.py      one split from rows to files    writing.py     parquet files and their facts
     special_tokens.py  special tokens in texts     token_range.py  tokens without an embedding
     tokenising.py  batches → ids and labels, as in TRL            packing.py  sequence packing, as in TRL
@@ -54,8 +59,8 @@ write/: from rows to tokens:
     shortening.py  long texts truncated before their answers
 
 Codes: DATA-E… is an error, DATA-W… a warning, DATA-F… a repair. 01 file and encoding, 02 JSON, 03 csv,
-04 conversations, 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, ratings and
-rewards. The meaning of a code never changes.
+04 conversations, 05 parquet, 06 columns and texts, 07 splits, 08 tokens and templates, 15 preferences, ratings,
+rewards and prompts. The meaning of a code never changes.
 
 The record of a model kind or a method of learning (`steps/kinds/`) names the module that writes its tokens. To add one:
 a file with `prepare(settings, tokenizer) -> preparation`, which refuses unusable settings before any row is read, and

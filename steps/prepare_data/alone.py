@@ -16,7 +16,7 @@ from steps.params.group import Group
 from steps.params.reading import refused, under_todays_names
 from steps.prepare_data.check.checking import DataCheck, check_data
 from steps.prepare_data.findings import as_lines
-from steps.tasks import TASKS, load_task
+from steps.tasks import TASKS, learns, load_task
 
 log = logging.getLogger("finetune")
 
@@ -73,7 +73,7 @@ def _read(task: str, options: dict[str, Any]) -> tuple[Group, DataSource]:
     for model in models:
         try:
             read.append(model(**{name: value for name, value in options.items() if name in model.model_fields}))
-            problems += read[-1].all_conflicts()
+            problems += read[-1].all_conflicts() if learns(task) or model is not DataSource else []
         except ValidationError as error:
             problems += [refused(model, detail) for detail in error.errors()]
     if problems:

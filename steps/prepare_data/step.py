@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.kinds import load
+from steps.params.data import DataSource
 from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
@@ -16,7 +17,8 @@ from steps.prepare_data.findings import forms_told, most_frequent
 from steps.prepare_data.write.special_tokens import in_texts
 from steps.prepare_data.write.token_range import refuse_roles_beyond, refuse_tokens_beyond
 from steps.sources import data_sources
-from steps.tasks import load_task
+from steps.tasks import learns, load_task
+from steps.tasks.rules.json_text import as_json
 
 log = logging.getLogger("finetune")
 WARNINGS_SHOWN = 5
@@ -31,30 +33,43 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
     """
     from steps.reports import write_data_report
 
-    writer = load(settings.recipe.writer)
+    task = load_task(settings.task)
+    writer = load(getattr(task, "WRITER", settings.recipe.writer))
     preparation = writer.prepare(settings, tokenizer)
     refuse_roles_beyond(preparation.tokenizer, tokenizer)
     refuse_changed(settings)
     lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
     data.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
-        columns = load_task(settings.task).Columns(**settings.columns)
-        checked = check_data(settings.task, settings.data_source, columns, settings.seed, Path(scratch))
+        source = _with_asked(settings, Path(scratch))
+        checked = check_data(settings.task, source, task.Columns(**settings.columns), settings.seed, Path(scratch))
         for line in forms_told(checked.repairs):
             log.info(line)
-        ends, told = settings.recipe.kind.goes_on, preparation.control_tokens
-        checked.warnings += in_texts(checked.rows, preparation.tokenizer, ends, told)
+        ends, told = settings.recipe.kind.goes_on and learns(settings.task), preparation.control_tokens
+        if preparation.tokenizer:
+            checked.warnings += in_texts(checked.rows, preparation.tokenizer, ends, told)
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)
-            with_labels = settings.recipe.kind.has_encoder
-            refuse_tokens_beyond(preparation.tokenizer, tokenizer, draft.path, with_labels)
+            if learns(settings.task):
+                with_labels = settings.recipe.kind.has_encoder
+                refuse_tokens_beyond(preparation.tokenizer, tokenizer, draft.path, with_labels)
     report.parent.mkdir(parents=True, exist_ok=True)
     write_data_report(data, report)
-    log.info("prepared %s", ", ".join(f"{len(checked.rows[name])} rows for {name}" for name in SPLITS))
+    log.info("prepared %s", ", ".join(f"{len(rows)} rows for {name}" for name, rows in checked.rows.items()))
     manifest = read_manifest(data)
     for line in most_frequent(manifest.facts["warnings"], WARNINGS_SHOWN):
         log.warning(line)
     return manifest
+
+
+def _with_asked(settings: DataSettings, scratch: Path) -> DataSource:
+    """Return the data parameters; prompts that are a parameter themselves become a file."""
+    if not settings.asked:
+        return settings.data_source
+    key = load_task(settings.task).columns_of(load_task(settings.task).Columns(**settings.columns))[0]
+    file = scratch / "prompt_conf.jsonl"
+    file.write_text("".join(as_json({key: text}) + "\n" for text in settings.asked), encoding="utf-8")
+    return settings.data_source.model_copy(update={"test_file_path": str(file)})
 
 
 def refuse_changed(settings: DataSettings) -> None:

@@ -1,6 +1,7 @@
 """Register a tuned model that passed the gate as a version in the MLflow registry; weights are referenced or copied.
 
     step.py          the step
+    package_step.py  the step package-model: the MLflow model alone, whatever the gate says
     candidate.py     the model to register: name, key and tags
     weights.py       the weights to register, and the check of their URI
     model_card.py    the model card

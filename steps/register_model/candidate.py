@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from steps import wire
 from steps.artifacts import Manifest, resolve_model
 from steps.errors import Problem, UserError
 from steps.params.settings import RegistrationSettings
-from steps.register_model.weights import Weights, masked, read_evaluation, read_weights
+from steps.register_model.weights import Weights, masked, read_evaluation, read_weights, refuse_unless_passed
 from steps.reports.facts import HISTORY, INPUTS, read
 from steps.tasks import load_task
 from steps.tracking import target_of
@@ -68,6 +68,7 @@ class Candidate:
             "pairs": settings.pairs,
             "columns": settings.columns,
             "chat": is_chat(self),
+            **({"system_prompt": settings.system_prompt} if settings.system_prompt else {}),
         }
 
     @property
@@ -105,10 +106,20 @@ def read_candidate(
 ) -> Candidate:
     """Check target, weights and evaluation. Raises as `register_model`, except for outages of MLflow."""
     target = read_target(settings)
+    made = read_unjudged(settings, tuned, merged, evaluation, tuned_uri, merged_uri)
+    refuse_unless_passed(made.metrics)
+    return replace(made, target=target)
+
+
+def read_unjudged(
+    settings: RegistrationSettings, tuned: Path, merged: Path, evaluation: Path, tuned_uri: str, merged_uri: str
+) -> Candidate:
+    """Do the same for a model that is not registered, whatever the gate says; its target has a name and no registry."""
     folder = resolve_model(tuned, merged)
     weights = read_weights(folder, (tuned_uri if folder == tuned else merged_uri) or str(folder))
     measured, metrics = read_evaluation(evaluation, weights)
     told = read(tuned / HISTORY)
+    target = Target("", "", settings.registration.registered_model_name or settings.pipeline, "")
     return Candidate(settings, target, weights, measured, metrics, told, read(evaluation / INPUTS).get("base") or {})
 
 

@@ -49,6 +49,7 @@ def write_card(candidate: Candidate) -> str:
         f"{candidate.settings.pipeline}.",
         "## Sources\n\n" + _table(("what", "value"), {**about_base, **came_with, **about_data}.items()),
         "## Evaluation\n\n" + _numbers(candidate.metrics),
+        *_rewards(candidate.metrics),
         "## Training\n\n" + _training(candidate.history),
         "## Lineage\n\n" + _table(("what", "value"), about_lineage.items()),
         "## Usage\n\n" + _usage(candidate.target, example, candidate.weights, candidate.copies),
@@ -69,6 +70,19 @@ def _numbers(metrics: dict[str, Any]) -> str:
     about = metrics.get("labels", {}).get("base")
     told = f"Evaluated on {count}. {about}" if about else f"Both models were evaluated on the same {count}."
     return f"{told}\n\n{table}\n\n{metrics['gate']['reason']}"
+
+
+def _rewards(metrics: dict[str, Any]) -> list[str]:
+    """Return the section about the rewards that the model learned from, if there were any."""
+    rewards = metrics.get("rewards", {}).get("rewards", [])
+    if not rewards:
+        return []
+    rows = [
+        (masked(one["name"]), f"{one['weight']:g}", *("–" if one[which] is None else f"{one[which]:.4g}"
+                                                      for which in ("base", "tuned")))
+        for one in rewards
+    ]  # fmt: skip
+    return ["## Rewards\n\n" + _table(("reward", "weight", "base", "tuned"), rows)]
 
 
 def _training(history: dict[str, Any]) -> str:
@@ -92,11 +106,16 @@ def _usage(target: Target, question: str, weights: Weights, copied: bool) -> str
         if kept
         else "The folder is a plain\nHugging Face model, which transformers and vLLM load directly."
     )
+    loaded = (
+        f"""mlflow.set_tracking_uri("{masked(target.uri)}")
+model = mlflow.pyfunc.load_model("models:/{target.name}@{target.alias}")"""
+        if target.uri
+        else 'model = mlflow.pyfunc.load_model("the folder with the file MLmodel")'
+    )
     return f"""```python
 import mlflow
 
-mlflow.set_tracking_uri("{masked(target.uri)}")
-model = mlflow.pyfunc.load_model("models:/{target.name}@{target.alias}")
+{loaded}
 print(model.predict({question}))
 ```
 

@@ -49,6 +49,7 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
         "template_tokens": candidate.metrics.get("template_tokens", 0),
         "num_beams": settings.num_beams,
         "prompt_form": settings.prompt_form,
+        "system_prompt": settings.system_prompt,
         "max_length": settings.max_length,
         "columns": settings.columns,
         **_of_task(settings.task),

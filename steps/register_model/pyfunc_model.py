@@ -78,6 +78,9 @@ class CausalModel:
 
     def _render(self, row: Any, tools: list[Any] | None) -> str:
         messages = [{"role": "user", "content": row}] if isinstance(row, str) else as_trained(row)
+        instruction = self.reference.get("system_prompt")
+        if instruction and not any(message.get("role") == "system" for message in messages):
+            messages = [{"role": "system", "content": instruction}, *messages]
         how: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
         return str(self.tokenizer.apply_chat_template(messages, tools=tools, **how))
 

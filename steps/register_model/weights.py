@@ -85,7 +85,7 @@ def gone(uri: str) -> str:
 
 
 def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str, Any]]:
-    """Read the metrics; raises UserError if they belong to another model, or if the gate did not pass."""
+    """Read the metrics; raises UserError if they belong to another model."""
     manifest = read_manifest(folder, "evaluation")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     measured = manifest.lineage.get("inputs", {}).get("tuned")
@@ -94,12 +94,16 @@ def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str,
             Problem("REGISTER-E0206", "evaluation", f"metrics of the model {str(measured)[:12]}",
                     f"metrics of the model {weights.manifest.digest[:12]} in {weights.folder}", "evaluate this model")
         )  # fmt: skip
+    return manifest, metrics
+
+
+def refuse_unless_passed(metrics: dict[str, Any]) -> None:
+    """Raise UserError if the gate did not pass."""
     if metrics["gate"]["passed"] is not True:
         raise UserError(
             Problem("REGISTER-E0207", "evaluation", f"a gate that did not pass ({metrics['gate']['reason']})",
                     "a model that passed", "train longer, or change the gate_* parameters and evaluate again")
         )  # fmt: skip
-    return manifest, metrics
 
 
 def _lasting(uri: str) -> str:

@@ -7,7 +7,8 @@ sandboxed frame of the KFP interface. It consists of sections; a section is one 
     sections/    one module per section
     verdict.py   the head of the run report          charts.py   SVG charts
     formats.py   formats of numbers and long texts   page.py     sections → file
-    label_facts.py   the evaluation of a classifier (also tag_facts, answer_facts, preference_facts)
+    label_facts.py   the evaluation of a classifier (also tag_facts, answer_facts, preference_facts,
+                     reward_facts); reward_training.py: curves and completions of a training with rewards
     sweep_facts.py, sweep_charts.py, scales.py   the report of a sweep
     facts.py     the JSON files that sections read   step.py     the step that writes the run report
 
@@ -37,6 +38,11 @@ def write_training_report(tuned: Path, file: Path) -> None:
 def write_evaluation_report(evaluation: Path, file: Path) -> None:
     """Write the comparison of base and tuned model; `evaluation` is an evaluation artifact."""
     _write(file, "Evaluation", evaluation=evaluation)
+
+
+def write_generations_report(generations: Path, file: Path, scores: Path | None = None) -> None:
+    """Write the report of batch inference, with the scores of the answers if there are any."""
+    _write(file, "Generations", None, generations=generations, **({"scores": scores} if scores else {}))
 
 
 def write_run_report(plan: Path, evaluation: Path, file: Path) -> None:

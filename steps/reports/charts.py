@@ -50,6 +50,10 @@ class Chart:
         """Number of classes with the fewest mistakes, which share one row and one column."""
         self.highlighted = ""
         """Class with the lowest AUC, whose curve has the second colour."""
+        self.held_out = False
+        """Whether there is a curve of the validation."""
+        self.marked = False
+        """Whether the best step is marked."""
         self.pixels = 0
         """Width on the page, of a chart that is wider than the others."""
 
@@ -113,6 +117,55 @@ def margin_chart(points: list[dict[str, Any]], evaluations: list[dict[str, Any]]
     return chart
 
 
+def curve_chart(
+    label: str,
+    points: list[dict[str, Any]],
+    evaluations: list[dict[str, Any]],
+    name: str,
+    *,
+    spread: str = "",
+    best: int | None = None,
+    bottom: float | None = None,
+    share: bool = False,
+) -> Chart:
+    """Draw one logged figure over steps, in training and in evaluations.
+
+    `spread` names the figure that is drawn as a band around it, `best` is a step to mark; a `share` is from 0 to 1.
+    """
+    chart = Chart()
+    logged, held_out = _logged(points, name), _logged(evaluations, name)
+    around = _logged([point for point in points if point.get(name) is not None], spread) if spread else []
+    banded = len(around) == len(logged) and bool(logged)
+    chart.averaged, logged = _thinned(logged)
+    chart.held_out, chart.marked = bool(held_out), best is not None
+    with drawing(chart, label) as axes:
+        axes.yaxis.set_major_formatter(
+            tickers().FuncFormatter(lambda value, _: f"{value:.0%}" if share else f"{value:g}")
+        )
+        if banded:
+            steps, means = zip(*logged, strict=True)
+            widths = [width for _, width in _thinned(around)[1]]
+            low = [mean - width for mean, width in zip(means, widths, strict=True)]
+            high = [mean + width for mean, width in zip(means, widths, strict=True)]
+            axes.fill_between(steps, low, high, color=FIRST, alpha=0.15, linewidth=0)
+        if logged:
+            mark = "o" if len(logged) == 1 else ""
+            axes.plot(*zip(*logged, strict=True), color=FIRST, linewidth=1.6, marker=mark, markersize=4.5)
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), color=SECOND, linewidth=1.6, marker="o", markersize=4.5)
+        if best is not None:
+            axes.axvline(best, color=GOOD, linewidth=1, linestyle=(0, (3, 3)))
+        if share:
+            axes.set_ylim(-0.02, 1.02)
+        elif bottom is not None:
+            axes.set_ylim(bottom=bottom)
+    return chart
+
+
+def _logged(points: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(point["step"], point[name]) for point in points if isinstance(point.get(name), int | float)]
+
+
 def reward_histogram(values: dict[str, list[float]]) -> Chart:
     """Draw a histogram of rewards for one or two kinds of rows, with a line at 0."""
     chart = Chart()
@@ -131,11 +184,11 @@ def reward_histogram(values: dict[str, list[float]]) -> Chart:
     return chart
 
 
-def length_chart(histogram: dict[str, list], limit: int | None) -> Chart:
-    """Draw a histogram of row lengths in tokens, with the length limit."""
+def length_chart(histogram: dict[str, list], limit: int | None, of: str = "rows") -> Chart:
+    """Draw a histogram of lengths in tokens, with the length limit."""
     chart = Chart()
     edges, counts = histogram["edges"], histogram["counts"]
-    with drawing(chart, "rows by length in tokens") as axes:
+    with drawing(chart, f"{of} by length in tokens") as axes:
         widths = [right - left for left, right in pairwise(edges)]
         axes.bar(edges[:-1], counts, widths, align="edge", color=FIRST, edgecolor=PAPER, linewidth=1)
         axes.set_xlim(left=0)

@@ -8,11 +8,13 @@ from typing import Any
 
 PLAN = "plan.json"
 HISTORY = "history.json"
+COMPLETIONS = "completions.parquet"  # beside it, of a training with rewards; also in its checkpoints
 METRICS = "metrics.json"
 SWEEP = "sweep.json"
+FIRST_SHARD = "generations_00000.parquet"
 PREDICTIONS = "predictions.parquet"
 # In the evaluation artifact: facts of its inputs, so that later steps need not load models and data to tell them. Keys:
-# base and data (facts of their manifests), training (history.json).
+# base and data (facts of their manifests), training (history.json), completions (some of a training with rewards).
 INPUTS = "inputs.json"
 
 

@@ -57,6 +57,12 @@ def _read(folder: Path) -> Remembered | None:
         return None
 
 
+def is_open(folder: Path) -> bool:
+    """Return whether a training has a run that was not told that it finished."""
+    told = _read(folder)
+    return told is not None and told.status != "FINISHED"
+
+
 def known_so_far(client: Any, run_id: str) -> tuple[set[str], dict[str, int]]:
     """Return the names of a run's parameters, and the last step of each of its metrics."""
     data = client.get_run(run_id).data

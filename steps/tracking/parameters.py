@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.settings import FinetuneSettings
 
@@ -30,4 +31,6 @@ def _without(values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
 
 @cache
 def _all() -> frozenset[str]:
-    return frozenset(name for model in PARAMETER_MODELS.values() for name in model.model_fields)
+    """Return the parameters of all trainings; others may have the name of something that a training's plan decides."""
+    models = [model for model in PARAMETER_MODELS.values() if issubclass(model, SupervisedParameters)]
+    return frozenset(name for model in models for name in model.model_fields)

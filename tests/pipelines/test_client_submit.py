@@ -10,6 +10,7 @@ import pytest
 from kfp_server import KfpServer, refusal, tasks
 from kubeflow import GIVEN, given
 from kubernetes_server import ended, pod, unscheduled, waiting
+from waiting import time_with
 
 from steps.errors import Outage, OutOfResources, Problem, UserError
 from steps.messages import end_of_log, termination_message
@@ -451,7 +452,7 @@ def test_an_interruption_leaves_the_run(kfp_server, finetune, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(following.time, "sleep", interrupted)
+    monkeypatch.setattr(following, "time", time_with(sleep=interrupted))
     kfp_server.progress = [tasks(plan="RUNNING")]
     done = finetune("submit", "chat_completion", *given(), "--wait")
     assert done.code == 130

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kubeflow import GIVEN
+from waiting import time_with
 
 from pipelines.client import connect
 from pipelines.sweeping.cluster import ClusterSweep, start_on_cluster
@@ -290,7 +291,7 @@ def test_a_sampler_learns_from_batches_and_only_the_last_run_registers(kfp_serve
         if reopened:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.sweeping.cluster.time.sleep", ended)
+    monkeypatch.setattr("pipelines.sweeping.cluster.time", time_with(sleep=ended))
     sweep = started(name, store, space=OPEN, search="tpe", budget=7, max_parallel=3, metric="loss")
     assert sweep.facts["total"] == 7
     for _ in range(4 if reopened else 1):

@@ -146,6 +146,41 @@ def test_no_key_stands_in_two_tables():
         assert not set(keys) & set(IGNORED.get(section, ())), section
 
 
+GENERATE = """
+model_conf: {model: models/chat/v1/base, adapter: models/adapter, model_args: {dtype: bfloat16, device_map: auto}}
+prompt_conf: {type: open-input, input: "2 + 2?", num_samples: 3}
+hf_gen_params: {max_new_tokens: 40, do_sample: true, top_k: 5, early_stopping: never, stop_strings: ["a", "b"],
+                penalty_alpha: null, renormalize_logits: true}
+quant_conf: {quantization_type: bits-and-bytes, load_in_4bit: true, bnb_4bit_quant_type: nf4}
+"""
+
+
+def test_a_configuration_of_generate_is_one_of_batch_inference():
+    parameters, notes = read(GENERATE)
+    assert parameters == {
+        "pipeline": "batch_inference", "pytorch_model_path": "models/chat/v1/base", "adapter_path": "models/adapter",
+        "inference_precision": "half", "prompt_conf": {"type": "open-input", "input": "2 + 2?", "num_samples": 3},
+        "max_new_tokens": 40, "do_sample": True, "top_k": 5, "early_stopping": "never", "stop_strings": ["a", "b"],
+        "hf_gen_params": {"renormalize_logits": True}, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+    }  # fmt: skip
+    assert notes == ["model_conf.model_args.device_map has no effect: the engine chooses it"]
+    del parameters["pipeline"]
+    p = read_parameters("batch_inference", parameters).parameters
+    assert (p.asked, p.stop_strings, p.hf_gen_params) == (("2 + 2?",) * 3, '["a", "b"]', {"renormalize_logits": True})
+
+
+def test_what_a_configuration_of_generate_cannot_have_is_refused_by_name():
+    said = problems("model_conf: {model: m, model_args: {dtype: int8, low_cpu_mem_usage: true}, tokeniser: m}")
+    for part in ("model_conf.model_args.dtype", "model_conf.model_args.low_cpu_mem_usage", "did you mean tokenizer?"):
+        assert part in said
+    assert "one of them" in problems("model_conf: {model: m}\nmax_new_tokens: 4\nhf_gen_params: {max_new_tokens: 5}")
+    assert read("model_conf: {model: m, tokenizer: m}")[0]["huggingface_id"] == "m"
+
+
+def test_generation_settings_without_a_model_conf_stay_what_they_are():
+    assert not is_experiment({"hf_gen_params": {"top_k": 5}, "prompt_conf": {"type": "open-input", "input": "x"}})
+
+
 def test_a_file_of_plain_parameters_is_no_experiment():
     assert not is_experiment({"learning_rate": 1e-4, "overrides": {"lora_r": 4}, "method": "dpo"})
     assert is_experiment({"method": "dpo", "run_conf": {"model": "m"}})

@@ -16,7 +16,10 @@ from steps.params.reading import default_of
 
 pytestmark = pytest.mark.slow
 
-NEEDED = {"adapter_tools": {"pytorch_model_path": "s3://models/base", "adapter_path": "s3://models/adapter"}}
+NEEDED = {
+    "adapter_tools": {"pytorch_model_path": "s3://models/base", "adapter_path": "s3://models/adapter"},
+    "batch_inference": {"pytorch_model_path": "s3://models/base", "test_file_path": "s3://rows/prompts.jsonl"},
+}
 # Type in KFP → words that people type, which must be accepted by all ways, besides default and choices.
 SPELLED = {int: ["3", "3.0"], float: ["3", "0.5", "1e-4"], bool: ["true", "false"], str: [], dict: ['{"a": 1}']}
 WRONG = {int: ["many", '"3 rows"'], float: ["fast", "true"], bool: ["maybe", "3"], dict: ["text", "3"], list: ["text"]}

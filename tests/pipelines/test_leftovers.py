@@ -5,9 +5,9 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 from command_line import FINETUNE
 from conftest import chat_rows, write_jsonl
@@ -125,10 +125,11 @@ def test_a_run_that_is_stopped_leaves_no_temporary_file(temporary, given, runs_r
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout:
             if line.startswith(f"▸ {step}"):
+                family = psutil.Process(process.pid).children(recursive=True)
                 process.send_signal(number)
     assert process.returncode == (-number if number == signal.SIGKILL else 143)
     if number == signal.SIGKILL:
-        time.sleep(2)  # its steps end by themselves
+        assert psutil.wait_procs(family, timeout=300)[1] == []  # they end by themselves
         remove_abandoned(temporary)
     assert [path.name for path in temporary.iterdir()] == []
     assert not list(runs_root.rglob("*.tmp-*"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import FINETUNE, with_our_code
 from conftest import chat_rows, write_jsonl
+from waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -129,11 +130,7 @@ def test_the_libraries_are_loaded_when_a_step_needs_them_and_not_before(tmp_path
             if not wakes:
                 time.sleep(0.5)
                 assert not (folder / READY).exists()
-        for _ in range(600):
-            if (folder / READY).exists():
-                break
-            time.sleep(0.1)
-        assert (folder / READY).exists()
+        wait_for((folder / READY).exists)
 
 
 def test_a_run_at_a_place_with_blanks_and_quotes_ends_with_7_if_the_gate_refuses_the_model(given, tmp_path, warm):
@@ -268,13 +265,13 @@ def test_a_run_that_is_stopped_in_training_resumes_to_the_same_weights(unbroken,
     root = tmp_path / "broken"
     command = [*FINETUNE, "run", "chat_completion", "--root", str(root), *words(longer)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not list(root.glob("checkpoints/*/*/checkpoint-10/manifest.json")):
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(how)
-    code = process.wait(timeout=60)
+    code = process.wait(timeout=300)
     if how == signal.SIGTERM:
         assert code == 143
         (result,) = root.glob("chat_completion-*/result.json")

@@ -333,11 +333,13 @@ def test_each_step_gets_only_what_it_needs(tmp_path):
 @pytest.mark.parametrize("name", [*PIPELINES, *SWEEPS])
 def test_every_task_that_tracks_can_log_in_and_every_one_that_reads_sources_has_a_token(tmp_path, name):
     spec, platform = compiled(tmp_path, EVERYTHING, name)
+    judging = ("finetune", "evaluate") if name == "grpo_chat_completion" else ()  # with a reward model of the Hub
+    readers = (*SOURCE_READERS, *judging)
     for step, pod in pods(spec, platform).items():
         given = variables(pod)
         assert ("MLFLOW_TRACKING_PASSWORD" in given) == ("MLFLOW_TRACKING_URI" in given), step
-        assert ("HF_TOKEN" in given) == (step in SOURCE_READERS), step
-        assert ("HF_HOME" in given) == (step in SOURCE_READERS), step
+        assert ("HF_TOKEN" in given) == (step in readers), step
+        assert ("HF_HOME" in given) == (step in readers), step
 
 
 def test_flags_override_the_images_of_a_profile(tmp_path):

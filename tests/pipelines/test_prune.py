@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import FINETUNE
 from test_local import given, run  # noqa: F401  (a fixture)
+from waiting import LONG
 
 from pipelines.active import ROOT_LOCK, active
 from pipelines.prune_command import seconds
@@ -166,13 +167,13 @@ def test_a_run_that_starts_meanwhile_waits(tmp_path, registry, monkeypatch):
 
     def slow(root: Path, folder: Path) -> None:
         threading.Thread(target=start).start()
-        waited.wait(10)
+        waited.wait(LONG)
         time.sleep(0.2)
         assert not began.is_set()
 
     monkeypatch.setattr("pipelines.pruning._take_away", slow)
     prune(tmp_path, keep=0)
-    assert began.wait(10)
+    assert began.wait(LONG)
 
 
 def test_two_at_once_remove_every_run_once(tmp_path, registry):

@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STEP_ROOMS = (
     "plan", "import_model", "prepare_data", "finetune", "merge_adapter", "evaluate", "register_model", "adapter_tools",
-    "sweep",
+    "sweep", "generate",
 )  # fmt: skip
 # Rooms that steps share, each of which may use those before it.
 SHARED_ROOMS = (
-    "kinds", "params", "sources", "models", "tasks", "adapters", "generation", "launch", "scoring", "tracking",
-    "reports",
+    "kinds", "params", "sources", "models", "tasks", "adapters", "launch", "generation", "scoring", "rewards",
+    "tracking", "reports",
 )  # fmt: skip
 STANDARD = sys.stdlib_module_names
 HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}
@@ -120,6 +120,7 @@ def test_light_rooms_load_nothing_heavy_at_import():
         "steps/tasks/**/*.py",
         "steps/launch/*.py",
         "steps/scoring/*.py",
+        "steps/rewards/*.py",
         "steps/reports/*.py",
         "steps/plan/*.py",
         "steps/import_model/*.py",

@@ -196,7 +196,7 @@ def test_three_wrong_trials_of_eight_are_told_before_anything_is_written(given, 
     trials = [{"lora_r": 4, **trial} for trial in trials]
     file.write_text(json.dumps({"pipeline": "chat_completion", "parameters": given, "trials": trials}))
     command = [*FINETUNE, "sweep", "-f", str(file), "--root", str(tmp_path / "runs")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     told = done.stderr.split("\n{")[0]
     assert all(word in told for word in ("-1.0", "lora_r", "fast")), told

@@ -36,10 +36,12 @@ RATES = [1e-3, 3e-3, 1e-2, 3e-2]
 TWO = {"learning_rate": RATES[:2]}
 SEED = 16
 CASES = {
-    "grid": (10, 2, {"learning_rate": RATES, "lora_r": [4, 8]}, {}),
+    "grid": (4, 2, {"learning_rate": RATES, "lora_r": [4, 8]}, {}),
     "tpe": (3, 1, {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "lora_r": [4, 8]},
             {"search": "tpe", "budget": 6}),
+    "grid, many times": (20, 2, {"learning_rate": RATES, "lora_r": [4, 8]}, {}),
 }  # fmt: skip
+LONG = {"grid, many times"}
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def given(tiny_model, chat_file) -> dict:
     return {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file)}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.long if c in LONG else ()) for c in CASES])
 def test_a_sweep_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(case, given, runs_root):
     kills, parallel, space, more = CASES[case]
     reference = swept(runs_root.with_name("reference"), given, space, max_parallel=parallel, **more)
@@ -98,7 +100,7 @@ def test_a_driver_that_is_ended_leaves_no_process_and_loses_no_finished_step(how
         process.terminate()
     else:
         os.killpg(process.pid, signal.SIGINT if how == "SIGINT" else signal.SIGKILL)
-    code = process.wait(timeout=60)
+    code = process.wait(timeout=300)
     assert code == (-signal.SIGKILL if "KILL" in how else 143)
     assert left(folder) == []
     assert Sweep(folder).state == "stopped"
@@ -135,7 +137,7 @@ def test_a_trial_whose_process_is_killed_each_time_is_a_failed_row(given, runs_r
     for count in (1, 2, 3):
         assert begun_again(folder, process, count)
         trainer_of(folder, 0).kill()
-    assert process.wait(timeout=120) == 5
+    assert process.wait(timeout=300) == 5
     assert "SIGKILL" in facts_of(folder)["trials"][0]["reason"]
 
 

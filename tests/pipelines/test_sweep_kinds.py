@@ -5,6 +5,7 @@ from classifiers import build_bert, label_rows
 from conftest import build_model, write_jsonl
 from encoder_decoders import build_t5, pairs
 from preferences import pair_rows, rated_rows
+from reward_prompts import prompt_rows
 from sweeping import SETTINGS, finished_in, preparations, swept, versions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
@@ -28,6 +29,10 @@ CASES = {
     "translation": ("translation", build_t5, pairs(72), {"source_lang": "en", "target_lang": "de"}),
     "pretraining": ("pretraining", build_model, VERSE, FULL),
     "text_generation": ("text_generation", build_model, VERSE, {}),
+    "grpo": ("grpo_chat_completion", build_model, prompt_rows(60),
+             {**FULL, "reward_funcs": "length", "reward_options": '{"length": {"target": 2, "unit": "tokens"}}',
+              "num_iterations": 1, "max_seq_length": -1, "max_prompt_length": 64, "max_completion_length": 8,
+              "total_train_batch_size": 8, "max_per_device_train_batch_size": 8, "eval_strategy": "epoch"}),
     "dpo": ("preference", build_model, pair_rows(60), {"method": "dpo", "precompute_ref_log_probs": True}),
     "kto": ("preference", build_model, rated_rows(60), {"method": "kto", "precompute_ref_log_probs": True}),
 }  # fmt: skip

@@ -28,6 +28,7 @@ ROWS_WITH_NUL = [
      "messages[0].content"),
     ("preference", {"prompt": "p ", "chosen": NUL, "rejected": "c"}, "chosen"),
     ("kto", {"prompt": "p ", "completion": NUL, "label": True}, "completion"),
+    ("prompts", {"prompt": NUL}, "prompt"),
 ]  # fmt: skip
 
 

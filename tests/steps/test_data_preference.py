@@ -269,10 +269,10 @@ def test_a_label_is_true_or_false_whatever_it_was(label, meant):
 def test_reward_functions_get_every_column():
     row = {"problem": "2 + 2?", "solution": 4, "level": 1, "tags": ["sum"], "messages": [], "source": None}
     assert training("grpo", row) == {
-        "prompt": [user()], "ground_truth": "4", "level": 1, "tags": ["sum"], "source": None
+        "prompt": [user()], "ground_truth": "4", "solution": 4, "level": 1, "tags": ["sum"], "source": None
     }  # fmt: skip
     named = training("grpo", {"q": [user()], "a": "4"}, dataset_prompt_column="q", dataset_ground_truth_column="a")
-    assert named == {"prompt": [user()], "ground_truth": "4"}
+    assert named == {"prompt": [user()], "ground_truth": "4", "a": "4"}
     assert is_conversational(named)
 
 

@@ -311,10 +311,10 @@ def test_what_lies_on_the_cpu_is_not_counted_on_the_gpu():
 
 
 def test_too_little_memory_beside_the_gpu_is_told(given, tmp_path, monkeypatch):
-    from steps.plan import memory
+    from steps.plan import memory_checks
 
     monkeypatch.delenv("FINETUNE_ROOT", raising=False)
-    monkeypatch.setattr(memory, "GIB", 1)  # as if the tiny model were large
+    monkeypatch.setattr(memory_checks, "GIB", 1)  # as if the tiny model were large
     small = {"instance_type_finetune": "cpu=2,memory=1Gi,gpu=nvidia.com/gpu"}
     _, told = planned(given, tmp_path, **small)
     assert any("choose a larger instance_type_finetune" in warning for warning in told["warnings"])

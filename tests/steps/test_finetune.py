@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import chat_rows
 from training_inputs import settings_with, train, write_ids, write_tokens
+from waiting import wait_for
 
 from steps import wire
 from steps.artifacts import read_manifest, verified
@@ -157,7 +157,7 @@ def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, loca
     process = start(settings, model, data, tmp_path / "out")
     wait_for(lambda: list(local_root.glob("checkpoints/*/*/checkpoint-5/manifest.json")))
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     outcome = json.loads(errors.decode().strip().splitlines()[-1])
     assert process.returncode == outcome["code"] == 143
     assert outcome["retryable"] is True
@@ -396,10 +396,3 @@ def start(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> sub
     flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
     command = [sys.executable, "-m", "steps", "finetune", "--settings", wire.dump(settings.model_dump(mode="json"))]
     return subprocess.Popen(command + flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)

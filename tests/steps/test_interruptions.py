@@ -113,8 +113,8 @@ def test_a_cluster_without_a_place_saves_none_and_says_what_to_set(cluster):
     assert minutes == 0
     assert lines["checkpoints by time"] == (
         "none",
-        "an interrupted training starts again at step 0: set checkpoint_dir to a folder on a volume that outlives the "
-        "pod",
+        "an interrupted training starts again at step 0: set checkpoint_dir to an object store, or to a folder on a "
+        "volume that outlives the pod",
     )
     assert lines["checkpoint"][1].endswith(", on the pod's own disk")
 
@@ -126,6 +126,14 @@ def test_a_cluster_with_a_place_is_protected(cluster):
     assert lines["checkpoint"][1].endswith(", below /checkpoints/ours")
 
 
+def test_a_cluster_with_an_object_store_is_protected_and_told_what_is_different(cluster, memory):
+    _, lines, minutes = told(cluster, checkpoint_dir="memory://bucket/ours")
+    assert minutes == 5
+    most = "an interruption loses at most 5 minutes of training and what is trained during an upload; "
+    assert lines["checkpoints by time"][1].startswith(most)
+    assert lines["checkpoint"][1].endswith(", below memory://bucket/ours, uploaded in the background")
+
+
 def test_minutes_that_were_asked_for_are_used(given, cluster, monkeypatch):
     _, lines, minutes = told(cluster, checkpoint_dir="/checkpoints", save_minutes=1)
     assert minutes == 1
@@ -134,8 +142,8 @@ def test_minutes_that_were_asked_for_are_used(given, cluster, monkeypatch):
     assert minutes == 2.5
     assert lines["checkpoints by time"] == (
         "2.5 min",
-        "they are lost with the pod: an interrupted training starts again at step 0; set checkpoint_dir to a folder on "
-        "a volume that outlives the pod",
+        "they are lost with the pod: an interrupted training starts again at step 0; set checkpoint_dir to an object "
+        "store, or to a folder on a volume that outlives the pod",
     )
 
 
@@ -174,8 +182,8 @@ def test_the_disk_that_checkpoints_take_is_told(given, changes, count):
 
 def test_a_plan_for_a_machine_elsewhere_says_what_to_set_there(given):
     _, lines, _ = told(given, instance_type_finetune="cpu=4,memory=16Gi")
-    assert lines["checkpoints by time"][1].endswith("; on a cluster, set checkpoint_dir to a folder on a volume that "
-                                                    "outlives the pod")  # fmt: skip
+    assert lines["checkpoints by time"][1].endswith("; on a cluster, set checkpoint_dir to an object store, or to a "
+                                                    "folder on a volume that outlives the pod")  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [-0.5, -2, "often", math.inf])

@@ -101,7 +101,7 @@ def test_a_method_reads_parameters_that_there_are(method):
 
 
 def test_reports_show_what_evaluators_write():
-    assert reports().keys() == {"labels", "tags", "answers", "preferences"}
+    assert reports().keys() == {"labels", "tags", "answers", "preferences", "rewards"}
     for name in reports().values():
         assert parameters_of(load(name))[1:] == ["predictions"]
 

@@ -84,7 +84,8 @@ def problems(pipeline: str, **given) -> list[str]:
             {"code_entry_point": "sft_train.py", "per_device_train_batch_size": 2},
             "PARAM-E0110 code",
         ),
-        ("chat_completion", {"code_entry_point": "inference.py"}, "one of train.py, sft_train.py"),
+        ("chat_completion", {"code_entry_point": "infer.py"}, "one of train.py, sft_train.py"),
+        ("chat_completion", {"code_entry_point": "inference.py"}, "run the pipeline batch_inference"),
         ("chat_completion", {"trainer_type": "ppo"}, "PARAM-E0109 trainer_type: found 'ppo'; expected one of trainer"),
         ("chat_completion", {"hf_token": "something"}, "PARAM-E0108 hf_token: found a value; expected nothing"),
         ("chat_completion", {"wandb_api_key": "0" * 10}, "PARAM-E0108 wandb_api_key"),
@@ -96,6 +97,33 @@ def problems(pipeline: str, **given) -> list[str]:
 )
 def test_what_cannot_be_meant_is_refused(pipeline, given, words):
     assert any(words in told for told in problems(pipeline, **given))
+
+
+# The arguments of a public launch script for inference.
+ANSWERING = {
+    "output_dir": "out", "instance_type": "ml.g5.12xlarge", "instance_count": 1, "volume_size": 300,
+    "train_input_path": "s3://rows/train", "test_input_path": "s3://rows/test", "s3_model_path": "s3://models/llama",
+    "job_prefix": "llm-inference", "code_entry_point": "inference.py", "hf_token": "", "wandb_api_key": "",
+    "default_dtype": "fp16", "attn_implementation": "eager", "max_length": 1024, "s3_upload_dir": "s3://answers/test",
+    "inference_type": "deepspeed", "eos_tokens": "128009", "max_new_tokens": 64, "test_batch_size": 2, "num_beams": 1,
+    "num_beam_groups": 1, "temperature": 1.0, "do_sample": False, "replace_with_kernel_inject": False,
+    "cpu_offload": False,
+}  # fmt: skip
+
+
+def test_the_arguments_of_a_public_command_line_for_inference_are_read():
+    reading = read_parameters("batch_inference", ANSWERING)
+    p = reading.parameters
+    own = {name: value for name, value in ANSWERING.items() if name in type(p).model_fields}
+    assert {name: getattr(p, name) for name in own} == own
+    assert len(own) == 12
+    assert (p.pytorch_model_path, p.test_file_path) == ("s3://models/llama", "s3://rows/test")
+    assert (p.instance_type_inference, p.inference_precision) == ("ml.g5.12xlarge", "half")
+    told = "\n".join(reading.warnings)
+    for name in ("train_input_path", "instance_count", "attn_implementation", "output_dir", "volume_size"):
+        assert f"{name} is ignored: " in told
+    with pytest.raises(UserError, match="trust_remote_code"):
+        read_parameters("batch_inference", {**ANSWERING, "trust_remote_code": True})
 
 
 def test_a_model_name_alone_is_a_model_of_the_hub():

@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 from client_errors import like
+from waiting import time_with
 
 from steps import STEPS, outages, running
 from steps.errors import Outage, Problem, UserError
@@ -17,7 +18,7 @@ def waited(monkeypatch):
     monkeypatch.setenv("KFP_POD_NAME", "chat-1")
     monkeypatch.setattr(outages, "in_kfp_task", lambda: True)
     seconds = []
-    monkeypatch.setattr(outages.time, "sleep", seconds.append)
+    monkeypatch.setattr(outages, "time", time_with(sleep=seconds.append))
     return seconds
 
 
@@ -69,7 +70,7 @@ def test_other_errors_are_raised_at_once(waited, error):
 
 def test_a_long_try_is_repeated_only_by_a_step_that_resumes(waited, monkeypatch):
     hours = iter(range(0, 36_000, 3_600))
-    monkeypatch.setattr(outages.time, "monotonic", lambda: next(hours))
+    monkeypatch.setattr(outages, "time", time_with(sleep=waited.append, monotonic=lambda: next(hours)))
     with pytest.raises(Outage):
         outages.outlasting("evaluate", attempts(SILENT, "not reached"))
     assert outages.outlasting("finetune", attempts(SILENT, "resumed"), resumes=True) == "resumed"
@@ -77,12 +78,12 @@ def test_a_long_try_is_repeated_only_by_a_step_that_resumes(waited, monkeypatch)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_only_a_training_is_repeated_however_long_it_lasted(step, monkeypatch):
+def test_only_what_goes_on_where_it_was_is_repeated_however_long_it_lasted(step, monkeypatch):
     seen = []
-    monkeypatch.setattr(running, "_stop_when_asked", lambda: None)
-    monkeypatch.setattr(running, "outlasting", lambda name, attempt, resumes: seen.append((name, resumes)))
+    monkeypatch.setattr(running, "stop_when_asked", lambda: None)
+    monkeypatch.setattr(running, "outlasting", lambda name, attempt, resumes, _: seen.append((name, resumes)))
     running.run_step(step)
-    assert seen == [(step, step == "finetune")]
+    assert seen == [(step, step in ("finetune", "generate"))]
 
 
 @pytest.mark.parametrize(("task", "pod"), [(False, True), (True, False)])
@@ -119,3 +120,15 @@ def test_what_a_try_held_is_freed_before_the_next_one(waited):
         return held[0]()
 
     assert outages.outlasting("finetune", attempt) is None
+
+
+def test_nobody_waits_after_a_request_to_stop_whose_exception_was_lost(waited, monkeypatch):
+    """As in a destructor, which the collection before a wait may run."""
+
+    def attempt():
+        monkeypatch.setattr(running, "_asked_to_stop", True)
+        raise SILENT
+
+    with pytest.raises(running.Stopped):
+        outages.outlasting("plan", attempt, look=running._refuse_after_stop)
+    assert waited == []

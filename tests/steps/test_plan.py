@@ -11,6 +11,7 @@ from conftest import chat_rows, write_jsonl
 from forking import ForkingPython
 from input_adapters import make_adapter
 from preferences import pair_rows
+from reward_prompts import prompt_rows
 
 from steps import wire
 from steps.errors import SecurityRefusal, StepError, UserError
@@ -138,7 +139,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
     )
     assert isinstance(error, UserError)
     assert {problem.where for problem in error.problems} == {
-        "pytorch_model_path", "train_file_path", "num_nodes_finetune", "instance_type_finetune",
+        "pytorch_model_path", "train_file_path", "checkpoint_dir", "instance_type_finetune",
     }  # fmt: skip
 
 
@@ -147,11 +148,7 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
     [
         (
             {"num_nodes_finetune": 2},
-            "expected 1, because other values are not implemented in this version. Fix: use one node",
-        ),
-        (
-            {"number_of_gpu_to_use_finetuning": 2},
-            "expected 0 or 1, because training on several GPUs .*Fix: use one GPU",
+            "checkpoint_dir: found nothing, with num_nodes_finetune=2; expected a folder on a volume",
         ),
         ({"train_mltable_path": "t"}, "nothing at 't'"),
         ({"max_seq_length": 9999}, "set max_seq_length=256"),
@@ -159,7 +156,10 @@ def test_problems_of_every_kind_come_together(given, tmp_path):
         ({"train_file_path": "a\\b.jsonl"}, "no backslash or control"),
         ({"train_file_path": "https://host/a.jsonl"}, "the scheme https"),
         ({"resume_from_checkpoint": "true"}, "set checkpoint_dir"),
-        ({"checkpoint_dir": "s3://bucket/x"}, "mounted volume"),
+        (
+            {"checkpoint_dir": "hf://owner/x"},
+            "PLAN-E0301 .*a folder, or a URI with one of abfs, .*s3. Fix: name a folder",
+        ),
         ({"mlflow_server_uri": ""}, "register_tuned_model=false"),
         ({"registered_model_name": "a/b"}, "REGISTER-E0202 registered_model_name"),
         ({"registered_model_alias": "v3"}, "REGISTER-E0203 registered_model_alias"),
@@ -286,6 +286,20 @@ FEATURES = {
     "an adapter that comes with the model": ("chat_completion", {"adapter_path": "adapter", "adapter_use": "continue"}),
     "DeepSpeed": ("chat_completion", {"apply_deepspeed": True, "deepspeed_stage": "3"}),
     "new tokens": ("chat_completion", {"additional_special_tokens": "<|think|>", "apply_lora": True}),
+    "rewards": (
+        "grpo_chat_completion",
+        {
+            "train_file_path": "prompts.jsonl",
+            "max_prompt_length": 128,
+            "max_completion_length": 64,
+            "reward_funcs": "math,code,json_schema,regex",
+            "reward_options": {
+                "json_schema": {"column": "level"},
+                "regex": {"pattern": "x"},
+                "code": {"column": "level"},
+            },
+        },
+    ),
     "preferences": ("preference", {"reference_model_path": "reference", "train_file_path": "pairs.jsonl"}),
 }
 
@@ -302,8 +316,9 @@ def python() -> Iterator[ForkingPython]:
 def test_the_plan_loads_neither_torch_nor_transformers(python, feature, given, tiny_model, tmp_path):
     pipeline, changes = FEATURES[feature]
     made = {"adapter": lambda: make_adapter(tiny_model, tmp_path / "adapter"), "reference": lambda: tiny_model,
+            "prompts.jsonl": lambda: write_jsonl(tmp_path / "prompts.jsonl", prompt_rows(40)),
             "pairs.jsonl": lambda: write_jsonl(tmp_path / "pairs.jsonl", pair_rows(40))}  # fmt: skip
-    changes = {name: str(made[value]()) if value in made else value for name, value in changes.items()}
+    changes = {name: str(made[value]()) if str(value) in made else value for name, value in changes.items()}
     script = (
         "import json, sys\nfrom steps.running import run_step\n"
         "given = dict(pipeline=sys.argv[1], arguments=json.loads(sys.argv[2]))\n"

@@ -203,16 +203,14 @@ def bucket(base, adapter, with_trained_head):
         patch.setenv(name, value)
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()
     filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
-    filesystem.mkdir(BUCKET)
+    filesystem.makedirs(BUCKET, exist_ok=True)  # a worker may come to this module twice
     for name, folder in (("base", base), ("good", adapter), ("head", with_trained_head)):
         for file in folder.iterdir():
             filesystem.pipe(f"{BUCKET}/{name}/{file.name}", file.read_bytes())
     yield f"s3://{BUCKET}"
     server.stop()
     patch.undo()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_model_in_object_storage_is_judged_by_its_headers(planned, bucket, adapter, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 from classifiers import label_rows
 from conftest import chat_rows, write_jsonl
+from reward_prompts import prompt_rows
 
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.plan.deciding import decide
@@ -17,9 +18,13 @@ def ignored(tiny_model, tmp_path, monkeypatch):
         "chat_completion": write_jsonl(tmp_path / "chat.jsonl", chat_rows(60)),
         "text_generation": write_jsonl(tmp_path / "texts.jsonl", [{"text": f"text {number}"} for number in range(60)]),
         "text_classification": write_jsonl(tmp_path / "labels.jsonl", label_rows(60)),
+        "grpo_chat_completion": write_jsonl(tmp_path / "prompts.jsonl", prompt_rows(60)),
     }
     files["pretraining"] = files["text_generation"]
-    columns = {"text_classification": {"sentence1_key": "text", "label_key": "kind"}}
+    columns = {
+        "text_classification": {"sentence1_key": "text", "label_key": "kind"},
+        "grpo_chat_completion": {"max_prompt_length": 128, "max_completion_length": 64},
+    }
 
     def run(pipeline: str = "chat_completion", **changes) -> list[str]:
         changes = {name: str(value).format(rows=files[pipeline]) if isinstance(value, str) else value
@@ -46,6 +51,19 @@ CASES = [
     ("chat_completion", {"deepspeed_stage": "3"}, ["deepspeed_stage is ignored: apply_deepspeed is false"]),
     ("chat_completion", {"deepspeed": "zero3.json"}, ["deepspeed is ignored: apply_deepspeed is false"]),
     ("chat_completion", {"deepspeed": "false"}, []),
+    (
+        "chat_completion",
+        {"distributed_strategy": "fsdp", "fsdp_cpu_offload": True, "fsdp_reshard_after_forward": False,
+         "fsdp_transformer_layer_cls_to_wrap": "LlamaDecoderLayer"},
+        [f"{name} is ignored: one process trains" for name in (
+            "distributed_strategy", "fsdp_reshard_after_forward", "fsdp_cpu_offload",
+            "fsdp_transformer_layer_cls_to_wrap")],
+    ),
+    (
+        "chat_completion",
+        {"distributed_strategy": "ddp", "fsdp_cpu_offload": True, "nproc_per_node_finetune": 2},
+        ["fsdp_cpu_offload is ignored: distributed_strategy is ddp"],
+    ),
     (
         "chat_completion",
         {"warmup_steps": 3, "warmup_ratio": 0.1},
@@ -130,7 +148,56 @@ CASES = [
         ["node_pool_label is ignored: no compute_* names a node pool"],
     ),
     ("chat_completion", {"node_pool_label": "pool", "compute_finetune": "gpus"}, []),
+    (
+        "chat_completion",
+        {"shm_size_finetune": "6g"},
+        ["shm_size_finetune is ignored: a local run has the /dev/shm of this machine"],
+    ),
+    (
+        "chat_completion",
+        {"kueue_queue_finetune": "q", "deadline_hours_finetune": 2.0, "training_runtime_finetune": "x"},
+        [f"{name} is ignored: num_nodes_finetune is 1" for name in (
+            "kueue_queue_finetune", "deadline_hours_finetune", "training_runtime_finetune")],
+    ),
+    ("chat_completion", {"shm_size_finetune": "5g", "deadline_hours_finetune": 168}, []),  # the defaults
     ("chat_completion", {"experiment_name": "mine"}, []),  # a local run has a store of its own
+    (
+        "grpo_chat_completion",
+        {"eval_steps": 3, "metric_for_best_model": "reward"},
+        ["eval_steps is ignored: eval_strategy is no"],
+    ),
+    ("grpo_chat_completion", {"dataset_validation_split": "{rows}"}, []),  # a file
+    ("grpo_chat_completion", {"deepspeed_config": "true"}, ["deepspeed_config is ignored: apply_deepspeed is false"]),
+    (
+        "grpo_chat_completion",
+        {"loss_type": "sapo", "epsilon": 0.2, "epsilon_high": 0.3},
+        ["epsilon is ignored: loss_type=sapo clips no ratio", "epsilon_high is ignored: loss_type=sapo clips no ratio"],
+    ),
+    (
+        "grpo_chat_completion",
+        {"loss_type": "cispo", "epsilon": 0.2, "epsilon_high": 3.0},
+        ["epsilon is ignored: loss_type=cispo clips at epsilon_high only"],
+    ),
+    ("grpo_chat_completion", {"loss_type": "cispo", "epsilon": 0.2}, []),
+    ("grpo_chat_completion", {"method": "rloo", "epsilon": 0.2, "epsilon_high": 0.3}, []),
+    (
+        "grpo_chat_completion",
+        {"vllm_gpu_memory_utilization": 0.5, "vllm_tensor_parallel_size": 2},
+        [
+            "vllm_gpu_memory_utilization is ignored: no GPU is asked for",
+            "vllm_tensor_parallel_size is ignored: no GPU is asked for",
+        ],
+    ),
+    (
+        "grpo_chat_completion",
+        {"use_vllm": "false", "vllm_tensor_parallel_size": 2},
+        ["vllm_tensor_parallel_size is ignored: use_vllm is false"],
+    ),
+    (
+        "grpo_chat_completion",
+        {"reward_timeout_seconds": 3.0},
+        ["reward_timeout_seconds is ignored: no reward is a function of yours"],
+    ),
 ]  # fmt: skip
 
 
@@ -139,7 +206,9 @@ def test_what_has_no_effect_is_named_with_the_reason(ignored, pipeline, given, e
     assert ignored(pipeline, **given) == expected
 
 
-@pytest.mark.parametrize("pipeline", ["chat_completion", "text_generation", "text_classification", "pretraining"])
+@pytest.mark.parametrize(
+    "pipeline", ["chat_completion", "text_generation", "text_classification", "pretraining", "grpo_chat_completion"]
+)
 def test_of_the_defaults_nothing_is_said(ignored, pipeline):
     assert ignored(pipeline) == []
 

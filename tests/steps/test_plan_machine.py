@@ -7,8 +7,9 @@ import pytest
 from conftest import chat_rows, write_jsonl
 
 from steps.errors import UserError
-from steps.plan import memory
-from steps.plan.memory import GIB
+from steps.plan import room, strategy
+from steps.plan.memory import HEADROOM, MemoryEstimate
+from steps.plan.need import GIB
 from steps.plan.step import plan
 
 LLAMA_8B = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 384}
@@ -36,8 +37,8 @@ def here(tmp_path, monkeypatch):
 
     def make(processor: float, gpu: float = 0) -> None:
         monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-        monkeypatch.setattr(memory, "memory_here", lambda: int(processor * GIB))
-        monkeypatch.setattr(memory, "gpu_memory_here", lambda: int(gpu * GIB))
+        monkeypatch.setattr(room, "memory_here", lambda: int(processor * GIB))
+        monkeypatch.setattr(room, "gpu_memory_here", lambda: int(gpu * GIB))
 
     return make
 
@@ -67,7 +68,7 @@ def test_weights_that_cannot_fit_into_the_gpu_that_was_asked_for_are_refused(lar
     # 16 bytes for each parameter, in GiB.
     assert told.startswith("PLAN-E0365 instance_type_finetune: found 119.7 GiB of weights, gradients and optimizer")
     assert "for the 80.0 GiB of one GPU of instance_type_finetune" in told
-    assert "set apply_lora=true, or name a larger instance_type_finetune" in told
+    assert "it would fit with apply_lora=true and precision=16; or with apply_lora=true, precision=16 and" in told
     told = planned(large, tmp_path, instance_type_finetune=A100, apply_lora=True, precision="16")
     assert warned(told) == []
     assert told["memory"]["available_in"] == "one GPU of instance_type_finetune"
@@ -112,8 +113,11 @@ def test_on_a_cluster_training_on_processors_needs_room_in_their_memory(large, t
 
 
 def test_activations_that_probably_do_not_fit_are_warned_of(given, tmp_path, here, monkeypatch):
-    monkeypatch.setattr(memory, "_parts", lambda *given, recompute: {
-        "weights": GIB, "gradients and optimizer": 3 * GIB, "activations": 900 * GIB, "logits": 0})  # fmt: skip
+    def large(*_given, gpu_memory, **_named):
+        usable = int(gpu_memory * GIB * HEADROOM) or None
+        return MemoryEstimate({"weights": 4 * GIB, "activations": 900 * GIB}, usable, least=4 * GIB)
+
+    monkeypatch.setattr(strategy, "estimate", large)
     here(16)
     (warning,) = warned(planned(given, tmp_path, number_of_gpu_to_use_finetuning=0))
     assert warning.startswith("finetune is expected to need 904.0 GiB, but 14.4 GiB of this machine are usable")
@@ -143,6 +147,15 @@ def test_the_machine_is_asked_for_its_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert machine.gpu_memory_here.__wrapped__() == 40960 * 2**20
     command.write_text("#!/bin/sh\necho no driver\nexit 9\n")
+    assert machine.gpu_memory_here.__wrapped__() == 0
+    # As rocm-smi 6 answers for an MI300X and a smaller card.
+    amd = tmp_path / "rocm-smi"
+    cards = {"card0": {"VRAM Total Memory (B)": "205822885888", "VRAM Total Used Memory (B)": "297"},
+             "card1": {"VRAM Total Memory (B)": "68702699520"}, "system": {"Driver version": "6.8.5"}}  # fmt: skip
+    amd.write_text(f"#!/bin/sh\ncat <<'E'\n{json.dumps(cards)}\nE\n")
+    amd.chmod(0o755)
+    assert machine.gpu_memory_here.__wrapped__() == 68702699520
+    amd.write_text("#!/bin/sh\necho WARNING: no card\n")
     assert machine.gpu_memory_here.__wrapped__() == 0
 
 

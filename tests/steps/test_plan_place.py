@@ -4,11 +4,15 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
+import time
 
 import pytest
 from conftest import chat_rows, write_jsonl
+from stores import ROOT, objects
+from waiting import LONG
 
-from steps.errors import UserError
+from steps.errors import Outage, UserError
 from steps.params.reading import read_parameters
 from steps.plan.deciding import decide
 
@@ -64,7 +68,9 @@ def test_a_switch_that_is_a_text_is_read_in_every_spelling(value, meant):
         ("./rows.jsonl", "PLAN-E0364 .*found a file at"),
         ("./empty", "PLAN-E0364 .*found './empty' without manifest.json.*name another folder"),
         ("./several", r"PLAN-E0364 .*found './several' without manifest.json.*such as several/checkpoint-100"),
-        ("s3://bucket/checkpoint-20", "PLAN-E0364 .*on a mounted volume"),
+        ("hf://bucket/checkpoint-20", "PLAN-E0364 .*a URI with one of abfs, "),
+        ("s3a://bucket/checkpoint-20", "PLAN-E0364 .*write s3://"),
+        ("s3:///checkpoint-20", "URI-E0205 .*no bucket"),
     ],
 )
 def test_what_cannot_be_resumed_is_told_before_anything_runs(given, tmp_path, value, words):
@@ -102,6 +108,88 @@ def test_a_place_that_takes_no_folder_is_told_and_nothing_is_left_in_one_that_do
     before = sorted(tmp_path.iterdir())
     assert problems(given, checkpoint_dir="new/folder", mlflow_server_uri="other/folder") == []
     assert sorted(tmp_path.iterdir()) == before
+
+
+# Object stores
+
+
+@pytest.fixture
+def on_cluster(given, monkeypatch):
+    monkeypatch.delenv("FINETUNE_ROOT")
+    return {**given, "mlflow_server_uri": "http://m"}
+
+
+def test_a_store_that_can_be_written_is_accepted_and_nothing_is_left_there(on_cluster, memory):
+    assert problems(on_cluster, checkpoint_dir=ROOT, resume_from_checkpoint="auto") == []
+    assert objects(memory) == {}
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        (
+            "hf://owner/repo",
+            "PLAN-E0301 checkpoint_dir: found the scheme hf://; expected a folder, or a URI with one of",
+        ),
+        ("s3a://bucket/x", "PLAN-E0301 .*write s3://"),
+        ("https://host/x", "PLAN-E0301 .*name a folder, or a bucket"),
+        ("s3://", "URI-E0205"),
+        ("s3://bucket/a\\b", "URI-E0101"),
+    ],
+)
+def test_a_place_that_no_checkpoint_can_be_written_to_is_told(on_cluster, uri, words):
+    (told,) = problems(on_cluster, checkpoint_dir=uri)
+    assert re.search(words, told), told
+
+
+def test_a_store_that_refuses_is_told(on_cluster, memory):
+    def refuse(*_, **__):
+        raise PermissionError("Access Denied")
+
+    memory.pipe_file = refuse
+    (told,) = problems(on_cluster, checkpoint_dir=ROOT)
+    found = f"URI-E0202 checkpoint_dir: found no access to '{ROOT}' (Access Denied); "
+    assert told.startswith(f"{found}expected credentials with read and write access")
+
+
+def test_without_credentials_only_a_run_that_trains_here_is_refused(given, on_cluster, memory, monkeypatch):
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*_, **__):
+        raise NoCredentialsError("Unable to locate credentials")
+
+    NoCredentialsError.__module__ = "botocore.exceptions"
+    memory.pipe_file = memory.find = refuse
+    asked = {"checkpoint_dir": ROOT, "resume_from_checkpoint": f"{ROOT}/checkpoint-5"}
+    assert problems(on_cluster, **asked) == []
+    monkeypatch.setenv("FINETUNE_ROOT", "root")
+    told = problems(given, **asked)
+    assert [one.partition(":")[0] for one in told] == ["URI-E0202 checkpoint_dir", "URI-E0202 resume_from_checkpoint"]
+
+
+def test_a_store_that_does_not_answer_is_an_outage_in_seconds(on_cluster, memory, monkeypatch):
+    monkeypatch.setattr("steps.plan.place.STORE_SECONDS", 0.3)
+    asked_for = threading.Event()
+    memory.pipe_file = lambda *_, **__: asked_for.wait(1000)
+    began = time.monotonic()
+    with pytest.raises(Outage, match=r"URI-E0401 checkpoint_dir: found no answer within 0.3 s"):
+        decide("chat_completion", {**on_cluster, "checkpoint_dir": ROOT})
+    asked_for.set()
+    assert time.monotonic() - began < LONG
+
+
+def test_a_checkpoint_in_a_store_is_looked_at(on_cluster, memory):
+    for name in ("a/checkpoint-9/manifest.json", "a/checkpoint-10/manifest.json", "b/file"):
+        memory().pipe_file(f"/bucket/checkpoints/{name}", b"{}")
+    assert problems(on_cluster, resume_from_checkpoint=f"{ROOT}/a/checkpoint-9") == []  # without a checkpoint_dir
+    (told,) = problems(on_cluster, resume_from_checkpoint=f"{ROOT}/a/")
+    assert f"'{ROOT}/a' without manifest.json" in told
+    assert told.endswith(f"Fix: name one of them, such as {ROOT}/a/checkpoint-10.")
+    (told,) = problems(on_cluster, resume_from_checkpoint=f"{ROOT}/b")
+    assert told.endswith("Fix: name another folder.")
+    (told,) = problems(on_cluster, resume_from_checkpoint=f"{ROOT}/gone/checkpoint-1")
+    assert told.startswith(f"PLAN-E0364 resume_from_checkpoint: found nothing at '{ROOT}/gone/checkpoint-1'")
 
 
 def test_a_misspelled_switch_of_deepspeed_is_told(given):

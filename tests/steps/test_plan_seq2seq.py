@@ -9,7 +9,7 @@ from conftest import write_jsonl
 from steps import wire
 from steps.errors import UserError
 from steps.params.settings import DataSettings, EvaluationSettings, FinetuneSettings, RegistrationSettings
-from steps.plan.memory import encoder_and_decoder
+from steps.plan.activations import encoder_and_decoder
 from steps.plan.step import plan
 
 BART = {"model_type": "bart", "is_encoder_decoder": True, "d_model": 1024, "encoder_layers": 12, "decoder_layers": 6,

@@ -60,6 +60,14 @@ def test_any_name_of_a_sweep_has_a_folder_for_its_curves(given, name):
     assert decided[0].name == name
 
 
+def test_curves_cannot_be_shared_in_an_object_store(given, memory):
+    with pytest.raises(
+        UserError, match=r"SWEEP-E0207 pruner: found median with checkpoint_dir=memory://b/x; .*to such a"
+    ):
+        decide_sweep("chat_completion_sweep", {**given, **PRUNED, "pruner": "median", "checkpoint_dir": "memory://b/x"})
+    assert codes({**given, "pruner": "none", "checkpoint_dir": "memory://b/x"}) == []
+
+
 def test_without_pruner_no_folder_is_needed(given):
     assert codes({**given, "pruner": "none"}) == []
 

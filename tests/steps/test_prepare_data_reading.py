@@ -17,6 +17,7 @@ from steps.params.data import TextColumns
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import read_json, read_jsonl
 from steps.prepare_data.read.reading import detect, read_rows
+from steps.tasks import load_task
 
 GOOD = '{"text": "once upon a time"}\n'
 WANTED = {"text_key": "text"}
@@ -246,6 +247,18 @@ def test_a_row_beyond_a_bound_is_refused_by_the_bound_s_name(tmp_path, name):
     [problem] = refused(file, max_nesting=5)
     assert (problem.code, problem.where) == ("DATA-E0211", f"{file}:2 (record 2)")
     assert "max_nesting" in problem.expected
+
+
+@pytest.mark.parametrize("depth", [200, 300, 890])
+def test_what_the_writer_of_json_does_not_nest_is_refused_or_kept(tmp_path, depth):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "a", "x": ' + "[" * depth + "]" * depth + "}\n")
+    task, columns = load_task("prompts"), load_task("prompts").Columns()
+    with pytest.raises(UserError, match="DATA-E0211"):
+        check_data("prompts", test=file, columns=columns)
+    checked = check_data("prompts", test=file, columns=columns, max_nesting=900)
+    assert task.canonical(json.loads(file.read_text()), columns)["more"] == '{"x":' + "[" * depth + "]" * depth + "}"
+    assert len(checked.rows["test"]) == 1
 
 
 @pytest.mark.slow

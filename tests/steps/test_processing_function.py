@@ -26,9 +26,15 @@ def number(row):
 def helper(text):
     return {"text": str(int(text))}
 
+def exits(row):
+    if row["text"] == "x":
+        raise SystemExit(0)
+    return row
+
 def two(row, other): ...
 def none(): ...
 def named(row, *, strict): ...
+async def later(row): ...
 def default(row, strict=True): ...
 def wrong(row): return "text"
 def binary(row): return {"text": b"a"}
@@ -79,6 +85,13 @@ def test_an_exception_names_the_row_and_the_line_of_the_function(tmp_path, code)
     assert_six_parts(str(problem))
 
 
+def test_a_function_that_ends_the_process_is_reported_like_an_exception(tmp_path, code):
+    made, findings = processed(tmp_path, code, "exits", "a", "x", "b")
+    assert [row["text"] for _, _, row in made] == ["a", "b"]
+    [problem] = findings.problems
+    assert (problem.code, problem.found) == ("DATA-E2205", '"SystemExit: 0"')
+
+
 @pytest.mark.parametrize(("name", "reason"), [("wrong", "DATA-E2206"), ("binary", "DATA-E2207")])
 def test_what_is_no_row_is_refused(tmp_path, code, name, reason):
     made, findings = processed(tmp_path, code, name, "a", "b")
@@ -105,6 +118,7 @@ def test_the_check_runs_nothing_and_the_digest_follows_the_text(tmp_path, code):
         ("clean.py:two", "DATA-E2203", "two(row, other)"),
         ("clean.py:none", "DATA-E2203", "def none(row):"),
         ("clean.py:named", "DATA-E2203", "strict"),
+        ("clean.py:later", "DATA-E2203", "async later(row)"),
         ("absent.py:clean", "URI-E0201", "nothing at"),
         ("https://host/clean.py:clean", "URI-E0102", "scheme"),
     ],

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from test_checkpoints_by_time import CASES, Killed, in_place, told, usual, weights
-from test_finetune import opposed, start, wait_for
+from test_finetune import opposed, start
 from training_inputs import settings_with, train
+from waiting import wait_for
 
 from steps import wire
 from steps.artifacts import read_manifest
@@ -234,7 +235,7 @@ def test_a_kill_while_it_is_pruned_changes_nothing(when, model, data, tmp_path, 
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
     mark = read_curve(curves(local_root).file(0))
     assert mark.state == "pruned"
-    monkeypatch.setattr(finetune_step, "_train", lambda *_: pytest.fail("it trains again"))
+    monkeypatch.setattr("steps.finetune.training._train", lambda *_: pytest.fail("it trains again"))
     for _ in range(2):
         with pytest.raises(Pruned) as caught:
             train(settings, model, data, out)
@@ -412,7 +413,7 @@ def test_a_whole_result_is_not_trained_again_for_what_follows(error, model, data
     with pytest.raises(error):
         again(settings, (model, data), tmp_path / "out", fails)
     written = (tmp_path / "out/tuned/model.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(finetune_step, "_train", lambda *_: pytest.fail("it trains again"))
+    monkeypatch.setattr("steps.finetune.training._train", lambda *_: pytest.fail("it trains again"))
     for _ in range(2):  # also when all has ended
         again(settings, (model, data), tmp_path / "out", seen.append)
     assert len(seen) == 2

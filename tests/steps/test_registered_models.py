@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from forking import ForkingPython
-from registering import METRICS, as_artifact, settings, write_evaluation
+from registering import METRICS, as_artifact, client, holder, settings, write_evaluation
 
 from steps.register_model.step import register_model
 
@@ -101,6 +101,31 @@ def test_a_fresh_process_puts_a_text_to_the_model_in_the_form_it_was_trained_in(
     prompts = [f"translate English to qaa: {text} =" for text in ("The quick", "Count to")]
     assert answers == plain_answers(world["tuned"], prompts, 8)
     assert answers != plain_answers(world["tuned"], ["The quick", "Count to"], 8)
+
+
+def test_a_fresh_process_puts_the_instruction_of_a_rewarded_training_before_a_conversation(world, tmp_path, ask):
+    reward = {"name": "s3://b/mine.py:short", "short": "short", "weight": 0.5, "base": None, "tuned": 0.25}
+    scores = {"base": {"reward": 0.1}, "tuned": {"reward": 0.9, "rewards/short": 0.25}}
+    gate = {**METRICS["gate"], "metric": "reward", "reason": "Passed: reward 0.9 beats 0.1."}
+    world["evaluation"] = write_evaluation(
+        tmp_path / "rewarded", world["tuned"], **scores, gate=gate, rewards={"rewards": [reward]}
+    )
+    uri = register_model(settings(task="grpo", method="grpo", system_prompt="Count to ten"), **world)
+    user, own = {"role": "user", "content": "dog"}, {"role": "system", "content": "The quick"}
+    asked, others = ask(tmp_path, uri, ([{"prompt": "dog"}], {}), ([{"messages": [own, user]}], {}))
+    prompts = [
+        f"<|im_start|>system\n{text}<|im_end|><|im_start|>user\ndog<|im_end|><|im_start|>assistant\n"
+        for text in ("Count to ten", "The quick")
+    ]
+    assert [*asked, *others] == plain_answers(world["tuned"], prompts, 8)
+    run = client().get_run(client().get_model_version("normaliser", "1").run_id)
+    assert run.data.metrics["tuned/rewards/short"] == 0.25
+    card = (world["registration"] / "model_card.md").read_text()
+    assert "| s3://b/mine.py:short | 0.5 | – | 0.25 |" in card
+    assert "| rewards/short | – | 0.25 | more |" in card
+    other = register_model(settings(task="grpo", method="grpo"), **{**world, "registration": tmp_path / "other"})
+    assert holder() == "2"
+    assert other == uri
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several"])

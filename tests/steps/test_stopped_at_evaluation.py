@@ -28,7 +28,7 @@ def test_the_result_is_that_of_an_undisturbed_training(
     plain = train(settings, model, data, tmp_path / "plain" / "out")
 
     def ask(self, args, state, control, **_):
-        self.asked |= state.global_step == step - 1
+        self._asked |= state.global_step == step - 1
 
     with monkeypatch.context() as patch:
         patch.setattr(Preemption, "on_step_begin", ask)

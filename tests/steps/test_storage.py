@@ -27,27 +27,43 @@ def s3():
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()  # one made before does not know these credentials
     filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
-    filesystem.mkdir(BUCKET)
+    filesystem.makedirs(BUCKET, exist_ok=True)  # a worker may come to this module twice
     yield filesystem
     server.stop()
     patch.undo()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_missing_credentials_are_the_users_to_give(monkeypatch):
-    import s3fs
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    s3fs.S3FileSystem.clear_instance_cache()
+    without_credentials(monkeypatch)
     with pytest.raises(UserError, match="no credentials"):
         storage.find_files("train_file_path", "s3://bucket/train.jsonl")
-    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_credentials_that_come_later_are_used_and_those_that_go_are_not(s3, tmp_path, monkeypatch):
+    s3.pipe(f"{BUCKET}/late.txt", b"1")
+    uri = f"s3://{BUCKET}/late.txt"
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            without_credentials(patched)
+            with pytest.raises(UserError, match="no credentials"):
+                storage.find_files("train_file_path", uri)
+        assert list(storage.find_files("train_file_path", uri)) == [""]
+    without_credentials(monkeypatch)
+    given = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(given))
+    with pytest.raises(UserError, match="no credentials"):
+        storage.find_files("train_file_path", uri)
+    given.write_text("[default]\naws_access_key_id = test\naws_secret_access_key = test\n")
+    assert list(storage.find_files("train_file_path", uri)) == [""]
+
+
+def without_credentials(patch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
 
 
 def test_a_store_whose_client_is_not_installed_says_so(monkeypatch):
@@ -80,14 +96,14 @@ def test_bytes_that_went_missing_on_the_way_are_noticed(s3, tmp_path, monkeypatc
     from steps.errors import Outage
 
     s3.pipe(f"{BUCKET}/cut.jsonl", b"0123456789")
-    real = storage._filesystem
+    real = storage.filesystem_of
 
     def lying(uri):
         filesystem, path = real(uri)
         monkeypatch.setattr(filesystem, "get_file", lambda _, place: Path(place).write_bytes(b"01234"), raising=False)
         return filesystem, path
 
-    monkeypatch.setattr(storage, "_filesystem", lying)
+    monkeypatch.setattr(storage, "filesystem_of", lying)
     with pytest.raises(Outage, match="5 of 10 bytes"):
         storage.fetch("p", f"s3://{BUCKET}/cut.jsonl", tmp_path / "x")
 
@@ -153,7 +169,7 @@ def test_other_content_on_the_hub_is_another_source(monkeypatch):
             return {"name": path, "type": "file", "size": 3, "blob_id": self.blob, "lfs": None, "security": None}
 
     hub = Hub()
-    monkeypatch.setattr(storage, "_filesystem", lambda uri: (hub, uri))
+    monkeypatch.setattr(storage, "filesystem_of", lambda uri: (hub, uri))
     before = storage.digest_of("p", "hf://owner/name/adapter.safetensors")
     assert before == storage.digest_of("p", "hf://owner/name/adapter.safetensors")
     hub.blob = "b2"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tracking_server import TrackingServer
+from waiting import LONG, wait_for
 
 from steps.errors import Outage, UserError
 from steps.params.registration import TrackingParams
@@ -117,16 +118,17 @@ def test_an_outage_delays_metrics_and_loses_none(server, said, when):
             if step == 200:
                 tracker.flush(0.2)
                 server.down = True
-            times.append(int(time.time() * 1000))
+            before = int(time.time() * 1000)
             tracker.metrics({"loss": float(step)}, step)
-        time.sleep(0.3)
+            times.append((before, time.time() * 1000))
+        wait_for(lambda: any("training continues" in line for line in said))
         assert server.metrics("loss")[-1:] != [(600, 600.0)] if server.runs else True
         server.down = False
     assert server.metrics("loss") == [(step, float(step)) for step in range(1, 601)]
     assert len(server.runs) == 1
     (run,) = server.runs.values()
     sent = {int(metric["step"]): int(metric["timestamp"]) for metric in run["metrics"]}
-    assert all(abs(sent[step] - asked) < 1000 for step, asked in enumerate(times, 1))
+    assert all(before <= sent[step] <= after for step, (before, after) in enumerate(times, 1))
     assert sum("training continues" in line for line in said) == 1
     assert sum("answers again" in line for line in said) == 1
 
@@ -138,7 +140,7 @@ def test_nothing_that_is_called_waits_for_a_server_that_is_down(server):
     started = time.monotonic()
     for step in range(1000):
         tracker.metrics({"loss": 1.0}, step)
-    assert time.monotonic() - started < 5  # a single call to a server that is down takes longer
+    assert time.monotonic() - started < LONG  # a thousand calls that wait for an answer take longer
     assert tracker.run_id is None
 
 
@@ -238,7 +240,7 @@ class SlowStore:
         return self
 
     def log_artifacts(self, run_id: str, folder: str, place: str) -> None:
-        self.gate.wait(10)
+        self.gate.wait(1000)
         if self.fails:
             self.fails -= 1
             raise ConnectionError("503 Service Unavailable")
@@ -265,7 +267,7 @@ def test_a_slow_store_gets_the_newest_checkpoint_and_the_training_does_not_wait(
             while copies._sending is None:
                 time.sleep(0.01)
         shutil.rmtree(made)  # as save_total_limit does
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < LONG
     store.gate.set()
     copies.close()
     assert store.got == {"checkpoint-1": ["model.safetensors"], "checkpoint-4": ["model.safetensors"]}
@@ -290,11 +292,13 @@ def test_a_store_that_answers_503_is_asked_again_and_at_last_let_be(tmp_path, sa
 
 
 def test_a_store_that_hangs_is_left_when_time_is_up(tmp_path, said):
-    copies = CheckpointCopies(SlowStore())
+    store = SlowStore()
+    copies = CheckpointCopies(store)
     copies.offer(checkpoint(tmp_path, 1))
     started = time.monotonic()
     copies.close(0.3)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < LONG
+    store.gate.set()
     assert any("checkpoint-1 (time limit reached)" in line for line in said)
 
 

@@ -28,7 +28,7 @@ def begin(uri: str) -> subprocess.Popen:
 def test_two_processes_at_the_same_time_create_it_once(tmp_path):
     folder = tmp_path / "it's a root"
     both = [begin(f"sqlite:///{folder}/mlflow.db") for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in both]
+    told = [process.communicate(timeout=300) for process in both]
     assert [(process.returncode, out) for process, (out, _) in zip(both, told, strict=True)] == [(0, "1\n")] * 2
     errors = "".join(error for _, error in told)
     assert errors.count("Creating initial MLflow database tables") == 1
@@ -45,6 +45,6 @@ def test_after_a_kill_the_next_process_creates_it(tmp_path):
     first.kill()
     first.communicate()
     assert not (tmp_path / "mlflow.db").exists()
-    out, error = (second := begin(f"sqlite:///{tmp_path}/mlflow.db")).communicate(timeout=120)
+    out, error = (second := begin(f"sqlite:///{tmp_path}/mlflow.db")).communicate(timeout=300)
     assert (second.returncode, out) == (0, "1\n"), error
     assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]

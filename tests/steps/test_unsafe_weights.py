@@ -69,7 +69,7 @@ def test_whatever_loads_weights_looks_first(tiny_model, tmp_path, monkeypatch):
     from training_inputs import settings_with
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    from steps.finetune.checkpoints import resume_point, seal
+    from steps.finetune.checkpoints import CheckpointFolder, resume_point, seal
     from steps.finetune.continuing import continued
     from steps.finetune.heads import load_with_head
     from steps.finetune.loading import load_model
@@ -91,7 +91,7 @@ def test_whatever_loads_weights_looks_first(tiny_model, tmp_path, monkeypatch):
         lambda: load_with_head(AutoModelForSequenceClassification, base, settings_with(), tokenizer, num_labels=2),
         lambda: load(AutoModelForCausalLM, base, "32"),
         lambda: continued(whole, adapted, settings),
-        lambda: resume_point(None, str(checkpoint)),
+        lambda: resume_point(CheckpointFolder(tmp_path / "none", {}, tmp_path), str(checkpoint)),
     ]
     for way in ways:
         with pytest.raises(SecurityRefusal):

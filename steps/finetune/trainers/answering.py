@@ -5,21 +5,42 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow.parquet as pq
+from torch.nn.functional import pad
+from transformers import Trainer
 
 from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
 from steps.finetune.heads import load_with_head
 from steps.finetune.loading import load_tokenizer
+from steps.finetune.rows import by_row, spread
 from steps.finetune.run import Run
+from steps.launch.group import current
 from steps.scoring.answer_metrics import score_answers
 from steps.scoring.answer_windows import answers_of, references_of
 
 LEARNED = ("input_ids", "token_type_ids", "start_positions", "end_positions")
 
 
+class EquallyWideTrainer(Trainer):
+    """Pads the batches of all processes to one width, as one process would: padding takes part in the loss.
+
+    These models choose a position among all of a batch's width.
+    """
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        tokenizer: Any = self.processing_class
+        padding = {"input_ids": tokenizer.pad_token_id}
+        width = max(current().all_of(inputs["input_ids"].shape[1]))
+        wide = {
+            name: pad(values, (0, width - values.shape[1]), value=padding.get(name, 0)) if values.ndim == 2 else values
+            for name, values in inputs.items()
+        }
+        return super().training_step(model, wide, *rest, **more)
+
+
 def build(run: Run) -> Any:
     """Build the trainer; the rows are windows with the start and end positions of their answer."""
-    from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, TrainingArguments
 
     settings = run.settings
     tokenizer = load_tokenizer(run.model, run.data)
@@ -27,7 +48,7 @@ def build(run: Run) -> Any:
     model = load_with_head(AutoModelForQuestionAnswering, run.model, settings, tokenizer)
     full = settings.max_length if settings.pad_to_max_length else None
     evaluates = settings.training.evaluation_strategy != "no"
-    trainer = Trainer(
+    trainer = spread(EquallyWideTrainer, by_row)(
         model=model,
         args=TrainingArguments(
             **training_arguments(settings, run.checkpoints), include_num_input_tokens_seen="non_padding"

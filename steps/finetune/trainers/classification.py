@@ -11,6 +11,7 @@ from steps.finetune.arguments import training_arguments
 from steps.finetune.continuing import refuse_other_classes
 from steps.finetune.heads import load_with_head
 from steps.finetune.loading import load_tokenizer
+from steps.finetune.rows import by_row, spread
 from steps.finetune.run import Run
 
 
@@ -34,7 +35,7 @@ def build(run: Run) -> Any:
         problem_type="multi_label_classification" if multilabel else "single_label_classification",
     )
     full = settings.max_length if settings.pad_to_max_length else None
-    trainer = Trainer(
+    trainer = spread(Trainer, by_row)(
         model=model,
         args=TrainingArguments(
             **training_arguments(settings, run.checkpoints), include_num_input_tokens_seen="non_padding"

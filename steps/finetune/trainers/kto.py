@@ -12,9 +12,11 @@ from trl import KTOConfig, KTOTrainer  # type: ignore[attr-defined]
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
+from steps.finetune.rows import by_row, spread
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
 from steps.finetune.trainers.trl_inputs import trl_inputs
+from steps.launch.group import current
 
 
 class PreparedKTOTrainer(PreparedAnswers, KTOTrainer):
@@ -36,15 +38,15 @@ def build(run: Run) -> Any:
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
     rows = partial(_rows, run, loss=config.loss_type)
-    made = PreparedKTOTrainer(run, args=config, **trl_inputs(run, model, rows))
+    made = spread(PreparedKTOTrainer, by_row)(run, args=config, **trl_inputs(run, model, rows))
     return with_exact_adapter(made, settings)
 
 
 def _rows(run: Run, split: str, loss: str) -> Any:
     """Read a split; for the loss kto each row also gets the answer of its neighbour.
 
-    The neighbour is the previous row in the batch, for the first row the last one, as in TRL 1.16: mismatched prompts
-    and answers give the KL estimate of the loss.
+    The neighbour is the previous row in the batch of all processes, for the first row the last one, as in TRL 1.16:
+    mismatched prompts and answers give the KL estimate of the loss.
     """
     from datasets import Dataset
     from datasets.table import InMemoryTable
@@ -52,7 +54,7 @@ def _rows(run: Run, split: str, loss: str) -> Any:
     rows = run.tokens(split)
     if loss != "kto":
         return rows
-    size, count = run.settings.training.per_device_train_batch_size, len(rows)
+    size, count = run.settings.training.per_device_train_batch_size * current().count, len(rows)
     places = np.arange(count)
     before = places - 1
     firsts = places[::size]

@@ -9,6 +9,7 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
+from steps.finetune.rows import by_row, spread
 from steps.finetune.run import Run
 from steps.finetune.trainers.prepared_answers import PreparedAnswers
 from steps.finetune.trainers.trl_inputs import trl_inputs
@@ -36,5 +37,5 @@ def build(run: Run) -> Any:
         label_smoothing=wanted.label_smoothing,
         precompute_ref_log_probs=wanted.precompute_ref_log_probs,
     )
-    made = PreparedDPOTrainer(run, args=config, **trl_inputs(run, model))
+    made = spread(PreparedDPOTrainer, by_row)(run, args=config, **trl_inputs(run, model))
     return with_exact_adapter(made, settings)

@@ -72,7 +72,7 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 def _asked(settings: FinetuneSettings) -> dict[str, Any]:
     """Return the settings without those in NO_MATTER; a new setting is included until it is listed there."""
-    told = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "preference", "pruning"})
+    told = settings.model_dump(mode="json", exclude={"checkpoints", "tracking", "preference", "pruning", "nodes"})
     for group, names in NO_MATTER.items():
         told[group] = {name: value for name, value in told[group].items() if name not in names}
     return told

@@ -10,6 +10,7 @@ import numpy as np
 from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_adapted
+from steps.finetune.rows import by_label, spread
 from steps.finetune.run import Run
 from steps.generation.decoding import answer_tokens
 from steps.generation.encoder_decoders import answering, opening_tokens
@@ -36,7 +37,7 @@ def build(run: Run) -> Any:
         setattr(model.generation_config, name, token)
     writes = settings.max_new_tokens > 0
     how = answering(model, tokenizer, settings.max_new_tokens, settings.num_beams, facts["opening"]) if writes else None
-    trainer = Seq2SeqTrainer(
+    trainer = spread(Seq2SeqTrainer, by_label)(
         model=model,
         args=Seq2SeqTrainingArguments(
             **training_arguments(settings, run.checkpoints),

@@ -7,6 +7,7 @@ from typing import Any
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
+from steps.finetune.rows import spread
 from steps.finetune.run import Run
 from steps.finetune.trainers.trl_inputs import trl_inputs
 
@@ -27,5 +28,5 @@ def build(run: Run) -> Any:
         pad_to_multiple_of=settings.max_length if settings.pad_to_max_length else None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    made = SFTTrainer(args=config, **trl_inputs(run, model))
+    made = spread(SFTTrainer)(args=config, **trl_inputs(run, model))
     return with_exact_adapter(made, settings)

@@ -8,6 +8,7 @@ from steps.artifacts import read_manifest
 from steps.finetune.arguments import training_arguments
 from steps.finetune.continuing import refuse_other_classes
 from steps.finetune.heads import load_with_head
+from steps.finetune.rows import by_label, spread
 from steps.finetune.run import Run
 from steps.models.word_tokenizer import load_word_tokenizer
 from steps.scoring.tag_metrics import score_tags
@@ -38,7 +39,7 @@ def build(run: Run) -> Any:
         label2id={name: number for number, name in enumerate(names)},
     )
     full = settings.max_length if settings.pad_to_max_length else None
-    trainer = Trainer(
+    trainer = spread(Trainer, by_label)(
         model=model,
         args=TrainingArguments(
             **training_arguments(settings, run.checkpoints), include_num_input_tokens_seen="non_padding"

@@ -15,8 +15,10 @@ from steps.errors import Problem, UserError
 from steps.finetune.arguments import training_arguments
 from steps.finetune.loading import load_model
 from steps.finetune.quantising import with_exact_adapter
+from steps.finetune.rows import by_row, spread
 from steps.finetune.run import Run
 from steps.finetune.trainers.trl_inputs import trl_inputs
+from steps.launch.group import current
 
 NO_LOSS = -100
 
@@ -63,7 +65,7 @@ def _build(run: Run, trainer: Any, config: Any, **loss: Any) -> Any:
         remove_unused_columns=False,
         **loss,
     )
-    made = _on_prepared(trainer)(args=arguments, **trl_inputs(run, model))
+    made = spread(_on_prepared(trainer), by_row)(args=arguments, **trl_inputs(run, model))
     return with_exact_adapter(made, settings)
 
 
@@ -75,14 +77,14 @@ def _on_prepared(trainer: Any) -> Any:
         tokens_seen = 0
 
         def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: str = "train") -> Any:
-            if train_eval == "train":
+            if train_eval == "train" and getattr(self, "real_rows", None) != 0:
                 masks = (batch["chosen_attention_mask"], batch["rejected_attention_mask"])
                 self.tokens_seen += sum(int(mask.sum()) for mask in masks)
             return super().get_batch_loss_metrics(model, batch, train_eval)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs:
-                logs["num_tokens"] = self.tokens_seen
+                logs["num_tokens"] = sum(current().all_of(self.tokens_seen))
             super().log(logs, start_time)
 
     return Prepared

@@ -1,6 +1,15 @@
 """IA3: one learned factor for each output of a layer, or for each input of a feed-forward layer."""
 
-from steps.kinds.adapter_kind import NAMES, UNDERSTOOD_OF_ALL, AdapterKind, for_every_matrix, no_positions
+from collections.abc import Sequence
+from typing import Any
+
+from steps.kinds.adapter_kind import NAMES, UNDERSTOOD_OF_ALL, AdapterKind, Matrix, no_positions
+
+
+def _count(p: Any, hidden: int, matrices: Sequence[Matrix], layers: float) -> float:
+    """Count the inputs of a layer's last matrix and the outputs of all others."""
+    return layers * (sum(outputs for _, outputs in matrices[:-1]) + sum(inputs for inputs, _ in matrices[-1:]))
+
 
 KIND = AdapterKind(
     name="ia3",
@@ -16,8 +25,7 @@ KIND = AdapterKind(
     config="peft:IA3Config",
     settings_by="steps.finetune.adapters:in_layers_of_ia3",
     positions=no_positions,
-    # IA3 scales the inputs of a layer's last matrix and the outputs of all others.
-    size=for_every_matrix(lambda p, inputs, outputs: max(inputs, outputs)),
+    size=_count,
     understood=UNDERSTOOD_OF_ALL | {"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"},
     harmless={},
     tensors_begin="ia3_",

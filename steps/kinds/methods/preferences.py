@@ -12,6 +12,7 @@ PREFERENCES: dict[str, Any] = {
     "evaluator": "steps.evaluate.preferred:compare",
     "report": ("preferences", "steps.reports.preference_facts:preference_facts"),
     "rated": False,
+    "rewarded": False,
     "sums_losses": False,
     "answers_per_row": 2,  # both answers of a pair are in the same batch
     "best_metrics": True,
@@ -23,6 +24,7 @@ PREFERENCES: dict[str, Any] = {
         "response_template": _ANSWERS_COMPARED,
         "instruction_template": _ANSWERS_COMPARED,
         "comma_separated_template": _ANSWERS_COMPARED,
+        "evaluation_engine": "given answers are compared; the few that are shown are written by transformers",
         "lora_dropout": "dropout is disabled, because rewards are small differences of log probabilities",
     },
 }

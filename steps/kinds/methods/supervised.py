@@ -16,6 +16,7 @@ METHOD = Method(
     reads=frozenset(),
     asks_reference=False,
     rated=False,
+    rewarded=False,
     answers_per_row=1,
     whole_logits=False,
     pads_to_max_length=True,

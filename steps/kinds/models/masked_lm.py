@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steps.kinds.model_kind import ModelKind
-from steps.kinds.models.unfit import VOCABULARY_KEPT
+from steps.kinds.models.unfit import NOTHING_WRITTEN, VOCABULARY_KEPT
 
 # Values of model_type in config.json with a masked head in transformers; with `is_decoder` they are causal models.
 MODEL_TYPES = frozenset({
@@ -39,9 +39,9 @@ KIND = ModelKind(
     writes_while_training=False,
     compares_texts=False,
     takes_new_tokens=False,
-    logits_over_vocabulary=False,
+    logits_over_vocabulary=True,
     longest_window=None,
     length_parameters=("max_seq_length",),
     served_columns=False,
-    unfit={"additional_special_tokens": VOCABULARY_KEPT},
+    unfit={"additional_special_tokens": VOCABULARY_KEPT, "evaluation_engine": NOTHING_WRITTEN},
 )

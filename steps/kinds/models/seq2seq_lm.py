@@ -43,6 +43,7 @@ KIND = ModelKind(
     served_columns=False,
     unfit={
         "additional_special_tokens": VOCABULARY_KEPT,
+        "evaluation_engine": "vLLM has no models with an encoder",
         "packing": "each text is encoded separately",
         "pad_to_max_length": "text and answer are padded to the longest of their batch",
         "text_separator": "encoder and decoder have separate inputs, with no text between them",

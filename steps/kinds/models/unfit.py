@@ -5,6 +5,7 @@ from __future__ import annotations
 NO_CHAT = "the rows are not conversations"
 VOCABULARY_KEPT = "new tokens are supported for causal language models only"
 ENCODER_ONLY = "the model has no encoder"
+NOTHING_WRITTEN = "nothing is generated"
 
 
 def without_text(learned: str) -> dict[str, str]:
@@ -18,5 +19,6 @@ def without_text(learned: str) -> dict[str, str]:
         "response_template": learned,
         "instruction_template": learned,
         "comma_separated_template": learned,
-        "evaluation_max_new_tokens": "nothing is generated",
+        "evaluation_max_new_tokens": NOTHING_WRITTEN,
+        "evaluation_engine": NOTHING_WRITTEN,
     }

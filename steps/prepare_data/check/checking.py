@@ -28,7 +28,7 @@ from steps.prepare_data.read.processing import process
 from steps.prepare_data.read.reading import detect, read_rows
 from steps.prepare_data.read.sources import SourceFile, open_source
 from steps.sources.user_code import LoadedFunction, load_function
-from steps.tasks import NO_OTHERS, Fault, load_task, named_by
+from steps.tasks import NO_OTHERS, Fault, learns, load_task, named_by
 from steps.tasks.forms import FormColumns, row_reader
 
 MOST_LEAKED = 0.01  # share of held-out rows that are also in train; above it, evaluation would be meaningless
@@ -62,8 +62,11 @@ def check_data(
     process_row = (
         load_function("processing_function", source.processing_function) if source.processing_function else None
     )
+    trains = learns(task)
     with TemporaryDirectory() as opened:
         files, notes, problems = _open_all(source, Path(opened) / "files")
+        if not problems and not ("train" in files if trains else files):
+            raise UserError(list(source.conflicts()))
         unopened = bool(problems)
 
         def gather(name: str, folder: Path | None) -> Gathered:
@@ -79,20 +82,19 @@ def check_data(
             return rows if scratch else {name: gather(name, Path(opened)).rows(task) for name in files}
 
         outlines = {name: split.outlines for name, split in splits.items()}
-        near = [] if problems else contradicted(rows["train"], splits["train"].asked)
-        near += [] if problems else nearly_equal(rows, outlines, with_texts)
+        compared = trains and not problems
+        near = contradicted(rows["train"], splits["train"].asked) if compared else []
+        near += nearly_equal(rows, outlines, with_texts) if compared else []
     for split in splits.values():
         split.outlines = array("q")  # used only once, and as large as everything else kept of a row
     warnings = notes["W"] + [warning for split in splits.values() for warning in split.warnings()]
     repairs = notes["F"] + [repair for split in splits.values() for repair in split.repairs()]
     if unopened:
         raise with_notes(UserError(problems), warnings, repairs)
-    leaks, leaked_rows = leaked(rows, MOST_LEAKED)
-    refused = {name: split.refused for name, split in splits.items()}
-    drawn = _draw(rows, splits["train"], source, seed, refused)
-    warnings += leaks + near + drawn.warnings
+    drawn = _divided(rows, splits, source, seed) if trains else _Drawn(rows, [], [], [])
+    warnings += near + drawn.warnings
     repairs += drawn.repairs
-    problems += leaked_rows + (drawn.problems if all(split.read_to_its_end for split in splits.values()) else [])
+    problems += drawn.problems
     if problems:
         raise with_notes(UserError(problems), warnings, repairs)
     sources = _mix(drawn.parts, splits["train"], source) if source.training_data else {}
@@ -118,8 +120,6 @@ def _open_all(
                 files[name] = found
         except UserError as error:
             problems += error.problems
-    if "train" not in files and not problems:
-        raise UserError(list(source.conflicts()))
     return files, notes, problems
 
 
@@ -195,6 +195,15 @@ class _Drawn:
     warnings: list[dict[str, Any]]
     repairs: list[dict[str, Any]]
     problems: list[Problem]
+
+
+def _divided(rows: dict[str, Rows], splits: dict[str, Gathered], source: DataSource, seed: int) -> _Drawn:
+    """Look for held-out rows that are also in train, and hold out the missing splits."""
+    leaks, leaked_rows = leaked(rows, MOST_LEAKED)
+    refused = {name: split.refused for name, split in splits.items()}
+    drawn = _draw(rows, splits["train"], source, seed, refused)
+    counted = all(split.read_to_its_end for split in splits.values())
+    return _Drawn(drawn.parts, leaks + drawn.warnings, drawn.repairs, leaked_rows + drawn.problems * counted)
 
 
 def _draw(rows: dict[str, Rows], gathered: Gathered, source: DataSource, seed: int, refused: dict[str, int]) -> _Drawn:

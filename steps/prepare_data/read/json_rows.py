@@ -189,8 +189,8 @@ def _is_plain(raw: bytes, value: dict[str, Any], deepest: int) -> bool:
     in which this could fail (a blank before the colon, an escaped quote).
     """
     return (
-        raw.count(b'":') == as_bytes(value).count(b'":')
-        and raw.count(b"[") + raw.count(b"{") <= deepest
+        raw.count(b"[") + raw.count(b"{") <= deepest
+        and raw.count(b'":') == as_bytes(value).count(b'":')
         and b" :" not in raw
         and b"\t:" not in raw
         and b"\n:" not in raw

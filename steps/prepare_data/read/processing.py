@@ -25,7 +25,7 @@ def process(rows: Iterator[Row], function: LoadedFunction, findings: Findings) -
     for record, line, row in rows:
         try:
             made = function.call(row)
-        except Exception as error:  # user code: any exception is reported with its line
+        except (Exception, SystemExit) as error:  # user code: any exception is reported with its line
             fault = Fault("DATA-E2205", "", as_found(f"{type(error).__name__}: {error}"),
                           f"no exception from {function.name} ({function.place_of(error)})",
                           "correct the function, or let it return None for such rows")  # fmt: skip

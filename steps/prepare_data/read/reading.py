@@ -55,7 +55,7 @@ def read_rows(
     elif kind == "parquet":
         yield from read_parquet(source, wanted, findings, others)
     elif kind == "txt":
-        yield from read_text(source, (wanted or {}).get("text_key", "text"), findings)
+        yield from read_text(source, next(iter((wanted or {}).values()), "text"), findings)
     elif kind:
         delimiter = source.delimiter or DELIMITERS[kind]
         yield from read_csv(replace(source, delimiter=delimiter), wanted, findings, others)

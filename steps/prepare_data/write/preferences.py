@@ -14,7 +14,6 @@ prompt fills max_seq_length has no tokens to learn and is left out, as in TRL.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from steps.params.splits import VALIDATION_BY_ROW
 from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
-from steps.prepare_data.findings import ROWS_SHOWN
 from steps.prepare_data.write.answer_tables import PAIR, RATED, TokenTables
 from steps.prepare_data.write.answer_tokens import Answered, tokenise_answers
 from steps.prepare_data.write.lengths import judge_lengths
@@ -172,16 +170,7 @@ def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation:
     try:
         return tokenise_answers(preparation.tokenizer, training, preparation.names)
     except RefusedRows as refused:
-        by_reason: dict[str, list[int]] = defaultdict(list)
-        for position, reason in refused.refusals.items():
-            by_reason[reason].append(start + position)
-        for reason, positions in by_reason.items():
-            records = tuple(int(rows.records[row]) for row in positions)
-            preparation.problems.append(
-                Problem("DATA-E0805", rows.where(positions[0]), "a conversation that the chat template refuses",
-                        f"one that it can render ({reason})", "change the rows, or set another chat_template",
-                        records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
-            )  # fmt: skip
+        preparation.refuse_rows(rows, {start + position: why for position, why in refused.refusals.items()})
         return None
 
 

@@ -35,7 +35,7 @@ def in_texts(rows: dict[str, Rows], tokenizer: Any, ends: bool, told: Collection
     `ends` if the end token is appended to texts that do not end with it, as for causal models: a text may end with it
     then, and a tokenizer that writes it too writes a second one.
     """
-    rendered = _are_messages(rows["train"])
+    rendered = _are_messages(next(iter(rows.values())))
     before, after = ([], []) if rendered else added_at(tokenizer)
     ends = ends and not rendered
     if ends and tokenizer.eos_token in after:

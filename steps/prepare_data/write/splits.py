@@ -57,10 +57,23 @@ class Preparation:
         rows = [int(record) for record in (records or [])[:ROWS_SHOWN]]
         self.warnings.append({"code": code, "what": what, "count": count, "rows": rows})
 
+    def refuse_rows(self, rows: Rows, refusals: dict[int, str]) -> None:
+        """Add a problem for each reason for which the chat template refuses rows; `refusals` is row → reason."""
+        by_reason: dict[str, list[int]] = defaultdict(list)
+        for row, reason in refusals.items():
+            by_reason[reason].append(row)
+        for reason, refused in by_reason.items():
+            records = tuple(int(rows.records[row]) for row in refused)
+            self.problems.append(
+                Problem("DATA-E0805", rows.where(refused[0]), "a conversation that the chat template refuses",
+                        f"one that it can render ({reason})", "change the rows, or set another chat_template",
+                        records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
+            )  # fmt: skip
+
     def refuse_if_problems(self, splits: dict[str, dict[str, Any]]) -> None:
         """Raise UserError with the problems of all splits together."""
         self._judge_rows_without_loss()
-        self._judge_forged_turns()
+        self.judge_forged_turns()
         for (source, what), records in self.unread.items():
             self.warn("DATA-W0841", f"{source}: {what}", sorted(records), len(records))
         sequences, needed = splits["train"]["sequences"], self.settings.rows_per_step
@@ -75,7 +88,7 @@ class Preparation:
         if self.problems:
             raise UserError(self.problems)
 
-    def _judge_forged_turns(self) -> None:
+    def judge_forged_turns(self) -> None:
         strict = getattr(self.task.Columns(**self.settings.columns), "strict", False)
         for (source, token), rows in self.forged.items():
             records = sorted(record for _, record in rows)
@@ -169,7 +182,7 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
     batch = read_back(rows.table(span.start, span.stop))
     training = [task.training_row(row, columns) for row in batch]
     completions_only = settings.preprocessing.train_on_completions_only
-    _note_forged_turns(rows, span.start, training, preparation)
+    note_forged_turns(rows, span.start, training, preparation)
     if "messages" in training[0]:
         note_unread(rows, span.start, [row["messages"] for row in training], preparation)
     tokenizer, template = preparation.tokenizer, preparation.template
@@ -177,16 +190,7 @@ def _tokens_of(name: str, rows: Rows, span: slice, preparation: Preparation) -> 
         tokens = tokenise(tokenizer, training, completions_only, template)
         return mask_unlearned(tokens, tokenizer, training, template, completions_only)
     except RefusedRows as refused:
-        by_reason: dict[str, list[int]] = defaultdict(list)
-        for position, reason in refused.refusals.items():
-            by_reason[reason].append(span.start + position)
-        for reason, positions in by_reason.items():
-            records = tuple(int(rows.records[row]) for row in positions)
-            preparation.problems.append(
-                Problem("DATA-E0805", rows.where(positions[0]), "a conversation that the chat template refuses",
-                        f"one that it can render ({reason})", "change the rows, or set another chat_template",
-                        records[:ROWS_SHOWN] if len(records) > 1 else (), len(records))
-            )  # fmt: skip
+        preparation.refuse_rows(rows, {span.start + position: why for position, why in refused.refusals.items()})
         return None
 
 
@@ -221,13 +225,18 @@ def _with_short_texts(tokens: Tokens, rows: Rows, start: int, preparation: Prepa
     return Tokens.joined([tokens, short]).take(order)
 
 
-def _note_forged_turns(rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation) -> None:
-    """Record messages that contain control tokens of the template, which could be read as the start of another turn."""
-    if "messages" not in training[0] or not preparation.control_tokens:
+def note_forged_turns(
+    rows: Rows, start: int, training: list[dict[str, Any]], preparation: Preparation, key: str = "messages"
+) -> None:
+    """Record messages that contain control tokens of the template, which could be read as the start of another turn.
+
+    `key` is the column of the messages, if no parameter names it.
+    """
+    if not any("messages" in row for row in training) or not preparation.control_tokens:
         return
-    texts = ["\n".join(message["content"] or "" for message in row["messages"]) for row in training]
+    texts = ["\n".join(message["content"] or "" for message in row.get("messages", ())) for row in training]
     together = "\0".join(texts)
-    key = preparation.settings.columns.get("messages_key", "messages")
+    key = preparation.settings.columns.get("messages_key", key)
     for token in preparation.control_tokens:
         if token not in together:
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError
-from steps.models.chat_templates import DEFAULT, named, single, template_file
+from steps.models.chat_templates import DEFAULT, named, single, template_file, undecided
 from steps.models.template_syntax import syntax_error
 from steps.params.data import TEMPLATE_TOKENS
 from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
@@ -107,7 +107,7 @@ def end_of_turn(tokenizer: Any) -> str:
             text = tokenizer.apply_chat_template(turns, tokenize=False)
         except Exception:  # a template may raise any exception
             return ""
-        runs.append(_leading_tokens(tokenizer, text.split("A5an")[1].lstrip()))
+        runs.append(_leading_tokens(tokenizer, text.partition("A5an")[2].lstrip()))  # none: it writes no answers
     closing = [one for one, other in zip(*runs, strict=False) if one == other]
     return closing[-1] if closing else ""
 
@@ -124,18 +124,9 @@ def _leading_tokens(tokenizer: Any, text: str) -> list[str]:
 
 def check_chat_template(tokenizer: Any) -> None:
     """Raise UserError if a tokenizer has no chat template, or several of which none is the default."""
-    if isinstance(tokenizer.chat_template, dict):
-        names = sorted(tokenizer.chat_template)
-        raise UserError(
-            Problem("DATA-E0822", "chat_template", f"keep, but the model has several templates ({', '.join(names)}) "
-                    "and none is the default", "the name of one of them", f"set chat_template={names[0]}")
-        )  # fmt: skip
-    if not tokenizer.chat_template:
-        raise UserError(
-            Problem("DATA-E0801", "chat_template", "keep, but the model has no chat template",
-                    "a template for conversations",
-                    "set chat_template to chat-ml or another name, or to a .jinja file")
-        )  # fmt: skip
+    own = tokenizer.chat_template
+    if problem := undecided(own if isinstance(own, dict) else {DEFAULT: own or ""}):
+        raise UserError(problem)
 
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
@@ -155,8 +146,8 @@ def _refuse_unknown_tokens(tokenizer: Any, name: str) -> None:
         raise UserError(
             Problem("DATA-E0811", "chat_template", f"{name}, but the tokenizer has no {', '.join(missing)}",
                     "a template whose tokens are in the tokenizer",
-                    "set add_template_tokens=true, which needs tokenizer.json; or chat_template to keep, or to one of "
-                    "this model's family")
+                    "set chat_template to keep, or to one of this model's family; a training can add them with "
+                    "add_template_tokens=true, which needs tokenizer.json")
         )  # fmt: skip
 
 

@@ -22,6 +22,17 @@ ROWS_ENCODED_TOGETHER = 64  # the tokenizer's encodings take twenty times the me
 NO_LOSS = -100
 
 
+def template_errors() -> tuple[type[Exception], ...]:
+    """Return what rendering a conversation may raise: Jinja's own errors, and those of the expressions in a template.
+
+    TypeError: a text and a missing value are concatenated; others come from a division, an index, a conversion or a
+    method that is not there.
+    """
+    import jinja2
+
+    return (jinja2.TemplateError, TypeError, ArithmeticError, LookupError, ValueError, AttributeError, RecursionError)
+
+
 class RefusedRows(Exception):
     """The chat template refused some rows of a batch."""
 
@@ -227,9 +238,7 @@ def _render_marked(
 
 def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[dict[str, Any]]) -> list[Any]:
     """Render adjacent rows with equal tools together; if the template refuses, find the rows and the reasons."""
-    import jinja2
-
-    refusals = (jinja2.TemplateError, TypeError)  # TypeError: the template concatenates a text and a missing value
+    refusals = template_errors()
     groups = [(tools, list(members)) for tools, members in groupby(rows, key=_tools)]
     try:
         return [render([row["messages"] for row in members], tools) for tools, members in groups]
@@ -239,7 +248,7 @@ def refusing(render: Callable[[list[Any], list[Any] | None], Any], rows: list[di
             try:
                 render([row["messages"]], _tools(row))
             except refusals as error:
-                refused[position] = str(error)
+                refused[position] = str(error) or type(error).__name__
         if not refused:
             raise
         raise RefusedRows(refused) from None

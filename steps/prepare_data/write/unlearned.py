@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from steps.errors import Problem, UserError
-from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, Tokens
+from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, Tokens, template_errors
 from steps.tasks.rules.standard import REASONING
 
 OTHER_TEXT = "\ue000"  # a private character, which no message and no template starts or ends with
@@ -76,14 +76,12 @@ class _Rendered:
         return start, end
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        import jinja2
-
         tools = self.row.get("tools")
         try:
             text = self.tokenizer.apply_chat_template(
                 messages, tools=tools, chat_template=self.template, tokenize=False
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except template_errors() as error:
             raise RefusedRows({self.number: f"{error}, with another text for a message that is not learned"}) from None
         return str(text)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from steps.kinds import load
 from steps.kinds.recipe import reports
-from steps.params.metrics import KNOWN, direction_of
+from steps.params.metrics import direction_of, is_known
 from steps.reports.facts import METRICS, PREDICTIONS, read
 from steps.reports.formats import SHOWN, cut, number
 from steps.reports.page import Section
@@ -69,7 +69,7 @@ def metric_rows(base: dict[str, Any], tuned: dict[str, Any]) -> list[dict[str, A
 
 
 def _metric_row(name: str, was: float | None, now: float | None) -> dict[str, Any]:
-    higher = direction_of(name) if name in KNOWN else None
+    higher = direction_of(name) if is_known(name) else None
     row = {"name": name, "higher": higher, "better": None, "change": number(None)}
     if was is None or now is None:
         return {**row, "base": number(was), "tuned": number(now)}

@@ -1,4 +1,4 @@
-"""The training section: loss, reward margin and learning rate over steps."""
+"""The training section: loss, rewards and learning rate over steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from steps.reports.charts import loss_chart, margin_chart, rate_chart
 from steps.reports.facts import HISTORY, INPUTS, read
 from steps.reports.page import Section
+from steps.reports.reward_training import reward_curves, sample_completions
 
 READS = "training"
 
@@ -29,6 +30,8 @@ def section(tuned: Path) -> Section:
         "evaluations": evaluations,
         "loss_chart": loss_chart(points, evaluations, history.get("best")) if points or evaluations else None,
         "rate_chart": rate_chart(rated) if rated else None,
+        "completions": sample_completions(tuned) or read(tuned / INPUTS).get("completions"),
+        **reward_curves(points, evaluations, history.get("best")),
         "margin_chart": margin_chart(points, evaluations) if any(MARGINS in point for point in points) else None,
     }
     return Section("training", "Training", facts)
