@@ -1,9 +1,15 @@
 """The plan's estimate of a training's memory, compared with torch's account of the same step."""
 
+import json
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import measured_memory
 import pytest
-from measured_memory import configuration, measured, measured_copies, measured_shards, model_of
+from forking import ForkingPython
+from measured_memory import configuration, model_of
 
 from steps.kinds.recipe import recipe
 from steps.params.reading import read_parameters
@@ -100,39 +106,65 @@ CASES = [
 ]  # fmt: skip
 
 
+MEASURE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import measured_memory
+name, given, named = json.loads(sys.argv[2])
+print(json.dumps(getattr(measured_memory, name)(*given, **named)))
+"""
+
+
+@pytest.fixture(scope="module")
+def measuring() -> Iterator[ForkingPython]:
+    """Processes in which no other test ran: torch's tracker also counts what other tests leave behind."""
+    made = ForkingPython(["torch", "transformers.models.auto.modeling_auto", "peft", "trl.trainer.utils"], os.environ)
+    yield made
+    made.close()
+
+
+def measured_apart(measuring: ForkingPython, name: str, *given, **named):
+    folder = Path(__file__).parent
+    return json.loads(measuring.run(MEASURE, str(folder), json.dumps([name, given, named]), cwd=folder))
+
+
 def described(case) -> str:
     family, size, how = case
     words = [f"{name}={value}" if value is not True else name for name, value in how.items() if "drop" not in name]
     return f"{family} {size} {' '.join(words)}"
 
 
-def both(case) -> tuple[MemoryEstimate, dict[str, int]]:
+def told_of(case) -> MemoryEstimate:
     family, size, how = case
-    asked = {"attention": "auto", **how}
-    return estimated(family, size, **asked), measured(family, size, **how)
+    return estimated(family, size, **{"attention": "auto", **how})
 
 
 SHARDED = [
-    (half, reshard, checkpointing)
+    pytest.param(half, reshard, checkpointing, marks=() if half is not reshard else pytest.mark.long)
     for half in (False, True) for reshard in (False, True) for checkpointing in (False, True)
 ]  # fmt: skip
 
 
 def marked(case):
-    """Cases of one second each are tested always, large models with the long tests, the others with the slow ones."""
-    quick = case[1] != "large" and case[2]["batch"] * case[2]["length"] <= 2048
-    marks = pytest.mark.long if case[1] == "large" and case[2]["batch"] > 1 else () if quick else pytest.mark.slow
-    return pytest.param(case, id=described(case), marks=marks)
+    """One small step of each family is tested always, the others, of up to a minute each, with the long tests."""
+    first = next(one for one in CASES if one[0] == case[0] and one[1] != "large" and _tokens(one) <= 2048)
+    return pytest.param(case, id=described(case), marks=() if case is first else pytest.mark.long)
+
+
+def _tokens(case) -> int:
+    return case[2]["batch"] * case[2]["length"]
 
 
 @pytest.mark.parametrize("case", map(marked, CASES))
-def test_the_estimate_is_within_a_fifth_of_what_torch_counts(case):
-    told, found = both(case)
+def test_the_estimate_is_within_a_fifth_of_what_torch_counts(case, measuring):
+    family, size, how = case
+    told, found = told_of(case), measured_apart(measuring, "measured", family, size, **how)
     assert told.needed == pytest.approx(found["Total"], rel=LARGEST_ERROR), (told.parts, found)
 
 
-def test_the_weights_and_states_are_exact():
-    told, found = both(("llama", "middle", {"batch": 1, "length": 32, "gpu": True}))
+def test_the_weights_and_states_are_exact(measuring):
+    how = {"batch": 1, "length": 32, "gpu": True}
+    told, found = told_of(("llama", "middle", how)), measured_apart(measuring, "measured", "llama", "middle", **how)
     assert told.parts["weights"] == pytest.approx(found["Parameter"], rel=0.001)
     # Gradients and two states, and another float32 for each weight while torch updates all of them at once.
     states = told.parts["gradients and optimizer"] + told.parts["optimizer's update"]
@@ -140,19 +172,19 @@ def test_the_weights_and_states_are_exact():
 
 
 @pytest.mark.parametrize(("half", "reshard", "checkpointing"), SHARDED)
-def test_a_shard_is_within_a_fifth_of_what_torch_counts(half, reshard, checkpointing):
-    told, found = both_shards(half, reshard, checkpointing)
-    assert told == pytest.approx(found, rel=LARGEST_ERROR)
+def test_a_shard_is_within_a_fifth_of_what_torch_counts(half, reshard, checkpointing, measuring):
+    told, how = told_of_shard(half, reshard, checkpointing)
+    assert told == pytest.approx(measured_apart(measuring, "measured_shards", 4, **how), rel=LARGEST_ERROR)
 
 
-def both_shards(half: bool, reshard: bool, checkpointing: bool) -> tuple[int, int]:
+def told_of_shard(half: bool, reshard: bool, checkpointing: bool) -> tuple[int, dict]:
     how = {"batch": 4, "length": 512, "half": half, "checkpointing": checkpointing}
     told = estimated("llama", "middle", **how, gpu=True, sharing=Sharing("fsdp", 4, 4, reshard))
-    return told.needed, measured_shards(4, **how, reshard=reshard)
+    return told.needed, {**how, "reshard": reshard}
 
 
-def test_ddp_has_a_second_copy_of_the_gradients():
-    alone, copied = measured_copies()
+def test_ddp_has_a_second_copy_of_the_gradients(measuring):
+    alone, copied = measured_apart(measuring, "measured_copies")
     count = sum(one.numel() for one in model_of("llama", "small", False, False, "sdpa").parameters())
     assert copied - alone == pytest.approx(4 * count, rel=0.01)
     how = {"batch": 1, "length": 16, "gpu": True}
@@ -166,12 +198,14 @@ def table() -> None:
     for case in CASES:
         if sys.argv[1:] and not any(word in described(case) for word in sys.argv[1:]):
             continue
-        told, found = both(case)
-        print(_line(described(case), told.needed, found["Total"]), flush=True)
-    for case in SHARDED:
+        family, size, how = case
+        found = measured_memory.measured(family, size, **how)["Total"]
+        print(_line(described(case), told_of(case).needed, found), flush=True)
+    for case in (marked.values for marked in SHARDED):
         words = zip(("half", "reshard", "checkpointing"), case, strict=True)
         name = " ".join(["llama middle batch=4 length=512 fsdp of 4", *(word for word, on in words if on)])
-        print(_line(name, *both_shards(*case)), flush=True)
+        told, how = told_of_shard(*case)
+        print(_line(name, told, measured_memory.measured_shards(4, **how)), flush=True)
 
 
 def _line(name: str, told: int, found: int) -> str:
