@@ -309,11 +309,11 @@ class VerlTrainer(Group):
     trainer_save_freq: int = Field(20, ge=1)
     """Steps between checkpoints; the last step has one, too."""
 
-    trainer_max_ckpt_to_keep: int = Field(-1, ge=-1)
-    """Number of newest checkpoints to keep; -1 keeps all."""
+    trainer_max_ckpt_to_keep: int = Field(0, ge=0)
+    """Number of newest checkpoints to keep; 0 keeps all."""
 
     trainer_test_freq: int = Field(5, ge=-1)
-    """Steps between validations; the last step has one, too; -1 makes none."""
+    """Steps between validations; the last step has one, too; 0 or -1 makes none."""
 
     trainer_val_before_train: bool = True
     """Validate before the first step."""

@@ -138,13 +138,13 @@ def computed(s: VerlSettings) -> dict[str, dict[str, Any]]:
     if s.resume not in ("auto", "disable"):
         resumed = {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": s.resume}
     high = s.actor_clip_ratio if s.actor_clip_ratio_high == -1 else s.actor_clip_ratio_high
-    kept = s.trainer_max_ckpt_to_keep if s.trainer_max_ckpt_to_keep > 0 else None
+    kept = s.trainer_max_ckpt_to_keep or None
     return {
         "actor_clip_ratio_high": {f"{ACTOR}.clip_ratio_high": high},
         "actor_model_target_modules": {f"{MODEL}.target_modules": _targets(s.actor_model_target_modules)},
         "actor_model_exclude_modules": {f"{MODEL}.exclude_modules": s.actor_model_exclude_modules or None},
         "rollout_top_k": {f"{ROLLOUT}.top_k": s.rollout_top_k or -1},
-        "rollout_val_do_sample": {f"{ROLLOUT}.val_kwargs.do_sample": s.rollout_val_temperature > 0},
+        "rollout_val_temperature": {f"{ROLLOUT}.val_kwargs.do_sample": s.rollout_val_temperature > 0},
         "rollout_disable_mm_preprocessor_cache": {} if cached else no_cache,
         "algorithm_adv_estimator": {"critic.enable": s.with_critic},
         "total_training_steps": {"trainer.total_training_steps": s.total_training_steps or None},
