@@ -188,7 +188,7 @@ def written(value: Any) -> str:
 def _quoted(text: str) -> str:
     r"""Quote a text for two readers: OmegaConf, which would replace ${…}, and before it Hydra's parser.
 
-    In both, a backslash means itself unless it stands before what ends a text: before ${ for one, a quote for the other.
+    In both, a backslash means itself unless it stands before what has a meaning: ${ for one, a quote for the other.
     """
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     closed = re.sub(r"(\\*)'", r"\1\1\\'", literal)
