@@ -34,8 +34,9 @@ class Composer:
     def compose(self, overrides: list[str], keys: Iterable[str], quickly: bool = False) -> dict[str, Any]:
         """Compose `ppo_trainer` with overrides and return the values of keys, None for one that is not there.
 
-        References to other values are resolved. It takes half a second; `quickly`, a quarter of that, puts the overrides
-        into a copy of the packaged configuration with the function that Hydra does it with as the last part. Raises ValueError with Hydra's message where it refuses the overrides.
+        References to other values are resolved. It takes half a second; `quickly`, a quarter of that, puts the
+        overrides into a copy of the packaged configuration, as Hydra does at the end of each composition. Raises
+        ValueError with Hydra's message where it refuses the overrides.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None

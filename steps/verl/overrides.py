@@ -17,8 +17,8 @@ from steps.params.verl_settings import VerlSettings
 CONFIG = "ppo_trainer"
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 REF, MODEL = "actor_rollout_ref.ref", "actor_rollout_ref.model"
-# What a checkpoint needs for a training to go on from it. The whole model (hf_model) is not among it: verl writes a
-# copy that lacks the adapter, and the weights are in the shards.
+# What a checkpoint needs for a training to go on from it. The whole model (hf_model) is not among it: with LoRA its
+# weights keep the adapter's names, unmerged, and all of them are in the shards (`model`) too.
 RESUMABLE = ("model", "optimizer", "extra")
 # Loggers of verl: lines for people, and JSON lines in the file that VERL_FILE_LOGGER_PATH names (verl.utils.tracking).
 # verl empties that file when it starts, so each start needs a new one.

@@ -11,11 +11,14 @@ import random
 import re
 import sys
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import pytest
 
+import steps.params.verl as declared
+import steps.plan.verl as plan
 from steps.params.compute import ComputeParams
 from steps.params.verl import ESTIMATORS, LARGEST_RANK, NOT_COMPUTED, VerlParams
 from steps.plan.divisible import divisor_near, divisors_near, multiples_near
@@ -229,6 +232,21 @@ def test_nearest_values():
     assert multiples_near(8, 3, 4) == [8]
     assert [divisors_near(12, value) for value in (1, 4, 5, 100)] == [[1], [4], [4, 6], [12]]
     assert (divisor_near(12, 5), divisor_near(12, 1, least=2), divisor_near(1, 5, least=2)) == (6, 2, 0)
+
+
+def test_the_page_tells_the_table_and_every_refusal():
+    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text("utf-8")
+    lines = [f"| {line['name']} | {line['value']} | {line['how']} |" for line in table(params(), 7473, "")]
+    told = re.findall(r"^\| [a-zA-Z -]+ \| \d+ \| .* \|$", page, re.MULTILINE)
+    assert len(told) == 8
+    assert [line for line in told if line not in lines] == []
+    ours = Path(plan.__file__).read_text("utf-8") + Path(declared.__file__).read_text("utf-8")
+    codes = set(re.findall(r"P[A-Z]+-E\d{4}", ours)) - {"PARAM-E0341", "PARAM-E0342"}  # half a bound, no expression
+    assert codes == set(re.findall(r"P[A-Z]+-E\d{4}", page))
+    named = page[page.index("can compute: ") :].replace("\n", " ").split(". ")
+    offered = named[0].removeprefix("can compute: ").replace("and gae, which", "gae, which").split(", ")
+    assert set(offered[: len(ESTIMATORS)]) == set(ESTIMATORS)
+    assert all(name in named[1] for name in NOT_COMPUTED)
 
 
 # ---- verl's own checks
