@@ -136,7 +136,8 @@ PLACES = {
     "data_": "data.", "actor_model_": f"{MODEL}.", "actor_fsdp_config_": "actor_rollout_ref.actor.fsdp_config.",
     "actor_fsdp_": "actor_rollout_ref.actor.fsdp_config.", "actor_": "actor_rollout_ref.actor.",
     "rollout_val_": f"{ROLLOUT}.val_kwargs.", "rollout_": f"{ROLLOUT}.",
-    "ref_fsdp_": "actor_rollout_ref.ref.fsdp_config.", "ref_": "actor_rollout_ref.ref.", "algorithm_": "algorithm.", "trainer_": "trainer.", "critic_": "critic.",
+    "ref_fsdp_": "actor_rollout_ref.ref.fsdp_config.", "ref_": "actor_rollout_ref.ref.",
+    "algorithm_": "algorithm.", "trainer_": "trainer.", "critic_": "critic.",
 }  # fmt: skip
 NAMED_OTHERWISE = {
     "shuffle_dataset": "data.shuffle",
