@@ -183,7 +183,7 @@ class KfpServer:
 
     def _upload(self, query: dict[str, str], text: str) -> dict[str, Any]:
         pipeline = self._found(self.pipelines, query["pipelineid"])["pipeline_id"]
-        spec = next(iter(yaml.safe_load_all(text)))
+        spec = next(iter(yaml.load_all(text, yaml.CSafeLoader)))
         if spec.get("schemaVersion") != "2.1.0":
             raise Refused(400, "unknown schema version")
         made = {"pipeline_id": pipeline, "name": query["name"], "description": query.get("description", ""),
