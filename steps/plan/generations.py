@@ -14,7 +14,7 @@ from typing import Any
 
 from steps.errors import Problem
 from steps.params.pipeline import SupervisedParameters
-from steps.params.pipelines.grpo_chat_completion import GrpoChatCompletionParameters as Rewarded
+from steps.params.rewarded import RewardedParameters as Rewarded
 from steps.plan.seen import Seen
 
 # Values above which a training is often unstable: the ratio is usually clipped at 0.2, completions used 1 to 4 times.

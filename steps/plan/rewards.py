@@ -11,7 +11,7 @@ from typing import Any
 from steps.errors import Problem, UserError, nearest, shown, some_of
 from steps.params.chat_columns import USUAL_SYSTEM_PROMPT
 from steps.params.pipeline import SupervisedParameters
-from steps.params.pipelines.grpo_chat_completion import GrpoChatCompletionParameters as Rewarded
+from steps.params.rewarded import RewardedParameters as Rewarded
 from steps.params.settings import Resolved, RewardSettings
 from steps.plan.generations import rewarded
 from steps.plan.row_counts import columns_in
