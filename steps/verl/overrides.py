@@ -17,8 +17,8 @@ from steps.params.verl_settings import VerlSettings
 CONFIG = "ppo_trainer"
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 REF, MODEL = "actor_rollout_ref.ref", "actor_rollout_ref.model"
-# What a checkpoint needs for a training to go on from it. The whole model (hf_model) is not among it: verl writes a
-# copy that lacks the adapter, and the weights are in the shards.
+# What a checkpoint needs for a training to go on from it. The whole model (hf_model) is not among it: with LoRA its
+# weights keep the adapter's names, unmerged, and all of them are in the shards (`model`) too.
 RESUMABLE = ("model", "optimizer", "extra")
 # Loggers of verl: lines for people, and JSON lines in the file that VERL_FILE_LOGGER_PATH names (verl.utils.tracking).
 # verl empties that file when it starts, so each start needs a new one.
@@ -138,13 +138,13 @@ def computed(s: VerlSettings) -> dict[str, dict[str, Any]]:
     if s.resume not in ("auto", "disable"):
         resumed = {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": s.resume}
     high = s.actor_clip_ratio if s.actor_clip_ratio_high == -1 else s.actor_clip_ratio_high
-    kept = s.trainer_max_ckpt_to_keep if s.trainer_max_ckpt_to_keep > 0 else None
+    kept = s.trainer_max_ckpt_to_keep or None
     return {
         "actor_clip_ratio_high": {f"{ACTOR}.clip_ratio_high": high},
         "actor_model_target_modules": {f"{MODEL}.target_modules": _targets(s.actor_model_target_modules)},
         "actor_model_exclude_modules": {f"{MODEL}.exclude_modules": s.actor_model_exclude_modules or None},
         "rollout_top_k": {f"{ROLLOUT}.top_k": s.rollout_top_k or -1},
-        "rollout_val_do_sample": {f"{ROLLOUT}.val_kwargs.do_sample": s.rollout_val_temperature > 0},
+        "rollout_val_temperature": {f"{ROLLOUT}.val_kwargs.do_sample": s.rollout_val_temperature > 0},
         "rollout_disable_mm_preprocessor_cache": {} if cached else no_cache,
         "algorithm_adv_estimator": {"critic.enable": s.with_critic},
         "total_training_steps": {"trainer.total_training_steps": s.total_training_steps or None},
@@ -188,7 +188,7 @@ def written(value: Any) -> str:
 def _quoted(text: str) -> str:
     r"""Quote a text for two readers: OmegaConf, which would replace ${…}, and before it Hydra's parser.
 
-    In both, a backslash means itself unless it stands before what ends a text: before ${ for one, a quote for the other.
+    In both, a backslash means itself unless it stands before what has a meaning: ${ for one, a quote for the other.
     """
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     closed = re.sub(r"(\\*)'", r"\1\1\\'", literal)
