@@ -75,7 +75,7 @@ class LoraParams(Group):
     peft_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More PEFT settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
 
-    @field_validator("lora_target_modules")
+    @field_validator("lora_target_modules", check_fields=False)  # verl has another name for it
     @classmethod
     def _names(cls, value: str) -> str:
         if EXPRESSION.search(value):
@@ -91,7 +91,7 @@ class LoraParams(Group):
             raise ValueError(f"{ALL}, or module names separated by commas")
         return value
 
-    @field_validator("peft_kwargs", mode="before")
+    @field_validator("peft_kwargs", mode="before", check_fields=False)
     @classmethod
     def _whole_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)

@@ -143,8 +143,9 @@ def _pinned(options: dict[str, dict[str, Any]], files: ModelFiles) -> dict[str, 
 
 def _system_prompt(p: Rewarded, settings: Any) -> str:
     """Return the instruction that system_prompt asks for."""
-    if p.system_prompt != USUAL_SYSTEM_PROMPT:
-        return p.system_prompt
+    asked: str = getattr(p, "system_prompt", "")
+    if asked != USUAL_SYSTEM_PROMPT:
+        return asked
     if "format" in p.rewards and (tags := tuple(settings["format"].tags)) != TAGS:
         blocks = " ".join(f"<{tag}>…</{tag}>" for tag in tags)
         return f"Build your reply of these blocks, in this order and with nothing else: {blocks}"
@@ -161,21 +162,22 @@ def column_problems(seen: Seen) -> Iterator[Problem]:
     p, found = rewarded(seen.parameters), seen.rewards
     if p is None or found is None or p.processing_function or p.training_data:
         return
-    truth = p.dataset_ground_truth_column
-    usual = type(p).model_fields["dataset_ground_truth_column"].default
+    task = load_task(p.task)
+    columns = task.Columns.of(p)
+    truth = task.truth_column(columns)
     for one in seen.data.values():
         there = columns_in(one.resolved.uri)
         if there is None:
             continue
         named = some_of(sorted(there))
-        truths = {truth, TRUTH} if truth == usual else {truth}
+        truths = {truth, *task.other_truths(columns)}
         for column in found.columns:
             if column == TRUTH and not truths & there:
                 yield Problem("PLAN-E0513", one.resolved.uri, f"no column {truth!r} (there are {named})",
                               f"the right answer of each row, for {found.who(TRUTH)}",
                               nearest(truth, there)
-                              or "set dataset_ground_truth_column to the column with it")  # fmt: skip
-            elif column not in {TRUTH, *there}:
+                              or task.NAME_TRUTH)  # fmt: skip
+            elif column not in {TRUTH, *there} and not task.nested_column(columns):
                 yield Problem("PLAN-E0513", one.resolved.uri, f"no column {column!r} (there are {named})",
                               f"every column that {found.who(column)} takes by name",
                               nearest(column, there) or "add the column to the rows, or name another one")  # fmt: skip
