@@ -8,5 +8,6 @@ batch sizes mean and what is refused in `steps/plan/verl.py` and docs/verl.md. N
 libraries (transformers, torch, numpy) are of other versions; tests compose its packaged configuration in a process of
 its own.
 
-To add a parameter: its field in `steps/params/verl.py`, and its keys in OVERRIDES; the tests then set it.
+To add a parameter: its field in `steps/params/verl.py`, its keys in OVERRIDES and its row in docs/verl.md; the tests
+then set it.
 """

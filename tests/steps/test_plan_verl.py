@@ -109,6 +109,8 @@ REFUSED: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
     ({"ref_log_prob_micro_batch_size_per_gpu": 24, "actor_model_lora_rank": 0}, [
         ("PLAN-E0537", "ref_log_prob_micro_batch_size_per_gpu", "to 20 or 32"),
     ]),
+    ({"data_train_batch_size": 128}, []),
+    ({"actor_model_lora_rank": 512}, []),
     ({"actor_model_lora_rank": 513}, [("PLAN-E0535", "actor_model_lora_rank", "to 512 or less, or to 0")]),
     ({"actor_model_lora_rank": 513, "ENGINE": "sglang"}, []),
 ]  # fmt: skip
@@ -175,17 +177,19 @@ def _shares(p: VerlParams) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("given", "rows", "code", "fix"),
     [
-        ({}, 511, "PLAN-E0539", "or lower data_train_batch_size, and with it actor_ppo_mini_batch_size, to 504"),
+        ({}, 511, "PLAN-E0539", "add rows, or lower data_train_batch_size, and with it "
+                             "actor_ppo_mini_batch_size, to 504"),
         ({}, 7, "PLAN-E0539", "add rows"),
         ({}, 0, "PLAN-E0539", "add rows"),
-        ({"total_training_steps": 31}, 1100, "PLAN-E0540", "set trainer_total_epochs=16"),
-        ({"algorithm_adv_estimator": "gae", "trainer_critic_warmup": 31}, 1100, "PLAN-E0541", "lower it"),
+        ({"total_training_steps": 31}, 1100, "PLAN-E0540", "set trainer_total_epochs=16, or leave "
+                                                                 "total_training_steps out"),
+        ({"algorithm_adv_estimator": "gae", "trainer_critic_warmup": 31}, 1100, "PLAN-E0541", "lower it, or "
+                                                                                       "train longer"),
     ],
 )  # fmt: skip
 def test_rows_that_make_no_training_are_refused(given, rows, code, fix):
     [problem] = row_problems(params(**given), rows, "rows.jsonl")
-    assert problem.code == code
-    assert fix in problem.fix
+    assert (problem.code, problem.fix) == (code, fix)
 
 
 @pytest.mark.parametrize(

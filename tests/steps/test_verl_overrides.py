@@ -128,10 +128,50 @@ def test_seed_inputs_have_the_seeds_names_and_defaults():
 
 
 def test_every_parameter_has_its_keys():
-    given_elsewhere = {"rollout_disable_mm_preprocessor_cache", "images"}
+    """But `images`, which only decides whether another parameter is sent."""
     assert {*OVERRIDES, *computed(settings())} == {*VerlSettings.model_fields} - {"images"}
-    assert set(VerlTraining.model_fields) <= {*OVERRIDES, *computed(settings())}
-    assert given_elsewhere <= set(VerlSettings.model_fields)
+
+
+PLACES = {
+    "data_": "data.", "actor_model_": f"{MODEL}.", "actor_fsdp_config_": "actor_rollout_ref.actor.fsdp_config.",
+    "actor_fsdp_": "actor_rollout_ref.actor.fsdp_config.", "actor_": "actor_rollout_ref.actor.",
+    "rollout_val_": f"{ROLLOUT}.val_kwargs.", "rollout_": f"{ROLLOUT}.",
+    "ref_fsdp_": "actor_rollout_ref.ref.fsdp_config.", "ref_": "actor_rollout_ref.ref.",
+    "algorithm_": "algorithm.", "trainer_": "trainer.", "critic_": "critic.",
+}  # fmt: skip
+NAMED_OTHERWISE = {
+    "shuffle_dataset": "data.shuffle",
+    "seed": "data.seed",
+    "total_training_steps": "trainer.total_training_steps",
+    "rollout_disable_mm_preprocessor_cache": f"+{CACHE}",
+    "algorithm_kl_coef": "algorithm.kl_ctrl.kl_coef",
+    "critic_max_token_len_per_gpu": "critic.ppo_max_token_len_per_gpu",
+    "trainer_max_ckpt_to_keep": "trainer.max_actor_ckpt_to_keep",
+    "resume": "trainer.resume_mode",
+    "project": "trainer.project_name",
+    "experiment": "trainer.experiment_name",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in VerlSettings.model_fields if name != "images"])
+def test_a_parameter_has_the_key_that_its_name_says(name):
+    keys = [*OVERRIDES.get(name, ()), *computed(settings(images=True)).get(name, ())]
+    if name in NAMED_OTHERWISE:
+        assert NAMED_OTHERWISE[name] in keys
+    else:
+        place = next(place for place in PLACES if name.startswith(place))
+        assert _flat(PLACES[place] + name.removeprefix(place)) == _flat(keys[0])
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def test_all_that_is_trained_or_compared_is_shared_the_same_way():
+    """verl would take each other strategy of a reference or critic without a word."""
+    given = overrides_of(settings(actor_strategy="fsdp"), PATHS)
+    places = ("actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic")
+    assert {one for one in given if "strategy=" in one} == {f"{place}.strategy='fsdp'" for place in places}
 
 
 @pytest.mark.slow
