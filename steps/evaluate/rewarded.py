@@ -24,7 +24,6 @@ from steps.params.settings import EvaluationSettings
 from steps.rewards.asked import load_asked
 from steps.rewards.scoring import Rewards, Scores
 from steps.rewards.texts import as_table_text
-from steps.tasks import load_task
 from steps.tasks.rules.messages import as_one_text
 from steps.tasks.rules.rewarded import as_columns, judged_row
 

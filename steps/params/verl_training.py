@@ -6,7 +6,10 @@ there: its prompts, their completions, and the updates from these. What verl has
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator, Mapping
+from functools import partial
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar
 
 from steps.errors import Problem, nearest, shown
@@ -59,8 +62,11 @@ COMPUTED: dict[str, tuple[tuple[str, ...], Any]] = {
     "lora_r": (("actor_model_lora_rank",), lambda p: max(1, p.actor_model_lora_rank)),
     "lr_scheduler_type": (
         ("actor_optim_lr_scheduler_type",),
-        lambda p: "constant_with_warmup" if p.actor_optim_lr_warmup_steps_ratio and p.actor_optim_lr_scheduler_type
-        == "constant" else p.actor_optim_lr_scheduler_type,
+        lambda p: (
+            "constant_with_warmup"
+            if p.actor_optim_lr_warmup_steps_ratio and p.actor_optim_lr_scheduler_type == "constant"
+            else p.actor_optim_lr_scheduler_type
+        ),
     ),
     "gradient_checkpointing": (
         ("actor_model_enable_gradient_checkpointing",),
@@ -145,19 +151,22 @@ WITHOUT_VERL = {
 
 def _named_elsewhere() -> type[Group]:
     """Make a group of class variables, which take the place of the fields of these names (`Group.own_names`)."""
-    found: dict[str, Any] = {name: property(lambda p, of=of: getattr(p, of)) for name, of in SAME.items()}
+    found = {name: property(attrgetter(of)) for name, of in SAME.items()}
     found |= {name: property(how) for name, (_, how) in COMPUTED.items()}
-    found |= {name: property(lambda p, value=value: value) for name, value in FIXED.items()}
-    annotations = dict.fromkeys(found, ClassVar[Any])
+    found |= {name: property(partial(_always, value)) for name, value in FIXED.items()}
     doc = "The parameters of verl under the names of the project's own trainings."
-    return type(Group)("NamedElsewhere", (Group,), {"__doc__": doc, "__module__": __name__,
-                                                    "__annotations__": annotations, **found})  # fmt: skip
+    body = {"__doc__": doc, "__module__": __name__, "__annotations__": dict.fromkeys(found, ClassVar[Any]), **found}
+    return types.new_class("NamedElsewhere", (Group,), exec_body=lambda names: names.update(body))
+
+
+def _always(value: Any, parameters: Group) -> Any:
+    return value
 
 
 NamedElsewhere: Any = _named_elsewhere()
 
 
-class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedParameters):
+class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedParameters):  # type: ignore[misc]
     """Train a chat model with rewards of the answers that it writes, with verl or without."""
 
     task: ClassVar[str] = "verl"
@@ -214,7 +223,7 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
                           "leave it out, or set another ENGINE",
                           why="the loss here has no entropy")  # fmt: skip
         if not self.rewards and not self.custom_reward_function_path:
-            yield Problem("PARAM-E0350", "reward_funcs", f"nothing with ENGINE={TRL}", "rewards of the library, or yours",
+            yield Problem("PARAM-E0350", "reward_funcs", f"nothing with ENGINE={TRL}", "rewards, or your own function",
                           "set reward_funcs, or custom_reward_function_path",
                           why="the functions that rows choose by data_source are verl's")  # fmt: skip
 

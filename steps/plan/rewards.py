@@ -24,6 +24,7 @@ from steps.rewards.sandbox import check_sandbox
 from steps.rewards.user_reward import check_reward
 from steps.sources import storage
 from steps.sources.model_files import ModelFiles
+from steps.tasks import load_task
 
 CODE, MODEL = "code", "reward_model"  # rewards that run programs, and that load a model
 # Reward → the package that it needs besides torch and transformers.

@@ -10,7 +10,7 @@ the text `ground_truth`, and by the name of its own column as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +22,7 @@ from steps.tasks.rules.answers import as_question, read_value, truth_faults, val
 from steps.tasks.rules.cells import Reader
 from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.counting import Judgement, Tally
-from steps.tasks.rules.json_text import as_json, from_json
+from steps.tasks.rules.json_text import as_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 from steps.tasks.rules.rewarded import RESERVED, judged_row
 from steps.tasks.rules.standard import from_text

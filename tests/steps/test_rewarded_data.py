@@ -12,6 +12,7 @@ from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.params.chat_columns import GrpoColumns
 from steps.tasks import grpo
+from steps.tasks.rules.rewarded import as_columns
 
 
 def tokens_of(data, split="train") -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""verl's parameters as a training of this project: every one has an effect or a reason, and the training is the same."""
+"""verl's parameters as a training without verl: each has an effect or a reason, and the training is the same."""
 
 import json
 
