@@ -24,7 +24,13 @@ LEAST_ADAPTER_RATE = 5e-6
 
 
 def rewarded(p: SupervisedParameters) -> Rewarded | None:
-    """Return the parameters if they are of training with rewards; else None."""
+    """Return the parameters if they are of training with rewards by this project's trainers; else None."""
+    found = judged(p)
+    return None if found is None or found.uses_verl else found
+
+
+def judged(p: SupervisedParameters) -> Rewarded | None:
+    """Return the parameters if they are of training with rewards, whatever trains; else None."""
     return p if isinstance(p, Rewarded) else None
 
 

@@ -13,7 +13,7 @@ from steps.params.chat_columns import USUAL_SYSTEM_PROMPT
 from steps.params.pipeline import SupervisedParameters
 from steps.params.rewarded import RewardedParameters as Rewarded
 from steps.params.settings import Resolved, RewardSettings
-from steps.plan.generations import rewarded
+from steps.plan.generations import judged
 from steps.plan.row_counts import columns_in
 from steps.plan.seen import RewardsFound, Seen, runs_here
 from steps.plan.sources import opened
@@ -45,7 +45,7 @@ def look_at_rewards(parameters: SupervisedParameters) -> RewardsFound | None:
 
     Raises UserError with every problem, SecurityRefusal where a local run cannot shut programs in, and as `open_files`.
     """
-    p = rewarded(parameters)
+    p = judged(parameters)
     if p is None:
         return None
     settings = check_rewards(p.rewards, p.reward_weight_list, p.options_by_reward)
@@ -79,7 +79,7 @@ def look_at_rewards(parameters: SupervisedParameters) -> RewardsFound | None:
 
 def packages_of_rewards(parameters: SupervisedParameters) -> Iterator[tuple[str, str, str, str]]:
     """Yield (parameter, its value, the package it needs, what to do without it)."""
-    p = rewarded(parameters)
+    p = judged(parameters)
     for name in p.rewards if p else ():
         if package := PACKAGES.get(name):
             yield "reward_funcs", name, package, f"leave {name} out"
@@ -160,7 +160,7 @@ def _told(p: Rewarded) -> str:
 
 def column_problems(seen: Seen) -> Iterator[Problem]:
     """Refuse rows without a column that a reward needs, where the plan can read them; prepare_data checks all."""
-    p, found = rewarded(seen.parameters), seen.rewards
+    p, found = judged(seen.parameters), seen.rewards
     if p is None or found is None or p.processing_function or p.training_data:
         return
     task = load_task(p.task)
@@ -186,7 +186,7 @@ def column_problems(seen: Seen) -> Iterator[Problem]:
 
 def reward_notes(seen: Seen) -> Iterator[str]:
     """Say what a reward needs where the training runs."""
-    p = rewarded(seen.parameters)
+    p = judged(seen.parameters)
     if p is None:
         return
     if CODE in p.rewards and not runs_here():

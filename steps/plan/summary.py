@@ -14,6 +14,7 @@ from steps.plan.deciding import Decisions
 from steps.plan.duration import duration
 from steps.plan.need import GIB
 from steps.plan.requests import as_table, request_of
+from steps.plan.verl import asked
 from steps.redaction import masked
 from steps.tracking.target import is_off, store_or_local, target_of
 
@@ -60,7 +61,9 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         },
         "sources": sources,
         "reading": reading_told(DataSource.of(p)),
-        "memory": {
+        "memory": {}
+        if asked(p)
+        else {
             "needed_bytes": decisions.memory.needed,
             "parts": decisions.memory.parts,
             "available_bytes": decisions.memory.available,

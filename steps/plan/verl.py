@@ -102,7 +102,8 @@ def table(p: VerlParams, rows: int | None, learned: str) -> list[dict[str, Any]]
     if rows is None:
         steps = p.total_training_steps or "known after prepare_data"
         how = "total_training_steps, if the epochs have as many" if p.total_training_steps else "rows are not counted"
-        return [*lines, {"name": "steps", "value": steps, "how": how}]
+        return [*lines, {"name": "steps", "value": steps, "how": how},
+                {"name": "optimizer steps", "value": "known after prepare_data", "how": how}]  # fmt: skip
     per_epoch, steps = steps_of(p, rows)
     over = rows - per_epoch * step.prompts
     left = f"; {over} of an epoch left out, as they fill no step" if over else ""
@@ -113,6 +114,8 @@ def table(p: VerlParams, rows: int | None, learned: str) -> list[dict[str, Any]]
         {"name": "training rows", "value": rows, "how": f"{learned}{left}"},
         {"name": "steps per epoch", "value": per_epoch, "how": f"{rows} rows / {step.prompts} prompts"},
         {"name": "steps", "value": steps, "how": rule},
+        {"name": "optimizer steps", "value": steps * step.updates * p.actor_ppo_epochs,
+         "how": f"{steps} steps × {step.updates * p.actor_ppo_epochs} updates"},
         {"name": "completions in all", "value": steps * step.completions,
          "how": f"{steps:,} steps; {steps * step.prompts:,} prompts, repeated ones counted each time"},
     ]  # fmt: skip
