@@ -78,7 +78,7 @@ class VerlCheckpoints:
             chosen = self._named(Path(wanted))
         if chosen is not None:
             self._refuse_other_processes(chosen)
-        step = step_of(chosen) if chosen else 0
+        step = (step_of(chosen) or 0) if chosen else 0
         for newer in self.steps():
             if newer > step:
                 delete(self.at(newer))
