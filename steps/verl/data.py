@@ -1,7 +1,7 @@
 """The parquet files that verl reads, made from the rows that prepare_data wrote.
 
-    rows/train.parquet of the data artifact   {"data_source", "prompt", "ability", "reward_model", "extra_info": JSON text}
-    train.parquet for verl                    {… the same five …, "extra_info": {"index": 0, …}}
+    rows/train.parquet of the artifact   {"data_source", "prompt", "ability", "reward_model", "extra_info": JSON text}
+    train.parquet for verl               {… the same five …, "extra_info": {"index": 0, …}}
 
 extra_info becomes an object with the keys of all rows (null where a row lacks one); its index is a whole number, as in
 verl's own data. The ground truths of searchR1_* are objects, which verl's rewards for them take; they become objects if

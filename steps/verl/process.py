@@ -128,7 +128,8 @@ class Running:
             with suppress(ValueError):  # closed: the process that was waited for has ended
                 file.write(told + "\n")
                 file.flush()
-            log.info("verl │ %s", told)
+            if not line.startswith("step:"):  # the metrics, which are told in our own words
+                log.info("verl │ %s", told)
 
 
 def _end(process: subprocess.Popen[Any], grace: float) -> None:

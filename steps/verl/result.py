@@ -38,11 +38,13 @@ def write_result(
     history: Mapping[str, Any],
     lineage: dict[str, Any],
     excluded: str = "",
+    beside: Mapping[str, Path] | None = None,
 ) -> None:
     """Write `tuned` from the folder `actor` of a checkpoint: an artifact of the kind adapter or model.
 
-    `excluded` is the expression of modules that got no adapter. Raises NumericError if a weight is not finite or
-    nothing differs from the base, UserError or Outage if the checkpoint is not one of this base, and as `open_shards`.
+    `excluded` is the expression of modules that got no adapter, `beside` has further files by name. Raises NumericError
+    if a weight is not finite or nothing differs from the base, UserError or Outage if the checkpoint is not one of this
+    base, and as `open_shards`.
     """
     shards = open_shards(actor)
     adapter = [name for name in shards.names if any(part in name for part in LORA_PARTS)]
@@ -56,6 +58,9 @@ def write_result(
             for name in base.others & (TAKEN_ALONG | {INDEX}):
                 (draft / name).write_bytes((model / name).read_bytes())
         write_tokenizer(model, data, draft.path)
+        for name, file in (beside or {}).items():
+            if file.is_file():
+                (draft / name).write_bytes(file.read_bytes())
         told = {**history, "parameters": {"total": total, "trainable": trained}}
         (draft / "history.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
         draft.facts = {"parameters": told["parameters"], "steps": history["steps"]}
