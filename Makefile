@@ -15,12 +15,14 @@ help:            ## Show this list.
 
 setup: $(VENV)/installed  ## Create .venv with all locked dependencies.
 
-$(VENV)/installed: requirements.txt requirements-dev.txt pyproject.toml
+$(VENV)/installed: requirements.txt requirements-dev.txt requirements-verl.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is required: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	rm -rf $(VENV)/verl
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/verl -r requirements-verl.txt
 	@touch $@
 
 run: setup       ## Fine-tune a small model on this machine, from parameters to a registered version.

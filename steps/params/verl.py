@@ -20,7 +20,7 @@ from steps.params.training import TrainingParams
 
 TRL = "trl"
 ALL = "all-linear"
-# Estimators that compare the completions to one prompt with each other; with one completion there is nothing to compare.
+# Estimators that compare the completions to one prompt with each other, and so need several.
 OF_GROUPS = (
     "grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline",
 )  # fmt: skip
@@ -63,7 +63,7 @@ class VerlEngine(Group):
 class VerlData(Group):
     """Prompts, and how long they and the completions may be."""
 
-    data_train_batch_size: int = Field(512, ge=1)
+    data_train_batch_size: int = Field(512, ge=1, le=1_000_000)
     """Prompts per step; each gets rollout_n completions."""
 
     data_max_prompt_length: int = Field(1024, ge=1)
@@ -121,7 +121,7 @@ class VerlActor(Group):
     actor_fsdp_optimizer_offload: bool = False
     """Move the optimizer states to CPU memory while completions are written."""
 
-    actor_ppo_mini_batch_size: int = Field(128, ge=1)
+    actor_ppo_mini_batch_size: int = Field(128, ge=1, le=1_000_000)
     """Prompts per update of the weights; verl multiplies it by rollout_n."""
 
     actor_ppo_micro_batch_size_per_gpu: int = Field(10, ge=1)
@@ -199,7 +199,7 @@ class VerlRollout(Group):
     rollout_name: Literal["vllm", "sglang", "trtllm"] = "vllm"
     """What writes completions: vLLM, SGLang or TensorRT-LLM; ENGINE is another name of it."""
 
-    rollout_n: int = Field(5, ge=1)
+    rollout_n: int = Field(5, ge=1, le=10_000)
     """Completions to each prompt, a group."""
 
     rollout_temperature: float = Field(1.0, ge=1e-4)
@@ -304,7 +304,7 @@ class VerlTrainer(Group):
     """Steps; 0: as many as the epochs have. The training also ends after trainer_total_epochs."""
 
     trainer_critic_warmup: int = Field(0, ge=0)
-    """Steps at the start in which only the critic is trained."""
+    """First step in which the model is trained; only the critic is before it; 0 and 1: from the first step."""
 
     trainer_save_freq: int = Field(20, ge=1)
     """Steps between checkpoints; the last step has one, too."""
@@ -334,7 +334,7 @@ class VerlTraining(VerlTrainer, VerlAlgorithm, VerlReference, VerlRollout, VerlA
                           f"{self.trainer_critic_warmup} with algorithm_adv_estimator={self.algorithm_adv_estimator}",
                           f"algorithm_adv_estimator={WITH_CRITIC}",
                           f"leave it out, or set algorithm_adv_estimator={WITH_CRITIC}",
-                          why="there is no critic, and verl would leave out these steps' updates")  # fmt: skip
+                          why="there is no critic, and verl would train nothing before that step")  # fmt: skip
         longest = self.data_max_prompt_length + self.data_max_response_length
         if self.with_critic and self.critic_max_token_len_per_gpu < longest:
             yield Problem("PARAM-E0346", "critic_max_token_len_per_gpu", str(self.critic_max_token_len_per_gpu),

@@ -15,6 +15,7 @@ from typing import Any
 from steps.errors import Problem
 from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines.grpo_chat_completion import GrpoChatCompletionParameters as Rewarded
+from steps.plan.divisible import divisor_near, either, multiples_near
 from steps.plan.seen import Seen
 
 # Values above which a training is often unstable: the ratio is usually clipped at 0.2, completions used 1 to 4 times.
@@ -141,12 +142,8 @@ def _over(p: Rewarded, steps: int) -> str:
 
 def _nearest(name: str, size: int, others: int, group: int) -> str:
     """Return the nearest sizes that give whole groups, and the nearest groups that divide what there is."""
-    unit = group // math.gcd(group, others)
-    below, above = size // unit * unit, -(-size // unit) * unit
-    sizes = " or ".join(str(value) for value in sorted({below, above} - {0}))
-    whole = size * others
-    divisors = [count for count in range(2, whole + 1) if whole % count == 0]
-    near = min(divisors, key=lambda count: (abs(count - group), -count), default=0)
+    near = divisor_near(size * others, group, least=2)
+    sizes = either(multiples_near(size, others, group))
     return f"set {name} to {sizes}" + (f", or num_generations to {near}" if near else "")
 
 

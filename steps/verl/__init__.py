@@ -4,8 +4,10 @@
                     table of our parameters and verl's keys
 
 The settings are `steps.params.verl_settings.VerlSettings`; what users set is in `steps/params/verl.py`, and what their
-batch sizes mean and what is refused in `steps/plan/verl.py` and docs/verl.md. Nothing here imports verl, whose libraries
-(transformers, torch, numpy) are of other versions; tests compose its packaged configuration in a process of its own.
+batch sizes mean and what is refused in `steps/plan/verl.py` and docs/verl.md. Nothing here imports verl, whose
+libraries (transformers, torch, numpy) are of other versions; tests compose its packaged configuration in a process of
+its own.
 
-To add a parameter: its field in `steps/params/verl.py`, and its keys in OVERRIDES; the tests then set it.
+To add a parameter: its field in `steps/params/verl.py`, its keys in OVERRIDES and its row in docs/verl.md; the tests
+then set it.
 """

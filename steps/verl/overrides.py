@@ -17,8 +17,8 @@ from steps.params.verl_settings import VerlSettings
 CONFIG = "ppo_trainer"
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 REF, MODEL = "actor_rollout_ref.ref", "actor_rollout_ref.model"
-# What a checkpoint needs for a training to go on from it. The whole model (hf_model) is not among it: verl writes a
-# copy that lacks the adapter, and the weights are in the shards.
+# What a checkpoint needs for a training to go on from it. The whole model (hf_model) is not among it: with LoRA its
+# weights keep the adapter's names, unmerged, and all of them are in the shards (`model`) too.
 RESUMABLE = ("model", "optimizer", "extra")
 # Loggers of verl: lines for people, and JSON lines in the file that VERL_FILE_LOGGER_PATH names (verl.utils.tracking).
 # verl empties that file when it starts, so each start needs a new one.
@@ -188,7 +188,7 @@ def written(value: Any) -> str:
 def _quoted(text: str) -> str:
     r"""Quote a text for two readers: OmegaConf, which would replace ${…}, and before it Hydra's parser.
 
-    In both, a backslash means itself unless it stands before what ends a text: before ${ for one, a quote for the other.
+    In both, a backslash means itself unless it stands before what has a meaning: ${ for one, a quote for the other.
     """
     literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     closed = re.sub(r"(\\*)'", r"\1\1\\'", literal)

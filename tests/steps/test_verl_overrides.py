@@ -1,4 +1,4 @@
-"""Our parameters as overrides of verl 0.9.1: its own packaged configuration, composed by Hydra, holds what was given."""
+"""Our parameters as overrides of verl 0.9.1: its packaged configuration, composed by Hydra, has what was given."""
 
 import random
 import re
@@ -39,8 +39,9 @@ OTHER_FORM: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 # Values of texts and of numbers with bounds of their own.
 OTHER: dict[str, Any] = {
-    "data_image_key": "pictures", "project": "dates", "experiment": "second try", "actor_optim_lr_warmup_steps_ratio": 0.1,
-    "rollout_gpu_memory_utilization": 0.4, "rollout_top_p": 0.9, "rollout_val_top_p": 0.8, "algorithm_gamma": 0.99,
+    "data_image_key": "pictures", "project": "dates", "experiment": "second try",
+    "actor_optim_lr_warmup_steps_ratio": 0.1, "rollout_gpu_memory_utilization": 0.4,
+    "rollout_top_p": 0.9, "rollout_val_top_p": 0.8, "algorithm_gamma": 0.99,
     "algorithm_lam": 0.95,
 }  # fmt: skip
 NASTY = (
@@ -65,8 +66,10 @@ def composer():
     composer.close()
 
 
-def composed(composer: Composer, given: VerlSettings, *keys: str, paths: Paths = PATHS) -> dict[str, Any]:
-    return composer.compose(overrides_of(given, paths), keys)
+def composed(
+    composer: Composer, given: VerlSettings, *keys: str, paths: Paths = PATHS, quickly=False
+) -> dict[str, Any]:
+    return composer.compose(overrides_of(given, paths), keys, quickly)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +128,50 @@ def test_seed_inputs_have_the_seeds_names_and_defaults():
 
 
 def test_every_parameter_has_its_keys():
-    given_elsewhere = {"rollout_disable_mm_preprocessor_cache", "images"}
+    """But `images`, which only decides whether another parameter is sent."""
     assert {*OVERRIDES, *computed(settings())} == {*VerlSettings.model_fields} - {"images"}
-    assert set(VerlTraining.model_fields) <= {*OVERRIDES, *computed(settings())}
-    assert given_elsewhere <= set(VerlSettings.model_fields)
+
+
+PLACES = {
+    "data_": "data.", "actor_model_": f"{MODEL}.", "actor_fsdp_config_": "actor_rollout_ref.actor.fsdp_config.",
+    "actor_fsdp_": "actor_rollout_ref.actor.fsdp_config.", "actor_": "actor_rollout_ref.actor.",
+    "rollout_val_": f"{ROLLOUT}.val_kwargs.", "rollout_": f"{ROLLOUT}.",
+    "ref_fsdp_": "actor_rollout_ref.ref.fsdp_config.", "ref_": "actor_rollout_ref.ref.",
+    "algorithm_": "algorithm.", "trainer_": "trainer.", "critic_": "critic.",
+}  # fmt: skip
+NAMED_OTHERWISE = {
+    "shuffle_dataset": "data.shuffle",
+    "seed": "data.seed",
+    "total_training_steps": "trainer.total_training_steps",
+    "rollout_disable_mm_preprocessor_cache": f"+{CACHE}",
+    "algorithm_kl_coef": "algorithm.kl_ctrl.kl_coef",
+    "critic_max_token_len_per_gpu": "critic.ppo_max_token_len_per_gpu",
+    "trainer_max_ckpt_to_keep": "trainer.max_actor_ckpt_to_keep",
+    "resume": "trainer.resume_mode",
+    "project": "trainer.project_name",
+    "experiment": "trainer.experiment_name",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in VerlSettings.model_fields if name != "images"])
+def test_a_parameter_has_the_key_that_its_name_says(name):
+    keys = [*OVERRIDES.get(name, ()), *computed(settings(images=True)).get(name, ())]
+    if name in NAMED_OTHERWISE:
+        assert NAMED_OTHERWISE[name] in keys
+    else:
+        place = next(place for place in PLACES if name.startswith(place))
+        assert _flat(PLACES[place] + name.removeprefix(place)) == _flat(keys[0])
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def test_all_that_is_trained_or_compared_is_shared_the_same_way():
+    """verl would take each other strategy of a reference or critic without a word."""
+    given = overrides_of(settings(actor_strategy="fsdp"), PATHS)
+    places = ("actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic")
+    assert {one for one in given if "strategy=" in one} == {f"{place}.strategy='fsdp'" for place in places}
 
 
 @pytest.mark.slow
@@ -164,7 +207,7 @@ def test_defaults_compose(composer):
 @pytest.mark.parametrize("name", [name for name in VerlSettings.model_fields if name in KNOWN])
 def test_a_parameter_alone_changes_what_it_stands_for(name, composer, usual):
     value, expected = expected_of(name)
-    changed = composed(composer, settings(**{name: value}), *expected)
+    changed = composed(composer, settings(**{name: value}), *expected, quickly=True)
     assert changed == expected
     assert all(type(changed[key]) is type(one) for key, one in expected.items())
     assert all(usual[key] != one for key, one in expected.items()), f"{name} changes nothing"
@@ -203,13 +246,21 @@ def random_settings(number: int) -> dict[str, Any]:
         elif isinstance(default, bool):
             given[name] = draw.random() < 0.5
         elif isinstance(default, int):
-            given[name] = draw.randrange(1, 100_000)
+            given[name] = draw.randrange(1, 10_000)
         elif isinstance(default, float):
             given[name] = round(draw.uniform(0.01, 0.99), draw.randrange(2, 12)) * draw.choice([1, 1e-4, 1e-9])
             given[name] = max(given[name], 1e-3) if name.startswith("rollout_") else given[name]
         else:
             given[name] = draw.choice(NASTY)
     return given
+
+
+@pytest.mark.slow
+def test_the_quick_way_composes_the_same(composer):
+    """On which the test of each parameter alone relies."""
+    overrides = overrides_of(VerlSettings(**random_settings(20)), PATHS)
+    parts = ("actor_rollout_ref", "critic", "data", "algorithm", "trainer", "reward")
+    assert composer.compose(overrides, parts, quickly=True) == composer.compose(overrides, parts)
 
 
 @pytest.mark.slow
@@ -232,10 +283,11 @@ def test_every_text_arrives_as_given(composer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("one", "two", "three"), [NASTY[:3], ("${oc.env:HOME}", "it's a=b, c", r"\\${x}\")])
+@pytest.mark.parametrize(("one", "two", "three"), [NASTY[:3], ("${oc.env:HOME}", "it's a=b, c", "\\\\${x}\\")])
 def test_texts_of_parameters_and_paths_arrive_as_given(one, two, three, composer):
     given = settings(data_image_key=one, project=two, experiment=three, resume=f"/{one}/global_step_5",
-                     actor_model_exclude_modules=f"{one}|.*", actor_model_target_modules=f"{three}|[qv]_proj")  # fmt: skip
+                     actor_model_exclude_modules=f"{one}|.*",
+                     actor_model_target_modules=f"{three}|[qv]_proj")  # fmt: skip
     expected = {
         "data.image_key": one,
         "trainer.project_name": two,
@@ -261,7 +313,7 @@ def test_verl_refuses_keys_that_it_does_not_know(composer):
     added = [one.removeprefix("+") for one in overrides_of(settings(images=True), PATHS) if one.startswith("+")]
     assert len(added) == 2
     for one in added:
-        with pytest.raises(ValueError, match="not in struct|Could not override"):
+        with pytest.raises(ValueError, match=r"not in struct|Could not override"):
             composer.compose([one, f"{ROLLOUT}.name=vllm"], [])
 
 
@@ -271,6 +323,13 @@ def test_values_are_written_in_hydras_grammar():
     ]  # fmt: skip
     assert written("it's") == r"'it\'s'"
     assert written("${x}") == r"'\${x}'"
+
+
+def test_one_name_of_a_layer_is_a_list_too():
+    """PEFT takes a single text for an expression that matches a layer's whole path."""
+    key = f"{MODEL}.target_modules"
+    assert computed(settings(actor_model_target_modules="q_proj"))["actor_model_target_modules"] == {key: ["q_proj"]}
+    assert computed(settings(actor_model_target_modules=".*q_proj"))["actor_model_target_modules"] == {key: ".*q_proj"}
 
 
 def test_the_settings_hold_what_the_parameters_leave_open():
