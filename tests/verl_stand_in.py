@@ -1,12 +1,12 @@
 """A stand-in for `python -m verl.trainer.main_ppo` (verl 0.9.1), which trains on GPUs with Ray and vLLM only.
 
 `installed(folder)` writes a package `verl` whose main_ppo runs this file; the environment that it returns puts it
-before verl's own package, from which all else comes: its configuration, composed by Hydra as verl does, and its rewards. What
-it does as verl 0.9.1 (read from its source): reads the parquet files, loads the custom reward function from its file and
-calls it in threads with reward_kwargs, logs JSON lines by the logger `file` and prints a line by `console`, writes
-checkpoints as a DTensor part for each GPU with PEFT's names under LoRA, then latest_checkpointed_iteration.txt, resumes
-from the step in that file, deletes checkpoints beyond max_actor_ckpt_to_keep, and dies of SIGTERM without saving.
-What it does not: generate (answers are made from the ground truths) and learn (weights move by a fixed amount).
+before verl's own package, from which all else comes: its configuration, composed by Hydra as verl does, its rewards.
+What it does as verl 0.9.1 (read from its source): reads the parquet files, loads the custom reward function from its
+file and calls it in threads with reward_kwargs, logs JSON lines by the logger `file` and prints a line by `console`,
+writes checkpoints as a DTensor part for each GPU with PEFT's names under LoRA, then latest_checkpointed_iteration.txt,
+resumes from the step in that file, deletes checkpoints beyond max_actor_ckpt_to_keep, and dies of SIGTERM without
+saving. What it does not: generate (answers are made from the ground truths) and learn (weights move by a fixed amount).
 
 VERL_STAND_IN="what:step" makes it fail: see FAILURES. Heavy libraries are loaded when the first checkpoint needs them.
 """

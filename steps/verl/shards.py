@@ -8,6 +8,7 @@ code, and every weight would be rounded to bfloat16 (verl.model_merger 0.9.1).
 
 from __future__ import annotations
 
+import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ def open_shards(folder: Path) -> Shards:
 
     Raises SecurityRefusal if one holds more than tensors, Outage if one is missing, cut off or has other tensors.
     """
+    # For torch.compile, which is not used here, the mesh of a part needs the processes that wrote it.
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
     count = world_size(folder)
     parts = tuple(_opened(folder / shard_name("model", count, rank)) for rank in range(count))
     names = [set(part) for part in parts]

@@ -13,9 +13,10 @@ from typing import Any
 
 from steps.sealed import damage_of as damage_of  # these for the other files of this room
 from steps.sealed import delete as delete
-from steps.sealed import facts_of, seal_folder
+from steps.sealed import facts_of as facts_of
 from steps.sealed import is_described as is_described
 from steps.sealed import is_sealed as is_sealed
+from steps.sealed import seal_folder
 
 NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 STATE = "trainer_state.json"
