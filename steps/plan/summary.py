@@ -140,7 +140,7 @@ def _rewards(decisions: Decisions) -> list[dict[str, Any]]:
 def _processes(decisions: Decisions) -> list[dict[str, Any]]:
     """Return the line about the processes of the training; none for one process."""
     choice = decisions.choice
-    if choice.sharing.processes == 1:
+    if choice.sharing.processes == 1 or asked(decisions.parameters):
         return []
     return [{"name": "training processes", "value": choice.sharing.processes, "how": choice.why}]
 
