@@ -171,7 +171,7 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
     """Train a chat model with rewards of the answers that it writes, with verl or without."""
 
     task: ClassVar[str] = "verl"
-    own_names: ClassVar[Mapping[str, str]] = SAME | {name: of[0] for name, (of, _) in COMPUTED.items()}
+    own_names: ClassVar[Mapping[str, str]] = SAME
     needed: ClassVar[tuple[tuple[str, ...], ...]] = (
         RewardedParameters.needed[0],
         ("data_train_files", "dataset_name"),
@@ -185,8 +185,13 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
         """Names of the rewards; empty for those that verl chooses by the source of a row."""
         return [name.strip() for name in self.reward_funcs.split(",") if name.strip()]
 
+    @classmethod
+    def named(cls, name: str) -> str:
+        """Return the parameter of verl from which another name's value follows."""
+        return SAME.get(name) or COMPUTED.get(name, ((name,), None))[0][0]
+
     def asked_as(self, name: str) -> str:
-        """Return the parameter of verl that the user set in place of this one."""
+        """Return the parameter that the user set in place of this one, for messages."""
         return self.named(name)
 
     @property

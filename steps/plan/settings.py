@@ -195,7 +195,7 @@ def _came_with(decisions: Decisions) -> dict[str, Any]:
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
-    if decisions.rewards:
+    if decisions.rewards and "system_prompt" in columns:
         columns["system_prompt"] = decisions.rewards.system_prompt
     return columns | asked_form(p, decisions.recipe, decisions.model.layout.config)
 
@@ -206,7 +206,7 @@ def _learned(decisions: Decisions) -> dict[str, str]:
 
 def _given(p: SupervisedParameters, *names: str) -> dict[str, Any]:
     """Return those parameters that the pipeline has; the others keep the default of the settings."""
-    return {name: getattr(p, name) for name in names if name in type(p).model_fields}
+    return {name: getattr(p, name) for name in names if hasattr(p, name)}
 
 
 def _preference(p: SupervisedParameters) -> PreferenceMethod | None:
