@@ -95,9 +95,8 @@ def stopped_at(text: str, checkpoints: Path, number: signal.Signals = signal.SIG
     over = threading.Event()
 
     def wait() -> None:
-        file = checkpoints / "verl" / "verl.log"
         while not over.wait(0.05):
-            if file.is_file() and text in file.read_text("utf-8"):
+            if any(text in file.read_text("utf-8") for file in checkpoints.rglob("verl/verl.log")):
                 os.kill(os.getpid(), number)
                 return
 

@@ -115,7 +115,10 @@ def read_all(checkpoints: Path) -> list[Logged]:
 
 
 def history_of(logged: list[Logged]) -> dict[str, Any]:
-    """Return points, evaluations and the best step, as the histories of the other trainers have them."""
+    """Return points and evaluations as the histories of the other trainers have them.
+
+    There is no best step: verl's result is the last one.
+    """
     points: list[dict[str, Any]] = []
     evaluations: list[dict[str, Any]] = []
     for one in logged:
@@ -125,10 +128,7 @@ def history_of(logged: list[Logged]) -> dict[str, Any]:
             points.append({"step": one.step, "epoch": epoch, **point})
         if (reward := _validated(one.values)) is not None:
             evaluations.append({"step": one.step, "epoch": epoch, "reward": reward})
-    highest = max((one["reward"] for one in evaluations), default=None)
-    first = next((one["step"] for one in evaluations if one["reward"] == highest), None)
-    best = None if first is None else {"step": first, "metric": "validation reward", "value": highest}
-    return {"points": points, "evaluations": evaluations, "best": best}
+    return {"points": points, "evaluations": evaluations, "best": None}
 
 
 def tokens_in(logged: list[Logged]) -> int:

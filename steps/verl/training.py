@@ -186,6 +186,7 @@ def _history(training: VerlTraining, step: int, start: int, seconds: float, trac
     settings = training.settings
     return {
         **history_of(logged),
+        "trainer": "verl",
         "steps": step,
         "planned_steps": settings.total_training_steps or step,
         "seconds": round(seconds, 3),
