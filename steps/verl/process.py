@@ -54,6 +54,8 @@ class Running:
     grace: float = GRACE
     step: int = 0
     """The last step that was logged."""
+    lock: IO[str] | None = None
+    """A locked file that verl keeps open: it stays locked while verl lives, even if this process is killed."""
 
     def run(self) -> None:
         """Run verl until it has ended.
@@ -93,6 +95,7 @@ class Running:
             cwd=self.folder,
             env=environment,
             start_new_session=True,
+            pass_fds=[self.lock.fileno()] if self.lock else [],
         )
 
     def _watch(self, process: subprocess.Popen[bytes], asked: StopRequest) -> None:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from steps.errors import Outage, Problem
 from steps.models.chat_templates import STORED
 from steps.params.settings import RewardSettings
 from steps.params.verl_settings import VerlSettings
+from steps.sources.locks import locked
 from steps.tracking import Tracker
 from steps.verl import rewards as reward_file
 from steps.verl.checkpoints import ACTOR, VerlCheckpoints, step_of
@@ -25,6 +26,7 @@ from steps.verl.result import TEMPLATE, write_result
 
 log = logging.getLogger("finetune")
 
+LOCK = ".lock-of-verl"  # beside the checkpoints
 FOLDER = "verl"  # beside the checkpoints: the files for verl, its log and its configuration
 COMPOSED = "hydra/.hydra/config.yaml"  # in that folder: the configuration that verl read
 CONFIGURATION = "verl_config.yaml"  # the same in the result
@@ -66,6 +68,7 @@ def train_by_verl(training: VerlTraining, tracker: Tracker | None = None) -> dic
     """
     settings = training.settings
     folder = training.checkpoints / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
     files = write_data(training.data, folder / "data", training.rewards is not None)
     kept = VerlCheckpoints(
         training.checkpoints,
@@ -74,6 +77,25 @@ def train_by_verl(training: VerlTraining, tracker: Tracker | None = None) -> dic
         settings.with_critic,
         settings.trainer_max_ckpt_to_keep,
     )
+    with locked(training.checkpoints / LOCK, "a verl that an earlier process of this training left") as lock:
+        history, last = _run(training, files, kept, tracker, lock)
+    beside = {CONFIGURATION: folder / COMPOSED}
+    excluded = settings.actor_model_exclude_modules
+    write_result(
+        last / ACTOR, training.model, training.data, training.tuned, history, training.lineage, excluded, beside
+    )
+    if training.merged is not None:
+        from steps.adapters.merging import merge
+
+        merge(training.model, training.tuned, training.merged)
+    return history
+
+
+def _run(
+    training: VerlTraining, files: VerlFiles, kept: VerlCheckpoints, tracker: Tracker | None, lock: IO[str]
+) -> tuple[dict[str, Any], Path]:
+    """Run verl from the checkpoint to go on from; return the history and the last checkpoint."""
+    folder = training.checkpoints / FOLDER
     resume = kept.begin(training.resume)
     start = (step_of(resume) or 0) if resume else 0
     progress = _Progress(tracker)
@@ -87,21 +109,12 @@ def train_by_verl(training: VerlTraining, tracker: Tracker | None = None) -> dic
         job=folder if training.rewards else None,
         environment=training.environment,
         step=start,
+        lock=lock,
     )
     started = time.monotonic()
     running.run()
     last = _last_checkpoint(kept, running.step)
-    history = _history(training, running.step, start, time.monotonic() - started, tracker)
-    beside = {CONFIGURATION: folder / COMPOSED}
-    excluded = settings.actor_model_exclude_modules
-    write_result(
-        last / ACTOR, training.model, training.data, training.tuned, history, training.lineage, excluded, beside
-    )
-    if training.merged is not None:
-        from steps.adapters.merging import merge
-
-        merge(training.model, training.tuned, training.merged)
-    return history
+    return _history(training, running.step, start, time.monotonic() - started, tracker), last
 
 
 def _overrides(training: VerlTraining, files: VerlFiles, folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from verl_runs import row, stopped_at, training, write_rows
 
 from steps.errors import NumericError, Outage, OutOfResources, Preempted, StepError, UserError
 from steps.params.settings import RewardSettings
+from steps.sources.locks import locked
 from steps.verl.failures import Output, error_of
 from steps.verl.metrics import Logged, MetricsFile, file_from, read_all
 from steps.verl.process import Running
@@ -128,6 +129,23 @@ def test_a_verl_that_does_not_stop_is_killed(tmp_path, caplog):
         one.run()
     assert time.monotonic() - started < 30
     assert "verl does not stop: killing it" in caplog.text
+
+
+def test_the_folder_stays_locked_while_a_verl_lives_whose_parent_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("steps.sources.locks.LOCK_SECONDS", 0.2)
+    lock = locked(tmp_path / ".lock", "a verl")
+    one = running(tmp_path, "import time; time.sleep(600)", lock=lock)
+    one.folder.mkdir()
+    process = one._start()
+    try:
+        lock.close()
+        with pytest.raises(Outage, match="CHECKPOINT-E0401"):
+            locked(tmp_path / ".lock", "a verl")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    locked(tmp_path / ".lock", "a verl").close()
 
 
 def test_a_stop_before_the_start_starts_nothing_for_long(tmp_path, monkeypatch):
