@@ -109,6 +109,17 @@ def test_the_head_of_the_list_names_each_package_of_another_version_than_elsewhe
     )
 
 
+def test_the_page_has_the_versions_of_both_lists():
+    page = (ROOT / "docs/verl.md").read_text().partition("## The image\n")[2].partition("\n## ")[0]
+    elsewhere = pins(ROOT / "requirements.txt")
+    told = {}
+    for names, there, here in re.findall(r"^\| ([a-z][\w, -]+) \| (\d.*?) \| (.*?) \|", page, re.M):
+        ours = here.split(", ") if here != "not there" else [None] * (names.count(",") + 1)
+        told |= dict(zip(names.split(", "), zip(there.split(", "), ours, strict=True), strict=True))
+    assert told == {name: (elsewhere[name], GIVEN.get(name)) for name in told}
+    assert {name for name, version in GIVEN.items() if elsewhere.get(name, version) != version} <= set(told)
+
+
 def test_everything_that_our_code_imports_there_is_in_the_list():
     owners = packages_distributions()
     missing: dict[str, list[str]] = {}
