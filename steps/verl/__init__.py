@@ -11,6 +11,7 @@
     checkpoints.py  which checkpoints are whole, from which a training goes on, which are kept
     shards.py       the weights of a checkpoint, joined from the parts of each GPU without running a pickle's code
     result.py       the tuned model: an adapter or whole weights, proved to differ from the base
+    packages.py     refuse_missing(settings) and attention(): what verl lacks where it runs
 
 The settings are `steps.params.verl_settings.VerlSettings`; what users set is in `steps/params/verl.py`, and what their
 batch sizes mean and what is refused in `steps/plan/verl.py` and docs/verl.md. Nothing here imports verl, whose
