@@ -229,6 +229,7 @@ TABLES: dict[str, tuple[tuple[str, ...], list[tuple[str, Any]]]] = {
             ("```python\ndef add(a, b):\n    return a + b\n```", CALLED),
             ("```python\nclass Solution:\n    def add(self, a, b):\n        return a + b\n```", CALLED),
             ("```python\ndef add(a, b):\n    return 3\n```", CALLED),
+            ("```python\ndef add(a, b):\n    return 3\nprint(int(input()) + int(input()))\n```", CALLED),
             ("```python\ndef plus(a, b):\n    return a + b\n```", CALLED),
             ("```python\ndef add(a, b):\n    return (a, b)\n```",
              json.dumps({"fn_name": "add", "inputs": ["1\n2"], "outputs": ["[1, 2]"]})),
@@ -244,15 +245,15 @@ TABLES: dict[str, tuple[tuple[str, ...], list[tuple[str, Any]]]] = {
     ),
 }  # fmt: skip
 
-NUMBERS = ("4", "34", "-7", "1,234", "1234", "0.5", ".5", "1/2", r"\frac{1}{2}", r"\frac12", r"\dfrac{3}{4}", r"\sqrt{2}",
-           r"\sqrt2", "x+1", "1+x", "(1,2)", "(1, 2)", "50\\%", "x=5", "5", r"10\text{ cm}", "10", r"\pi", r"2\pi",
-           "yes", r"\text{yes}", "Paris", "the Paris.", "3.0001", "3", "٣", "²", "ß", "1e3", "1000", "10^3", "[0,1)",
-           r"90^\circ", "90", "\\left(1,2\\right)", "a_2", "12_3", "$5$", "5\\!", "a\\\\b")  # fmt: skip
-AROUND = ("", " ", "\n", "so ", "is ", "be ", "= ", ". ", "The answer is ", "Answer: ", "answer:", "#### ", "####", "<think>",
-          "</think>", "<answer>", "</answer>", "\\boxed{", "\\boxed ", "\\fbox{", "}", "}", "{", "$", "4", ",", "é",
-          "日本", "\u2028", "\x00", "İ", "units", "Final Answer: ")  # fmt: skip
-OUTPUTS = ("1", "1\n", " 1 ", "1 2", "1  2", "1\n2", "1\n\n2", "2\n1", "1.0", "1.00001", "1.1", "0.1\n2", "a", "a\nb", "nan",
-           "inf", "", "\n", "1e-9", "0", "-1", "٣", "3", "[1, 2]")  # fmt: skip
+NUMBERS = ("4", "34", "-7", "1,234", "1234", "0.5", ".5", "1/2", r"\frac{1}{2}", r"\frac12", r"\dfrac{3}{4}",
+           r"\sqrt{2}", r"\sqrt2", "x+1", "1+x", "(1,2)", "(1, 2)", "50\\%", "x=5", "5", r"10\text{ cm}", "10",
+           r"\pi", r"2\pi", "yes", r"\text{yes}", "Paris", "the Paris.", "3.0001", "3", "٣", "²", "ß", "1e3", "1000",
+           "10^3", "[0,1)", r"90^\circ", "90", "\\left(1,2\\right)", "a_2", "12_3", "$5$", "5\\!", "a\\\\b")  # fmt: skip
+AROUND = ("", " ", "\n", "so ", "is ", "be ", "= ", ". ", "The answer is ", "Answer: ", "answer:", "#### ", "####",
+          "<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "\\boxed ", "\\fbox{", "}", "}", "{", "$",
+          "4", ",", "é", "日本", "\u2028", "\x00", "İ", "units", "Final Answer: ")  # fmt: skip
+OUTPUTS = ("1", "1\n", " 1 ", "1 2", "1  2", "1\n2", "1\n\n2", "2\n1", "1.0", "1.00001", "1.1", "0.1\n2", "a", "a\nb",
+           "nan", "inf", "", "\n", "1e-9", "0", "-1", "٣", "3", "[1, 2]")  # fmt: skip
 FORMS = {
     "gsm8k": "#### {}", "math": "\\boxed{{{}}}", "search": "<answer>{}</answer>", "dapo": "Answer: {}",
     "geometry": "<think>a</think>\\boxed{{{}}}", "numina": "answer is {}",
@@ -262,8 +263,9 @@ FORMS = {
 def random_case(family: str, rng: random.Random) -> tuple[str, Any]:
     """Return a random answer and ground truth, one in three of which could be right."""
     if family == "code":
-        count = rng.randint(1, 3)
-        return printing(rng.choice(OUTPUTS)), tests(*rng.choices(OUTPUTS, k=count))
+        printed = rng.choice(OUTPUTS)
+        right = [rng.choice((printed, printed.strip(), printed + "\n", printed.replace("1", "1.0")))]
+        return printing(printed), tests(*rng.choice((right, right, rng.choices(OUTPUTS, k=rng.choice((1, 1, 2))))))
     truth = rng.choice(NUMBERS)
     given = truth if rng.random() < 0.6 else rng.choice(NUMBERS)
     form = FORMS[family] if rng.random() < 0.8 else rng.choice([*FORMS.values()])

@@ -17,7 +17,7 @@ _SYMBOLS = {
 }  # fmt: skip
 _CHARACTERS = {",": " ", ":": " ", ";": " ", " ": " ", "!": "", "\\": "\n", "{": "{", "}": "}", "%": "%", "$": "$",
                "#": "#", "&": "&", "_": "_"}  # fmt: skip
-_TOKEN = re.compile(r"\\([A-Za-z]+)(\s*)|\\(.)|([{}])|([^\\{}])", re.DOTALL)
+_TOKEN = re.compile(r"\\([A-Za-z]+)\s*|\\(.)|([{}])|([^\\{}])", re.DOTALL)
 DEEPEST = 100  # brackets within brackets
 
 
@@ -44,17 +44,19 @@ def _read(tokens: list[re.Match[str]], place: int, depth: int, once: bool = Fals
         raise RecursionError
     made: list[str] = []
     while place < len(tokens):
-        name, blanks, character, bracket, plain = tokens[place].groups()
+        name, character, bracket, plain = tokens[place].groups()
         place += 1
         if once and plain and plain.isspace():
             continue
         if bracket == "}":
-            break
+            if depth:
+                break
+            continue  # it closes nothing
         if bracket:
             inner, place = _read(tokens, place, depth + 1)
             made.append(inner)
         elif name:
-            inner, place = _command(name, blanks, tokens, place, depth)
+            inner, place = _command(name, tokens, place, depth)
             made.append(inner)
         else:
             made.append(plain if plain else _CHARACTERS.get(character, ""))
@@ -63,17 +65,17 @@ def _read(tokens: list[re.Match[str]], place: int, depth: int, once: bool = Fals
     return "".join(made), place
 
 
-def _command(name: str, blanks: str, tokens: list[re.Match[str]], place: int, depth: int) -> tuple[str, int]:
+def _command(name: str, tokens: list[re.Match[str]], place: int, depth: int) -> tuple[str, int]:
     if name == "frac":
         above, place = _read(tokens, place, depth + 1, once=True)
         below, place = _read(tokens, place, depth + 1, once=True)
         return f"{above}/{below}", place
     if name == "sqrt":
-        if place < len(tokens) and tokens[place][5] == "[":  # the degree of a root is left out, as by verl
-            ends = [end for end in range(place, len(tokens)) if tokens[end][5] == "]"]
+        if place < len(tokens) and tokens[place][4] == "[":  # the degree of a root is left out, as by verl
+            ends = [end for end in range(place, len(tokens)) if tokens[end][4] == "]"]
             place = ends[0] + 1 if ends else place
         inner, place = _read(tokens, place, depth + 1, once=True)
         return f"sqrt({inner})", place
     if name in _SYMBOLS:
-        return _SYMBOLS[name] + blanks, place
-    return blanks if name not in ("left", "right") else "", place
+        return _SYMBOLS[name], place
+    return "", place

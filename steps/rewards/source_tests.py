@@ -1,8 +1,9 @@
 """How verl 0.9.1 scores the programs of codecontests, apps, codeforces and taco: the share of the first ten tests.
 
 A row's tests are {"inputs": […], "outputs": […]}: what is read and what must be printed, each a text or a list of
-lines. With "fn_name" they are the arguments of that function, one JSON value a line, and its value as JSON. Here each
-test runs in the sandbox, and never sees what is expected.
+lines. With "fn_name" they are the arguments of that function, one JSON value a line, and its value as JSON; then all
+tests must pass, otherwise verl runs the first ten as if the program read and printed. Here each test runs in the
+sandbox, and never sees what is expected.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from steps.rewards.library import Judged
 from steps.rewards.sandbox import Limits, Ran, run
 from steps.tasks.rules.json_text import from_json
 
+Test = tuple[str, str, str]
+"""Name of the function (empty: the program reads and prints), what it gets, and what it must give."""
 MOST = 10  # tests of a row that count
 LONGEST = 100_000  # characters of a program
 _MARK = "the value is "
@@ -42,15 +45,20 @@ def judge(text: str, truth: Any, limits: Limits, processes: int) -> Judged:
     if not program.strip() or len(program) > LONGEST:
         return Judged(0.0, program)
     with ThreadPoolExecutor(processes) as pool:
-        passed = list(pool.map(lambda test: _passed(program, limits, *test), tests[:MOST]))
-    return Judged(sum(passed) / len(passed), program)
+
+        def passed(some: list[Test]) -> list[bool]:
+            return list(pool.map(lambda test: _passed(program, limits, *test), some))
+
+        if tests[0][0]:
+            if all(all(passed(tests[start : start + MOST])) for start in range(0, len(tests), MOST)):
+                return Judged(1.0, program)
+            tests = [("", given, expected) for _, given, expected in tests]
+        counted = passed(tests[:MOST])
+    return Judged(sum(counted) / len(counted), program)
 
 
-def tests_in(truth: Any) -> list[tuple[str, str, str]] | None:
-    """Return the name of the function (empty: the program reads and prints), what it gets, and what it must give.
-
-    None for a ground truth that has no such tests.
-    """
+def tests_in(truth: Any) -> list[Test] | None:
+    """Return the tests of a ground truth; None for one that has none."""
     if isinstance(truth, str):
         try:
             truth = from_json(truth)

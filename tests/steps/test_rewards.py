@@ -18,7 +18,8 @@ def reward_of(name, options, text, value):
         skip_without_sandbox()
     fast = {"timeout_seconds": 1} if name == "code" else {}
     rewards = load_rewards([name], options={name: fast | options})
-    columns = {column: [value] for column in rewards.columns}
+    values = value if isinstance(value, tuple) else (value,) * len(rewards.columns)
+    columns = {column: [one] for column, one in zip(rewards.columns, values, strict=True)}
     ids = [[0] * TOKENS.get(text, 1)]
     return rewards.score(["Which one?"], [text], columns, completion_ids=ids).rewards[name][0]
 
