@@ -248,7 +248,7 @@ TABLES: dict[str, tuple[tuple[str, ...], list[tuple[str, Any]]]] = {
 NUMBERS = ("4", "34", "-7", "1,234", "1234", "0.5", ".5", "1/2", r"\frac{1}{2}", r"\frac12", r"\dfrac{3}{4}",
            r"\sqrt{2}", r"\sqrt2", "x+1", "1+x", "(1,2)", "(1, 2)", "50\\%", "x=5", "5", r"10\text{ cm}", "10",
            r"\pi", r"2\pi", "yes", r"\text{yes}", "Paris", "the Paris.", "3.0001", "3", "٣", "²", "ß", "1e3", "1000",
-           "10^3", "[0,1)", r"90^\circ", "90", "\\left(1,2\\right)", "a_2", "12_3", "$5$", "5\\!", "a\\\\b")  # fmt: skip
+           "10^3", "[0,1)", r"90^\circ", "90", "\\left(1,2\\right)", "a_2", "12_3", "$5$", "5\\!")  # fmt: skip
 AROUND = ("", " ", "\n", "so ", "is ", "be ", "= ", ". ", "The answer is ", "Answer: ", "answer:", "#### ", "####",
           "<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "\\boxed ", "\\fbox{", "}", "}", "{", "$",
           "4", ",", "é", "日本", "\u2028", "\x00", "İ", "units", "Final Answer: ")  # fmt: skip

@@ -176,7 +176,7 @@ def test_the_guides_example_runs():
     from pathlib import Path
 
     guide = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    library, own = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    library, own, of_verl = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     made: dict = {}
     exec(library, made)
     assert made["scores"].rewards == {"accuracy": [1.0], "format": [1.0]}
@@ -187,3 +187,5 @@ def test_the_guides_example_runs():
     answers = [[{"role": "assistant", "content": text}] for text in ("It is C.", "It is B.")]
     assert made["short_and_right"](answers, ["C", "C"], log_extra=logged.__setitem__) == [1.0, 0.0]
     assert logged == {"words": [3, 3]}
+    exec(of_verl, made)
+    assert made["compute_score"]("any", "It is C.", "C") == {"score": 1.0, "words": 3}
