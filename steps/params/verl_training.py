@@ -25,6 +25,9 @@ METHODS = {"grpo": "grpo", "grpo_vectorized": "grpo", "rloo": "rloo", "rloo_vect
 LOSSES = {"token-mean": "dapo", "seq-mean-token-mean": "grpo"}
 ESTIMATES = ("low_var_kl", "k3")  # two names of the one estimate of the divergence that TRL has
 
+BY_SOURCE = "by_source"  # the reward of the library that scores as verl's own functions do
+OWN_FUNCTION = "compute_score"  # what verl calls in a file of the user
+
 # Name elsewhere → the parameter of verl with the same value.
 SAME = {
     "train_file_path": "data_train_files",
@@ -178,12 +181,14 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
     )
 
     reward_funcs: Annotated[str, COMMAS] = ""
-    """Comma-separated rewards: names of the library, or functions as file.py:function; empty: verl's own by source."""
+    """Comma-separated rewards: names of the library, or functions as file.py:function; empty: by_source."""
 
     @property
     def rewards(self) -> list[str]:
-        """Names of the rewards; empty for those that verl chooses by the source of a row."""
-        return [name.strip() for name in self.reward_funcs.split(",") if name.strip()]
+        """Names of the rewards; where none is given, the file's function, or the reward that a row's source chooses."""
+        if path := self.custom_reward_function_path:
+            return [f"{path}:{OWN_FUNCTION}"]
+        return [name.strip() for name in self.reward_funcs.split(",") if name.strip()] or [BY_SOURCE]
 
     @classmethod
     def named(cls, name: str) -> str:
@@ -200,7 +205,10 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
         return _whole(self.data_train_batch_size, self.actor_ppo_mini_batch_size)
 
     def conflicts(self) -> Iterator[Problem]:
-        """Refuse what only verl can do, where verl does not train."""
+        """Refuse rewards that are named twice, and what only verl can do, where verl does not train."""
+        if self.reward_funcs and self.custom_reward_function_path:
+            yield Problem("PARAM-E0352", "custom_reward_function_path", "a file, and reward_funcs too", "one of them",
+                          f"leave it out, and write {shown(self.rewards[0])} into reward_funcs")  # fmt: skip
         if self.uses_verl:
             return
         yield from self._only_verl()
@@ -228,10 +236,6 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
             yield Problem("PARAM-E0349", "actor_entropy_coeff", f"{self.actor_entropy_coeff:g} with ENGINE={TRL}", "0",
                           "leave it out, or set another ENGINE",
                           why="the loss here has no entropy")  # fmt: skip
-        if not self.rewards and not self.custom_reward_function_path:
-            yield Problem("PARAM-E0350", "reward_funcs", f"nothing with ENGINE={TRL}", "rewards, or your own function",
-                          "set reward_funcs, or custom_reward_function_path",
-                          why="the functions that rows choose by data_source are verl's")  # fmt: skip
 
     def _unequal_batches(self) -> Iterator[Problem]:
         """Refuse steps that are no whole number of updates, and updates that are no whole number of batches."""

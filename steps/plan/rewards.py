@@ -71,7 +71,8 @@ def look_at_rewards(parameters: SupervisedParameters) -> RewardsFound | None:
         raise UserError(problems)
     if CODE in p.rewards and runs_here():
         check_sandbox()
-    asked = RewardSettings(**{name: getattr(p, name) for name in RewardSettings.model_fields if name != "digests"})
+    given = {name: getattr(p, name) for name in RewardSettings.model_fields if name != "digests"}
+    asked = RewardSettings(**given | {"reward_funcs": ",".join(p.rewards)})  # also those that no parameter names
     # A model of the Hub has its commit in the options instead.
     changes = {"digests": digests_of(p), "reward_options": json.dumps(options, ensure_ascii=False) if options else ""}
     return RewardsFound(asked.model_copy(update=changes), needs, sources, _system_prompt(p, settings), _told(p))

@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from steps.errors import nearest
 from steps.params.chat_columns import VerlColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
 from steps.tasks.rules.answers import as_question, read_value, text_faults, truth_faults, value_faults
@@ -26,6 +25,7 @@ from steps.tasks.rules.json_text import as_bytes, as_json, from_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
 from steps.tasks.rules.rewarded import RESERVED
 from steps.tasks.rules.standard import from_text
+from steps.tasks.rules.verl_sources import KNOWN, family_of, like, truth_for
 
 Columns = VerlColumns
 KINDS = ("causal_lm",)
@@ -49,16 +49,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-# verl 0.9.1 has reward functions for these names, and for every name that starts with one of STARTS.
-KNOWN = (
-    "openai/gsm8k", "lighteval/MATH", "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500", "math",
-    "math_dapo", "math_dapo_reasoning", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
-    "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads", "codecontests", "apps", "codeforces", "taco",
-    "hiyouga/geometry3k", "searchR1_nq", "searchR1_triviaqa", "searchR1_popqa", "searchR1_hotpotqa",
-    "searchR1_2wikimultihopqa", "searchR1_musique", "searchR1_bamboogle",
-)  # fmt: skip
-STARTS = ("aime",)
-OBJECT_TRUTHS = "searchR1_"  # prefix of the sources whose reward functions take an object; all others take a text
 MEDIA = ("images", "videos", "audios")
 NAME_TRUTH = "set reward_model_key, or question_key and answer_key, to the columns with it"
 MADE_STYLE = "rule"  # style of rows made from question and answer columns: rewarded by comparison
@@ -184,11 +174,10 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
 
 def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
     """Return the row in the form that verl reads from its parquet files."""
-    style, truth = row["reward_model"]["style"], row["reward_model"]["ground_truth"]
-    if row["data_source"].startswith(OBJECT_TRUTHS) and truth.startswith("{"):
-        truth = from_json(truth)
+    style, source = row["reward_model"]["style"], row["data_source"]
+    truth = truth_for(source, row["reward_model"]["ground_truth"])
     return {
-        "data_source": row["data_source"],
+        "data_source": source,
         "prompt": unpacked(row["prompt"]),
         "ability": row["ability"],
         "reward_model": {"style": style, "ground_truth": truth},
@@ -225,12 +214,11 @@ def _source_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
     source = _source_of(row, columns)
     wrong = list(text_faults(source, columns.data_source_key, "the name of a data source"))
     yield from wrong
-    if wrong or columns.custom_reward_function_path or source in KNOWN or source.startswith(STARTS):
+    if wrong or columns.custom_reward_function_path or family_of(source):
         return
-    hint = next((f"did you mean {name}?" for name in KNOWN if source in name), nearest(source, KNOWN))
     yield Fault("DATA-E1531", columns.data_source_key, as_found(source),
-                f"a data source with a reward function: {', '.join(KNOWN)}, aime…",
-                f"{hint} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
+                f"a data source with a reward function: {KNOWN}",
+                f"{like(source)} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
 
 
 def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:

@@ -12,7 +12,15 @@ from steps.params.rewarded import RewardedParameters
 from steps.params.settings import FinetuneSettings, RewardSettings
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.params.verl import VerlParams
-from steps.params.verl_training import COMPUTED, FIXED, SAME, WITHOUT_VERL, VerlTrainingParameters
+from steps.params.verl_training import (
+    BY_SOURCE,
+    COMPUTED,
+    FIXED,
+    SAME,
+    WITHOUT_VERL,
+    VerlTrainingParameters,
+)
+from steps.rewards.library import REWARDS
 
 CPU = {"ENGINE": "trl", "number_of_gpu_to_use_finetuning": 0, "reward_funcs": "length", "pytorch_model_path": "m",
        "data_train_files": "t.jsonl"}  # fmt: skip
@@ -105,8 +113,11 @@ def test_a_step_of_verl_is_a_generation():
         ({"data_truncation": "left", "data_filter_overlong_prompts": False}, []),
         ({"algorithm_use_kl_in_reward": True}, [("PARAM-E0349", "algorithm_use_kl_in_reward")]),
         ({"actor_entropy_coeff": 0.1}, [("PARAM-E0349", "actor_entropy_coeff")]),
-        ({"reward_funcs": ""}, [("PARAM-E0350", "reward_funcs")]),
+        ({"reward_funcs": ""}, []),
         ({"reward_funcs": "", "ENGINE": "vllm"}, []),
+        ({"reward_funcs": "", "custom_reward_function_path": "r.py"}, []),
+        ({"custom_reward_function_path": "r.py"}, [("PARAM-E0352", "custom_reward_function_path")]),
+        ({"custom_reward_function_path": "r.py", "ENGINE": "vllm"}, [("PARAM-E0352", "custom_reward_function_path")]),
         ({"data_train_batch_size": 200}, [("PARAM-E0351", "data_train_batch_size")]),
         ({"actor_ppo_micro_batch_size_per_gpu": 7}, [("PARAM-E0351", "actor_ppo_micro_batch_size_per_gpu")]),
         ({"actor_ppo_micro_batch_size_per_gpu": 7, "ENGINE": "vllm", "algorithm_adv_estimator": "gae"}, []),
@@ -114,6 +125,30 @@ def test_a_step_of_verl_is_a_generation():
 )
 def test_what_only_verl_can_do_is_refused_without_it(given, told):
     assert problems(**given) == told
+
+
+@pytest.mark.parametrize(
+    ("given", "rewards", "weights"),
+    [
+        ({}, ["length"], [1]),
+        ({"reward_funcs": ""}, ["by_source"], [1]),
+        ({"reward_funcs": " , "}, ["by_source"], [1]),
+        ({"reward_funcs": "by_source, length", "reward_weights": "1,0.1"}, ["by_source", "length"], [1, 0.1]),
+        ({"reward_funcs": "", "custom_reward_function_path": "a/r.py"}, ["a/r.py:compute_score"], [1]),
+        (
+            {"reward_funcs": "", "custom_reward_function_path": "r.py", "reward_weights": "2"},
+            ["r.py:compute_score"],
+            [2],
+        ),
+    ],
+)
+def test_rewards_are_those_that_are_named_or_the_sources(given, rewards, weights):
+    p = parameters(**given)
+    assert (p.rewards, p.reward_weight_list) == (rewards, weights)
+
+
+def test_the_reward_by_source_is_one_of_the_library():
+    assert BY_SOURCE in REWARDS
 
 
 def test_the_fix_of_a_batch_can_be_followed():
