@@ -10,6 +10,7 @@ from steps.finetune.result import lineage_of
 from steps.finetune.training import tracked
 from steps.params.settings import FinetuneSettings, RewardSettings
 from steps.tracking.parameters import parameters_of
+from steps.verl.packages import refuse_missing
 from steps.verl.training import VerlTraining, train_by_verl
 
 BY_SOURCE = "by_source"  # the reward that decides as verl's own ones do; verl itself is left to call those
@@ -30,6 +31,7 @@ def train_with_verl(
     Raises as `train_by_verl`.
     """
     assert settings.verl is not None
+    refuse_missing(settings.verl)
     wanted = settings.checkpoints.resume_from_checkpoint
     resume = "auto" if retried and wanted == "false" else wanted
     with tracked(settings, inputs, folder, resume != "false") as tracker:

@@ -21,6 +21,7 @@ from steps.verl.checkpoints import ACTOR, VerlCheckpoints, step_of
 from steps.verl.data import VerlFiles, write_data
 from steps.verl.metrics import Logged, MetricsFile, file_from, history_of, read_all, tokens_in
 from steps.verl.overrides import Paths, overrides_of, written
+from steps.verl.packages import attention
 from steps.verl.process import Running
 from steps.verl.result import TEMPLATE, write_result
 
@@ -122,7 +123,7 @@ def _overrides(training: VerlTraining, files: VerlFiles, folder: Path) -> list[s
 
     This room resumes and deletes checkpoints itself: verl would delete parts of a sealed one.
     """
-    own: dict[str, Any] = {"hydra.run.dir": str(folder / "hydra")}
+    own: dict[str, Any] = {"hydra.run.dir": str(folder / "hydra"), **attention()}
     path = ""
     if training.rewards is not None:
         for old in folder.glob(f"{reward_file.ERROR}*"):

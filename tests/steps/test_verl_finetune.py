@@ -31,6 +31,9 @@ def data(tmp_path, monkeypatch) -> Path:
     """Rows; processes of this test find the stand-in."""
     variables = installed(tmp_path)
     monkeypatch.setenv("PYTHONPATH", variables["PYTHONPATH"])
+    (tmp_path / "stand_in/vllm").mkdir()
+    (tmp_path / "stand_in/vllm/__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "stand_in"))
     return verl_runs.write_rows(tmp_path / "data", [verl_runs.row(number) for number in range(8)], [verl_runs.row(100)])
 
 
