@@ -19,6 +19,10 @@ def tests(*outputs: str) -> str:
     return json.dumps({"inputs": [""] * len(outputs), "outputs": list(outputs)})
 
 
+def calling(given: str, expected: str) -> str:
+    return json.dumps({"fn_name": "add", "inputs": [given], "outputs": [expected]})
+
+
 # family → the sources that are tried, and cases of (answer, ground truth)
 TABLES: dict[str, tuple[tuple[str, ...], list[tuple[str, Any]]]] = {
     "gsm8k": (
@@ -235,6 +239,14 @@ TABLES: dict[str, tuple[tuple[str, ...], list[tuple[str, Any]]]] = {
              json.dumps({"fn_name": "add", "inputs": ["1\n2"], "outputs": ["[1, 2]"]})),
             ("```python\ndef add(a):\n    return a[0]\n```",
              json.dumps({"fn_name": "add", "inputs": ["[[1], 2]"], "outputs": ["[[1]]"]})),
+            ("```python\ndef add(a):\n    return a[1]\n```", calling('{"1": 2}', "2")),
+            ("```python\ndef add(a):\n    return a\n```", calling('{"1": 2}', '{"1": 2}')),
+            ("```python\ndef add(a):\n    return a\n```", calling('[{"1": 2}]', '[{"1": 2}]')),
+            ("```python\ndef add(a):\n    return [(1, 2), (3, 4)]\n```", calling("0", "[[[1, 2], [3, 4]]]")),
+            ("```python\ndef add(a):\n    return [(1, 2), (3, 4)]\n```", calling("0", "[[1, 2], [3, 4]]")),
+            ("```python\ndef add(a):\n    return {1, 2}\n```", calling("0", "[1, 2]")),
+            ("```python\ndef add(a):\n    return 1.0\n```", calling("0", "1")),
+            ("```python\ndef add(a):\n    print(a)\n    return None\n```", calling("0", "null")),
             (printing("日本"), tests("日本")),
             (printing("1.000001"), tests("1.0")),
             (printing("1 2\n\n3"), tests("1 2\n3")),

@@ -4,6 +4,7 @@ import json
 import random
 import time
 
+import numpy as np
 import pytest
 from sandboxed import skip_without_sandbox
 from source_cases import TABLES, random_case
@@ -100,6 +101,18 @@ def test_an_unknown_source_is_refused(source):
 def test_a_right_answer_of_another_form_is_refused(source, truth):
     with pytest.raises(UserError, match=rf"REWARD-E0232 reward by_source, ground_truth of {source}"):
         load_rewards(["by_source"]).score(["?"], ["4"], {"data_source": [source], "ground_truth": [truth]})
+
+
+def test_right_answers_may_be_an_array():
+    columns = {"data_source": ["searchR1_nq"], "ground_truth": [{"target": np.array(["Rome", "Paris"])}]}
+    assert load_rewards(["by_source"]).score(["?"], ["<answer>Paris</answer>"], columns).totals == [1.0]
+
+
+def test_mathematics_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    columns = {"data_source": ["numina_cn_k12"], "ground_truth": ["4"]}
+    with pytest.raises(UserError, match="REWARD-E0233"):
+        load_rewards(["by_source"]).score(["?"], ["4"], columns)
 
 
 def test_the_answer_that_was_found_is_logged():

@@ -20,6 +20,8 @@ from steps.params.verl_training import (
     WITHOUT_VERL,
     VerlTrainingParameters,
 )
+from steps.plan.rewards import look_at_rewards
+from steps.rewards.asked import load_asked
 from steps.rewards.library import REWARDS
 
 CPU = {"ENGINE": "trl", "number_of_gpu_to_use_finetuning": 0, "reward_funcs": "length", "pytorch_model_path": "m",
@@ -185,3 +187,13 @@ def test_a_model_is_trained_as_with_the_parameters_of_grpo(model, tokenizer, tmp
     assert len(traces[0]) == 4
     assert traces[0] == traces[1]
     assert any(loss != 0 for loss in traces[0])
+
+
+def test_the_plan_settles_the_rewards_that_no_parameter_names(tmp_path):
+    found = look_at_rewards(parameters(reward_funcs=""))
+    assert (found.settings.rewards, found.columns) == (["by_source"], ("ground_truth", "data_source"))
+    file = tmp_path / "own.py"
+    file.write_text("def compute_score(data_source, solution_str, ground_truth, extra_info=None): return 1.0\n")
+    found = look_at_rewards(parameters(reward_funcs="", custom_reward_function_path=str(file)))
+    assert found.settings.rewards == [f"{file}:compute_score"] == [*found.settings.digests]
+    assert load_asked(found.settings).score(["?"], ["a"], {"data_source": ["x"], "ground_truth": ["a"]}).totals == [1.0]
