@@ -125,7 +125,7 @@ def search(text: str, truth: Any) -> Judged:
 
 def targets_of(truth: Any) -> list[str] | None:
     """Return the right texts of a ground truth of searchR1; None for one that has none."""
-    target = truth.get("target") if isinstance(truth, dict) else None
+    target: Any = truth.get("target") if isinstance(truth, dict) else None
     target = target.tolist() if hasattr(target, "tolist") else target  # an array, as tables of verl's rows may have
     targets = [target] if isinstance(target, str) else target
     return targets if isinstance(targets, list) and all(isinstance(one, str) for one in targets) else None
