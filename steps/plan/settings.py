@@ -197,6 +197,8 @@ def _columns(decisions: Decisions) -> dict[str, Any]:
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
     if decisions.rewards and "system_prompt" in columns:
         columns["system_prompt"] = decisions.rewards.system_prompt
+    if "custom_reward_function_path" in columns:  # any data_source is accepted where the user says what judges it
+        columns["custom_reward_function_path"] = getattr(p, "reward_funcs", "") or p.custom_reward_function_path  # type: ignore[attr-defined]
     return columns | asked_form(p, decisions.recipe, decisions.model.layout.config)
 
 

@@ -28,6 +28,7 @@ from steps.launch.told import as_text
 from steps.params.settings import RewardSettings
 from steps.rewards.asked import load_asked
 from steps.rewards.limits import TimeLimit, call_within
+from steps.rewards.one_answer import arguments_for, judges_one_answer, score_in
 from steps.sources.user_code import LoadedFunction, find_function, load_found
 from steps.tasks.rules.json_text import from_json
 from steps.verl.data import PROMPT
@@ -35,7 +36,6 @@ from steps.verl.data import PROMPT
 JOB = "rewards.json"
 ERROR = "reward-error-"  # beside the job, then the number of the process
 FUNCTION = "compute_score"  # the name that verl looks up here
-SOLUTION = "solution_str"  # an argument that only functions with verl's own signature have
 PARAMETER = "reward_funcs"
 NOT_COLUMNS = ("num_turns", "rollout_reward_scores", PROMPT)  # keys of extra_info that verl or this project adds
 
@@ -73,8 +73,7 @@ def compute_score(
 
 def is_verl_function(given: str) -> bool:
     """Return whether file.py:function has verl's own signature. Raises UserError if there is no such function."""
-    arguments = find_function(PARAMETER, given).arguments
-    return SOLUTION in [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return judges_one_answer(find_function(PARAMETER, given).arguments)
 
 
 Score = Callable[[str, str, Any, dict[str, Any], dict[str, Any]], dict[str, Any]]
@@ -116,39 +115,21 @@ def _by_function(asked: RewardSettings) -> Score:
     weight = asked.reward_weight_list[0]
 
     def score(source: str, text: str, truth: Any, info: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-        own = {name: value for name, value in info.items() if name != PROMPT}
-        given = {"data_source": source, SOLUTION: text, "ground_truth": truth, "extra_info": own}
-        arguments = found.arguments
-        if not arguments.kwarg:  # as verl itself, which passes four arguments; more only where they are named
-            names = [one.arg for one in (*arguments.args, *arguments.kwonlyargs)]
-            more = {name: value for name, value in more.items() if name in names}
+        row = {"data_source": source, "ground_truth": truth, **info}
+        row.pop(PROMPT, None)
+        given = arguments_for(found.arguments, text, row, more)
         try:
-            made = call_within(asked.reward_timeout_seconds, lambda: loaded.call(**given, **more))
+            made = call_within(asked.reward_timeout_seconds, lambda: loaded.call(**given))
         except TimeLimit:
             raise _failed(
                 loaded, loaded.uri, f"no answer after {asked.reward_timeout_seconds:g} seconds", text
             ) from None
         except (Exception, SystemExit) as error:  # the user's code: any error is told with its line
             raise _failed(loaded, loaded.place_of(error), f"{type(error).__name__}: {error}", text) from error
-        return _weighted(made, weight, loaded, text)
+        told = score_in(made, loaded, f"the answer {shown(text)}")
+        return {**told, "score": weight * told["score"]}
 
     return score
-
-
-def _weighted(made: Any, weight: float, loaded: LoadedFunction, text: str) -> dict[str, Any]:
-    """Return what a function with verl's signature made: a number, or an object with `score` among others."""
-    told = made if isinstance(made, dict) else {"score": made}
-    value = told.get("score")
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(
-            Problem("VERL-E0204", f"{loaded.uri}:{loaded.name}, the answer {shown(text)}", shown(made),
-                    "a finite number, or an object with a finite number as score", "correct the function")
-        )  # fmt: skip
-    return {**told, "score": weight * number}
 
 
 def _failed(loaded: LoadedFunction, place: str, found: str, text: str) -> UserError:
