@@ -39,6 +39,7 @@ def test_there_are_examples_of_every_kind():
     assert {read(config)[0] for config in CONFIGS} == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
         "token_classification", "question_answering", "preference", "reranking", "grpo_chat_completion",
+        "verl_finetune",
     }  # fmt: skip
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 

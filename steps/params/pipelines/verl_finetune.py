@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from steps.params.compute import ComputeParams
 from steps.params.group import with_default
-from steps.params.pipeline import COMMON_INPUTS
 from steps.params.verl_training import VerlTrainingParameters
 
 
@@ -14,10 +13,9 @@ class VerlFinetuneParameters(VerlTrainingParameters):
     instance_type_finetune: str = with_default(ComputeParams, "instance_type_finetune", "Standard_ND96isr_H100_v5")
 
     short_inputs: ClassVar[tuple[str, ...]] = (
-        "huggingface_id", "pytorch_model_path", "ENGINE", "data_train_files", "data_val_files",
-        "reward_funcs", "custom_reward_function_path", "data_train_batch_size", "data_max_prompt_length",
-        "data_max_response_length", "actor_optim_lr", "actor_ppo_mini_batch_size",
-        "actor_ppo_micro_batch_size_per_gpu", "actor_model_lora_rank", "rollout_n",
-        "rollout_tensor_model_parallel_size", "algorithm_adv_estimator", "trainer_total_epochs",
-        *COMMON_INPUTS[-5:],
+        "huggingface_id", "pytorch_model_path", "data_train_files", "data_val_files", "reward_funcs",
+        "data_train_batch_size", "data_max_prompt_length", "data_max_response_length", "actor_optim_lr",
+        "actor_ppo_mini_batch_size", "actor_ppo_micro_batch_size_per_gpu", "rollout_n",
+        "rollout_tensor_model_parallel_size", "trainer_total_epochs",
+        "number_of_gpu_to_use_finetuning", "instance_type_finetune", "registered_model_name", "mlflow_server_uri",
     )  # fmt: skip
