@@ -8,8 +8,8 @@ from pipelines.compile import compile_pipelines
 from pipelines.images import VERL
 
 TEXT, WHOLE, NUMBER, TRUTH = "STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN"
-# The tables of Azure's component, version 0.0.2: name → (type, default). An input without a default is empty, or 0. Other
-# than there, the entropy's weight need not be whole, and verl's GPUs and nodes are those of the task (0) unless given.
+# The tables of Azure's component, version 0.0.2: name → (type, default). An input without a default is empty, or 0.
+# Other than there, the entropy's weight need not be whole, and verl's GPUs and nodes are those of the task (0).
 SEED = {
     "instance_type_model_import": (TEXT, "Standard_d12_v2"),
     "instance_type_finetune": (TEXT, "Standard_ND96isr_H100_v5"),
@@ -25,6 +25,7 @@ SEED = {
     "data_train_batch_size": (WHOLE, 512),
     "data_max_prompt_length": (WHOLE, 1024),
     "data_max_response_length": (WHOLE, 2048),
+    "data_filter_overlong_prompts": (TRUTH, True),
     "data_truncation": (TEXT, "error"),
     "data_image_key": (TEXT, "images"),
     "actor_optim_lr": (NUMBER, 3e-6),
@@ -57,6 +58,7 @@ SEED = {
     "ref_log_prob_micro_batch_size_per_gpu": (WHOLE, 20),
     "ref_fsdp_param_offload": (TRUTH, True),
     "algorithm_adv_estimator": (TEXT, "grpo"),
+    "algorithm_use_kl_in_reward": (TRUTH, False),
     "trainer_critic_warmup": (WHOLE, 0),
     "trainer_n_gpus_per_node": (WHOLE, 0),
     "trainer_nnodes": (WHOLE, 0),

@@ -40,7 +40,7 @@ SEED_CHOICES = {
 }  # fmt: skip
 
 
-# Those with rewards have the inputs of other components (test_grpo_pipeline.py and test_verl_pipeline.py of pipelines/).
+# Those with rewards have the inputs of other components (tests/pipelines/test_grpo_pipeline.py, test_verl_pipeline.py).
 OF_OTHERS = ("grpo_chat_completion", "verl_finetune")
 OF_FINETUNE = [name for name, one in PIPELINES.items() if one.trains and name not in OF_OTHERS]
 
