@@ -54,6 +54,7 @@ FLOWS = {
     "adapter_tools": "pipelines.adapter_tools",
     "batch_inference": "pipelines.batch_inference",
     "grpo_chat_completion": "pipelines.grpo",
+    "verl_finetune": "pipelines.verl",
 }
 
 # Pipelines whose sweep is compiled with them; any other that trains is by `finetune compile PIPELINE --sweep`.

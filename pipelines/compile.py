@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.catalog import Published, published_as
 from pipelines.form import Form, short_form, sweep_form
-from pipelines.images import CORE, TRAIN
+from pipelines.images import CORE, IMAGES
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipelines import SWEEP
 
@@ -77,7 +77,7 @@ def _forms(
 
 def replaced_images(pairs: Iterable[str]) -> dict[str, str]:
     """Read IMAGE=REFERENCE pairs; an image may be named without its version. Raises UserError for any other text."""
-    tags = {name: image for image in (CORE, TRAIN) for name in (image, image.partition(":")[0])}
+    tags = {name: image for image in IMAGES for name in (image, image.partition(":")[0])}
     replaced: dict[str, str] = {}
     problems = []
     for pair in pairs:
@@ -88,7 +88,8 @@ def replaced_images(pairs: Iterable[str]) -> dict[str, str]:
                                     f"write --image {CORE}=REGISTRY/NAME@sha256:…"))  # fmt: skip
         elif image is None:
             near = nearest(name, tags) or "name one of them"
-            problems.append(Problem("COMPILE-E0102", f"--image {pair}", shown(name), f"one of {CORE}, {TRAIN}", near))
+            known = f"one of {', '.join(IMAGES)}"
+            problems.append(Problem("COMPILE-E0102", f"--image {pair}", shown(name), known, near))
         elif replaced.get(image, reference) != reference:
             problems.append(Problem("COMPILE-E0103", f"--image {pair}", f"a second reference for {image}", "one",
                                     "leave one of them out"))  # fmt: skip

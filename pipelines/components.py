@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output, OutputPath
 
-from pipelines.images import CORE, TRAIN
+from pipelines.images import CORE, TRAIN, VERL
 from pipelines.in_pod import AT_RUN_TIME, command_of
 
 
@@ -82,19 +82,35 @@ def finetune(
     merged_model: Output[Model],
     training_report: Output[HTML],
 ):
+    _finetuned(settings, model.path, data.path, tuned_model, merged_model, training_report)
+
+
+@component(VERL, name="finetune")
+def finetune_verl(
+    settings: str,
+    model: Input[Model],
+    data: Input[Dataset],
+    tuned_model: Output[Model],
+    merged_model: Output[Model],
+    training_report: Output[HTML],
+):
+    _finetuned(settings, model.path, data.path, tuned_model, merged_model, training_report)
+
+
+def _finetuned(settings, model, data, tuned_model, merged_model, training_report):
     from steps.running import listed, run_step
 
     run_step(
         "finetune",
         settings,
-        model=model.path,
-        data=data.path,
+        model=model,
+        data=data,
         tuned=tuned_model.path,
         checkpoints=None,  # no output of their own: those that are kept are in the tuned model's folder
         report=training_report.path,
         merged=merged_model.path,
     )
-    tuned_model.metadata |= listed(tuned_model.path, model.path)
+    tuned_model.metadata |= listed(tuned_model.path, model)
     merged_model.metadata |= listed(merged_model.path)
 
 

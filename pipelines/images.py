@@ -11,3 +11,8 @@ CORE = f"finetune-pipelines-core:{__version__}"
 
 TRAIN = f"finetune-pipelines-train:{__version__}"
 """With torch and the training stack: import_model, finetune, adapter_tool, evaluate, generate."""
+
+VERL = f"finetune-pipelines-verl:{__version__}"
+"""With verl, vLLM and the versions that they need: finetune of the pipelines that train with verl."""
+
+IMAGES = (CORE, TRAIN, VERL)

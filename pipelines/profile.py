@@ -41,6 +41,9 @@ class Images(Part):
     train: str = ""
     """The same of the image with torch."""
 
+    verl: str = ""
+    """The same of the image with verl."""
+
     pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     """Kubernetes' imagePullPolicy; empty: the cluster's default."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from pipelines.images import CORE, TRAIN
+from pipelines.images import CORE, TRAIN, VERL
 from pipelines.in_pod import bake
 from pipelines.kfp_values import kfp_value
 from pipelines.profile import Profile, Volume
@@ -60,7 +60,7 @@ def access_of(pod: dict[str, Any], step: str) -> Access:
 
 def images_of(profile: Profile | None) -> dict[str, str]:
     """Return the images that a profile names whole; the others get its registry (`compile.py`)."""
-    named = {CORE: profile.images.core, TRAIN: profile.images.train} if profile else {}
+    named = {CORE: profile.images.core, TRAIN: profile.images.train, VERL: profile.images.verl} if profile else {}
     return {image: reference for image, reference in named.items() if reference}
 
 

@@ -50,11 +50,16 @@ class Outputs(NamedTuple):
 
 
 def supervised(
-    p: Any, plan: dsl.PipelineTask, evaluator: Any, judged: Callable[[dsl.PipelineTask], Any] = lambda task: task
+    p: Any,
+    plan: dsl.PipelineTask,
+    evaluator: Any,
+    judged: Callable[[dsl.PipelineTask], Any] = lambda task: task,
+    trainer: Any = finetune,
 ) -> Outputs:
     """Plan, import, prepare, train, merge, evaluate, report; register the model if it passes the gate.
 
-    `judged` adds what the tasks that train and evaluate need besides.
+    `judged` adds what the tasks that train and evaluate need besides. `trainer` and `evaluator` are their components,
+    whose tasks are named finetune and evaluate.
     """
     uncached(small(with_tracking(with_hub_token(plan, p.huggingface_token_secret), p.mlflow_config_map)))
     named(plan, "Plan and check")
@@ -62,7 +67,7 @@ def supervised(
     on_cpu(with_tracking(with_hub_token(base, p.huggingface_token_secret), p.mlflow_config_map, SERVER), plan, "import")
     data = named(prepare_data(settings=plan.outputs["data"], tokenizer=base.outputs["tokenizer"]), "Prepare data")
     on_cpu(with_hub_token(data, p.huggingface_token_secret), plan, "prepare")
-    tuned = finetune(settings=plan.outputs["training"], model=base.outputs["base_model"], data=data.outputs["data"])
+    tuned = trainer(settings=plan.outputs["training"], model=base.outputs["base_model"], data=data.outputs["data"])
     on_gpu(judged(with_tracking(named(tuned, "Train and merge"), p.mlflow_config_map)), plan, "finetune")
     verdict = evaluator(
         settings=plan.outputs["evaluation"],

@@ -1,4 +1,4 @@
-"""A container engine, a base image and the two images: existing ones, or made here if there are none.
+"""A container engine, a base image and the images core and train: existing ones, or made here if there are none.
 
 A running engine (DOCKER_HOST, or the machine's own) is used. Otherwise a private dockerd is started, which needs root
 and changes neither the machine's network rules nor another daemon; it stores its layers below the user's cache folder,

@@ -1,4 +1,4 @@
-"""Fixtures of all tests with containers: the engine, the two images, and a run of the documented pipeline in them."""
+"""Fixtures of all tests with containers: the engine, core and train, and a run of the documented pipeline in them."""
 
 from __future__ import annotations
 

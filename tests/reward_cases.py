@@ -180,6 +180,23 @@ CASES = {
         ({"timeout_seconds": 1}, "<answer>9^{9^{9^{9^9}}}</answer>", "7", 0),
         ({"timeout_seconds": 1}, "<answer>(10^{10^{10}})!</answer>", "7", 0),
     ],
+    # The value is (ground_truth, data_source); all rules: test_rewards_by_source.py.
+    "by_source": [
+        ({}, "#### 4", ("4", "openai/gsm8k"), 1),
+        ({}, "The answer is 4", ("4", "openai/gsm8k"), 0),
+        ({}, r"\boxed{1/2}", (r"\frac{1}{2}", "lighteval/MATH"), 1),
+        ({}, "1/2", (r"\frac{1}{2}", "lighteval/MATH"), 0),
+        ({}, "Answer: 4", ("4", "math_dapo"), 1),
+        ({}, "Answer: 5", ("4", "aime2024"), -1),
+        ({}, r"\boxed{2\sqrt{2}}", (r"\sqrt{8}", "numina_olympiads"), 1),
+        ({}, r"\boxed{50\%}", ("0.5", "numina_olympiads"), 1),
+        ({}, r"<think>a</think>\boxed{4}", ("4", "hiyouga/geometry3k"), 1),
+        ({}, r"\boxed{4}", ("4", "hiyouga/geometry3k"), 0.9),
+        ({}, r"<think>a</think>\boxed{5}", ("4", "hiyouga/geometry3k"), 0.1),
+        ({}, "<answer>the Paris</answer>", ({"target": ["Paris"]}, "searchR1_nq"), 1),
+        ({}, "<answer>Paris</answer>", ('{"target": ["Paris"]}', "searchR1_nq"), 1),
+        ({}, "#### 4", (None, "openai/gsm8k"), None),
+    ],
     "regex": [
         ({"pattern": r"\d+"}, "a 12", None, 1),
         ({"pattern": r"\d+"}, "a", None, 0),

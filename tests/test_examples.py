@@ -39,6 +39,7 @@ def test_there_are_examples_of_every_kind():
     assert {read(config)[0] for config in CONFIGS} == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
         "token_classification", "question_answering", "preference", "reranking", "grpo_chat_completion",
+        "verl_finetune",
     }  # fmt: skip
     assert any(read(config)[1].get("apply_lora") for config in CONFIGS)
 
@@ -68,7 +69,7 @@ def test_config_stands_in_the_readme(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
 def test_config_names_only_files_that_are_made(made, config):
-    paths = [value for name, value in read(config)[1].items() if name.endswith("_path")]
+    paths = [value for name, value in read(config)[1].items() if name.endswith(("_path", "_files"))]
     assert len(paths) >= 3
     assert [path for path in paths if not (made / path).exists()] == []
 

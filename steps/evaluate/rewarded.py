@@ -24,8 +24,8 @@ from steps.params.settings import EvaluationSettings
 from steps.rewards.asked import load_asked
 from steps.rewards.scoring import Rewards, Scores
 from steps.rewards.texts import as_table_text
-from steps.tasks import load_task
 from steps.tasks.rules.messages import as_one_text
+from steps.tasks.rules.rewarded import as_columns, judged_row
 
 log = logging.getLogger("finetune")
 
@@ -62,10 +62,9 @@ def _given(
     settings: EvaluationSettings, rows: pa.Table, facts: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     """Return the rows, and the columns for the rewards: those of the whole data set."""
-    task = load_task(settings.task)
-    given = [task.training_row(row, task.Columns(**settings.columns)) for row in rows.to_pylist()]
+    given = [judged_row(row) for row in rows.to_pylist()]
     names = facts.get("columns") or dict.fromkeys(name for row in given for name in row if name != "prompt")
-    return given, task.as_columns(given, names)
+    return given, as_columns(given, names)
 
 
 def _judged(

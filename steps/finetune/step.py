@@ -129,6 +129,12 @@ def _write(
     """Train, or resume, and write `tuned` and `merged`; raises Pruned also if an earlier process was pruned."""
     task = tuned.absolute()
     retried = folder.was_begun_by(task)
+    if settings.verl is not None:
+        from steps.finetune.by_verl import train_with_verl
+
+        folder.begin(task)
+        train_with_verl(settings, inputs, model, data, tuned, merged, folder, retried)
+        return
     wanted = settings.checkpoints.resume_from_checkpoint
     if is_finished(folder.path):
         curve.refuse_pruned()
@@ -171,7 +177,7 @@ def _write_checkpoints(folder: CheckpointFolder, scratch: Path, checkpoints: Pat
 
 def _move_checkpoints(scratch: Path, place: Path) -> None:
     """Move the checkpoints that are kept, if any; the manifest of a tuned model does not name them."""
-    for checkpoint in sorted(scratch.glob("checkpoint-*")):
+    for checkpoint in sorted([*scratch.glob("checkpoint-*"), *scratch.glob("global_step_*")]):
         place.mkdir(exist_ok=True)
         shutil.move(checkpoint, place / checkpoint.name)
     shutil.rmtree(scratch, ignore_errors=True)

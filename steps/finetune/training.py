@@ -117,7 +117,7 @@ def train(training: Training, curve: TrainingCurve) -> None:
     trial is pruned, or an earlier process has pruned it.
     """
     settings, folder = training.settings, training.folder
-    with _tracker(settings, training.inputs, folder, training.continues) as tracker, _pruned_is_told(tracker):
+    with tracked(settings, training.inputs, folder, training.continues) as tracker, _pruned_is_told(tracker):
         curve.refuse_pruned()
         with launched(settings, folder.path):
             tracker.parameters(parameters_of(settings, read_manifest(training.data, "data").lineage))
@@ -142,7 +142,7 @@ def train(training: Training, curve: TrainingCurve) -> None:
 def end_tracked_run(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder) -> None:
     """Tell the server that a training has finished; the process that finished it was stopped before it could."""
     if is_open(folder.path):
-        with _tracker(settings, inputs, folder, continues=True):
+        with tracked(settings, inputs, folder, continues=True):
             pass
 
 
@@ -164,7 +164,8 @@ def merge_adapter(model: Path, tuned: Path, merged: Path) -> None:
         log.info("merged the adapter into the base model in %.1f s", time.monotonic() - started)
 
 
-def _tracker(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder, continues: bool) -> Tracker:
+def tracked(settings: FinetuneSettings, inputs: dict[str, str], folder: CheckpointFolder, continues: bool) -> Tracker:
+    """Return the tracked run of a training; `continues`: that of an earlier process goes on."""
     digests = {f"{name}_digest": digest for name, digest in inputs.items()}
     tags = {"pipeline": settings.pipeline, **digests}
     name = f"{settings.pipeline} finetune"

@@ -2,6 +2,7 @@
 
     this_process.py       this process: alone, with DeepSpeed as a group of size 1, or as one of a group
     several_processes.py  start a command in several processes with torchrun's agent, and learn how each ended
+    children.py           what processes get from the one that starts them: its code, its requests to stop
     group.py              the processes that train together: rank, count, and how they agree
     sharding.py           fully_shard (FSDP2): which layers are gathered, and the same on CPUs
     told.py               the error of a process as text, for the process that started it

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from steps.running import PARENT, was_asked_to_stop
+from steps.launch.children import noting_stops, python_path
+from steps.running import PARENT
 
 # Seconds between SIGTERM and SIGKILL for processes whose training has lost one: they have nothing left to save.
 AFTER_A_LOSS = 30
@@ -104,20 +104,14 @@ def _meeting(node: Node) -> dict[str, Any]:
 @contextmanager
 def _signals_passed_on() -> Iterator[threading.Event]:
     """Send SIGTERM to the processes that this one starts, once each, when it gets SIGTERM or Ctrl-C: the event."""
-    asked, over = threading.Event(), threading.Event()
-    if was_asked_to_stop():
-        asked.set()
-    passing = threading.Thread(target=_pass_on, args=(asked, over), name="signals", daemon=True)
-    passing.start()
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        over.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    over = threading.Event()
+    with noting_stops() as asked:
+        passing = threading.Thread(target=_pass_on, args=(asked.event, over), name="signals", daemon=True)
+        passing.start()
+        try:
+            yield asked.event
+        finally:
+            over.set()
 
 
 def _pass_on(asked: threading.Event, over: threading.Event) -> None:
@@ -138,9 +132,7 @@ def _pass_on(asked: threading.Event, over: threading.Event) -> None:
 def _variables(changes: dict[str, str]) -> Iterator[None]:
     """Set variables of the environment, which processes inherit; find this code wherever this process found it."""
     before = dict(os.environ)
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ.update({**changes, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))})
+    os.environ.update({**changes, "PYTHONPATH": python_path()})
     try:
         yield
     finally:

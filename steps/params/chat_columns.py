@@ -137,7 +137,7 @@ class VerlColumns(MessageRules):
     """Data source of every row, if the file has no column for it."""
 
     custom_reward_function_path: str = ""
-    """Python file with your reward function; with it, any data_source is accepted."""
+    """Python file whose function compute_score is the reward; with it, any data_source is accepted."""
 
     def conflicts(self) -> Iterator[Problem]:
         """Require question and answer columns together."""

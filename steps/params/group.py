@@ -97,9 +97,9 @@ def renamed_in(model: type[Group]) -> dict[str, Renamed]:
 def old_names(model: type[Group]) -> dict[str, str]:
     """Map every other name of a parameter to its name in this model."""
     found = {old: name for name, other in renamed_in(model).items() for old in other.names}
-    return {
-        old: model.named(name) for old, name in {**found, **model.own_names}.items() if old not in model.model_fields
-    }
+    names = {old: model.named(name) for old, name in {**found, **model.own_names}.items()}
+    fields = model.model_fields
+    return {old: name for old, name in names.items() if old not in fields and name in fields}
 
 
 def merged(model: type[Group], *layers: Mapping[str, Any]) -> dict[str, Any]:

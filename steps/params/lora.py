@@ -18,7 +18,7 @@ from steps.params.adapter_kinds import (
     whole_numbers,
 )
 from steps.params.choice import OneOf, switch
-from steps.params.group import Group, Renamed
+from steps.params.group import Group, Renamed, default_in
 from steps.params.several import COMMAS
 
 # Layers without adapters: TRL multiplies by the head's weights and ignores an adapter on it, and weights tied to the
@@ -75,7 +75,7 @@ class LoraParams(Group):
     peft_kwargs: dict[str, Any] = Field(default_factory=dict)
     """More PEFT settings for this kind, as JSON, such as {"rank_pattern": {"q_proj": 16}}."""
 
-    @field_validator("lora_target_modules")
+    @field_validator("lora_target_modules", check_fields=False)  # verl has another name for it
     @classmethod
     def _names(cls, value: str) -> str:
         if EXPRESSION.search(value):
@@ -91,7 +91,7 @@ class LoraParams(Group):
             raise ValueError(f"{ALL}, or module names separated by commas")
         return value
 
-    @field_validator("peft_kwargs", mode="before")
+    @field_validator("peft_kwargs", mode="before", check_fields=False)
     @classmethod
     def _whole_numbers(cls, value: Any) -> Any:
         return whole_numbers(value)
@@ -127,7 +127,7 @@ class LoraParams(Group):
         return {name: {"true": True, "false": False}.get(str(value), value) for name, value in values.items()}
 
     def _read(self) -> list[str]:
-        return [name for name, mark in marks(type(self)).items() if self.peft_type in mark.kinds]
+        return [name for name, mark in marks(LoraParams).items() if self.peft_type in mark.kinds]
 
     def conflicts(self) -> Iterator[Problem]:
         """Refuse parameters that the kind of adapter does not use."""
@@ -135,7 +135,7 @@ class LoraParams(Group):
             yield from self._without_adapter()
             return
         yield from self._ignored()
-        yield from kwargs_problems(self.peft_type, self.peft_kwargs, peft_names(type(self)))
+        yield from kwargs_problems(self.peft_type, self.peft_kwargs, peft_names(LoraParams))
         yield from self._layer_problems()
         if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
             yield Problem("PARAM-E0264", "init_lora_weights", f"orthogonal with lora_r={self.lora_r}",
@@ -144,18 +144,21 @@ class LoraParams(Group):
 
     def _without_adapter(self) -> Iterator[Problem]:
         """Refuse a kind of adapter without apply_lora; ranks may stay, because files often copy their defaults."""
-        fields = type(self).model_fields
-        shaping = [name for name, mark in marks(type(self)).items() if not mark.without_adapter]
+        shaping = [name for name, mark in marks(LoraParams).items() if not mark.without_adapter]
         for name in ("peft_type", *shaping, "peft_kwargs"):
             value = getattr(self, name)
-            if value != fields[name].get_default(call_default_factory=True):
+            if value != self._default(name):
                 yield Problem("PARAM-E0261", name, f"{shown(value)} with apply_lora=false", "apply_lora=true",
                               "set apply_lora=true, or leave it out")  # fmt: skip
 
+    def _default(self, name: str) -> Any:
+        """Return a default; a pipeline may have another one, or another name for the parameter."""
+        return default_in(type(self) if name in type(self).model_fields else LoraParams, name)
+
     def _ignored(self) -> Iterator[Problem]:
-        marked, read = marks(type(self)), self._read()
+        marked, read = marks(LoraParams), self._read()
         for name in sorted(set(marked) - set(read)):
-            value, default = getattr(self, name), type(self).model_fields[name].default
+            value, default = getattr(self, name), self._default(name)
             if value == default:
                 continue
             other = next(other for other in ADAPTER_KINDS if other in marked[name].kinds)

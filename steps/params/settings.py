@@ -37,6 +37,7 @@ from steps.params.rewards import RewardParams
 from steps.params.sweep import NAME, Pruner, SweepParams
 from steps.params.task_columns import PretrainingColumns
 from steps.params.training import CheckpointParams, TrainingParams
+from steps.params.verl_settings import VerlSettings
 
 
 class Learned(Group):
@@ -205,6 +206,9 @@ class FinetuneSettings(Group):
 
     rewards: RewardSettings | None = None
     """What judges the completions; only for training with rewards."""
+
+    verl: VerlSettings | None = None
+    """Parameters of verl, where it trains; None for every other training."""
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed configuration made by the plan; "auto" takes the value of the parameters. Empty: no DeepSpeed."""

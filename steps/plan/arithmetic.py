@@ -9,15 +9,17 @@ from steps.params.data import DataSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.splits import SPLITS, split_sizes, train_percent
-from steps.plan import generations
+from steps.plan import generations, verl
 from steps.sources.data_sources import description
 
 
 def table(parameters: SupervisedParameters, rows: int | None, max_length: int) -> list[dict[str, Any]]:
     """Return rows of {name, value, how}; `rows` is the number of given training rows, None if not known yet."""
+    prompts, learned = _training_rows(parameters, rows) if rows is not None else (None, "")
     if (p := generations.rewarded(parameters)) is not None:
-        prompts, learned = _training_rows(parameters, rows) if rows is not None else (None, "")
         return generations.table(p, prompts, learned)
+    if (of_verl := verl.asked(parameters)) is not None:
+        return verl.table(of_verl, prompts, learned)
     devices = parameters.devices
     step = parameters.sequences_per_step
     how = (

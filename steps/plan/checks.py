@@ -27,6 +27,7 @@ from steps.plan.small_data import row_problems
 from steps.plan.templates import syntax_problems, template_notes
 from steps.plan.tokenizer import template_problems, tokenizer_file_problems, tokenizer_problems
 from steps.plan.tracking import tracking_problems
+from steps.plan.verl import verl_notes, verl_problems
 from steps.plan.vocabulary import token_problems
 
 
@@ -70,6 +71,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     generation_problems,
     engine_problems,
     column_problems,
+    verl_problems,
     tracking_problems,
     sharing_problems,
     memory_problems,
@@ -89,4 +91,5 @@ NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     generation_notes,
     engine_notes,
     reward_notes,
+    verl_notes,
 )

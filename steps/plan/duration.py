@@ -10,6 +10,7 @@ from steps.params.data import DataSource
 from steps.params.pipeline import SupervisedParameters
 from steps.params.splits import SPLITS, train_percent
 from steps.plan.generations import rewarded
+from steps.plan.verl import asked
 from steps.sources.data_sources import description
 
 BYTES_PER_TOKEN = 4  # of English text and of most tokenizers; no token is made before prepare_data
@@ -75,6 +76,10 @@ def duration(p: SupervisedParameters, table: Sequence[dict[str, Any]], size: int
         prompt = min(all_ / rows, whole.max_prompt_length) if size and rows else whole.max_prompt_length
         if isinstance(steps, int):
             tokens = round((prompt + whole.max_completion_length) * p.sequences_per_step * steps)
+    elif (of_verl := asked(p)) is not None:
+        prompt = min(all_ / rows, of_verl.data_max_prompt_length) if size and rows else of_verl.data_max_prompt_length
+        if isinstance(count := known.get("completions in all"), int):
+            tokens = round((prompt + of_verl.data_max_response_length) * count)
     elif size and rows and isinstance(steps, int):
         tokens = round(min(all_ / rows, max_length) * p.sequences_per_step * steps)
     elif size and p.max_steps > 0:

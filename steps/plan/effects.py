@@ -19,9 +19,12 @@ from steps.params.nodes import NodeParams, size_in_bytes
 from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import default_of
 from steps.params.splits import SPLITS
-from steps.plan.generations import rewarded
+from steps.params.verl import VerlParams
+from steps.params.verl_training import WITHOUT_VERL
+from steps.plan.generations import judged, rewarded
 from steps.plan.hardware import NO_POOL, shared_memory
 from steps.plan.seen import Seen, runs_here
+from steps.plan.verl import asked
 from steps.rewards.library import REWARDS
 from steps.sources.data_sources import SUFFIXES, description, separate, suffix_of
 from steps.tracking.target import target_of
@@ -165,7 +168,7 @@ def _without_vllm(seen: Seen, parameters: SupervisedParameters) -> str | None:
 
 
 def _no_own_reward(seen: Seen, parameters: SupervisedParameters) -> str | None:
-    p = rewarded(parameters)
+    p = judged(parameters)
     return "no reward is a function of yours" if p and all(name in REWARDS for name in p.rewards) else None
 
 
@@ -173,6 +176,18 @@ def _no_split(seen: Seen, p: SupervisedParameters) -> str | None:
     """Where it names a file, in the pipeline that reads it as one, it has an effect."""
     named = getattr(p, "dataset_validation_split", "")
     return None if rewarded(p) and named == p.validation_file_path else _without_dataset(seen, p)
+
+
+def _only_for_verl(name: str) -> Ignored:
+    """Make the rule of a parameter that has an effect where verl trains."""
+    return Ignored(
+        (name,), lambda seen, p: WITHOUT_VERL[name] if isinstance(p, VerlParams) and not p.uses_verl else None
+    )
+
+
+def _no_critic(seen: Seen, p: SupervisedParameters) -> str | None:
+    found = asked(p)
+    return "no critic is trained" if found and not found.with_critic else None
 
 
 def _no_tracking(seen: Seen, p: SupervisedParameters) -> str | None:
@@ -244,4 +259,6 @@ IGNORED: tuple[Ignored, ...] = (
     Ignored(("epsilon",), _clips_above),
     Ignored(("vllm_gpu_memory_utilization", "vllm_tensor_parallel_size"), _without_vllm),
     Ignored(("reward_timeout_seconds",), _no_own_reward),
+    *(_only_for_verl(name) for name in WITHOUT_VERL),
+    Ignored(("critic_optim_lr", "critic_max_token_len_per_gpu"), _no_critic),
 )  # fmt: skip

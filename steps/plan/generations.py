@@ -14,7 +14,7 @@ from typing import Any
 
 from steps.errors import Problem
 from steps.params.pipeline import SupervisedParameters
-from steps.params.pipelines.grpo_chat_completion import GrpoChatCompletionParameters as Rewarded
+from steps.params.rewarded import RewardedParameters as Rewarded
 from steps.plan.divisible import divisor_near, either, multiples_near
 from steps.plan.seen import Seen
 
@@ -24,7 +24,13 @@ LEAST_ADAPTER_RATE = 5e-6
 
 
 def rewarded(p: SupervisedParameters) -> Rewarded | None:
-    """Return the parameters if they are of training with rewards; else None."""
+    """Return the parameters if they are of training with rewards by this project's trainers; else None."""
+    found = judged(p)
+    return None if found is None or found.uses_verl else found
+
+
+def judged(p: SupervisedParameters) -> Rewarded | None:
+    """Return the parameters if they are of training with rewards, whatever trains; else None."""
     return p if isinstance(p, Rewarded) else None
 
 

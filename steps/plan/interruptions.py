@@ -16,6 +16,7 @@ from steps.plan.need import GIB
 from steps.plan.room import is_asked_for
 from steps.plan.seen import Seen, runs_here
 from steps.plan.strategy import seen_checkpoint
+from steps.plan.verl import asked
 from steps.running import LOCAL_ROOT
 from steps.sources.storage import local_path
 
@@ -88,6 +89,7 @@ def saves_of(seen: Seen, steps: int | None) -> Saves:
     size = seen_checkpoint(seen)
     place = _place(p)
     minutes = p.save_minutes if p.save_minutes >= 0 else interval(size) if place else 0.0
+    minutes = 0.0 if asked(p) else minutes  # verl counts steps only
     elsewhere = runs_here() and is_asked_for(p) and not p.checkpoint_dir
     return Saves(minutes, size, place, _at_once(p, steps, minutes), _between(p), elsewhere)
 
@@ -107,6 +109,8 @@ def _place(p: SupervisedParameters) -> str:
 
 
 def _between(p: SupervisedParameters) -> str:
+    if found := asked(p):
+        return f"the last checkpoint, of every {found.trainer_save_freq} steps"
     usual = {"epoch": "the last evaluation", "steps": "the last evaluation", "no": "the end of the last epoch"}
     return usual[p.evaluation_strategy] + (", or save_steps before" if p.save_steps > 0 else "")
 

@@ -11,7 +11,7 @@ from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
 from steps.params.preference import PreferenceMethod
 from steps.params.training import NO_MODEL_ARGS
-from steps.plan.generations import rewarded
+from steps.plan.generations import judged
 from steps.plan.seen import Seen
 from steps.plan.sources import ModelFound
 
@@ -35,7 +35,7 @@ def longest(p: SupervisedParameters, recipe: Recipe, model: ModelFound) -> int:
 
     A trained prompt reduces the model's limit by its length. With rewards, it is a prompt with its completion.
     """
-    if (rewards := rewarded(p)) is not None:
+    if (rewards := judged(p)) is not None:
         return rewards.max_prompt_length + rewards.max_completion_length
     if p.max_seq_length > 0:
         return p.max_seq_length

@@ -11,6 +11,7 @@ from steps.plan.remedies import remedies, told
 from steps.plan.room import is_asked_for, room_here
 from steps.plan.seen import Seen, runs_here
 from steps.plan.strategy import FIT_FSDP, Choice, choose, estimate_of, unfit_for_fsdp
+from steps.plan.verl import asked
 
 
 def sharing_problems(seen: Seen) -> Iterator[Problem]:
@@ -29,7 +30,7 @@ def sharing_problems(seen: Seen) -> Iterator[Problem]:
 
 def memory_problems(seen: Seen) -> Iterator[Problem]:
     """Refuse a training whose weights, gradients and optimizer states alone exceed the memory."""
-    choice = choose(seen)
+    choice = None if asked(seen.parameters) else choose(seen)  # what verl needs is not estimated
     if not choice or not choice.room.bytes:
         return
     needs, room = choice.memory, choice.room
@@ -53,7 +54,7 @@ def _fix(seen: Seen, choice: Choice) -> str:
 
 def memory_notes(seen: Seen) -> Iterator[str]:
     """Warn if the memory, or CPU memory for offloading, is probably too small."""
-    choice = choose(seen)
+    choice = None if asked(seen.parameters) else choose(seen)
     if choice is None:
         return
     p, hardware, needs = seen.parameters, seen.hardware["finetune"], choice.memory

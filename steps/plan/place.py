@@ -18,6 +18,7 @@ from steps.plan.completion_engine import packages_of_completions
 from steps.plan.packages import missing_for, missing_here
 from steps.plan.rewards import packages_of_rewards
 from steps.plan.seen import Seen, runs_here
+from steps.plan.verl import packages_of_verl
 from steps.sources.object_folder import ObjectFolder, uri_problems, within
 from steps.sources.storage import NoCredentials, local_path
 from steps.tracking.target import MEANS_OFF, is_off, store_of
@@ -159,6 +160,7 @@ def package_problems(seen: Seen) -> list[Problem]:
         for where, value, package, otherwise in (
             *packages_of(p, p, p.apply_deepspeed), *_of_evaluation(p), *packages_of_completions(p),
             *packages_of_rewards(p),
+            *packages_of_verl(p),
         )
         if missing_here(package)
     ]  # fmt: skip

@@ -11,9 +11,9 @@ from typing import Any
 from steps.errors import Problem, UserError, nearest, shown, some_of
 from steps.params.chat_columns import USUAL_SYSTEM_PROMPT
 from steps.params.pipeline import SupervisedParameters
-from steps.params.pipelines.grpo_chat_completion import GrpoChatCompletionParameters as Rewarded
+from steps.params.rewarded import RewardedParameters as Rewarded
 from steps.params.settings import Resolved, RewardSettings
-from steps.plan.generations import rewarded
+from steps.plan.generations import judged
 from steps.plan.row_counts import columns_in
 from steps.plan.seen import RewardsFound, Seen, runs_here
 from steps.plan.sources import opened
@@ -24,6 +24,7 @@ from steps.rewards.sandbox import check_sandbox
 from steps.rewards.user_reward import check_reward
 from steps.sources import storage
 from steps.sources.model_files import ModelFiles
+from steps.tasks import load_task
 
 CODE, MODEL = "code", "reward_model"  # rewards that run programs, and that load a model
 # Reward → the package that it needs besides torch and transformers.
@@ -44,7 +45,7 @@ def look_at_rewards(parameters: SupervisedParameters) -> RewardsFound | None:
 
     Raises UserError with every problem, SecurityRefusal where a local run cannot shut programs in, and as `open_files`.
     """
-    p = rewarded(parameters)
+    p = judged(parameters)
     if p is None:
         return None
     settings = check_rewards(p.rewards, p.reward_weight_list, p.options_by_reward)
@@ -70,7 +71,8 @@ def look_at_rewards(parameters: SupervisedParameters) -> RewardsFound | None:
         raise UserError(problems)
     if CODE in p.rewards and runs_here():
         check_sandbox()
-    asked = RewardSettings(**{name: getattr(p, name) for name in RewardSettings.model_fields if name != "digests"})
+    given = {name: getattr(p, name) for name in RewardSettings.model_fields if name != "digests"}
+    asked = RewardSettings(**given | {"reward_funcs": ",".join(p.rewards)})  # also those that no parameter names
     # A model of the Hub has its commit in the options instead.
     changes = {"digests": digests_of(p), "reward_options": json.dumps(options, ensure_ascii=False) if options else ""}
     return RewardsFound(asked.model_copy(update=changes), needs, sources, _system_prompt(p, settings), _told(p))
@@ -78,7 +80,7 @@ def look_at_rewards(parameters: SupervisedParameters) -> RewardsFound | None:
 
 def packages_of_rewards(parameters: SupervisedParameters) -> Iterator[tuple[str, str, str, str]]:
     """Yield (parameter, its value, the package it needs, what to do without it)."""
-    p = rewarded(parameters)
+    p = judged(parameters)
     for name in p.rewards if p else ():
         if package := PACKAGES.get(name):
             yield "reward_funcs", name, package, f"leave {name} out"
@@ -143,8 +145,9 @@ def _pinned(options: dict[str, dict[str, Any]], files: ModelFiles) -> dict[str, 
 
 def _system_prompt(p: Rewarded, settings: Any) -> str:
     """Return the instruction that system_prompt asks for."""
-    if p.system_prompt != USUAL_SYSTEM_PROMPT:
-        return p.system_prompt
+    asked: str = getattr(p, "system_prompt", "")
+    if asked != USUAL_SYSTEM_PROMPT:
+        return asked
     if "format" in p.rewards and (tags := tuple(settings["format"].tags)) != TAGS:
         blocks = " ".join(f"<{tag}>…</{tag}>" for tag in tags)
         return f"Build your reply of these blocks, in this order and with nothing else: {blocks}"
@@ -158,24 +161,25 @@ def _told(p: Rewarded) -> str:
 
 def column_problems(seen: Seen) -> Iterator[Problem]:
     """Refuse rows without a column that a reward needs, where the plan can read them; prepare_data checks all."""
-    p, found = rewarded(seen.parameters), seen.rewards
+    p, found = judged(seen.parameters), seen.rewards
     if p is None or found is None or p.processing_function or p.training_data:
         return
-    truth = p.dataset_ground_truth_column
-    usual = type(p).model_fields["dataset_ground_truth_column"].default
+    task = load_task(p.task)
+    columns = task.Columns.of(p)
+    truth = task.truth_column(columns)
     for one in seen.data.values():
         there = columns_in(one.resolved.uri)
         if there is None:
             continue
         named = some_of(sorted(there))
-        truths = {truth, TRUTH} if truth == usual else {truth}
+        truths = {truth, *task.other_truths(columns)}
         for column in found.columns:
             if column == TRUTH and not truths & there:
                 yield Problem("PLAN-E0513", one.resolved.uri, f"no column {truth!r} (there are {named})",
                               f"the right answer of each row, for {found.who(TRUTH)}",
                               nearest(truth, there)
-                              or "set dataset_ground_truth_column to the column with it")  # fmt: skip
-            elif column not in {TRUTH, *there}:
+                              or task.NAME_TRUTH)  # fmt: skip
+            elif column not in {TRUTH, *there} and not task.nested_column(columns):
                 yield Problem("PLAN-E0513", one.resolved.uri, f"no column {column!r} (there are {named})",
                               f"every column that {found.who(column)} takes by name",
                               nearest(column, there) or "add the column to the rows, or name another one")  # fmt: skip
@@ -183,7 +187,7 @@ def column_problems(seen: Seen) -> Iterator[Problem]:
 
 def reward_notes(seen: Seen) -> Iterator[str]:
     """Say what a reward needs where the training runs."""
-    p = rewarded(seen.parameters)
+    p = judged(seen.parameters)
     if p is None:
         return
     if CODE in p.rewards and not runs_here():

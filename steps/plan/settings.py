@@ -23,10 +23,12 @@ from steps.params.settings import (
     RegistrationSettings,
 )
 from steps.params.training import CheckpointParams, TrainingParams
+from steps.params.verl_settings import VerlSettings
 from steps.plan.deciding import Decisions
 from steps.plan.generations import Generations, rewarded
 from steps.plan.kinds import asked_form
 from steps.plan.nodes import nodes_of
+from steps.plan.verl import asked
 from steps.tasks import load_task, reads_pairs
 
 
@@ -48,7 +50,6 @@ def _model(decisions: Decisions) -> ImportSettings:
 
 def _data(decisions: Decisions) -> DataSettings:
     p = decisions.parameters
-    with_rewards = rewarded(p)
     return DataSettings(
         task=p.rows_task,
         **_learned(decisions),
@@ -63,8 +64,15 @@ def _data(decisions: Decisions) -> DataSettings:
         **_given(p, "max_target_length", "max_prompt_length", "max_completion_length"),
         reward_columns=decisions.rewards.columns if decisions.rewards else (),
         unpairs=isinstance(p, PreferenceMethod) and p.unpairs,
-        rows_per_step=p.sequences_per_step if with_rewards is None else Generations.of(with_rewards).prompts,
+        rows_per_step=_rows_per_step(p),
     )
+
+
+def _rows_per_step(p: SupervisedParameters) -> int:
+    if of_verl := asked(p):
+        return of_verl.data_train_batch_size
+    with_rewards = rewarded(p)
+    return p.sequences_per_step if with_rewards is None else Generations.of(with_rewards).prompts
 
 
 def _training(decisions: Decisions) -> FinetuneSettings:
@@ -94,10 +102,17 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         preference=_preference(p),
         rewarded=RewardTraining.of(p) if decisions.rewards else None,
         rewards=decisions.rewards.settings if decisions.rewards else None,
+        verl=_verl(p, decisions.reading.pipeline),
         deepspeed=decisions.zero.config if decisions.zero else {},
         checkpoints=CheckpointParams.of(p).model_copy(update={"save_minutes": decisions.saves.minutes}),
         tracking=TrackingParams.of(p),
     )
+
+
+def _verl(p: SupervisedParameters, pipeline: str) -> VerlSettings | None:
+    """Return the settings of verl; None where it does not train."""
+    found = asked(p)
+    return VerlSettings.resolved(found, project=p.experiment_name, experiment=pipeline) if found else None
 
 
 def _processes(decisions: Decisions) -> Processes:
@@ -180,8 +195,10 @@ def _came_with(decisions: Decisions) -> dict[str, Any]:
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
-    if decisions.rewards:
+    if decisions.rewards and "system_prompt" in columns:
         columns["system_prompt"] = decisions.rewards.system_prompt
+    if "custom_reward_function_path" in columns:  # any data_source is accepted where the user says what judges it
+        columns["custom_reward_function_path"] = getattr(p, "reward_funcs", "") or p.custom_reward_function_path  # type: ignore[attr-defined]
     return columns | asked_form(p, decisions.recipe, decisions.model.layout.config)
 
 
@@ -191,7 +208,7 @@ def _learned(decisions: Decisions) -> dict[str, str]:
 
 def _given(p: SupervisedParameters, *names: str) -> dict[str, Any]:
     """Return those parameters that the pipeline has; the others keep the default of the settings."""
-    return {name: getattr(p, name) for name in names if name in type(p).model_fields}
+    return {name: getattr(p, name) for name in names if hasattr(p, name)}
 
 
 def _preference(p: SupervisedParameters) -> PreferenceMethod | None:

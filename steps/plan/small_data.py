@@ -10,6 +10,8 @@ from steps.params.preference import PreferenceMethod
 from steps.params.splits import SPLITS, split_sizes
 from steps.plan.generations import Generations, rewarded
 from steps.plan.seen import Seen
+from steps.plan.verl import asked
+from steps.plan.verl import row_problems as step_problems
 from steps.sources import data_sources
 
 
@@ -27,7 +29,9 @@ def row_problems(seen: Seen) -> Iterator[Problem]:
     held_out = f", of which at most {count} remain after holding out {drawn}" if drawn else ""
     found = f"{train.most} row{'s' if train.most != 1 else ''}{held_out}"
     prompts = Generations.of(whole).prompts if (whole := rewarded(p)) is not None else 0
-    if count < p.min_train_rows:
+    if of_verl := asked(p):
+        yield from step_problems(of_verl, count, train.resolved.uri)
+    elif count < p.min_train_rows:
         enough = f"at least {p.min_train_rows} for training" + (f", and one for {drawn}" if drawn else "")
         fix = "add rows" if count < 1 or p.min_train_rows == 1 else "add rows, or lower min_train_rows"
         yield Problem("PLAN-E0361", train.resolved.uri, found, enough, fix)

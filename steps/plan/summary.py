@@ -14,6 +14,7 @@ from steps.plan.deciding import Decisions
 from steps.plan.duration import duration
 from steps.plan.need import GIB
 from steps.plan.requests import as_table, request_of
+from steps.plan.verl import asked
 from steps.redaction import masked
 from steps.tracking.target import is_off, store_or_local, target_of
 
@@ -60,7 +61,9 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         },
         "sources": sources,
         "reading": reading_told(DataSource.of(p)),
-        "memory": {
+        "memory": {}
+        if asked(p)
+        else {
             "needed_bytes": decisions.memory.needed,
             "parts": decisions.memory.parts,
             "available_bytes": decisions.memory.available,
@@ -137,7 +140,7 @@ def _rewards(decisions: Decisions) -> list[dict[str, Any]]:
 def _processes(decisions: Decisions) -> list[dict[str, Any]]:
     """Return the line about the processes of the training; none for one process."""
     choice = decisions.choice
-    if choice.sharing.processes == 1:
+    if choice.sharing.processes == 1 or asked(decisions.parameters):
         return []
     return [{"name": "training processes", "value": choice.sharing.processes, "how": choice.why}]
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem
-from steps.params.verl import LARGEST_RANK, VerlParams
+from steps.params.verl import LARGEST_RANK, TRL, VerlParams
 from steps.plan.divisible import divisors_near, either, multiples_near
-from steps.plan.seen import Seen
+from steps.plan.seen import Seen, runs_here
+from steps.sources.storage import local_path
 
 
 def asked(parameters: object) -> VerlParams | None:
@@ -102,7 +103,8 @@ def table(p: VerlParams, rows: int | None, learned: str) -> list[dict[str, Any]]
     if rows is None:
         steps = p.total_training_steps or "known after prepare_data"
         how = "total_training_steps, if the epochs have as many" if p.total_training_steps else "rows are not counted"
-        return [*lines, {"name": "steps", "value": steps, "how": how}]
+        return [*lines, {"name": "steps", "value": steps, "how": how},
+                {"name": "optimizer steps", "value": "known after prepare_data", "how": how}]  # fmt: skip
     per_epoch, steps = steps_of(p, rows)
     over = rows - per_epoch * step.prompts
     left = f"; {over} of an epoch left out, as they fill no step" if over else ""
@@ -113,6 +115,8 @@ def table(p: VerlParams, rows: int | None, learned: str) -> list[dict[str, Any]]
         {"name": "training rows", "value": rows, "how": f"{learned}{left}"},
         {"name": "steps per epoch", "value": per_epoch, "how": f"{rows} rows / {step.prompts} prompts"},
         {"name": "steps", "value": steps, "how": rule},
+        {"name": "optimizer steps", "value": steps * step.updates * p.actor_ppo_epochs,
+         "how": f"{steps} steps × {step.updates * p.actor_ppo_epochs} updates"},
         {"name": "completions in all", "value": steps * step.completions,
          "how": f"{steps:,} steps; {steps * step.prompts:,} prompts, repeated ones counted each time"},
     ]  # fmt: skip
@@ -123,6 +127,26 @@ def verl_problems(seen: Seen) -> Iterator[Problem]:
     if p := asked(seen.parameters):
         yield from size_problems(p)
         yield from length_problems(p, seen.positions)
+        yield from _place_problems(p, seen.parameters.checkpoint_dir)
+
+
+def _place_problems(p: VerlParams, checkpoint_dir: str) -> Iterator[Problem]:
+    """Refuse several nodes, and checkpoints that are no files of the machine."""
+    if p.nodes > 1:
+        name = "trainer_nnodes" if p.trainer_nnodes else "num_nodes_finetune"
+        yield Problem("PLAN-E0542", name, f"{p.nodes} with ENGINE={p.rollout}", "1",
+                      f"set {name}=1, and as many GPUs of one node as there are",
+                      why="verl is started on one node only")  # fmt: skip
+    if checkpoint_dir and local_path(checkpoint_dir) is None:
+        yield Problem("PLAN-E0543", "checkpoint_dir", f"{checkpoint_dir} with ENGINE={p.rollout}",
+                      "a folder on a volume", "set it to a path on a volume; a profile's volume that holds checkpoints "
+                      "has one", why="verl writes its checkpoints as files")  # fmt: skip
+
+
+def packages_of_verl(parameters: object) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (parameter, its value, the package it needs, what to do without it)."""
+    if (p := asked(parameters)) and runs_here():
+        yield "ENGINE", p.rollout, "verl", "set ENGINE=trl, or run it on a cluster (the image verl)"
 
 
 def size_problems(p: VerlParams) -> Iterator[Problem]:
@@ -246,8 +270,12 @@ def row_problems(p: VerlParams, rows: int | None, where: str) -> Iterator[Proble
 
 def verl_notes(seen: Seen) -> Iterator[str]:
     """Warn of what has no effect in verl, and of values with which trainings often go wrong."""
-    if p := asked(seen.parameters):
-        yield from notes(p)
+    p = seen.parameters
+    if found := asked(p):
+        yield from notes(found)
+    elif isinstance(p, VerlParams) and not runs_here():
+        yield (f"ENGINE={TRL}: the image of finetune must have TRL, which that of verl does not: name the train image "
+               "in the cluster's profile (images.verl)")  # fmt: skip
 
 
 def notes(p: VerlParams) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _training(history: dict[str, Any]) -> str:
         return "Not trained by this project."
     counts = history["parameters"]
     lines = {
-        "optimizer steps": f"{history['steps']:,}",
+        "steps of verl" if history.get("trainer") == "verl" else "optimizer steps": f"{history['steps']:,}",
         "time": f"{history['seconds']:.0f} s",
         "trained parameters": f"{counts['trainable']:,} of {counts['total']:,}",
         "MLflow run": history.get("mlflow_run_id") or "",

@@ -23,7 +23,7 @@ Points = list[dict[str, Any]]
 
 def reward_curves(points: Points, evaluations: Points, best: dict[str, Any] | None) -> dict[str, Any]:
     """Return the charts and warnings for the template reward_training.html; an empty dict without rewards."""
-    if not any("reward" in point and WITHOUT in point for point in points):
+    if not any("reward" in point for point in points):
         return {}
     names = rewards_in([*points, *evaluations])
     step = (best or {}).get("step")

@@ -4,6 +4,8 @@
     library.py       REWARDS, the table of rewards by name; options and columns: docs/rewards.md
     scoring.py       every reward of a batch, the weighted sum, and what the rewards log
     user_reward.py   the user's own file.py:function, with its errors    limits.py   its time limit
+    one_answer.py    what a function with verl's signature is called with, and what it returns
+    by_source.py     as verl's own functions: source_rules.py (text), stated_math.py (formulas), source_tests.py (code)
     texts.py         the text of a completion, and the answers stated in it
     numerals.py      numbers, as written    worker.py   libraries that a text can keep busy, in a process with limits
     sandbox.py       programs of a model, in a process that is shut in by jail.py

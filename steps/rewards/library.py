@@ -26,6 +26,7 @@ REWARDS = {
     "overlong": "steps.rewards.overlong",
     "repetition": "steps.rewards.repetition",
     "code": "steps.rewards.code_tests",
+    "by_source": "steps.rewards.by_source",
     "reward_model": "steps.rewards.reward_model",
 }
 

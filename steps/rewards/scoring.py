@@ -152,7 +152,7 @@ def checked(name: str, made: list[Any], completions: list[Any]) -> list[float | 
             Problem("REWARD-E0209", name, f"{len(made)} rewards for {len(completions)} completions",
                     "one reward per completion", "return a list of the same length, with None where none applies")
         )  # fmt: skip
-    wrong = [row for row, value in enumerate(made) if value is not None and not _is_finite(value)]
+    wrong = [row for row, value in enumerate(made) if value is not None and not is_finite(value)]
     if wrong:
         row = wrong[0]
         raise UserError(
@@ -163,7 +163,7 @@ def checked(name: str, made: list[Any], completions: list[Any]) -> list[float | 
     return [None if value is None else float(value) for value in made]
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     """Whether a value is a finite number, not too large; numpy's and torch's scalars are numbers too."""
     if not isinstance(value, numbers.Real) and not (hasattr(value, "item") and hasattr(value, "dtype")):
         return False

@@ -5,6 +5,8 @@
 
 The function gets what it names, or everything if it has **kwargs. A named argument without a default that is none of
 `library.GIVEN` is a column that it needs. It returns one number per completion, or None where it does not apply.
+
+A function with the argument solution_str judges one answer at a time, as verl's do (one_answer.py).
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Any
 from steps.errors import Problem, UserError, shown
 from steps.rewards.library import GIVEN
 from steps.rewards.limits import TimeLimit, awaited, call_within
+from steps.rewards.one_answer import COLUMNS, NAMES, arguments_for, judges_one_answer, score_in
+from steps.rewards.texts import text_of
 from steps.sources.user_code import LoadedFunction, UserFunction, find_function, load_found
 
 PARAMETER = "reward_funcs"
@@ -36,6 +40,8 @@ class Signature:
     """Arguments with a default: they get a column where there is one."""
     everything: bool
     """Whether it takes any column."""
+    one_answer: bool = False
+    """Whether it judges one answer at a time, as verl's functions do."""
 
 
 def check_reward(given: str) -> tuple[UserFunction, Signature]:
@@ -50,13 +56,20 @@ def check_reward(given: str) -> tuple[UserFunction, Signature]:
     named = named[len(arguments.posonlyargs) :]
     needed = tuple(one.arg for one, default in named if default is None)
     optional = tuple(one.arg for one, default in named if default is not None)
-    reads = {"completions", "completion_ids"} & {*needed, *optional}
-    if nameless or not (reads or arguments.kwarg):
+    one_answer = judges_one_answer(arguments)
+    if one_answer:
+        wrong = not {*needed} <= {*NAMES}
+    else:
+        wrong = not ({"completions", "completion_ids"} & {*needed, *optional} or arguments.kwarg)
+    if nameless or wrong:
         raise UserError(
             Problem("REWARD-E0206", f"{found.uri}:{found.line}", f"{found.name}({ast.unparse(arguments)})",
                     "a function of completions and columns, called by name",
-                    f"write it as def {found.name}(completions, **kwargs):")
+                    f"write it as def {found.name}({', '.join(NAMES) if one_answer else 'completions'}, **kwargs):")
         )  # fmt: skip
+    if one_answer:
+        columns = tuple(name for name in COLUMNS if name in needed)
+        return found, Signature(columns, (), everything=True, one_answer=True)
     columns = tuple(name for name in needed if name not in GIVEN)
     return found, Signature(columns, optional, arguments.kwarg is not None)
 
@@ -68,6 +81,8 @@ def load_reward(given: str, seconds: float) -> tuple[Callable[..., list[Any]], S
     """
     found, signature = check_reward(given)
     loaded = load_found(PARAMETER, found)
+    if signature.one_answer:
+        return _by_answer(found, loaded, seconds), signature
     is_async = found.is_async
     # One event loop for all calls: clients that the user's file keeps are bound to it.
     runner = asyncio.Runner()
@@ -79,14 +94,65 @@ def load_reward(given: str, seconds: float) -> tuple[Callable[..., list[Any]], S
             with _training_untouched():
                 made = call_within(seconds, awaited(ask, runner) if is_async else ask)
         except TimeLimit:
-            raise _stopped(loaded, wanted, seconds, is_async) from None
+            row = _first_row(loaded, wanted, TimeLimit, seconds, is_async)
+            raise _stopped(loaded, _row(row, wanted), seconds) from None
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # the user's code: any error is reported with its line and row
-            raise _failed(loaded, wanted, error, seconds, is_async) from error
+            row = _first_row(loaded, wanted, type(error), seconds, is_async)
+            raise _failed(loaded, _row(row, wanted), error) from error
         return _as_list(made, loaded)
 
     return call, signature
+
+
+def _by_answer(found: UserFunction, loaded: LoadedFunction, seconds: float) -> Callable[..., list[Any]]:
+    """Make a reward of a batch from a function that judges one answer; those of an async one are judged together."""
+    runner = asyncio.Runner()
+
+    def call(completions: list[Any], log_extra: Any = None, **columns: Any) -> list[Any]:
+        values = {name: value for name, value in columns.items() if _is_column(name, value, len(completions))}
+        rows = [{name: value[row] for name, value in values.items()} for row in range(len(completions))]
+        asked = [arguments_for(found.arguments, text_of(one), row) for one, row in zip(completions, rows, strict=True)]
+        made: dict[int, Any] = {}
+        failed: dict[int, BaseException] = {}
+
+        def one_by_one() -> None:
+            for row, wanted in enumerate(asked):
+                try:
+                    made[row] = loaded.call(**wanted)
+                except (Exception, SystemExit) as error:  # the user's code: any error is reported with its line and row
+                    failed[row] = error
+                    return
+
+        async def judge(row: int) -> None:
+            try:
+                made[row] = await loaded.call(**asked[row])
+            except (Exception, SystemExit) as error:  # as above
+                failed[row] = error
+
+        async def together() -> None:
+            await asyncio.gather(*map(judge, range(len(asked))))
+
+        def told(row: int) -> str:
+            return _row(row, {"completions": completions})
+
+        try:
+            with _training_untouched():
+                call_within(seconds, awaited(together, runner) if found.is_async else one_by_one)
+        except TimeLimit:
+            waits = next(row for row in range(len(asked)) if row not in made)
+            raise _stopped(loaded, told(waits), seconds) from None
+        if failed:
+            row = min(failed)
+            raise _failed(loaded, told(row), failed[row]) from failed[row]
+        scores = [score_in(made[row], loaded, told(row)) for row in range(len(asked))]
+        for name in dict.fromkeys(name for one in scores for name in one if name != "score"):
+            if log_extra:
+                log_extra(str(name), [one.get(name) for one in scores])
+        return [one["score"] for one in scores]
+
+    return call
 
 
 @contextmanager
@@ -124,21 +190,17 @@ def _as_list(made: Any, loaded: LoadedFunction) -> list[Any]:
     return list(made)
 
 
-def _failed(
-    loaded: LoadedFunction, values: dict[str, Any], error: BaseException, seconds: float, is_async: bool
-) -> UserError:
-    row = _first_row(loaded, values, type(error), seconds, is_async)
+def _failed(loaded: LoadedFunction, row: str, error: BaseException) -> UserError:
     return UserError(
-        Problem("REWARD-E0207", f"{loaded.place_of(error)} in {loaded.name}, {_row(row, values)}",
+        Problem("REWARD-E0207", f"{loaded.place_of(error)} in {loaded.name}, {row}",
                 shown(f"{type(error).__name__}: {error}"), "no exception",
                 "correct the function, or let it return None for such rows")
     )  # fmt: skip
 
 
-def _stopped(loaded: LoadedFunction, values: dict[str, Any], seconds: float, is_async: bool) -> UserError:
-    row = _first_row(loaded, values, TimeLimit, seconds, is_async)
+def _stopped(loaded: LoadedFunction, row: str, seconds: float) -> UserError:
     return UserError(
-        Problem("REWARD-E0211", f"{loaded.uri}:{loaded.name}, {_row(row, values)}",
+        Problem("REWARD-E0211", f"{loaded.uri}:{loaded.name}, {row}",
                 f"no answer after {seconds:g} seconds", "rewards within the time limit",
                 "make the function faster, or raise reward_timeout_seconds")
     )  # fmt: skip

@@ -46,6 +46,13 @@ and, for classes:
     TEXTS                         column names of a registered model's texts, sentence1 and sentence2 if not defined
     SCORED                        class whose probability a registered model gives as `score`, beside the label
 
+and, for rewards, whose canonical rows also have the columns of rules/rewarded.py:
+
+    prompt_column(columns)        column of the question, and truth_column(columns) that of the right answer
+    other_truths(columns)         columns that are read if that of the right answer is missing
+    nested_column(columns)        column with an object whose keys are columns for the rewards; empty if there is none
+    NAME_TRUTH                    what to set if the right answers are in another column
+
 and, for prompts made from a text:
 
     model_problems(p, recipe, config)   yields a Problem for every parameter that this model cannot be used with

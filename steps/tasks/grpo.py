@@ -10,7 +10,7 @@ the text `ground_truth`, and by the name of its own column as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -22,8 +22,9 @@ from steps.tasks.rules.answers import as_question, read_value, truth_faults, val
 from steps.tasks.rules.cells import Reader
 from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.counting import Judgement, Tally
-from steps.tasks.rules.json_text import as_json, from_json
+from steps.tasks.rules.json_text import as_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.rewarded import RESERVED, judged_row
 from steps.tasks.rules.standard import from_text
 
 Columns = GrpoColumns
@@ -44,16 +45,34 @@ SCHEMA = pa.schema(
     ]
 )
 DEFAULT_PROMPT, OTHER_PROMPT = "problem", "prompt"
+NAME_TRUTH = "set dataset_ground_truth_column to the column with it"
 DEFAULT_TRUTH, OTHER_TRUTH = "solution", "ground_truth"
-# Names of arguments that the trainer itself passes to reward functions.
-RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids", "messages", "ground_truth",
-            "trainer_state", "log_extra", "log_metric")  # fmt: skip
 TO_TEXT = ("DATA-F1521", "ground truths converted to text")
 NO_TRUTH = ("DATA-W1526", "no ground truth, although there is a column for it: the reward functions get none")
 LEAK = ("DATA-W1523", "the prompt contains the ground truth, so that copying it earns the reward")
 # After these words even a short ground truth is a leak.
 ANNOUNCED = r"(?:answer|solution|result)(?:\s+is)?\W{0,4}|####\s*|\\boxed\{\s*"
 LONG_ENOUGH = 4  # characters; shorter answers (B, yes) and numbers occur in many questions without being a leak
+
+
+def prompt_column(columns: GrpoColumns) -> str:
+    """Return the column with the question."""
+    return columns.dataset_prompt_column
+
+
+def truth_column(columns: GrpoColumns) -> str:
+    """Return the column with the right answer."""
+    return columns.dataset_ground_truth_column
+
+
+def other_truths(columns: GrpoColumns) -> tuple[str, ...]:
+    """Return the columns that are read for the right answer if its own is missing."""
+    return (OTHER_TRUTH,) if columns.dataset_ground_truth_column == DEFAULT_TRUTH else ()
+
+
+def nested_column(columns: GrpoColumns) -> str:
+    """Return the column with an object whose keys rewards take as columns; empty if there is none."""
+    return ""
 
 
 def columns_of(columns: GrpoColumns) -> tuple[str, ...]:
@@ -140,16 +159,7 @@ def with_system_prompt(prompt: list[dict[str, Any]], columns: GrpoColumns) -> li
 
 def training_row(row: dict[str, Any], columns: GrpoColumns) -> dict[str, Any]:
     """Return {prompt, ground_truth} and all other columns, as TRL passes them to reward functions."""
-    more = from_json(row["more"]) if row["more"] else {}
-    return {"prompt": unpacked(row["prompt"]), "ground_truth": row["ground_truth"], **more}
-
-
-def as_columns(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
-    """Return training rows by column, as rewards take them; None where a row has no such column.
-
-    `names` are the columns of the whole data set (`columns` in the facts of the data), because a batch may lack one.
-    """
-    return {name: [row.get(name) for row in rows] for name in names}
+    return judged_row(row)
 
 
 def question(row: dict[str, Any], columns: GrpoColumns) -> tuple[list[dict[str, Any]], str] | None:

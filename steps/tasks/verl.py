@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from steps.errors import nearest
 from steps.params.chat_columns import VerlColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
 from steps.tasks.rules.answers import as_question, read_value, text_faults, truth_faults, value_faults
@@ -24,7 +23,9 @@ from steps.tasks.rules.characters import is_blank
 from steps.tasks.rules.counting import Judgement, Tally
 from steps.tasks.rules.json_text import as_bytes, as_json, from_json
 from steps.tasks.rules.messages import MESSAGES, order_faults, packed, remarks_on, unpacked
+from steps.tasks.rules.rewarded import RESERVED
 from steps.tasks.rules.standard import from_text
+from steps.tasks.rules.verl_sources import KNOWN, family_of, like, truth_for
 
 Columns = VerlColumns
 KINDS = ("causal_lm",)
@@ -42,30 +43,43 @@ SCHEMA = pa.schema(
         pa.field("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())]), nullable=False),
         # One JSON object; it always has an index.
         pa.field("extra_info", pa.string(), nullable=False),
+        # What rewards of this project take, as in the rows of the task grpo.
+        pa.field("ground_truth", pa.string(), nullable=False),
+        pa.field("more", pa.string(), nullable=False),
     ]
 )
 
-# verl 0.9.1 has reward functions for these names, and for every name that starts with one of STARTS.
-KNOWN = (
-    "openai/gsm8k", "lighteval/MATH", "DigitalLearningGmbH/MATH-lighteval", "HuggingFaceH4/MATH-500", "math",
-    "math_dapo", "math_dapo_reasoning", "numina_aops_forum", "numina_synthetic_math", "numina_amc_aime",
-    "numina_synthetic_amc", "numina_cn_k12", "numina_olympiads", "codecontests", "apps", "codeforces", "taco",
-    "hiyouga/geometry3k", "searchR1_nq", "searchR1_triviaqa", "searchR1_popqa", "searchR1_hotpotqa",
-    "searchR1_2wikimultihopqa", "searchR1_musique", "searchR1_bamboogle",
-)  # fmt: skip
-STARTS = ("aime",)
-OBJECT_TRUTHS = "searchR1_"  # prefix of the sources whose reward functions take an object; all others take a text
 MEDIA = ("images", "videos", "audios")
+NAME_TRUTH = "set reward_model_key, or question_key and answer_key, to the columns with it"
 MADE_STYLE = "rule"  # style of rows made from question and answer columns: rewarded by comparison
 AS_MESSAGE = ("DATA-F1532", "prompts as text read as one user message")
 TO_TEXT = ("DATA-F1533", "ground truths converted to text")
 INDEXED = ("DATA-F1534", "extra_info.index made from the row's content")
 
 
+def prompt_column(columns: VerlColumns) -> str:
+    """Return the column with the question."""
+    return columns.question_key or columns.prompt_key
+
+
+def truth_column(columns: VerlColumns) -> str:
+    """Return the column with the right answer."""
+    return columns.answer_key or columns.reward_model_key
+
+
+def other_truths(columns: VerlColumns) -> tuple[str, ...]:
+    """Return the columns that are read for the right answer if its own is missing."""
+    return ()
+
+
+def nested_column(columns: VerlColumns) -> str:
+    """Return the column with an object whose keys rewards take as columns."""
+    return columns.extra_info_key
+
+
 def columns_of(columns: VerlColumns) -> tuple[str, ...]:
     """Return the required columns."""
-    names = (columns.question_key, columns.answer_key) if columns.question_key else (
-        columns.prompt_key, columns.reward_model_key)  # fmt: skip
+    names = (prompt_column(columns), truth_column(columns))
     return names if columns.data_source else (columns.data_source_key, *names)
 
 
@@ -77,7 +91,7 @@ def other_columns(columns: VerlColumns) -> OtherColumns:
 def cells(columns: VerlColumns) -> dict[str, Reader]:
     """Return the columns that may hold JSON text."""
     objects = dict.fromkeys((columns.reward_model_key, columns.extra_info_key), _as_object)
-    return {columns.question_key or columns.prompt_key: from_text, **objects}
+    return {prompt_column(columns): from_text, **objects}
 
 
 def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
@@ -86,7 +100,7 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
         yield from missing_columns(row, named_by(columns, absent))
         return
     yield from _source_faults(row, columns)
-    key = columns.question_key or columns.prompt_key
+    key = prompt_column(columns)
     prompt, _ = read_value(row, key, columns)
     faults = list(value_faults(prompt, key, columns))
     yield from faults
@@ -114,7 +128,7 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
 
 def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, str]]:
     """Yield the repairs."""
-    prompt, repairs = read_value(row, columns.question_key or columns.prompt_key, columns)
+    prompt, repairs = read_value(row, prompt_column(columns), columns)
     if type(prompt) is str and not columns.question_key:
         repairs = [*repairs, AS_MESSAGE]
     yield from remarks_on(as_question(prompt), repairs, columns)
@@ -127,11 +141,14 @@ def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, st
 def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
     """Return the five columns of verl; question and answer columns give the style "rule" and an index hashed from them.
 
+    The last two columns are for rewards of this project, which take the source and the keys of extra_info by name.
+
     {"question": "2 + 2?", "answer": 4}
     → {"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": None,
-       "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": '{"index":…}'}
+       "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": '{"index":…}',
+       "ground_truth": "4", "more": '{"index":…,"data_source":"openai/gsm8k"}'}
     """
-    prompt = packed(as_question(read_value(row, columns.question_key or columns.prompt_key, columns)[0]), columns)
+    prompt = packed(as_question(read_value(row, prompt_column(columns), columns)[0]), columns)
     reward = _reward_of(row, columns)
     truth = reward["ground_truth"]
     made = {
@@ -146,16 +163,21 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
     info = {**(_as_object(row.get(columns.extra_info_key)) or {})}
     if info.get("index") is None:  # equal rows have equal indexes
         info["index"] = int.from_bytes(blake2b(as_bytes(made), digest_size=6).digest())
-    return {**made, "extra_info": as_json(info, str)}
+    more = {name: value for name, value in info.items() if name not in RESERVED} | {"data_source": made["data_source"]}
+    return {
+        **made,
+        "extra_info": as_json(info, str),
+        "ground_truth": made["reward_model"]["ground_truth"],
+        "more": as_json(more, str),
+    }
 
 
 def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
     """Return the row in the form that verl reads from its parquet files."""
-    style, truth = row["reward_model"]["style"], row["reward_model"]["ground_truth"]
-    if row["data_source"].startswith(OBJECT_TRUTHS) and truth.startswith("{"):
-        truth = from_json(truth)
+    style, source = row["reward_model"]["style"], row["data_source"]
+    truth = truth_for(source, row["reward_model"]["ground_truth"])
     return {
-        "data_source": row["data_source"],
+        "data_source": source,
         "prompt": unpacked(row["prompt"]),
         "ability": row["ability"],
         "reward_model": {"style": style, "ground_truth": truth},
@@ -192,12 +214,11 @@ def _source_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
     source = _source_of(row, columns)
     wrong = list(text_faults(source, columns.data_source_key, "the name of a data source"))
     yield from wrong
-    if wrong or columns.custom_reward_function_path or source in KNOWN or source.startswith(STARTS):
+    if wrong or columns.custom_reward_function_path or family_of(source):
         return
-    hint = next((f"did you mean {name}?" for name in KNOWN if source in name), nearest(source, KNOWN))
     yield Fault("DATA-E1531", columns.data_source_key, as_found(source),
-                f"a data source with a reward function: {', '.join(KNOWN)}, aime…",
-                f"{hint} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
+                f"a data source with a reward function: {KNOWN}",
+                f"{like(source)} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
 
 
 def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:

@@ -47,8 +47,8 @@ def test_list_names_every_pipeline(finetune):
     done = finetune("list", "--json")
     assert set(json.loads(done.stdout)) == {
         "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-        "token_classification", "question_answering", "preference", "grpo_chat_completion", "reranking",
-            "adapter_tools", "batch_inference",
+        "token_classification", "question_answering", "preference", "grpo_chat_completion", "verl_finetune",
+        "reranking", "adapter_tools", "batch_inference",
     }  # fmt: skip
 
 

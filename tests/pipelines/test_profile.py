@@ -333,7 +333,8 @@ def test_each_step_gets_only_what_it_needs(tmp_path):
 @pytest.mark.parametrize("name", [*PIPELINES, *SWEEPS])
 def test_every_task_that_tracks_can_log_in_and_every_one_that_reads_sources_has_a_token(tmp_path, name):
     spec, platform = compiled(tmp_path, EVERYTHING, name)
-    judging = ("finetune", "evaluate") if name == "grpo_chat_completion" else ()  # with a reward model of the Hub
+    rewarded = name in ("grpo_chat_completion", "verl_finetune")  # perhaps with a reward model of the Hub
+    judging = ("finetune", "evaluate") if rewarded else ()
     readers = (*SOURCE_READERS, *judging)
     for step, pod in pods(spec, platform).items():
         given = variables(pod)

@@ -280,11 +280,10 @@ def test_completion_works_in_bash(tmp_path):
 
 def test_a_reference_replaces_an_image_named_with_or_without_its_version():
     from pipelines.compile import replaced_images
-    from pipelines.images import CORE, TRAIN
+    from pipelines.images import CORE, TRAIN, VERL
 
-    assert replaced_images([f"{CORE}=r/c@sha256:1", "finetune-pipelines-train=r/t:2"]) == {
-        CORE: "r/c@sha256:1", TRAIN: "r/t:2",
-    }  # fmt: skip
+    given = [f"{CORE}=r/c@sha256:1", "finetune-pipelines-train=r/t:2", "finetune-pipelines-verl=r/v:3"]
+    assert replaced_images(given) == {CORE: "r/c@sha256:1", TRAIN: "r/t:2", VERL: "r/v:3"}
 
 
 @pytest.mark.parametrize("name", ["it's here", 'a "b"', "größe", "two  blanks", "a,b", "a=b", "$HOME", "a;b"])

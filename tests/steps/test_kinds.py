@@ -122,7 +122,8 @@ def test_what_a_pipeline_can_be_judged_by_has_a_direction(pipeline):
 
     fields = PARAMETER_MODELS[pipeline].model_fields
     for name in ("gate_metric", "metric_for_best_model"):
-        assert set(choices_of(fields[name])) <= KNOWN
+        if name in fields:  # verl's result is its last checkpoint
+            assert set(choices_of(fields[name])) <= KNOWN
 
 
 def test_records_load_no_library():

@@ -40,8 +40,9 @@ SEED_CHOICES = {
 }  # fmt: skip
 
 
-# grpo_chat_completion has the defaults of another component (tests/pipelines/test_grpo_pipeline.py).
-OF_FINETUNE = [name for name, one in PIPELINES.items() if one.trains and name != "grpo_chat_completion"]
+# Those with rewards have the inputs of other components (tests/pipelines/test_grpo_pipeline.py, test_verl_pipeline.py).
+OF_OTHERS = ("grpo_chat_completion", "verl_finetune")
+OF_FINETUNE = [name for name, one in PIPELINES.items() if one.trains and name not in OF_OTHERS]
 
 
 @pytest.mark.parametrize("pipeline", OF_FINETUNE)

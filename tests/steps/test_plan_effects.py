@@ -6,6 +6,7 @@ from conftest import chat_rows, write_jsonl
 from reward_prompts import prompt_rows
 
 from steps.params.pipelines import PARAMETER_MODELS
+from steps.params.verl_training import WITHOUT_VERL
 from steps.plan.deciding import decide
 from steps.plan.effects import IGNORED
 
@@ -19,17 +20,24 @@ def ignored(tiny_model, tmp_path, monkeypatch):
         "text_generation": write_jsonl(tmp_path / "texts.jsonl", [{"text": f"text {number}"} for number in range(60)]),
         "text_classification": write_jsonl(tmp_path / "labels.jsonl", label_rows(60)),
         "grpo_chat_completion": write_jsonl(tmp_path / "prompts.jsonl", prompt_rows(60)),
+        "verl_finetune": write_jsonl(tmp_path / "verl.jsonl", prompt_rows(60)),
     }
     files["pretraining"] = files["text_generation"]
     columns = {
         "text_classification": {"sentence1_key": "text", "label_key": "kind"},
         "grpo_chat_completion": {"max_prompt_length": 128, "max_completion_length": 64},
-    }
+        "verl_finetune": {
+            "ENGINE": "trl", "question_key": "problem", "answer_key": "solution", "data_source": "own",
+            "reward_funcs": "length", "data_max_prompt_length": 128, "data_max_response_length": 64,
+            "data_train_batch_size": 4, "actor_ppo_mini_batch_size": 4, "actor_model_lora_rank": 0,
+        },
+    }  # fmt: skip
 
     def run(pipeline: str = "chat_completion", **changes) -> list[str]:
         changes = {name: str(value).format(rows=files[pipeline]) if isinstance(value, str) else value
                    for name, value in changes.items()}  # fmt: skip
-        given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(files[pipeline]),
+        rows = "data_train_files" if pipeline == "verl_finetune" else "train_file_path"
+        given = {"pytorch_model_path": str(tiny_model), rows: str(files[pipeline]),
                  "number_of_gpu_to_use_finetuning": 0, **columns.get(pipeline, {})}  # fmt: skip
         return [text for text in decide(pipeline, {**given, **changes}).warnings if " is ignored: " in text]
 
@@ -37,6 +45,17 @@ def ignored(tiny_model, tmp_path, monkeypatch):
 
 
 NO_ADAPTER = "apply_lora is false, so all weights are trained; set apply_lora=true to use it"
+# Parameters of verl with other values than their defaults, for a training without verl.
+WITHOUT_VERL_GIVEN = {
+    "actor_strategy": "fsdp", "actor_fsdp_config_offload_policy": False, "actor_fsdp_param_offload": True,
+    "actor_fsdp_optimizer_offload": True, "actor_model_use_remove_padding": False, "rollout_dtype": "bfloat16",
+    "rollout_enforce_eager": True, "rollout_enable_chunked_prefill": True, "rollout_free_cache_engine": True,
+    "rollout_disable_mm_preprocessor_cache": False, "rollout_log_prob_micro_batch_size_per_gpu": 1,
+    "ref_log_prob_micro_batch_size_per_gpu": 1, "ref_fsdp_param_offload": False, "rollout_name": "sglang",
+    "critic_optim_lr": 1e-3, "critic_max_token_len_per_gpu": 1000, "algorithm_gamma": 0.5, "algorithm_lam": 0.5,
+    "algorithm_kl_coef": 0.5, "data_image_key": "pictures", "actor_model_exclude_modules": "", "rollout_val_n": 2,
+    "rollout_val_temperature": 1.0, "rollout_val_top_p": 0.5, "trainer_val_before_train": False,
+}  # fmt: skip
 # (pipeline, parameters, what is told).
 CASES = [
     ("chat_completion", {"lora_r": 16}, [f"lora_r is ignored: {NO_ADAPTER}"]),
@@ -161,6 +180,8 @@ CASES = [
     ),
     ("chat_completion", {"shm_size_finetune": "5g", "deadline_hours_finetune": 168}, []),  # the defaults
     ("chat_completion", {"experiment_name": "mine"}, []),  # a local run has a store of its own
+    ("verl_finetune", WITHOUT_VERL_GIVEN, [f"{name} is ignored: {WITHOUT_VERL[name]}" for name in WITHOUT_VERL
+                                           if name in WITHOUT_VERL_GIVEN]),
     (
         "grpo_chat_completion",
         {"eval_steps": 3, "metric_for_best_model": "reward"},
@@ -232,6 +253,7 @@ def test_every_rule_is_about_parameters_that_exist_and_has_a_case():
     named = {name for rule in IGNORED for name in rule.names}
     assert named <= known
     cases = {text.split(" ")[0] for _, _, expected in CASES for text in expected}
-    alone = {"dataset_split", "experiment_name", "hf_mlflow_log_artifacts", "dataset_config", "dataset_test_split",
+    alone = {"trainer_n_gpus_per_node", "trainer_nnodes", "trainer_critic_warmup",
+             "dataset_split", "experiment_name", "hf_mlflow_log_artifacts", "dataset_config", "dataset_test_split",
              "warmup_steps", "escapechar"}  # fmt: skip
     assert named - cases <= alone

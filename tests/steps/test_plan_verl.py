@@ -53,6 +53,7 @@ def test_the_table_of_the_seeds_defaults_on_eight_gpus():
         "training rows": 7473,
         "steps per epoch": 14,
         "steps": 210,
+        "optimizer steps": 840,
         "completions in all": 537_600,
     }
 

@@ -12,6 +12,7 @@ from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.params.chat_columns import GrpoColumns
 from steps.tasks import grpo
+from steps.tasks.rules.rewarded import as_columns
 
 
 def tokens_of(data, split="train") -> list[list[int]]:
@@ -183,7 +184,7 @@ def test_a_column_that_only_some_rows_have_is_told_and_none_elsewhere(tiny_model
     rows[2]["level"] = None
     data = prepared_prompts(tiny_model, tmp_path / "a", rows, reward_columns=("level",))
     assert warnings_of(data)["DATA-W1529"]["count"] == 2
-    columns = grpo.as_columns(rows_of(data)[:4], read_manifest(data).facts["columns"])
+    columns = as_columns(rows_of(data)[:4], read_manifest(data).facts["columns"])
     assert columns == {"ground_truth": list("1234"), "solution": list("1234"), "level": [0, None, None, 0]}
 
 

@@ -18,7 +18,8 @@ def reward_of(name, options, text, value):
         skip_without_sandbox()
     fast = {"timeout_seconds": 1} if name == "code" else {}
     rewards = load_rewards([name], options={name: fast | options})
-    columns = {column: [value] for column in rewards.columns}
+    values = value if isinstance(value, tuple) else (value,) * len(rewards.columns)
+    columns = {column: [one] for column, one in zip(rewards.columns, values, strict=True)}
     ids = [[0] * TOKENS.get(text, 1)]
     return rewards.score(["Which one?"], [text], columns, completion_ids=ids).rewards[name][0]
 
@@ -164,7 +165,8 @@ def test_every_reward_and_option_is_documented():
     from steps.rewards.library import module_of
 
     guide = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    rows = [line for line in guide.splitlines() if line.startswith("| `")]
+    library = guide.split("## The library")[1].split("###")[0]
+    rows = [line for line in library.splitlines() if line.startswith("| `")]
     for name in REWARDS:
         [row] = [row for row in rows if f"`{name}`" in row.split("|")[1]]
         assert [option for option in module_of(name).Options.model_fields if f"`{option}`" not in row] == []
@@ -175,7 +177,7 @@ def test_the_guides_example_runs():
     from pathlib import Path
 
     guide = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-    library, own = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    library, own, of_verl = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     made: dict = {}
     exec(library, made)
     assert made["scores"].rewards == {"accuracy": [1.0], "format": [1.0]}
@@ -186,3 +188,5 @@ def test_the_guides_example_runs():
     answers = [[{"role": "assistant", "content": text}] for text in ("It is C.", "It is B.")]
     assert made["short_and_right"](answers, ["C", "C"], log_extra=logged.__setitem__) == [1.0, 0.0]
     assert logged == {"words": [3, 3]}
+    exec(of_verl, made)
+    assert made["compute_score"]("any", "It is C.", "C") == {"score": 1.0, "words": 3}

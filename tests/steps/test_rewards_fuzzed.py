@@ -64,6 +64,7 @@ OPTIONS = {
     "format": {"partial": True},
 }
 VALUES = {"ground_truth": ["C", "42", "\\frac{1}{2}", "Paris", None], "tests": [["assert f() is None"]]}
+SOURCES = ("openai/gsm8k", "lighteval/MATH", "math_dapo", "numina_cn_k12", "hiyouga/geometry3k")
 FUZZED = sorted({*REWARDS} - {"reward_model", "accuracy"})
 BOUND = 12.0  # seconds for one text, on a busy machine; most need less than a millisecond
 
@@ -77,6 +78,10 @@ def loaded(name):
 
 def earned(name, text, value):
     columns = {column: [value] for column in loaded(name).columns}
+    if "data_source" in columns:  # of the data, and refused if it is none that is known (test_rewards_by_source.py)
+        columns |= {"data_source": [SOURCES[len(text) % len(SOURCES)]]}
+        if not isinstance(value, str):
+            columns |= {"ground_truth": [None]}
     return loaded(name).score(["?"], [text], columns, completion_ids=[[0] * len(text[:300])]).rewards[name][0]
 
 

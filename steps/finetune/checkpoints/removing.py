@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,8 +38,17 @@ def remove_finished(folder: CheckpointFolder, wanted: CheckpointParams) -> None:
     """Delete the checkpoints of a training whose result is written, except those that its parameters keep."""
     if wanted.keep_checkpoints == "true" or (wanted.keep_checkpoints == "auto" and wanted.save_total_limit > 0):
         return
+    spare_newest = bool(wanted.checkpoint_dir) and LOCAL_ROOT not in os.environ
+    _remove_steps_of_verl(folder.path, spare_newest)
     names, spared = folder.names(), set[str]()
-    if wanted.checkpoint_dir and LOCAL_ROOT not in os.environ and names:
+    if spare_newest and names:
         # A pod's result may still be lost on its way to the object store: the newest leads to it again, with the best.
         spared = {names[-1], folder.best_of(names[-1])}
     folder.remove(spared)
+
+
+def _remove_steps_of_verl(folder: Path, spare_newest: bool) -> None:
+    """Delete verl's checkpoints, which have names of their own."""
+    steps = sorted((int(path.name.rpartition("_")[2]), path) for path in folder.glob("global_step_*[0-9]"))
+    for _, path in steps[:-1] if spare_newest else steps:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Complete a checkpoint with its manifest, and find out whether one is complete."""
+"""The names, states and manifests of the checkpoints that the Trainer saves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, Manifest, describe_files, follow_umask, parse_manifest, verified, write_durably
-from steps.errors import StepError
+from steps.sealed import damage_of as damage_of  # these for the other files of this room
+from steps.sealed import delete as delete
+from steps.sealed import facts_of as facts_of
+from steps.sealed import is_described as is_described
+from steps.sealed import is_sealed as is_sealed
+from steps.sealed import seal_folder
 
 NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 STATE = "trainer_state.json"
@@ -50,60 +54,13 @@ def seal(
     `tuned` is the path of the task's result, `by_time` whether the checkpoint was saved only because time had passed,
     `facts` what else is known of it, such as the number of processes that wrote it.
     """
-    follow_umask(checkpoint)
-    _flush(checkpoint)
     known = {**(facts or {}), **({"task": str(tuned)} if tuned else {}), **({"by_time": True} if by_time else {})}
-    manifest = Manifest("checkpoint", describe_files(checkpoint), facts=known)
-    text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
-    write_durably(checkpoint / MANIFEST, text)
-
-
-def _flush(folder: Path) -> None:
-    """Write a folder's files to the disk: a manifest must not outlive them when a node fails."""
-    for path in (folder, *folder.rglob("*")):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def is_sealed(checkpoint: Path) -> bool:
-    """Return whether the save of a checkpoint was completed."""
-    return (checkpoint / MANIFEST).is_file()
-
-
-def described(checkpoint: Path) -> Manifest | None:
-    """Return a checkpoint's manifest; None without a readable one."""
-    try:
-        return parse_manifest((checkpoint / MANIFEST).read_bytes(), checkpoint)
-    except (OSError, StepError):
-        return None
-
-
-def is_described(checkpoint: Path) -> bool:
-    """Return whether a checkpoint has a manifest that can be read."""
-    return described(checkpoint) is not None
-
-
-def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """Return the facts in a checkpoint's manifest; none without a readable one."""
-    manifest = described(checkpoint)
-    return manifest.facts if manifest else {}
+    seal_folder(checkpoint, known)
 
 
 def is_by_time(checkpoint: Path) -> bool:
     """Return whether a checkpoint was saved only because time had passed."""
     return bool(facts_of(checkpoint).get("by_time"))
-
-
-def damage_of(checkpoint: Path) -> str:
-    """Return what is wrong with the files of a checkpoint; empty if all are as they were written."""
-    try:
-        manifest = verified(checkpoint, "checkpoint")
-    except StepError as error:
-        return error.problems[0].found
-    return "" if manifest.files else f"a {MANIFEST} without files"
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
@@ -156,10 +113,3 @@ def tell_best(checkpoint: Path, best: Path) -> None:
     with suppress(FileNotFoundError):
         file.unlink()  # it may be a hard link
     file.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def delete(checkpoint: Path) -> None:
-    """Delete a checkpoint; what another thread has deleted already is passed over."""
-    (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
-    with suppress(FileNotFoundError):
-        shutil.rmtree(checkpoint)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Sampler
 
-from steps.tasks import grpo
+from steps.tasks.rules.rewarded import COLUMNS, judged_row
 
 
 class Row(NamedTuple):
@@ -33,13 +33,13 @@ def read_prompts(data: Path, split: str) -> Any:
     from datasets.table import InMemoryTable
 
     rows, tokens = (pq.read_table(data / folder / f"{split}.parquet") for folder in ("rows", "tokens"))
-    rows = rows.select(grpo.SCHEMA.names)
+    rows = rows.select(COLUMNS)
     return Dataset(InMemoryTable(rows.append_column("prompt_ids", tokens["prompt_ids"])))
 
 
 def row_of(stored: dict[str, Any]) -> Row:
     """Return a row as it is trained on."""
-    columns = grpo.training_row(stored, grpo.Columns())
+    columns = judged_row(stored)
     return Row(columns.pop("prompt"), list(stored["prompt_ids"]), columns)
 
 
@@ -47,8 +47,8 @@ def columns_in(*splits: Any) -> list[str]:
     """Return the names of all columns for the rewards; those that a row lacks are None in it."""
     names: dict[str, None] = {}
     for rows in splits:
-        for stored in rows.select_columns(grpo.SCHEMA.names):
-            names |= dict.fromkeys(grpo.training_row(stored, grpo.Columns()))
+        for stored in rows.select_columns(list(COLUMNS)):
+            names |= dict.fromkeys(judged_row(stored))
     return [name for name in names if name != "prompt"]
 
 

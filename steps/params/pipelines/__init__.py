@@ -16,7 +16,7 @@ from steps.params.sweep import SweepParams
 # Order of lists and pages; other pipelines that train a model follow these, then pipelines that do not train.
 FIRST = (
     "chat_completion", "text_generation", "pretraining", "summarization", "translation", "text_classification",
-    "token_classification", "question_answering", "preference", "grpo_chat_completion",
+    "token_classification", "question_answering", "preference", "grpo_chat_completion", "verl_finetune",
 )  # fmt: skip
 
 

@@ -7,10 +7,8 @@ from pydantic import model_validator
 
 from steps.params.chat_columns import GrpoColumns
 from steps.params.grpo_inputs import GrpoDataset, GrpoDeepSpeed, GrpoDefaults
-from steps.params.metrics import RewardMetrics
-from steps.params.pipeline import COMMON_INPUTS, SupervisedParameters
-from steps.params.reward_training import RewardTraining
-from steps.params.rewards import RewardParams
+from steps.params.pipeline import COMMON_INPUTS
+from steps.params.rewarded import RewardedParameters
 
 # Without effect here, or with one choice, or needed less often than what is below.
 NOT_SHORT = ("max_seq_length", "gate_metric", "total_train_batch_size")
@@ -18,13 +16,10 @@ NOT_SHORT = ("max_seq_length", "gate_metric", "total_train_batch_size")
 
 class GrpoChatCompletionParameters(
     GrpoColumns,
-    RewardParams,
-    RewardTraining,
-    RewardMetrics,
     GrpoDataset,
     GrpoDeepSpeed,
     GrpoDefaults,
-    SupervisedParameters,
+    RewardedParameters,
 ):
     """Train a chat model with rewards of the answers that it writes (GRPO)."""
 
@@ -34,7 +29,7 @@ class GrpoChatCompletionParameters(
         "deepspeed": "deepspeed_config",
     }
     needed: ClassVar[tuple[tuple[str, ...], ...]] = (
-        SupervisedParameters.needed[0],
+        RewardedParameters.needed[0],
         ("train_file_path", "dataset_train_split", "dataset_name"),
     )
     short_inputs: ClassVar[tuple[str, ...]] = (
@@ -54,8 +49,3 @@ class GrpoChatCompletionParameters(
         split = next((split for split in ("train", "validation") if name == f"{split}_file_path"), "")
         asked = f"dataset_{split}_split"
         return asked if split and not self.dataset_name and getattr(self, asked) else name
-
-    @property
-    def learning_method(self) -> str:
-        """The training method."""
-        return self.method

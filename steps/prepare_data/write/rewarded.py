@@ -37,6 +37,7 @@ from steps.prepare_data.write.templates import end_of_turn, load_tokenizer
 from steps.prepare_data.write.tokenising import RefusedRows
 from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
+from steps.tasks.rules.rewarded import judged_row
 
 TRUTH = "ground_truth"
 
@@ -51,6 +52,11 @@ class Rewarded(Preparation):
     """Source → column for the rewards → number of rows that have it, at least 0."""
     values: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """The same for the rows in which it is not null."""
+
+    @property
+    def columns_asked(self) -> Any:
+        """The columns that the user named."""
+        return self.task.Columns(**self.settings.columns)
 
     @property
     def longest(self) -> int:
@@ -149,14 +155,13 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Rewarded) -> 
 
 def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation: Rewarded) -> list[list[int]]:
     """Tokenise one batch, and count the columns for the rewards; no rows if the chat template refuses some of them."""
-    columns = preparation.task.Columns(**preparation.settings.columns)
-    given = [preparation.task.training_row(row, columns) for row in batch]
+    given = [judged_row(row) for row in batch]
     for row in given:
         there = {name: value for name, value in row.items() if name != "prompt"}
         preparation.columns[rows.source].update(there.keys())
         preparation.values[rows.source].update(name for name, value in there.items() if value is not None)
     asked = [{"messages": row["prompt"]} for row in given]
-    note_forged_turns(rows, start, asked, preparation, columns.dataset_prompt_column)
+    note_forged_turns(rows, start, asked, preparation, preparation.task.prompt_column(preparation.columns_asked))
     note_unread(rows, start, [row["messages"] for row in asked], preparation)
     try:
         return tokenise_questions(preparation.tokenizer, asked)
@@ -207,14 +212,13 @@ def _columns(preparation: Rewarded) -> list[str]:
 
 def _column_problems(preparation: Rewarded) -> Iterator[Problem]:
     """Yield a problem for each column that a reward needs and no row of a file has."""
-    columns = preparation.task.Columns(**preparation.settings.columns)
+    named = preparation.task.truth_column(preparation.columns_asked)
     for source, counts in preparation.columns.items():
         empty = not preparation.values[source][TRUTH]
         names = [name for name in counts if name != TRUTH]
         for needed in preparation.settings.reward_columns:
             if needed == TRUTH and empty:
-                named = columns.dataset_ground_truth_column
-                fix = nearest(named, names) or "set dataset_ground_truth_column to the column with it"
+                fix = nearest(named, names) or preparation.task.NAME_TRUTH
                 yield Problem("DATA-E1528", source, f"no right answer in a column {named!r} (there are "
                               f"{some_of(names)})", "the right answer of each row, for the rewards", fix)  # fmt: skip
             elif needed != TRUTH and not counts[needed]:
