@@ -127,7 +127,7 @@ class LoraParams(Group):
         return {name: {"true": True, "false": False}.get(str(value), value) for name, value in values.items()}
 
     def _read(self) -> list[str]:
-        return [name for name, mark in marks(LoraParams).items() if self.peft_type in mark.kinds]
+        return [name for name, mark in marks(self._declared).items() if self.peft_type in mark.kinds]
 
     def conflicts(self) -> Iterator[Problem]:
         """Refuse parameters that the kind of adapter does not use."""
@@ -135,7 +135,7 @@ class LoraParams(Group):
             yield from self._without_adapter()
             return
         yield from self._ignored()
-        yield from kwargs_problems(self.peft_type, self.peft_kwargs, peft_names(LoraParams))
+        yield from kwargs_problems(self.peft_type, self.peft_kwargs, peft_names(self._declared))
         yield from self._layer_problems()
         if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
             yield Problem("PARAM-E0264", "init_lora_weights", f"orthogonal with lora_r={self.lora_r}",
@@ -144,7 +144,7 @@ class LoraParams(Group):
 
     def _without_adapter(self) -> Iterator[Problem]:
         """Refuse a kind of adapter without apply_lora; ranks may stay, because files often copy their defaults."""
-        shaping = [name for name, mark in marks(LoraParams).items() if not mark.without_adapter]
+        shaping = [name for name, mark in marks(self._declared).items() if not mark.without_adapter]
         for name in ("peft_type", *shaping, "peft_kwargs"):
             value = getattr(self, name)
             if value != self._default(name):
@@ -152,11 +152,15 @@ class LoraParams(Group):
                               "set apply_lora=true, or leave it out")  # fmt: skip
 
     def _default(self, name: str) -> Any:
-        """Return a default; a pipeline may have another one, or another name for the parameter."""
-        return default_in(type(self) if name in type(self).model_fields else LoraParams, name)
+        return default_in(self._declared, name)
+
+    @property
+    def _declared(self) -> type[Group]:
+        """The class with these parameters as fields; a pipeline may have other names for them (`Group.own_names`)."""
+        return type(self) if "lora_r" in type(self).model_fields else LoraParams
 
     def _ignored(self) -> Iterator[Problem]:
-        marked, read = marks(LoraParams), self._read()
+        marked, read = marks(self._declared), self._read()
         for name in sorted(set(marked) - set(read)):
             value, default = getattr(self, name), self._default(name)
             if value == default:

@@ -57,7 +57,7 @@ MUTATIONS = (
       "processing_digest=decisions.function_digest,", 'processing_digest="",',
       "another text of the processing function takes the rows from the cache", ("steps/test_plan.py",)),
     M("rows-of-one-pass", "steps/plan/settings.py",
-      "rows_per_step=p.sequences_per_step if", "rows_per_step=p.per_device_train_batch_size if",
+      "return p.sequences_per_step if", "return p.per_device_train_batch_size if",
       "prepare_data lets pass fewer rows than one step needs", ("steps/test_batch_rule.py",)),
     M("reference-path-in-training", "steps/plan/settings.py",
       'PreferenceMethod.of(p).model_copy(update={"reference_model_path": ""})', "PreferenceMethod.of(p)",
