@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import pytest
 
 import steps.params.verl as declared
+import steps.params.verl_training as without_verl
 import steps.plan.verl as plan
 from steps.params.compute import ComputeParams
 from steps.params.verl import ESTIMATORS, LARGEST_RANK, NOT_COMPUTED, VerlParams
@@ -245,7 +246,7 @@ def test_the_page_tells_the_table_and_every_refusal():
     told = re.findall(r"^\| [a-zA-Z -]+ \| \d+ \| .* \|$", page, re.MULTILINE)
     assert len(told) == 8
     assert [line for line in told if line not in lines] == []
-    ours = Path(plan.__file__).read_text("utf-8") + Path(declared.__file__).read_text("utf-8")
+    ours = "".join(Path(module.__file__).read_text("utf-8") for module in (plan, declared, without_verl))
     codes = set(re.findall(r"P[A-Z]+-E\d{4}", ours)) - {"PARAM-E0341", "PARAM-E0342"}  # half a bound, no expression
     assert codes == set(re.findall(r"P[A-Z]+-E\d{4}", page))
     named = page[page.index("can compute: ") :].replace("\n", " ").split(". ")

@@ -1,6 +1,7 @@
 """verl's parameters as a training without verl: each has an effect or a reason, and the training is the same."""
 
 import json
+from pathlib import Path
 
 import pytest
 from rewarded_rows import letters, prompt_rows, settings_with, write_prompts
@@ -197,3 +198,10 @@ def test_the_plan_settles_the_rewards_that_no_parameter_names(tmp_path):
     found = look_at_rewards(parameters(reward_funcs="", custom_reward_function_path=str(file)))
     assert found.settings.rewards == [f"{file}:compute_score"] == [*found.settings.digests]
     assert load_asked(found.settings).score(["?"], ["a"], {"data_source": ["x"], "ground_truth": ["a"]}).totals == [1.0]
+
+
+def test_the_page_has_every_other_name():
+    page = (Path(__file__).parents[2] / "docs/verl.md").read_text("utf-8")
+    told = {**{name: (of,) for name, of in SAME.items()}, **{name: of for name, (of, _) in COMPUTED.items()}}
+    missing = [name for name, of in told.items() if f"| `{name}` | {', '.join(f'`{one}`' for one in of)} |" not in page]
+    assert missing == []
