@@ -35,6 +35,7 @@ VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?P<metric>reward|acc|score)/m
 # verl leaves out a step whose gradients are not finite, and goes on (workers/engine, optimizer_step).
 LOSSES = ("actor/loss", "actor/pg_loss", "actor/kl_loss", "critic/vf_loss")
 NORMS = ("actor/grad_norm", "critic/grad_norm")
+UNTRACKED = re.compile(r"[^\w\-. :/]", re.ASCII)  # all that MLflow's names of metrics may not have
 MOST_LEFT_OUT = 5  # steps in a row; gradients do not become finite by themselves after that
 
 
@@ -48,8 +49,13 @@ class Logged:
 
     @property
     def finite(self) -> dict[str, float]:
-        """The numbers that a tracker can store."""
+        """The numbers."""
         return {name: value for name, value in self.values.items() if value is not None}
+
+    @property
+    def tracked(self) -> dict[str, float]:
+        """The numbers by names that a tracker can store: MLflow refuses mean@1."""
+        return {UNTRACKED.sub("_", name.replace("@", "_at_")): value for name, value in self.finite.items()}
 
 
 @dataclass

@@ -166,7 +166,7 @@ class _Progress:
     def send(self, logged: Any) -> None:
         for one in logged:
             if self.tracker is not None:
-                self.tracker.metrics(one.finite, one.step)
+                self.tracker.metrics(one.tracked, one.step)
 
     def on_step(self, one: Logged) -> None:
         self.send([one])

@@ -267,3 +267,12 @@ def test_this_process_keeps_its_handlers(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     running(tmp_path, "print(1)").run()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_tracker_gets_names_that_mlflow_takes():
+    from mlflow.utils.validation import _validate_metric_name
+
+    one = Logged(3, {"val-core/openai/gsm8k/reward/mean@1": 0.5, "val-core/é/acc/best@4/mean": 0.25, "actor/lr": None})
+    assert one.tracked == {"val-core/openai/gsm8k/reward/mean_at_1": 0.5, "val-core/_/acc/best_at_4/mean": 0.25}
+    for name in one.tracked:
+        _validate_metric_name(name)
