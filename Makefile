@@ -32,7 +32,7 @@ run: setup       ## Fine-tune a small model on this machine, from parameters to 
 test: setup      ## Run every test that needs no GPU and no container engine.
 	$(BIN)/pytest -n 2 --dist worksteal -m "$(HERE)"
 
-test-fast: setup ## Run the tests that neither train nor evaluate a model, in about 100 seconds.
+test-fast: setup ## Run the tests that neither train nor evaluate a model, in about ten minutes.
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and $(HERE)"
 
 test-long: setup  ## Kill trainings and sweeps at many moments and measure large models, in more than an hour.
