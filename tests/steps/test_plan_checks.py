@@ -35,11 +35,17 @@ def test_every_check_and_every_note_is_listed_once(ending, listed):
     assert sorted(names) == sorted(functions_of(plan, ending) | functions_of(adapters, ending))
 
 
+# What suits the method or this machine.
+OWN = {
+    "preference": {"per_device_train_batch_size": 2},
+    "verl_finetune": {"ENGINE": "trl", "rollout_tensor_model_parallel_size": 1},
+}
+
+
 @pytest.mark.parametrize("pipeline", TRAINING)
 def test_a_check_says_nothing_of_what_could_not_be_looked_at(pipeline, monkeypatch, tmp_path):
     monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path))
-    given = GIVEN | ({"per_device_train_batch_size": 2} if pipeline == "preference" else {})
-    reading = read_parameters(pipeline, given)
+    reading = read_parameters(pipeline, GIVEN | OWN.get(pipeline, {}))
     seen = Seen(reading, recipe_for(reading.parameters, {}))
     problems = [problem for check in CHECKS for problem in check(seen)]
     assert all(isinstance(problem, Problem) for problem in problems)
