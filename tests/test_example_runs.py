@@ -26,10 +26,9 @@ from steps.params.settings import (
 from steps.plan.step import plan
 
 # So little that nothing is learned, and a gate that lets everything through: registration is to run, too.
-A_FEW_STEPS = {
-    "max_steps": 3, "warmup_steps": 0, "evaluation_max_rows": 12,
-    "gate_must_beat_base": "false", "gate_min_value": -1, "gate_max_value": -1,
-}  # fmt: skip
+A_FEW_STEPS = {"max_steps": 3, "warmup_steps": 0}
+A_FEW_STEPS_OF_VERL = {"total_training_steps": 3, "actor_optim_lr_warmup_steps_ratio": 0}
+A_FEW_ROWS = {"evaluation_max_rows": 12, "gate_must_beat_base": "false", "gate_min_value": -1, "gate_max_value": -1}
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +91,7 @@ def test_config_is_planned_as_it_says(plans, config):
         decided = planned[settings][group]
         stays = {key: value for key, value in given.items() if key in decided and told["effective"][key] == value}
         assert {key: decided[key] for key in stays} == stays
-    assert {"learning_rate", "gate_metric"} <= given.keys()
+    assert {"gate_metric", "actor_optim_lr" if name == "verl_finetune" else "learning_rate"} <= given.keys()
     assert any("optimizer steps" in str(line) for line in told["arithmetic"])
 
 
@@ -114,7 +113,12 @@ def test_one_config_of_each_kind_runs_to_a_registered_version(made, plans, confi
         pytest.skip(f"runs as {first} does")
     name, given = read(config)
     monkeypatch.chdir(made)
-    short = {**A_FEW_STEPS, **({"evaluation_max_new_tokens": 4} if "evaluation_max_new_tokens" in given else {})}
+    steps = A_FEW_STEPS_OF_VERL if name == "verl_finetune" else A_FEW_STEPS
+    short = {
+        **steps,
+        **A_FEW_ROWS,
+        **({"evaluation_max_new_tokens": 4} if "evaluation_max_new_tokens" in given else {}),
+    }
     result = runs.run(name, {**given, **short}, root, cache=True, quiet=True)
     assert result["status"] == "succeeded", result["error"]
     assert result["registered"]["name"] == given["registered_model_name"]
