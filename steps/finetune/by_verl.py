@@ -9,11 +9,10 @@ from steps.finetune.checkpoints import CheckpointFolder
 from steps.finetune.result import lineage_of
 from steps.finetune.training import tracked
 from steps.params.settings import FinetuneSettings, RewardSettings
+from steps.params.verl_training import BY_SOURCE
 from steps.tracking.parameters import parameters_of
 from steps.verl.packages import refuse_missing
 from steps.verl.training import VerlTraining, train_by_verl
-
-BY_SOURCE = "by_source"  # the reward that decides as verl's own ones do; verl itself is left to call those
 
 
 def train_with_verl(
@@ -55,5 +54,5 @@ def train_with_verl(
 
 
 def _own_rewards(asked: RewardSettings | None) -> RewardSettings | None:
-    """Return the rewards of this project that verl calls; None for those that verl chooses itself."""
+    """Return the rewards of this project that verl calls; None for by_source, as which verl's own functions decide."""
     return asked if asked is not None and asked.rewards != [BY_SOURCE] else None

@@ -31,6 +31,7 @@ from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
 from steps.pruning import Pruned
 from steps.running import Stopped
+from steps.verl.checkpoints import path_of, steps_in
 
 log = logging.getLogger("finetune")
 
@@ -177,7 +178,8 @@ def _write_checkpoints(folder: CheckpointFolder, scratch: Path, checkpoints: Pat
 
 def _move_checkpoints(scratch: Path, place: Path) -> None:
     """Move the checkpoints that are kept, if any; the manifest of a tuned model does not name them."""
-    for checkpoint in sorted([*scratch.glob("checkpoint-*"), *scratch.glob("global_step_*")]):
+    of_verl = [path_of(scratch, step) for step in steps_in(scratch)]
+    for checkpoint in sorted([*scratch.glob("checkpoint-*"), *of_verl]):
         place.mkdir(exist_ok=True)
         shutil.move(checkpoint, place / checkpoint.name)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from steps.params.verl import VerlParams, VerlTraining
 
+# What changes when verl saves and how its log is named, and no weight.
+NO_RESULT = ("trainer_save_freq", "trainer_max_ckpt_to_keep", "resume", "project", "experiment")
+
 
 class VerlSettings(VerlTraining):
     """For finetune with verl; rollout_name, trainer_n_gpus_per_node and trainer_nnodes are what is used."""

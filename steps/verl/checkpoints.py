@@ -53,14 +53,11 @@ class VerlCheckpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, whole or not."""
-        if not self.path.is_dir():
-            return []
-        found = (NAME.fullmatch(path.name) for path in self.path.iterdir() if path.is_dir())
-        return sorted(int(name[1]) for name in found if name)
+        return steps_in(self.path)
 
     def at(self, step: int) -> Path:
         """Return the folder of a checkpoint."""
-        return self.path / f"global_step_{step}"
+        return path_of(self.path, step)
 
     def begin(self, wanted: str = "auto") -> Path | None:
         """Prepare the folder for verl, which then goes on from the checkpoint that is returned; None: from step 0.
@@ -214,6 +211,19 @@ class VerlCheckpoints:
         sealed = [step for step in self.steps() if is_sealed(self.at(step))]
         for step in sealed[: -self.keep] if self.keep > 0 else []:
             delete(self.at(step))
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of all checkpoints in a folder, in order; other names are passed over."""
+    if not folder.is_dir():
+        return []
+    found = (step_of(path) for path in folder.iterdir() if path.is_dir())
+    return sorted(step for step in found if step is not None)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return the folder of a checkpoint."""
+    return folder / f"global_step_{step}"
 
 
 def step_of(checkpoint: Path) -> int | None:

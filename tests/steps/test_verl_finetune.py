@@ -1,17 +1,18 @@
 """The step finetune with verl's stand-in: its result, its tracked run, its end and its start again."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 import verl_runs
+import yaml
 from training_inputs import as_imported
 from verl_stand_in import ASKED, installed
 
 from steps.artifacts import read_manifest
 from steps.errors import OutOfResources, Preempted
+from steps.finetune.checkpoints import folder_for
 from steps.finetune.step import finetune
 from steps.params.lora import LoraParams
 from steps.params.reward_training import RewardTraining
@@ -99,5 +100,19 @@ def test_an_error_of_verl_ends_the_step_with_its_code(model, data, tmp_path, mon
 
 
 def test_verls_own_rewards_are_called_where_none_is_asked_for(model, data, tmp_path):
-    run(settings(rewards="by_source"), model, data, tmp_path / "out")
-    assert "custom_reward_function" not in os.environ  # nothing is left in this process
+    paths = {}
+    for reward in ("by_source", "exact_answer"):
+        run(settings(rewards=reward), model, data, tmp_path / reward)
+        config = yaml.safe_load((tmp_path / reward / "tuned/verl_config.yaml").read_text())
+        paths[reward] = config["reward"]["custom_reward_function"]["path"]
+    assert paths["by_source"] is None
+    assert paths["exact_answer"].endswith("rewards.py")
+
+
+def test_when_it_saves_is_no_part_of_a_training(tmp_path):
+    """A training that is to save more often goes on from its checkpoints; one with another rate does not."""
+    keys = [
+        folder_for(settings(**changes), {"model": "m", "data": "d"}, tmp_path / "unfinished").key
+        for changes in ({}, {"trainer_save_freq": 1, "trainer_max_ckpt_to_keep": 3}, {"actor_optim_lr": 0.5})
+    ]
+    assert keys[0] == keys[1] != keys[2]

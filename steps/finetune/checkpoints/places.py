@@ -11,6 +11,7 @@ from steps.finetune.checkpoints.folder import SHARED, CheckpointFolder
 from steps.finetune.checkpoints.remote import RemoteFolder
 from steps.params.batch import BY_HAND
 from steps.params.settings import FinetuneSettings
+from steps.params.verl_settings import NO_RESULT
 from steps.running import LOCAL_ROOT
 from steps.sources.storage import join, local_path
 
@@ -49,6 +50,8 @@ def identity_of(settings: FinetuneSettings, inputs: dict[str, str]) -> dict[str,
         size = settings.training.per_device_train_batch_size * settings.processes.count
         own["rewarded"]["sequences_per_generation"] = passes * size
         del own["rewarded"]["steps_per_generation"]
+    if settings.verl:
+        own["verl"] = {name: value for name, value in own["verl"].items() if name not in NO_RESULT}
     return {"settings": own, "inputs": inputs}
 
 

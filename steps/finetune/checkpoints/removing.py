@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from steps.finetune.checkpoints.folder import CheckpointFolder
 from steps.finetune.checkpoints.sealing import checkpoints_in, delete, is_by_time, is_sealed
 from steps.params.training import CheckpointParams
 from steps.running import LOCAL_ROOT
+from steps.verl.checkpoints import path_of, steps_in
 
 
 def drop_passing(folder: Path) -> None:
@@ -49,6 +49,6 @@ def remove_finished(folder: CheckpointFolder, wanted: CheckpointParams) -> None:
 
 def _remove_steps_of_verl(folder: Path, spare_newest: bool) -> None:
     """Delete verl's checkpoints, which have names of their own."""
-    steps = sorted((int(path.name.rpartition("_")[2]), path) for path in folder.glob("global_step_*[0-9]"))
-    for _, path in steps[:-1] if spare_newest else steps:
-        shutil.rmtree(path, ignore_errors=True)
+    steps = steps_in(folder)
+    for step in steps[:-1] if spare_newest else steps:
+        delete(path_of(folder, step))
