@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steps import wire
-from steps.errors import Problem, StepError, UserError, nearest, shown
+from steps.errors import Problem, StepError, UserError, nearest, shown, some_of
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group, old_names
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
@@ -17,10 +17,12 @@ from steps.params.reading import choices_of
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
 from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams, as_folder
 from steps.params.sweep_reading import alike_problems, named, of_trial, split, told_once
+from steps.params.verl import TRL
 from steps.plan.deciding import Decisions, decide
 from steps.plan.hardware import Hardware
 from steps.plan.seen import runs_here
 from steps.plan.settings import settings_of
+from steps.plan.verl import asked as asked_of_verl
 from steps.remembered import looking_once
 from steps.sources.storage import local_path
 from steps.tasks import load_task
@@ -78,6 +80,7 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
         [
             *_idle_problems(decided, trials),
             *_node_problems(decided),
+            *_verl_problems(decided),
             *_pruning_problems(asked, decided),
             *_length_problems(asked, models, data, trials),
         ]
@@ -113,6 +116,14 @@ def _node_problems(decided: Iterable[Decisions]) -> Iterator[Problem]:
         yield Problem("PLAN-E0393", "num_nodes_finetune", f"{most} in a sweep", "1",
                       "leave it out; a trial may use all GPUs of one node",
                       why="a trial is trained and measured in one pod")  # fmt: skip
+
+
+def _verl_problems(decided: Iterable[Decisions]) -> Iterator[Problem]:
+    engines = {found.rollout for one in decided if (found := asked_of_verl(one.parameters))}
+    if engines and not runs_here():
+        yield Problem("PLAN-E0544", "ENGINE", f"{some_of(sorted(engines))} in a sweep", TRL,
+                      f"set ENGINE={TRL}, or run each of them by itself",
+                      why="the image of a sweep's trials has no verl")  # fmt: skip
 
 
 def _refuse(problems: Iterable[Problem]) -> None:

@@ -6,6 +6,7 @@ made after, so that another version of verl fails here.
 """
 
 import ast
+import inspect
 import math
 import random
 import re
@@ -19,10 +20,11 @@ import pytest
 
 import steps.params.verl as declared
 import steps.params.verl_training as without_verl
+import steps.plan.sweeps as sweeps
 import steps.plan.verl as plan
 from steps.params.compute import ComputeParams
+from steps.params.divisible import divisor_near, divisors_near, multiples_near
 from steps.params.verl import ESTIMATORS, LARGEST_RANK, NOT_COMPUTED, VerlParams
-from steps.plan.divisible import divisor_near, divisors_near, multiples_near
 from steps.plan.verl import Step, asked, length_problems, notes, row_problems, size_problems, steps_of, table
 from tests.verl_composer import LIBRARIES
 
@@ -247,6 +249,7 @@ def test_the_page_tells_the_table_and_every_refusal():
     assert len(told) == 8
     assert [line for line in told if line not in lines] == []
     ours = "".join(Path(module.__file__).read_text("utf-8") for module in (plan, declared, without_verl))
+    ours += inspect.getsource(sweeps._verl_problems)
     codes = set(re.findall(r"P[A-Z]+-E\d{4}", ours)) - {"PARAM-E0341", "PARAM-E0342"}  # half a bound, no expression
     assert codes == set(re.findall(r"P[A-Z]+-E\d{4}", page))
     named = page[page.index("can compute: ") :].replace("\n", " ").split(". ")
@@ -395,3 +398,13 @@ def test_steps_are_counted_once():
     assert steps_of(params(total_training_steps=100), 5120) == (10, 100)
     assert steps_of(params(total_training_steps=200), 5120) == (10, 150)
     assert steps_of(params(), 100) == (0, 0)
+
+
+def test_trials_of_a_sweep_have_no_verl_on_a_cluster(monkeypatch):
+    with_verl, without = (SimpleNamespace(parameters=params(ENGINE=engine)) for engine in ("sglang", "trl"))
+    monkeypatch.delenv("FINETUNE_ROOT", raising=False)
+    (problem,) = sweeps._verl_problems([without, with_verl])
+    assert (problem.code, problem.where, problem.expected) == ("PLAN-E0544", "ENGINE", "trl")
+    assert list(sweeps._verl_problems([without])) == []
+    monkeypatch.setenv("FINETUNE_ROOT", "/here")
+    assert list(sweeps._verl_problems([with_verl])) == []
