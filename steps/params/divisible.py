@@ -1,4 +1,4 @@
-"""The nearest values that divide, or can be divided, as a batch has to: for the fixes of the plan's checks."""
+"""The nearest values that divide, or can be divided, as a batch has to: for the fixes of problems."""
 
 from __future__ import annotations
 

@@ -13,13 +13,12 @@ from pydantic import Field
 from steps.errors import Problem, shown
 from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, default_in, with_default
-from steps.params.lora import EXPRESSION
+from steps.params.lora import ALL, EXPRESSION
 from steps.params.reward_training import RewardTraining
 from steps.params.several import COMMAS, LINES
 from steps.params.training import TrainingParams
 
 TRL = "trl"
-ALL = "all-linear"
 # Estimators that compare the completions to one prompt with each other, and so need several.
 OF_GROUPS = (
     "grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline",

@@ -13,8 +13,13 @@ from operator import attrgetter
 from typing import Annotated, Any, ClassVar
 
 from steps.errors import Problem, nearest, shown
+from steps.params.batch import BatchParams
 from steps.params.chat_columns import VerlColumns
-from steps.params.group import Group
+from steps.params.deepspeed import DeepSpeedParams
+from steps.params.distributed import DistributedParams
+from steps.params.divisible import divisors_near, either, multiples_near
+from steps.params.group import Group, default_in
+from steps.params.quantisation import QuantisationParams
 from steps.params.rewarded import RewardedParameters
 from steps.params.several import COMMAS
 from steps.params.verl import TRL, VerlParams
@@ -108,25 +113,19 @@ COMPUTED: dict[str, tuple[tuple[str, ...], Any]] = {
     "precision": (("number_of_gpu_to_use_finetuning",), lambda p: "16" if p.number_of_gpu_to_use_finetuning else "32"),
 }
 
-# What verl has no parameter for.
-FIXED: dict[str, Any] = {
-    "max_seq_length": -1, "pad_to_max_length": False, "packing": False, "train_on_completions_only": False,
-    "response_template": "", "instruction_template": "", "comma_separated_template": False,
-    "peft_type": "lora", "lora_dropout": 0.0, "use_dora": False, "use_rslora": False, "init_lora_weights": "true",
-    "num_virtual_tokens": 20, "peft_kwargs": {},
-    "load_in_8bit": False, "load_in_4bit": False, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False,
-    "bnb_4bit_compute_dtype": "auto", "llm_int8_threshold": 6.0,
-    "fsdp_reshard_after_forward": True, "fsdp_cpu_offload": False, "fsdp_transformer_layer_cls_to_wrap": "",
-    "adapter_use": "merge", "nproc_per_node_finetune": 0,
-    "distributed_strategy": "auto", "apply_deepspeed": False, "deepspeed": "false", "deepspeed_stage": "2",
-    "total_train_batch_size": 0, "max_per_device_train_batch_size": 0, "lr_multiplier": 1.0,
-    "lr_batch_size_scaling": "none", "auto_find_batch_size": False, "warmup_steps": 0, "optim": "adamw_torch",
-    "neftune_noise_alpha": 0.0, "determinism": "no", "attn_implementation": "auto", "model_args": {},
-    "metric_for_best_model": "reward", "logging_strategy": "steps", "logging_steps": 1,
-    "apply_early_stopping": False, "early_stopping_patience": 1, "early_stopping_threshold": 0.0,
-    "repetition_penalty": 1.0, "use_vllm": "auto", "importance_sampling_level": "token",
-    "normalize_advantages": False, "mask_truncated_completions": False, "use_liger_kernel": False, "do_eval": False,
-}  # fmt: skip
+# What verl has no parameter for: the default of every other training, but for these.
+OTHER_DEFAULTS: dict[str, Any] = {"deepspeed": "false", "optim": "adamw_torch", "logging_steps": 1}
+WITHOUT_COUNTERPART = (
+    "max_seq_length", "pad_to_max_length", "packing", "train_on_completions_only", "response_template",
+    "instruction_template", "comma_separated_template", "peft_type", "lora_dropout", "use_dora", "use_rslora",
+    "init_lora_weights", "num_virtual_tokens", "peft_kwargs", *QuantisationParams.model_fields,
+    *DistributedParams.model_fields, *DeepSpeedParams.model_fields, *BatchParams.model_fields, "adapter_use",
+    "auto_find_batch_size", "warmup_steps", "optim", "neftune_noise_alpha", "determinism", "attn_implementation",
+    "model_args", "metric_for_best_model", "logging_strategy", "logging_steps", "apply_early_stopping",
+    "early_stopping_patience", "early_stopping_threshold", "repetition_penalty", "use_vllm",
+    "importance_sampling_level", "normalize_advantages", "mask_truncated_completions", "use_liger_kernel", "do_eval",
+)  # fmt: skip
+FIXED = {name: OTHER_DEFAULTS.get(name, default_in(RewardedParameters, name)) for name in WITHOUT_COUNTERPART}
 
 
 ONLY_GPUS = "it is about verl's use of GPUs"
@@ -242,7 +241,7 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
         train, mini = self.data_train_batch_size, self.actor_ppo_mini_batch_size
         if train % mini:
             yield Problem("PARAM-E0351", "data_train_batch_size", f"{train} with actor_ppo_mini_batch_size={mini}",
-                          f"a multiple of {mini}", f"set it to {_up(train, mini)}",
+                          f"a multiple of {mini}", f"set it to {either(multiples_near(train, 1, mini))}",
                           why="an update is never filled with empty completions here")  # fmt: skip
         micro, completions = self.actor_ppo_micro_batch_size_per_gpu, mini * self.rollout_n
         if completions % (micro * self.devices):
@@ -250,13 +249,4 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
             yield Problem("PARAM-E0351", "actor_ppo_micro_batch_size_per_gpu",
                           f"{micro}{each} for an update of {completions} completions "
                           f"({mini} prompts × rollout_n={self.rollout_n})", f"a divisor of {completions}",
-                          f"set it to {_divisor(completions // self.devices or 1, micro)}")  # fmt: skip
-
-
-def _up(size: int, unit: int) -> int:
-    return -(-size // unit) * unit
-
-
-def _divisor(whole: int, size: int) -> int:
-    """Return the largest divisor that is not above `size`."""
-    return max(count for count in range(1, min(size, whole) + 1) if whole % count == 0)
+                          f"set it to {either(divisors_near(completions // self.devices or 1, micro))}")  # fmt: skip

@@ -20,7 +20,7 @@ from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import default_of
 from steps.params.splits import SPLITS
 from steps.params.verl import VerlParams
-from steps.params.verl_training import WITHOUT_VERL
+from steps.params.verl_training import ONLY_CRITIC, WITHOUT_VERL
 from steps.plan.generations import judged, rewarded
 from steps.plan.hardware import NO_POOL, shared_memory
 from steps.plan.seen import Seen, runs_here
@@ -187,7 +187,7 @@ def _only_for_verl(name: str) -> Ignored:
 
 def _no_critic(seen: Seen, p: SupervisedParameters) -> str | None:
     found = asked(p)
-    return "no critic is trained" if found and not found.with_critic else None
+    return ONLY_CRITIC if found and not found.with_critic else None
 
 
 def _no_tracking(seen: Seen, p: SupervisedParameters) -> str | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem
+from steps.params.divisible import divisor_near, either, multiples_near
 from steps.params.pipeline import SupervisedParameters
 from steps.params.rewarded import RewardedParameters as Rewarded
-from steps.plan.divisible import divisor_near, either, multiples_near
 from steps.plan.seen import Seen
 
 # Values above which a training is often unstable: the ratio is usually clipped at 0.2, completions used 1 to 4 times.

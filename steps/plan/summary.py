@@ -164,7 +164,8 @@ def _nodes(p: SupervisedParameters) -> str:
 
 def _tasks(decisions: Decisions) -> list[dict[str, Any]]:
     p = decisions.parameters
-    trainer = decisions.recipe.told
+    of_verl = asked(p)
+    trainer = f"verl with {of_verl.rollout}, {of_verl.algorithm_adv_estimator}" if of_verl else decisions.recipe.told
     adapter = decisions.model.settings.adapter
     merged, kept = (adapter is not None and adapter.use == use for use in ("merge", "continue"))
     method = f"{_adapter(p)}{', continued' if kept else ''}" if p.apply_lora else "all weights"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.errors import Problem
+from steps.params.divisible import divisors_near, either, multiples_near
 from steps.params.verl import LARGEST_RANK, TRL, VerlParams
-from steps.plan.divisible import divisors_near, either, multiples_near
 from steps.plan.seen import Seen, runs_here
 from steps.sources.storage import local_path
 
