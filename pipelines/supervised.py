@@ -6,7 +6,7 @@ that name.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Model
@@ -47,6 +47,11 @@ class Outputs(NamedTuple):
     report: HTML
     passed: bool
     score: float
+
+
+def outputs_with(**more: Any) -> Any:
+    """Make the type of the outputs of a pipeline that has more than these, by name."""
+    return NamedTuple("Outputs", [*get_type_hints(Outputs).items(), *more.items()])
 
 
 def supervised(
