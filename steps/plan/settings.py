@@ -24,6 +24,7 @@ from steps.params.settings import (
 )
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.params.verl_settings import VerlSettings
+from steps.params.verl_training import BY_SOURCE
 from steps.plan.deciding import Decisions
 from steps.plan.generations import Generations, rewarded
 from steps.plan.kinds import asked_form
@@ -197,8 +198,10 @@ def _columns(decisions: Decisions) -> dict[str, Any]:
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
     if decisions.rewards and "system_prompt" in columns:
         columns["system_prompt"] = decisions.rewards.system_prompt
-    if "custom_reward_function_path" in columns:  # any data_source is accepted where the user says what judges it
-        columns["custom_reward_function_path"] = getattr(p, "reward_funcs", "") or p.custom_reward_function_path  # type: ignore[attr-defined]
+    if "custom_reward_function_path" in columns and decisions.rewards:
+        # Any data_source is accepted where the user says what judges it. Which rewards changes no row, so that these
+        # are taken from the cache.
+        columns["custom_reward_function_path"] = "" if decisions.rewards.settings.rewards == [BY_SOURCE] else "given"
     return columns | asked_form(p, decisions.recipe, decisions.model.layout.config)
 
 

@@ -218,7 +218,7 @@ def _source_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]
         return
     yield Fault("DATA-E1531", columns.data_source_key, as_found(source),
                 f"a data source with a reward function: {KNOWN}",
-                f"{like(source)} Rename it, or set custom_reward_function_path to your own".strip())  # fmt: skip
+                f"{like(source)} Rename it, or set reward_funcs or custom_reward_function_path".strip())  # fmt: skip
 
 
 def _reward_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:

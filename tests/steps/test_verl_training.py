@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import write_jsonl
 from rewarded_rows import letters, prompt_rows, settings_with, write_prompts
 from training_inputs import train
 
@@ -21,9 +22,12 @@ from steps.params.verl_training import (
     WITHOUT_VERL,
     VerlTrainingParameters,
 )
+from steps.plan.deciding import decide
 from steps.plan.rewards import look_at_rewards
+from steps.plan.settings import settings_of
 from steps.rewards.asked import load_asked
 from steps.rewards.library import REWARDS
+from steps.tasks import verl
 
 CPU = {"ENGINE": "trl", "number_of_gpu_to_use_finetuning": 0, "reward_funcs": "length", "pytorch_model_path": "m",
        "data_train_files": "t.jsonl"}  # fmt: skip
@@ -206,3 +210,24 @@ def test_the_page_has_every_other_name():
     told = {**{name: (of,) for name, of in SAME.items()}, **{name: of for name, (of, _) in COMPUTED.items()}}
     missing = [name for name, of in told.items() if f"| `{name}` | {', '.join(f'`{one}`' for one in of)} |" not in page]
     assert missing == []
+
+
+def test_any_source_is_accepted_with_rewards_and_other_rewards_prepare_no_rows_again(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
+    rows = [
+        {"data_source": "mine", "prompt": row["problem"], "reward_model": {"style": "rule", "ground_truth": "4"}}
+        for row in prompt_rows(40)
+    ]
+    given = {**SMALL, "pytorch_model_path": str(tiny_model), "rollout_n": 4,
+             "data_train_files": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "actor_model_lora_rank": 0,
+             "data_max_prompt_length": 64, "data_max_response_length": 16}  # fmt: skip
+    by_reward = {
+        name: settings_of(decide("verl_finetune", {**given, "reward_funcs": name}))["data"]
+        for name in ("length", "exact_answer", "by_source")
+    }
+    faults = {
+        name: [fault.code for fault in verl.check_row(rows[0], verl.Columns(**settings.columns))]
+        for name, settings in by_reward.items()
+    }
+    assert faults == {"length": [], "exact_answer": [], "by_source": ["DATA-E1531"]}
+    assert by_reward["length"].columns == by_reward["exact_answer"].columns
