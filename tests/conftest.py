@@ -157,11 +157,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFolders]:
 
 
 @pytest.fixture(scope="session")
-def made(shared: SharedFolders) -> Path:
-    """A checkout with examples/ and everything that they make; read only."""
+def made(shared: SharedFolders, warm_folder: Path) -> Path:
+    """A checkout with examples/ and everything that they make; read only.
+
+    Where a base is trained, it is trained on few rows; `all_made` has what users get.
+    """
+    from example_files import make_soon
+
+    return shared.made("checkout", lambda folder: make_soon(folder, warm_folder))
+
+
+@pytest.fixture(scope="session")
+def all_made(shared: SharedFolders) -> Path:
+    """A checkout with examples/ and everything that they make for their users; read only."""
     from example_files import make_all
 
-    return shared.made("checkout", make_all)
+    return shared.made("whole checkout", make_all)
 
 
 @pytest.fixture(scope="session")

@@ -144,8 +144,8 @@ def run(made: Path, config: Path, root: Path, *more: str) -> dict:
 
 @pytest.mark.examples
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
-def test_config_reaches_the_goal_that_it_names(made, config, root, record_property):
-    result = run(made, config, root)
+def test_config_reaches_the_goal_that_it_names(all_made, config, root, record_property):
+    result = run(all_made, config, root)
     metric = result["gate"]["metric"]
     told = {"gate": metric, "base": result["metrics"]["base"][metric], "tuned": result["metrics"]["tuned"][metric]}
     seconds = {step["step"]: step["seconds"] for step in result["steps"]}
@@ -156,10 +156,12 @@ def test_config_reaches_the_goal_that_it_names(made, config, root, record_proper
 
 
 @pytest.mark.examples
-def test_sorting_is_learned_from_rewards_alone_with_every_seed_and_twice_the_same(made, tmp_path):
+def test_sorting_is_learned_from_rewards_alone_with_every_seed_and_twice_the_same(all_made, tmp_path):
     """On 300 prompts about digits of which no training prompt is; the answers of both models are greedy."""
     config = next(config for config in CONFIGS if named(config) == "sorting/config.yaml")
-    results = [run(made, config, tmp_path / f"{place}", "-p", f"seed={seed}") for place, seed in enumerate((42, 42, 2))]
+    results = [
+        run(all_made, config, tmp_path / f"{place}", "-p", f"seed={seed}") for place, seed in enumerate((42, 42, 2))
+    ]
     for result in results:
         assert result["metrics"]["base"]["reward"] < 0.4
         assert result["metrics"]["tuned"]["reward"] > 0.8

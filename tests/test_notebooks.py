@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -13,6 +14,14 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples/notebooks").glob("*.ipynb"))
 SHELLS = {"subprocess", "os.system", "os.popen", "pty", "get_ipython"}
 LONGEST = 20  # lines of a cell
+# What `make test` changes in a cell, so that it trains a few steps; `make test-examples` runs the cells as they are.
+FEWER_STEPS = {
+    "quickstart": {
+        'run("chat_completion", config, num_train_epochs=1)':
+        'run("chat_completion", config, max_steps=12, warmup_steps=2, gate_min_value=-1, gate_must_beat_base=False)'
+    },
+    "sweep": {'"max_steps": 100, "warmup_steps": 10': '"max_steps": 12, "warmup_steps": 2'},
+}  # fmt: skip
 
 
 def named(file: Path) -> str:
@@ -69,11 +78,17 @@ def kernels(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def executed(file: Path, folder: Path) -> list[nbformat.NotebookNode]:
-    """Run every cell of a notebook with `folder` as the working directory, and return the cells of code."""
+def executed(file: Path, folder: Path, changes: Mapping[str, str] | None = None) -> list[nbformat.NotebookNode]:
+    """Run every cell of a notebook with `folder` as the working directory, and return the cells of code.
+
+    `changes` are words of its cells, each with what replaces it.
+    """
     from nbclient import NotebookClient
 
     notebook = nbformat.read(file, as_version=4)
+    for old, new in (changes or {}).items():
+        (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and old in cell.source)
+        cell.source = cell.source.replace(old, new)
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
@@ -103,9 +118,14 @@ def dates_here(made, tmp_path) -> Path:
     return checkout
 
 
+IN_FULL = pytest.mark.parametrize("in_full", [False, pytest.param(True, marks=pytest.mark.examples)])
+
+
 @pytest.mark.slow
-def test_the_quickstart_trains_a_model_that_passes_the_gate(dates_here, kernels):
-    cells = executed(ROOT / "examples/notebooks/quickstart.ipynb", dates_here)
+@IN_FULL
+def test_the_quickstart_trains_a_model_that_passes_the_gate(dates_here, kernels, in_full):
+    changes = {} if in_full else FEWER_STEPS["quickstart"]
+    cells = executed(ROOT / "examples/notebooks/quickstart.ipynb", dates_here, changes)
     made, check, plan, mistake, run, table, where = cells
     assert "base/ and data/ are current" in printed(made)
     assert "6,000" in shown(check)
@@ -116,7 +136,8 @@ def test_the_quickstart_trains_a_model_that_passes_the_gate(dates_here, kernels)
     assert "<iframe srcdoc=" in shown(run)
     assert "registered models:/dates@champion as version 1" in printed(run)
     progress = [output for output in run.outputs if output.output_type == "display_data"]
-    assert [output.data["text/plain"][:12] for output in progress] == ["step 375/375"], "one output for all steps"
+    last = "step 375/375" if in_full else "step 12/12  "
+    assert [output.data["text/plain"][:12] for output in progress] == [last], "one output for all steps"
     assert "step " not in printed(run).replace("training from step 0", "").replace("optimizer step", "")
     assert "exact_match" in shown(table)
     assert "Passed: exact_match" in printed(where)
@@ -137,8 +158,9 @@ def test_the_quickstart_also_starts_in_its_own_folder(dates_here, kernels):
 
 
 @pytest.mark.slow
-def test_the_sweep_notebook_registers_the_best_trial_and_opens_it_again(dates_here, kernels):
-    cells = executed(ROOT / "examples/notebooks/sweep.ipynb", dates_here)
+@IN_FULL
+def test_the_sweep_notebook_registers_the_best_trial_and_opens_it_again(dates_here, kernels, in_full):
+    cells = executed(ROOT / "examples/notebooks/sweep.ipynb", dates_here, {} if in_full else FEWER_STEPS["sweep"])
     _, _, mistakes, run, wait, table, final, again = cells
     for told in ("did you mean lora_r?", "adam-w"):
         assert told in printed(mistakes)

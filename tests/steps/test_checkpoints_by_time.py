@@ -1,5 +1,6 @@
 """Checkpoints by time: they change no result, leave no trace, and a task that is started again goes on from them."""
 
+import itertools
 import json
 import logging
 import shutil
@@ -13,6 +14,7 @@ import test_answering
 import test_new_tokens_training
 import test_tagging
 from conftest import chat_rows
+from grids import long_but
 from test_adapters_everywhere import TRAINED, inputs
 from test_finetune import opposed, start
 from training_inputs import TRAINING, settings_with, train, write_tokens
@@ -160,8 +162,12 @@ CASES = {
 }  # fmt: skip
 
 
+# One of every trainer of its own, and of what a checkpoint has to keep besides: random state, accumulated gradients.
+USUAL = ("sft, LoRA with dropout", "sft, accumulated", "packed", "dpo", "kto", "classes", "T5", "answers")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", long_but(USUAL, CASES))
 def test_the_result_is_the_same_with_and_without_them_and_after_a_kill(case, tmp_path, local_root, killed):
     make, step = CASES[case]
     base, data, settings = make(tmp_path)
@@ -183,7 +189,7 @@ def test_the_result_is_the_same_with_and_without_them_and_after_a_kill(case, tmp
 
 @pytest.mark.slow
 @NO_DEEPSPEED
-@pytest.mark.parametrize("stage", ["2", "3"])
+@pytest.mark.parametrize("stage", long_but(["3"], ["2", "3"]))
 def test_deepspeed_goes_on_from_them(stage, tmp_path, local_root, killed):
     from test_deepspeed_training import assert_same
 
@@ -208,7 +214,7 @@ EARLY = {"apply_early_stopping": True, "early_stopping_patience": 3}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [15, 20, 27], ids=lambda step: f"killed at {step}")
+@pytest.mark.parametrize("step", long_but([27], [15, 20, 27]), ids=lambda step: f"killed at {step}")
 def test_early_stopping_counts_the_evaluations_before_the_kill(tmp_path, killed, step):
     base, data, settings = worse_each_time(tmp_path, EARLY)
     plain = train(saving(settings, 0), base, data, tmp_path / "plain")
@@ -230,9 +236,12 @@ ENDS = {
 }
 
 
+ENDED = [("inside of an epoch", True), ("at the end of an epoch", False), ("by early stopping", False),
+         ("by early stopping inside of an epoch", True)]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("end", "lora"), long_but(ENDED, itertools.product(ENDS, [False, True])))
 def test_a_training_that_had_ended_is_not_trained_further(tmp_path, monkeypatch, end, lora):
     """Killed behind its last checkpoint, before the result was written."""
 
@@ -379,7 +388,7 @@ def test_without_a_plan_there_are_none(model, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resume", ["false", "auto", "true"])
+@pytest.mark.parametrize("resume", long_but(["false"], ["false", "auto", "true"]))
 def test_a_task_that_is_killed_and_started_again_loses_at_most_the_time_between(
     model, data, tmp_path, local_root, resume
 ):

@@ -3,8 +3,6 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,11 +13,13 @@ from classifiers import build_bert, label_rows
 from conftest import build_model, chat_rows, write_jsonl
 from encoder_decoders import build_t5
 from encoder_decoders import pairs as translations
+from grids import long_but
 from input_adapters import import_settings
 from merge_inputs import change_tensors, make_adapter
 from preferences import pair_rows, rated_rows
 from training_inputs import TRAINING, as_imported, train
 
+from steps.__main__ import main
 from steps.artifacts import new_artifact, read_manifest
 from steps.errors import NumericError, Outage, UserError
 from steps.evaluate.before import model_after
@@ -140,7 +140,12 @@ def evaluated(settings: EvaluationSettings, base: Path, tuned: Path, data: Path,
     return json.loads((out / "evaluation/metrics.json").read_text())
 
 
-@pytest.mark.parametrize("name", CASES)
+# Every kind of model and rows; the others differ in what is trained.
+KINDS = ("causal, LoRA", "causal, packed", "labels, full", "tags", "answers in contexts", "translations",
+         "masked, packed", "pairs", "rated answers")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", long_but(KINDS, CASES))
 def test_the_measured_values_are_those_of_evaluate_bit_by_bit(tmp_path, caplog, name):
     case = CASES[name]
     case.build(tmp_path / "source")
@@ -379,11 +384,9 @@ def test_only_the_metrics_that_are_asked_for_are_returned_with_the_loss_and_the_
     assert found["score"] == found["metrics"]["bleu"]
 
 
-def test_the_command_prints_what_it_measured(world, tmp_path):
+def test_the_command_prints_what_it_measured(world, tmp_path, capsys):
     settings = settings_of(CASES["causal, full"], split="validation")
     places = [f"--{name}={folder}" for name, folder in {**world, "scratch": tmp_path / "s"}.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "steps", "measure", *places, "--settings", settings.model_dump_json()],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout.splitlines()[-1]) == measure(settings, **world, scratch=tmp_path / "s")
+    main(["measure", *places, "--settings", settings.model_dump_json()])
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == measure(settings, **world, scratch=tmp_path / "s")

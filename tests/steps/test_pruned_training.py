@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from grids import long_but
 from mlflow import MlflowClient
-from test_checkpoints_by_time import CASES, Killed, in_place, told, usual, weights
+from test_checkpoints_by_time import CASES, USUAL, Killed, in_place, told, usual, weights
 from test_finetune import opposed, start
 from training_inputs import settings_with, train
 from waiting import wait_for
@@ -53,7 +54,7 @@ def others(root: Path, value: float, steps: int = 20, count: int = 5) -> None:
         file.finish()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "evaluated" not in case or "steps" in case])
+@pytest.mark.parametrize("case", long_but(USUAL, [case for case in CASES if case != "sft, never evaluated"]))
 def test_a_trial_that_is_not_pruned_is_bit_equal_to_the_same_training(case, tmp_path, local_root):
     base, data, settings = CASES[case][0](tmp_path)
     plain = train(settings, base, data, tmp_path / "plain")
