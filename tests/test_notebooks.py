@@ -18,7 +18,8 @@ LONGEST = 20  # lines of a cell
 FEWER_STEPS = {
     "quickstart": {
         'run("chat_completion", config, num_train_epochs=1)':
-        'run("chat_completion", config, max_steps=12, warmup_steps=2, gate_min_value=-1, gate_must_beat_base=False)'
+        'run("chat_completion", config, max_steps=12, warmup_steps=2, evaluation_max_rows=20, gate_min_value=-1, '
+        'gate_must_beat_base=False)'
     },
     "sweep": {'"max_steps": 100, "warmup_steps": 10': '"max_steps": 12, "warmup_steps": 2'},
 }  # fmt: skip
@@ -68,8 +69,11 @@ def test_links_of_a_notebook_lead_somewhere(file):
 
 
 @pytest.fixture
-def kernels(monkeypatch, tmp_path) -> None:
-    """Kernels of this Python, which imports this checkout; nothing is read from or written to the user's folders."""
+def kernels(monkeypatch, tmp_path, warm) -> None:
+    """Kernels of this Python, which imports this checkout; nothing is read from or written to the user's folders.
+
+    Their runs share the server that has the libraries.
+    """
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         folder = tmp_path / "jupyter" / name.lower()
         folder.mkdir(parents=True)
