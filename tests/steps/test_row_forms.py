@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 from data_cases import Case, check_verdict
+from grids import long_but
 from preferences import prepared as prepared_answers
 from row_forms import ALL, CHAT, PAIRS, RATED, RULE, TABLES, ask, bot, human, reply, short, user
 from test_data_fuzzed import changed
@@ -142,8 +143,11 @@ def chat_tokens(folder, model, rows, completions_only):
     return pq.read_table(folder / "data/tokens/train.parquet").to_pydict()
 
 
+SHORT = [name for name in CHAT if CHAT[name][1] is short]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CHAT if CHAT[name][1] is short])
+@pytest.mark.parametrize("name", long_but(SHORT[:3], SHORT))
 def test_three_steps_on_a_form_are_those_on_its_messages(tmp_path, model, local_root, name):
     def losses(kind, make):
         folder = tmp_path / kind

@@ -1,6 +1,7 @@
 """A training that is stopped in the step before an evaluation has that evaluation when it goes on."""
 
 import pytest
+from grids import long_but
 from test_checkpoints_by_time import told, weights
 from training_inputs import settings_with, train
 
@@ -18,8 +19,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("case", "step"), [(case, step) for case, (_, steps) in CASES.items() for step in steps])
-@pytest.mark.parametrize("saved", [3, 0])
+STOPS = [(case, step, saved) for case, (_, steps) in CASES.items() for step in steps for saved in (3, 0)]
+# At an evaluation, beside one, at the last step, and at the end of an epoch that is not evaluated.
+USUAL = [("epoch", 10, 3), ("epoch", 20, 0), ("steps", 9, 3), ("none", 10, 0)]
+
+
+@pytest.mark.parametrize(("case", "step", "saved"), long_but(USUAL, STOPS))
 def test_the_result_is_that_of_an_undisturbed_training(
     case, step, saved, model, data, tmp_path, local_root, monkeypatch
 ):
