@@ -161,6 +161,7 @@ def test_the_error_of_a_process_is_raised_here(model):
         list(engine.complete([None, None]))
 
 
+@pytest.mark.long
 def test_an_error_of_ours_keeps_its_class_and_its_words(model, tmp_path, monkeypatch):
     monkeypatch.setattr(rank_group.tempfile, "tempdir", str(tmp_path))
     chosen = settings({"eos_tokens": "99999999"})
@@ -179,6 +180,7 @@ def test_a_process_that_is_killed_is_an_error_and_the_others_end(model):
         assert not any(process.is_alive() for process in processes)
 
 
+@pytest.mark.long
 def test_a_reader_that_stops_early_ends_the_processes_and_the_next_call_starts_them_again(model):
     wanted = answers(transformers_engine.open_engine(settings(), model))
     with zero_engine.open_engine(settings(), model, processes=2) as engine:
