@@ -68,6 +68,7 @@ def together(folder: Path, count: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ.update(WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ["LOCAL_SIZE"] = "1"  # DeepSpeed would start a program to count the machine's parts whenever it shares
     children = []
     for rank in range(count):
         if (child := os.fork()) == 0:

@@ -5,24 +5,37 @@ The fixtures here are known to every test (`pytest_plugins` in conftest.py).
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from forking import ForkingPython
+from forking import Fork, ForkingPython
+
+from steps import wire
+from steps.params.settings import FinetuneSettings
 
 TASKS = ("plan", "import_model", "prepare_data", "finetune", "trial", "evaluate", "register_model", "report")
-# What trainings in several processes load.
+# What trainings load, in one process or several; the first of them defers some of what others would load.
 LIBRARIES = [
+    "steps.running",
+    "steps.finetune.step",
     "several_trainings",
     "deepspeed",
     "bitsandbytes",
     "peft",
-    "trl.trainer.sft_trainer",
-    "trl.trainer.dpo_trainer",
-    "trl.trainer.grpo_trainer",
+    "sklearn.metrics",
+    "seqeval.metrics",
+    "matplotlib.backends.backend_svg",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "transformers.trainer_seq2seq",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "bert", "t5")),
+    *(f"trl.trainer.{name}_trainer" for name in ("sft", "dpo", "kto", "grpo")),
+    "trl.experimental.orpo",
 ]
+# What `python -m steps` does.
+STEPS = "import runpy; runpy.run_module('steps', run_name='__main__', alter_sys=True)"
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +64,24 @@ def runs_root(empty_database: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded() -> Iterator[ForkingPython]:
-    """A Python that has loaded what trainings in several processes need."""
+    """A Python that has loaded what trainings need."""
     paths = os.pathsep.join(str(Path(__file__).parents[number]) for number in (0, 1))
     made = ForkingPython(LIBRARIES, {**os.environ, "PYTHONPATH": paths})
     yield made
     made.close()
+
+
+@pytest.fixture
+def start(loaded: ForkingPython) -> Callable[..., Fork]:
+    """Starts finetune as a process of its own, which writes where `train` does and into out/log.txt."""
+
+    def begin(settings: FinetuneSettings, model: Path, data: Path, out: Path, **variables: str) -> Fork:
+        out.mkdir(exist_ok=True)
+        paths = {"model": model, "data": data, "tuned": out / "tuned", "checkpoints": out / "checkpoints",
+                 "report": out / "report.html"}  # fmt: skip
+        flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+        words = ["finetune", "--settings", wire.dump(settings.model_dump(mode="json")), *flags]
+        environment = {**os.environ, **variables}
+        return loaded.start(STEPS, *words, cwd=Path.cwd(), environment=environment, files=[out / "log.txt"] * 2)
+
+    return begin

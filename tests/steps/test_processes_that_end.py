@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forking import Fork
 from training_inputs import settings_with, train
 
 from steps.errors import NumericError, OutOfResources, Preempted, UserError
@@ -37,23 +38,16 @@ def asked(count: int = 2, **changes) -> FinetuneSettings:
 
 
 @pytest.fixture
-def start(model, data, tmp_path):
+def start(start, model, data):
     """Start the step as a process of its own."""
 
-    def begin(settings: FinetuneSettings, out: Path, **variables: str) -> subprocess.Popen:
-        out.mkdir(exist_ok=True)
-        (out / "settings.json").write_text(settings.model_dump_json())
-        words = ["--settings", f"@{out}/settings.json", "--model", str(model), "--data", str(data)]
-        words += ["--tuned", str(out / "tuned"), "--checkpoints", str(out / "checkpoints")]
-        return subprocess.Popen(
-            [sys.executable, "-m", "steps", "finetune", *words, "--report", str(out / "report.html")],
-            stdout=open(out / "log.txt", "a"), stderr=subprocess.STDOUT, env={**os.environ, **variables},
-        )  # fmt: skip
+    def begin(settings: FinetuneSettings, out: Path, **variables: str) -> Fork:
+        return start(settings, model, data, out, **variables)
 
     return begin
 
 
-def trainers(step: subprocess.Popen) -> list[psutil.Process]:
+def trainers(step: Fork) -> list[psutil.Process]:
     """Give the processes that train."""
     try:
         children = psutil.Process(step.pid).children(recursive=True)
@@ -62,7 +56,7 @@ def trainers(step: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
-def wait_for(what, step: subprocess.Popen, seconds: float = 300) -> None:
+def wait_for(what, step: Fork, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not what() and step.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
