@@ -113,12 +113,13 @@ def test_two_processes_train_as_one_does(kinds, alone, loaded, tmp_path, cases):
     assert {job: some for job, some in found.items() if some} == {}
 
 
-@pytest.mark.parametrize("names", [["sft"], pytest.param([*KINDS], id="every kind", marks=pytest.mark.long)])
-def test_two_nodes_train_as_one_process_does(kinds, alone, tmp_path, names):
-    jobs = {name: (kinds[name], asked(kinds[name], Processes(nodes=2))) for name in names}
+@pytest.mark.long
+def test_two_nodes_train_as_one_process_does(kinds, alone, tmp_path):
+    """One kind is trained on two nodes in test_processes_that_end.py; they differ in how the processes meet."""
+    jobs = {name: (kinds[name], asked(kinds[name], Processes(nodes=2))) for name in KINDS}
     train_all(jobs, tmp_path, None)
-    assert all(history(tmp_path / name)["processes"]["count"] == 2 for name in names)
-    found = {name: differences(tmp_path / name, alone(name), *TOLERANCES.get(name, ())) for name in names}
+    assert all(history(tmp_path / name)["processes"]["count"] == 2 for name in KINDS)
+    found = {name: differences(tmp_path / name, alone(name), *TOLERANCES.get(name, ())) for name in KINDS}
     assert {name: some for name, some in found.items() if some} == {}
 
 
