@@ -74,7 +74,7 @@ def _chat(folder: Path, packing: bool) -> Kind:
 
 def _preference(folder: Path, method: str) -> Kind:
     model = _imported(folder, build_model)
-    rows = (rated_rows if method == "kto" else pair_rows)(24 + 37)
+    rows = (rated_rows if method == "kto" else pair_rows)(24 + 19)
     prepare_data(preference_settings(folder / "rows", rows), model, folder / "data", folder / "data.html")
     settings = _settings({}, pipeline="preference", preference={"method": method})
     return Kind(model, folder / "data", settings, whole_evaluations=method == "kto")
@@ -82,7 +82,7 @@ def _preference(folder: Path, method: str) -> Kind:
 
 def _classes(folder: Path, several: bool = False) -> Kind:
     model = _imported(folder, build_bert)
-    asked = label_settings(folder / "rows", label_rows(83, several=several), columns={"multilabel": several})
+    asked = label_settings(folder / "rows", label_rows(24 + 29, several=several), columns={"multilabel": several})
     prepare_data(asked, model, folder / "data", folder / "data.html")
     return Kind(
         model, folder / "data", _settings({"model_args": STEADY}, kind="sequence_classification", max_length=32)
@@ -109,7 +109,9 @@ def _masked(folder: Path) -> Kind:
 
 def _texts(folder: Path) -> Kind:
     model = _imported(folder, build_t5)
-    prepare_data(pair_settings(folder / "rows", pairs(83, "t5"), "t5"), model, folder / "data", folder / "data.html")
+    prepare_data(
+        pair_settings(folder / "rows", pairs(24 + 29, "t5"), "t5"), model, folder / "data", folder / "data.html"
+    )
     return Kind(model, folder / "data", _settings(WHOLE_BATCHES, kind="seq2seq_lm", max_length=32))
 
 

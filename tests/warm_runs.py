@@ -1,20 +1,46 @@
-"""One warm Python for the tasks of many runs; a run of the command starts one of its own otherwise.
+"""Pythons that have loaded what runs and trainings need, for those of many tests.
 
 The fixtures here are known to every test (`pytest_plugins` in conftest.py).
 """
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forking import Fork, ForkingPython
+
+from steps import wire
+from steps.params.settings import FinetuneSettings
 
 TASKS = ("plan", "import_model", "prepare_data", "finetune", "trial", "evaluate", "register_model", "report")
+# What trainings load, in one process or several; the first of them defers some of what others would load.
+LIBRARIES = [
+    "steps.running",
+    "steps.finetune.step",
+    "several_trainings",
+    "deepspeed",
+    "bitsandbytes",
+    "peft",
+    "sklearn.metrics",
+    "seqeval.metrics",
+    "matplotlib.backends.backend_svg",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "transformers.trainer_seq2seq",
+    *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "bert", "t5")),
+    *(f"trl.trainer.{name}_trainer" for name in ("sft", "dpo", "kto", "grpo")),
+    "trl.experimental.orpo",
+]
+# What `python -m steps` does.
+STEPS = "import runpy; runpy.run_module('steps', run_name='__main__', alter_sys=True)"
 
 
 @pytest.fixture(scope="session")
 def warm_folder() -> Iterator[Path]:
-    """Where the server is; every task of a run is forked from it."""
+    """Where the server is; every task of a run is forked from it, which starts one of its own otherwise."""
     from pipelines.warm import warm_python
 
     with warm_python(waiting=TASKS) as folder:
@@ -34,3 +60,28 @@ def runs_root(empty_database: Path, tmp_path: Path) -> Path:
     (tmp_path / "runs").mkdir()
     shutil.copyfile(empty_database, tmp_path / "runs/mlflow.db")
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[ForkingPython]:
+    """A Python that has loaded what trainings need."""
+    paths = os.pathsep.join(str(Path(__file__).parents[number]) for number in (0, 1))
+    made = ForkingPython(LIBRARIES, {**os.environ, "PYTHONPATH": paths})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(loaded: ForkingPython) -> Callable[..., Fork]:
+    """Starts finetune as a process of its own, which writes where `train` does and into out/log.txt."""
+
+    def begin(settings: FinetuneSettings, model: Path, data: Path, out: Path, **variables: str) -> Fork:
+        out.mkdir(exist_ok=True)
+        paths = {"model": model, "data": data, "tuned": out / "tuned", "checkpoints": out / "checkpoints",
+                 "report": out / "report.html"}  # fmt: skip
+        flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+        words = ["finetune", "--settings", wire.dump(settings.model_dump(mode="json")), *flags]
+        environment = {**os.environ, **variables}
+        return loaded.start(STEPS, *words, cwd=Path.cwd(), environment=environment, files=[out / "log.txt"] * 2)
+
+    return begin

@@ -16,7 +16,7 @@ import test_tagging
 from conftest import chat_rows
 from grids import long_but
 from test_adapters_everywhere import TRAINED, inputs
-from test_finetune import opposed, start
+from test_finetune import opposed
 from training_inputs import TRAINING, settings_with, train, write_tokens
 from waiting import wait_for
 
@@ -390,7 +390,7 @@ def test_without_a_plan_there_are_none(model, data, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("resume", long_but(["false"], ["false", "auto", "true"]))
 def test_a_task_that_is_killed_and_started_again_loses_at_most_the_time_between(
-    model, data, tmp_path, local_root, resume
+    start, model, data, tmp_path, local_root, resume
 ):
     checkpoints = CheckpointParams(save_minutes=TINY, resume_from_checkpoint=resume)
     between = {"num_train_epochs": 60, "evaluation_strategy": "steps", "eval_steps": 250}  # 600 steps

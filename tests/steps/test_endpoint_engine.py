@@ -27,6 +27,7 @@ TALK = Request(0, "", messages=({"role": "user", "content": "hello"},), seed=7)
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch):
     monkeypatch.setattr(endpoint_waiting, "PATIENCE", 3.0)
+    monkeypatch.setattr(endpoint_waiting, "FIRST_PAUSE", 0.05)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
@@ -192,7 +193,7 @@ def test_a_server_that_lists_no_models_is_told_the_name(tmp_path):
 
 
 PASSING = {
-    "a limit": {"status": 429, "headers": {"Retry-After": "1"}},
+    "a limit": {"status": 429, "headers": {"Retry-After": "0.25"}},
     "a limit without a time": {"status": 429},
     "an error of the server": {"status": 500},
     "a restart": {"status": 503, "headers": {"Retry-After": "0"}},
@@ -232,11 +233,12 @@ def test_all_requests_pause_while_the_server_asks_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*PASSING, "hangs"])
-def test_a_server_that_fails_on_is_an_outage_within_the_patience(tmp_path, name):
+def test_a_server_that_fails_on_is_an_outage_within_the_patience(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(endpoint_waiting, "PATIENCE", 0.8)
     failure = PASSING.get(name, {"seconds": 1000})
     began = time.monotonic()
     with served(tmp_path, always=failure) as server, pytest.raises(Outage) as told:
-        answers(server, endpoint_timeout_seconds=2)
+        answers(server, endpoint_timeout_seconds=1)
     assert time.monotonic() - began < LONG
     assert told.value.exit_code == 4
     assert told.value.transient
@@ -273,8 +275,9 @@ def test_an_empty_account_is_told_at_once_and_not_tried_again(tmp_path):
     assert not told.value.transient
 
 
-def test_slow_answers_are_waited_for(tmp_path):
-    with served(tmp_path, always={"seconds": 4}) as server:
+def test_slow_answers_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint_waiting, "PATIENCE", 0.5)
+    with served(tmp_path, always={"seconds": 1.5}) as server:
         assert len(answers(server)) == 5
 
 

@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +11,6 @@ from conftest import chat_rows
 from training_inputs import settings_with, train, write_ids, write_tokens
 from waiting import wait_for
 
-from steps import wire
 from steps.artifacts import read_manifest, verified
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
@@ -101,7 +97,7 @@ def test_the_loss_trace_equals_a_bare_sft_trainer(model, tokenizer, tmp_path, lo
 
 
 @pytest.mark.slow
-def test_a_killed_training_resumes_bit_for_bit(model, data, tmp_path, local_root):
+def test_a_killed_training_resumes_bit_for_bit(start, model, data, tmp_path, local_root):
     unbroken = tmp_path / "unbroken"
     train(settings_with(checkpoints=CheckpointParams(save_steps=3)), model, data, unbroken)
     for folder in (local_root / "checkpoints" / "chat_completion").iterdir():
@@ -152,13 +148,13 @@ def test_a_training_goes_on_in_the_same_pod_after_an_outage_of_its_disk(model, d
 
 
 @pytest.mark.slow
-def test_sigterm_saves_exits_143_and_leaves_no_model(model, data, tmp_path, local_root):
+def test_sigterm_saves_exits_143_and_leaves_no_model(start, model, data, tmp_path, local_root):
     settings = settings_with({"num_train_epochs": 50}, checkpoints=CheckpointParams(save_steps=5))
     process = start(settings, model, data, tmp_path / "out")
     wait_for(lambda: list(local_root.glob("checkpoints/*/*/checkpoint-5/manifest.json")))
-    process.terminate()
-    _, errors = process.communicate(timeout=300)
-    outcome = json.loads(errors.decode().strip().splitlines()[-1])
+    process.send_signal(signal.SIGTERM)
+    process.wait(300)
+    outcome = json.loads((tmp_path / "out/log.txt").read_text().strip().splitlines()[-1])
     assert process.returncode == outcome["code"] == 143
     assert outcome["retryable"] is True
     assert Path(outcome["resume_from"]).is_dir()
@@ -388,11 +384,3 @@ def reseal(folder: Path) -> None:
     manifest = Manifest("model", describe_files(folder))
     (folder / MANIFEST).write_text(json.dumps({**vars(manifest), "digest": manifest.digest}))
     read_manifest(folder, "model")
-
-
-def start(settings: FinetuneSettings, model: Path, data: Path, out: Path) -> subprocess.Popen:
-    out.mkdir(exist_ok=True)
-    paths = {"model": model, "data": data, "tuned": out / "tuned", "checkpoints": out / "c", "report": out / "r.html"}
-    flags = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "steps", "finetune", "--settings", wire.dump(settings.model_dump(mode="json"))]
-    return subprocess.Popen(command + flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))

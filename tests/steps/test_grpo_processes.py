@@ -6,8 +6,8 @@ import pytest
 from conftest import build_model
 from rewarded_rows import LETTERS, letters, prompt_rows, settings_with, write_prompts
 from test_grpo_training import table
-from test_processes import WAYS, differences, history, train_all
 from trained_kinds import Kind
+from trained_together import WAYS, differences, history, train_all
 from training_inputs import as_imported, train
 
 from steps.errors import UserError
@@ -64,11 +64,11 @@ def asked(name: str, reward: str, processes: Processes | None = None, **given) -
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_two_processes_learn_as_one_does(inputs, reward, alone, tmp_path, monkeypatch, way):
+def test_two_processes_learn_as_one_does(inputs, reward, alone, loaded, tmp_path, way):
     given = {**WAYS[way]}
     processes = Processes(per_node=2, **given.pop("processes", {}))
     jobs = {name: (inputs, asked(name, reward, processes, **given)) for name in CASES}
-    train_all(jobs, 2, tmp_path, monkeypatch)
+    train_all(jobs, tmp_path, loaded)
     for name in CASES:
         assert differences(tmp_path / name, alone / name, 1e-5, 1e-3) == [], name
         ours, theirs = ({(row["step"], row["split"], row["place"]): row for row in table(out / name)}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from test_finetune import start
 from training_inputs import settings_with, train
 from waiting import LONG, wait_for
 
@@ -39,7 +38,7 @@ def points(store: MlflowClient, run_id: str, name: str = "loss") -> list[tuple[i
     return sorted((one.step, one.value) for one in store.get_metric_history(run_id, name))
 
 
-def interrupted(how: signal.Signals, model: Path, data: Path, out: Path, root: Path, **changes) -> None:
+def interrupted(start, how: signal.Signals, model: Path, data: Path, out: Path, root: Path, **changes) -> None:
     """Start the training of `longer` and stop it after its second checkpoint."""
     process = start(longer(**changes), model, data, out)
     wait_for(
@@ -59,9 +58,9 @@ def longer(**checkpoints):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("resume", ["true", "auto"])
 def test_a_resumed_training_continues_its_run_and_repeats_no_metric(
-    store, model, data, tmp_path, local_root, how, resume
+    start, store, model, data, tmp_path, local_root, how, resume
 ):
-    interrupted(how, model, data, tmp_path / "out", local_root)
+    interrupted(start, how, model, data, tmp_path / "out", local_root)
     (run_id,) = runs(store)
     assert runs(store) == {run_id: "RUNNING" if how == signal.SIGKILL else "KILLED"}
     history = train(longer(resume_from_checkpoint=resume), model, data, tmp_path / "out")
@@ -77,9 +76,9 @@ def test_a_resumed_training_continues_its_run_and_repeats_no_metric(
 
 
 def test_a_training_that_starts_again_is_another_run_and_the_killed_one_is_closed(
-    store, model, data, tmp_path, local_root
+    start, store, model, data, tmp_path, local_root
 ):
-    interrupted(signal.SIGKILL, model, data, tmp_path / "out", local_root)
+    interrupted(start, signal.SIGKILL, model, data, tmp_path / "out", local_root)
     (killed,) = runs(store)
     history = train(longer(), model, data, tmp_path / "out")
     assert runs(store) == {killed: "KILLED", history["mlflow_run_id"]: "FINISHED"}
@@ -87,14 +86,14 @@ def test_a_training_that_starts_again_is_another_run_and_the_killed_one_is_close
     assert ended.start_time < ended.end_time <= time.time() * 1000
 
 
-def test_the_next_training_closes_the_run_of_another_that_was_killed(store, model, data, tmp_path, local_root):
-    interrupted(signal.SIGKILL, model, data, tmp_path / "out", local_root)
+def test_the_next_training_closes_the_run_of_another_that_was_killed(start, store, model, data, tmp_path, local_root):
+    interrupted(start, signal.SIGKILL, model, data, tmp_path / "out", local_root)
     (killed,) = runs(store)
     other = train(settings_with({"max_steps": 2}), model, data, tmp_path / "other")
     assert runs(store) == {killed: "KILLED", other["mlflow_run_id"]: "FINISHED"}
 
 
-def test_the_run_of_an_active_training_is_left_open(store, model, data, tmp_path, local_root, mlflow_store):
+def test_the_run_of_an_active_training_is_left_open(start, store, model, data, tmp_path, local_root, mlflow_store):
     process = start(longer(), model, data, tmp_path / "out")
     wait_for(lambda: list(local_root.glob(f"checkpoints/*/*/{FILE}")))
     assert end_abandoned(store, mlflow_store, local_root / "checkpoints") == []
@@ -122,8 +121,8 @@ def test_a_finished_training_whose_result_was_lost_is_the_same_run(store, model,
     assert [step for step, _ in points(store, first)] == list(range(1, 11))
 
 
-def test_a_run_that_was_deleted_is_begun_anew(store, model, data, tmp_path, local_root):
-    interrupted(signal.SIGTERM, model, data, tmp_path / "out", local_root)
+def test_a_run_that_was_deleted_is_begun_anew(start, store, model, data, tmp_path, local_root):
+    interrupted(start, signal.SIGTERM, model, data, tmp_path / "out", local_root)
     (deleted,) = runs(store)
     store.delete_run(deleted)
     history = train(longer(resume_from_checkpoint="true"), model, data, tmp_path / "out")

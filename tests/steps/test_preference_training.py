@@ -18,6 +18,19 @@ from steps.params.training import CheckpointParams, TrainingParams
 pytestmark = pytest.mark.slow
 
 METHODS = ("dpo", "ipo", "kto", "orpo", "cpo", "simpo")
+# One of each trainer of TRL, and of each form of evaluation; the others are tested with the long tests.
+OF_EACH_TRAINER = ("dpo", "kto", "orpo", "simpo")
+
+
+def in_full_and_lora(cases: dict[str, tuple], with_lora: tuple[str, ...]) -> list:
+    """Every case trains all weights; those that are not `with_lora` train an adapter in the long tests only."""
+    return [
+        pytest.param(
+            *case, lora, id=f"{name}-{'lora' if lora else 'full'}",
+            marks=pytest.mark.long if lora and name not in with_lora else (),
+        )
+        for name, case in cases.items() for lora in (False, True)
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -67,21 +80,19 @@ def assert_equal_traces(ours: dict, theirs: list[dict]) -> None:
     assert [point.get(name) for point in ours["points"]] == pytest.approx(margins, abs=1e-5)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize(
-    ("preference", "loss"),
-    [
-        ({}, {"loss_type": "sigmoid"}),
-        ({"method": "ipo", "beta": 0.3}, {"loss_type": "ipo", "beta": 0.3}),
-        (
-            {"loss_type": "sigmoid, sft", "loss_weights": "0.8,0.2"},
-            {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.8, 0.2]},
-        ),
-        ({"loss_type": "robust", "label_smoothing": 0.1}, {"loss_type": "robust", "label_smoothing": 0.1}),
-        ({"precompute_ref_log_probs": True}, {}),
-    ],
-    ids=["dpo", "ipo", "mpo", "robust", "precomputed"],
-)
+OF_DPO = {
+    "dpo": ({}, {"loss_type": "sigmoid"}),
+    "ipo": ({"method": "ipo", "beta": 0.3}, {"loss_type": "ipo", "beta": 0.3}),
+    "mpo": (
+        {"loss_type": "sigmoid, sft", "loss_weights": "0.8,0.2"},
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [0.8, 0.2]},
+    ),
+    "robust": ({"loss_type": "robust", "label_smoothing": 0.1}, {"loss_type": "robust", "label_smoothing": 0.1}),
+    "precomputed": ({"precompute_ref_log_probs": True}, {}),
+}
+
+
+@pytest.mark.parametrize(("preference", "loss", "lora"), in_full_and_lora(OF_DPO, ("dpo", "precomputed")))
 def test_dpo_trains_as_trl_alone(base, tmp_path, preference, loss, lora, peer):
     rows = pair_rows(84)
     settings = settings_with(preference, {"evaluation_strategy": "no"}, lora={"apply_lora": lora})
@@ -89,12 +100,15 @@ def test_dpo_trains_as_trl_alone(base, tmp_path, preference, loss, lora, peer):
     assert_equal_traces(ours, peer(bare, "DPO", "trl", base, rows[:60], tmp_path / "bare", lora, **loss))
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize(
-    "loss",
-    [{}, {"loss_type": "apo_zero_unpaired"}, {"desirable_weight": 0.5}, {"precompute_ref_log_probs": True}],
-    ids=["kto", "apo", "weighted", "precomputed"],
-)
+OF_KTO = {
+    "kto": ({},),
+    "apo": ({"loss_type": "apo_zero_unpaired"},),
+    "weighted": ({"desirable_weight": 0.5},),
+    "precomputed": ({"precompute_ref_log_probs": True},),
+}
+
+
+@pytest.mark.parametrize(("loss", "lora"), in_full_and_lora(OF_KTO, ("kto", "precomputed")))
 def test_kto_trains_as_trl_alone_on_rows_in_the_same_order(base, tmp_path, loss, lora, peer):
     from steps.tasks import kto
 
@@ -106,19 +120,19 @@ def test_kto_trains_as_trl_alone_on_rows_in_the_same_order(base, tmp_path, loss,
     assert_equal_traces(ours, peer(bare, "KTO", "trl", base, given, tmp_path / "bare", lora, **loss))
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+WITHOUT_REFERENCE = {
+    "orpo": ({"method": "orpo"}, "ORPO", {}),
+    "cpo": ({"method": "cpo", "cpo_alpha": 0.5}, "CPO", {"cpo_alpha": 0.5}),
+    "simpo": (
+        {"method": "simpo", "beta": 2.0, "simpo_gamma": 1.0},
+        "CPO",
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("preference", "trainer", "loss"),
-    [
-        ({"method": "orpo"}, "ORPO", {}),
-        ({"method": "cpo", "cpo_alpha": 0.5}, "CPO", {"cpo_alpha": 0.5}),
-        (
-            {"method": "simpo", "beta": 2.0, "simpo_gamma": 1.0},
-            "CPO",
-            {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
-        ),
-    ],
-    ids=["orpo", "cpo", "simpo"],
+    ("preference", "trainer", "loss", "lora"), in_full_and_lora(WITHOUT_REFERENCE, ("orpo", "simpo"))
 )
 def test_methods_without_reference_train_as_trl_alone(base, tmp_path, preference, trainer, loss, lora, peer):
     rows = pair_rows(84, chat=False)  # of conversations these trainers make other tokens than DPO's
@@ -129,7 +143,9 @@ def test_methods_without_reference_train_as_trl_alone(base, tmp_path, preference
     assert ours["tokens_per_second"] > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(one, marks=() if one in OF_EACH_TRAINER else pytest.mark.long) for one in METHODS]
+)
 def test_every_method_moves_the_answers_apart_and_keeps_the_best_step(base, tmp_path, method):
     rated = method == "kto"
     data = prepared(base, tmp_path / "a", (rated_rows if rated else pair_rows)(84))

@@ -112,10 +112,20 @@ def assert_equal(made, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize(
-    ("shape", "completions_only"),
-    [("chat", False), ("chat", True), ("text", False), ("prompts", False), ("prompts", True)],
+    ("shape", "completions_only", "packing"),
+    [
+        ("chat", False, False),
+        ("chat", True, False),
+        ("text", False, False),
+        ("prompts", False, False),
+        ("prompts", True, False),
+        pytest.param("chat", False, True, marks=pytest.mark.long),
+        ("chat", True, True),
+        ("text", False, True),
+        pytest.param("prompts", False, True, marks=pytest.mark.long),
+        pytest.param("prompts", True, True, marks=pytest.mark.long),
+    ],
 )
 def test_tokens_and_labels_are_those_of_trl(tmp_path, tiny_model, shape, completions_only, packing):
     rows = MAKE[shape](1100 if packing else 300)  # TRL packs each thousand rows for themselves
@@ -205,8 +215,15 @@ def test_tools_are_listed_by_the_template_as_they_are_in_trl(tmp_path, tiny_mode
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packing", [False, True])
-@pytest.mark.parametrize("template", ["chat-ml", "mistral-with-system"])
+@pytest.mark.parametrize(
+    ("template", "packing"),
+    [
+        ("chat-ml", False),
+        pytest.param("chat-ml", True, marks=pytest.mark.long),
+        pytest.param("mistral-with-system", False, marks=pytest.mark.long),
+        ("mistral-with-system", True),
+    ],
+)
 def test_long_chats_and_named_templates_are_those_of_trl(tmp_path, tiny_model, template, packing):
     """Up to eight exchanges with a system message, so that the cut falls into every part of a turn."""
     from steps.prepare_data.write.templates import NAMED

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from forking import Fork
+from trained_together import differences
 from training_inputs import settings_with, train
 
 from steps.errors import NumericError, OutOfResources, Preempted, UserError
@@ -37,23 +38,16 @@ def asked(count: int = 2, **changes) -> FinetuneSettings:
 
 
 @pytest.fixture
-def start(model, data, tmp_path):
+def start(start, model, data):
     """Start the step as a process of its own."""
 
-    def begin(settings: FinetuneSettings, out: Path, **variables: str) -> subprocess.Popen:
-        out.mkdir(exist_ok=True)
-        (out / "settings.json").write_text(settings.model_dump_json())
-        words = ["--settings", f"@{out}/settings.json", "--model", str(model), "--data", str(data)]
-        words += ["--tuned", str(out / "tuned"), "--checkpoints", str(out / "checkpoints")]
-        return subprocess.Popen(
-            [sys.executable, "-m", "steps", "finetune", *words, "--report", str(out / "report.html")],
-            stdout=open(out / "log.txt", "a"), stderr=subprocess.STDOUT, env={**os.environ, **variables},
-        )  # fmt: skip
+    def begin(settings: FinetuneSettings, out: Path, **variables: str) -> Fork:
+        return start(settings, model, data, out, **variables)
 
     return begin
 
 
-def trainers(step: subprocess.Popen) -> list[psutil.Process]:
+def trainers(step: Fork) -> list[psutil.Process]:
     """Give the processes that train."""
     try:
         children = psutil.Process(step.pid).children(recursive=True)
@@ -62,7 +56,7 @@ def trainers(step: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
-def wait_for(what, step: subprocess.Popen, seconds: float = 300) -> None:
+def wait_for(what, step: Fork, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not what() and step.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
@@ -74,6 +68,30 @@ def steps_in(out: Path) -> int:
 
 def weights(out: Path) -> bytes:
     return (out / "tuned/model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def forked(loaded, tmp_path, monkeypatch) -> None:
+    """Processes of trainings are forks of one that has the libraries, where it does not matter who starts them."""
+    from steps.finetune import processes
+
+    def run(module: str, words: list[str], per_node: int, _node=None) -> Outcome:
+        code = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        found = {"WORLD_SIZE": str(per_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        forks = [
+            loaded.start(
+                code, *words, cwd=tmp_path, files=[tmp_path / f"rank-{rank}.txt"] * 2,
+                environment={**os.environ, **found, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(per_node)
+        ]  # fmt: skip
+        codes = [fork.wait(300) for fork in forks]
+        return Outcome([Ended(rank, code, 0.0) for rank, code in enumerate(codes) if code], False)
+
+    monkeypatch.setattr(processes, "run_processes", run)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +110,7 @@ def unbroken(_unbroken, model, data, tmp_path) -> bytes:
     return _unbroken["bytes"]
 
 
-@pytest.mark.parametrize("victim", ["first", "second", "step"])
+@pytest.mark.parametrize("victim", [pytest.param("first", marks=pytest.mark.long), "second", "step"])
 def test_a_killed_training_ends_as_an_undisturbed_one(start, unbroken, tmp_path, victim):
     out, draw = tmp_path / "out", random.Random(victim)
     step = start(asked(), out)
@@ -132,7 +150,7 @@ def test_a_training_that_is_stopped_saves_in_all_processes_and_goes_on(start, un
     assert weights(out) == unbroken
 
 
-@pytest.mark.parametrize("moment", [0.0, 1.0, 3.0, 5.0, 7.0])
+@pytest.mark.parametrize("moment", [1.0, 5.0, *(pytest.param(one, marks=pytest.mark.long) for one in (0.0, 3.0, 7.0))])
 def test_a_training_can_be_stopped_while_its_processes_begin(start, tmp_path, moment):
     out = tmp_path / "out"
     step = start(asked(), out)
@@ -154,7 +172,7 @@ def test_a_process_that_does_not_end_when_it_is_stopped_is_not_started_again(mod
     assert not (tmp_path / "out/tuned").exists()
 
 
-def test_the_error_of_a_process_is_the_error_of_the_step(model, data, tmp_path):
+def test_the_error_of_a_process_is_the_error_of_the_step(forked, model, data, tmp_path):
     settings = settings_with({**TRAINING, "learning_rate": 1e30}, processes=Processes(per_node=2))
     with pytest.raises(NumericError, match="TRAIN-E0601"):
         train(settings, model, data, tmp_path / "out")
@@ -205,13 +223,13 @@ def test_two_nodes_train_as_one_process(start, model, data, tmp_path):
         ours = train(several, model, data, tmp_path / "ours")
     whole = {**TRAINING, "per_device_train_batch_size": 4}
     alone = train(settings_with(whole), model, data, tmp_path / "alone")
-    losses = partial(map, lambda point: point["loss"])
-    assert list(losses(ours["points"])) == pytest.approx(list(losses(alone["points"])), abs=1e-5)
+    assert differences(tmp_path / "ours", tmp_path / "alone") == []
+    assert len(ours["points"]) == len(alone["points"]) == TRAINING["max_steps"]
     assert ours["processes"] == {"count": 2, "nodes": 2, "strategy": "ddp"}
 
 
 @pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
-def test_a_training_goes_on_with_another_number_of_processes(model, data, tmp_path, fsdp):
+def test_a_training_goes_on_with_another_number_of_processes(forked, model, data, tmp_path, fsdp):
     strategy = "fsdp" if fsdp else "ddp"
     parts = {2: {"per_device_train_batch_size": 2}, 4: {"per_device_train_batch_size": 1}}
 
@@ -232,7 +250,7 @@ def test_a_training_goes_on_with_another_number_of_processes(model, data, tmp_pa
     assert [p["loss"] for p in ours["points"]] == pytest.approx([p["loss"] for p in whole["points"]], abs=1e-5)
 
 
-def test_memory_that_runs_out_in_one_process_gives_a_smaller_batch(model, data, tmp_path, monkeypatch):
+def test_memory_that_runs_out_in_one_process_gives_a_smaller_batch(forked, model, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.setenv("TOO_MANY_ROWS", "2")
     from steps.finetune import processes
@@ -256,7 +274,7 @@ print(sorted({one.code for one in run_processes("ending_process", ["wait"], 2).f
 """
 
 
-@pytest.mark.parametrize("late", ["0.05", "0.3", "1.0"])
+@pytest.mark.parametrize("late", ["0.3", *(pytest.param(one, marks=pytest.mark.long) for one in ("0.05", "1.0"))])
 def test_a_request_to_stop_before_there_are_processes_is_not_lost(late):
     paths = os.pathsep.join(str(Path(__file__).parents[number]) for number in (1, 2))
     done = subprocess.run(
@@ -273,7 +291,7 @@ def test_a_request_to_stop_before_there_are_processes_is_not_lost(late):
         ({"strategy": "fsdp"}, {"strategy": "ddp"}, "a checkpoint of fsdp, 2 processes; expected one of one copy, 2"),
     ],
 )
-def test_a_checkpoint_of_another_strategy_is_refused(model, data, tmp_path, before, after, told):
+def test_a_checkpoint_of_another_strategy_is_refused(forked, model, data, tmp_path, before, after, told):
     def with_strategy(given: dict) -> FinetuneSettings:
         training = {**TRAINING, "max_steps": 4, "evaluation_strategy": "no"}
         return settings_with(training, processes=Processes(per_node=2, **given), checkpoints=KEPT)
@@ -283,7 +301,7 @@ def test_a_checkpoint_of_another_strategy_is_refused(model, data, tmp_path, befo
         train(with_strategy(after), model, data, tmp_path / "after")
 
 
-def test_deepspeed_goes_on_with_as_many_processes_only(model, data, tmp_path):
+def test_deepspeed_goes_on_with_as_many_processes_only(forked, model, data, tmp_path):
     zero = {**deepcopy(BUILT_IN["2"]), "zero_force_ds_cpu_optimizer": False}
 
     def with_count(count: int) -> FinetuneSettings:

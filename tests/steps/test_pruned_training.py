@@ -11,7 +11,7 @@ import pytest
 from grids import long_but
 from mlflow import MlflowClient
 from test_checkpoints_by_time import CASES, USUAL, Killed, in_place, told, usual, weights
-from test_finetune import opposed, start
+from test_finetune import opposed
 from training_inputs import settings_with, train
 from waiting import wait_for
 
@@ -132,7 +132,7 @@ def test_bad_rates_of_a_sweep_are_pruned_and_good_ones_are_not(model, data, tmp_
     assert states == {n: "pruned" if n in ended else "finished" for n in range(len(rates))}
 
 
-def test_trials_at_once_see_each_other(model, data, tmp_path, local_root, monkeypatch):
+def test_trials_at_once_see_each_other(start, model, data, tmp_path, local_root, monkeypatch):
     monkeypatch.setenv("CI", "true")
     for trial, rate in enumerate((1e-3, 2e-3)):
         train(pruned_by(training(rate), trial), model, data, tmp_path / str(trial))
@@ -140,8 +140,9 @@ def test_trials_at_once_see_each_other(model, data, tmp_path, local_root, monkey
         start(pruned_by(training(rate), trial), model, data, tmp_path / str(trial))
         for trial, rate in ((2, 1e-8), (3, 3e-3))
     ]
-    said = [process.communicate(timeout=200)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [2, 0], said
+    codes = [process.wait(200) for process in processes]
+    said = [(tmp_path / str(trial) / "log.txt").read_text() for trial in (2, 3)]
+    assert codes == [2, 0], said
     assert "TRAIN-E0218 step 4: found a trial that was pruned, as validation loss" in said[0]
     assert "Traceback" not in said[0]
     assert {n: one.state for n, one in curves(local_root).read().items()} == {
@@ -149,7 +150,7 @@ def test_trials_at_once_see_each_other(model, data, tmp_path, local_root, monkey
     }  # fmt: skip
 
 
-def test_successive_halving_at_once_ends_all_but_some(model, data, tmp_path, local_root):
+def test_successive_halving_at_once_ends_all_but_some(start, model, data, tmp_path, local_root):
     rates = (1e-8, 1e-3, 1e-9, 2e-3)
     processes = [
         start(
@@ -158,7 +159,7 @@ def test_successive_halving_at_once_ends_all_but_some(model, data, tmp_path, loc
         )
         for trial, rate in enumerate(rates)
     ]  # fmt: skip
-    codes = [process.communicate(timeout=200) and process.returncode for process in processes]
+    codes = [process.wait(200) for process in processes]
     found = curves(local_root).read()
     assert {n: "pruned" if code == 2 else "finished" for n, code in enumerate(codes)} == {
         n: one.state for n, one in found.items()
@@ -167,7 +168,7 @@ def test_successive_halving_at_once_ends_all_but_some(model, data, tmp_path, loc
     assert all(one.points for one in found.values())
 
 
-def test_a_killed_trial_goes_on_and_its_curve_has_each_step_once(model, data, tmp_path, local_root, monkeypatch):
+def test_a_killed_trial_goes_on_and_its_curve_has_each_step_once(start, model, data, tmp_path, local_root, monkeypatch):
     monkeypatch.setenv("CI", "true")
     settings = settings_with({**EVERY_FOUR, "num_train_epochs": 25})
     whole = train(pruned_by(settings, 1), model, data, tmp_path / "whole")
@@ -181,7 +182,7 @@ def test_a_killed_trial_goes_on_and_its_curve_has_each_step_once(model, data, tm
     with open(curves(local_root).file(0), "a") as file:
         file.write('{"step": 48, "val')  # what a kill in a write would leave
     process = start(pruned_by(settings), model, data, tmp_path / "out")
-    assert process.wait(timeout=200) == 0
+    assert process.wait(200) == 0
     history = json.loads((tmp_path / "out/tuned/history.json").read_text())
     assert history["resumed_from"]
     assert told(history) == told(whole)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from s3_server import REGION, S3Server, s3_server
 from test_checkpoints_by_time import EARLY, ENDS, told, weights, worse_each_time
-from test_finetune import start
 from training_inputs import settings_with, train
 from waiting import wait_for
 
@@ -83,7 +82,7 @@ def complete(server: S3Server, root: str) -> list[int]:
 
 @pytest.mark.parametrize("lora", [None, {"apply_lora": True, "lora_r": 4, "lora_dropout": 0.1}], ids=["full", "LoRA"])
 def test_a_training_that_is_killed_during_an_upload_goes_on_from_the_last_whole_one(
-    server, root, model, data, tmp_path, lora
+    start, server, root, model, data, tmp_path, lora
 ):
     long = {"num_train_epochs": 6}
     plain = train(kept_at(str(tmp_path / "volume"), long, lora), model, data, tmp_path / "plain")
@@ -107,14 +106,14 @@ def test_a_training_that_is_killed_during_an_upload_goes_on_from_the_last_whole_
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_that_are_stopped_go_on_from_the_store(server, root, model, data, tmp_path, strategy):
+def test_two_processes_that_are_stopped_go_on_from_the_store(start, server, root, model, data, tmp_path, strategy):
     several = {"processes": Processes(per_node=2, strategy=strategy)}
     long = {"num_train_epochs": 6, "per_device_train_batch_size": 2}
     plain = train(kept_at(str(tmp_path / "volume"), long).model_copy(update=several), model, data, tmp_path / "plain")
     settings = kept_at(root, long, save_steps=2).model_copy(update=several)
     process = start(settings, model, data, tmp_path / "out")
     wait_for(lambda: complete(server, root) or process.poll() is not None, 180)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert process.wait(300) == 143
     saved = max(complete(server, root))
     shutil.rmtree(tmp_path / "out")  # the pod's disk is lost
@@ -124,12 +123,12 @@ def test_two_processes_that_are_stopped_go_on_from_the_store(server, root, model
     assert weights(tmp_path / "out") == weights(tmp_path / "plain")
 
 
-def test_a_preempted_training_says_where_it_goes_on(server, root, model, data, tmp_path):
+def test_a_preempted_training_says_where_it_goes_on(start, server, root, model, data, tmp_path):
     process = start(kept_at(root, {"num_train_epochs": 50}, save_steps=5), model, data, tmp_path / "out")
     wait_for(lambda: complete(server, root), 180)
-    process.terminate()
-    _, errors = process.communicate(timeout=300)
-    outcome = json.loads(errors.decode().strip().splitlines()[-1])
+    process.send_signal(signal.SIGTERM)
+    process.wait(300)
+    outcome = json.loads((tmp_path / "out/log.txt").read_text().strip().splitlines()[-1])
     assert process.returncode == outcome["code"] == 143
     newest = max(complete(server, root))
     assert outcome["resume_from"].startswith(f"{root}/")

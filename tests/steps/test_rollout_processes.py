@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import build_model
 from rewarded_rows import letters, prompt_rows, settings_with, write_prompts
-from test_processes import WAYS, differences, train_all
 from trained_kinds import Kind
+from trained_together import WAYS, differences, train_all
 from training_inputs import as_imported, train
 
 from steps.params.distributed import Processes
@@ -45,13 +45,13 @@ def lengths(out) -> list[int]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_processes_need_not_write_completions_of_the_same_length(inputs, tmp_path, monkeypatch, way):
+def test_processes_need_not_write_completions_of_the_same_length(inputs, loaded, tmp_path, way):
     reward, given = letters(tmp_path), {**WAYS[way]}
     processes = Processes(per_node=2, **given.pop("processes", {}))
     for adapter in ADAPTERS:
         train(asked(reward, adapter), inputs.model, inputs.data, tmp_path / "alone" / adapter)
     jobs = {adapter: (inputs, asked(reward, adapter, processes, **given)) for adapter in ADAPTERS}
-    train_all(jobs, 2, tmp_path / "ours", monkeypatch)
+    train_all(jobs, tmp_path / "ours", loaded)
     for adapter in ADAPTERS:
         ours, alone = tmp_path / "ours" / adapter, tmp_path / "alone" / adapter
         told = lengths(ours)

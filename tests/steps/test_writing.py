@@ -3,22 +3,22 @@
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_line import with_our_code
 from conftest import chat_rows, write_jsonl
+from forking import ForkingPython
 
 from steps.errors import UserError
 from steps.writing import can_be_written, nearest_there, owners, write_error
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
-# Run as another user, as a container does: python -c … uid gid groups code. What the code imports is loaded before,
+# Run as another user, as a container does: uid, gid, groups, code. What the code imports is loaded before,
 # because that user may not be able to read the library of this Python.
 DROPPED = (
-    "import os, sys, json, pathlib, traceback, types\n"
-    "import steps.__main__, steps.faults, steps.writing, steps.running, steps.finetune.step, steps.plan.place\n"
-    "import steps.params.reading, steps.params.pipelines\n"
+    "import os, sys\n"
     "from steps.params.reading import read_parameters\n"
     "read_parameters('chat_completion', {'pytorch_model_path': 'm', 'train_file_path': 't'})\n"
     "uid, gid, groups, code = sys.argv[1:]\n"
@@ -27,6 +27,8 @@ DROPPED = (
     "os.setuid(int(uid))\n"
     "exec(code)\n"
 )
+PRELOADED = ["steps.__main__", "steps.faults", "steps.writing", "steps.running", "steps.finetune.step",
+             "steps.plan.place", "steps.params.reading", "steps.params.pipelines"]  # fmt: skip
 ASKS = (
     "from pathlib import Path\n"
     "from steps.writing import write_error\n"
@@ -35,12 +37,17 @@ ASKS = (
 )
 
 
-def as_user(
-    code: str, uid: int = 1000, gid: int = 1000, groups: str = "", **environment
-) -> subprocess.CompletedProcess:
-    given = {name: value for name, value in os.environ.items() if name != "FINETUNE_ROOT"}
-    command = [sys.executable, "-c", DROPPED, str(uid), str(gid), groups, code]
-    return subprocess.run(command, capture_output=True, text=True, env={**given, **environment}, check=False)
+@pytest.fixture(scope="module")
+def as_user() -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    python = ForkingPython(PRELOADED, with_our_code())
+
+    def ended(code: str, uid: int = 1000, gid: int = 1000, groups: str = "", **environment):
+        given = {name: value for name, value in with_our_code().items() if name != "FINETUNE_ROOT"}
+        words = [str(uid), str(gid), groups, code]
+        return python.ended(DROPPED, *words, cwd=Path("/"), environment={**given, **environment})
+
+    yield ended
+    python.close()
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ FOLDERS = {
 @AS_ROOT
 @pytest.mark.parametrize("case", FOLDERS)
 @pytest.mark.parametrize("below", ["", "checkpoints/of/runs"])
-def test_who_owns_it_who_asks_and_what_can_be_changed(volume, case, below):
+def test_who_owns_it_who_asks_and_what_can_be_changed(as_user, volume, case, below):
     (owner, owning, mode), (user, group, groups), words = FOLDERS[case]
     owned(volume, owner, owning, mode)
     told = as_user(ASKS.format(path=str(volume / below)), user, group, groups)
@@ -95,14 +102,14 @@ def test_who_owns_it_who_asks_and_what_can_be_changed(volume, case, below):
 
 
 @AS_ROOT
-def test_a_local_run_is_not_told_of_clusters(volume):
+def test_a_local_run_is_not_told_of_clusters(as_user, volume):
     told = as_user(ASKS.format(path=str(volume)), FINETUNE_ROOT="/somewhere").stdout
     assert f"Fix: change the owner (chown -R 1000:1000 {volume}), or name another place." in told
 
 
 @AS_ROOT
 @pytest.mark.parametrize("name", ["hub/model.safetensors", "new/folder"])
-def test_any_other_file_that_may_not_be_written_is_told_so_too(volume, name):
+def test_any_other_file_that_may_not_be_written_is_told_so_too(as_user, volume, name):
     code = (
         "from steps.faults import known\n"
         "from pathlib import Path\n"
@@ -121,7 +128,7 @@ def test_any_other_file_that_may_not_be_written_is_told_so_too(volume, name):
 
 @AS_ROOT
 @pytest.mark.slow
-def test_a_training_on_a_volume_of_root_ends_with_2_before_it_begins(volume, model, data):
+def test_a_training_on_a_volume_of_root_ends_with_2_before_it_begins(as_user, volume, model, data):
     """As in a pod: user 1000, and a claim that root made."""
     settings = {"pipeline": "chat_completion", "checkpoints": {"checkpoint_dir": str(volume / "checkpoints")}}
     out = owned(volume.parent / "out", 1000, 1000, 0o755) if (volume.parent / "out").mkdir() is None else volume
@@ -141,7 +148,7 @@ def test_a_training_on_a_volume_of_root_ends_with_2_before_it_begins(volume, mod
 
 
 @AS_ROOT
-def test_the_plan_tells_it_too_where_the_volume_is_mounted(volume, tiny_model, tmp_path):
+def test_the_plan_tells_it_too_where_the_volume_is_mounted(as_user, volume, tiny_model, tmp_path):
     rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(60))
     given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(rows), "mlflow_server_uri": "http://m",
              "number_of_gpu_to_use_finetuning": 0, "checkpoint_dir": str(volume / "checkpoints")}  # fmt: skip
