@@ -7,6 +7,7 @@ true or false has the words on and off. The plan gets the values of the paramete
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -50,12 +51,14 @@ def kfp_choices(field: FieldInfo) -> list[Any]:
     return [kfp_value(field, choice) for choice in choices_of(field)]
 
 
+@cache  # asked for every input at every look at the values of a run
 def _counts(field: FieldInfo) -> bool:
     """Whether a closed choice has only whole numbers."""
     choices = choices_of(field)
     return bool(choices) and all(str(choice).isdecimal() for choice in choices)
 
 
+@cache
 def _switches(field: FieldInfo) -> bool:
     """Whether a text may be true or false."""
     texts = [text for text in (*choices_of(field), default_of(field)) if isinstance(text, str)]

@@ -28,7 +28,7 @@ from pipelines.active import active
 from pipelines.log_file import Readable
 from pipelines.placeholders import refuse_placeholders
 from pipelines.scratch import scratch_folder
-from pipelines.warm import warm_python
+from pipelines.warm import WAITING, warm_python
 from steps.errors import Problem
 from steps.params.registration import database_in
 from steps.running import (
@@ -104,7 +104,7 @@ def run_local(
                 {RECORDS: str(records), "TMPDIR": str(scratch)} | ({PLANNED: str(planned)} if planned else {}),
             ),
             _forwarded_signals(),
-            warm_python(at_once) if warm else contextlib.nullcontext() as client,
+            warm_python(at_once) if warm and _trains_or_answers(pipeline) else contextlib.nullcontext() as client,
             _untouched_text(client),
             hits,
         ):
@@ -136,6 +136,12 @@ def _run(
         warnings.simplefilter("ignore")
         task = pipeline(**parameters)
     return {name: value.path if hasattr(value, "path") else value for name, value in task.outputs.items()}
+
+
+def _trains_or_answers(pipeline: Any) -> bool:
+    """Whether a task needs the libraries that the warm process loads, which takes ten seconds of a processor."""
+    executors = pipeline.pipeline_spec.deployment_spec["executors"]
+    return any(f"exec-{task.replace('_', '-')}" in executors for task in WAITING)
 
 
 def cache_of(root: Path) -> Path:

@@ -38,9 +38,9 @@ PRELOADED_NEXT = (
 # Steps that tell the server to load, and do not wait for it.
 WAKING = ("import_model", "prepare_data", "import_models", "prepare_all")
 # Steps that wait for the server. The earlier steps need none of these modules, so they do not wait.
-WAITING = ("finetune", "evaluate", "trial", "evaluate_best")
+WAITING = ("finetune", "evaluate", "trial", "evaluate_best", "generate")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
-WELCOME = ("report", "register_model")
+WELCOME = ("report", "register_model", "score", "merge_adapter")
 READY = "ready"
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 

@@ -38,7 +38,7 @@ class KubernetesServer:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def kubeconfig(self, folder: Path) -> Path:
         """Write a kubeconfig file that leads here."""

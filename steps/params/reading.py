@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -149,6 +150,7 @@ def default_of(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True)
 
 
+@cache
 def choices_of(field: FieldInfo) -> tuple[str, ...]:
     """The allowed values of a closed choice; empty for any other parameter."""
     computed = [rule.names for rule in field.metadata if isinstance(rule, OneOf)]

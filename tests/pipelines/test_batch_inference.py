@@ -97,7 +97,7 @@ def counting(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_answer_of_a_model_that_counts_is_right(counting, tmp_path, monkeypatch):
+def test_every_answer_of_a_model_that_counts_is_right(counting, tmp_path, monkeypatch, warm):
     monkeypatch.chdir(counting)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done, result = finetune(tmp_path / "runs", "-f", "examples/counting/config.yaml", s3_upload_dir=tmp_path / "copy")
@@ -122,7 +122,7 @@ def test_every_answer_of_a_model_that_counts_is_right(counting, tmp_path, monkey
 
 @pytest.mark.slow
 def test_an_adapter_beside_its_base_answers_as_the_merged_one_and_without_right_answers_nothing_is_scored(
-    tiny_model, tmp_path
+    tiny_model, tmp_path, warm
 ):
     adapter = save_adapter(tiny_model, tmp_path / "adapter", target_modules=["q_proj", "v_proj"])
     given = {"pytorch_model_path": tiny_model, "test_file_path": write_jsonl(tmp_path / "rows.jsonl", ASKED), **LITTLE,

@@ -132,10 +132,10 @@ def test_the_documentation_shows_a_profile_of_three_kinds_of_clusters():
 
 PROFILES = {"everything": EVERYTHING, "workspace": WORKSPACE, "openshift": OPENSHIFT, "default": as_yaml(),
             **{f"documented {number}": text for number, text in enumerate(DOCUMENTED, 1)}}  # fmt: skip
-# Each pipeline and each profile once; the other combinations with the slow tests.
+# Each pipeline and each profile once; the other combinations with the long tests.
 PODS = [
     pytest.param(name, text, id=f"{name} {profile}",
-                 marks=[] if profile == "everything" or name == "chat_completion" else pytest.mark.slow)
+                 marks=[] if profile == "everything" or name == "chat_completion" else pytest.mark.long)
     for name in (*PIPELINES, *SWEEPS) for profile, text in PROFILES.items()
 ]  # fmt: skip
 

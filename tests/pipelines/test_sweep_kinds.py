@@ -37,9 +37,14 @@ CASES = {
     "kto": ("preference", build_model, rated_rows(60), {"method": "kto", "precompute_ref_log_probs": True}),
 }  # fmt: skip
 NAMES = {build_bert: "bert", build_t5: "t5", build_model: "tiny"}
+# A head, rewards, and an adapter with references in the shared folder; the sweeps of test_sweep_driver.py are over
+# chat_completion. The other cases differ in how they train alone, which the tests of each trainer prove.
+OFTEN = ("text_classification", "grpo", "dpo")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in OFTEN else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+)
 def test_a_sweep_of_two_trials_ends_with_the_better_one(case, shared, tmp_path, runs_root):
     pipeline, build, rows, own = CASES[case]
     given = {**SETTINGS, "pytorch_model_path": str(shared.made(NAMES[build], build)),
