@@ -41,7 +41,7 @@ STEPS = "import runpy; runpy.run_module('steps', run_name='__main__', alter_sys=
 
 @pytest.fixture(scope="session")
 def warm_folder() -> Iterator[Path]:
-    """Where the server is; every task of a run is forked from it, which starts one of its own otherwise."""
+    """Where the server is, from which every task of a run is forked."""
     from pipelines.warm import warm_python
 
     with warm_python(waiting=TASKS) as folder:
