@@ -3,7 +3,8 @@
 A test asks `peer(function, *given)`, a function that trains with the peers alone. What it returned is kept under a key
 of all that shapes it: the versions of the libraries, the kind of CPU (its sums are rounded differently on another), the
 function's source with everything of the tests that it uses, and what it is given: rows, settings, and the bytes of a
-model. With any other key the peer runs. `make test-peers` runs them all and writes what they returned.
+model. With any other key the peer runs. `make test-peers` runs them all and writes what they returned, beside what they
+returned on other kinds of CPU with the same versions.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Peer:
         """Call the function, unless what it returned is kept; a list of numbers, or of names with numbers."""
         self.asked += 1
         name = self.test if self.asked == 1 else f"{self.test} {self.asked}"
-        key, kept = key_of(function, given, named), traces(self.file).get(name, {})
+        key, kept = key_of(function, given, named), traces(self.file).get(name, {}).get(kind_of_cpu(), {})
         if os.environ.get(WRITE) != "1":
             return kept["trace"] if kept.get("key") == key else function(*given, **named)
         told = json.loads(json.dumps(function(*given, **named)))
@@ -60,19 +61,23 @@ class Peer:
 
 
 @functools.cache
-def traces(file: Path) -> dict[str, dict]:
-    """Read what is kept for a file of tests: name of the test → key and trace."""
-    return json.loads(file.read_text("utf-8"))["traces"] if file.exists() else {}
+def traces(file: Path) -> dict[str, dict[str, dict]]:
+    """Read what is kept for a file of tests: name of the test → kind of CPU → key and trace."""
+    kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return kept["traces"] if kept.get("versions") == versions() else {}
 
 
 def keep(file: Path, name: str, entry: dict) -> None:
     """Write one trace; not for several processes at once."""
     file.parent.mkdir(exist_ok=True)
-    known = {**traces(file), name: entry}
-    traces(file).update(known)
-    text = ",\n".join(f"{json.dumps(one)}: {json.dumps(known[one])}" for one in sorted(known))
-    made_with = json.dumps({"versions": versions(), "cpu": cpu()})
-    file.write_text(f'{{"made_with": {made_with},\n"traces": {{\n{text}\n}}}}\n', "utf-8")
+    known = traces(file)
+    known.setdefault(name, {})[kind_of_cpu()] = entry
+    text = ",\n".join(f"{json.dumps(one)}: {{\n{_by_cpu(known[one])}\n}}" for one in sorted(known))
+    file.write_text(f'{{"versions": {json.dumps(versions())},\n"traces": {{\n{text}\n}}}}\n', "utf-8")
+
+
+def _by_cpu(entries: dict[str, dict]) -> str:
+    return ",\n".join(f" {json.dumps(kind)}: {json.dumps(entries[kind])}" for kind in sorted(entries))
 
 
 def key_of(function: Callable[..., Any], given: tuple, named: dict[str, Any]) -> str:
@@ -97,6 +102,12 @@ def cpu() -> str:
     built = hashlib.sha256(torch.__config__.show().encode()).hexdigest()[:12]
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     return f"{capability}, {threads} threads, {' '.join(facts.values())}, {' '.join(flags)}, build {built}"
+
+
+@functools.cache
+def kind_of_cpu() -> str:
+    """Give a short name of it."""
+    return f"{cpu().partition(',')[0]} {hashlib.sha256(cpu().encode()).hexdigest()[:8]}"
 
 
 def sources(function: Callable[..., Any], seen: set[str] | None = None) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from peers import KEPT, WRITE, Peer, key_of, traces
+from peers import KEPT, WRITE, Peer, key_of, kind_of_cpu, traces
 
 FACTOR = 2
 
@@ -61,12 +61,34 @@ def test_a_trace_is_kept_read_and_made_again_when_something_changed(tmp_path, mo
     assert asked(train, 1) == ([1.1], 0)
     assert asked(train, 2) == ([2.1], 1)
     told = json.loads(file.read_text())
-    told["traces"]["test_it[a]"]["trace"] = [7]
+    told["traces"]["test_it[a]"][kind_of_cpu()]["trace"] = [7]
     file.write_text(json.dumps(told))
     assert asked(train, 1) == ([7], 0)
     monkeypatch.setenv(WRITE, "1")
     with pytest.raises(AssertionError, match="nothing changed that shapes it"):
         asked(train, 1)
+
+
+def test_traces_of_several_kinds_of_cpu_are_kept_and_none_of_other_versions(tmp_path, monkeypatch):
+    import peers
+
+    file = tmp_path / "test_some.json"
+
+    def kinds(cpu: str, **other: str) -> set[str]:
+        """Keep a trace as on this CPU; give the kinds whose traces are kept."""
+        with monkeypatch.context() as patch:
+            patch.setenv(WRITE, "1")
+            patch.setattr(peers, "cpu", lambda: cpu)
+            patch.setattr(peers, "kind_of_cpu", lambda: cpu)
+            patch.setattr(peers, "versions", lambda: {"torch": "1", **other})
+            traces.cache_clear()
+            assert Peer(file, "test_it")(trained, 3) == [6]
+        return set(json.loads(file.read_text())["traces"]["test_it"])
+
+    assert kinds("old") == {"old"}
+    assert kinds("new") == {"old", "new"}
+    assert kinds("new", trl="2") == {"new"}
+    traces.cache_clear()
 
 
 @pytest.mark.parametrize("file", sorted(KEPT.glob("*.json")), ids=lambda file: file.stem)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grids import long_but
 from s3_server import REGION, S3Server, s3_server
 from test_checkpoints_by_time import EARLY, ENDS, told, weights, worse_each_time
 from training_inputs import settings_with, train
@@ -80,7 +81,10 @@ def complete(server: S3Server, root: str) -> list[int]:
     return sorted(int(name.split("/")[-2][11:]) for name in found if name.endswith(f"/{MANIFEST}"))
 
 
-@pytest.mark.parametrize("lora", [None, {"apply_lora": True, "lora_r": 4, "lora_dropout": 0.1}], ids=["full", "LoRA"])
+LORA = {"apply_lora": True, "lora_r": 4, "lora_dropout": 0.1}
+
+
+@pytest.mark.parametrize("lora", long_but([LORA], [None, LORA]), ids=["full", "LoRA"])
 def test_a_training_that_is_killed_during_an_upload_goes_on_from_the_last_whole_one(
     start, server, root, model, data, tmp_path, lora
 ):
@@ -105,7 +109,7 @@ def test_a_training_that_is_killed_during_an_upload_goes_on_from_the_last_whole_
     assert read_manifest(out / "checkpoints").facts["folder"].startswith(root)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", long_but(["fsdp"], ["ddp", "fsdp"]))
 def test_two_processes_that_are_stopped_go_on_from_the_store(start, server, root, model, data, tmp_path, strategy):
     several = {"processes": Processes(per_node=2, strategy=strategy)}
     long = {"num_train_epochs": 6, "per_device_train_batch_size": 2}
