@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TASKS = ("plan", "import_model", "import_adapter", "prepare_data", "finetune", "trial", "evaluate", "generate", "score",
-         "adapter_tool", "merge_adapter", "register_model", "report")  # fmt: skip
+         "register_model", "report")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
