@@ -35,7 +35,7 @@ def test_every_output_of_the_plan_is_used():
 
 
 @pytest.mark.slow
-def test_a_run_merges_an_adapter_and_a_second_one_reuses_what_it_fetched(tiny_model, tmp_path, warm):
+def test_a_run_merges_an_adapter_and_a_second_one_reuses_what_it_fetched(tiny_model, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -455,14 +455,13 @@ def training(parameters, runs_root):
 
 
 @pytest.mark.slow
-def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on(training, runs_root, warm_folder, monkeypatch):
+def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on(training, runs_root):
     child, longer = training
     child.send_signal(signal.SIGINT)
     told, _ = child.communicate(timeout=300)
     assert "STOPPED 143" in told
     assert "RunStopped:" in told
     assert "Traceback" not in told
-    monkeypatch.setenv("FINETUNE_WARM", str(warm_folder))  # no interrupt has to reach the tasks of the next run
     resumed = pipelines.run("chat_completion", longer, root=runs_root, resume_from_checkpoint=True, show=False)
     history = json.loads(Path(resumed.facts["artifacts"]["tuned"], "history.json").read_text())
     assert history["resumed_from"] >= 10
