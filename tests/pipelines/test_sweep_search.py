@@ -136,6 +136,15 @@ def test_a_sampler_learns_from_the_trials_so_far(name):
     assert median(costs[-6:]) < median(costs[:6]) / 2
 
 
+@pytest.mark.parametrize("name", ["random", "tpe", "gp"])
+def test_a_search_that_begins_anew_with_the_trials_so_far_goes_on_as_one_that_was_never_ended(name):
+    space = {name: MIXED[name] for name in ("learning_rate", "weight_decay")}
+    whole = asked(search_of(space, search=name, budget=7, seed=5), cost)
+    for number, expected in enumerate(whole):
+        done = [finished(earlier, one, cost(one)) for earlier, one in enumerate(whole[:number])]
+        assert search_of(space, search=name, budget=7, seed=5).ask(done) == expected, number
+
+
 def test_a_sampler_looks_upwards_where_higher_is_better():
     space = {name: MIXED[name] for name in ("learning_rate", "weight_decay")}
     search = search_of(space, search="gp", budget=24, seed=5, metric="exact_match")

@@ -52,11 +52,18 @@ def interrupted(start, how: signal.Signals, model: Path, data: Path, out: Path, 
 
 
 def longer(**checkpoints):
-    return settings_with({"num_train_epochs": 25}, checkpoints=CheckpointParams(save_steps=10, **checkpoints))
+    return settings_with({"num_train_epochs": 12}, checkpoints=CheckpointParams(save_steps=10, **checkpoints))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("resume", ["true", "auto"])
+@pytest.mark.parametrize(
+    ("resume", "how"),
+    [
+        ("true", signal.SIGKILL),
+        ("auto", signal.SIGTERM),
+        pytest.param("auto", signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param("true", signal.SIGTERM, marks=pytest.mark.long),
+    ],
+)
 def test_a_resumed_training_continues_its_run_and_repeats_no_metric(
     start, store, model, data, tmp_path, local_root, how, resume
 ):
