@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from steps.artifacts import read_manifest
+from steps.errors import StepError
 from steps.finetune.checkpoints import CheckpointFolder
 from steps.finetune.result import lineage_of
 from steps.finetune.training import tracked
@@ -33,7 +36,7 @@ def train_with_verl(
     refuse_missing(settings.verl)
     wanted = settings.checkpoints.resume_from_checkpoint
     resume = "auto" if retried and wanted == "false" else wanted
-    with tracked(settings, inputs, folder, resume != "false") as tracker:
+    with _told_where_it_stays(folder), tracked(settings, inputs, folder, resume != "false") as tracker:
         tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
         train_by_verl(
             VerlTraining(
@@ -45,12 +48,24 @@ def train_with_verl(
                 identity=folder.identity,
                 lineage=lineage_of(settings, inputs),
                 rewards=_own_rewards(settings.rewards),
-                resume=resume,
+                resume=folder.brought(resume),
                 merged=merged,
+                began=folder.forget_after,
             ),
             tracker,
         )
         tracker.flush()
+
+
+@contextmanager
+def _told_where_it_stays(folder: CheckpointFolder) -> Iterator[None]:
+    """Let an error name the checkpoint where it outlives this process: verl knows the folder here."""
+    try:
+        yield
+    except StepError as error:
+        if error.resume_from and folder.place != str(folder.path):
+            error.resume_from = folder.saved() or error.resume_from
+        raise
 
 
 def _own_rewards(asked: RewardSettings | None) -> RewardSettings | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +58,8 @@ class VerlTraining:
     """Where the model with its adapter merged goes; a reference to `tuned` without an adapter."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables for verl's process."""
+    began: Callable[[int], None] = lambda step: None
+    """Called with the step that the training goes on from, before verl starts."""
 
 
 def train_by_verl(training: VerlTraining, tracker: Tracker | None = None) -> dict[str, Any]:
@@ -99,6 +101,7 @@ def _run(
     folder = training.checkpoints / FOLDER
     resume = kept.begin(training.resume)
     start = (step_of(resume) or 0) if resume else 0
+    training.began(start)
     progress = _Progress(tracker)
     progress.send(one for one in read_all(training.checkpoints) if one.step <= start)
     running = Running(
