@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from steps.artifacts import read_manifest
@@ -18,6 +19,24 @@ from steps.verl.packages import refuse_missing
 from steps.verl.training import VerlTraining, train_by_verl
 
 
+@dataclass(frozen=True)
+class OnNodes:
+    """What verl needs where it trains on several nodes."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables with which it finds Ray."""
+    watch: Callable[[], None] = lambda: None
+    """Called several times a second; raises if a node has gone."""
+    began: Callable[[], None] = lambda: None
+    """Called when the checkpoint is known that it goes on from."""
+
+
+def resume_of(settings: FinetuneSettings, retried: bool) -> str:
+    """Return what resume_from_checkpoint means to verl; `retried`: this task was started before."""
+    wanted = settings.checkpoints.resume_from_checkpoint
+    return "auto" if retried and wanted == "false" else wanted
+
+
 def train_with_verl(
     settings: FinetuneSettings,
     inputs: dict[str, str],
@@ -26,16 +45,21 @@ def train_with_verl(
     tuned: Path,
     merged: Path | None,
     folder: CheckpointFolder,
-    retried: bool,
+    resume: str,
+    on_nodes: OnNodes | None = None,
 ) -> None:
-    """Train with verl, or resume, and write `tuned` and `merged`; `retried`: this task was started before.
+    """Train with verl, or resume as `resume` says, and write `tuned` and `merged`.
 
     Raises as `train_by_verl`.
     """
     assert settings.verl is not None
     refuse_missing(settings.verl)
-    wanted = settings.checkpoints.resume_from_checkpoint
-    resume = "auto" if retried and wanted == "false" else wanted
+    nodes = on_nodes or OnNodes()
+
+    def began(step: int) -> None:
+        folder.forget_after(step)
+        nodes.began()
+
     with _told_where_it_stays(folder), tracked(settings, inputs, folder, resume != "false") as tracker:
         tracker.parameters(parameters_of(settings, read_manifest(data, "data").lineage))
         train_by_verl(
@@ -50,7 +74,9 @@ def train_with_verl(
                 rewards=_own_rewards(settings.rewards),
                 resume=folder.brought(resume),
                 merged=merged,
-                began=folder.forget_after,
+                environment=nodes.environment,
+                watch=nodes.watch,
+                began=began,
             ),
             tracker,
         )

@@ -131,10 +131,13 @@ def _write(
     task = tuned.absolute()
     retried = folder.was_begun_by(task)
     if settings.verl is not None:
-        from steps.finetune.by_verl import train_with_verl
+        from steps.finetune.by_verl import resume_of, train_with_verl
 
         folder.begin(task)
-        train_with_verl(settings, inputs, model, data, tuned, merged, folder, retried)
+        if settings.nodes is not None:
+            train_on_nodes(Training(settings, inputs, model, data, tuned, task, merged, folder, None, retried))
+        else:
+            train_with_verl(settings, inputs, model, data, tuned, merged, folder, resume_of(settings, retried))
         return
     wanted = settings.checkpoints.resume_from_checkpoint
     if is_finished(folder.path):

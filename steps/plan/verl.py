@@ -126,16 +126,6 @@ def verl_problems(seen: Seen) -> Iterator[Problem]:
     if p := asked(seen.parameters):
         yield from size_problems(p)
         yield from length_problems(p, seen.positions)
-        yield from _place_problems(p)
-
-
-def _place_problems(p: VerlParams) -> Iterator[Problem]:
-    """Refuse several nodes."""
-    if p.nodes > 1:
-        name = "trainer_nnodes" if p.trainer_nnodes else "num_nodes_finetune"
-        yield Problem("PLAN-E0542", name, f"{p.nodes} with ENGINE={p.rollout}", "1",
-                      f"set {name}=1, and as many GPUs of one node as there are",
-                      why="verl is started on one node only")  # fmt: skip
 
 
 def packages_of_verl(parameters: object) -> Iterator[tuple[str, str, str, str]]:
