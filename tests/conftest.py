@@ -20,6 +20,7 @@ from unchanged import CHECKOUT, NEVER_EDITED, changes, snapshot
 pytest_plugins = [
     "training_inputs",
     "stores",
+    "trainer_machines",
     "merge_inputs",
     "registering",
     "peers",

@@ -69,10 +69,22 @@ class Trainer:
         self.fault = (what, int(step or 0))
         self.score = self._reward_function()
         assert {"console", "file"} == set(config.trainer.logger)
-        self.log = open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0)  # noqa: SIM115
+        variables = self._of_cluster() if config.trainer.nnodes > 1 else os.environ
+        self.log = open(variables["VERL_FILE_LOGGER_PATH"], "wb", buffering=0)  # noqa: SIM115
         self.kept: list[Path] = []
         self.weights = None
         self.step = 0
+
+    def _of_cluster(self):
+        """Look at the cluster's GPUs (verl.single_controller.ray.base: _check_resource_available).
+
+        Ray may run the trainer on any node, so that of the variables only those of the runtime environment are there.
+        """
+        from ray_stand_in import gpus_of_cluster
+
+        there = gpus_of_cluster()
+        assert there >= self.gpus, f"Total available GPUs {there} is less than total desired GPUs {self.gpus}"
+        return self.config.ray_kwargs.ray_init.runtime_env.env_vars
 
     def _reward_function(self):
         """As verl.trainer.ppo.reward.get_custom_reward_fn and load_reward_manager."""

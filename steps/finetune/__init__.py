@@ -7,6 +7,7 @@ Trainers share an interface, not a parent class; functions that several of them 
     result.py       check the result and write the artifact
     processes.py    train in several processes of this node; `process.py` and `worker.py` are what each of them runs
     nodes.py        train on several nodes: hand over model and rows, take the result
+    by_verl.py      train with verl (`steps/verl/`); `verl_node.py` is what each of several nodes runs for it
     rows.py         which rows each process gets, and how much its loss counts
     weights.py      gather weights that are split over processes
     rewarded/       training with rewards: completions, rewards, what is saved and resumed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ RESULT = "result"  # below the folder of checkpoints
 LEASE = "followed"  # the sign of life of the task that follows the training
 MANIFEST_OF_JOB = "trainjob.yaml"
 COMMAND = ("python", "-m", "steps.launch.node", "-m", MODULE)
+OF_VERL = ("python", "-m", "steps.finetune.verl_node")
+SECRET = "secret"  # file beside the job: what the nodes of a training with verl know each other by
 
 
 def train_on_nodes(training: Training, times: Times | None = None) -> None:
@@ -52,14 +55,17 @@ def train_on_nodes(training: Training, times: Times | None = None) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         (place / JOB).write_text(job.as_text(), encoding="utf-8")
+        (place / SECRET).touch(mode=0o600)
+        (place / SECRET).write_text(secrets.token_hex(32), encoding="utf-8")
 
     def told() -> StepError | None:
         error = first_error(place)
         return None if isinstance(error, Pruned) else error  # the plan refuses several nodes in a sweep
 
+    command = COMMAND if training.settings.verl is None else OF_VERL
     if not is_written(result, training.settings, training.inputs):
         run_on_nodes(
-            [*COMMAND, str(place / JOB)], nodes, training.settings.processes, training.folder.key,
+            [*command, str(place / JOB)], nodes, training.settings.processes, training.folder.key,
             folder / MANIFEST_OF_JOB, str(folder / LEASE), told, before_start, times or Times(),
         )  # fmt: skip
     _take(result, training.tuned)

@@ -21,6 +21,7 @@ from steps.finetune.checkpoints import (
     resume_point,
     unfinish,
 )
+from steps.finetune.checkpoints.sealing import named_alike
 from steps.finetune.curves import TrainingCurve
 from steps.finetune.nodes import train_on_nodes
 from steps.finetune.packages import refuse_missing
@@ -31,7 +32,6 @@ from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
 from steps.pruning import Pruned
 from steps.running import Stopped
-from steps.verl.checkpoints import path_of, steps_in
 
 log = logging.getLogger("finetune")
 
@@ -131,10 +131,13 @@ def _write(
     task = tuned.absolute()
     retried = folder.was_begun_by(task)
     if settings.verl is not None:
-        from steps.finetune.by_verl import train_with_verl
+        from steps.finetune.by_verl import resume_of, train_with_verl
 
         folder.begin(task)
-        train_with_verl(settings, inputs, model, data, tuned, merged, folder, retried)
+        if settings.nodes is not None:
+            train_on_nodes(Training(settings, inputs, model, data, tuned, task, merged, folder, None, retried))
+        else:
+            train_with_verl(settings, inputs, model, data, tuned, merged, folder, resume_of(settings, retried))
         return
     wanted = settings.checkpoints.resume_from_checkpoint
     if is_finished(folder.path):
@@ -178,8 +181,7 @@ def _write_checkpoints(folder: CheckpointFolder, scratch: Path, checkpoints: Pat
 
 def _move_checkpoints(scratch: Path, place: Path) -> None:
     """Move the checkpoints that are kept, if any; the manifest of a tuned model does not name them."""
-    of_verl = [path_of(scratch, step) for step in steps_in(scratch)]
-    for checkpoint in sorted([*scratch.glob("checkpoint-*"), *of_verl]):
+    for checkpoint in named_alike(scratch):
         place.mkdir(exist_ok=True)
         shutil.move(checkpoint, place / checkpoint.name)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -8,6 +8,8 @@
     told.py               the error of a process as text, for the process that started it
     trainjob/             several nodes: a TrainJob of Kubeflow Trainer, created and followed
     node.py               what each of these nodes runs: torchrun's agent, with the exit code of its processes
+    meeting.py            nodes without torchrun: who is there, who has gone, how the training ended
+    ray_node.py           Ray on a node: the head, or one that joins it; for verl
     lease.py              a sign of life from the task that follows the nodes
     devices.py            whether the GPUs that were requested are there
     deepspeed_config.py   DeepSpeed configurations: the built-in ones, and a user's file, converted to current names

@@ -1,16 +1,21 @@
-"""What processes get from the one that starts them: where its code is, and its requests to stop."""
+"""What processes get from the one that starts them: where its code is, its requests to stop, and their end."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from steps.running import was_asked_to_stop
+
+log = logging.getLogger("finetune")
 
 
 class StopRequest:
@@ -50,3 +55,35 @@ def python_path() -> str:
     root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return os.pathsep.join(dict.fromkeys(paths))
+
+
+def end_group(process: subprocess.Popen[Any], grace: float, name: str) -> None:
+    """Stop a process with a group of its own and all that it started: ask, wait `grace` seconds, kill what is left."""
+    import psutil
+
+    started = _descendants(process.pid)
+    if process.poll() is None and grace:
+        _send(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+        if process.poll() is None:
+            log.warning("WARNING %s does not stop: killing it after %g s", name, grace)
+    _send(process.pid, signal.SIGKILL)
+    process.wait()
+    for one in started:  # those with a session of their own
+        with suppress(psutil.Error):
+            one.kill()
+
+
+def _send(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _descendants(pid: int) -> list[Any]:
+    import psutil
+
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return []

@@ -27,6 +27,7 @@ NO_MODEL_ARGS = {
 # Names of data types → precision.
 DTYPES = {"fp32": "32", "float32": "32", "bf16": "16", "bfloat16": "16", "fp16": "16", "float16": "16"}
 SWITCHES = ("true", "false", "auto")  # of resume_from_checkpoint
+SAVED_AS = ("checkpoint-", "global_step_")  # and the step: what the Trainer and verl call a checkpoint
 # Other names of evaluation_strategy and its values; YAML reads a bare `no` as false.
 STRATEGY_NAMES = Renamed(names=("eval_strategy",), values={"disable": "no", "false": "no"})
 Scheduler = Annotated[
@@ -182,7 +183,7 @@ class CheckpointParams(Group):
             yield Problem("PARAM-E0223", "save_minutes", str(self.save_minutes), "minutes, 0 or -1",
                           "set it to -1, so that the plan chooses, or to 0 for none")  # fmt: skip
         value = self.resume_from_checkpoint
-        if value not in SWITCHES and "/" not in value and not value.startswith("checkpoint-"):
+        if value not in SWITCHES and "/" not in value and not value.startswith(SAVED_AS):
             fix = nearest(value.lower(), SWITCHES) or "set it to true, or to the whole path of a checkpoint folder"
             yield Problem("PARAM-E0219", "resume_from_checkpoint", shown(value), "true, false, or the path of a "
                           "checkpoint folder", fix)  # fmt: skip

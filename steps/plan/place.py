@@ -13,7 +13,7 @@ from steps.params.compute import WORKSPACE
 from steps.params.evaluation import EvaluationEngine
 from steps.params.packages import packages_of
 from steps.params.pipeline import PipelineParameters
-from steps.params.training import SWITCHES
+from steps.params.training import SAVED_AS, SWITCHES
 from steps.plan.completion_engine import packages_of_completions
 from steps.plan.packages import missing_for, missing_here
 from steps.plan.rewards import packages_of_rewards
@@ -119,7 +119,7 @@ def _checkpoint_problems(value: str, here: bool) -> Iterator[Problem]:
         yield Problem("PLAN-E0364", "resume_from_checkpoint", f"{found} at {value!r}", expected,
                       "correct the path, or set resume_from_checkpoint=true for the newest one")  # fmt: skip
     elif path.is_dir() and not (path / MANIFEST).is_file():
-        yield _no_checkpoint(value, [one.name for one in path.glob("checkpoint-*")], expected)
+        yield _no_checkpoint(value, [one.name for one in path.iterdir() if one.name.startswith(SAVED_AS)], expected)
 
 
 def _stored_checkpoint_problems(uri: str, here: bool, expected: str) -> Iterator[Problem]:
@@ -139,7 +139,7 @@ def _stored_checkpoint_problems(uri: str, here: bool, expected: str) -> Iterator
             yield Problem("PLAN-E0364", "resume_from_checkpoint", f"nothing at {uri!r}", expected,
                           "correct the URI, or set resume_from_checkpoint=true for the newest one")  # fmt: skip
         elif MANIFEST not in names:
-            inside = {name.partition("/")[0] for name in names if name.startswith("checkpoint-") and "/" in name}
+            inside = {name.partition("/")[0] for name in names if name.startswith(SAVED_AS) and "/" in name}
             yield _no_checkpoint(uri, list(inside), expected)
 
 

@@ -16,7 +16,6 @@ from steps.errors import Problem
 from steps.params.divisible import divisors_near, either, multiples_near
 from steps.params.verl import LARGEST_RANK, TRL, VerlParams
 from steps.plan.seen import Seen, runs_here
-from steps.sources.storage import local_path
 
 
 def asked(parameters: object) -> VerlParams | None:
@@ -127,20 +126,6 @@ def verl_problems(seen: Seen) -> Iterator[Problem]:
     if p := asked(seen.parameters):
         yield from size_problems(p)
         yield from length_problems(p, seen.positions)
-        yield from _place_problems(p, seen.parameters.checkpoint_dir)
-
-
-def _place_problems(p: VerlParams, checkpoint_dir: str) -> Iterator[Problem]:
-    """Refuse several nodes, and checkpoints that are no files of the machine."""
-    if p.nodes > 1:
-        name = "trainer_nnodes" if p.trainer_nnodes else "num_nodes_finetune"
-        yield Problem("PLAN-E0542", name, f"{p.nodes} with ENGINE={p.rollout}", "1",
-                      f"set {name}=1, and as many GPUs of one node as there are",
-                      why="verl is started on one node only")  # fmt: skip
-    if checkpoint_dir and local_path(checkpoint_dir) is None:
-        yield Problem("PLAN-E0543", "checkpoint_dir", f"{checkpoint_dir} with ENGINE={p.rollout}",
-                      "a folder on a volume", "set it to a path on a volume; a profile's volume that holds checkpoints "
-                      "has one", why="verl writes its checkpoints as files")  # fmt: skip
 
 
 def packages_of_verl(parameters: object) -> Iterator[tuple[str, str, str, str]]:

@@ -87,9 +87,12 @@ class VerlCheckpoints:
         return chosen
 
     def seal_whole(self) -> list[int]:
-        """Seal the checkpoints that verl has completed since the last call, and delete those beyond `keep`."""
-        latest = self._latest()
-        new = [step for step in self.steps() if step <= latest and not is_sealed(self.at(step))]
+        """Seal the checkpoints that verl has completed since the last call, and delete those beyond `keep`.
+
+        What is older than a sealed one stays as it is: another thread may be deleting it (`uploads.py` of finetune).
+        """
+        latest, sealed = self.latest(), [step for step in self.steps() if is_sealed(self.at(step))]
+        new = [step for step in self.steps() if max(sealed, default=0) < step <= latest]
         whole = [step for step in new if not self.missing_in(self.at(step))]
         for step in whole:
             facts = {"step": step, "processes": self.processes, "critic": self.critic}
@@ -115,7 +118,7 @@ class VerlCheckpoints:
             for kind in SHARDS:
                 yield from (f"{role}/{shard_name(kind, count, rank)}" for rank in range(count))
 
-    def _latest(self) -> int:
+    def latest(self) -> int:
         """Return the step in verl's file; 0 if there is none, or a kill left it empty."""
         try:
             return int((self.path / LATEST).read_text(encoding="utf-8"))

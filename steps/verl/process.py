@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from steps.errors import StepError
-from steps.launch.children import StopRequest, noting_stops, python_path
+from steps.launch.children import StopRequest, end_group, noting_stops, python_path
+from steps.launch.ray_node import WITHOUT_REPORTS
 from steps.redaction import masked
 from steps.verl.failures import Output, error_of, has_told, preempted
 from steps.verl.metrics import Logged, MetricsFile
@@ -72,9 +73,9 @@ class Running:
             try:
                 self._watch(process, asked)
             finally:
-                _end(process, 0.0)
+                end_group(process, 0.0, "verl")
                 reading.join(FOLLOWED)
-        saved = self._look()
+        saved = self.look()
         if asked:
             log.info("verl was stopped; %s", f"the newest checkpoint is {saved}" if saved else "it has no checkpoint")
             if asked.number == signal.SIGINT:
@@ -86,7 +87,8 @@ class Running:
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-u", "-m", MODULE, *self.overrides]
         log.info("starting python -m %s with %d settings", MODULE, len(self.overrides))
-        environment = {**os.environ, "PYTHONPATH": python_path(), METRICS: str(self.metrics.file), **self.environment}
+        own = {"PYTHONPATH": python_path(), METRICS: str(self.metrics.file), **WITHOUT_REPORTS}
+        environment = {**os.environ, **own, **self.environment}
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -102,16 +104,17 @@ class Running:
         """Follow verl until it has ended, or was stopped."""
         while process.poll() is None:
             if asked:
-                _end(process, self.grace)
+                end_group(process, self.grace, "verl")
                 return
-            self._look()
+            self.look()
             if has_told(self.job):  # verl may go on without the answers that a reward function failed on
-                _end(process, 0.0)
+                end_group(process, 0.0, "verl")
                 return
             with suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)
 
-    def _look(self) -> Path | None:
+    def look(self) -> Path | None:
+        """Take what verl has logged and saved since the last look; return the newest whole checkpoint."""
         for logged in self.metrics.new():
             self.step = max(self.step, logged.step)
             self.on_step(logged)
@@ -133,33 +136,3 @@ class Running:
                 file.flush()
             if not line.startswith("step:"):  # the metrics, which are told in our own words
                 log.info("verl │ %s", told)
-
-
-def _end(process: subprocess.Popen[Any], grace: float) -> None:
-    """Stop verl and all that it started: ask its group, wait `grace` seconds, and kill what is left."""
-    started = _descendants(process.pid)
-    if process.poll() is None and grace:
-        _send(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(grace)
-        if process.poll() is None:
-            log.warning("WARNING verl does not stop: killing it after %g s", grace)
-    _send(process.pid, signal.SIGKILL)
-    process.wait()
-    for one in started:  # those with a session of their own
-        with suppress(ProcessLookupError, PermissionError):
-            one.kill()
-
-
-def _send(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def _descendants(pid: int) -> list[Any]:
-    import psutil
-
-    try:
-        return list(psutil.Process(pid).children(recursive=True))
-    except psutil.Error:
-        return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +22,14 @@ from steps.verl.data import VerlFiles, write_data
 from steps.verl.metrics import Logged, MetricsFile, file_from, history_of, read_all, tokens_in
 from steps.verl.overrides import Paths, overrides_of, written
 from steps.verl.packages import attention
-from steps.verl.process import Running
+from steps.verl.process import METRICS, Running
 from steps.verl.result import TEMPLATE, write_result
 
 log = logging.getLogger("finetune")
 
 LOCK = ".lock-of-verl"  # beside the checkpoints
 FOLDER = "verl"  # beside the checkpoints: the files for verl, its log and its configuration
+SEEN_WITHIN = 90.0  # seconds; NFS keeps what it knows of a folder for up to 60
 COMPOSED = "hydra/.hydra/config.yaml"  # in that folder: the configuration that verl read
 CONFIGURATION = "verl_config.yaml"  # the same in the result
 
@@ -58,6 +59,10 @@ class VerlTraining:
     """Where the model with its adapter merged goes; a reference to `tuned` without an adapter."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables for verl's process."""
+    watch: Callable[[], None] = lambda: None
+    """Called several times a second while verl runs; what it raises ends the training."""
+    began: Callable[[int], None] = lambda step: None
+    """Called with the step that the training goes on from, before verl starts."""
 
 
 def train_by_verl(training: VerlTraining, tracker: Tracker | None = None) -> dict[str, Any]:
@@ -99,14 +104,21 @@ def _run(
     folder = training.checkpoints / FOLDER
     resume = kept.begin(training.resume)
     start = (step_of(resume) or 0) if resume else 0
+    training.began(start)
     progress = _Progress(tracker)
     progress.send(one for one in read_all(training.checkpoints) if one.step <= start)
+    metrics = file_from(training.checkpoints, start)
+
+    def on_look() -> Path | None:
+        training.watch()
+        return _sealed(kept)
+
     running = Running(
-        overrides=_overrides(training, files, folder),
+        overrides=[*_overrides(training, files, folder), *_of_nodes(training.settings, metrics)],
         folder=folder,
-        metrics=MetricsFile(file_from(training.checkpoints, start)),
+        metrics=MetricsFile(metrics),
         on_step=progress.on_step,
-        on_look=lambda: _sealed(kept),
+        on_look=on_look,
         job=folder if training.rewards else None,
         environment=training.environment,
         step=start,
@@ -114,6 +126,8 @@ def _run(
     )
     started = time.monotonic()
     running.run()
+    if training.settings.trainer_nnodes > 1:
+        _wait_until_seen(running, kept)
     last = _last_checkpoint(kept, running.step)
     return _history(training, running.step, start, time.monotonic() - started, tracker), last
 
@@ -141,6 +155,23 @@ def _overrides(training: VerlTraining, files: VerlFiles, folder: Path) -> list[s
     )
     asked = training.settings.model_copy(update={"trainer_max_ckpt_to_keep": 0, "resume": "auto"})
     return [*overrides_of(asked, paths), *(f"{key}={written(value)}" for key, value in own.items())]
+
+
+def _of_nodes(settings: VerlSettings, metrics: Path) -> list[str]:
+    """Return what verl has to be told on several nodes: Ray may run its trainer on another one than this."""
+    if settings.trainer_nnodes == 1:
+        return []
+    return [f"+ray_kwargs.ray_init.runtime_env.env_vars.{METRICS}={written(str(metrics))}"]
+
+
+def _wait_until_seen(running: Running, kept: VerlCheckpoints) -> None:
+    """Wait until this node sees what the others wrote last: a file system of the network tells it with a delay."""
+    until = time.monotonic() + SEEN_WITHIN
+    while time.monotonic() < until:
+        last = running.look()
+        if last is not None and step_of(last) == running.step == kept.latest():
+            return
+        time.sleep(1.0)
 
 
 def _model_for_verl(model: Path, data: Path, folder: Path) -> Path:

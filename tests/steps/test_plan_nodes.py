@@ -4,6 +4,7 @@ import json
 
 import pytest
 from planning import planned
+from stores import ROOT
 
 from steps import wire
 from steps.errors import UserError
@@ -11,6 +12,7 @@ from steps.params.compute import CLUSTER
 from steps.params.nodes import quantity_of, runtime_of, size_in_bytes
 from steps.params.reading import read_parameters
 from steps.params.settings import FinetuneSettings
+from steps.plan.deciding import decide
 from steps.plan.nodes import nodes_of
 from steps.plan.settings import settings_of
 from steps.plan.summary import as_text, summary_of
@@ -191,3 +193,40 @@ def test_another_runtime_is_told_what_ours_does(base, chat_file):
     made = there(base, chat_file, training_runtime_finetune="torch-distributed")
     assert any("docs/training-runtime.yaml" in text for text in made.warnings)
     assert not any("docs/training-runtime.yaml" in text for text in there(base, chat_file).warnings)
+
+
+def with_verl(base, tmp_path, **changes):
+    """Plan a training with verl on the machine with four GPUs."""
+    rows = tmp_path / "questions.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"{number} + 0?", "answer": str(number)}) + "\n"
+                            for number in range(40)))  # fmt: skip
+    given = {
+        "pytorch_model_path": str(base), "data_train_files": str(rows), "reward_funcs": "exact_answer",
+        "question_key": "question", "answer_key": "answer", "mlflow_server_uri": "http://mlflow",
+        "instance_type_finetune": "gpus", "number_of_gpu_to_use_finetuning": 4,
+        "data_train_batch_size": 8, "actor_ppo_mini_batch_size": 8, "rollout_n": 2, "data_max_prompt_length": 32,
+        "actor_ppo_micro_batch_size_per_gpu": 1, "rollout_log_prob_micro_batch_size_per_gpu": 1,
+        "data_max_response_length": 16, **changes,
+    }  # fmt: skip
+    return decide("verl_finetune", given)
+
+
+def test_verl_trains_on_the_gpus_of_all_nodes(base, tmp_path):
+    made = with_verl(base, tmp_path, num_nodes_finetune=2, checkpoint_dir="/checkpoints/c", price_per_hour=3)
+    settings = FinetuneSettings.model_validate(wire.load(wire.dump(settings_of(made)["training"].short())))
+    assert (settings.nodes.gpu_count, settings.processes.nodes) == (4, 2)
+    assert (settings.verl.trainer_nnodes, settings.verl.trainer_n_gpus_per_node) == (2, 4)
+    summary = summary_of(made)
+    rows = {task["task"]: task for task in summary["tasks"]}
+    assert (rows["nodes"]["count"], rows["nodes"]["gpu_count"], rows["finetune"]["gpu_count"]) == (2, "4", "0")
+    assert {"name": "GPUs", "value": 8, "how": "4 per node × 2 nodes, 2 for each copy that writes completions"} in (
+        summary["arithmetic"]
+    )
+
+
+def test_verl_on_one_node_keeps_checkpoints_in_an_object_store_and_on_several_needs_a_volume(base, tmp_path, memory):
+    place = {"checkpoint_dir": ROOT}
+    assert settings_of(with_verl(base, tmp_path, **place))["training"].checkpoints.checkpoint_dir == ROOT
+    for given in (place, {}):
+        with pytest.raises(UserError, match=r"PLAN-E0392 checkpoint_dir: .*a folder on a volume that all nodes mount"):
+            with_verl(base, tmp_path, num_nodes_finetune=2, **given)

@@ -1,35 +1,27 @@
 """The command of a TrainJob runs on two nodes as the Trainer and the machines run it: real processes that meet."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import psutil
 import pytest
 import yaml
-from trainer_pods import POD, launcher_pod
-from trainer_server import TrainerServer, end, node
+from trainer_machines import QUICK
 from training_inputs import settings_with, train
 
 from steps.artifacts import read_manifest, verified
 from steps.errors import NumericError, StepError, UserError
 from steps.finetune import nodes
 from steps.finetune.step import finetune
-from steps.launch.trainjob import Times, run_on_nodes
+from steps.launch.trainjob import run_on_nodes
 from steps.params.distributed import Processes
 from steps.params.nodes import NodeSettings
 from steps.params.training import CheckpointParams
 
 pytestmark = pytest.mark.slow  # four processes load torch
 
-TESTS = str(Path(__file__).parents[1])
-QUICK = Times(look_every=0.1, renew_every=0.1, patience=20, first_wait=0.01, grace=1, logs=10)
 WORK = """
 import os, sys
 import torch.distributed as dist
@@ -47,80 +39,9 @@ dist.destroy_process_group()
 """
 
 
-class Machines:
-    """Runs the nodes of a job here: what the Trainer's torch plugin, JobSet and the kubelets do."""
-
-    def __init__(self, server: TrainerServer, folder):
-        self.server, self.folder, self.processes, self.restarts = server, folder, [], 0
-
-    def behave(self, job, look):
-        name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
-        if not self.processes:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            for rank in range(trainer["numNodes"]):
-                pod = self.server.add_pod(node(name, rank, "Running"))
-                self.server.logs[pod["metadata"]["name"]] = []
-                self.processes.append((pod, self._start(trainer, rank, port), rank))
-        for pod, process, rank in self.processes:
-            lines = (self.folder / f"{rank}.log").read_text().splitlines()
-            self.server.logs[pod["metadata"]["name"]][:] = [f"2026-01-01T00:00:00.{n:09d}Z {line}"
-                                                            for n, line in enumerate(lines)]  # fmt: skip
-            code = process.poll()
-            if code is not None and pod["status"]["phase"] == "Running":
-                over = {
-                    "exitCode": code,
-                    "reason": "Error" if code else "Completed",
-                    "finishedAt": f"{time.time():.3f}",
-                }
-                pod["status"] = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [
-                    {"name": "node", "state": {"terminated": over}}]}  # fmt: skip
-        codes = [process.poll() for _, process, _ in self.processes]
-        if -9 in codes and self.restarts < 1:  # a machine was lost: all nodes start again
-            self.restarts += 1
-            for pod, process, _ in self.processes:
-                process.kill()
-                process.wait()
-                self.server.delete_pod(pod["metadata"]["name"])
-            self.processes = []
-        elif None not in codes:
-            end(job, "Failed" if any(codes) else "Complete")
-
-    def lose(self, rank):
-        """Lose the machine of a node: its agent and what that started."""
-        agent = self.processes[rank][1]
-        for child in psutil.Process(agent.pid).children(recursive=True):
-            child.kill()
-        agent.kill()
-
-    def _start(self, trainer, rank, port):
-        given = {entry["name"]: entry["value"] for entry in trainer["env"] if "value" in entry}
-        reserved = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"],
-                    "PET_NODE_RANK": rank, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}  # fmt: skip
-        environment = {**os.environ, **given, **{key: str(value) for key, value in reserved.items()},
-                       "PYTHONPATH": os.pathsep.join([os.getcwd(), str(self.folder), TESTS])}  # fmt: skip
-        log = (self.folder / f"{rank}.log").open("w")
-        return subprocess.Popen(trainer["command"], env=environment, stdout=log, stderr=log, cwd=self.folder)
-
-
-@pytest.fixture
-def machines(monkeypatch, tmp_path):
-    from kubernetes import config
-
-    server = TrainerServer()
-    server.add_pod(launcher_pod())
+@pytest.fixture(autouse=True)
+def _work(tmp_path):
     (tmp_path / "work.py").write_text(WORK)
-    made = Machines(server, tmp_path)
-    server.behave = made.behave
-    monkeypatch.setenv("KFP_POD_NAME", POD)
-    monkeypatch.setenv("KFP_NAMESPACE", "team")
-    monkeypatch.setattr(config, "load_incluster_config", lambda one: setattr(one, "host", server.url))
-    yield made
-    for _, process, _ in made.processes:
-        process.kill()
-        process.wait()
-    server.close()
 
 
 def run(tmp_path, what):

@@ -30,6 +30,7 @@ from trainer_server import (
 from waiting import LONG
 
 from steps.errors import NumericError, Outage, OutOfResources, Preempted, Problem, SecurityRefusal, StepError, UserError
+from steps.launch.meeting import lost
 from steps.launch.trainjob import Times, run_on_nodes
 from steps.messages import termination_message
 from steps.params.distributed import Processes
@@ -246,6 +247,17 @@ def test_memory_is_told_by_kubernetes_too(cluster, tmp_path):
     error = refused(tmp_path)
     assert type(error) is OutOfResources
     assert "OOMKilled" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("pod", "code"),
+    [(terminated(137, "OOMKilled"), "NODES-E0501"), (terminated(1), "NODES-E0406"), (terminated(143), "NODES-E0406")],
+)
+def test_a_node_that_has_gone_is_told_as_what_kubernetes_says_of_it(cluster, tmp_path, pod, code):
+    fails(cluster, terminated(4), pod)
+    error = refused(tmp_path, told=lambda: lost(1, "node-1"))
+    assert error.problems[0].code == code
+    assert "node 1" in str(error)
 
 
 def test_what_the_training_told_is_raised_with_what_the_pods_show(cluster, tmp_path):

@@ -3,13 +3,17 @@
 import json
 import logging
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from training_inputs import as_imported
 from verl_runs import row, stopped_at, training, write_rows
 
+import steps.launch.children as children
 from steps.errors import NumericError, Outage, OutOfResources, Preempted, StepError, UserError
 from steps.params.settings import RewardSettings
 from steps.sources.locks import locked
@@ -276,3 +280,14 @@ def test_a_tracker_gets_names_that_mlflow_takes():
     assert one.tracked == {"val-core/openai/gsm8k/reward/mean_at_1": 0.5, "val-core/_/acc/best_at_4/mean": 0.25}
     for name in one.tracked:
         _validate_metric_name(name)
+
+
+def test_what_ended_by_itself_does_not_prevent_the_end_of_the_rest(monkeypatch):
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    ended, process = subprocess.Popen(command), subprocess.Popen(command, start_new_session=True)
+    found = psutil.Process(ended.pid)
+    ended.kill()
+    ended.wait()
+    monkeypatch.setattr(children, "_descendants", lambda _: [found])
+    children.end_group(process, 0.0, "it")
+    assert process.returncode == -signal.SIGKILL

@@ -23,11 +23,13 @@ from steps.finetune.checkpoints.sealing import (
     is_described,
     is_sealed,
     linked,
+    named_alike,
     names_in,
     state_of,
     step_of,
     tell_best,
 )
+from steps.params.training import SWITCHES
 from steps.sources import storage
 from steps.sources.locks import locked
 from steps.writing import write_error
@@ -133,6 +135,21 @@ class CheckpointFolder:
         verified(path, "checkpoint")
         return self._with_best(path)
 
+    def brought(self, wanted: str) -> str:
+        """Have what resume_from_checkpoint asks for in `path`, for a trainer that looks for it there itself.
+
+        Returns what that trainer is told: true, false, auto, or the path of a checkpoint.
+        """
+        if wanted in SWITCHES:
+            return wanted
+        return str(storage.local_path(wanted) or self.named(wanted))
+
+    def forget_after(self, step: int) -> None:
+        """Delete what outlives this process of checkpoints after a step from which the training goes on."""
+        for name in self.names():
+            if (step_of(name) or 0) > step:
+                delete(self.path / name)
+
     def saved(self) -> str:
         """Return where the newest valid checkpoint outlives this process; empty without one."""
         return next((f"{self.place}/{name}" for name in reversed(self.names()) if not self.damage_of(name)), "")
@@ -204,7 +221,7 @@ class CheckpointFolder:
 
     def _warn_of_other_names(self) -> None:
         """Name what somebody copied or renamed: it is never resumed by itself."""
-        for path in sorted(self.path.glob("checkpoint-*")):
+        for path in named_alike(self.path):
             if step_of(path.name) is None or not path.is_dir():
                 log.warning("WARNING skipping %s: not the name or folder of a checkpoint", path.name)
 

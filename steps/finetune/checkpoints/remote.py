@@ -34,9 +34,11 @@ from steps.finetune.checkpoints.sealing import (
 )
 from steps.finetune.checkpoints.stored import StoredCheckpoints
 from steps.finetune.checkpoints.uploads import SENDING, SMALL_FILES, Uploads
+from steps.params.training import SAVED_AS, SWITCHES
 from steps.redaction import masked
 from steps.sources.locks import Lease
 from steps.sources.object_folder import ObjectFolder
+from steps.verl.metrics import FOLDER as METRICS
 
 log = logging.getLogger("finetune")
 
@@ -47,7 +49,7 @@ class RemoteFolder(CheckpointFolder):
 
     The Trainer writes to `path` and reads from it. What is sealed there is uploaded in the background while the folder
     is locked, and what is needed for resuming is downloaded. The small files beside the checkpoints are copied from the
-    store when the folder is locked, and to the store when they change.
+    store when the folder is locked, and to the store when they change; verl's metrics, with the next checkpoint.
     """
 
     uri: str
@@ -113,6 +115,22 @@ class RemoteFolder(CheckpointFolder):
         if is_sealed(self.path / name):
             return best_of(self.path / name)
         return best_in(state_in(self.objects.read(f"{name}/{STATE}")))
+
+    def brought(self, wanted: str) -> str:
+        """Do the same; the newest checkpoint is downloaded."""
+        if wanted == "false":
+            self.clear()
+        elif wanted in SWITCHES:
+            self.newest()
+        return super().brought(wanted)
+
+    def forget_after(self, step: int) -> None:
+        """Do the same in the store: a later training would go on from there."""
+        super().forget_after(step)
+        for name in self.stored.names():
+            if (step_of(name) or 0) > step:
+                self.stored.delete(name)
+                self.uploads.deleted(name)
 
     def saved(self) -> str:
         """Wait for the uploads; return the URI of the newest complete checkpoint, empty without one in the store."""
@@ -196,6 +214,13 @@ class RemoteFolder(CheckpointFolder):
                 (self.path / name).write_bytes(content)
             else:
                 (self.path / name).unlink(missing_ok=True)
+        for name in self.objects.sizes(METRICS):
+            there = self.objects.read(name) or b""
+            self.uploads.sent(name, there)
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size < len(there):  # each start adds lines to a file of its own
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(there)
 
     def _end_uploads(self) -> list[str]:
         """Wait for the uploads, and tell which checkpoints are only here."""
@@ -209,5 +234,5 @@ class RemoteFolder(CheckpointFolder):
     def _warn_of_other_names(self) -> None:
         super()._warn_of_other_names()
         for name in sorted({one.partition("/")[0] for one in self.objects.sizes()}):
-            if name.startswith("checkpoint-") and step_of(name) is None:
+            if name.startswith(SAVED_AS) and step_of(name) is None:
                 log.warning("WARNING skipping %s/%s: not the name of a checkpoint", masked(self.uri), name)

@@ -10,7 +10,6 @@ from steps.finetune.checkpoints.folder import CheckpointFolder
 from steps.finetune.checkpoints.sealing import checkpoints_in, delete, is_by_time, is_sealed
 from steps.params.training import CheckpointParams
 from steps.running import LOCAL_ROOT
-from steps.verl.checkpoints import path_of, steps_in
 
 
 def drop_passing(folder: Path) -> None:
@@ -39,16 +38,8 @@ def remove_finished(folder: CheckpointFolder, wanted: CheckpointParams) -> None:
     if wanted.keep_checkpoints == "true" or (wanted.keep_checkpoints == "auto" and wanted.save_total_limit > 0):
         return
     spare_newest = bool(wanted.checkpoint_dir) and LOCAL_ROOT not in os.environ
-    _remove_steps_of_verl(folder.path, spare_newest)
     names, spared = folder.names(), set[str]()
     if spare_newest and names:
         # A pod's result may still be lost on its way to the object store: the newest leads to it again, with the best.
         spared = {names[-1], folder.best_of(names[-1])}
     folder.remove(spared)
-
-
-def _remove_steps_of_verl(folder: Path, spare_newest: bool) -> None:
-    """Delete verl's checkpoints, which have names of their own."""
-    steps = steps_in(folder)
-    for step in steps[:-1] if spare_newest else steps:
-        delete(path_of(folder, step))

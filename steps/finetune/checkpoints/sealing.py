@@ -1,4 +1,4 @@
-"""The names, states and manifests of the checkpoints that the Trainer saves."""
+"""The names, states and manifests of the checkpoints that the Trainer and verl save."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from steps.params.training import SAVED_AS
 from steps.sealed import damage_of as damage_of  # these for the other files of this room
 from steps.sealed import delete as delete
 from steps.sealed import facts_of as facts_of
@@ -18,13 +19,13 @@ from steps.sealed import is_described as is_described
 from steps.sealed import is_sealed as is_sealed
 from steps.sealed import seal_folder
 
-NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+NAME = re.compile(rf"(?:{'|'.join(SAVED_AS)})(0|[1-9][0-9]*)")
 STATE = "trainer_state.json"
 BEST = "best_model_checkpoint"  # in the Trainer's state: the path of the best checkpoint until then
 
 
 def step_of(name: str) -> int | None:
-    """Return the step in the name of a checkpoint; None for a name that the Trainer does not give."""
+    """Return the step in the name of a checkpoint; None for a name that neither gives."""
     found = NAME.fullmatch(name)
     return int(found[1]) if found else None
 
@@ -39,6 +40,11 @@ def names_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return by_step([path.name for path in folder.iterdir() if path.is_dir()])
+
+
+def named_alike(folder: Path) -> list[Path]:
+    """Return whatever in a folder has a name that begins as a checkpoint's, in order."""
+    return sorted(path for start in SAVED_AS for path in folder.glob(f"{start}*"))
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

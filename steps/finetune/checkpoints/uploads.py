@@ -18,6 +18,7 @@ from steps.finetune.checkpoints.stored import StoredCheckpoints
 from steps.redaction import masked
 from steps.tracking.continued import FILE as RUN_FILE
 from steps.tracking.records import UNSENT
+from steps.verl.metrics import FOLDER as METRICS
 
 log = logging.getLogger("finetune")
 
@@ -93,6 +94,14 @@ class Uploads:
         """Note that a checkpoint was downloaded: it is the same here and there."""
         self._there[name] = self._digest(name)
 
+    def deleted(self, name: str) -> None:
+        """Note that a checkpoint was deleted there: one that is saved again under its name is another one."""
+        self._there.pop(name, None)
+
+    def sent(self, name: str, content: bytes) -> None:
+        """Note what a small file has there."""
+        self._small[name] = content
+
     def _digest(self, name: str) -> str:
         return _digest_in(self.folder / name)
 
@@ -157,24 +166,35 @@ class Uploads:
                 return
             if self._begun[0] != digest:
                 self._begun = (digest, set())
+            self._send_metrics()  # a training that goes on from this checkpoint has them
             size = self.stored.upload(copy, name, self._begun[1])
         finally:
             delete(copy)
         self._there[name] = digest
+        self._send_metrics()  # verl logs a step after it has saved it
         self._by_time.pop(name, None)
         seconds = time.monotonic() - began
         log.info("uploaded %s (%.1f MB in %.1f s) to %s", name, size / 1e6, seconds, masked(self.stored.objects.uri))
 
     def _send_small(self) -> None:
         for name in SMALL_FILES:
-            file = self.folder / name
-            content = file.read_bytes() if file.is_file() else None
-            if name not in self._small or content != self._small[name]:
-                if content is not None:
-                    self.stored.objects.write(name, content)
-                else:
-                    self.stored.objects.delete([name])
-                self._small[name] = content
+            self._send(name)
+
+    def _send_metrics(self) -> None:
+        """Send verl's metrics, of which each of its starts has a file; they grow with every step."""
+        here = {f"{METRICS}/{file.name}" for file in (self.folder / METRICS).glob("*.jsonl")}
+        for name in sorted(here | {name for name in self._small if name.startswith(f"{METRICS}/")}):
+            self._send(name)
+
+    def _send(self, name: str) -> None:
+        file = self.folder / name
+        content = file.read_bytes() if file.is_file() else None
+        if name not in self._small or content != self._small[name]:
+            if content is not None:
+                self.stored.objects.write(name, content)
+            else:
+                self.stored.objects.delete([name])
+            self._small[name] = content
 
     def _remove_there(self) -> None:
         """Delete what is outdated there, by the rules for folders; what is only there counts too."""

@@ -23,6 +23,7 @@ from steps.errors import (
     StepError,
     UserError,
 )  # fmt: skip
+from steps.launch.meeting import LOST
 from steps.launch.trainjob.api import Api, rank_of
 from steps.launch.trainjob.creating import Job
 from steps.launch.trainjob.logs import LINES, last_lines
@@ -67,10 +68,20 @@ def error_of(api: Api, job: Job, told: StepError | None) -> StepError:
     """Return the error of a job that failed, with events and the last lines of every failed pod as its notes."""
     pods = _seen(lambda: api.pods_of(job["metadata"]["name"]))
     ended = sorted(_ended(pods), key=lambda one: (one.finished or "9", one.rank))
-    error = _tried_again(told or _of_pods(job, ended) or _of_condition(job))
+    error = _tried_again(_ended_from_outside(told, ended) or told or _of_pods(job, ended) or _of_condition(job))
     for note in _notes(api, job, pods, ended):
         error.add_note(note)
     return error
+
+
+def _ended_from_outside(told: StepError | None, ended: list[Ended]) -> StepError | None:
+    """Return why Kubernetes ended a pod, if the training only told that a node had gone."""
+    if told is None or told.problems[0].code != LOST:
+        return None
+    if disrupted := [one for one in ended if one.disrupted]:
+        return _preempted(disrupted[0])
+    killed = [one for one in ended if one.reason == "OOMKilled" or one.code == KILLED]
+    return _no_memory(killed[0]) if killed else None
 
 
 def _of_pods(job: Job, ended: list[Ended]) -> StepError | None:
