@@ -11,6 +11,7 @@ import psutil
 import pytest
 from command_line import FINETUNE
 from conftest import chat_rows, write_jsonl
+from grids import long_but
 from test_local import given, run, words  # noqa: F401  (a fixture)
 
 from pipelines.active import active, alone, is_active
@@ -114,11 +115,12 @@ def test_a_run_leaves_no_temporary_file_and_a_readable_log(temporary, given, run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("step", "number"),
-    [("plan", signal.SIGKILL), ("import-model", signal.SIGINT), ("finetune", signal.SIGKILL),
-     ("finetune", signal.SIGINT), ("evaluate", signal.SIGTERM)],
-)  # fmt: skip
+STOPS = [("plan", signal.SIGKILL), ("import-model", signal.SIGINT), ("finetune", signal.SIGKILL),
+         ("finetune", signal.SIGINT), ("evaluate", signal.SIGTERM)]  # fmt: skip
+ONE_EACH = [("import-model", signal.SIGINT), ("finetune", signal.SIGKILL), ("evaluate", signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("step", "number"), long_but(ONE_EACH, STOPS))
 def test_a_run_that_is_stopped_leaves_no_temporary_file(temporary, given, runs_root, step, number):  # noqa: F811
     longer = {**given, "num_train_epochs": 99 if step == "finetune" else 1}
     command = [*FINETUNE, "run", "chat_completion", "--root", str(runs_root), *words(longer)]

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from forking import Fork
+from grids import long_but
 from trained_together import differences
 from training_inputs import settings_with, train
 
@@ -110,7 +111,7 @@ def unbroken(_unbroken, model, data, tmp_path) -> bytes:
     return _unbroken["bytes"]
 
 
-@pytest.mark.parametrize("victim", [pytest.param("first", marks=pytest.mark.long), "second", "step"])
+@pytest.mark.parametrize("victim", long_but(["step"], ["first", "second", "step"]))
 def test_a_killed_training_ends_as_an_undisturbed_one(start, unbroken, tmp_path, victim):
     out, draw = tmp_path / "out", random.Random(victim)
     step = start(asked(), out)
@@ -133,7 +134,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(start, unbroken, tmp_path,
     assert weights(out) == unbroken
 
 
-@pytest.mark.parametrize("whom", ["step", "second"])
+@pytest.mark.parametrize("whom", long_but(["second"], ["step", "second"]))
 def test_a_training_that_is_stopped_saves_in_all_processes_and_goes_on(start, unbroken, tmp_path, whom):
     out = tmp_path / "out"
     step = start(asked(), out)
@@ -150,7 +151,7 @@ def test_a_training_that_is_stopped_saves_in_all_processes_and_goes_on(start, un
     assert weights(out) == unbroken
 
 
-@pytest.mark.parametrize("moment", [1.0, 5.0, *(pytest.param(one, marks=pytest.mark.long) for one in (0.0, 3.0, 7.0))])
+@pytest.mark.parametrize("moment", long_but([1.0], [0.0, 1.0, 3.0, 5.0, 7.0]))
 def test_a_training_can_be_stopped_while_its_processes_begin(start, tmp_path, moment):
     out = tmp_path / "out"
     step = start(asked(), out)
@@ -228,7 +229,7 @@ def test_two_nodes_train_as_one_process(start, model, data, tmp_path):
     assert ours["processes"] == {"count": 2, "nodes": 2, "strategy": "ddp"}
 
 
-@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("fsdp", long_but([True], [False, True]), ids=["ddp", "fsdp"])
 def test_a_training_goes_on_with_another_number_of_processes(forked, model, data, tmp_path, fsdp):
     strategy = "fsdp" if fsdp else "ddp"
     parts = {2: {"per_device_train_batch_size": 2}, 4: {"per_device_train_batch_size": 1}}
@@ -274,7 +275,7 @@ print(sorted({one.code for one in run_processes("ending_process", ["wait"], 2).f
 """
 
 
-@pytest.mark.parametrize("late", ["0.3", *(pytest.param(one, marks=pytest.mark.long) for one in ("0.05", "1.0"))])
+@pytest.mark.parametrize("late", long_but(["0.3"], ["0.05", "0.3", "1.0"]))
 def test_a_request_to_stop_before_there_are_processes_is_not_lost(late):
     paths = os.pathsep.join(str(Path(__file__).parents[number]) for number in (1, 2))
     done = subprocess.run(
