@@ -114,12 +114,12 @@ def test_a_run_leaves_no_temporary_file_and_a_readable_log(temporary, given, run
     assert closed == []
 
 
-@pytest.mark.slow
 STOPS = [("plan", signal.SIGKILL), ("import-model", signal.SIGINT), ("finetune", signal.SIGKILL),
          ("finetune", signal.SIGINT), ("evaluate", signal.SIGTERM)]  # fmt: skip
 ONE_EACH = [("import-model", signal.SIGINT), ("finetune", signal.SIGKILL), ("evaluate", signal.SIGTERM)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "number"), long_but(ONE_EACH, STOPS))
 def test_a_run_that_is_stopped_leaves_no_temporary_file(temporary, given, runs_root, step, number):  # noqa: F811
     longer = {**given, "num_train_epochs": 99 if step == "finetune" else 1}
