@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import FINETUNE, with_our_code
 from conftest import chat_rows, write_jsonl
+from grids import long_but
 from waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,7 @@ def test_the_tuned_model_loads_with_transformers(first):
     assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
+@pytest.mark.long
 def test_a_python_of_its_own_for_every_task_gives_the_same_weights(first, given, tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_WARM", "0")
     cold = run(tmp_path, given)
@@ -259,7 +261,7 @@ def unbroken(given, shared) -> tuple[dict, dict]:
     return longer, json.loads(result.read_text().replace(f"{folder}.part", str(folder)))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", long_but([signal.SIGTERM], [signal.SIGKILL, signal.SIGTERM]))
 def test_a_run_that_is_stopped_in_training_resumes_to_the_same_weights(unbroken, tmp_path, how):
     longer, whole = unbroken
     root = tmp_path / "broken"

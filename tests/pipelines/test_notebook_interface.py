@@ -468,6 +468,7 @@ def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on(training, runs
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupt_of_the_group_counts_once_as_jupyter_and_a_terminal_send_it(training):
     child, _ = training
     os.killpg(child.pid, signal.SIGINT)

@@ -219,7 +219,7 @@ main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize("when", KILLED_AT)
+@pytest.mark.parametrize("when", long_but(["the checkpoints are deleted"], KILLED_AT))
 def test_a_kill_while_it_is_pruned_changes_nothing(when, model, data, tmp_path, local_root, monkeypatch, mlflow_store):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     others(local_root, -FAR)

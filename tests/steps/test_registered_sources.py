@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from grids import long_but
 from registering import client, flip_bit, registered, settings
 
 from steps.artifacts import read_manifest, verified
@@ -59,8 +60,10 @@ def test_a_version_is_its_weights_pinned_to_what_was_registered(world, tmp_path,
     assert read_manifest(tmp_path / "imported").lineage["registered"] == found.settings.registered
 
 
-@pytest.mark.parametrize("form", ["alias", "version", "run"])
-@pytest.mark.parametrize("copied", [False, True], ids=["reference", "copy"])
+KEPT = [(form, copied) for form in ("alias", "version", "run") for copied in (False, True)]
+
+
+@pytest.mark.parametrize(("form", "copied"), long_but([("alias", True), ("run", False)], KEPT))
 def test_a_server_that_keeps_the_artifacts_itself_gives_the_same(
     world, tmp_path, mlflow_server, monkeypatch, form, copied
 ):
