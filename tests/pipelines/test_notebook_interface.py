@@ -477,6 +477,7 @@ def test_an_interrupt_of_the_group_counts_once_as_jupyter_and_a_terminal_send_it
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_second_interrupt_stops_at_once(training):
     child, _ = training
     below = psutil.Process(child.pid).children(recursive=True)

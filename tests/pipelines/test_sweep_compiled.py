@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from classifiers import build_bert, label_rows
 from conftest import chat_rows, write_jsonl
+from grids import long_but
 
 from pipelines.catalog import published_as
 from pipelines.local import LocalRun, StepFailed, run_local
@@ -138,7 +139,7 @@ def test_the_second_run_takes_everything_else_from_the_cache(first, given):
     assert again.versions() == 1
 
 
-@pytest.mark.parametrize("parallelism", [1, 5])
+@pytest.mark.parametrize("parallelism", long_but([5], [1, 5]))
 def test_any_parallelism_gives_the_same_trials(first, given, parallelism):
     made = published_as("chat_completion_sweep").load()
     folder = first.root / f"at-once-{parallelism}"
@@ -150,6 +151,7 @@ def test_any_parallelism_gives_the_same_trials(first, given, parallelism):
     assert told == min(parallelism, 3)
 
 
+@pytest.mark.long
 def test_data_are_prepared_once_more_for_another_length_and_a_second_model_is_imported(first, given, tmp_path):
     from conftest import build_model
 

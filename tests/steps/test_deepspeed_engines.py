@@ -122,6 +122,7 @@ def test_offloading_is_in_the_configuration_of_deepspeed_only_if_it_is_asked_for
     assert (moved["bf16"]["enabled"], moved["fp16"]["enabled"]) == (False, False)
 
 
+@pytest.mark.long
 def test_an_encoder_decoder_answers_too(tmp_path):
     build_t5(tmp_path / "t5")
     chosen = settings({"max_new_tokens": 6}, kind="seq2seq_lm")
@@ -155,6 +156,7 @@ def test_more_gpus_than_there_are_is_refused(model, monkeypatch):
         deepspeed_engine.open_engine(settings(engine={"tensor_parallel_size": 2, "inference_type": "deepspeed"}), model)
 
 
+@pytest.mark.long
 def test_the_error_of_a_process_is_raised_here(model):
     engine = zero_engine.open_engine(settings(), model, processes=2)
     with engine, pytest.raises(RuntimeError, match="AttributeError"):

@@ -168,6 +168,7 @@ def test_successive_halving_at_once_ends_all_but_some(start, model, data, tmp_pa
     assert all(one.points for one in found.values())
 
 
+@pytest.mark.long
 def test_a_killed_trial_goes_on_and_its_curve_has_each_step_once(start, model, data, tmp_path, local_root, monkeypatch):
     monkeypatch.setenv("CI", "true")
     settings = settings_with({**EVERY_FOUR, "num_train_epochs": 25})
