@@ -84,7 +84,7 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
         if RECORDS in os.environ:
             log.info("▸ %s", name)
         started = time.monotonic()
-        result = outlasting(name, lambda: attempt(name, settings, **arguments), name in RESUMING, _refuse_after_stop)
+        result = outlasting(name, lambda: attempt(name, settings, **arguments), name in RESUMING, refuse_after_stop)
         _ignore_stops()
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
@@ -145,7 +145,7 @@ def was_asked_to_stop() -> bool:
     return _asked_to_stop
 
 
-def _refuse_after_stop() -> None:
+def refuse_after_stop() -> None:
     """Raise Stopped if SIGTERM arrived and what it raised was lost, such as in a destructor."""
     if _asked_to_stop:
         raise Stopped

@@ -30,7 +30,7 @@ from steps.launch.told import as_text, error_file
 from steps.logs import WITHOUT_BARS, log_plainly
 from steps.outcome import failure
 from steps.params.registration import MEANS_OFF
-from steps.running import Stopped, stop_when_asked, was_asked_to_stop
+from steps.running import Stopped, refuse_after_stop, stop_when_asked, was_asked_to_stop
 from steps.verl.process import GRACE
 
 log = logging.getLogger("finetune")
@@ -123,6 +123,7 @@ def _follow(training: Training, place: Path, node: Node, ray: Ray, secret: str) 
         member.joined()
         while True:
             _leave_if_over(member, LOOK_SECONDS)
+            refuse_after_stop()
             ray.look()
     except _Over as over:
         return over.code

@@ -130,5 +130,5 @@ def test_nobody_waits_after_a_request_to_stop_whose_exception_was_lost(waited, m
         raise SILENT
 
     with pytest.raises(running.Stopped):
-        outages.outlasting("plan", attempt, look=running._refuse_after_stop)
+        outages.outlasting("plan", attempt, look=running.refuse_after_stop)
     assert waited == []

@@ -18,6 +18,7 @@ from steps.launch.trainjob.api import INSTALLED, Api, Refused, words_of
 from steps.launch.trainjob.manifest import ATTEMPT, LAUNCHER, TASK_LABEL, label
 from steps.launch.trainjob.own_pod import OwnPod
 from steps.params.nodes import MANAGED_BY, MANAGER, RUN_LABEL
+from steps.running import refuse_after_stop
 
 log = logging.getLogger("finetune")
 
@@ -102,6 +103,7 @@ def remove(api: Api, job: Job, look_every: float) -> None:
                 Problem("NODES-E0402", f"TrainJob {name}", "still there an hour after it was deleted", "its end",
                         f"see its finalizers and pods: kubectl describe trainjob {name} --namespace {api.namespace}")
             )  # fmt: skip
+        refuse_after_stop()
         time.sleep(look_every)
 
 

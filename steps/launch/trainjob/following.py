@@ -15,6 +15,7 @@ from steps.errors import Preempted, Problem, StepError, UserError
 from steps.launch.trainjob.api import Api, rank_of
 from steps.launch.trainjob.creating import Job, end_of
 from steps.launch.trainjob.logs import FirstLog
+from steps.running import refuse_after_stop
 
 log = logging.getLogger("finetune")
 
@@ -33,7 +34,8 @@ def followed(
     """Return the job when it has ended, and what the training told of itself.
 
     The job that is returned has not ended if the training told an error that another try would meet again, and it still
-    goes on `grace` seconds later: its runtime starts it again and again. Raises Preempted if somebody deletes it.
+    goes on `grace` seconds later: its runtime starts it again and again. Raises Preempted if somebody deletes it, and
+    Stopped if this process was asked to stop and what that raised was lost.
     """
     name, uid = job["metadata"]["name"], job["metadata"]["uid"]
     looks = _Looks(api)
@@ -57,6 +59,7 @@ def followed(
         if (now := state_of(found, pods)) != state:
             state = now
             log.info("TrainJob %s: %s", name, state)
+        refuse_after_stop()
         time.sleep(look_every)
 
 
