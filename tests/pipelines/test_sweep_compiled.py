@@ -129,6 +129,7 @@ def test_the_screen_has_the_lines_of_single_runs_and_nothing_of_the_runner(first
         assert words not in first.shown
 
 
+@pytest.mark.long
 def test_the_second_run_takes_everything_else_from_the_cache(first, given):
     again = Swept(from_yaml("chat_completion_sweep"), given, TYPED, first.root, first.root / "again")
     assert again.error == {}

@@ -4,6 +4,7 @@ import pytest
 from classifiers import build_bert, label_rows
 from conftest import build_model, write_jsonl
 from encoder_decoders import build_t5, pairs
+from grids import long_but
 from preferences import pair_rows, rated_rows
 from reward_prompts import prompt_rows
 from sweeping import SETTINGS, finished_in, preparations, swept, versions
@@ -37,14 +38,12 @@ CASES = {
     "kto": ("preference", build_model, rated_rows(60), {"method": "kto", "precompute_ref_log_probs": True}),
 }  # fmt: skip
 NAMES = {build_bert: "bert", build_t5: "t5", build_model: "tiny"}
-# A head, rewards, and an adapter with references in the shared folder; the sweeps of test_sweep_driver.py are over
+# Rewards, and an adapter with references in the shared folder; the sweeps of test_sweep_driver.py are over
 # chat_completion. The other cases differ in how they train alone, which the tests of each trainer prove.
-OFTEN = ("text_classification", "grpo", "dpo")
+OFTEN = ("grpo", "dpo")
 
 
-@pytest.mark.parametrize(
-    "case", [case if case in OFTEN else pytest.param(case, marks=pytest.mark.long) for case in CASES]
-)
+@pytest.mark.parametrize("case", long_but(OFTEN, CASES))
 def test_a_sweep_of_two_trials_ends_with_the_better_one(case, shared, tmp_path, runs_root):
     pipeline, build, rows, own = CASES[case]
     given = {**SETTINGS, "pytorch_model_path": str(shared.made(NAMES[build], build)),

@@ -388,7 +388,8 @@ def test_without_a_plan_there_are_none(model, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resume", long_but(["false"], ["false", "auto", "true"]))
+@pytest.mark.long
+@pytest.mark.parametrize("resume", ["false", "auto", "true"])
 def test_a_task_that_is_killed_and_started_again_loses_at_most_the_time_between(
     start, model, data, tmp_path, local_root, resume
 ):

@@ -255,6 +255,7 @@ A_RUN = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_ends_in_a_version_that_beats_the_base_and_answers_as_peft_does(
     tiny_model, chat_file, tmp_path, runs_root, warm
 ):

@@ -132,6 +132,7 @@ def test_bad_rates_of_a_sweep_are_pruned_and_good_ones_are_not(model, data, tmp_
     assert states == {n: "pruned" if n in ended else "finished" for n in range(len(rates))}
 
 
+@pytest.mark.long
 def test_trials_at_once_see_each_other(start, model, data, tmp_path, local_root, monkeypatch):
     monkeypatch.setenv("CI", "true")
     for trial, rate in enumerate((1e-3, 2e-3)):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from grids import long_but
 from registering import as_artifact, client, content, flip_bit, registered, settings, write_evaluation
 from safetensors.torch import load_file, save_file
 
@@ -160,7 +161,7 @@ def test_the_same_model_registered_at_once_from_several_folders_is_one_version(
 COPYING = {"registration": {"registered_model_name": "normaliser", "copy_weights_to_mlflow": True}}
 
 
-@pytest.mark.parametrize("when", ["at once", "later", "later, in other files"])
+@pytest.mark.parametrize("when", long_but(["later, in other files"], ["at once", "later", "later, in other files"]))
 def test_a_version_with_a_copy_of_the_weights_loads_without_the_folder(
     world, variant, mlflow_server, monkeypatch, when
 ):
