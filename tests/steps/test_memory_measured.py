@@ -16,6 +16,8 @@ from steps.params.reading import read_parameters
 from steps.plan.memory import MemoryEstimate, estimate
 from steps.plan.sharding import ALONE, Sharing
 
+pytestmark = pytest.mark.slow
+
 LARGEST_ERROR = 0.2
 PIPELINES = {"bert": ("text_classification", "sequence_classification"), "bert-masked": ("pretraining", "masked_lm"),
              "t5": ("translation", "seq2seq_lm"), "bart": ("translation", "seq2seq_lm")}  # fmt: skip
