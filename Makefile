@@ -35,7 +35,7 @@ test: setup      ## Run every test that needs no GPU and no container engine.
 test-fast: setup ## Run the tests that neither train nor evaluate a model, in about ten minutes.
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and $(HERE)"
 
-test-long: setup  ## Run what `make test` leaves out: whole grids of cases, kills at many moments, large models; takes hours.
+test-long: setup  ## Run what `make test` leaves out: the rest of grids, dear tests of processes, many kills, large models; takes hours.
 	$(BIN)/pytest -m long --durations=0
 
 test-peers: setup  ## Run TRL, PEFT and transformers alone and store their loss traces in tests/peers/, which the tests read.

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+from grids import long_but
 from sweeping import (
     SETTINGS,
     begun,
@@ -44,7 +45,6 @@ CASES = {
     "grid, many times": (20, 2, {"learning_rate": RATES, "lora_r": [4, 8]}, {}),
 }  # fmt: skip
 # Also with a sampler a sweep goes on from its folder alone; test_sweep_search.py has that it then chooses the same.
-LONG = set(CASES) - {"small grid"}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def given(tiny_model, chat_file) -> dict:
     return {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file)}
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.long if c in LONG else ()) for c in CASES])
+@pytest.mark.parametrize("case", long_but(["small grid"], CASES))
 def test_a_sweep_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(case, given, runs_root):
     kills, parallel, space, more = CASES[case]
     reference = swept(runs_root.with_name("reference"), given, space, max_parallel=parallel, **more)

@@ -1,12 +1,14 @@
 """One training is one MLflow run, however often it is interrupted, and no run stays open for ever."""
 
 import errno
+import itertools
 import json
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from grids import long_but
 from mlflow import MlflowClient
 from training_inputs import settings_with, train
 from waiting import LONG, wait_for
@@ -55,15 +57,10 @@ def longer(**checkpoints):
     return settings_with({"num_train_epochs": 12}, checkpoints=CheckpointParams(save_steps=10, **checkpoints))
 
 
-@pytest.mark.parametrize(
-    ("resume", "how"),
-    [
-        ("true", signal.SIGKILL),
-        ("auto", signal.SIGTERM),
-        pytest.param("auto", signal.SIGKILL, marks=pytest.mark.long),
-        pytest.param("true", signal.SIGTERM, marks=pytest.mark.long),
-    ],
-)
+STOPS = list(itertools.product(("true", "auto"), (signal.SIGKILL, signal.SIGTERM)))
+
+
+@pytest.mark.parametrize(("resume", "how"), long_but([("true", signal.SIGKILL), ("auto", signal.SIGTERM)], STOPS))
 def test_a_resumed_training_continues_its_run_and_repeats_no_metric(
     start, store, model, data, tmp_path, local_root, how, resume
 ):
