@@ -38,7 +38,6 @@ TWO = {"learning_rate": RATES[:2]}
 SEED = 16
 # Name → kills, trials at the same time, space, options of the sweep.
 CASES = {
-    "small grid": (2, 2, {**TWO, "lora_r": [4, 8]}, {}),
     "grid": (4, 2, {"learning_rate": RATES, "lora_r": [4, 8]}, {}),
     "tpe": (3, 1, {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "lora_r": [4, 8]},
             {"search": "tpe", "budget": 6}),
@@ -52,7 +51,7 @@ def given(tiny_model, chat_file) -> dict:
     return {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file)}
 
 
-@pytest.mark.parametrize("case", long_but(["small grid"], CASES))
+@pytest.mark.parametrize("case", long_but(["grid"], CASES))
 def test_a_sweep_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(case, given, runs_root):
     kills, parallel, space, more = CASES[case]
     reference = swept(runs_root.with_name("reference"), given, space, max_parallel=parallel, **more)
