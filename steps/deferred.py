@@ -1,9 +1,10 @@
 """Heavy modules that libraries import for uses which few tasks have: they are loaded at their first use.
 
 transformers loads scikit-learn for a threshold of assisted generation and scipy's optimizer for the losses of object
-detection; peft loads bitsandbytes, and with it torch's compiler, for weights in 4 or 8 bits. That is a fifth of what a
-task imports. Only the modules in HEAVY get a stand-in; whoever else imports the same gets the module itself. And
-transformers and TRL both read the metadata of every installed distribution: here it is read once.
+detection; peft loads bitsandbytes for weights in 4 or 8 bits. That is a fifth of what a task imports. Only the modules
+in HEAVY get a stand-in; whoever else imports the same gets the module itself. peft loads bitsandbytes for every adapter
+too, and it compiles functions as it is imported, for which torch loads its compiler: here they are compiled at their
+first call. And transformers and TRL both read the metadata of every installed distribution: here it is read once.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import functools
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 _LOSSES = ("deformable_detr", "for_object_detection", "grounding_dino", "lw_detr", "rf_detr", "rt_detr")
 # Who imports → modules and the functions that it takes from them; of a module without functions it uses attributes.
@@ -32,26 +33,33 @@ HEAVY: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # Modules that ask for importlib.metadata.packages_distributions() as they are imported: a fifth of a second each.
 ASKING = ("transformers.utils.import_utils", "trl.import_utils")
+# Modules that call torch.compile as they are imported: torch's compiler takes longer to load than all of peft.
+COMPILING = ("bitsandbytes.backends.default.ops",)
 
 
 def defer() -> None:
-    """From now on, modules of HEAVY are imported without what they name there, and those of ASKING share an answer."""
+    """From now on, modules of HEAVY are imported without what they name there, and those of ASKING share an answer.
+
+    Those of COMPILING compile their functions when they are called.
+    """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of HEAVY and ASKING where they are, with a loader that makes their imports cheaper."""
+    """Finds the modules that are named above where they are, with a loader that makes their imports cheaper."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in HEAVY and fullname not in ASKING:
+        if fullname not in HEAVY and fullname not in ASKING and fullname not in COMPILING:
             return None
         found = PathFinder.find_spec(fullname, path, target)
         if found and found.loader:
             if fullname in ASKING:
                 found.loader = _Loader(found.loader, _asking_once())
+            if fullname in COMPILING:
+                found.loader = _Loader(found.loader, _compiling_later())
             # What is loaded costs nothing, and what is absent is told by its own error.
             heavy = {name: taken for name, taken in HEAVY.get(fullname, {}).items() if name not in sys.modules}
             if heavy and all(PathFinder.find_spec(name.partition(".")[0]) for name in heavy):
@@ -98,6 +106,32 @@ _read = importlib.metadata.packages_distributions
 def _distributions(_path: tuple[str, ...]) -> Mapping[str, list[str]]:
     """Return which distributions each package belongs to, on this path."""
     return _read()
+
+
+@contextmanager
+def _compiling_later() -> Iterator[None]:
+    import torch
+
+    original = torch.compile
+    torch.compile = cast(Any, _compiled_when_called)
+    try:
+        yield
+    finally:
+        torch.compile = original
+
+
+def _compiled_when_called(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+    """Do what torch.compile does, also as a decorator with options, at the function's first call."""
+    if function is None:
+        return functools.partial(_compiled_when_called, **options)
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        import torch
+
+        return torch.compile(function, **options)
+
+    return functools.wraps(function)(lambda *given, **named: compiled()(*given, **named))
 
 
 @contextmanager

@@ -35,6 +35,17 @@ rows, columns = transformers.loss.loss_for_object_detection.linear_sum_assignmen
 assert (list(rows), list(columns)) == ([0, 1], [1, 0])
 assert peft.helpers.bnb is not None
 assert peft.helpers.bnb.functional.dequantize_4bit is __import__("bitsandbytes").functional.dequantize_4bit
+assert "torch._inductor.compile_fx" not in sys.modules
+import torch
+compiled = []
+original, torch.compile = torch.compile, lambda function, **options: compiled.append(options) or function
+ops = sys.modules["bitsandbytes.backends.default.ops"]
+numbers, code = torch.tensor([3, 0, 1, 2], dtype=torch.uint8), torch.tensor([-1.0, -0.5, 0.5, 1.0])
+for _ in range(2):
+    found = ops._dequantize_blockwise_compute(numbers, torch.tensor([2.0]), code, 4, torch.float32)
+    assert found.tolist() == [2.0, -2.0, -1.0, 1.0], found
+assert compiled == [{"dynamic": False}], compiled
+torch.compile = original
 from sklearn import metrics
 assert metrics.__spec__ and metrics.f1_score is not transformers.data.metrics.f1_score
 """
