@@ -40,7 +40,7 @@ WAKING = ("import_model", "prepare_data", "import_models", "prepare_all")
 # Steps that wait for the server. The earlier steps need none of these modules, so they do not wait.
 WAITING = ("finetune", "evaluate", "trial", "evaluate_best", "generate")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
-WELCOME = ("report", "register_model", "score")
+WELCOME = ("merge_adapter", "report", "register_model", "score")
 READY = "ready"
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 

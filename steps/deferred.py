@@ -4,7 +4,9 @@ transformers loads scikit-learn for a threshold of assisted generation and scipy
 detection; peft loads bitsandbytes for weights in 4 or 8 bits. That is a fifth of what a task imports. Only the modules
 in HEAVY get a stand-in; whoever else imports the same gets the module itself. peft loads bitsandbytes for every adapter
 too, and it compiles functions as it is imported, for which torch loads its compiler: here they are compiled at their
-first call. And transformers and TRL both read the metadata of every installed distribution: here it is read once.
+first call. accelerate loads DeepSpeed before a model is saved: here only if the process has loaded it, since otherwise
+nothing is an engine of it. And transformers and TRL both read the metadata of every installed distribution: here it is
+read once.
 """
 
 from __future__ import annotations
@@ -35,13 +37,12 @@ HEAVY: dict[str, dict[str, tuple[str, ...]]] = {
 ASKING = ("transformers.utils.import_utils", "trl.import_utils")
 # Modules that call torch.compile as they are imported: torch's compiler takes longer to load than all of peft.
 COMPILING = ("bitsandbytes.backends.default.ops",)
+# Loads DeepSpeed to see whether a model that is saved is an engine of it.
+UNWRAPPING = "accelerate.utils.other"
 
 
 def defer() -> None:
-    """From now on, modules of HEAVY are imported without what they name there, and those of ASKING share an answer.
-
-    Those of COMPILING compile their functions when they are called.
-    """
+    """From now on, modules of HEAVY are imported without what they name there, and the others do less."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -52,14 +53,12 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in HEAVY and fullname not in ASKING and fullname not in COMPILING:
+        if fullname not in HEAVY and fullname not in CONTEXTS:
             return None
         found = PathFinder.find_spec(fullname, path, target)
         if found and found.loader:
-            if fullname in ASKING:
-                found.loader = _Loader(found.loader, _asking_once())
-            if fullname in COMPILING:
-                found.loader = _Loader(found.loader, _compiling_later())
+            if fullname in CONTEXTS:
+                found.loader = _Loader(found.loader, CONTEXTS[fullname]())
             # What is loaded costs nothing, and what is absent is told by its own error.
             heavy = {name: taken for name, taken in HEAVY.get(fullname, {}).items() if name not in sys.modules}
             if heavy and all(PathFinder.find_spec(name.partition(".")[0]) for name in heavy):
@@ -132,6 +131,22 @@ def _compiled_when_called(function: Callable[..., Any] | None = None, **options:
         return torch.compile(function, **options)
 
     return functools.wraps(function)(lambda *given, **named: compiled()(*given, **named))
+
+
+@contextmanager
+def _unwrapping() -> Iterator[None]:
+    yield
+    other = sys.modules[UNWRAPPING]
+    available = other.is_deepspeed_available
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules and available()  # type: ignore[attr-defined]
+
+
+# In which contexts these modules are run.
+CONTEXTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    **dict.fromkeys(ASKING, _asking_once),
+    **dict.fromkeys(COMPILING, _compiling_later),
+    UNWRAPPING: _unwrapping,
+}
 
 
 @contextmanager

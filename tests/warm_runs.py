@@ -15,7 +15,7 @@ from steps import wire
 from steps.params.settings import FinetuneSettings
 
 TASKS = ("plan", "import_model", "import_adapter", "prepare_data", "finetune", "trial", "evaluate", "generate", "score",
-         "register_model", "report")  # fmt: skip
+         "merge_adapter", "register_model", "report")  # fmt: skip
 # What trainings load, in one process or several; the first of them defers some of what others would load.
 LIBRARIES = [
     "steps.running",

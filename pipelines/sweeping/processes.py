@@ -24,8 +24,6 @@ from steps.running import CURVE, RECORDS, bug
 POLL = 0.1  # seconds
 SAVING = 60.0  # seconds in which steps save and end, before they are killed
 LONGEST = 100_000  # characters of settings; the system takes 131,072 bytes in one argument
-# These need the libraries that the warm process has loaded.
-WARM = ("trial", "evaluate")
 
 
 @dataclass
@@ -93,7 +91,6 @@ class Processes:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         records = log.with_suffix(".records")
-        python = self._python if step in WARM else sys.executable
         with open(log, "ab") as output:
             fcntl.flock(output, fcntl.LOCK_EX)  # the step inherits it, so it holds until its last process ends
             records.mkdir(exist_ok=True)
@@ -103,7 +100,7 @@ class Processes:
             if self.stopping:
                 raise Stopped
             process = subprocess.Popen(
-                [python, "-m", "steps", step, *words],
+                [self._python, "-m", "steps", step, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

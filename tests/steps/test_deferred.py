@@ -33,10 +33,17 @@ for made, wanted in zip(candidate_generator.roc_curve([0, 1, 1], [0.1, 0.9, 0.4]
 assert transformers.data.metrics.f1_score([1, 0, 0], [1, 0, 1]) == 2 / 3
 rows, columns = transformers.loss.loss_for_object_detection.linear_sum_assignment([[4, 1], [2, 3]])
 assert (list(rows), list(columns)) == ([0, 1], [1, 0])
+import accelerate, torch
+model = torch.nn.Linear(2, 2)
+assert accelerate.utils.extract_model_from_parallel(torch.nn.DataParallel(model)) is model
+assert "deepspeed" not in sys.modules
+import deepspeed
+engine = object.__new__(deepspeed.DeepSpeedEngine)
+torch.nn.Module.__init__(engine)
+engine.module = model
+assert accelerate.utils.extract_model_from_parallel(engine) is model
 assert peft.helpers.bnb is not None
 assert peft.helpers.bnb.functional.dequantize_4bit is __import__("bitsandbytes").functional.dequantize_4bit
-assert "torch._inductor.compile_fx" not in sys.modules
-import torch
 compiled = []
 original, torch.compile = torch.compile, lambda function, **options: compiled.append(options) or function
 ops = sys.modules["bitsandbytes.backends.default.ops"]
