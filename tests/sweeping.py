@@ -101,8 +101,13 @@ def _points_to(process: psutil.Process, number: int, file: str) -> bool:
 
 def table(sweep: Sweep) -> list[tuple]:
     """Return what must be the same, however often the sweep was killed."""
+    return lasting(sweep.facts)
+
+
+def lasting(facts: dict) -> list[tuple]:
+    """Return of each trial what is the same in every sweep of these trials: no times, places and runs of MLflow."""
     names = ("number", "parameters", "state", "score", "metrics", "curve", "steps", "reason", "best")
-    return [tuple(trial.get(name) for name in names) for trial in sweep.facts["trials"]]
+    return [tuple(trial.get(name) for name in names) for trial in facts["trials"]]
 
 
 def finished_in(folder: SweepFolder) -> list[int]:

@@ -55,6 +55,14 @@ def warm(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_WARM", str(warm_folder))
 
 
+@pytest.fixture(scope="module")
+def warm_module(warm_folder: Path) -> Iterator[None]:
+    """Let all runs of a module share the server, also those of its fixtures."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FINETUNE_WARM", str(warm_folder))
+        yield
+
+
 @pytest.fixture
 def runs_root(empty_database: Path, tmp_path: Path) -> Path:
     """A folder for runs that has a tracking database already: its migrations take seconds."""

@@ -9,11 +9,12 @@ import pytest
 from classifiers import build_bert, label_rows
 from conftest import chat_rows, write_jsonl
 from grids import long_but
+from sweeping import lasting
 
 from pipelines.catalog import published_as
 from pipelines.local import LocalRun, StepFailed, run_local
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_module")]
 
 COMPILED = Path(__file__).parents[2] / "compiled"
 SETTINGS = {
@@ -72,7 +73,7 @@ def given(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first(given, tmp_path_factory) -> Swept:
+def first(given, tmp_path_factory, warm_module) -> Swept:
     root = tmp_path_factory.mktemp("runs")
     return Swept(from_yaml("chat_completion_sweep"), given, TYPED, root, root / "first")
 
@@ -141,12 +142,17 @@ def test_the_second_run_takes_everything_else_from_the_cache(first, given):
 
 
 @pytest.mark.parametrize("parallelism", long_but([5], [1, 5]))
-def test_any_parallelism_gives_the_same_trials(first, given, parallelism):
+def test_any_parallelism_and_texts_with_python3_and_braces_give_the_same_trials(first, given, parallelism):
     made = published_as("chat_completion_sweep").load()
     folder = first.root / f"at-once-{parallelism}"
-    other = Swept(made, given, TYPED, first.root, folder, parallelism=parallelism)
+    odd = "python3 with 'quotes', \"more\" and {{braces}}"
+    values = {**given, "experiment_name": odd}
+    other = Swept(made, values, TYPED, first.root, folder, parallelism=parallelism, sweep_name=odd)
     assert other.error == {}
-    assert other.facts["trials"] == first.facts["trials"]
+    assert other.facts["name"] == odd
+    with sqlite3.connect(first.root / "mlflow.db") as database:
+        assert (odd,) in database.execute("select name from experiments").fetchall()
+    assert lasting(other.facts) == lasting(first.facts)
     assert other.facts["best"] == first.facts["best"]
     told = json.loads(Path(other.run.outputs["plan"], "plan.json").read_text())["sweep"]["parallelism"]
     assert told == min(parallelism, 3)
@@ -190,19 +196,7 @@ def test_wrong_trials_are_all_told_by_the_plan_before_anything_runs(given, tmp_p
     assert set(made.steps) == {"plan"}
 
 
-def test_texts_with_python3_and_braces_arrive_as_they_are(given, tmp_path):
-    odd = "python3 with 'quotes', \"more\" and {{braces}}"
-    trials = [{"learning_rate": 1e-3}, {"learning_rate": 2e-3}]
-    values = {**given, "experiment_name": odd}
-    made = Swept(from_yaml("chat_completion_sweep"), values, trials, tmp_path / "runs", tmp_path / "runs/run",
-                 sweep_name=odd)  # fmt: skip
-    assert made.error == {}
-    assert made.facts["name"] == odd
-    with sqlite3.connect(tmp_path / "runs/mlflow.db") as database:
-        assert (odd,) in database.execute("select name from experiments").fetchall()
-        assert made.versions() == 1
-
-
+@pytest.mark.long
 def test_a_sweep_of_classifiers_has_their_charts(tmp_path):
     build_bert(tmp_path / "bert")
     rows = write_jsonl(tmp_path / "rows.jsonl", label_rows(90))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import FINETUNE
 from conftest import chat_rows, write_jsonl
+from grids import long_but
 from sweeping import (
     SETTINGS,
     begun,
@@ -29,7 +30,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
 RATES = [1e-3, 3e-3, 1e-2, 3e-2]
 EIGHT = {"learning_rate": RATES, "lora_r": [4, 8]}
+FOUR = {"learning_rate": RATES[1:3], "lora_r": [4, 8]}
 TWO = {"learning_rate": RATES[:2]}
+ONE = {"learning_rate": RATES[:1]}
 
 
 @pytest.fixture
@@ -37,15 +40,17 @@ def given(tiny_model, chat_file) -> dict:
     return {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file)}
 
 
-def test_eight_trials_share_one_import_and_one_preparation_and_name_the_best_of_eight_runs(given, runs_root):
+@pytest.mark.parametrize("space", long_but([FOUR], [FOUR, EIGHT]), ids=["four", "eight"])
+def test_trials_share_one_import_and_one_preparation_and_name_the_best_of_as_many_runs(space, given, runs_root):
     from pipelines.runs import run
 
-    sweep = swept(runs_root, given, EIGHT, max_parallel=2)
+    sweep = swept(runs_root, given, space, max_parallel=2)
+    count = len(space["learning_rate"]) * len(space["lora_r"])
     assert preparations(sweep.folder) == (1, 1)
-    assert finished_in(sweep.folder) == [1] * 8
-    assert sweep.facts["cost"] == {**sweep.facts["cost"], "trainings": 8, "preparations": 1}
+    assert finished_in(sweep.folder) == [1] * count
+    assert sweep.facts["cost"] == {**sweep.facts["cost"], "trainings": count, "preparations": 1}
     assert versions(runs_root) == [("chat_completion", "1")]
-    assert tracked(runs_root) == [("sweep s", "FINISHED"), *((f"trial {one}", "FINISHED") for one in range(8))]
+    assert tracked(runs_root) == [("sweep s", "FINISHED"), *((f"trial {one}", "FINISHED") for one in range(count))]
     best = sweep.best
     assert best["score"] == min(trial["score"] for trial in sweep.facts["trials"])
     alone = runs_root.with_name("alone")
@@ -57,11 +62,11 @@ def test_eight_trials_share_one_import_and_one_preparation_and_name_the_best_of_
     assert sweep.final["metrics"]["tuned"] == result["metrics"]["tuned"]
 
 
-def test_the_score_of_every_trial_is_that_of_a_single_measurement(given, runs_root, tmp_path):
+def test_the_score_of_every_trial_is_that_of_a_single_measurement(ended_sweep, tmp_path):
     from steps.evaluate.measuring import measure
     from steps.params.settings import TrialSettings
 
-    sweep = swept(runs_root, given, {"learning_rate": RATES})
+    sweep = Sweep(ended_sweep)
     for trial in sweep.facts["trials"]:
         folder = sweep.folder.path / f"trials/{trial['number']:04}"
         settings = TrialSettings.model_validate_json((folder / "settings.json").read_text())
@@ -76,7 +81,6 @@ def test_only_what_changes_the_data_or_the_model_is_prepared_again(given, tiny_m
     (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}))
     trials = [
         {"learning_rate": 1e-3, "max_seq_length": 64, "pytorch_model_path": str(tiny_model)},
-        {"learning_rate": 2e-3, "max_seq_length": 64, "pytorch_model_path": str(tiny_model)},
         {"learning_rate": 1e-3, "max_seq_length": 48, "pytorch_model_path": str(tiny_model)},
         {"learning_rate": 1e-3, "max_seq_length": 64, "pytorch_model_path": str(other)},
     ]
@@ -119,7 +123,7 @@ def test_another_description_is_refused_and_a_larger_budget_goes_on(given, runs_
     assert sorted(versions(runs_root)) == [("chat_completion", "1"), ("chat_completion", "2")]
 
 
-@pytest.mark.parametrize("search", ["grid", "random"])
+@pytest.mark.parametrize("search", long_but(["random"], ["grid", "random"]))
 def test_changed_data_are_refused_and_nothing_is_lost(search, given, runs_root):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}} if search == "random" else TWO
     more = {"budget": 2, "search": search}
@@ -206,13 +210,13 @@ def test_three_wrong_trials_of_eight_are_told_before_anything_is_written(given, 
 def test_a_root_with_spaces_and_quotes_and_odd_and_long_texts(given, tmp_path):
     root = tmp_path / 'it\'s a "root" {{$.x}} python3'
     rows = write_jsonl(tmp_path / "it's {{$.x}} python3.jsonl", chat_rows(60))
-    sweep = swept(root, {**given, "train_file_path": str(rows), "experiment_name": "it's {{$.x}} python3"}, TWO)
+    sweep = swept(root, {**given, "train_file_path": str(rows), "experiment_name": "it's {{$.x}} python3"}, ONE)
     assert versions(root) == [("chat_completion", "1")]
     assert sweep.final["gate"]["passed"]
 
 
 def test_settings_that_are_too_long_for_an_argument_are_passed_as_a_file(given, runs_root):
     roles = {f"a role with the number {number}": "user" for number in range(5_000)}
-    sweep = swept(runs_root, {**given, "role_map": roles}, {"learning_rate": RATES[:1], "lora_r": [4]})
+    sweep = swept(runs_root, {**given, "role_map": roles}, ONE)
     assert sweep.state == "finished"
     assert (sweep.folder.path / "data/0.settings").stat().st_size > 131_072
