@@ -5,6 +5,7 @@ The fixtures here are known to every test (`pytest_plugins` in conftest.py).
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,3 +95,28 @@ def start(loaded: ForkingPython) -> Callable[..., Fork]:
         return loaded.start(STEPS, *words, cwd=Path.cwd(), environment=environment, files=[out / "log.txt"] * 2)
 
     return begin
+
+
+@pytest.fixture
+def forked(loaded: ForkingPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of trainings are forks of one that has the libraries, where it does not matter who starts them."""
+    from steps.finetune import processes
+    from steps.launch.several_processes import Ended, Outcome
+
+    def run(module: str, words: list[str], per_node: int, _node=None) -> Outcome:
+        code = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        found = {"WORLD_SIZE": str(per_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        forks = [
+            loaded.start(
+                code, *words, cwd=tmp_path, files=[tmp_path / f"rank-{rank}.txt"] * 2,
+                environment={**os.environ, **found, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(per_node)
+        ]  # fmt: skip
+        codes = [fork.wait(300) for fork in forks]
+        return Outcome([Ended(rank, code, 0.0) for rank, code in enumerate(codes) if code], False)
+
+    monkeypatch.setattr(processes, "run_processes", run)

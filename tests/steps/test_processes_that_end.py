@@ -71,37 +71,13 @@ def weights(out: Path) -> bytes:
     return (out / "tuned/model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def forked(loaded, tmp_path, monkeypatch) -> None:
-    """Processes of trainings are forks of one that has the libraries, where it does not matter who starts them."""
-    from steps.finetune import processes
-
-    def run(module: str, words: list[str], per_node: int, _node=None) -> Outcome:
-        code = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        found = {"WORLD_SIZE": str(per_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        forks = [
-            loaded.start(
-                code, *words, cwd=tmp_path, files=[tmp_path / f"rank-{rank}.txt"] * 2,
-                environment={**os.environ, **found, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in range(per_node)
-        ]  # fmt: skip
-        codes = [fork.wait(300) for fork in forks]
-        return Outcome([Ended(rank, code, 0.0) for rank, code in enumerate(codes) if code], False)
-
-    monkeypatch.setattr(processes, "run_processes", run)
-
-
 @pytest.fixture(scope="module")
 def _unbroken() -> dict[str, bytes]:
     return {}
 
 
 @pytest.fixture
-def unbroken(_unbroken, model, data, tmp_path) -> bytes:
+def unbroken(_unbroken, forked, model, data, tmp_path) -> bytes:
     """The weights of a training in two processes that nothing disturbed."""
     if "bytes" not in _unbroken:
         train(asked(), model, data, tmp_path / "unbroken")

@@ -110,7 +110,9 @@ def test_a_training_that_is_killed_during_an_upload_goes_on_from_the_last_whole_
 
 
 @pytest.mark.parametrize("strategy", long_but(["ddp"], ["ddp", "fsdp"]))
-def test_two_processes_that_are_stopped_go_on_from_the_store(start, server, root, model, data, tmp_path, strategy):
+def test_two_processes_that_are_stopped_go_on_from_the_store(
+    start, forked, server, root, model, data, tmp_path, strategy
+):
     several = {"processes": Processes(per_node=2, strategy=strategy)}
     long = {"num_train_epochs": 6, "per_device_train_batch_size": 2}
     plain = train(kept_at(str(tmp_path / "volume"), long).model_copy(update=several), model, data, tmp_path / "plain")
