@@ -93,8 +93,16 @@ def test_locks_tell_active_runs_from_ended_ones(tmp_path):
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
+@pytest.fixture
+def how(request) -> str:
+    """How a run ends; one that fails shares the server that has the libraries, and one that succeeds has its own."""
+    if request.param == "failed":
+        request.getfixturevalue("warm")
+    return request.param
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["succeeded", "failed"])
+@pytest.mark.parametrize("how", ["succeeded", "failed"], indirect=True)
 def test_a_run_leaves_no_temporary_file_and_a_readable_log(temporary, given, runs_root, tmp_path, how, monkeypatch):  # noqa: F811
     monkeypatch.setenv("CI", "true")  # transformers then passes its messages on to the root logger, which is kfp's
     rows = chat_rows(60)

@@ -26,7 +26,7 @@ from pipelines.sweeping.handle import Sweep, SweepFailed
 from pipelines.sweeping.run import drive
 from steps.errors import UserError
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_module")]
 
 RATES = [1e-3, 3e-3, 1e-2, 3e-2]
 EIGHT = {"learning_rate": RATES, "lora_r": [4, 8]}
@@ -137,7 +137,7 @@ def test_changed_data_are_refused_and_nothing_is_lost(search, given, runs_root):
 
 
 @pytest.fixture(scope="module")
-def two_trials(tiny_model, tmp_path_factory) -> Path:
+def two_trials(tiny_model, tmp_path_factory, warm_module) -> Path:
     """A root with a finished sweep of two trials."""
     place = tmp_path_factory.mktemp("two")
     rows = write_jsonl(place / "chat.jsonl", chat_rows(60))
