@@ -76,6 +76,7 @@ def test_config_that_trains_nothing_names_only_files_that_are_made(made, config)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("maker", MAKERS, ids=named)
 def test_make_gives_equal_bytes_every_time(made, remade, maker):
     folder = maker.parent.relative_to(ROOT)
@@ -88,6 +89,7 @@ def test_make_gives_equal_bytes_every_time(made, remade, maker):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("maker", MAKERS, ids=named)
 def test_make_leaves_alone_what_is_current(remade, maker):
     assert "current" in json.loads((remade / "printed.json").read_text())[named(maker)]

@@ -145,6 +145,8 @@ def test_a_run_at_a_place_with_blanks_and_quotes_ends_with_7_if_the_gate_refuses
     result = json.loads(next(place.glob("the runs/*/result.json")).read_text())
     assert result["gate"]["passed"] is False
     assert result["status"] == "succeeded"
+    assert result["registered"] is None
+    assert {step["step"] for step in result["steps"]} == STEPS - {"register-model"}
     again = subprocess.run([*command, "-p", "gate_max_value=100", "-p", "gate_must_beat_base=false"],
                            capture_output=True, text=True, timeout=300, cwd=place, env=with_our_code())  # fmt: skip
     assert again.returncode == 0, again.stdout + again.stderr
@@ -225,14 +227,6 @@ def test_a_model_that_is_not_wanted_in_the_registry_still_has_the_verdict_of_its
     assert set(wanted["reused"]) >= {"finetune", "evaluate"}
 
 
-def test_a_gate_that_is_not_passed_registers_nothing_and_is_no_failure(given, runs_root, warm):
-    result = run(runs_root, {**given, "max_steps": 1, "gate_metric": "exact_match", "gate_min_value": 1})
-    assert result["status"] == "succeeded"
-    assert result["gate"]["passed"] is False
-    assert result["registered"] is None
-    assert {step["step"] for step in result["steps"]} == STEPS - {"register-model"}
-
-
 def test_text_generation_learns_from_prompts_and_answers_in_csv(tiny_model, tmp_path, runs_root, warm):
     rows = "".join(f'"{number} + 1 =","{number + 1}"\n' for number in range(60))
     (tmp_path / "sums.csv").write_text("question,answer\n" + rows)
@@ -253,7 +247,7 @@ def test_text_generation_learns_from_prompts_and_answers_in_csv(tiny_model, tmp_
 
 
 @pytest.fixture(scope="module")
-def unbroken(given, shared) -> tuple[dict, dict]:
+def unbroken(given, shared, warm_module) -> tuple[dict, dict]:
     """A longer training, and what came of it."""
     longer = {**given, "num_train_epochs": 6, "save_steps": 5, "register_tuned_model": "false"}
     folder = shared.made("unbroken", lambda folder: run(folder, longer))

@@ -163,7 +163,7 @@ CASES = {
 
 
 # One of every trainer of its own, and of what a checkpoint has to keep besides: random state, accumulated gradients.
-USUAL = ("sft, LoRA with dropout", "sft, accumulated", "packed", "dpo", "kto", "classes", "T5", "answers")
+USUAL = ("sft, LoRA with dropout", "dpo", "classes", "T5")
 
 
 @pytest.mark.slow

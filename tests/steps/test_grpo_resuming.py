@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from grids import long_but
 from rewarded_rows import LETTERS, letters, prompt_rows, settings_with, write_prompts
 from test_grpo_training import same_weights, table
 from training_inputs import train
@@ -34,19 +35,19 @@ def figures(history: dict) -> list[dict]:
             for one in history["points"]]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("training", "rewarded", "lora"),
-    [
-        ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "max_steps": 8},
-         {"num_iterations": 2, "temperature": 0.9}, False),
-        ({"max_steps": 8}, {"steps_per_generation": 3, "num_iterations": 2}, True),
-        # An epoch of 3 generations of 4 prompts with 2 passes each: 6 steps, of which no prompt is in two.
-        ({"num_train_epochs": 2, "max_steps": -1}, {"steps_per_generation": 2, "beta": 0.0}, False),
-        ({"gradient_accumulation_steps": 2, "max_steps": 6}, {"method": "rloo", "num_iterations": 3}, False),
-    ],
-    ids=["iterations", "passes-lora", "epochs", "rloo"],
-)  # fmt: skip
-def test_it_resumes_from_any_step_as_if_unbroken(model, prompts, tmp_path, training, rewarded, lora):
+RESUMED = {
+    "iterations": ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "max_steps": 8},
+                   {"num_iterations": 2, "temperature": 0.9}, False),
+    "passes-lora": ({"max_steps": 8}, {"steps_per_generation": 3, "num_iterations": 2}, True),
+    # An epoch of 3 generations of 4 prompts with 2 passes each: 6 steps, of which no prompt is in two.
+    "epochs": ({"num_train_epochs": 2, "max_steps": -1}, {"steps_per_generation": 2, "beta": 0.0}, False),
+    "rloo": ({"gradient_accumulation_steps": 2, "max_steps": 6}, {"method": "rloo", "num_iterations": 3}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", long_but(["passes-lora", "rloo"], RESUMED))
+def test_it_resumes_from_any_step_as_if_unbroken(model, prompts, tmp_path, case):
+    training, rewarded, lora = RESUMED[case]
     kept = CheckpointParams(save_steps=1, keep_checkpoints="true", save_total_limit=20)
     lora = LoraParams(apply_lora=lora)
     settings = settings_with(letters(tmp_path), training, rewarded, lora=lora, checkpoints=kept)

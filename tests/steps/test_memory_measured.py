@@ -147,9 +147,13 @@ SHARDED = [
 ]  # fmt: skip
 
 
+OFTEN = ("gpt2", "bert", "bart")  # a decoder, an encoder, and both
+
+
 def marked(case):
-    """One small step of each family is tested always, the others, of up to a minute each, with the long tests."""
+    """A small step of some families is tested always, the others, of up to a minute each, with the long tests."""
     first = next(one for one in CASES if one[0] == case[0] and one[1] != "large" and _tokens(one) <= 2048)
+    first = first if case[0] in OFTEN else None
     return pytest.param(case, id=described(case), marks=() if case is first else pytest.mark.long)
 
 

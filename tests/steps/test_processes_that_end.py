@@ -87,7 +87,8 @@ def unbroken(_unbroken, forked, model, data, tmp_path) -> bytes:
     return _unbroken["bytes"]
 
 
-@pytest.mark.parametrize("victim", long_but(["step"], ["first", "second", "step"]))
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["first", "second", "step"])
 def test_a_killed_training_ends_as_an_undisturbed_one(start, unbroken, tmp_path, victim):
     out, draw = tmp_path / "out", random.Random(victim)
     step = start(asked(), out)
