@@ -143,7 +143,7 @@ def test_a_preempted_training_says_where_it_goes_on(start, server, root, model, 
     assert not (tmp_path / "out/tuned").exists()
 
 
-@pytest.mark.parametrize("step", [15, 27])
+@pytest.mark.parametrize("step", long_but([27], [15, 27]))
 def test_early_stopping_and_the_best_step_are_those_of_an_unbroken_training(
     root, tmp_path, monkeypatch, step, local_root
 ):
