@@ -20,8 +20,10 @@ import pytest
 
 import steps.params.verl as declared
 import steps.params.verl_training as without_verl
+import steps.plan.memory_checks as memory_checks
 import steps.plan.sweeps as sweeps
 import steps.plan.verl as plan
+import steps.plan.verl_memory as verl_memory
 from steps.params.compute import ComputeParams
 from steps.params.divisible import divisor_near, divisors_near, multiples_near
 from steps.params.verl import ESTIMATORS, LARGEST_RANK, NOT_COMPUTED, VerlParams
@@ -249,7 +251,8 @@ def test_the_page_tells_the_table_and_every_refusal():
     assert len(told) == 8
     assert [line for line in told if line not in lines] == []
     ours = "".join(Path(module.__file__).read_text("utf-8") for module in (plan, declared, without_verl))
-    ours += inspect.getsource(sweeps._verl_problems)
+    parts = (sweeps._verl_problems, verl_memory.rollout_problems, memory_checks.memory_problems)
+    ours += "".join(map(inspect.getsource, parts))
     codes = set(re.findall(r"P[A-Z]+-E\d{4}", ours)) - {"PARAM-E0341", "PARAM-E0342"}  # half a bound, no expression
     assert codes == set(re.findall(r"P[A-Z]+-E\d{4}", page))
     named = page[page.index("can compute: ") :].replace("\n", " ").split(". ")
