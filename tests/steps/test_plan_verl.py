@@ -27,7 +27,17 @@ import steps.plan.verl_memory as verl_memory
 from steps.params.compute import ComputeParams
 from steps.params.divisible import divisor_near, divisors_near, multiples_near
 from steps.params.verl import ESTIMATORS, LARGEST_RANK, NOT_COMPUTED, VerlParams
-from steps.plan.verl import Step, asked, length_problems, notes, row_problems, size_problems, steps_of, table
+from steps.plan.verl import (
+    Step,
+    asked,
+    length_problems,
+    notes,
+    row_problems,
+    size_problems,
+    steps_of,
+    table,
+    verl_problems,
+)
 from tests.verl_composer import LIBRARIES
 
 VERL = LIBRARIES / "verl"
@@ -209,6 +219,15 @@ def test_rows_that_make_no_training_are_refused(given, rows, code, fix):
 )
 def test_rows_that_fill_steps_are_accepted(given, rows):
     assert list(row_problems(params(**given), rows, "rows.jsonl")) == []
+
+
+@pytest.mark.parametrize(("column", "refused"), [("images", False), ("image", True), ("photos", True)])
+def test_a_column_of_images_that_would_be_left_out_is_refused(column, refused):
+    seen = SimpleNamespace(parameters=params(data_image_key=column), positions=None)
+    found = [(problem.code, problem.where) for problem in verl_problems(seen)]
+    assert found == ([("PLAN-E0546", "data_image_key")] if refused else [])
+    without = SimpleNamespace(parameters=params(data_image_key=column, ENGINE="trl"), positions=None)
+    assert list(verl_problems(without)) == []  # the plan says that it has no effect
 
 
 def test_prompts_and_completions_fit_the_model():
