@@ -44,6 +44,7 @@ from steps.outcome import failure as failure
 from steps.outcome import leave as leave
 from steps.outcome import leave_unexpected, record, texts
 from steps.outcome import stopped as stopped
+from steps.params.wording import in_words_of
 from steps.pruning import read_curve as read_curve  # these two for sweeps on this machine
 from steps.remembered import looking_once as looking_once
 
@@ -122,7 +123,8 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
     computes = getattr(typed.get("settings"), "needs_torch", False)
     with _without_torch() if name in WITHOUT_TORCH and not computes else nullcontext():
         try:
-            return step(**typed)
+            with in_words_of(getattr(typed.get("settings"), "names_told", {})):
+                return step(**typed)
         except SystemExit as end:  # of a user's function, or a library: the task would end without a word, or succeed
             left = RuntimeError(f"the step was left by sys.exit({end.code!r})")
             raise left.with_traceback(end.__traceback__) from None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 from steps.errors import Problem
+from steps.params.wording import told, with_values
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ class Group(BaseModel):
         return cls.own_names.get(name, name)
 
     @classmethod
+    def other_names(cls) -> dict[str, str]:
+        """Return what messages say in place of names of base classes (`wording.in_words`)."""
+        return with_values(cls.own_names)
+
+    @property
+    def names_told(self) -> dict[str, str]:
+        """The same, with parameters that the user set in place of others of this model."""
+        return self.other_names()
+
+    @classmethod
     def of(cls, parameters: BaseModel) -> Self:
         """Build this group from a pipeline's parameters."""
         return cls(**{name: getattr(parameters, name) for name in cls.model_fields})
@@ -67,7 +78,8 @@ class Group(BaseModel):
     def all_conflicts(self) -> list[Problem]:
         """Collect the conflicts of all groups that this model inherits from."""
         own = [group for group in type(self).__mro__ if issubclass(group, Group) and "conflicts" in vars(group)]
-        return [problem for group in reversed(own) for problem in group.conflicts(self)]
+        names = self.names_told
+        return [told(problem, names) for group in reversed(own) for problem in group.conflicts(self)]
 
 
 def default_in(group: type[Group], name: str) -> Any:

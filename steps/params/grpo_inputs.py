@@ -42,6 +42,19 @@ class GrpoDataset(Group):
                               "the name of a split of the data set",
                               "leave dataset_name out, or name the split")  # fmt: skip
 
+    def rows_named(self) -> dict[str, str]:
+        """Return the name elsewhere → the one here, of the rows that were set by the one here."""
+        pairs = {"train": "dataset_split", "validation": "dataset_validation_split"}
+        others = {
+            split: of_dataset if getattr(self, "dataset_name", "") else f"{split}_file_path"
+            for split, of_dataset in pairs.items()
+        }
+        asked = {other: f"dataset_{split}_split" for split, other in others.items()}
+        return {
+            other: name for other, name in asked.items()
+            if other != name and getattr(self, name) and getattr(self, name) == getattr(self, other)
+        }  # fmt: skip
+
     @classmethod
     def as_elsewhere(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Add the values under the names that the other pipelines have for them.

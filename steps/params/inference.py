@@ -71,6 +71,12 @@ class PromptSource(RowReading, HubDataset, PromptFiles):
         return (str(self.prompt_conf["input"]),) * int(self.prompt_conf.get("num_samples", 1))
 
     @property
+    def names_told(self) -> dict[str, str]:
+        """What messages say in place of test_file_path: the files of an eval-data are in prompt_conf."""
+        named = self.prompt_conf.get("type") == EVAL_DATA and not self.test_file_path
+        return {"test_file_path": "prompt_conf"} if named else {}
+
+    @property
     def data_source(self) -> DataSource:
         """The same as parameters of data; its only split is `test`."""
         reading = RowReading.of(self).model_dump() | HubDataset.of(self).model_dump()

@@ -150,10 +150,6 @@ class SupervisedParameters(
         """The training method (`steps/kinds/methods`)."""
         return "supervised"
 
-    def asked_as(self, name: str) -> str:
-        """Return the parameter that the user set in place of this one, for messages."""
-        return name
-
     @property
     def asked_kind(self) -> str:
         """The requested kind of model (`steps/kinds/models`); empty: decided by the model's architecture."""

@@ -38,6 +38,7 @@ from steps.params.sweep import NAME, Pruner, SweepParams
 from steps.params.task_columns import PretrainingColumns
 from steps.params.training import CheckpointParams, TrainingParams
 from steps.params.verl_settings import VerlSettings
+from steps.params.worded import OfPipeline, Worded
 
 
 class Learned(Group):
@@ -62,7 +63,7 @@ class RewardSettings(RewardParams):
     """Content digest of each reward that is a file or a model, by its name in reward_funcs."""
 
 
-class DataSettings(Learned):
+class DataSettings(Worded, Learned):
     """For prepare_data."""
 
     task: str
@@ -147,11 +148,8 @@ class Pruning(Group):
     """Optimizer steps before which no trial is ended."""
 
 
-class FinetuneSettings(Group):
+class FinetuneSettings(OfPipeline):
     """For finetune."""
-
-    pipeline: str
-    """Name of the pipeline, used to name checkpoints and tracked runs."""
 
     kind: Annotated[str, OneOf(MODEL_KINDS)] = "causal_lm"
     """Kind of model (`steps/kinds/models`), as decided by the plan."""
@@ -242,7 +240,7 @@ class FinetuneSettings(Group):
         return self.rewarded, self.rewards
 
 
-class EvaluationSettings(Learned):
+class EvaluationSettings(Worded, Learned):
     """For evaluate."""
 
     task: str
@@ -340,6 +338,11 @@ class TrialSettings(Group):
 
     measuring: EvaluationSettings
     """The measurement on the validation rows; its gate_metric selects the best trial."""
+
+    @property
+    def names_told(self) -> dict[str, str]:
+        """What messages say in place of the usual names."""
+        return self.training.names_told
 
 
 class RegistrationSettings(Learned):

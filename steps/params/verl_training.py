@@ -23,6 +23,7 @@ from steps.params.quantisation import QuantisationParams
 from steps.params.rewarded import RewardedParameters
 from steps.params.several import COMMAS
 from steps.params.verl import TRL, VerlParams
+from steps.params.wording import with_values
 
 # Estimator → the method here: rewards minus the mean of their group, for grpo divided by their deviation.
 METHODS = {"grpo": "grpo", "grpo_vectorized": "grpo", "rloo": "rloo", "rloo_vectorized": "rloo"}
@@ -128,6 +129,21 @@ WITHOUT_COUNTERPART = (
 FIXED = {name: OTHER_DEFAULTS.get(name, default_in(RewardedParameters, name)) for name in WITHOUT_COUNTERPART}
 
 
+# What messages of other trainings advise → the same with verl's parameters, where these have other values.
+PHRASES = {
+    "length_handling=truncate": "data_filter_overlong_prompts=false and data_truncation=left",
+    "apply_lora=true": f"actor_model_lora_rank={default_in(VerlParams, 'actor_model_lora_rank')}",
+    "apply_lora=false": "actor_model_lora_rank=0",
+    "gradient_checkpointing=true": "actor_model_enable_gradient_checkpointing=true",
+    "evaluation_strategy=no": "trainer_test_freq=-1",
+    "raise warmup_steps": "raise actor_optim_lr_warmup_steps_ratio",
+    ", or set precision=32": "",  # it follows from the device
+    "halve per_device_train_batch_size and double gradient_accumulation_steps":
+        "halve actor_ppo_micro_batch_size_per_gpu",  # an update keeps its size
+    "lower per_device_train_batch_size or gradient_accumulation_steps":
+        "lower data_train_batch_size, and actor_ppo_mini_batch_size with it",
+}  # fmt: skip
+
 ONLY_GPUS = "it is about verl's use of GPUs"
 ONLY_CRITIC = "no critic is trained"
 # Parameter of verl without effect where verl does not train → the reason, as it stands after a colon.
@@ -194,9 +210,11 @@ class VerlTrainingParameters(VerlColumns, NamedElsewhere, VerlParams, RewardedPa
         """Return the parameter of verl from which another name's value follows."""
         return SAME.get(name) or COMPUTED.get(name, ((name,), None))[0][0]
 
-    def asked_as(self, name: str) -> str:
-        """Return the parameter that the user set in place of this one, for messages."""
-        return self.named(name)
+    @classmethod
+    def other_names(cls) -> dict[str, str]:
+        """Return what messages say in place of the names of other trainings."""
+        computed = {name: cls.named(name) for name in COMPUTED}
+        return {**computed, **with_values(SAME), **PHRASES}
 
     @property
     def updates(self) -> int:

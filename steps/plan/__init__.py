@@ -17,6 +17,7 @@ reported here, all of them together.
     hardware.py        the most that tasks request; needs.py: what they need; requests.py: what they get
     instance_file.py   instance types of the user; evaluation_gpus.py: as many as a model needs
     memory.py          what a training process needs: activations.py, logits.py, sharding.py (docs/memory.md)
+    verl.py            the arithmetic of verl, and what it would stop at; verl_memory.py: what its GPUs need
     strategy.py        ddp or fsdp; memory_checks.py: what does not fit; remedies.py: with what it would fit
     room.py            the memory for it; machine.py: what this machine has; shared_memory.py: /dev/shm
     arithmetic.py      rows, batches and steps; duration.py: time and cost

@@ -24,6 +24,7 @@ from steps.params.settings import (
     Resolved,
     ScoreSettings,
 )
+from steps.params.wording import in_words, in_words_of
 from steps.plan.deciding import Trouble, asked_for
 from steps.plan.evaluation_options import options_of_answers
 from steps.plan.hardware import Hardware, inference_hardware, instance_types
@@ -90,8 +91,13 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
     Raises UserError with all problems that the user can fix; else the first refusal or outage.
     """
-    trouble = Trouble()
     reading = _resolved(read_parameters(pipeline, asked_for(pipeline, arguments)))
+    with in_words_of(reading.parameters.names_told):
+        return _decided(reading)
+
+
+def _decided(reading: Reading) -> Decisions:
+    trouble = Trouble()
     p = _parameters(reading)
     gpus = p.number_of_gpu_to_use_inference if p.needs_model else 0
     model = trouble.gather(lambda: look_at_asked_model(p)) if p.needs_model else None
@@ -112,7 +118,8 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     assert most is not None
     own = model.adapter.files if model and model.adapter and p.adapter_separate else None
     needs = needs_of(p, model, own, data, memory)
-    warnings = [*reading.warnings, *warnings_of(asked), *engine_notes(asked.settings), *options.notes]
+    notes = [*warnings_of(asked), *engine_notes(asked.settings), *options.notes]
+    warnings = [*reading.warnings, *(in_words(note, p.names_told) for note in notes)]
     if not runs_here():
         warnings += small_machine_notes(most, needs, instance_types(p))
     return Decisions(
@@ -157,6 +164,7 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
             processing_digest=decisions.function_digest,
             preprocessing=Preprocessing(chat_template=p.chat_template),
             chat_template_digest=decisions.template.digest,
+            names=p.names_told,
         ),
         "generation": _generation(p, recipe, int(decisions.hardware["generate"].gpu_count)),
         "scoring": ScoreSettings(options=decisions.options),

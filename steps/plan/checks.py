@@ -28,6 +28,7 @@ from steps.plan.templates import syntax_problems, template_notes
 from steps.plan.tokenizer import template_problems, tokenizer_file_problems, tokenizer_problems
 from steps.plan.tracking import tracking_problems
 from steps.plan.verl import verl_notes, verl_problems
+from steps.plan.verl_memory import rollout_problems
 from steps.plan.vocabulary import token_problems
 
 
@@ -72,6 +73,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     engine_problems,
     column_problems,
     verl_problems,
+    rollout_problems,
     tracking_problems,
     sharing_problems,
     memory_problems,

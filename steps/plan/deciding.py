@@ -16,6 +16,7 @@ from steps.params.evaluation_config import EvaluationOptions
 from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines import PARAMETER_MODELS
 from steps.params.reading import Reading, defaults, read_parameters
+from steps.params.wording import in_words, in_words_of
 from steps.plan.arithmetic import table
 from steps.plan.batch_rule import resolved
 from steps.plan.checks import CHECKS, NOTES
@@ -103,8 +104,13 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
 
     Raises UserError with all problems that the user can fix; else the first refusal or outage.
     """
-    trouble = Trouble()
     reading = read_parameters(pipeline, asked_for(pipeline, arguments))
+    with in_words_of(reading.parameters.names_told):
+        return _decided(reading)
+
+
+def _decided(reading: Reading) -> Decisions:
+    trouble = Trouble()
     zero = trouble.gather(lambda: deepspeed_plan(training_parameters(reading)))
     reading = _settled(reading, zero, trouble)
     model = trouble.gather(lambda: look_at_model(training_parameters(reading)))
@@ -113,15 +119,8 @@ def decide(pipeline: str, arguments: dict[str, Any]) -> Decisions:
     seen = _look(reading, model, zero, trouble)
     for check in CHECKS:
         trouble.add(check(seen))
-    trouble.problems = [_as_asked(problem, seen.parameters) for problem in trouble.problems]
     trouble.raise_if_any()
     return _chosen(seen)
-
-
-def _as_asked(problem: Problem, p: SupervisedParameters) -> Problem:
-    """Name the parameter that the user set, where another one has got its value."""
-    asked = p.asked_as(problem.where)
-    return problem if asked == problem.where else replace(problem, where=asked)
 
 
 def _settled(reading: Reading, zero: DeepSpeedPlan | None, trouble: Trouble) -> Reading:
@@ -192,7 +191,7 @@ def _chosen(seen: Seen) -> Decisions:
     assert choice is not None
     tasks = needs_of(seen, choice.memory)
     most, tasks = with_nodes(p, seen.hardware, tasks, merging(model) if p.apply_lora else 0)
-    notes = [sentence for note in NOTES for sentence in note(seen)]
+    notes = [in_words(sentence, p.names_told) for note in NOTES for sentence in note(seen)]
     if not runs_here():
         notes += small_machine_notes(most, tasks, instance_types(p))
         notes += unused_gpu_notes(seen.hardware, p.number_of_gpu_to_use_finetuning)

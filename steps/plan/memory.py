@@ -111,7 +111,7 @@ def estimate(
     asked = parameters.gradient_checkpointing
     gpu = bool(parameters.number_of_gpu_to_use_finetuning) if on_gpu is None else on_gpu
     engine = vllm_bytes(parameters, gpu, int(gpu_memory * GIB))
-    step = _Step(parameters, recipe, config, weights, max_length, reference, zero, sharing, gpu, engine)
+    step = TrainingStep(parameters, recipe, config, weights, max_length, reference, zero, sharing, gpu, engine)
     if asked != "auto":
         return step.estimate(asked == "true", available)
     plain = step.estimate(False, available)
@@ -153,7 +153,7 @@ def checkpoint_bytes(
     return trained_weights(parameters, recipe, config, weights) * states
 
 
-class _Step:
+class TrainingStep:
     """One training step of one process."""
 
     def __init__(
@@ -173,7 +173,7 @@ class _Step:
         self.shape = architecture_of(config, recipe.kind.has_encoder)
         self.kept = Kept(p.precision == "16", p.apply_lora, p.attn_implementation == "eager", gpu)
         self.rows = _rows(p, recipe, max_length)
-        self.whole = self._states(weights)
+        self.whole = self.states(weights)
         states = STATE_BYTES.get(p.optim, 12)
         self.held = zero_shared(self.whole, zero, sharing, states) if zero else shared(self.whole, sharing)
         self.reference = _reference(p, recipe, weights, reference)
@@ -182,17 +182,20 @@ class _Step:
 
     def estimate(self, recompute: bool, available: int | None) -> MemoryEstimate:
         """Return the estimate of the moment that needs most."""
-        moments = [self._after_forward(recompute), self._after_backward(), self._at_update(), self._writing()]
-        if recompute:
-            moments.append(self._at_last_layer())
-        largest = max(moments, key=lambda parts: sum(parts.values()))
+        largest = max(self.moments(recompute), key=lambda parts: sum(parts.values()))
         parts = {name: size for name, size in largest.items() if size}
         # An optimizer that is not known is counted as if it were AdamW; gradients are certain.
         states = self.held.optimizer if self.p.optim in STATE_BYTES else 0
         least = self.held.weights + self.held.gradients + states + self.reference + self.engine
         return MemoryEstimate(parts, available, recompute, self.held.on_cpu, least)
 
-    def _always(self) -> dict[str, int]:
+    def moments(self, recompute: bool) -> list[dict[str, int]]:
+        """Return the parts at each moment that can need most."""
+        moments = [self._after_forward(recompute), self._after_backward(), self._at_update(), self._writing()]
+        return [*moments, self._at_last_layer()] if recompute else moments
+
+    def always(self) -> dict[str, int]:
+        """Return the parts that are there at every moment."""
         held = self.held
         return {
             "weights": held.weights,
@@ -205,19 +208,23 @@ class _Step:
 
     def _after_forward(self, recompute: bool) -> dict[str, int]:
         """At the end of the forward pass, and the beginning of the backward pass: the loss and its gradient."""
-        parts, held = self._always(), self.held
+        parts, held = self.always(), self.held
         if self.p.gradient_accumulation_steps > 1:
             parts[STATES] += held.gradients
         written = self.rows.written or self.rows.tokens
         saved = self._boundaries() if recompute else self._all_layers()
         parts["weights in 16 bit"] = held.copies
         parts["activations"] = saved + ends_bytes(self.shape, self.kept, written)
-        parts["logits"] = logits_bytes(self.recipe, self.shape, self.kept, written, self.rows.tokens)
+        parts["logits"] = self.logits(written)
         return parts
+
+    def logits(self, written: int) -> int:
+        """Return the bytes of the logits of as many tokens, and of their loss and its gradients."""
+        return logits_bytes(self.recipe, self.shape, self.kept, written, self.rows.tokens)
 
     def _at_last_layer(self) -> dict[str, int]:
         """While the activations of the last layer are computed again: those of the others are not there yet."""
-        parts, held = self._always(), self.held
+        parts, held = self.always(), self.held
         parts[STATES] += held.gradients if self.p.gradient_accumulation_steps > 1 else 0
         parts["activations"] = (
             self._boundaries() + self._layer() + backward_bytes(self.shape, self.kept, self.rows.tokens)
@@ -225,7 +232,7 @@ class _Step:
         return parts
 
     def _after_backward(self) -> dict[str, int]:
-        parts, held = self._always(), self.held
+        parts, held = self.always(), self.held
         parts[STATES] += held.gradients
         parts["activations"] = self._layer() + backward_bytes(self.shape, self.kept, self.rows.tokens)
         layers = max(self.shape.layers + self.shape.decoder_layers, 1)
@@ -233,7 +240,7 @@ class _Step:
         return parts
 
     def _at_update(self) -> dict[str, int]:
-        parts, held = self._always(), self.held
+        parts, held = self.always(), self.held
         parts[STATES] += held.gradients
         parts["gathered layers"] = 0
         parts["optimizer's update"] = held.step
@@ -242,7 +249,7 @@ class _Step:
     def _writing(self) -> dict[str, int]:
         """While the model writes completions, with nothing kept for a backward pass; else an empty moment."""
         written = writing_bytes(self.p, self.shape, self.kept.width, self.gpu)
-        return {**self._always(), **written} if written else {}
+        return {**self.always(), **written} if written else {}
 
     def _layer(self) -> int:
         """Bytes of the activations of the largest layer."""
@@ -266,7 +273,8 @@ class _Step:
         read = shape.layers * boundary_bytes(shape, self.kept, rows.tokens)
         return read + (shape.decoder_layers * boundary_bytes(shape, self.kept, rows.written))
 
-    def _states(self, weights: int) -> States:
+    def states(self, weights: int) -> States:
+        """Return what a process alone would hold, as stored and computed with here."""
         p, shape, width = self.p, self.shape, self.kept.width
         trained = trained_weights(p, self.recipe, self.config, weights)
         states = STATE_BYTES.get(p.optim, 12)

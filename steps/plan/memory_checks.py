@@ -11,7 +11,7 @@ from steps.plan.remedies import remedies, told
 from steps.plan.room import is_asked_for, room_here
 from steps.plan.seen import Seen, runs_here
 from steps.plan.strategy import FIT_FSDP, Choice, choose, estimate_of, unfit_for_fsdp
-from steps.plan.verl import asked
+from steps.plan.verl_memory import ENGINES
 
 
 def sharing_problems(seen: Seen) -> Iterator[Problem]:
@@ -30,15 +30,16 @@ def sharing_problems(seen: Seen) -> Iterator[Problem]:
 
 def memory_problems(seen: Seen) -> Iterator[Problem]:
     """Refuse a training whose weights, gradients and optimizer states alone exceed the memory."""
-    choice = None if asked(seen.parameters) else choose(seen)  # what verl needs is not estimated
+    choice = choose(seen)
     if not choice or not choice.room.bytes:
         return
     needs, room = choice.memory, choice.room
     if needs.least > room.bytes:
         fix = _fix(seen, choice)
         each = " in each process" if choice.sharing.processes > 1 else ""
+        engines = "".join(f", with the share of {name}" for name in ENGINES.values() if name in needs.parts)
         yield Problem("PLAN-E0365", room.parameter,
-                      f"{needs.least / GIB:.1f} GiB of weights, gradients and optimizer states{each} for the "
+                      f"{needs.least / GIB:.1f} GiB of weights, gradients and optimizer states{each}{engines} for the "
                       f"{room.bytes / GIB:.1f} GiB of {room.what}", "room for them, and for activations besides",
                       fix)  # fmt: skip
 
@@ -54,7 +55,7 @@ def _fix(seen: Seen, choice: Choice) -> str:
 
 def memory_notes(seen: Seen) -> Iterator[str]:
     """Warn if the memory, or CPU memory for offloading, is probably too small."""
-    choice = None if asked(seen.parameters) else choose(seen)
+    choice = choose(seen)
     if choice is None:
         return
     p, hardware, needs = seen.parameters, seen.hardware["finetune"], choice.memory

@@ -8,6 +8,7 @@ from typing import Any
 
 from steps.errors import UserError
 from steps.params.pipeline import SupervisedParameters
+from steps.params.verl import VerlParams
 from steps.plan.generations import batch_problems, rewarded
 from steps.plan.hardware import Instance, hardware_of, instance_types
 from steps.plan.need import GIB
@@ -15,6 +16,8 @@ from steps.plan.room import Room
 from steps.plan.seen import Seen
 from steps.plan.sharding import Strategy
 from steps.plan.strategy import Choice, estimate_of, unfit_for_fsdp
+from steps.plan.verl import asked, size_problems
+from steps.plan.verl_memory import all_changes, verl_changes
 
 MOST = 4  # told at once, the least costly first
 GPUS = (2, 4, 8)
@@ -27,9 +30,30 @@ def remedies(seen: Seen, choice: Choice) -> list[str]:
     is left out.
     """
     p, room, strategy = seen.parameters, choice.room, choice.sharing.strategy
+    if of_verl := asked(p):
+        return _of_verl(seen, of_verl, choice)
     found = [words for words, changes, how in _changes(seen, p, room, strategy) if _fits(seen, changes, how, room)]
     found += _larger_machines(seen, choice)
     return found[:MOST] or _together(seen, p, room, strategy)
+
+
+def _of_verl(seen: Seen, p: VerlParams, choice: Choice) -> list[str]:
+    """Do the same for a training with verl."""
+    room = choice.room
+    found = [words for words, changes in verl_changes(p) if _fits(seen, changes, "fsdp", room)]
+    found += [words for words, changes in _more_gpus_of_verl(seen, p, room) if _fits(seen, changes, "fsdp", room)][:1]
+    found += _larger_machines(seen, choice)
+    words, changes = all_changes(p)
+    return found[:MOST] or ([words] if changes and _fits(seen, changes, "fsdp", room) else [])
+
+
+def _more_gpus_of_verl(seen: Seen, p: VerlParams, room: Room) -> Iterator[tuple[str, dict[str, Any]]]:
+    kind = instance_types(seen.parameters).get(seen.parameters.instance_type_finetune.lower())
+    for count in GPUS:
+        if kind and room.parameter == "instance_type_finetune" and p.gpus_per_node < count <= kind.gpus:
+            changes = {"number_of_gpu_to_use_finetuning": count}
+            more = {"trainer_n_gpus_per_node": count} if p.trainer_n_gpus_per_node else {}
+            yield f"number_of_gpu_to_use_finetuning={count} (of {kind.gpus})", {**changes, **more}
 
 
 def told(found: list[str]) -> str:
@@ -89,6 +113,8 @@ def _fits(seen: Seen, changes: dict[str, Any], strategy: Strategy, room: Room) -
     p = seen.parameters.model_copy(update=changes)
     whole = rewarded(p)
     if list(p.all_conflicts()) or (whole is not None and list(batch_problems(whole))):
+        return False
+    if (of_verl := asked(p)) and list(size_problems(of_verl)):
         return False
     return estimate_of(seen, p, strategy, room).fits
 

@@ -66,7 +66,14 @@ def _data(decisions: Decisions) -> DataSettings:
         reward_columns=decisions.rewards.columns if decisions.rewards else (),
         unpairs=isinstance(p, PreferenceMethod) and p.unpairs,
         rows_per_step=_rows_per_step(p),
+        **_words(decisions),
+        names=dict(p.names_told.items() - p.other_names().items()),
     )
+
+
+def _words(decisions: Decisions) -> dict[str, str]:
+    """Return the pipeline for messages, if it has names of its own: nothing else of a task changes with it."""
+    return {"named_by": decisions.reading.pipeline} if decisions.parameters.other_names() else {}
 
 
 def _rows_per_step(p: SupervisedParameters) -> int:
@@ -141,6 +148,7 @@ def _evaluation(decisions: Decisions) -> EvaluationSettings:
         completions=Completions.of(p) if decisions.rewards else None,
         rewards=decisions.rewards.settings if decisions.rewards else None,
         precision=p.precision,
+        **_words(decisions),
     )
 
 

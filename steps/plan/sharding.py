@@ -93,6 +93,11 @@ def shared(whole: States, sharing: Sharing) -> States:
         return whole
     if sharing.strategy == "ddp":
         return replace(whole, communication=whole.gradients)
+    return sharded(whole, sharing)
+
+
+def sharded(whole: States, sharing: Sharing) -> States:
+    """Return what one of the processes holds with FSDP, also if it is the only one."""
     n, width = sharing.processes, whole.width
     learned = whole.trained / max(whole.count, 1)
     parts = {name: getattr(whole, name) // n for name in ("weights", "gradients", "optimizer", "step")}

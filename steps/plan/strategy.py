@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steps.params.pipeline import SupervisedParameters
+from steps.params.verl_training import VerlTrainingParameters
 from steps.plan.lengths import longest
 from steps.plan.memory import MemoryEstimate, checkpoint_bytes, estimate
 from steps.plan.need import GIB
 from steps.plan.room import Room, room_of
 from steps.plan.seen import Seen
 from steps.plan.sharding import Sharing, Strategy, sharing_of
+from steps.plan.verl import asked as verl_asked
+from steps.plan.verl_memory import verl_estimate, verl_sharing
 
 # Optimizers whose update of a weight needs that weight alone, so that a shard is updated as the whole would be.
 # adafactor needs rows and columns, galore whole matrices; the others were not tried on shards.
@@ -37,6 +40,8 @@ def choose(seen: Seen) -> Choice | None:
     if seen.model is None or "finetune" not in seen.hardware:
         return None
     p, room = seen.parameters, room_of(seen.parameters, seen.hardware["finetune"])
+    if of_verl := verl_asked(p):
+        return Choice(verl_sharing(of_verl), estimate_of(seen, p, "fsdp", room), room, "share the models (fsdp)")
     copied = estimate_of(seen, p, "ddp", room)
     if p.devices == 1 or seen.zero:
         told = "share optimizer states and more with DeepSpeed" if p.devices > 1 else ""
@@ -71,12 +76,15 @@ def estimate_of(seen: Seen, p: SupervisedParameters, strategy: Strategy, room: R
     """Estimate what a process of the run needs with other parameters `p`, on a device of another `room`."""
     model = seen.model
     assert model is not None
+    length = longest(p, seen.recipe, model)
+    if isinstance(p, VerlTrainingParameters) and p.uses_verl:
+        return verl_estimate(p, seen.recipe, model.layout.config, model.parameters, length, room.bytes)
     return estimate(
         p,
         seen.recipe,
         model.layout.config,
         model.parameters,
-        longest(p, seen.recipe, model),
+        length,
         gpu_memory=room.bytes / GIB,
         reference=seen.reference.parameters if seen.reference else 0,
         zero=seen.zero.config["zero_optimization"] if seen.zero and p.apply_deepspeed else None,

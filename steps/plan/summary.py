@@ -61,9 +61,7 @@ def summary_of(decisions: Decisions) -> dict[str, Any]:
         },
         "sources": sources,
         "reading": reading_told(DataSource.of(p)),
-        "memory": {}
-        if asked(p)
-        else {
+        "memory": {
             "needed_bytes": decisions.memory.needed,
             "parts": decisions.memory.parts,
             "available_bytes": decisions.memory.available,

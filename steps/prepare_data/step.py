@@ -11,6 +11,7 @@ from steps.errors import Problem, UserError
 from steps.kinds import load
 from steps.params.data import DataSource
 from steps.params.settings import DataSettings
+from steps.params.wording import in_words
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.findings import forms_told, most_frequent
@@ -50,6 +51,8 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
             checked.warnings += in_texts(checked.rows, preparation.tokenizer, ends, told)
         with new_artifact(data, "data", lineage) as draft:
             draft.facts = writer.write(draft, preparation, checked)
+            for warning in draft.facts["warnings"]:
+                warning["what"] = in_words(warning["what"], settings.names_told)
             if learns(settings.task):
                 with_labels = settings.recipe.kind.has_encoder
                 refuse_tokens_beyond(preparation.tokenizer, tokenizer, draft.path, with_labels)

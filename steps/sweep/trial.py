@@ -19,6 +19,7 @@ from steps.errors import Outage, Preempted, Problem, StepError, UserError
 from steps.outcome import failure
 from steps.params.settings import TrialSettings
 from steps.params.sweep import DATA, MODEL
+from steps.params.wording import in_words_of
 from steps.pruning import Pruned, read_curve
 from steps.running import CURVE, load
 from steps.sweep.result import FILE, KIND, Result, finite, result_in
@@ -57,7 +58,8 @@ def _result(
 ) -> Result:
     """Return the result, also of a trial that failed or was stopped, with what it reached."""
     try:
-        return _finished(settings, base, rows, tuned, measured, report)
+        with in_words_of(settings.names_told):
+            return _finished(settings, base, rows, tuned, measured, report)
     except (Outage, Preempted):
         raise
     except Pruned as stop:

@@ -20,12 +20,24 @@ import pytest
 
 import steps.params.verl as declared
 import steps.params.verl_training as without_verl
+import steps.plan.memory_checks as memory_checks
 import steps.plan.sweeps as sweeps
 import steps.plan.verl as plan
+import steps.plan.verl_memory as verl_memory
 from steps.params.compute import ComputeParams
 from steps.params.divisible import divisor_near, divisors_near, multiples_near
 from steps.params.verl import ESTIMATORS, LARGEST_RANK, NOT_COMPUTED, VerlParams
-from steps.plan.verl import Step, asked, length_problems, notes, row_problems, size_problems, steps_of, table
+from steps.plan.verl import (
+    Step,
+    asked,
+    length_problems,
+    notes,
+    row_problems,
+    size_problems,
+    steps_of,
+    table,
+    verl_problems,
+)
 from tests.verl_composer import LIBRARIES
 
 VERL = LIBRARIES / "verl"
@@ -209,6 +221,15 @@ def test_rows_that_fill_steps_are_accepted(given, rows):
     assert list(row_problems(params(**given), rows, "rows.jsonl")) == []
 
 
+@pytest.mark.parametrize(("column", "refused"), [("images", False), ("image", True), ("photos", True)])
+def test_a_column_of_images_that_would_be_left_out_is_refused(column, refused):
+    seen = SimpleNamespace(parameters=params(data_image_key=column), positions=None)
+    found = [(problem.code, problem.where) for problem in verl_problems(seen)]
+    assert found == ([("PLAN-E0546", "data_image_key")] if refused else [])
+    without = SimpleNamespace(parameters=params(data_image_key=column, ENGINE="trl"), positions=None)
+    assert list(verl_problems(without)) == []  # the plan says that it has no effect
+
+
 def test_prompts_and_completions_fit_the_model():
     assert list(length_problems(params(), None)) == list(length_problems(params(), 3072)) == []
     [short] = length_problems(params(), 3071)
@@ -249,7 +270,8 @@ def test_the_page_tells_the_table_and_every_refusal():
     assert len(told) == 8
     assert [line for line in told if line not in lines] == []
     ours = "".join(Path(module.__file__).read_text("utf-8") for module in (plan, declared, without_verl))
-    ours += inspect.getsource(sweeps._verl_problems)
+    parts = (sweeps._verl_problems, verl_memory.rollout_problems, memory_checks.memory_problems)
+    ours += "".join(map(inspect.getsource, parts))
     codes = set(re.findall(r"P[A-Z]+-E\d{4}", ours)) - {"PARAM-E0341", "PARAM-E0342"}  # half a bound, no expression
     assert codes == set(re.findall(r"P[A-Z]+-E\d{4}", page))
     named = page[page.index("can compute: ") :].replace("\n", " ").split(". ")

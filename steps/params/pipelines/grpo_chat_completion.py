@@ -9,6 +9,7 @@ from steps.params.chat_columns import GrpoColumns
 from steps.params.grpo_inputs import GrpoDataset, GrpoDeepSpeed, GrpoDefaults
 from steps.params.pipeline import COMMON_INPUTS
 from steps.params.rewarded import RewardedParameters
+from steps.params.wording import with_values
 
 # Without effect here, or with one choice, or needed less often than what is below.
 NOT_SHORT = ("max_seq_length", "gate_metric", "total_train_batch_size")
@@ -44,8 +45,7 @@ class GrpoChatCompletionParameters(
         """Read inputs that mean what others mean, so that only these are looked at later."""
         return GrpoDeepSpeed.implied(GrpoDataset.as_elsewhere(given)) if isinstance(given, dict) else given
 
-    def asked_as(self, name: str) -> str:
-        """Return the parameter that the user set in place of this one: the rows have two names."""
-        split = next((split for split in ("train", "validation") if name == f"{split}_file_path"), "")
-        asked = f"dataset_{split}_split"
-        return asked if split and not self.dataset_name and getattr(self, asked) else name
+    @property
+    def names_told(self) -> dict[str, str]:
+        """What messages say in place of other names: the rows have two, of which one was set."""
+        return {**self.other_names(), **with_values(self.rows_named())}
