@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.text_file import decoded, read_json
+from steps.params.text_file import LONG_NUMBER, decoded, read_json
 
 if TYPE_CHECKING:
     from steps.params.group import Group
@@ -97,6 +97,8 @@ def _refuse_aliases(file: Path, text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise _refused(file, "a YAML alias (*name)", "no aliases", "write the value out")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
+            raise _refused(file, f"the number {shown(event.value)}", "a number that fits", "correct it")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise _refused(file, f"nesting {depth} deep", f"at most {DEEPEST}", "write plain values")
@@ -113,18 +115,17 @@ def _value(file: Path, node: Any, place: tuple[str | int, ...], words: Words) ->
     if isinstance(node, yaml.SequenceNode):
         return [_value(file, one, (*place, number), words) for number, one in enumerate(node.value)]
     loader: Any = yaml.SafeLoader("")
-    if node.style is not None:  # quoted, or a block of text; a tag such as !!int still counts
-        return loader.construct_object(node)
-    if node.tag in TYPED and not _is_typed(node):
+    quoted = node.style is not None  # or a block of text; a tag such as !!int still counts
+    if not quoted and node.tag in TYPED and not _is_typed(node):
         node.tag = "tag:yaml.org,2002:str"
-    elif node.tag.endswith(":str") and FLOAT.fullmatch(node.value):  # YAML 1.1 reads 1e-5 as text
+    elif not quoted and node.tag.endswith(":str") and FLOAT.fullmatch(node.value):  # YAML 1.1 reads 1e-5 as text
         node.tag = "tag:yaml.org,2002:float"
     try:
-        value = float(node.value) if node.tag.endswith(":float") and "." not in node.value else None
+        value = float(node.value) if not quoted and node.tag.endswith(":float") and "." not in node.value else None
         value = loader.construct_object(node) if value is None else value
-    except ValueError as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # those of PyYAML's readers of tagged values
         raise yaml.constructor.ConstructorError(None, None, f"{shown(node.value)} ({error})", node.start_mark) from None
-    if not isinstance(value, str) and value is not None:
+    if not quoted and not isinstance(value, str) and value is not None:
         words[place] = node.value
     return value
 

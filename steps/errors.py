@@ -125,7 +125,10 @@ class Preempted(StepError):
 
 def shown(value: object) -> str:
     """Format a found value for a message: its repr, control characters escaped, cut to 80 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or values that are nested too deep
+        text = f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
 
 

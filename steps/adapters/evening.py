@@ -17,7 +17,7 @@ import numpy as np
 from steps.adapters.folders import Folder
 from steps.adapters.planning import FACTOR, PREFIX
 from steps.adapters.sameness import Floats, read_floats, rounded
-from steps.adapters.settings import LoraSettings, read_settings
+from steps.adapters.settings import LoraSettings, bound, read_settings
 from steps.adapters.targets import PATTERNS
 from steps.models.weights import FLOATS, Stored
 
@@ -61,6 +61,7 @@ def evened(adapter: Folder, kept: dict[str, Stored]) -> Even | None:
     only = {name: value for name, value in adapter.config.items() if name in wanted}
     settings = read_settings(replace(adapter, config=only))
     modules = {name: match["module"] for name in kept if (match := FACTOR.fullmatch(name.removeprefix(PREFIX)))}
+    settings = bound(settings, adapter.where, modules.values())
     rank = max(settings.rank_of(module) for module in modules.values())
     common = _scale(settings, rank)
     scales = {name: 1.0 if is_first(name) else settings.scaling_of(module) / common for name, module in modules.items()}

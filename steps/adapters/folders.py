@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
-from steps.errors import Problem, UserError
+from steps.errors import Problem, UserError, shown
 from steps.models.layout import ADAPTER_CONFIG as ADAPTER_CONFIG
 from steps.models.layout import CONFIG, GENERATION, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES, shards_of
 from steps.models.weights import Stored, stored_tensors
+from steps.params.text_file import any_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
@@ -153,9 +153,10 @@ def _no_model(path: Path, found: str) -> UserError:
 
 def _read_json(role: str, file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
+        value = any_json(file.read_bytes())
     except ValueError as error:
         value = str(error)
     if isinstance(value, dict):
         return value
-    raise UserError(Problem("MERGE-E0106", f"{role} ({file})", str(value)[:80], "a JSON object", "copy the file again"))
+    found = value if isinstance(value, str) else shown(value)
+    raise UserError(Problem("MERGE-E0106", f"{role} ({file})", found, "a JSON object", "copy the file again"))

@@ -17,6 +17,7 @@ from steps.adapters.planning import plan_merge
 from steps.errors import Problem, UserError
 from steps.kinds.recipe import Recipe
 from steps.models.layout import CONFIG, ModelLayout, adapter_in
+from steps.models.tokenizer_files import unfit_files
 from steps.params.adapter_kinds import KINDS_OF_PEFT, marks, peft_names
 from steps.params.pipeline import SupervisedParameters
 from steps.params.reading import choices_of, default_of
@@ -171,6 +172,9 @@ def _task_problems(p: TakesAdapter, recipe: Recipe, files: ModelFiles, layout: A
 def _vocabulary_problems(files: ModelFiles, layout: AdapterLayout, config: Mapping[str, Any]) -> Iterator[Problem]:
     size = config.get("vocab_size")
     if "tokenizer.json" not in layout.tokenizer_files or not size:
+        return
+    if problems := list(unfit_files(files.parameter, layout.tokenizer_files, files.read)):
+        yield from problems
         return
     highest = largest_token(files.read(layout.tokenizer_files["tokenizer.json"]))
     if highest >= size:

@@ -13,6 +13,7 @@ from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError
 from steps.kinds.adapters import KEPT_KINDS
+from steps.models.foreign_code import refuse_code
 from steps.models.layout import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -20,11 +21,13 @@ from steps.models.layout import (
     VOCABULARIES,
     directly_in,
     read_json,
-    refuse_code,
+    refuse_large,
     shallowest_with,
 )
 from steps.models.layout import ADAPTER_FOLDER as ADAPTER_FOLDER
 from steps.models.layout import GENERATION as GENERATION
+from steps.models.odd_config import refuse_odd_adapter, refuse_odd_tokenizer, refuse_odd_values
+from steps.models.tokenizer_files import parsed
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Subfolder of a model artifact, like ADAPTER_FOLDER: a separate reference model for preference training.
@@ -66,6 +69,7 @@ def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str],
     `parameter` is the one that names it. Raises UserError if it is not an adapter, SecurityRefusal for pickled weights
     and remote code.
     """
+    refuse_large(parameter, names)
     folder = shallowest_with(ADAPTER_CONFIG, names)
     if folder is None:
         some = ", ".join(sorted(names)[:5]) or "nothing"
@@ -85,12 +89,16 @@ def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str],
     told = {name: read_json(parameter, read, path) for name, path in inside.items() if name in _TOLD}
     for name in (CONFIG, "tokenizer_config.json"):
         refuse_code(parameter, told.get(name, {}))
+    refuse_odd_adapter(f"{parameter}: {ADAPTER_CONFIG}", told[ADAPTER_CONFIG])
+    if CONFIG in told:
+        refuse_odd_values(f"{parameter}: {CONFIG}", told[CONFIG])
+    refuse_odd_tokenizer(f"{parameter}: tokenizer_config.json", told.get("tokenizer_config.json", {}))
     return AdapterLayout(adapter, tokenizer, told[ADAPTER_CONFIG], told.get("tokenizer_config.json", {}))
 
 
 def largest_token(tokenizer: bytes) -> int:
-    """Return the highest token id in a tokenizer.json; -1 if it has no token."""
-    told = json.loads(tokenizer)
+    """Return the highest token id in a tokenizer.json; -1 if it has no token. Raises UnfitFile."""
+    told = parsed("tokenizer.json", tokenizer)
     vocabulary = (told.get("model") or {}).get("vocab") or {}
     numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else [len(vocabulary) - 1]  # Unigram: a list
     return max([*numbers, *(token["id"] for token in told.get("added_tokens") or [])], default=-1)

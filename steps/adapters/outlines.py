@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from steps.errors import Problem
+from steps.models.weights import LARGEST_HEADER
 from steps.sources.model_files import ModelFiles
 
 SMALL = 64 * 1024 * 1024  # bytes; tokenizers and configurations are smaller
-LARGEST_HEADER = 100 * 1024 * 1024  # safetensors' own bound
 
 
 def write_outline(files: ModelFiles, names: Mapping[str, str], folder: Path) -> bool:

@@ -11,7 +11,7 @@ from steps.adapters.folders import Folder, tensors_in
 from steps.adapters.kinds import Combined, Folding, Scaling
 from steps.adapters.low_rank import LowRank
 from steps.adapters.new_head import BODIES, NewHead, head_problems, is_new, with_prefix
-from steps.adapters.settings import LoraSettings, read_settings
+from steps.adapters.settings import LoraSettings, bound, read_settings
 from steps.adapters.tying import is_tied, tying_problems, without_twins
 from steps.errors import Problem, UserError, nearest
 from steps.kinds import load
@@ -169,6 +169,7 @@ def _changes(
     base: Folder, adapter: Folder, tensors: dict[str, Stored], settings: LoraSettings
 ) -> tuple[dict[str, Change], NewHead, list[Problem]]:
     factors, replacements, problems = _sorted_out(adapter)
+    settings = bound(settings, adapter.where, factors)
     rows = {name.removesuffix(ROWS): replacements.pop(name) for name in list(replacements) if name.endswith(ROWS)}
     if is_tied(base, tensors):
         problems += tying_problems(adapter, settings, factors, replacements)

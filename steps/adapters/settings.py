@@ -7,15 +7,16 @@ change what the adapter computes, and a wrong merge cannot be recognised afterwa
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steps.adapters.folders import ADAPTER_CONFIG, Folder
 from steps.errors import Problem, UserError, shown
 from steps.kinds.adapter_kind import AdapterKind
 from steps.kinds.adapters import FOLDED_KINDS, IN_PEFT
+from steps.params.patterns import SECONDS, at_end, fault_of, matched
 
 # Reasons for refusing settings that no kind supports; the effect of settings that are not listed is unknown.
 REFUSED = {
@@ -32,6 +33,7 @@ REFUSED = {
     "use_qalora": "pools the inputs of a quantised base",
     "velora_config": "is a variant whose merge was never compared with PEFT's",
 }
+MOST = 10**9  # no adapter has such a rank or alpha
 TASKS_WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # PEFT's names
 
 
@@ -54,22 +56,27 @@ class LoraSettings:
     """Trained rows: of the input embedding, or by the module's name."""
     kind: AdapterKind
     """The kind of adapter."""
+    excluded: str = ""
+    """A regular expression of modules without adapter, which PEFT reads where a training is continued."""
+    modules: tuple[str, ...] = ()
+    """The modules that it changes, with which its expressions were matched."""
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module."""
-        return _by_pattern(self.rank_pattern, module, self.rank)
+        return self._by_pattern(self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
         """Return the factor of B @ A: alpha / r, or alpha / sqrt(r) if rank-stabilised (arXiv 2312.03732)."""
         rank = self.rank_of(module)
-        return _by_pattern(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
+        alpha = self._by_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def targets_module(self, module: str) -> bool:
         """Return whether PEFT would load an adapter into this module; it skips all other modules without a warning."""
         if self.targets is None or self.targets == "all-linear":
             return True
         if isinstance(self.targets, str):
-            return re.fullmatch(self.targets, module) is not None
+            return self._matches(self.targets, module)
         return any(module == target or module.endswith(f".{target}") for target in self.targets)
 
     def rows_of(self, module: str) -> list[int]:
@@ -81,6 +88,19 @@ class LoraSettings:
     def saves_module(self, module: str) -> bool:
         """Return whether a module is in modules_to_save; like PEFT, compares the ends of names, not whole parts."""
         return any(module.endswith(name) for name in self.saved_modules)
+
+    def patterns(self) -> list[str]:
+        """Return its regular expressions, each for a module's whole name."""
+        targets = [self.targets] if isinstance(self.targets, str) and self.targets != "all-linear" else []
+        excluded = [self.excluded] if self.excluded else []
+        return [*map(at_end, (*self.rank_pattern, *self.alpha_pattern)), *targets, *excluded]
+
+    def _by_pattern(self, patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
+        """Return a module's value as PEFT does: that of the first pattern that matches the end of its name."""
+        return next((value for key, value in patterns.items() if self._matches(at_end(key), module)), otherwise)
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        return module in matched(pattern, self.modules if module in self.modules else (module,))
 
 
 def read_settings(adapter: Folder) -> LoraSettings:
@@ -104,10 +124,11 @@ def read_settings(adapter: Folder) -> LoraSettings:
             keeps_tying=bool(config.get("ensure_weight_tying")),
             has_head=config.get("task_type") in TASKS_WITH_HEAD,
             kind=kind,
+            excluded=given if isinstance(given := config.get("exclude_modules"), str) else "",
             token_rows=_token_rows(config.get("trainable_token_indices")),
         )
-        _compile_patterns(settings)
-    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        _refuse_values(settings)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             Problem("MERGE-E0106", where, f"{type(error).__name__}: {error}", "the settings of an adapter",
                     "save the adapter again with PEFT")
@@ -116,7 +137,7 @@ def read_settings(adapter: Folder) -> LoraSettings:
 
 
 def _refusals(where: str, config: dict[str, Any]) -> Iterator[Problem]:
-    kind = IN_PEFT.get(config.get("peft_type", ""))
+    kind = IN_PEFT.get(str(config.get("peft_type", "")))
     if kind is None:
         yield Problem("MERGE-E0107", f"{where} peft_type", shown(config.get("peft_type")),
                       f"one of {', '.join(FOLDED_KINDS)}, the kinds that can be merged", "train another kind, or merge "
@@ -147,14 +168,42 @@ def _token_rows(said: Any) -> list[int] | dict[str, list[int]]:
     return [int(row) for row in said or []]
 
 
-def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
-    """Return a module's value as PEFT does: that of the first pattern that matches the end of its name, after a dot."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
-
-
-def _compile_patterns(settings: LoraSettings) -> None:
-    patterns = [*settings.rank_pattern, *settings.alpha_pattern]
-    for pattern in [*patterns, *([settings.targets] if isinstance(settings.targets, str) else [])]:
-        re.compile(pattern)
+def _refuse_values(settings: LoraSettings) -> None:
+    """Raise ValueError for expressions that are none, and for numbers and names that no adapter has."""
+    for pattern in settings.patterns():
+        if fault := fault_of(pattern):
+            raise ValueError(f"{shown(pattern)}: {fault}")
+    if not isinstance(settings.targets, str | None) and not _are_texts(settings.targets):
+        raise ValueError(f"target_modules {shown(settings.targets)}")
+    if not _are_texts(settings.saved_modules):
+        raise ValueError(f"modules_to_save {shown(settings.saved_modules)}")
+    if not all(-MOST < alpha < MOST for alpha in (settings.alpha, *settings.alpha_pattern.values())):  # nor NaN
+        raise ValueError("an alpha that is no number of an adapter")
+    if max([settings.rank, *settings.rank_pattern.values()]) >= MOST:
+        raise ValueError(f"a rank of {MOST:,} or more")
     if min([settings.rank, *settings.rank_pattern.values()]) < 1:
         raise ValueError("a rank below 1")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def bound(settings: LoraSettings, where: str, modules: Iterable[str]) -> LoraSettings:
+    """Match the expressions of an adapter with its modules, all at once.
+
+    Raises UserError for one that takes too long.
+    """
+    names = tuple(dict.fromkeys(modules))
+    started = time.monotonic()
+    for pattern in settings.patterns():
+        try:
+            matched(pattern, names)
+            if time.monotonic() - started > SECONDS:
+                raise ValueError(f"more than {SECONDS:g} seconds for the expressions up to this one")
+        except ValueError as error:
+            raise UserError(
+                Problem("MERGE-E0106", f"{where} {ADAPTER_CONFIG}", f"{shown(pattern)}: {error}",
+                        "a regular expression that matches names at once", "list the names of the layers instead")
+            ) from None  # fmt: skip
+    return replace(settings, modules=names)

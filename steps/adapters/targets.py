@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from steps.adapters.asked import Seen
-from steps.errors import Problem, nearest, shown
+from steps.errors import Problem, UserError, nearest, shown
 from steps.params.lora import WITHOUT_ADAPTER, LoraParams
+from steps.params.patterns import at_end, matched
 
 LAYERS_SHOWN = 12
 # Keys of peft_kwargs with names of layers: a list, or a mapping whose keys are regular expressions.
@@ -32,7 +33,7 @@ def target_problems(seen: Seen) -> Iterator[Problem]:
         yield Problem("PLAN-E0386", "lora_target_modules", shown(found), expected,
                       near or "set lora_target_modules=all-linear", why="an adapter needs a layer")  # fmt: skip
     for key, name in _named(p.peft_kwargs):
-        if not any(_matches(key, name, path) for path in layers):
+        if not _matching(key, name, layers):
             yield Problem("PLAN-E0387", f"peft_kwargs.{key}", shown(name), expected,
                           nearest(name, last) or "leave it out", why="it matches no layer")  # fmt: skip
     excluded = p.peft_kwargs.get("exclude_modules")
@@ -53,10 +54,14 @@ def target_notes(seen: Seen) -> Iterator[str]:
 
 
 def chosen_layers(p: LoraParams, layers: Iterable[str]) -> list[str]:
-    """Return the paths of the layers that lora_target_modules names: by names, or by a regular expression."""
+    """Return the paths of the layers that lora_target_modules names: by names, or by a regular expression.
+
+    Raises UserError for an expression that takes too long.
+    """
     if p.target_expression:
-        pattern = re.compile(p.target_expression)
-        return [path for path in layers if pattern.fullmatch(path)]
+        paths = tuple(layers)
+        fits = _fitting("lora_target_modules", p.target_expression, paths)
+        return [path for path in paths if path in fits]
     return [path for path in layers if not p.targets or any(is_named(path, name) for name in p.targets)]
 
 
@@ -104,10 +109,21 @@ def _texts(value: Any) -> list[str]:
     return [name for name in value if isinstance(name, str)] if isinstance(value, list | dict) else []
 
 
-def _matches(key: str, name: str, path: str) -> bool:
+def _matching(key: str, name: str, layers: list[str]) -> bool:
     if key in NAMED:
-        return is_named(path, name)
-    return re.match(rf"(.*\.)?({name})$", path) is not None  # as PEFT compares them
+        return any(is_named(path, name) for path in layers)
+    return bool(_fitting(f"peft_kwargs.{key}", at_end(name), tuple(layers)))
+
+
+def _fitting(parameter: str, pattern: str, layers: tuple[str, ...]) -> frozenset[str]:
+    """Return the layers that an expression matches. Raises UserError for one that takes too long."""
+    try:
+        return matched(pattern, layers)
+    except ValueError as error:
+        raise UserError(
+            Problem("PLAN-E0390", parameter, f"{shown(pattern)}: {error}",
+                    "a regular expression that matches the names of layers at once", "list the names of the layers")
+        ) from None  # fmt: skip
 
 
 def _pattern_problems(name: Any, layers: Iterable[str]) -> Iterator[Problem]:

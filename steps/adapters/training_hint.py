@@ -7,6 +7,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.params.text_file import decoded
+from steps.sources.plain_yaml import plain_yaml
 
 LARGEST = 1024 * 1024  # bytes
 
@@ -17,7 +18,6 @@ def trained_whole(name: str, content: bytes) -> list[str]:
     Reads a pipeline's configuration, the settings of finetune, or a configuration with a section `peft_conf`, as YAML
     or JSON. Raises UserError if `content`, that of the file `name`, is not a mapping in YAML or JSON.
     """
-    import yaml
 
     def refused(found: str) -> UserError:
         return UserError(
@@ -29,11 +29,9 @@ def trained_whole(name: str, content: bytes) -> list[str]:
         raise refused(f"more than {LARGEST} bytes")
     text = decoded(f"training_config {name}", content)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise refused("a YAML alias (*name)")
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise refused(f"invalid YAML ({getattr(error, 'problem', error)})") from None
+        values = plain_yaml(text)
+    except ValueError as error:
+        raise refused(f"invalid YAML ({error})") from None
     if not isinstance(values, dict):
         raise refused(f"a {type(values).__name__}")
     return sorted(set(_found(values)))

@@ -6,13 +6,13 @@ Nothing here loads torch or an engine, so that the plan can check the same.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from steps.errors import Problem, UserError, shown
 from steps.params.generation import DecodingParams
+from steps.params.patterns import fault_of
 
 LONGEST_ID = 10  # digits
 FORMS = ("json_schema", "regex", "choices")
@@ -78,8 +78,5 @@ def _form_fault(kind: str, value: Any) -> str:
         return "" if texts and len(set(value)) == len(value) else shown(value)
     if not isinstance(value, str) or not value:
         return shown(value)
-    try:
-        re.compile(value)
-    except re.error as error:
-        return f"{shown(value)}: {error}"
-    return ""
+    fault = fault_of(value)
+    return f"{shown(value)}: {fault}" if fault else ""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from steps.errors import Problem, SecurityRefusal, UserError
+from steps.errors import Problem, UserError
 from steps.params.settings import Resolved, SourceKind
 from steps.sources import hub, storage
+from steps.sources.model_files import open_files
 from steps.tracking.registered import StoredModel, is_registered, open_mlflow
 
 
@@ -43,10 +44,12 @@ def bring(
         assert isinstance(stored.repository, StoredModel)
         layout = judge(stored.names, stored.read)
         return stored.repository.download(sorted(set(layout.files.values())), scratch), layout
-    _refuse_change(parameter, source, storage.digest_of(parameter, source.uri))
+    # Judged before the digest, which reads every byte, and again as it was fetched.
+    there = open_files(parameter, kind, source.uri)
+    judge(there.names, there.read)
+    _refuse_change(parameter, source, there.digest)
     folder = storage.fetch(parameter, source.uri, scratch)
     names = {name: info["size"] for name, info in storage.find_files(parameter, str(folder)).items()}
-    _refuse_escaping_links(parameter, folder, names)
     return folder, judge(names, lambda name: (folder / name).read_bytes())
 
 
@@ -56,15 +59,3 @@ def _refuse_change(parameter: str, source: Resolved, now: str) -> None:
             Problem("MODEL-E0110", parameter, f"content {now[:12]} at {source.uri}",
                     f"{source.digest[:12]}, as planned", "run again: the model changed after the plan checked it")
         )  # fmt: skip
-
-
-def _refuse_escaping_links(parameter: str, folder: Path, names: Mapping[str, int]) -> None:
-    root = folder.resolve()
-    # A Hub cache links its snapshots to blobs two levels up; no other link may leave the folder.
-    allowed = root.parent.parent if root.parent.name == "snapshots" else root
-    for name in names:
-        if not (folder / name).resolve().is_relative_to(allowed):
-            raise SecurityRefusal(
-                Problem("MODEL-E0303", parameter, f"{name}, a link that leaves the folder", "files in the folder",
-                        "copy the file into the folder")
-            )  # fmt: skip

@@ -18,6 +18,7 @@ from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
 from steps.import_model.new_tokens import Write, extension_of
 from steps.models.layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
+from steps.models.tokenizer_files import unfit_files
 from steps.models.weights import stored_tensors
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ENDPOINT, ImportSettings, ModelSourceFound
@@ -42,6 +43,7 @@ def import_model(settings: ImportSettings, model: Path, tokenizer: Path) -> Mani
         found = bring(parameter, settings.kind, settings.source, scratch / "source", judge, settings.mlflow_server_uri)
         _refuse_other_content(settings, *found)
         folder, layout = stack.enter_context(with_adapter(settings, *found, scratch, model.parent))
+        _refuse_unfit_tokenizer(parameter, folder, layout)
         lineage = _lineage(settings)
         parameters = _check_weights(parameter, folder, layout)
         extension = extension_of(parameter, settings, folder, layout)
@@ -78,6 +80,12 @@ def _refuse_other_content(settings: ImportSettings, folder: Path, layout: ModelL
                         f"{path} with other content", "the file that was registered",
                         "restore it, or register the model again")
             )  # fmt: skip
+
+
+def _refuse_unfit_tokenizer(parameter: str, folder: Path, layout: ModelLayout) -> None:
+    """Raise UserError if a file of the tokenizer is truncated or another one."""
+    if problems := list(unfit_files(parameter, layout.tokenizer_files, lambda path: (folder / path).read_bytes())):
+        raise UserError(problems)
 
 
 def _lineage(settings: ImportSettings) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _by_name(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 def _pattern(name: str) -> bool:
     try:
         return bool(re.compile(name))
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from steps.errors import Problem
+from steps.errors import Problem, UserError, shown
 from steps.params.text_file import decoded
 from steps.sources import storage
 
 STORED = "chat_template.jinja"
 TRAINING = "training_template.jinja"  # of a data set: what its rows were written with, if it is another copy
+LARGEST_TEMPLATE = 1024 * 1024  # bytes; the longest that are known have 30 thousand
 FOLDER = "additional_chat_templates/"  # other templates of a model, as <name>.jinja
 DEFAULT, WITH_TOOLS = "default", "tool_use"  # the names that transformers chooses by itself
 CLOCK = "strftime_now"
@@ -29,14 +30,18 @@ Named = Mapping[str, str]
 def templates_of(names: Mapping[str, str], read: Callable[[str], bytes], config: Mapping[str, Any]) -> dict[str, str]:
     """Return a model's templates by name, as transformers finds them: in files, else in tokenizer_config.json.
 
-    `names` are the tokenizer's files (name → path), `config` is the content of tokenizer_config.json.
+    `names` are the tokenizer's files (name → path), `config` is the content of tokenizer_config.json. Raises UserError
+    for one that is too long.
     """
     found = {
         DEFAULT if name == STORED else name.removeprefix(FOLDER).removesuffix(".jinja"): _text(read(path))
         for name, path in names.items()
         if is_template(name)
     }
-    return found or named(config.get("chat_template"))
+    found = found or named(config.get("chat_template"))
+    if long := [name for name, text in found.items() if len(text) > LARGEST_TEMPLATE]:
+        raise UserError(_too_long(f"the model's template {shown(long[0])}", len(found[long[0]])))
+    return found
 
 
 def template_file(uri: str) -> str:
@@ -44,7 +49,9 @@ def template_file(uri: str) -> str:
 
     Raises UserError, and as `storage.read_bytes`.
     """
-    content = storage.read_bytes("chat_template", uri)
+    content = storage.read_bytes("chat_template", uri, LARGEST_TEMPLATE + 1)
+    if len(content) > LARGEST_TEMPLATE:
+        raise UserError(_too_long(uri, len(content)))
     text = decoded(f"chat_template {uri}", content)
     return MARK + text if content.startswith(codecs.BOM_UTF8) else text
 
@@ -113,6 +120,11 @@ def set_at_the_server(chosen: str) -> Problem:
     """Return the problem of a template that is chosen for conversations that a server renders."""
     return Problem("DATA-E0825", "chat_template", f"{chosen}, for a server that renders conversations itself", "keep",
                    "leave it out, or set it where the server is started")  # fmt: skip
+
+
+def _too_long(which: str, size: int) -> Problem:
+    return Problem("DATA-E0827", "chat_template", f"{which} with {size:,} characters or more",
+                   f"at most {LARGEST_TEMPLATE:,}", "name a template, or write one into a .jinja file")  # fmt: skip
 
 
 def _text(content: bytes) -> str:

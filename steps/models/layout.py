@@ -6,16 +6,19 @@ fetching weights, and import_model fetches exactly the files that were checked.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Problem, SecurityRefusal, UserError
+from steps.errors import Problem, SecurityRefusal, UserError, shown
 from steps.kinds.adapters import KEPT_KINDS
-from steps.models.chat_templates import is_template
-from steps.models.odd_config import refuse_odd_values
+from steps.models.chat_templates import LARGEST_TEMPLATE, is_template
+from steps.models.foreign_code import refuse_code
+from steps.models.odd_config import refuse_odd_generation, refuse_odd_tokenizer, refuse_odd_values
+from steps.params.text_file import any_json
+from steps.sources.plain_yaml import plain_yaml
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -53,6 +56,11 @@ WITHOUT_POSITIONS = {"longt5", "mt5", "t5", "umt5"}
 CONV1D_MODELS = {"clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt"}
 # Types of rope_scaling that stretch the positions by their factor; for others max_position_embeddings is the result.
 STRETCHED = {"dynamic", "linear", "yarn"}
+# Bytes: about ten times the largest files that are known, as their readers take seconds for so much.
+LARGEST_CONFIG = 16 * 1024 * 1024
+LARGEST_VOCABULARY = 128 * 1024 * 1024
+LARGEST_INDEX = 32 * 1024 * 1024
+LARGEST_MLMODEL = 256 * 1024
 MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")  # of UTF-8 and UTF-16
 UNLIMITED = 10**9  # tokenizers without a limit say 1e30; there are models with ten million positions
 
@@ -130,6 +138,7 @@ def read_layout(
     with_weights is false. Raises UserError with every problem (wrong kind of folder, nothing to load, missing shards),
     SecurityRefusal for pickles and remote code.
     """
+    refuse_large(parameter, names)
     weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
     config = read_json(parameter, read, weight_folder + CONFIG)
     refuse_code(parameter, config)
@@ -148,7 +157,12 @@ def read_layout(
     if "tokenizer_config.json" in tokenizer_files:
         tokenizer_config = read_json(parameter, read, tokenizer_files["tokenizer_config.json"])
         refuse_code(parameter, tokenizer_config)
+        refuse_odd_tokenizer(f"{parameter}: tokenizer_config.json", tokenizer_config)
     model_files = {name: path for name, path in inside.items() if name in MODEL_NAMES}
+    if GENERATION in model_files:
+        generation = read_json(parameter, read, model_files[GENERATION])
+        refuse_code(parameter, generation)
+        refuse_odd_generation(f"{parameter}: {GENERATION}", generation)
     taken = {*weights.values(), *model_files.values(), *tokenizer_files.values()}
     left_out = tuple(sorted(set(names) - taken))
     _refuse_kept_adapter(parameter, weight_folder, names, read)
@@ -200,10 +214,8 @@ def _folders(parameter: str, kind: str, names: Mapping[str, int], read: Callable
 def _mlflow_folders(
     parameter: str, mlmodel: str, names: Mapping[str, int], read: Callable[[str], bytes]
 ) -> tuple[str, str]:
-    import yaml
-
     root = mlmodel.removesuffix("MLmodel")
-    flavours = (yaml.safe_load(read(mlmodel)) or {}).get("flavors", {})
+    flavours = _flavours(f"{parameter}: {mlmodel}", read(mlmodel))
     if f"{root}{COPY_FOLDER}/{CONFIG}" in names:
         return f"{root}{COPY_FOLDER}/", f"{root}{COPY_FOLDER}/"
     for flavour, (models, tokenizers) in MLFLOW_FLAVOURS.items():
@@ -218,6 +230,21 @@ def _mlflow_folders(
         Problem("MODEL-E0104", parameter, f"the flavours {', '.join(flavours) or 'none'} without {CONFIG}",
                 f"one of {', '.join(MLFLOW_FLAVOURS)} with a model and a tokenizer",
                 "log the model with mlflow.transformers.log_model")
+    )  # fmt: skip
+
+
+def _flavours(where: str, content: bytes) -> dict[str, Any]:
+    """Return the flavours in the file MLmodel. Raises UserError for one that is not what MLflow writes."""
+    try:
+        told = plain_yaml(content)
+    except ValueError as error:
+        told = str(error)
+    flavours = told.get("flavors", {}) if isinstance(told, dict) else None
+    if isinstance(flavours, dict) and all(isinstance(name, str) for name in flavours):
+        return flavours
+    raise UserError(
+        Problem("MODEL-E0119", where, told if isinstance(told, str) else shown(told), "flavors: an object, in plain "
+                "YAML", "log the model with mlflow.transformers.log_model")
     )  # fmt: skip
 
 
@@ -316,31 +343,46 @@ def refuse_unsafe_weights(folder: Path) -> None:
         )  # fmt: skip
 
 
-def refuse_code(parameter: str, config: dict[str, Any]) -> None:
-    """Raise SecurityRefusal when a configuration refers to code that comes with the model."""
-    if code := config.get("auto_map"):
-        files = sorted({str(value).split(".")[0].split("--")[-1] + ".py" for value in _flat(code)})
-        raise SecurityRefusal(
-            Problem("MODEL-E0302", parameter, f"a model that needs its own code ({', '.join(files)})",
-                    "an architecture that is part of transformers", "use a model without auto_map")
-        )  # fmt: skip
+def refuse_large(parameter: str, names: Mapping[str, int]) -> None:
+    """Raise UserError for files that are read as a whole and are larger than any of their kind, before one is read."""
+    problems = [
+        Problem("MODEL-E0118", f"{parameter}: {name}", f"{size:,} bytes", f"at most {largest:,}", "upload the file "
+                "again, or remove what does not belong into it")
+        for name, size in names.items()
+        if size > (largest := _largest(name.rsplit("/", 1)[-1]))
+    ]  # fmt: skip
+    if problems:
+        raise UserError(problems)
 
 
-def _flat(code: dict[str, Any]) -> list[str]:
-    return [item for value in code.values() for item in (value if isinstance(value, list | tuple) else [value]) if item]
+def _largest(name: str) -> float:
+    if name.endswith(".jinja"):
+        return LARGEST_TEMPLATE
+    if name in VOCABULARIES or name == "merges.txt":
+        return LARGEST_VOCABULARY
+    read = name in TOKENIZER_NAMES or name in (CONFIG, GENERATION, ADAPTER_CONFIG)
+    bounds = {"MLmodel": LARGEST_MLMODEL, INDEX: LARGEST_INDEX}
+    return bounds.get(name, LARGEST_CONFIG if read else math.inf)
 
 
 def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
     """Read a JSON object. Raises UserError when the file does not contain one."""
     content = read(name)
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        value = any_json(content)
+    except ValueError as error:
         value = str(error)
     if content.startswith(MARKS):
         value = "a byte order mark, with which transformers does not read it"
     if isinstance(value, dict):
         return value
+    found = value if isinstance(value, str) else shown(value)
     raise UserError(
-        Problem("MODEL-E0109", f"{parameter}: {name}", str(value)[:80], "a JSON object", "upload the file again")
+        Problem(
+            "MODEL-E0109",
+            f"{parameter}: {name}",
+            found,
+            "a JSON object",
+            "upload the file again",
+        )
     )

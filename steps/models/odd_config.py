@@ -1,8 +1,9 @@
-"""Values of a config.json that no model can be built with: told before they end a step in a traceback."""
+"""Values of a model's small files that no model can be built with: told before they end a step in a traceback."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from steps.errors import Problem, UserError, shown
@@ -12,9 +13,66 @@ COUNTS = (
     "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head",
     "num_key_value_heads", "intermediate_size", "vocab_size",
 )  # fmt: skip
-# Keys of numbers of positions: there, some models write 0 or null where they have no limit.
-POSITIONS = ("max_position_embeddings", "n_positions")
+# Keys of numbers where some models write 0 or null: they have no limit, or none of these.
+AMOUNTS = (
+    "max_position_embeddings", "n_positions", "head_dim", "d_kv", "dim", "n_layers", "num_layers", "encoder_layers",
+    "decoder_layers", "num_decoder_layers", "num_kv_heads", "num_heads", "n_heads", "encoder_attention_heads",
+    "moe_intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim", "hidden_dim", "num_experts_per_tok",
+    "num_labels",
+)  # fmt: skip
+# Of these, a model has one: no list with a number for each layer.
+SINGLE = {
+    "hidden_size", "n_embd", "d_model", "dim", "num_hidden_layers", "n_layer", "n_layers", "num_layers",
+    "encoder_layers", "decoder_layers", "num_decoder_layers", "vocab_size", "max_position_embeddings", "n_positions",
+    "num_labels",
+}  # fmt: skip
+MOST = 10**12  # no model has so many of anything; larger numbers overflow what is computed from them
+TEXTS = ("dtype", "torch_dtype", "feed_forward_proj", "hidden_act", "activation_function", "_name_or_path")
+OBJECTS = ("quantization_config", "id2label", "label2id")
+ROPE = ("rope_scaling", "rope_parameters")
+STRETCHES = ("factor", "original_max_position_embeddings")
 NESTED = "text_config"
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Special tokens by their numbers, also in generation_config.json; only an end may have several.
+TOKENS = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id",
+)  # fmt: skip
+
+Rule = tuple[str, Callable[[Any], bool]]
+"""What is expected, and whether a value is that."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_template(value: Any) -> bool:
+    if isinstance(value, list):
+        names = [one.get("name") for one in value if isinstance(one, dict) and isinstance(one.get("template"), str)]
+        return len(names) == len(value) and all(isinstance(name, str) for name in names)
+    texts = list(value.values()) if isinstance(value, dict) else [value]
+    return all(isinstance(one, str) for one in texts)
+
+
+TEXT: Rule = ("a text", lambda value: isinstance(value, str))
+OBJECT: Rule = ("an object", lambda value: isinstance(value, Mapping))
+NAMES: Rule = (
+    "a list of texts",
+    lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+)
+LAYERS: Rule = ("a text, or a list of texts", lambda value: TEXT[1](value) or NAMES[1](value))
+ID: Rule = ("a number", lambda value: type(value) is int and abs(value) <= MOST)
+IDS: Rule = ("a number, or a list of numbers", lambda value: all(map(ID[1], value if type(value) is list else [value])))
+STRETCH: Rule = ("a number", lambda value: _is_number(value) and math.isfinite(float(min(value, MOST + 1))) and
+                 0 <= value <= MOST)  # fmt: skip
+TOKEN: Rule = ("a token", lambda value: isinstance(value.get("content") if isinstance(value, dict) else value, str))
+DECODER: Rule = (
+    "an object of tokens by their numbers",
+    lambda value: isinstance(value, dict) and all(key.isdecimal() and TOKEN[1](one) for key, one in value.items()),
+)
+TEMPLATE: Rule = ("a text, or texts by name", _is_template)
+NUMBER: Rule = ("a number", _is_number)
 
 
 def refuse_odd_values(where: str, config: Mapping[str, Any]) -> None:
@@ -23,24 +81,67 @@ def refuse_odd_values(where: str, config: Mapping[str, Any]) -> None:
         raise UserError(problems)
 
 
+def refuse_odd_tokenizer(where: str, config: Mapping[str, Any]) -> None:
+    """Do the same for tokenizer_config.json."""
+    rules = {
+        "model_max_length": NUMBER, "tokenizer_class": TEXT, "chat_template": TEMPLATE,
+        "added_tokens_decoder": DECODER, **dict.fromkeys(ROLES, TOKEN),
+    }  # fmt: skip
+    if problems := list(_breaches(where, config, rules)):
+        raise UserError(problems)
+
+
+def refuse_odd_generation(where: str, told: Mapping[str, Any]) -> None:
+    """Do the same for the special tokens in generation_config.json."""
+    if problems := list(_breaches(where, told, dict.fromkeys(TOKENS, IDS))):
+        raise UserError(problems)
+
+
+def refuse_odd_adapter(where: str, config: Mapping[str, Any]) -> None:
+    """Do the same for adapter_config.json, of what its kinds share; `steps/adapters/settings.py` reads the rest."""
+    rules = {
+        **dict.fromkeys(("peft_type", "task_type", "base_model_name_or_path", "revision"), TEXT),
+        "target_modules": LAYERS, "modules_to_save": NAMES,
+    }  # fmt: skip
+    if problems := list(_breaches(where, config, rules)):
+        raise UserError(problems)
+
+
 def _problems(where: str, config: Mapping[str, Any], named: bool) -> Iterator[Problem]:
-    fix = "upload the file again, or save the model again with save_pretrained"
     kind = config.get("model_type")
     if named and not (isinstance(kind, str) and kind):
-        found = "nothing" if kind is None else shown(kind)
-        yield Problem("MODEL-E0116", f"{where}: model_type", found, "the name of an architecture, such as llama", fix)
-    for name, least in (*((one, 1) for one in COUNTS), *((one, 0) for one in POSITIONS)):
+        yield _odd(f"{where}: model_type", kind, "the name of an architecture, such as llama")
+    for name, least in (*((one, 1) for one in COUNTS), *((one, 0) for one in AMOUNTS)):
         value = config.get(name)
-        if value is None or (isinstance(value, list) and name not in POSITIONS):  # some have a number for each layer
-            continue
-        if type(value) is not int or value < least:
-            expected = f"a whole number of at least {least}"
-            yield Problem("MODEL-E0116", f"{where}: {name}", shown(value), expected, fix)
+        several = value if isinstance(value, list) and value and name not in SINGLE else [value]
+        if value is not None and any(type(one) is not int or not least <= one <= MOST for one in several):
+            yield _odd(f"{where}: {name}", value, f"a whole number of at least {least}")
+    rules: dict[str, Rule] = {
+        **dict.fromkeys(TEXTS, TEXT), **dict.fromkeys(OBJECTS, OBJECT), "architectures": NAMES,
+        **dict.fromkeys(TOKENS, IDS), "pad_token_id": ID,
+    }  # fmt: skip
+    yield from _breaches(where, config, rules)
     inner = config.get(NESTED)
     if isinstance(inner, Mapping):
         yield from _problems(f"{where}: {NESTED}", inner, named=False)
     elif inner is not None:
-        yield Problem("MODEL-E0116", f"{where}: {NESTED}", shown(inner), "an object", fix)
-    rope = config.get("rope_scaling") or config.get("rope_parameters")
-    if rope and not isinstance(rope, Mapping):
-        yield Problem("MODEL-E0116", f"{where}: rope_scaling", shown(rope), "an object", fix)
+        yield _odd(f"{where}: {NESTED}", inner, "an object")
+    for name in ROPE:
+        rope = config.get(name)
+        if rope and not isinstance(rope, Mapping):
+            yield _odd(f"{where}: {name}", rope, "an object")
+        elif rope:
+            kinds = {"rope_type": TEXT, "type": TEXT, **dict.fromkeys(STRETCHES, STRETCH)}
+            yield from _breaches(f"{where}: {name}", rope, kinds)
+
+
+def _breaches(where: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> Iterator[Problem]:
+    """Yield a problem for each value that is not what its rule expects; a value may be missing or null."""
+    for name, (expected, holds) in rules.items():
+        if (value := values.get(name)) is not None and not holds(value):
+            yield _odd(f"{where}: {name}", value, expected)
+
+
+def _odd(where: str, value: Any, expected: str) -> Problem:
+    fix = "upload the file again, or save the model again with save_pretrained"
+    return Problem("MODEL-E0116", where, "nothing" if value is None else shown(value), expected, fix)

@@ -10,18 +10,21 @@ def syntax_error(text: str) -> str:
     import jinja2
 
     try:
-        _environment().parse(text)
+        environment().parse(text)
     except jinja2.TemplateSyntaxError as error:
         return f"{error.lineno}: {error.message}"
     except RecursionError:
         return "1: nested too deep"
+    except ValueError as error:  # a number of thousands of digits
+        return f"1: {error}"
     return ""
 
 
-def _environment() -> Any:
+def environment(sandboxed: bool = False) -> Any:
     """Return a Jinja environment with the tag {% generation %}, which transformers adds to Jinja."""
     import jinja2
     from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
         tags = {"generation"}  # noqa: RUF012
@@ -31,4 +34,5 @@ def _environment() -> Any:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.Scope(body).set_lineno(line)
 
-    return jinja2.Environment(extensions=[Generation, loopcontrols])
+    kind = ImmutableSandboxedEnvironment if sandboxed else jinja2.Environment
+    return kind(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])

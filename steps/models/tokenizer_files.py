@@ -14,13 +14,77 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from steps.errors import Problem, shown
+from steps.params.text_file import any_json
+
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
+MOST_TOKENS = 2**32  # the library has their numbers in 32 bits
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 CAUSAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")  # the others are used by masked models only
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
 # A control token is matched exactly as written, anywhere in a text.
 CONTROL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+class UnfitFile(ValueError):
+    """A tokenizer's file that is not what tokenizers write; holds its name and what was found."""
+
+    def __init__(self, name: str, found: str):
+        super().__init__(f"{name}: {found}")
+        self.name, self.found = name, found
+
+
+def parsed(name: str, content: bytes) -> dict[str, Any]:
+    """Read one of a tokenizer's JSON files. Raises UnfitFile."""
+    try:
+        value = any_json(content)
+    except ValueError as error:
+        raise UnfitFile(name, shown(str(error))) from None
+    if not isinstance(value, dict):
+        raise UnfitFile(name, shown(value))
+    fault = {TOKENIZER: _fault_of_tokenizer, ADDED: _fault_of_numbers}.get(name, lambda _: "")(value)
+    if fault:
+        raise UnfitFile(name, fault)
+    return value
+
+
+def unfit_files(parameter: str, names: Mapping[str, str], read: Callable[[str], bytes]) -> Iterator[Problem]:
+    """Yield a problem if one of a tokenizer's files, name → path, is not what tokenizers write."""
+    try:
+        TokenizerFiles.read(names, lambda name: read(names[name]))
+    except UnfitFile as error:
+        yield Problem("MODEL-E0117", f"{parameter}: {error.name}", error.found, "a tokenizer's file, as JSON",
+                      "upload the file again")  # fmt: skip
+
+
+def _fault_of_tokenizer(content: dict[str, Any]) -> str:
+    model, added = content.get("model"), content.get("added_tokens") or []
+    if not isinstance(model, dict):
+        return "an object without model"
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list):  # of Unigram: [token, score]
+        if not all(isinstance(one, list) and one and isinstance(one[0], str) for one in vocabulary):
+            return "a vocabulary that is no list of tokens"
+    elif not isinstance(vocabulary, dict):
+        return f"the vocabulary {shown(vocabulary)}"
+    elif fault := _fault_of_numbers(vocabulary):
+        return fault
+    if not isinstance(added, list):
+        return f"added_tokens {shown(added)}"
+    for one in added:
+        if not isinstance(one, dict) or not isinstance(one.get("content"), str) or not _is_id(one.get("id")):
+            return f"the added token {shown(one)}"
+    return ""
+
+
+def _fault_of_numbers(numbers: dict[str, Any]) -> str:
+    return next((f"the token {shown(token)} with the number {shown(one)}" for token, one in numbers.items()
+                 if not _is_id(one)), "")  # fmt: skip
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_TOKENS
 
 
 @dataclass(frozen=True)
@@ -32,11 +96,8 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, names: Iterable[str], read: Callable[[str], bytes]) -> TokenizerFiles:
-        """Read those tokenizer files that exist. Raises ValueError for one that is not a JSON object."""
-        found = {name: json.loads(read(name)) for name in (TOKENIZER, CONFIG, SPECIAL, ADDED) if name in set(names)}
-        for name, content in found.items():
-            if not isinstance(content, dict):
-                raise ValueError(f"{name}: not a JSON object")
+        """Read those tokenizer files that exist. Raises ValueError for one that is not what tokenizers write."""
+        found = {name: parsed(name, read(name)) for name in (TOKENIZER, CONFIG, SPECIAL, ADDED) if name in set(names)}
         return cls(found)
 
     def named(self, role: str) -> str:

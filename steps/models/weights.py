@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.params.text_file import any_json
+
 # Bytes of one element; tensors of other types are copied unchanged.
 FLOATS = {"BF16": 2, "F16": 2, "F32": 4}
-LARGEST_HEADER = 100 * 1024 * 1024  # the limit in safetensors itself
+MOST = 2**63  # of a length: safetensors has them in 64 bits
+# Bytes of one element of the other types; of those that are not here, the length is not checked.
+OTHERS = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+LARGEST_HEADER = 16 * 1024 * 1024  # of a hundred thousand tensors; the library itself allows 100 MB
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,10 @@ def length_of_header(start: bytes, size: int) -> int:
     if not size:
         raise ValueError("an empty file")
     length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-    if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+    if not 2 <= length <= size - 8:
         raise ValueError(f"{size} bytes that are not a safetensors file")
+    if length > LARGEST_HEADER:
+        raise ValueError(f"a header of {length:,} bytes, which is more than {LARGEST_HEADER:,}")
     return length
 
 
@@ -68,12 +78,12 @@ def tensors_in_header(file: Path, start: bytes, size: int) -> dict[str, Stored]:
     """
     length = length_of_header(start, size)
     try:
-        header = json.loads(start[8 : 8 + length])
+        header = any_json(start[8 : 8 + length])
         header.pop("__metadata__", None)
         found = [_stored(file, name, entry, 8 + length) for name, entry in header.items()]
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ValueError("a header that is not JSON") from None
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, OverflowError):
         raise ValueError("a header that does not describe tensors") from None
     found.sort(key=lambda tensor: (tensor.start, tensor.end))
     _check_spans(found, 8 + length, size)
@@ -82,7 +92,10 @@ def tensors_in_header(file: Path, start: bytes, size: int) -> dict[str, Stored]:
 
 def _stored(file: Path, name: str, entry: dict[str, Any], data: int) -> Stored:
     begin, end = map(operator.index, entry["data_offsets"])
-    return Stored(file, name, entry["dtype"], tuple(map(operator.index, entry["shape"])), data + begin, data + end)
+    shape, dtype = tuple(map(operator.index, entry["shape"])), entry["dtype"]
+    if not isinstance(dtype, str) or not all(0 <= length <= MOST for length in (begin, end, *shape)):
+        raise TypeError(name)
+    return Stored(file, name, dtype, shape, data + begin, data + end)
 
 
 def find(tensors: dict[str, Stored], name: str) -> Stored | None:
@@ -107,8 +120,9 @@ def _check_spans(tensors: list[Stored], data: int, size: int) -> None:
     """Check that the tensors fill the file without gaps and that each has the length of its shape."""
     position = data
     for tensor in tensors:
-        length = tensor.rows * tensor.row_size * FLOATS.get(tensor.dtype, 0)
-        if tensor.start != position or (length and tensor.end - tensor.start != length):
+        width = FLOATS.get(tensor.dtype) or OTHERS.get(tensor.dtype)
+        wrong = width is not None and tensor.end - tensor.start != tensor.rows * tensor.row_size * width
+        if tensor.start != position or tensor.end < tensor.start or wrong:
             raise ValueError(f"tensor {tensor.name} at a wrong offset")
         position = tensor.end
     if position != size:

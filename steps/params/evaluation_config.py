@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from steps.errors import Problem, nearest, shown
 from steps.params.group import Group
 from steps.params.other_evaluations import IDLE_KEYS, NOT_REPORTED, OTHER_KEYS, idle_key, our_name
+from steps.params.patterns import fault_of
 from steps.params.text_file import read_json
 
 
@@ -43,10 +43,8 @@ class EvaluationOptions(Group):
     @classmethod
     def _compiles(cls, value: list[str]) -> list[str]:
         for pattern in value:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"regular expressions; {pattern!r} is not one ({error})") from None
+            if fault := fault_of(pattern):
+                raise ValueError(f"regular expressions; {shown(pattern)} is not one ({fault})")
         return value
 
 

@@ -19,6 +19,7 @@ from steps.params.adapter_kinds import (
 )
 from steps.params.choice import OneOf, switch
 from steps.params.group import Group, Renamed, default_in
+from steps.params.patterns import fault_of
 from steps.params.several import COMMAS
 
 # Layers without adapters: TRL multiplies by the head's weights and ignores an adapter on it, and weights tied to the
@@ -79,10 +80,8 @@ class LoraParams(Group):
     @classmethod
     def _names(cls, value: str) -> str:
         if EXPRESSION.search(value):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"a regular expression, or module names ({error})") from None
+            if fault := fault_of(value):
+                raise ValueError(f"a regular expression, or module names ({fault})")
             return value
         names = [name.strip() for name in value.split(",") if name.strip()]
         if [name.lower() for name in names] == [ALL]:

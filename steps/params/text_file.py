@@ -2,9 +2,12 @@
 
 import codecs
 import json
+import re
 from typing import Any
 
 from steps.errors import Problem, UserError, shown
+
+DEEPEST = 100  # levels; what Python does with deeper values may end in a RecursionError
 
 # Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 MARKS = (
@@ -14,6 +17,9 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# Numbers in YAML that nothing can compute with, and that Python does not even write.
+LONG_NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-Fxob_:.]{300,}")
+TOO_DEEP = f"values that are nested too deeply, in more than {DEEPEST} levels"
 SAVE_AS_UTF8 = "save the file as UTF-8"
 
 
@@ -42,10 +48,22 @@ def _not_text(where: str, found: str) -> UserError:
 
 def read_json(text: str | bytes) -> Any:
     """Parse JSON. Raises ValueError, also for a key that is given twice, of which JSON readers keep only the last."""
+    return any_json(text, object_pairs_hook=_once)
+
+
+def any_json(text: str | bytes, **how: Any) -> Any:
+    """Parse JSON that anybody may have written. Raises ValueError, also for values that are nested too deep."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, **how)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for several in inner for one in several if isinstance(one, dict | list)]
+        if not level:
+            return value
+    raise ValueError(TOO_DEEP)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ verl 0.9.1 checks neither types nor names of choices, so every choice is listed 
 key of verl behind each parameter: docs/verl.md.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from steps.errors import Problem, shown
 from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, default_in, with_default
 from steps.params.lora import ALL, EXPRESSION
+from steps.params.patterns import fault_of
 from steps.params.reward_training import RewardTraining
 from steps.params.several import COMMAS, LINES
 from steps.params.training import TrainingParams
@@ -171,7 +171,7 @@ class VerlActor(Group):
                           "a number above 0, or -1", "set it to -1 to use actor_clip_ratio")  # fmt: skip
         for name in ("actor_model_target_modules", "actor_model_exclude_modules"):
             value = getattr(self, name)
-            if EXPRESSION.search(value) and (wrong := _no_expression(value)):
+            if EXPRESSION.search(value) and (wrong := fault_of(value)):
                 yield Problem("PARAM-E0342", name, f"{shown(value)} ({wrong})", "names or a regular expression",
                               "correct it")  # fmt: skip
         if self.actor_model_lora_rank == 0:
@@ -180,15 +180,6 @@ class VerlActor(Group):
                     yield Problem("PARAM-E0343", name, f"{shown(value)} with actor_model_lora_rank=0",
                                   "a rank above 0", f"leave {name} out, or set actor_model_lora_rank",
                                   why="rank 0 trains every weight, without an adapter")  # fmt: skip
-
-
-def _no_expression(text: str) -> str:
-    """Return what is wrong with a regular expression; empty if nothing is."""
-    try:
-        re.compile(text)
-    except re.error as error:
-        return str(error)
-    return ""
 
 
 class VerlRollout(Group):

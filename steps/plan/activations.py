@@ -220,8 +220,9 @@ def _depth(config: Mapping[str, Any]) -> int:
 
 
 def _first(config: Mapping[str, Any], *names: str, default: Any = 0) -> Any:
-    """Return the first value that a configuration has under one of the names."""
-    return next((config[name] for name in names if config.get(name)), default)
+    """Return the first value that a configuration has under one of the names; the largest of one for each layer."""
+    value = next((config[name] for name in names if config.get(name)), default)
+    return max(value) if isinstance(value, list) else value
 
 
 def _drops(config: Mapping[str, Any], *names: str) -> bool:

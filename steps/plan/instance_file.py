@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from steps.errors import Problem, UserError, nearest, shown
 from steps.params.text_file import decoded
 from steps.remembered import remembered
 from steps.sources import storage
+from steps.sources.plain_yaml import plain_yaml
 
 WHERE = "instance_types_file"
 LARGEST = 256 * 1024  # bytes
@@ -44,8 +46,8 @@ def read_instances(uri: str) -> dict[str, dict[str, Any]]:
     types = inner if isinstance(inner, dict) and len(types) == 1 else types
     if problems := [problem for name, values in types.items() for problem in _problems(uri, name, values)]:
         raise UserError(problems)
-    lower = [str(name).lower() for name in types]
-    if twice := sorted({name for name in lower if lower.count(name) > 1}):
+    times = Counter(str(name).lower() for name in types)
+    if twice := [name for name, count in times.items() if count > 1]:
         raise _unreadable(f"{uri} with {twice[0]} in two spellings, which are one name")
     return {str(name).lower(): dict(values) for name, values in types.items()}
 
@@ -57,17 +59,15 @@ def _parsed(uri: str, text: str) -> Any:
         """Refuses a key that is written twice, of which YAML keeps the last."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
-                raise _unreadable(f"{uri} with the key {twice[0]} twice")
+            times = Counter(str(key.value) for key, _ in node.value)
+            if times and (key := max(times, key=lambda one: times[one])) and times[key] > 1:
+                raise _unreadable(f"{uri} with the key {key[:80]} twice")
             return super().construct_mapping(node, deep)
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise _unreadable(f"{uri} with a YAML alias (*name)")
-        return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _unreadable(f"{uri}: {getattr(error, 'problem', error)}") from None
+        return plain_yaml(text, Loader)
+    except ValueError as error:
+        raise _unreadable(f"{uri}: {error}") from None
 
 
 def _problems(uri: str, name: Any, values: Any) -> Iterator[Problem]:

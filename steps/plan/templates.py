@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from steps.errors import Problem, UserError, nearest
 from steps.models.chat_templates import DEFAULT, MARK, reads_clock, single, template_file, templates_of
 from steps.models.template_syntax import syntax_error
+from steps.models.template_trial import endless
 from steps.params.data import CHAT_TEMPLATES, ChatTemplate
 from steps.plan.sources import ModelFound, refuse_bad_uri
 from steps.sources import storage
@@ -59,12 +60,12 @@ def syntax_problems(seen: Seen) -> Iterator[Problem]:
 
 
 def problems_of_syntax(found: TemplateFound, chosen: str) -> Iterator[Problem]:
-    """Yield a problem if a template is no Jinja template; `chosen` is the parameter chat_template."""
-    if found.text and (wrong := syntax_error(found.text)):
+    """Yield a problem if a template is no Jinja template, or does not end; `chosen` is the parameter chat_template."""
+    if found.text and (wrong := syntax_error(found.text) or endless(found.text)):
         own = chosen == KEEP or chosen in found.own
         where, fix = ("the model's template", "upload its template again, or set chat_template=chat-ml") if own else (
             chosen, "correct the file")  # fmt: skip
-        yield Problem("DATA-E0806", "chat_template", f"{where}:{wrong}", "a Jinja template", fix)
+        yield Problem("DATA-E0806", "chat_template", f"{where}:{wrong}", "a Jinja template that ends", fix)
 
 
 def template_notes(seen: Seen) -> Iterator[str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from steps.errors import Problem, shown
+from steps.errors import Problem
 from steps.models.chat_templates import undecided
 from steps.models.layout import VOCABULARIES
 from steps.models.new_tokens import reads_tokenizer
-from steps.models.token_files import TOKENIZER
+from steps.models.tokenizer_files import TOKENIZER, unfit_files
 from steps.params.data import DataSource
 from steps.plan.row_counts import first_row
 from steps.plan.seen import Seen
@@ -58,20 +57,12 @@ def package_problems_of(model: ModelFound) -> Iterator[Problem]:
 
 
 def tokenizer_file_problems(seen: Seen) -> Iterator[Problem]:
-    """Yield a problem if tokenizer.json, where it is on this machine, is truncated or another file."""
+    """Yield a problem if a JSON file of the tokenizer, where it is on this machine, is truncated or another file."""
     if not seen.model or reads_tokenizer(seen.parameters):  # the look for new tokens has told it then
         return
     source, names = seen.model.tokenizer
-    if TOKENIZER not in names or not source.local(names[TOKENIZER]):
-        return
-    try:
-        content = json.loads(source.read(names[TOKENIZER]))
-    except (ValueError, RecursionError) as error:
-        content = str(error)
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        found = "an object without model" if isinstance(content, dict) else shown(content)
-        yield Problem("MODEL-E0117", f"{source.parameter}: {TOKENIZER}", found, "a tokenizer, as JSON",
-                      "upload the file again")  # fmt: skip
+    here = {name: path for name, path in names.items() if source.local(path)}
+    yield from unfit_files(source.parameter, here, source.read)
 
 
 def template_problems(seen: Seen) -> Iterator[Problem]:

@@ -1,6 +1,8 @@
 """Sources of models, adapters, rows and code: resolve what a parameter names, pin it and fetch it.
 
     storage.py        URIs, opened through fsspec: digests, listings, downloads
+    odd_files.py      what a local folder may not hold: pipes, devices, links out of it
+    plain_yaml.py     YAML that anybody may have written
     object_folder.py  objects below a URI: written, listed and deleted, for checkpoints
     locks.py          one process at a time in a folder, or below a URI
     hub.py            models and data sets on the Hugging Face Hub, by commit

@@ -6,14 +6,13 @@ The plan digests this list and prepare_data opens it, so both always use the sam
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from steps.errors import Problem, SecurityRefusal, UserError, shown, some_of
+from steps.errors import Problem, UserError, shown, some_of
 from steps.params.data import DataSource
 from steps.params.mixture import read_mixture
 from steps.sources import mltable, storage
@@ -73,6 +72,7 @@ class Dataset:
 
 
 Found = DataFile | Dataset
+LINK_OUT = "DATA-E2001"
 
 
 def suffix_of(name: str) -> str:
@@ -241,6 +241,7 @@ def _files(parameter: str, uri: str, split: str, notes: Notes) -> list[Found]:
         folder = storage.fixed_folder(uri)
         matches = storage.find_matches(parameter, uri)
         names = {name.removeprefix(folder): info for name, info in matches.items()}
+        storage.refuse_links_out(parameter, folder, names, LINK_OUT)
         return _rows_of(parameter, uri, folder, names, split, notes)
     skipped: list[str] = []
     names = storage.find_files(parameter, uri, skipped)
@@ -248,6 +249,7 @@ def _files(parameter: str, uri: str, split: str, notes: Notes) -> list[Found]:
         return [DataFile(parameter, uri, "", names[""]["size"], names[""]["identity"], source=uri)]
     if mltable.NAME in names:
         return _table(parameter, uri)
+    storage.refuse_links_out(parameter, uri, names, LINK_OUT)
     if names.keys() >= SAVED or "dataset_dict.json" in names:
         return [Dataset(parameter, uri, split, source=uri)]
     if skipped:
@@ -315,21 +317,9 @@ def _table(parameter: str, uri: str) -> list[Found]:
         )  # fmt: skip
     text = storage.read_bytes(parameter, storage.join(uri, mltable.NAME), mltable.LARGEST + 1)
     table = mltable.read_table(uri, text, sorted(names))
-    if local := storage.local_path(uri):
-        _refuse_links(uri, local, table.files)
+    storage.refuse_links_out(parameter, uri, table.files, LINK_OUT)
     return [
         DataFile(parameter, storage.join(uri, name), name, names[name]["size"], names[name]["identity"], 1.0, uri,
                  table.format, table.delimiter, table.header)
         for name in table.files
     ]  # fmt: skip
-
-
-def _refuse_links(uri: str, folder: Path, names: tuple[str, ...]) -> None:
-    """Raise SecurityRefusal for a file that is a link to a target outside the table's folder."""
-    root = os.path.realpath(folder)
-    for name in names:
-        if not os.path.realpath(folder / name).startswith(root + os.sep):
-            raise SecurityRefusal(
-                Problem("DATA-E2001", storage.join(uri, name), "a link to a file outside the table's folder",
-                        "a file inside the table's folder", "copy the file into the folder")
-            )  # fmt: skip

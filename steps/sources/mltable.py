@@ -91,7 +91,8 @@ def _load(place: str, text: bytes) -> Any:
                             "plain YAML without anchors and aliases", "write the value out")
                 )  # fmt: skip
         return yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    # Those behind ValueError: what PyYAML's readers of tagged values raise for `!!bool maybe` and its like.
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         said = str(getattr(error, "problem", None) or f"{type(error).__name__}: {error}").splitlines()[0]
         raise UserError(

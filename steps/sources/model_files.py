@@ -14,6 +14,8 @@ from steps.sources import hub, storage
 # Schemes of models in MLflow (`steps/tracking/registered.py`).
 MLFLOW_SCHEMES = ("models:/", "runs:/")
 
+LINK_OUT = "MODEL-E0303"
+
 
 class Repository(Protocol):
     """Files at a source that is neither a folder nor an object store."""
@@ -88,7 +90,8 @@ class ModelFiles:
 def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main") -> ModelFiles:
     """List the files at a source of a model or adapter; `revision` is for the Hub.
 
-    Raises UserError when there is nothing usable, Outage when the source does not answer.
+    Raises UserError when there is nothing usable, SecurityRefusal for links out of a folder, Outage when the source
+    does not answer.
     """
     if kind == "huggingface":
         repository = hub.resolve(uri, revision)
@@ -105,4 +108,5 @@ def open_files(parameter: str, kind: SourceKind, uri: str, revision: str = "main
         raise UserError(
             Problem("MODEL-E0112", parameter, f"the file {uri}", "a folder", "name the folder that contains it")
         )
+    storage.refuse_links_out(parameter, uri, names, LINK_OUT)
     return ModelFiles(parameter, kind, uri, names)

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
 from steps.faults import NO_CREDENTIALS, TEMPORARY, known, status_of
+from steps.sources import odd_files
 
 # No http(s): with it, a parameter could make a pod read the cluster's metadata service.
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}
@@ -48,7 +49,7 @@ class NoCredentials(UserError):
 
 def check_uri(parameter: str, uri: str) -> list[Problem]:
     """Check the text of a URI without opening it; return the problems."""
-    bad = sorted(FORBIDDEN & set(uri))
+    bad = sorted({letter for letter in uri if letter in FORBIDDEN or "\ud800" <= letter <= "\udfff"})
     if bad:
         return [
             Problem("URI-E0101", parameter, f"{uri!r} with {bad[0]!r}", "no backslash or control character",
@@ -61,9 +62,14 @@ def check_uri(parameter: str, uri: str) -> list[Problem]:
                     f"write {OTHER_NAMES[scheme]}://" if scheme in OTHER_NAMES else
                     "copy the file to object storage or to a mounted folder")
         ]  # fmt: skip
-    if scheme != "file" and not uri.split("://", 1)[1].split("/")[0]:
-        return [_malformed(parameter, uri, "no bucket, container or owner")]
-    return []
+    if scheme == "file":
+        return []
+    place = uri.split("://", 1)[1]
+    if "::" in uri:  # fsspec would open the part behind it, by any scheme
+        return [_malformed(parameter, uri, "two addresses")]
+    if ".." in re.split("[/@]", place):
+        return [_malformed(parameter, uri, "the folder ..")]
+    return [] if place.split("/")[0] else [_malformed(parameter, uri, "no bucket, container or owner")]
 
 
 def _malformed(parameter: str, uri: str, found: str) -> Problem:
@@ -95,7 +101,8 @@ def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> di
             return {"": _info(there)}
         if there["type"] != "directory":  # a device, or a link to nothing
             raise FileNotFoundError(uri)
-        _refuse_endless(parameter, uri)
+        if folder := local_path(uri):
+            odd_files.refuse_odd_files(parameter, folder, MOST_FILES)
         found = filesystem.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
         names = {name.removeprefix(prefix): _info(info) for name, info in found.items()}
@@ -104,18 +111,10 @@ def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> di
         return {name: info for name, info in names.items() if not _is_system_file(name)}
 
 
-def _refuse_endless(parameter: str, uri: str) -> None:
-    """Raise UserError for a local folder with more files than anybody's data or model has, such as `/`."""
-    if not (folder := local_path(uri)):
-        return
-    seen = 0
-    for _, _, files in os.walk(folder):
-        seen += len(files)
-        if seen > MOST_FILES:
-            raise UserError(
-                Problem("URI-E0209", parameter, f"more than {MOST_FILES:,} files below {uri!r}",
-                        "a folder with the files of one model or data set", "name that folder")
-            )  # fmt: skip
+def refuse_links_out(parameter: str, uri: str, names: Iterable[str], code: str) -> None:
+    """Raise SecurityRefusal for a link in a local folder that leads out of it."""
+    if folder := local_path(uri):
+        odd_files.refuse_links_out(parameter, folder, names, code)
 
 
 def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,6 @@ is read through MLflow, so that it does not matter where the server keeps its ar
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from steps.artifacts import MANIFEST
 from steps.errors import Outage, Problem, StepError, UserError, nearest, shown
 from steps.models.layout import COPY_FOLDER, REFERENCE_FILE
 from steps.params.registration import SQLITE, TrackingParams
+from steps.params.text_file import any_json
 from steps.redaction import masked
 from steps.sources import storage
 from steps.sources.model_files import MLFLOW_SCHEMES, ModelFiles, open_files
@@ -245,7 +245,7 @@ def _follow(files: ModelFiles) -> ModelFiles:
     root = root.removesuffix("MLmodel")
     if root + REFERENCE_FILE not in files.names:
         return files
-    described = json.loads(files.read(root + REFERENCE_FILE))
+    described = _described(files, root + REFERENCE_FILE)
     listed = {name: entry["sha256"] for name, entry in described["files"].items()}
     if all(f"{root}{COPY_FOLDER}/{name}" in files.names for name in listed):
         return replace(files, sha256={f"{root}{COPY_FOLDER}/{name}": digest for name, digest in listed.items()})
@@ -264,6 +264,23 @@ def _follow(files: ModelFiles) -> ModelFiles:
         if weights.digest != hashlib.sha256(lines.encode()).hexdigest():
             raise _gone(files.uri, f"weights at {uri} that were changed after the registration")
     return replace(weights, registered=files.uri, sha256=listed)
+
+
+def _described(files: ModelFiles, name: str) -> dict[str, Any]:
+    """Read the file that tells where the weights of a registered model are. Raises UserError for another one."""
+    try:
+        told = any_json(files.read(name))
+        listed = told["files"].values()
+        if isinstance(told["weights_uri"], str) and all(
+            isinstance(one["sha256"], str) and type(one["size"]) is int for one in listed
+        ):
+            return dict(told)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass  # none of ours
+    raise UserError(
+        Problem("REGISTRY-E0108", f"{PARAMETER}: {files.uri}", f"{name}, which is not what register_model writes",
+                "the weights' place, with their files", "register the model again")
+    )  # fmt: skip
 
 
 def _gone(uri: str, found: str) -> UserError:

@@ -124,6 +124,7 @@ def test_a_broken_file_is_named(tiny_model, tmp_path):
     (tmp_path / "broken/tokenizer.json").write_text('{"model": {"type": "none"}}')
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
         read(tmp_path / "broken").numbers()
+    shutil.copy(tiny_model / "tokenizer.json", tmp_path / "broken")
     (tmp_path / "broken/tokenizer_config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
         read(tmp_path / "broken")

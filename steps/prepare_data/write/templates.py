@@ -9,6 +9,7 @@ from typing import Any
 from steps.errors import Problem, UserError
 from steps.models.chat_templates import DEFAULT, named, single, template_file, undecided
 from steps.models.template_syntax import syntax_error
+from steps.models.template_trial import endless
 from steps.params.data import TEMPLATE_TOKENS
 from steps.prepare_data.write.tokenising import NO_LOSS, RefusedRows, tokenise
 
@@ -38,13 +39,20 @@ def load_tokenizer(folder: Path, chat_template: str) -> Any:
         tokenizer.chat_template = read_template(chat_template)
     elif DEFAULT in own:
         tokenizer.chat_template = single(own)
+    _refuse_endless(tokenizer.chat_template, chat_template)
     return tokenizer
+
+
+def _refuse_endless(template: Any, chosen: str) -> None:
+    """Raise UserError for a model's template that does not end; one that cannot be read is refused when it is used."""
+    if isinstance(template, str) and not syntax_error(template) and (wrong := endless(template)):
+        raise _no_template(f"{chosen}: {wrong}", "a Jinja template that ends")
 
 
 def read_template(uri: str) -> str:
     """Read a Jinja file and check its syntax. Raises UserError, and as `steps.sources.storage.read_bytes`."""
     text = template_file(uri)
-    if wrong := syntax_error(text):
+    if wrong := syntax_error(text) or endless(text):
         raise _no_template(f"{uri}:{wrong}", "a Jinja template")
     return text
 

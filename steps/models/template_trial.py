@@ -1,0 +1,108 @@
+"""Whether a chat template ends: one that repeats without an end, or multiplies, is rendered once under limits.
+
+A template is a program. The sandbox of transformers keeps it from files and objects, but not from computing for ever,
+and Jinja computes what is constant already when it reads a template.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from typing import Any
+
+from steps.models.template_syntax import environment
+
+SECONDS = 2  # of computing; the longest templates that are known need some milliseconds
+LONGEST_WAIT = 60  # seconds, on a machine that is busy
+MEMORY = 1024**3  # bytes
+DEEPEST_LOOPS = 3  # loops in loops over a conversation and its parts
+HARMLESS = {"raise_exception", "strftime_now", "namespace", "dict"}  # what a template may call without a trial
+TOO_SLOW, TOO_LARGE = 3, 4  # codes of exit
+TRIAL = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from steps.models.template_trial import render_under_limits; render_under_limits()"
+)
+CONVERSATION = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+    {"role": "user", "content": "And of Italy?"},
+]
+
+
+@lru_cache(maxsize=100)
+def endless(text: str) -> str:
+    """Return why a template that can be read is not usable: it takes too long, or too much memory; empty if it is.
+
+    An error that it raises is none of these: it may refuse this conversation and take others.
+    """
+    if _is_plain(text):
+        return ""
+    command = [sys.executable, "-I", "-c", TRIAL, json.dumps(sys.path)]
+    try:
+        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=LONGEST_WAIT)
+    except subprocess.TimeoutExpired:
+        return f"a conversation of three messages takes more than {LONGEST_WAIT} seconds"
+    if done.returncode == TOO_LARGE:
+        return "a conversation of three messages takes more than 1 GiB of memory"
+    if done.returncode < 0 or done.returncode == TOO_SLOW:  # ended by the system: its computing time is over
+        return f"a conversation of three messages takes more than {SECONDS} seconds"
+    return ""
+
+
+def render_under_limits() -> None:
+    """Render the template that stdin holds, in a process that is only for this."""
+    import resource
+
+    end = int(time.process_time()) + SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    text = sys.stdin.buffer.read().decode()
+    try:
+        template = environment(sandboxed=True).from_string(text)
+        template.render(messages=CONVERSATION, tools=None, add_generation_prompt=True)
+    except MemoryError:
+        sys.exit(TOO_LARGE)
+    except Exception:  # whatever a template raises
+        sys.exit(0)
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a template only goes through a conversation: its time is bounded by the conversation's length."""
+    from jinja2 import nodes
+
+    tree = environment().parse(text)
+    if any(tree.find_all((nodes.Pow, nodes.Mul, nodes.Mod, nodes.Filter))) and _multiplies(tree):
+        return False
+    macros = {macro.name for macro in tree.find_all(nodes.Macro)}
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name) and call.node.name not in HARMLESS | macros:
+            return False
+    for macro in tree.find_all(nodes.Macro):
+        called = {call.node.name for call in macro.find_all(nodes.Call) if isinstance(call.node, nodes.Name)}
+        if called & macros:  # perhaps itself
+            return False
+    return not any(loop.recursive for loop in tree.find_all(nodes.For)) and _loops(tree) <= DEEPEST_LOOPS
+
+
+def _multiplies(tree: Any) -> bool:
+    """Return whether a template makes long texts or numbers of short ones."""
+    from jinja2 import nodes
+
+    if any(tree.find_all((nodes.Pow, nodes.Mul))):
+        return True
+    if any(not isinstance(one.right, nodes.Const) for one in tree.find_all(nodes.Mod)):
+        return True
+    if any(not isinstance(one.left, nodes.Name | nodes.Getattr) for one in tree.find_all(nodes.Mod)):  # "%9d" % 1
+        return True
+    widening = {"center", "indent", "format", "batch", "slice", "wordwrap"}
+    return any(one.name in widening for one in tree.find_all(nodes.Filter))
+
+
+def _loops(node: Any) -> int:
+    from jinja2 import nodes
+
+    inner = max(map(_loops, node.iter_child_nodes()), default=0)
+    return inner + isinstance(node, nodes.For)
