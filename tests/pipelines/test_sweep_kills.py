@@ -51,7 +51,8 @@ def given(tiny_model, chat_file) -> dict:
     return {**SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(chat_file)}
 
 
-@pytest.mark.parametrize("case", long_but(["grid"], CASES))
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
 def test_a_sweep_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(case, given, runs_root):
     kills, parallel, space, more = CASES[case]
     reference = swept(runs_root.with_name("reference"), given, space, max_parallel=parallel, **more)
@@ -76,8 +77,10 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(cas
     assert left(folder) == []
 
 
-def test_a_stopped_sweep_goes_on_in_another_process(given, runs_root):
-    reference = swept(runs_root.with_name("reference"), given, TWO)
+def test_a_stopped_sweep_goes_on_in_another_process(given, runs_root, warm_folder):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FINETUNE_WARM", str(warm_folder))
+        reference = swept(runs_root.with_name("reference"), given, TWO)
     sweep = Sweep(begun(runs_root, {**given, "save_steps": 3}, TWO))
     sweep.resume()
     while not (sweep.folder.path / "trials/0000/curve.jsonl").exists():
@@ -92,7 +95,7 @@ def test_a_stopped_sweep_goes_on_in_another_process(given, runs_root):
     assert versions(runs_root) == [("chat_completion", "1")]
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "group SIGKILL"])
+@pytest.mark.parametrize("how", long_but(["group SIGKILL"], ["SIGTERM", "SIGINT", "group SIGKILL"]))
 def test_a_driver_that_is_ended_leaves_no_process_and_loses_no_finished_step(how, given, runs_root):
     given = {**given, "num_train_epochs": 40}
     folder = begun(runs_root, given, TWO, max_parallel=2)
@@ -118,6 +121,7 @@ def begun_again(folder: SweepFolder, process, count: int) -> bool:
     return when(folder, process, lambda: log.exists() and log.read_text().count("training from step") >= count)
 
 
+@pytest.mark.long
 def test_the_end_of_a_trials_process_or_of_the_warm_one_is_no_loss(given, runs_root):
     folder = begun(runs_root, {**given, "num_train_epochs": 10}, {"learning_rate": RATES[:3]})
     process = driver(folder)
@@ -133,6 +137,7 @@ def test_the_end_of_a_trials_process_or_of_the_warm_one_is_no_loss(given, runs_r
     assert left(folder) == []
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_each_time_is_a_failed_row(given, runs_root):
     folder = begun(runs_root, {**given, "num_train_epochs": 40}, {"learning_rate": RATES[:1], "lora_r": [4]})
     process = driver(folder)

@@ -49,6 +49,7 @@ def run(tmp_path, what):
     run_on_nodes(command, NodeSettings(), Processes(nodes=2, per_node=2), what, tmp_path / "job.json", times=QUICK)
 
 
+@pytest.mark.long
 def test_four_processes_on_two_nodes_meet(machines, tmp_path, caplog):
     with caplog.at_level("INFO", "finetune"):
         run(tmp_path, "0")
@@ -102,6 +103,7 @@ def test_a_training_on_two_nodes_is_that_of_one_process(volume, machines, model,
     assert "processes" not in left
 
 
+@pytest.mark.long
 def test_nodes_that_lose_one_start_again_from_the_newest_checkpoint(volume, machines, model, data, tmp_path):
     def lose_one():
         folder = volume / "chat_completion"
@@ -126,6 +128,7 @@ def test_the_error_of_a_node_is_the_error_of_the_task(volume, machines, model, d
     assert machines.restarts == 0
 
 
+@pytest.mark.long
 def test_a_task_that_is_started_again_takes_the_result_that_is_there(volume, machines, model, data, tmp_path):
     place = (tmp_path / "tuned", None, tmp_path / "report.html")
     with pytest.MonkeyPatch.context() as dies:
