@@ -136,8 +136,10 @@ DAMAGED = {"trailing nul": "text\0", "mark inside": "a\ufeffb", "replaced": "caf
 NO_LABEL = {"-1": -1, "-100": -100, "minus one as text": "-1", "minus hundred as text": "-100"}
 slow = pytest.mark.slow
 # Fast: one format with types; the others are read like it, or have no types (csv, tsv).
-TYPED = ("jsonl", *(pytest.param(kind, marks=slow) for kind in ("parquet", "json", "mltable", "dataset")))
-FORMATS = (*TYPED, *(pytest.param(kind, marks=slow) for kind in ("csv", "tsv")))
+# A reader of each kind; the others, which share it, are long tests.
+TYPED = ("jsonl", pytest.param("parquet", marks=slow), *(pytest.param(kind, marks=[slow, pytest.mark.long])
+                                                         for kind in ("json", "mltable", "dataset")))  # fmt: skip
+FORMATS = (*TYPED, pytest.param("csv", marks=slow), pytest.param("tsv", marks=[slow, pytest.mark.long]))
 
 
 def put(row, path, value):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from grids import long_but
 from prompt_rows import answers_in, text_row, write_prompts
 
 from steps.artifacts import read_manifest
@@ -22,7 +23,6 @@ from steps.params.settings import GenerateSettings
 pytestmark = pytest.mark.slow
 
 ROWS = 400
-KILLS = 20
 SETTINGS = GenerateSettings(decoding=DecodingParams(do_sample=True, num_return_sequences=2))
 IN_TWO = SETTINGS.model_copy(update={"engine": EngineParams(inference_processes=2)})
 TESTS = Path(__file__).parents[1]
@@ -80,11 +80,13 @@ def wait_for(what, step: subprocess.Popen, seconds: float = 300) -> None:
         time.sleep(0.002)
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_as_an_unbroken_one(start, unbroken, tmp_path):
+@pytest.mark.parametrize("kills", long_but([5], [5, 20]))
+def test_a_run_that_is_killed_at_random_moments_ends_as_an_unbroken_one(start, unbroken, tmp_path, kills):
     draw = random.Random(18)
-    for _ in range(KILLS):
+    for _ in range(kills):
         step = start(SETTINGS, tmp_path)
-        moment = asked(tmp_path) + draw.randint(0, 2 * ROWS // 26)  # so that the rows are enough for all of them
+        # So that the rows are enough for all of them.
+        moment = asked(tmp_path) + draw.randint(0, 2 * ROWS // (kills + 6))
         wait_for(lambda: asked(tmp_path) > moment, step)  # noqa: B023
         time.sleep(draw.random() * 0.01)
         assert step.poll() is None, log(tmp_path)
@@ -94,7 +96,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_an_unbroken_one(start, u
     assert answers_in(tmp_path / "result") == unbroken
     facts = read_manifest(tmp_path / "result").facts
     assert facts["answers_before"] > 0
-    assert asked(tmp_path) <= 2 * ROWS + KILLS  # an answer is made again only if its line was not whole
+    assert asked(tmp_path) <= 2 * ROWS + kills  # an answer is made again only if its line was not whole
     assert not list(tmp_path.glob("root/checkpoints/generate/*"))
 
 

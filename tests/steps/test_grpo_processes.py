@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import build_model
+from grids import long_but
 from rewarded_rows import LETTERS, letters, prompt_rows, settings_with, write_prompts
 from test_grpo_training import table
 from trained_kinds import Kind
@@ -63,7 +64,7 @@ def asked(name: str, reward: str, processes: Processes | None = None, **given) -
                          processes=processes or Processes(), **given)  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", long_but(["ddp", "zero3"], WAYS))
 def test_two_processes_learn_as_one_does(inputs, reward, alone, loaded, tmp_path, way):
     given = {**WAYS[way]}
     processes = Processes(per_node=2, **given.pop("processes", {}))
@@ -87,7 +88,7 @@ def test_two_processes_learn_as_one_does(inputs, reward, alone, loaded, tmp_path
         assert rewards[0] == pytest.approx(rewards[1], abs=1e-12)
 
 
-def test_a_reward_that_fails_in_one_process_ends_all_with_its_error(inputs, tmp_path):
+def test_a_reward_that_fails_in_one_process_ends_all_with_its_error(inputs, tmp_path, forked):
     text = LETTERS.replace(
         "    texts = ",
         """    import os
