@@ -12,6 +12,7 @@ from training_inputs import settings_with
 from steps.artifacts import MANIFEST
 from steps.errors import Outage, SecurityRefusal, UserError
 from steps.finetune.checkpoints import (
+    CheckpointFolder,
     best_of,
     finish,
     folder_for,
@@ -20,6 +21,7 @@ from steps.finetune.checkpoints import (
     remove_finished,
     resume_point,
     seal,
+    steps_done,
     unfinish,
 )
 from steps.finetune.checkpoints.sealing import linked
@@ -432,7 +434,7 @@ def test_other_settings_are_refused_with_what_differs(place, tmp_path):
 def test_a_checkpoint_is_named_by_its_place(place, tmp_path):
     place.save(5, best=5)
     place.save(10, best=5)
-    other = place.of(tmp_path / "o/c.unfinished", learning_rate=9e-4)
+    other = CheckpointFolder(tmp_path / "o/c.unfinished", place.folder.identity, tmp_path)
     other.path.mkdir(parents=True)
     found = resume_point(other, f"{place.uri}/checkpoint-10")
     assert is_whole(found, 10)
@@ -443,6 +445,29 @@ def test_a_checkpoint_is_named_by_its_place(place, tmp_path):
     damage(place, "checkpoint-10/optimizer.pt", flipped)
     with pytest.raises(Outage, match=r"optimizer.pt with other content"):
         resume_point(other, f"{place.uri}/checkpoint-10")
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", 9e-4), ("max_steps", 999)])
+def test_a_named_checkpoint_of_another_training_is_refused_with_what_differs(place, tmp_path, name, value):
+    place.save(5)
+    with place.folder.lock():  # it writes the settings
+        pass
+    other = place.of(tmp_path / "other/training", **{name: value})
+    other.path.mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"CHECKPOINT-E0106.*checkpoint-5, of another training: {name} was .*, is "):
+        resume_point(other, f"{place.uri}/checkpoint-5")
+    same = CheckpointFolder(tmp_path / "same/training", place.folder.identity, tmp_path)
+    same.path.mkdir(parents=True)
+    assert is_whole(resume_point(same, f"{place.uri}/checkpoint-5"), 5)
+
+
+@pytest.mark.parametrize("state", [b"[]", b'{"best_model_checkpoint": 5}', b'{"global_step": "ten"}', b"[" * 99_999])
+def test_a_state_of_another_shape_is_no_state(tmp_path, state):
+    path = tmp_path / "checkpoint-5"
+    path.mkdir()
+    (path / "trainer_state.json").write_bytes(state)
+    assert best_of(path) == ""
+    assert steps_done(path.rename(tmp_path / "renamed")) == 0
 
 
 def test_pickled_weights_are_refused_before_anything_reads_them(place):

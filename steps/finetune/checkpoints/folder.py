@@ -32,6 +32,7 @@ from steps.finetune.checkpoints.sealing import (
 from steps.params.training import SWITCHES
 from steps.sources import storage
 from steps.sources.locks import locked
+from steps.sources.object_folder import ObjectFolder
 from steps.writing import write_error
 
 log = logging.getLogger("finetune")
@@ -192,6 +193,17 @@ class CheckpointFolder:
         for file in self.path.parent.glob(f"*/{SETTINGS_FILE}"):
             if file.parent != self.path and names_in(file.parent) and not is_finished(file.parent):
                 yield from identity_in(file.read_bytes())
+
+    def identity_beside(self, wanted: str) -> Iterator[dict[str, Any]]:
+        """Give the identity of the training whose folder holds a named checkpoint; nothing for one that was copied."""
+        if self.holds(wanted):
+            return
+        if path := storage.local_path(wanted):
+            file = path.parent / SETTINGS_FILE
+            text = file.read_bytes() if file.is_file() else None
+        else:
+            text = ObjectFolder("resume_from_checkpoint", wanted.rstrip("/").rpartition("/")[0]).read(SETTINGS_FILE)
+        yield from identity_in(text or b"")
 
     def refuse_unwritable(self) -> None:
         """Raise UserError, or OutOfResources for a full disk, if checkpoints cannot be written."""

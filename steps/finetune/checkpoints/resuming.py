@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from steps.errors import Problem, UserError
 from steps.finetune.checkpoints.folder import CheckpointFolder
@@ -17,8 +19,8 @@ def resume_point(folder: CheckpointFolder, wanted: str, tuned: Path | None = Non
     """Return the checkpoint to resume, by resume_from_checkpoint: false, true, auto, or a checkpoint's folder or URI.
 
     A task that is started again (`tuned` is the path of its result) resumes from its own newest checkpoint, whatever is
-    wanted. Raises UserError if `true` finds only checkpoints of other settings or data (with the differences), if a
-    named folder is not a valid checkpoint, or if all checkpoints are invalid.
+    wanted. Raises UserError if `true` finds only checkpoints of other settings or data, or one of those is named (with
+    the differences), if a named folder is not a valid checkpoint, or if all checkpoints are invalid.
     """
     again = tuned is not None and folder.was_begun_by(tuned)
     if again and tuned and (own := folder.newest_of(tuned)):
@@ -31,6 +33,7 @@ def resume_point(folder: CheckpointFolder, wanted: str, tuned: Path | None = Non
         folder.clear()
         return None
     if wanted not in ("true", "auto"):
+        _refuse_another(folder, wanted)
         named = folder.named(wanted)
         refuse_unsafe_weights(named)
         return named
@@ -49,13 +52,28 @@ def resume_point(folder: CheckpointFolder, wanted: str, tuned: Path | None = Non
     return None
 
 
+def _refuse_another(folder: CheckpointFolder, wanted: str) -> None:
+    """Raise UserError if a checkpoint that is named stands beside the settings of another training.
+
+    Its optimizer and schedule are those of that training: what followed would be neither one nor the other.
+    """
+    for identity in folder.identity_beside(wanted):
+        if (difference := _difference(folder, identity))[0]:
+            raise UserError(
+                Problem("CHECKPOINT-E0106", "resume_from_checkpoint", f"{wanted}, of another training: {difference[1]}",
+                        "a checkpoint of the same settings and data", "restore them, or start from its weights with a "
+                        "new training", why="optimizer and schedule in it are those of that training")
+            )  # fmt: skip
+
+
 def _other_trainings(folder: CheckpointFolder) -> list[str]:
     """Describe how other unfinished trainings differ from this one, the most similar first."""
-    differences = []
-    mine = flat(folder.identity)
-    for identity in folder.others():
-        other = flat(identity)
-        changed = sorted(key for key in other.keys() | mine.keys() if other.get(key) != mine.get(key))
-        text = ", ".join(f"{key.rsplit('.', 1)[-1]} was {other.get(key)}, is {mine.get(key)}" for key in changed[:3])
-        differences.append((len(changed), text))
-    return [text for _, text in sorted(differences)]
+    return [text for _, text in sorted(_difference(folder, identity) for identity in folder.others())]
+
+
+def _difference(folder: CheckpointFolder, identity: dict[str, Any]) -> tuple[int, str]:
+    """Return in how many values another training differs from this one, and the first of them in words."""
+    mine, other = flat(json.loads(json.dumps(folder.identity))), flat(identity)
+    changed = sorted(key for key in other.keys() | mine.keys() if other.get(key) != mine.get(key))
+    said = (f"{key.rsplit('.', 1)[-1]} was {other.get(key)}, is {mine.get(key)}" for key in changed[:3])
+    return len(changed), ", ".join(said)

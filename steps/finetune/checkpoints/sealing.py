@@ -76,12 +76,14 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def state_in(text: bytes | None) -> dict[str, Any]:
-    """Return the Trainer's state that a file holds; empty without a readable one."""
+    """Return the Trainer's state that a file holds; empty without a readable one, or with values of other types."""
     try:
         state = json.loads(text or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return state if isinstance(state, dict) else {}
+    if not isinstance(state, dict) or not isinstance(state.get(BEST), str | None):
+        return {}
+    return state if isinstance(state.get("global_step"), int | None) else {}
 
 
 def best_in(state: Mapping[str, Any]) -> str:
