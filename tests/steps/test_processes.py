@@ -115,7 +115,7 @@ def test_two_processes_train_as_one_does(kinds, alone, loaded, tmp_path, cases):
 
 @pytest.mark.long
 def test_two_nodes_train_as_one_process_does(kinds, alone, tmp_path):
-    """One kind is trained on two nodes in test_processes_that_end.py; they differ in how the processes meet."""
+    """One kind is trained on two nodes in test_trainjob_nodes.py; they differ in how the processes meet."""
     jobs = {name: (kinds[name], asked(kinds[name], Processes(nodes=2))) for name in KINDS}
     train_all(jobs, tmp_path, None)
     assert all(history(tmp_path / name)["processes"]["count"] == 2 for name in KINDS)

@@ -177,6 +177,7 @@ def test_a_training_that_stands_still_is_ended_and_tells_where(start, tmp_path):
     assert "most recent call first" in (out / "log.txt").read_text()
 
 
+@pytest.mark.long
 def test_two_nodes_train_as_one_process(start, model, data, tmp_path):
     """Two agents with the variables that Kubeflow Trainer sets."""
     from steps.finetune import processes

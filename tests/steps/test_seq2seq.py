@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from encoder_decoders import BUILDERS, LANGUAGES, build_t5, data_settings, pairs
+from grids import long_but
 from training_inputs import TRAINING, as_imported, train
 
 from steps.artifacts import read_manifest
@@ -192,7 +193,7 @@ def said_by(folder: Path, data: Path, facts: dict) -> tuple[list[str], float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", long_but([True], [False, True]), ids=["full", "lora"])
 def test_losses_and_answers_are_those_of_plain_transformers(base, kind, tmp_path, lora):
     from steps.register_model.served_texts import Model
 
