@@ -23,7 +23,7 @@ from steps.finetune.processes import stopped_at_start
 from steps.finetune.training import Training, abandoned
 from steps.launch.devices import refuse_missing_gpus
 from steps.launch.lease import EVERY, Lease
-from steps.launch.meeting import Meeting, Member, wait_seconds
+from steps.launch.meeting import SEEN_WITHIN, Meeting, Member, wait_seconds
 from steps.launch.ray_node import Ray, variables
 from steps.launch.several_processes import Node
 from steps.launch.told import as_text, error_file
@@ -134,9 +134,19 @@ def _follow(training: Training, place: Path, node: Node, ray: Ray, secret: str) 
     except Exception as error:
         found = failure(error, "finetune")
         member.failed(found)
-        return _tell(place, node, found)
+        return _tell(place, node, _cause(member, found))
     finally:
         ray.stop()
+
+
+def _cause(member: Member, found: StepError) -> StepError:
+    """Return the loss of node 0 in place of an error that may follow from it, such as the end of Ray on this node."""
+    if member.is_connected and found.exit_code in FOLLOWING:
+        try:
+            member.ended(SEEN_WITHIN)  # node 0 answers at once if it is there
+        except Outage as gone:
+            return gone
+    return found
 
 
 class _Over(Exception):

@@ -212,6 +212,11 @@ class Member:
         self._tell({"node": self.node.rank, "name": socket.gethostname(), "secret": self.secret})
         threading.Thread(target=self._follow, args=(self._connection,), name="node 0", daemon=True).start()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether node 0 was found; it may have gone since."""
+        return self._connection is not None
+
     def joined(self) -> None:
         """Tell that this node takes part."""
         self._tell({"joined": True})

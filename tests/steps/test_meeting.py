@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from waiting import wait_for
 
-from steps.errors import Outage, OutOfResources, Problem
+from steps.errors import Outage, OutOfResources, Problem, UserError
 from steps.launch.meeting import Meeting, Member
 from steps.launch.several_processes import Node
 
@@ -152,3 +152,18 @@ def test_a_node_waits_for_node_0_to_listen():
     meeting.wait_for_all(30, nothing)
     meeting.end(0)
     member._connection.close()
+
+
+def test_what_fails_on_a_node_because_node_0_has_gone_is_told_as_that(nodes):
+    from steps.finetune.verl_node import _cause
+
+    meeting, one, two = nodes
+    found = Outage(Problem("NODES-E0408", "Ray on node 1", "ended with code 1", "Ray until the end", "see its output"))
+    user = UserError(Problem("REWARD-E0207", "rewards.py:3", "an error", "a number", "correct it"))
+    threading.Timer(0.3, meeting.guests[1].connection.close).start()  # as if its process had been killed
+    assert "NODES-E0406 node 0" in str(_cause(one, found))
+    assert _cause(one, user) is user
+    threading.Timer(0.3, meeting.end, args=(4,)).start()
+    assert _cause(two, found) is found  # node 0 is there, and ended the training for it
+    alone = Member(Node(2, 1, "127.0.0.1", free_port()), "secret")
+    assert _cause(alone, found) is found
