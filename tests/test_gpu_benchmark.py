@@ -178,6 +178,7 @@ def test_a_failure_shows_what_the_process_printed(benchmark, tmp_path, monkeypat
         started.call(60, "broken")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_benchmark_runs_on_a_cpu(tmp_path):
     words = ["--device", "cpu", "--shape", "tiny", "--rounds", "1", "--json", str(tmp_path / "found.json")]

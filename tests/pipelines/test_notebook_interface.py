@@ -490,6 +490,7 @@ def test_a_second_interrupt_stops_at_once(training):
     assert ended(below)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_kernel_leaves_no_process(training):
     child, _ = training

@@ -148,6 +148,7 @@ def test_a_trial_whose_process_is_killed_each_time_is_a_failed_row(given, runs_r
     assert "SIGKILL" in facts_of(folder)["trials"][0]["reason"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
 def test_a_full_disk_ends_the_sweep_which_goes_on_with_space(given, tmp_path):
     small = tmp_path / "small"

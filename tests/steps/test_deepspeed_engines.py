@@ -172,6 +172,7 @@ def test_an_error_of_ours_keeps_its_class_and_its_words(model, tmp_path, monkeyp
     assert not list(tmp_path.glob("ranks-*"))
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_is_an_error_and_the_others_end(model):
     with zero_engine.open_engine(settings(), model, processes=2) as engine:
         processes = list(engine._processes)

@@ -46,6 +46,7 @@ def test_the_code_is_that_of_the_process(tmp_path, what, code):
     assert node.returncode == code, err[-2000:]
 
 
+@pytest.mark.long
 def test_processes_have_more_time_to_save_than_torchrun_gives_them(tmp_path):
     saved = tmp_path / "saved"
     node = start(tmp_path, "wait", str(saved), "33")

@@ -167,6 +167,7 @@ def test_how_a_process_ended_is_told(monkeypatch):
     assert run_processes("ending_process", ["well"], 2) == Outcome([], False)
 
 
+@pytest.mark.long
 def test_a_training_that_stands_still_is_ended_and_tells_where(start, tmp_path):
     out = tmp_path / "out"
     step = start(asked(), out, FINETUNE_COLLECTIVE_SECONDS="6")

@@ -121,6 +121,7 @@ def test_nodes_that_lose_one_start_again_from_the_newest_checkpoint(volume, mach
     assert weights[0] == weights[1]
 
 
+@pytest.mark.long
 def test_the_error_of_a_node_is_the_error_of_the_task(volume, machines, model, data, tmp_path):
     with pytest.raises(NumericError, match="TRAIN-E0601"):
         finetune(on_nodes(volume, learning_rate=1e30), model, data, tmp_path / "tuned", None, tmp_path / "report.html")

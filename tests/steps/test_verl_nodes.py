@@ -121,6 +121,7 @@ def test_a_training_on_two_nodes_is_that_of_one(cluster, model, data, tmp_path):
     assert not list(volume.glob("verl_finetune/*/global_step_2"))  # the newest one stays until the result has arrived
 
 
+@pytest.mark.long
 def test_nodes_that_lose_one_start_again_from_the_newest_checkpoint(cluster, model, data, tmp_path, monkeypatch):
     monkeypatch.setenv(ASKED, "wait:3")
 
