@@ -1,6 +1,8 @@
-"""Settings of steps whose messages name parameters as the pipeline does (`steps/params/wording.py`)."""
+"""Settings of steps whose messages name parameters as the pipeline does (`steps/params/wording.py`).
 
-from pydantic import Field
+Of two names that a parameter has in one pipeline, the plan tells the one that was set, and later steps the usual one:
+settings with the name would be others for each spelling, and their tasks would not be found in the cache.
+"""
 
 from steps.params.group import Group
 
@@ -11,13 +13,10 @@ class Worded(Group):
     named_by: str = ""
     """Pipeline whose names messages have; empty for one with the usual names."""
 
-    names: dict[str, str] = Field(default_factory=dict)
-    """Further names that messages have: usual name → what the user set."""
-
     @property
     def names_told(self) -> dict[str, str]:
         """What messages say in place of the usual names."""
-        return {**names_of(self.named_by), **self.names}
+        return names_of(self.named_by)
 
 
 def names_of(pipeline: str) -> dict[str, str]:

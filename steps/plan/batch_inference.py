@@ -164,7 +164,6 @@ def settings_of(decisions: Decisions) -> dict[str, Group]:
             processing_digest=decisions.function_digest,
             preprocessing=Preprocessing(chat_template=p.chat_template),
             chat_template_digest=decisions.template.digest,
-            names=p.names_told,
         ),
         "generation": _generation(p, recipe, int(decisions.hardware["generate"].gpu_count)),
         "scoring": ScoreSettings(options=decisions.options),

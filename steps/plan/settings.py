@@ -67,7 +67,6 @@ def _data(decisions: Decisions) -> DataSettings:
         unpairs=isinstance(p, PreferenceMethod) and p.unpairs,
         rows_per_step=_rows_per_step(p),
         **_words(decisions),
-        names=dict(p.names_told.items() - p.other_names().items()),
     )
 
 

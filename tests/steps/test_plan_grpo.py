@@ -314,8 +314,7 @@ def test_the_plan_is_the_same_by_either_name_of_the_rows(given, rows, tmp_path):
     before, _ = planned(given, tmp_path)
     other = {name: value for name, value in given.items() if name != "dataset_train_split"}
     after, _ = planned({**other, "train_file_path": str(rows)}, tmp_path)
-    names = {"train_file_path": "dataset_train_split", "train_file_path=": "dataset_train_split="}
-    assert wire.load(before.data) == {**wire.load(after.data), "names": names}  # what its messages say
+    assert before.data == after.data
     assert before.training == after.training
 
 
