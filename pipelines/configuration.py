@@ -98,7 +98,9 @@ def _refuse_aliases(file: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise _refused(file, "a YAML alias (*name)", "no aliases", "write the value out")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
-            raise _refused(file, f"the number {shown(event.value)}", "a number that fits", "correct it")
+            place = f"{file}:{event.start_mark.line + 1}"
+            long = f"a number of {len(event.value):,} characters"
+            raise UserError(Problem("CONFIG-E0101", place, long, "a number that fits", "correct it"))
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise _refused(file, f"nesting {depth} deep", f"at most {DEEPEST}", "write plain values")
