@@ -98,7 +98,7 @@ def _refuse_aliases(file: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise _refused(file, "a YAML alias (*name)", "no aliases", "write the value out")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
-            place = f"{file}:{event.start_mark.line + 1}"
+            place = f"{file}:{event.start_mark.line + 1}" if event.start_mark else str(file)
             long = f"a number of {len(event.value):,} characters"
             raise UserError(Problem("CONFIG-E0101", place, long, "a number that fits", "correct it"))
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
