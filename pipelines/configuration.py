@@ -65,8 +65,9 @@ def _content(file: Path) -> bytes:
         raise _refused(file, found, "a YAML file", "correct the path after -f") from None
 
 
-def _refused(file: Path, found: str, expected: str, fix: str) -> UserError:
-    return UserError(Problem("CONFIG-E0101", str(file), found, expected, fix))
+def _refused(file: Path, found: str, expected: str, fix: str, mark: Any = None) -> UserError:
+    place = f"{file}:{mark.line + 1}" if mark else str(file)
+    return UserError(Problem("CONFIG-E0101", place, found, expected, fix))
 
 
 def _read_yaml(file: Path, text: str) -> tuple[dict[str, Any], Words]:
@@ -98,9 +99,8 @@ def _refuse_aliases(file: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise _refused(file, "a YAML alias (*name)", "no aliases", "write the value out")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
-            place = f"{file}:{event.start_mark.line + 1}" if event.start_mark else str(file)
-            long = f"a number of {len(event.value):,} characters"
-            raise UserError(Problem("CONFIG-E0101", place, long, "a number that fits", "correct it"))
+            found = f"a number of {len(event.value):,} characters"
+            raise _refused(file, found, "a number that fits", "correct it", event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise _refused(file, f"nesting {depth} deep", f"at most {DEEPEST}", "write plain values")
