@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 from steps.adapters.fitting import described, not_an_adapter
 from steps.adapters.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, open_adapter
 from steps.artifacts import Manifest, new_artifact, read_manifest
-from steps.errors import Problem, SecurityRefusal, UserError
+from steps.errors import Problem, UserError
 from steps.models.layout import CONFIG, GENERATION, TOKENIZER_NAMES
 from steps.params.settings import AdapterSettings
 from steps.sources import storage
 
 log = logging.getLogger("finetune")
+
+LINK_OUT = "ADAPTER-E0401"
 
 # Settings and weights, the tokenizer, a new head's configuration, generation settings, the training history.
 TAKEN = {ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION, "README.md", "LICENSE", "history.json"} | TOKENIZER_NAMES
@@ -24,7 +26,7 @@ def import_adapter(settings: AdapterSettings, adapter: Path) -> Manifest:
     """Copy a checked adapter to `adapter`; without a source, the artifact has no adapter and the fact given=false.
 
     The lineage of an artifact of this project is kept. Raises UserError if the source is not an adapter or changed
-    since the plan, Outage if it is not available.
+    since the plan, SecurityRefusal for links out of it, Outage if it is not available.
     """
     source = settings.source
     if source is None:
@@ -48,18 +50,9 @@ def import_adapter(settings: AdapterSettings, adapter: Path) -> Manifest:
         lineage.pop("code", None)
         with new_artifact(adapter, "adapter", lineage) as draft:
             draft.facts = dict(found.manifest.facts) if found.manifest else {}
-            for name in sorted(TAKEN & {*found.others, *found.weights}):
-                _refuse_escaping_link(folder, name)
+            taken = sorted(TAKEN & {*found.others, *found.weights})
+            storage.refuse_links_out("adapter_path", str(folder), taken, LINK_OUT)
+            for name in taken:
                 (draft / name).write_bytes((folder / name).read_bytes())
         log.info("imported %s: %s", source.uri, described(found))
     return read_manifest(adapter)
-
-
-def _refuse_escaping_link(folder: Path, name: str) -> None:
-    root = folder.resolve()
-    allowed = root.parent.parent if root.parent.name == "snapshots" else root  # a Hub cache links to its blobs
-    if not (folder / name).resolve().is_relative_to(allowed):
-        raise SecurityRefusal(
-            Problem("ADAPTER-E0401", "adapter_path", f"{name}, a link that leaves the folder", "files in the folder",
-                    "copy the file into the folder")
-        )  # fmt: skip
