@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from steps.params.text_file import any_json
 from steps.params.training import SAVED_AS
 from steps.sealed import damage_of as damage_of  # these for the other files of this room
 from steps.sealed import delete as delete
@@ -78,8 +79,8 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 def state_in(text: bytes | None) -> dict[str, Any]:
     """Return the Trainer's state that a file holds; empty without a readable one, or with values of other types."""
     try:
-        state = json.loads(text or b"{}")
-    except (ValueError, RecursionError):
+        state = any_json(text or b"{}")
+    except ValueError:
         return {}
     if not isinstance(state, dict) or not isinstance(state.get(BEST), str | None):
         return {}
