@@ -28,10 +28,12 @@ def refuse_code(where: str, config: Mapping[str, Any]) -> None:
                         "an architecture that is part of transformers", f"use a model without {name}")
             )  # fmt: skip
         fetched = [way for way in _texts(value) if way.removeprefix("paged|") not in OUR_WAYS]
-        if (WAYS.fullmatch(name) and fetched) or (name in KERNELS and value):
+        is_way = WAYS.fullmatch(name)
+        if (is_way and fetched) or (name in KERNELS and value):
+            others = f", or one of {', '.join(sorted(OUR_WAYS))}" if is_way else ""
             raise SecurityRefusal(
                 Problem("MODEL-E0305", place, f"{name}: {shown(value)}, code that would be fetched",
-                        f"{name} left out, or one of {', '.join(sorted(OUR_WAYS))}", "remove it from the configuration")
+                        f"{name} left out{others}", "remove it from the configuration")
             )  # fmt: skip
 
 

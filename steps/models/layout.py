@@ -377,12 +377,4 @@ def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[s
     if isinstance(value, dict):
         return value
     found = value if isinstance(value, str) else shown(value)
-    raise UserError(
-        Problem(
-            "MODEL-E0109",
-            f"{parameter}: {name}",
-            found,
-            "a JSON object",
-            "upload the file again",
-        )
-    )
+    raise UserError(Problem("MODEL-E0109", f"{parameter}: {name}", found, "a JSON object", "upload the file again"))
