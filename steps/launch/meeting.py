@@ -31,6 +31,7 @@ WAIT = "FINETUNE_NODES_SECONDS"
 USUAL_WAIT = 1800.0
 LOST = "NODES-E0406"  # a node that has gone; its pod may tell why
 NEXT_TRY = 1.0  # seconds
+LONGEST_LINE = 1 << 20  # characters; a stranger may send lines without an end
 SEEN_WITHIN = 40.0  # seconds in which a machine that vanished is noticed
 KEPT_ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -143,16 +144,23 @@ class Meeting:
         """Take what a node says until its connection ends; others than nodes of this training are left at once."""
         said = connection.said()
         hello = next(said, {})
-        rank = int(hello.get("node") or 0)
-        known = hmac.compare_digest(str(hello.get("secret", "")).encode(), self.secret.encode())
-        if not known or rank not in range(1, self.node.count) or rank in self.guests:
+        guest = Guest(str(hello.get("name", "")), connection)
+        known = hmac.compare_digest(str(hello.get("secret", "")).encode("utf-8", "replace"), self.secret.encode())
+        if not known or not self._is_new(hello.get("node"), guest):
             connection.close()
             return
-        guest = Guest(str(hello.get("name", "")), connection)
-        self._note(lambda: self.guests.update({rank: guest}))
         for told in said:
             self._hear(guest, told)
         self._note(lambda: setattr(guest, "gone", True))
+
+    def _is_new(self, rank: Any, guest: Guest) -> bool:
+        """Note a node of this training that was not there yet; return whether it is one."""
+        with self._change:
+            if type(rank) is not int or rank not in range(1, self.node.count) or rank in self.guests:
+                return False
+            self.guests[rank] = guest
+            self._change.notify_all()
+        return True
 
     def _hear(self, guest: Guest, told: dict[str, Any]) -> None:
         if told.get("joined"):
@@ -268,8 +276,8 @@ class Connection:
 
     def said(self) -> Iterator[dict[str, Any]]:
         """Give what the other side says until the connection ends."""
-        with suppress(OSError, ValueError), self._socket.makefile("r", encoding="utf-8") as lines:
-            for line in lines:
+        with suppress(OSError, ValueError, RecursionError), self._socket.makefile("r", encoding="utf-8") as lines:
+            while line := lines.readline(LONGEST_LINE):
                 told = json.loads(line)
                 if isinstance(told, dict):
                     yield told

@@ -12,6 +12,19 @@ from steps.errors import Outage, OutOfResources, Problem, UserError
 from steps.launch.meeting import Meeting, Member
 from steps.launch.several_processes import Node
 
+# What a stranger may say in place of a greeting.
+ODD = (
+    b'{"node": "x", "secret": "secret"}\n',
+    b'{"node": 1.5, "secret": "secret"}\n',
+    b'{"node": [2], "secret": "secret"}\n',
+    b'{"node": true, "secret": "secret"}\n',
+    b'{"node": 2, "secret": "\\ud800"}\n',
+    b'{"node": 2, "secret": null}\n',
+    b"[" * 100_000 + b"\n",
+    b"\xff\xfe\n",
+    b" " * (2 << 20),
+)
+
 
 def nothing():
     pass
@@ -34,6 +47,7 @@ def nodes():
     members = [Member(Node(3, rank, "127.0.0.1", port), "secret") for rank in (1, 2)]
     for member in members:
         member.connect(10)
+    wait_for(lambda: set(meeting.guests) == {1, 2})  # node 0 hears of them in threads of its own
     yield meeting, *members
     meeting.end(0)
     for member in members:
@@ -52,6 +66,7 @@ def test_node_0_waits_until_all_have_joined(nodes):
 def test_a_node_that_is_missing_is_named(nodes):
     meeting, one, _two = nodes
     one.joined()
+    wait_for(lambda: meeting.guests[1].joined)
     name = socket.gethostname()
     with pytest.raises(Outage, match=rf"NODES-E0405 3 nodes: found 2 after 0 s: node 2 \({name}\) is there and has not "
                        "joined") as caught:  # fmt: skip
@@ -87,6 +102,12 @@ def test_others_than_the_nodes_of_this_training_do_not_count(nodes):
         odd.sendall(b"GET / HTTP/1.1\r\n\r\n[1]\n")
         with suppress(ConnectionResetError):
             assert odd.recv(10) == b""
+    for said in ODD:
+        with socket.create_connection(("127.0.0.1", meeting.node.port)) as odd:
+            odd.settimeout(60)
+            with suppress(ConnectionResetError, BrokenPipeError):
+                odd.sendall(said)
+                assert odd.recv(10) == b"", said[:60]
     with pytest.raises(Outage, match="2 after"):
         meeting.wait_for_all(0.3, nothing)
     two.joined()
@@ -130,7 +151,6 @@ def test_the_end_has_the_exit_code_of_the_training(nodes):
 
 def test_a_node_0_that_has_gone_is_named_by_the_others(nodes):
     meeting, one, _ = nodes
-    wait_for(lambda: 1 in meeting.guests)
     meeting.guests[1].connection.close()
     with pytest.raises(Outage, match=r"NODES-E0406 node 0 \(127\.0\.0\.1\)"):
         one.ended(10)
