@@ -11,8 +11,8 @@ converted.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipelines.configuration import Words, written
@@ -94,7 +94,7 @@ class _Reading:
         self.problems: list[Problem] = []
 
     def method(self, value: Any) -> None:
-        if value in PIPELINES:
+        if isinstance(value, str) and value in PIPELINES:
             self.parameters["pipeline"] = PIPELINES[value]
         else:
             self.refuse(
@@ -107,7 +107,11 @@ class _Reading:
             if parameter := DIRECT.get(section, {}).get(key):
                 self.named(parameter, section, key, self.as_written(parameter, (section, key), value))
             elif special := SPECIAL.get((section, key)):
-                special(self, where, value)
+                shape = SHAPES.get(special)
+                if value is None or shape is None or isinstance(value, shape):
+                    special(self, where, value)
+                else:
+                    self.refuse(where, value, "keys with values" if shape is dict else "a text", "correct it")
             elif why := IGNORED.get(section, {}).get(key):
                 self.notes.append(f"{where} has no effect: {why}")
             elif fixed := FIXED.get((section, key)):
@@ -196,7 +200,7 @@ def _model(reading: _Reading, where: str, value: Any) -> None:
     """Sets pytorch_model_path if it is a path or URI, else huggingface_id."""
     text = str(value)
     # A Hub id has at most one slash.
-    local = "://" in text or text.startswith(("/", ".")) or text.count("/") > 1 or Path(text).is_dir()
+    local = "://" in text or text.startswith(("/", ".")) or text.count("/") > 1 or os.path.isdir(text)
     reading.parameters["pytorch_model_path" if local else "huggingface_id"] = text
 
 
@@ -233,7 +237,7 @@ def _inference_args(reading: _Reading, where: str, value: Any) -> None:
     widths = {"auto": "auto", "float32": "full", "bfloat16": "half", "float16": "half"}
     for key, one in (value or {}).items():
         if key in ("dtype", "torch_dtype"):
-            if one in widths:
+            if isinstance(one, str) and one in widths:
                 reading.parameters["inference_precision"] = widths[one]
             else:
                 reading.refuse(f"{where}.{key}", one, f"one of {', '.join(widths)}", "correct it")
@@ -294,7 +298,7 @@ def _peft_kwargs(reading: _Reading, where: str, value: Any) -> None:
     others = {}
     for key, one in (value or {}).items():
         if key in PEFT_KWARGS:
-            reading.named(PEFT_KWARGS[key], where, key, ",".join(one) if isinstance(one, list) else one)
+            reading.named(PEFT_KWARGS[key], where, key, ",".join(map(str, one)) if isinstance(one, list) else one)
         elif not (key == "bias" and one == "none"):
             others[key] = one
     if others:
@@ -319,4 +323,14 @@ SPECIAL: dict[tuple[str, str], Callable[[_Reading, str, Any], None]] = {
     ("training_args", "gradient_accumulation_steps"): _by_hand,
     ("peft_conf", "peft_type"): _peft_type,
     ("peft_conf", "peft_kwargs"): _peft_kwargs,
+}
+
+# What a value has to be before it is read; nothing else is refused there.
+SHAPES: dict[Callable[[_Reading, str, Any], None], type] = {
+    _model: str,
+    _model_args: dict,
+    _inference_args: dict,
+    _deepspeed: str,
+    _peft_type: str,
+    _peft_kwargs: dict,
 }

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.client.failures import KINDS, problem_in
@@ -75,7 +74,7 @@ def refuse_own_files(arguments: Mapping[str, Any], profile: Profile | None) -> N
             path = part.strip().removeprefix("file://")
             if not path or REMOTE in path or ":/" in path or any(path.startswith(mount) for mount in mounts):
                 continue
-            if Path(path).exists():
+            if os.path.exists(path):
                 problems.append(
                     Problem("CLIENT-E0109", name, f"{path!r} on this machine", "something that pods can read",
                             "copy it to the object store and give its address, or to a volume of the profile")

@@ -100,7 +100,7 @@ def paths_of(data: Any) -> list[str]:
 
 def _faults_of(conf: dict[str, Any]) -> Iterator[Problem]:
     kind = conf.get("type")
-    if kind not in KEYS_OF:
+    if not isinstance(kind, str) or kind not in KEYS_OF:
         fix = nearest(str(kind), KEYS_OF) or f"write it as {EXAMPLE}"
         yield Problem("PARAM-E0316", "prompt_conf.type", shown(kind), f"one of {', '.join(KEYS_OF)}", fix)
         return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown, some_of
@@ -94,7 +94,7 @@ def _model_files(options: Any) -> ModelFiles | None:
             Problem("PLAN-E0514", WHERE, shown(name), "a folder, or an id on the Hub",
                     "copy it to a folder on a volume, or name its id on the Hub")
         )  # fmt: skip
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return opened(WHERE, "pytorch", name)
     if name.startswith(("/", ".", "~")):
         if not runs_here():

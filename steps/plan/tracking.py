@@ -75,7 +75,7 @@ def _address_problems(where: str, given: str) -> Iterator[Problem]:
         fix = nearest(scheme, SCHEMES) or "correct the scheme, or install its plugin for MLflow"
         yield Problem("PLAN-E0371", where, f"{shown(text)} with the scheme {scheme}",
                       f"one of {', '.join(SCHEMES)}", fix)  # fmt: skip
-    elif NO_FOLDER.fullmatch(given) and not Path(given).expanduser().exists():
+    elif NO_FOLDER.fullmatch(given) and not os.path.exists(os.path.expanduser(given)):
         yield Problem("PLAN-E0371", where, shown(text), expected,
                       f"write http://… for a server, or ./{text} for a folder")  # fmt: skip
     elif wrong := _malformed(given):

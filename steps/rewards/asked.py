@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from steps.errors import Problem, UserError
 from steps.params.rewards import RewardParams
@@ -55,4 +55,4 @@ def _digests(asked: RewardParams) -> Iterator[tuple[str, str]]:
 def _is_files(model: str) -> bool:
     """Whether a model is a folder or a URI, and no id on the Hub."""
     local = storage.local_path(model)
-    return local is None or Path(local).exists()
+    return local is None or os.path.exists(local)

@@ -9,13 +9,25 @@ import math
 import os
 import shutil
 import signal
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
+from hostile_files import (
+    ADAPTED,
+    CONFIG,
+    ENDLESS,
+    LORA,
+    SHAPES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Act,
+    header,
+    put,
+    safetensors,
+)
 
 from steps.errors import SecurityRefusal, StepError, UserError
 from steps.import_model.step import import_model
@@ -25,62 +37,11 @@ from steps.sources import storage
 
 SECONDS = 10
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
-END = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-TOKENIZER = {
-    "added_tokens": [{"id": 0, "content": "<pad>", **END}, {"id": 1, "content": "<end>", **END}],
-    "pre_tokenizer": {"type": "WhitespaceSplit"},
-    "model": {"type": "WordLevel", "vocab": {"<pad>": 0, "<end>": 1, "a": 2, "b": 3}, "unk_token": "<pad>"},
-}
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4, "hidden_size": 8,
-    "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
-    "max_position_embeddings": 64, "tie_word_embeddings": True, "dtype": "float32", "rms_norm_eps": 1e-6,
-    "eos_token_id": 1, "pad_token_id": 0,
-}  # fmt: skip
-TOKENIZER_CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "pad_token": "<pad>", "model_max_length": 64,
-    "chat_template": "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}",
-}  # fmt: skip
-SQUARE = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-SHAPES = {
-    "model.embed_tokens.weight": [4, 8],
-    "model.norm.weight": [8],
-    **{f"model.layers.0.{name}.weight": [8, 8] for name in SQUARE},
-    **{f"model.layers.0.{name}.weight": [8] for name in ("input_layernorm", "post_attention_layernorm")},
-}
-ADAPTED = "base_model.model.model.layers.0.self_attn.q_proj"
-LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
-
-Act = Callable[[Path], None]
-
-
-def safetensors(shapes: dict[str, list[int]]) -> bytes:
-    """Return a weight file of zeros."""
-    head, position = {}, 0
-    for name, shape in shapes.items():
-        end = position + 4 * math.prod(shape)
-        head[name] = {"dtype": "F32", "shape": shape, "data_offsets": [position, end]}
-        position = end
-    return header(head, bytes(position))
-
-
-def header(told: object, data: bytes = b"") -> bytes:
-    text = told if isinstance(told, bytes) else json.dumps(told).encode()
-    return struct.pack("<Q", len(text)) + text + data
 
 
 def tensor(**changes: object) -> bytes:
     """Return a weight file with one tensor, of which the header tells something else."""
     return header({"a.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}, bytes(4))
-
-
-def put(name: str, content: object) -> Act:
-    def act(folder: Path) -> None:
-        text = content if isinstance(content, str | bytes) else json.dumps(content)
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-
-    return act
 
 
 def config(**changes: object) -> Act:
@@ -371,13 +332,6 @@ def test_a_hostile_adapter_is_refused_by_the_plan_and_by_the_import_alone(model,
         planned(model, adapter_path=str(adapter), adapter_use="continue")
     with pytest.raises(UserError, match=words):
         imported(model, digest=digest_of(model), adapter=found)
-
-
-ENDLESS = {
-    "loops in loops": "{% for a in range(90000) %}{% for b in range(90000) %}x{% endfor %}{% endfor %}",
-    "a power of a power": "{{ 9**(9**(9**9)) }}",
-    "a long text": "{{ ('a' * 99999999999) | length }}",
-}
 
 
 @pytest.mark.parametrize("name", ENDLESS)
