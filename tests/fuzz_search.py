@@ -2,7 +2,8 @@
 
     python tests/fuzz_search.py data -max_total_time=600
 
-What fails is written to the current folder as crash-…; further arguments are those of libFuzzer.
+What fails is written as crash-…, timeout-… or oom-…; further arguments are those of libFuzzer, and folders of files
+from earlier searches.
 """
 
 from __future__ import annotations
