@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.params.text_file import any_json
+from steps.params.text_file import read_json
 
 # Bytes of one element; tensors of other types are copied unchanged.
 FLOATS = {"BF16": 2, "F16": 2, "F32": 4}
@@ -78,8 +78,10 @@ def tensors_in_header(file: Path, start: bytes, size: int) -> dict[str, Stored]:
     """
     length = length_of_header(start, size)
     try:
-        header = any_json(start[8 : 8 + length])
-        header.pop("__metadata__", None)
+        header = read_json(start[8 : 8 + length])
+        metadata = header.pop("__metadata__", None)
+        if metadata is not None and not all(isinstance(told, str) for told in metadata.values()):
+            raise TypeError("__metadata__")
         found = [_stored(file, name, entry, 8 + length) for name, entry in header.items()]
     except ValueError:
         raise ValueError("a header that is not JSON") from None
