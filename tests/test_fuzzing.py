@@ -6,8 +6,9 @@ import pytest
 from fuzz_changes import changed
 from fuzz_targets import TARGETS
 
+pytestmark = pytest.mark.slow
 # Files that each reader is tried on; a plan takes longer than a header.
-TRIES = {"data": 250, "configuration": 400, "model": 150, "weights": 2000}
+TRIES = {"data": 100, "configuration": 200, "model": 60, "weights": 1000}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -73,6 +73,11 @@ def test_every_make_verb_and_folder_that_is_named_exists():
             assert any((ROOT / room / name).is_dir() for room in ("", "pipelines", "steps")), name
 
 
+def test_every_file_of_the_fast_tests_exists():
+    names = (ROOT / "tests/fast.txt").read_text().split()
+    assert [name for name in names if not (ROOT / name).is_file()] == []
+
+
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
