@@ -33,7 +33,7 @@ from steps.params.adapter_kinds import KINDS_OF_PEFT
 from steps.params.generation import DecodingParams
 from steps.params.group import old_names
 from steps.params.pipelines import PARAMETER_MODELS
-from steps.params.reading import given_twice
+from steps.params.reading import MOST_NAMES, given_twice
 
 
 def is_experiment(values: dict[str, Any]) -> bool:
@@ -47,6 +47,11 @@ def from_experiment(values: dict[str, Any], words: Words | None = None) -> tuple
     `words` are the words of the file that YAML reads as no text (`read_config`).
     Raises UserError with every unknown key (and the nearest known one) and every unsupported value.
     """
+    if (count := sum(len(one) if isinstance(one, dict) else 1 for one in values.values())) > MOST_NAMES:
+        raise UserError(
+            Problem("CONFIG-E0108", "experiment", f"{count:,} keys", f"at most {MOST_NAMES:,}",
+                    "remove what is no parameter")
+        )  # fmt: skip
     reading = _Reading(words or {})
     ours = _our_parameters()
     generates = isinstance(values.get(GENERATES), dict)

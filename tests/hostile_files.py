@@ -39,6 +39,23 @@ ENDLESS = {
     "loops in loops": "{% for a in range(90000) %}{% for b in range(90000) %}x{% endfor %}{% endfor %}",
     "a power of a power": "{{ 9**(9**(9**9)) }}",
     "a long text": "{{ ('a' * 99999999999) | length }}",
+    "a text that doubles with each message": "{% set ns = namespace(x='a') %}{% for m in messages %}"
+    "{% set ns.x = [ns.x, ns.x] | join %}{% endfor %}{{ ns.x }}",
+}
+# What a template may write that doubles again and again.
+DOUBLING = {
+    "two texts by turns": "{% set ns = namespace(x='a', y='b') %}{% for m in messages %}{% set ns.x = ns.x ~ ns.y %}"
+    "{% set ns.y = ns.y ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "lines": "{% set x = 'aaaa' %}" + "{% set x = x ~ x %}" * 60 + "{{ x }}",
+    "sums": "{% set a = 'x' %}{% set b = 'y' %}" + "{% set a = a + b %}{% set b = b + a %}" * 40 + "{{ a }}",
+    "blocks": "{% set x %}aaaa{% endset %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60 + "{{ x }}",
+    "lists": "{% set x = [1] %}" + "{% set x = [x, x] %}" * 60 + "{{ x }}",
+    "replacing": "{% set x = 'aa' %}" + "{% set x = x | replace('a', x) %}" * 8 + "{{ x }}",
+    "joining by itself": "{% set x = 'aa' %}" + "{% set x = x.join(x) %}" * 8 + "{{ x }}",
+    "formats": "{% set x = 'aa' %}" + "{% set x = '{0}{0}'.format(x) %}" * 60 + "{{ x }}",
+    "macros in macros": "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}{{ " + "f(" * 60 + "'a'" + ")" * 60 + " }}",
+    "blocks of filters": "{% set x = 'aa' %}{% filter replace('a', x) %}{{ x }}{% endfilter %}",
+    "a list that grows by itself": "{% set x = [1] %}{% for m in messages %}{{ x.extend(x) }}{% endfor %}",
 }
 
 

@@ -21,6 +21,7 @@ from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP, is_sweep, model_of
 from steps.params.secrets import secret_in
 
+MOST_NAMES = 1000  # parameters given at once; a pipeline has some hundred
 LARGEST = 2**31  # above it, numbers of steps, rows and tokens do not fit into 32 bits
 
 
@@ -112,6 +113,11 @@ def read_each(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Probl
         raise _unknown_pipeline(pipeline)
     _refuse_secrets(given)
     written, problems = _with_overrides(model, given)
+    if len(written) > MOST_NAMES:
+        raise UserError(
+            Problem("PARAM-E0115", "parameters", f"{len(written):,} names", f"at most {MOST_NAMES:,}",
+                    "see `finetune describe` for every parameter; rows belong into files of data")
+        )  # fmt: skip
     written, ignored, wrong = set_aside(pipeline.removesuffix(SWEEP), written, model.model_fields)
     problems += wrong
     asked, translations, clashes = under_todays_names(model, written)

@@ -1,5 +1,6 @@
 """Configuration files: what can be read, what a word means, and what is refused, in words."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,23 @@ def test_a_value_of_another_type_names_the_parameter(tmp_path, pipeline, text, w
 def test_json_after_p_gives_a_key_once():
     with pytest.raises(UserError, match="the key 'a' is given twice"):
         read_pairs(('model_args={"a": 1, "a": 2}',))
+
+
+@pytest.mark.parametrize("section", ["", "training_args"])
+def test_a_file_with_more_names_than_there_are_parameters_is_refused_at_once(tmp_path, section):
+    many = {f"name_{number}": number for number in range(20_000)}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({section: many} if section else many))
+    with pytest.raises(UserError, match=r"found 20,000 (keys|names); expected at most 1,000") as caught:
+        read_parameters("chat_completion", parameters_in(tmp_path / "c.yaml"))
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("key", ["method", "peft_type", "peft_kwargs", "model", "model_args", "deepspeed", "dtype"])
+@pytest.mark.parametrize("value", [{"a": 1}, [1], [[]], True, 3.5, "a" * 5000, "\0"])
+def test_values_of_another_shape_in_an_experiment_are_told(key, value):
+    inside = {"method": {"method": value}, "peft_type": {"peft_conf": {key: value}},
+              "peft_kwargs": {"peft_conf": {key: value}}, "model": {"run_conf": {key: value}},
+              "model_args": {"run_conf": {key: value}}, "deepspeed": {"training_args": {key: value}},
+              "dtype": {"model_conf": {"model_args": {key: value}}}}[key]  # fmt: skip
+    with suppress(UserError):  # any other exception fails
+        from_experiment({"data_conf": {}, **inside})

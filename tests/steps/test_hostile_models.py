@@ -4,6 +4,7 @@ The model here has no torch behind it, so that each case takes some milliseconds
 fails.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from conftest import chat_rows, write_jsonl
 from hostile_files import (
     ADAPTED,
     CONFIG,
+    DOUBLING,
     ENDLESS,
     LORA,
     SHAPES,
@@ -31,6 +33,7 @@ from hostile_files import (
 
 from steps.errors import SecurityRefusal, StepError, UserError
 from steps.import_model.step import import_model
+from steps.models.template_trial import is_plain
 from steps.params.settings import AdapterFound, ImportSettings, Resolved
 from steps.plan.deciding import decide
 from steps.sources import storage
@@ -344,6 +347,18 @@ def test_a_template_that_does_not_end_is_refused_by_the_plan(model, name):
     put("chat_template.jinja", ENDLESS[name])(model)
     with pytest.raises(UserError, match=r"DATA-E0806 chat_template: .*takes more than"):
         planned(model, seconds=60)  # two of computing, on a machine that may be busy
+
+
+@pytest.mark.parametrize("name", DOUBLING)
+def test_a_template_whose_texts_may_double_is_tried_first(name):
+    assert not is_plain(DOUBLING[name])
+
+
+def test_the_templates_of_common_models_need_no_trial():
+    trl = Path(importlib.util.find_spec("trl").origin).parent  # type: ignore[union-attr, arg-type]
+    files = [file for kind in ("qwen", "llama", "phi") for file in (trl / "chat_templates").glob(f"{kind}*.jinja")]
+    assert len(files) > 10
+    assert [file.name for file in files if not is_plain(file.read_text())] == []
 
 
 @pytest.mark.parametrize("text", ["{{ 'a' | nope }}", "{{ 1 / 0 }}", "{{ raise_exception('no') }}", "{{ 2 * 3 }}"])
