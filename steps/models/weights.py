@@ -78,10 +78,12 @@ def tensors_in_header(file: Path, start: bytes, size: int) -> dict[str, Stored]:
     """
     length = length_of_header(start, size)
     try:
-        header = read_json(start[8 : 8 + length])
+        header = read_json(start[8 : 8 + length].decode())  # as bytes, json takes more than UTF-8
         metadata = header.pop("__metadata__", None)
         if metadata is not None and not all(isinstance(told, str) for told in metadata.values()):
             raise TypeError("__metadata__")
+        for text in (*header, *(metadata or {}), *(metadata or {}).values()):
+            text.encode()  # half of a pair of surrogates is no text
         found = [_stored(file, name, entry, 8 + length) for name, entry in header.items()]
     except ValueError:
         raise ValueError("a header that is not JSON") from None

@@ -39,6 +39,7 @@ from steps.plan.deciding import decide
 from steps.sources import storage
 
 SECONDS = 10
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
 
 
@@ -215,9 +216,10 @@ MODELS: dict[str, tuple[Act, type[StepError], str]] = {
     "a header of a list": (weights(header([1])), UserError, "MODEL-E0111"),
     "a type of a list": (weights(tensor(dtype=["F32"])), UserError, "MODEL-E0111"),
     "a negative shape": (weights(tensor(shape=[-1, -1])), UserError, "MODEL-E0111"),
-    "a tensor twice": (weights(header(b'{"a": {}, "a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}')),
-                       UserError, "MODEL-E0111"),
+    "a tensor twice": (weights(header(b'{"a": {}, "a": %s}' % json.dumps(EMPTY).encode())), UserError, "MODEL-E0111"),
     "metadata of a text": (weights(header({"__metadata__": ""})), UserError, "MODEL-E0111"),
+    "a header that is not UTF-8": (weights(header('{"a": {}}'.encode("utf-16"))), UserError, "MODEL-E0111"),
+    "a name that is no text": (weights(header({"\ud800": EMPTY})), UserError, "MODEL-E0111"),
     "metadata of a list": (weights(header({"__metadata__": ["pt"]})), UserError, "MODEL-E0111"),
     "metadata of numbers": (weights(header({"__metadata__": {"step": 3}})), UserError, "MODEL-E0111"),
     "an absurd shape": (weights(tensor(dtype="I64", shape=[10**18, 10**18])), UserError, "MODEL-E0111"),
