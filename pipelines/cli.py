@@ -33,6 +33,8 @@ def main() -> None:
         "sweep",
     )  # stdout then holds one JSON object, also on an error
     step = "plan" if words[:1] == ["plan"] else "finetune"
+    if words[:1] in (["plan"], ["run"], ["sweep"]):
+        _watch_memory(step)
     try:
         sys.exit(cli.main(prog_name="finetune", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -48,6 +50,12 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         _fail(error, step, as_json)
+
+
+def _watch_memory(step: str) -> None:
+    from steps.running import leave, watch_memory
+
+    watch_memory(step, leave)
 
 
 def _fail(error: Exception, step: str, as_json: bool) -> NoReturn:

@@ -52,9 +52,10 @@ def function_of(given: dict[str, Any], name: str, pipeline: str = "", fixed: str
 def main(words: list[str]) -> None:
     """Run a component's function on the inputs that KFP passes."""
     os.environ[AT_RUN_TIME] = "true"
-    from steps.running import begin_task
+    from steps.running import begin_task, leave, watch_memory
 
     begin_task(words[1])
+    watch_memory(words[1].replace("_", "-"), leave)
     from kfp.dsl.executor import Executor
 
     flags = words.index("--executor_input")

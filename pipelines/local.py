@@ -40,6 +40,7 @@ from steps.running import (
     STOPPING,
     bug,
     code_digest,
+    exhausted,
     follow_umask,
     stopped,
 )
@@ -260,6 +261,9 @@ def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]
         return reported[-1]
     if STOPPING in os.environ:
         return stopped("run").as_json("unknown")
+    for line in reversed(output.tail):  # such as of a library that ends the process
+        if lack := exhausted(RuntimeError(line), "run"):
+            return lack.as_json("unknown")
     failed = re.sub(r"\x1b\[\d+m", "", str(error))
     last = "\n".join(line for line in output.tail if line)
     problem = Problem("RUN-E0070", failed, last[-2000:] or "no output", "a step that succeeds", "see log.txt")

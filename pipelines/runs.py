@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,22 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
         done.outputs = _finished(done.records)
     result = _result(reading, done, error, root, time.monotonic() - started)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    _write(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False), bool(error))
     return result
+
+
+def _write(file: Path, text: str, failed: bool) -> None:
+    """Write a file whole or not at all; that the disk is full is no news of a run that has failed."""
+    draft = file.with_name(f".{file.name}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, file)
+    except OSError as error:
+        error.filename = str(file)  # a write names none, and so tells no volume
+        with suppress(OSError):
+            draft.unlink()
+        if not failed:
+            raise
 
 
 def _plan(name: str, passed: dict[str, Any], root: Path, scratch: Path) -> tuple[Path | None, dict[str, Any] | None]:

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 
 from steps import STEPS
 from steps.errors import Problem, UserError, shown
+from steps.limited import watch_memory
 from steps.params.text_file import read_json
-from steps.running import load, reported, run_step
+from steps.running import leave, load, reported, run_step
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     overview = argparse.ArgumentParser(prog="python -m steps", description="Run one step of a pipeline on its own.")
     overview.add_argument("step", choices=list(STEPS), help="name of the step; add --help to list its flags")
     name = overview.parse_args(words[:1]).step
+    watch_memory(name, leave)
     with reported(name):
         parser, model = _parser(name)
         given = vars(parser.parse_args(words[1:]))

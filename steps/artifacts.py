@@ -14,13 +14,15 @@ import shutil
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Outage, OutOfResources, Problem, UserError
+from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
+from steps.exhausted import exhausted, is_out_of_space
+from steps.volumes import told_of
 
 MANIFEST = "manifest.json"
 BLOCK = 8 * 1024 * 1024
@@ -72,21 +74,19 @@ def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -
     for leftover in path.parent.glob(f"{path.name}.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     draft = Draft(path.with_name(f"{path.name}.tmp-{os.getpid()}"))
-    draft.path.mkdir()
     try:
+        draft.path.mkdir()
         yield draft
         follow_umask(draft.path)
         files = describe_files(draft.path, draft.known_digests)
         manifest = Manifest(kind, files, {"code": code_digest(), **(lineage or {})}, draft.facts, draft.same_as)
         write_durably(draft.path / MANIFEST, json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1))
         _replace(draft.path, path)
-    except OSError as error:
+    except BaseException as error:
+        full = disk_full(path, draft.path, error)  # before the draft's own space is free again
         shutil.rmtree(draft.path, ignore_errors=True)
-        if error.errno == 28:
-            raise disk_full(path) from error
-        raise
-    except BaseException:
-        shutil.rmtree(draft.path, ignore_errors=True)
+        if full:
+            raise full from error
         raise
 
 
@@ -212,11 +212,17 @@ def _umask() -> int:
 def write_durably(file: Path, text: str) -> None:
     """Write a small text file atomically: complete on disk or absent, also after a power failure."""
     temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        error.filename = error.filename or str(file)  # a write names none, and so tells no volume
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 @cache
@@ -232,18 +238,27 @@ def code_digest(*others: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def disk_full(path: Path) -> OutOfResources:
-    """Return the error for a full volume, with the free space that is left."""
-    free = shutil.disk_usage(path.parent).free
-    return OutOfResources(
-        Problem(
-            "DISK-E0101",
-            str(path),
-            f"{free / 1e6:.0f} MB free",
-            "enough space for the output of this step",
-            "free disk space, or use a larger volume",
+def disk_full(path: Path, draft: Path, error: BaseException) -> OutOfResources | None:
+    """Return the error for a full volume, with what was written of a folder that belongs to `path`; None for others."""
+    if isinstance(error, StepError) or not is_out_of_space(error):
+        return None
+    full = exhausted(error, str(path), path)
+    wrote, before = size_of(draft), size_of(path)
+    if full and (wrote or before):
+        (problem,) = full.problems
+        need = (
+            f"about {told_of(before)} of space, as before" if before > wrote else f"more than {told_of(wrote)} of space"
         )
-    )
+        found = f"{problem.found}, after {told_of(wrote)} of this folder were written"
+        full = OutOfResources(Problem("DISK-E0101", str(path), found, need, problem.fix))
+    return full
+
+
+def size_of(folder: Path) -> int:
+    """Return how many bytes the files below a folder have; 0 without one."""
+    with suppress(OSError):
+        return sum(file.lstat().st_size for file in folder.rglob("*"))
+    return 0
 
 
 def _replace(draft: Path, path: Path) -> None:

@@ -1,47 +1,30 @@
 """Errors of the machine, of services and of a model's configuration that can arise in any step.
 
 Steps explain their own errors where they know most. What rises beyond a step is looked up here, so that no full disk
-and no unreachable server is reported as a bug. The libraries wrap such errors in classes of their own, so the
-exceptions that an error was raised from are searched as well.
+(`steps/exhausted.py`) and no unreachable server is reported as a bug. The libraries wrap such errors in classes of
+their own, so the exceptions that an error was raised from are searched as well.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
+from steps.errors import Outage, Problem, StepError, UserError
+from steps.exhausted import causes, exhausted
 from steps.redaction import masked
+from steps.volumes import full_volume, volume_of
 from steps.writing import DENIED, can_be_written, nearest_there, owners, ways_out
 
-NO_SPACE = {
-    errno.ENOSPC: "no space left on the disk",
-    errno.EDQUOT: "no space left in the disk quota",
-    errno.EFBIG: "a file larger than the limit of files here (ulimit -f)",
-}
-# The same in the words of libraries that raise other classes than OSError: safetensors, tokenizers, torch, sqlite.
-NO_SPACE_TEXT = re.compile(
-    r"no space left on device|disk quota exceeded|file too large|\bos error (28|122|27)\b|disk is full|StorageFull|"
-    r"QuotaExceeded|FileTooLarge",
-    re.IGNORECASE,
-)
-# What numpy and torch say where the system ends a write, without the reason.
-WRITE_ENDED = re.compile(
-    r"PytorchStreamWriter failed writing|iostream error|unexpected pos \d+ vs|requested and \d+ written"
-)
-# What others say for any failed write: a lack of space if there is almost none.
-WRITE_FAILED = re.compile(r"failed to write|disk I/O error|write failed", re.IGNORECASE)
-NEARLY_FULL = 16 * 1024 * 1024  # bytes
 NO_WRITING = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
-    errno.EROFS: "a read-only file system",
 }
+# The same, and a disk that does not work, in the words of libraries that raise other classes than OSError.
+READ_ONLY = re.compile(r"read-only file system|\bos error 30\b|readonly database", re.IGNORECASE)
+BROKEN = re.compile(r"input/output error|\bos error 5\b", re.IGNORECASE)
 NO_PLACE = {
     errno.ENAMETOOLONG: ("a path that is too long", "a shorter path"),
     errno.ELOOP: ("a link that leads to itself", "a file or folder"),
@@ -49,14 +32,8 @@ NO_PLACE = {
     errno.EEXIST: ("a file where a folder belongs", "a folder"),
     errno.EISDIR: ("a folder where a file belongs", "a file"),
 }
-NO_MORE = {
-    errno.EMFILE: ("too many open files", "raise the limit of open files (ulimit -n)"),
-    errno.ENFILE: ("too many open files", "raise the limit of open files of this machine"),
-    errno.ENOMEM: ("not enough memory", "request more memory for this step"),
-    errno.EAGAIN: ("no more processes or threads", "raise the limit of processes (ulimit -u)"),
-}
 NO_ANSWER = {
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED,
+    errno.ESTALE, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED,
     errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EREMOTEIO, errno.ENOTCONN,
 }  # fmt: skip
 CLIENTS = {
@@ -81,16 +58,30 @@ MLFLOW_SILENT = re.compile(r"API request to .* failed|Max retries exceeded|Conne
 
 
 def known(error: BaseException, step: str) -> StepError | None:
-    """Return the error of the machine or of a service behind an exception; None if it is neither."""
-    for one in causes(error):
-        found = (
-            one
-            if isinstance(one, StepError)
-            else (_of_the_machine(one, step) or _of_a_model(one) or _of_a_service(one, step))
-        )
-        if found:
+    """Return the error of the machine or of a service behind an exception; None if it is neither.
+
+    An error of ours is returned as it is, unless it was made of a lack of disk or memory and tells something else.
+    """
+    every = list(causes(error))
+    if own := next((one for one in every if isinstance(one, StepError)), None):
+        return _lacking(own, step) or own
+    if lack := exhausted(error, step):
+        return lack
+    for one in every:
+        if found := _of_the_machine(one, step) or _of_a_model(one) or _of_a_service(one, step):
             return found
     return None
+
+
+def _lacking(error: StepError, step: str) -> StepError | None:
+    """Return the lack of disk or memory from which an error was raised that blames a service or the user."""
+    if not isinstance(error, Outage | UserError):
+        return None
+    read_only = (found for one in causes(error) if one is not error and (found := _read_only(one)))
+    found = exhausted(error, step) or next(read_only, None)
+    if found:
+        found.resume_from = error.resume_from
+    return found
 
 
 def same_again(error: BaseException) -> bool:
@@ -111,54 +102,45 @@ def _is_answer(error: BaseException) -> bool:
     return status is not None and 400 <= status < 500 and status not in TEMPORARY
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, and those that it was raised from or holds."""
-    waiting, seen = [error], set()
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        held = [one.__cause__, *one.args, getattr(one, "reason", None), getattr(one, "orig", None)]
-        held += getattr(one, "exceptions", ())
-        if one.__context__ is not None and disk_is_full(one.__context__):
-            held.append(one.__context__)
-        waiting += [inner for inner in held if isinstance(inner, BaseException)]
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Return whether an exception means that nothing more can be written."""
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return True
-    text = "" if isinstance(error, StepError) else str(error)
-    return bool(NO_SPACE_TEXT.search(text) or WRITE_ENDED.search(text))
-
-
 def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     number = error.errno if isinstance(error, OSError) else None
     path = str(getattr(error, "filename", None) or "")
     where = path or step
-    if isinstance(error, MemoryError):
-        return _no_more(step, f"MemoryError: {error}", "enough memory", "request more memory for this step")
-    if disk_is_full(error) or (WRITE_FAILED.search(str(error)) and _nearly_full(path)):
-        said = NO_SPACE.get(number or 0, NO_SPACE[errno.ENOSPC])
-        if WRITE_ENDED.search(str(error)):
-            said = f"a write that the system ended ({_said(error)})"
-        return OutOfResources(
-            Problem("DISK-E0102", where, said, "space for the files of this step", "free disk space, use a larger "
-                    "volume, or set TMPDIR to a folder on one")
-        )  # fmt: skip
-    if number in NO_MORE:
-        return _no_more(where, NO_MORE[number][0], "enough of it", NO_MORE[number][1])
+    if read_only := _read_only(error):
+        return read_only
     if path and number in NO_WRITING:
         return UserError(_no_access(path, number))
+    if number == errno.EIO or BROKEN.search(_text(error)):
+        return _broken(error, path, step)
     if path and number in NO_PLACE:
         found, expected = NO_PLACE[number]
         return UserError(Problem("FILE-E0102", _shortened(where), found, expected, "name another place"))
     if number in NO_ANSWER or _is_silence(error):
         return _silent(error, where)
     return None
+
+
+def _read_only(error: BaseException) -> StepError | None:
+    """Return the error of a read-only file system.
+
+    Like a missing permission it is the user's to change: the same step cannot succeed at another try.
+    """
+    if getattr(error, "errno", None) != errno.EROFS and not READ_ONLY.search(_text(error)):
+        return None
+    path = str(getattr(error, "filename", None) or "")
+    place = str(volume_of(Path(path)).place) if path else "a volume of this step"
+    return UserError(
+        Problem("FILE-E0101", path or place, f"a read-only file system: {place}", "a file or folder that this user may "
+                "read and write", "mount it without readOnly, or name another place")
+    )  # fmt: skip
+
+
+def _broken(error: BaseException, path: str, step: str) -> Outage:
+    """Return the error of a disk that does not work, which a node with another one, or a later try, does not have."""
+    return Outage(
+        Problem("DISK-E0401", path or step, f"{_said(error)}, on {full_volume(path)}", "a disk that reads and writes",
+                "run again; if it fails again, use another volume or node, and check this one")
+    )  # fmt: skip
 
 
 def _no_access(path: str, number: int) -> Problem:
@@ -177,17 +159,12 @@ def _is_silence(error: BaseException) -> bool:
     return isinstance(error, TimeoutError | ConnectionError) and not isinstance(error, BrokenPipeError)
 
 
-def _nearly_full(path: str) -> bool:
-    places = {Path(path).parent if path else Path.cwd(), Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp"))}
-    return any(shutil.disk_usage(place).free < NEARLY_FULL for place in places if place.is_dir())
-
-
-def _no_more(where: str, found: str, expected: str, fix: str) -> OutOfResources:
-    return OutOfResources(Problem("MEMORY-E0101", where, found, expected, fix))
-
-
 def _shortened(path: str) -> str:
     return path if len(path) <= 200 else f"{path[:120]}…"
+
+
+def _text(error: BaseException) -> str:
+    return "" if getattr(error, "errno", None) is not None else str(error)
 
 
 def _of_a_model(error: BaseException) -> StepError | None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from steps.errors import Preempted, Problem, StepError, UserError
 from steps.faults import known
+from steps.limited import at_the_limit
 from steps.logs import RECORDS, in_kfp_task
 from steps.messages import end_of_log, termination_message
 from steps.pruning import Pruned
@@ -26,12 +27,12 @@ def failure(error: Exception, step: str) -> StepError:
     """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
     if isinstance(error, Pruned):
         return _pruned(error)
-    found = error if isinstance(error, StepError) else known(error, step)
+    found = known(error, step)
     if found is None:
         with suppress(OSError, ValueError):
             sys.stdout.flush()  # what was printed before stands before the traceback
         traceback.print_exception(error)
-        found = bug(error)
+        found = at_the_limit(error, step) or bug(error)
     return found
 
 

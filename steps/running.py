@@ -29,7 +29,10 @@ from steps.artifacts import code_digest as code_digest  # for the local runner's
 from steps.artifacts import follow_umask as follow_umask
 from steps.deferred import defer
 from steps.errors import Preempted
-from steps.faults import known as known  # for the command line
+from steps.exhausted import exhausted as exhausted  # these for the command line
+from steps.faults import known as known
+from steps.limited import refuse_tight
+from steps.limited import watch_memory as watch_memory  # for the commands
 from steps.listed import few_metrics as few_metrics  # these for the components of KFP
 from steps.listed import given as given
 from steps.listed import has_references as has_references
@@ -47,6 +50,7 @@ from steps.outcome import stopped as stopped
 from steps.params.wording import in_words_of
 from steps.pruning import read_curve as read_curve  # these two for sweeps on this machine
 from steps.remembered import looking_once as looking_once
+from steps.volumes import note_places
 
 # Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import
 # it anyway, which takes three seconds. score needs none either, but scipy (of its metrics) fails at a hidden torch.
@@ -115,6 +119,7 @@ def run_here(name: str, **arguments: Any) -> Any:
 def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
     """Run one step as `run_step` does, but raise its errors."""
     log_plainly()
+    refuse_tight(name, torch=name not in WITHOUT_TORCH)
     step = load(name)
     hints = get_type_hints(step)
     typed = {key: Path(value) if _is_path(hints[key], value) else value for key, value in arguments.items()}
@@ -128,6 +133,10 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
         except SystemExit as end:  # of a user's function, or a library: the task would end without a word, or succeed
             left = RuntimeError(f"the step was left by sys.exit({end.code!r})")
             raise left.with_traceback(end.__traceback__) from None
+        except BaseException as error:  # a panic of a library in Rust is no Exception, and says what it met in its text
+            if type(error).__name__ != "PanicException":
+                raise
+            raise RuntimeError(f"a library panicked: {error}") from error
 
 
 def _read(settings: str, hints: dict[str, Any]) -> Any:
@@ -240,6 +249,7 @@ def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None
     `paths` are the folders of the step, for the record of a run.
     """
     log_plainly()
+    note_places(*map(Path, (paths or {}).values()))
     try:
         yield
     except Stopped:

@@ -12,6 +12,7 @@ from steps.errors import OutOfResources, Problem, StepError, UserError
 
 UNPRIVILEGED = 1000  # an example, if this process is root
 DENIED = (errno.EACCES, errno.EPERM)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_error(code: str, where: str, folder: Path) -> StepError | None:
@@ -27,9 +28,11 @@ def write_error(code: str, where: str, folder: Path) -> StepError | None:
     if refusal is None:
         return None
     found = f"{folder}, where {there} cannot be written"
-    if refusal.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "free disk space, or use a larger volume"
-        return OutOfResources(Problem(code, where, f"{found}: its disk is full", expected, fix))
+    if refusal.errno in FULL:
+        from steps.volumes import volume_of  # which imports this module
+
+        volume = volume_of(there)
+        return OutOfResources(Problem(code, where, f"{found}: its disk is full, {volume}", expected, volume.way_out))
     if refusal.errno in DENIED:
         found, expected, fix = f"{found}: it {owners(there)}", "a folder that this user can write", ways_out(there)
     elif refusal.errno == errno.EROFS:
@@ -49,8 +52,12 @@ def nearest_there(path: Path) -> Path:
 
 
 def can_be_written(folder: Path) -> bool:
-    """Return whether a folder takes a new one; tried, because root has every permission, even in /proc."""
-    return _refusal(folder) is None
+    """Return whether this user may write in a folder; tried, because root has every permission, even in /proc.
+
+    A full disk is no matter of permission, and told by what is written next.
+    """
+    refusal = _refusal(folder)
+    return refusal is None or refusal.errno in FULL
 
 
 def owners(path: Path) -> str:

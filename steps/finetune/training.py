@@ -14,7 +14,7 @@ from typing import Any
 from steps.artifacts import read_manifest
 from steps.errors import OutOfResources, Preempted, Problem, UserError
 from steps.finetune.batch_size import OUT_OF_MEMORY, fitted, ran_out
-from steps.finetune.checkpoints import CheckpointFolder, steps_done
+from steps.finetune.checkpoints import CheckpointFolder, drop_broken, steps_done
 from steps.finetune.checkpoints.places import identity_of
 from steps.finetune.checkpoints.sealing import facts_of
 from steps.finetune.continuing import own_parameters
@@ -202,6 +202,8 @@ def _train(
         except Interrupted:
             interrupted = True
         except Exception as error:
+            if current().is_first and (full := drop_broken(folder.path, error)):
+                raise full from error
             if not ran_out(error):
                 raise
             raise _out_of_memory(error, trainer, settings) from error

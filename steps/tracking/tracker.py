@@ -77,9 +77,15 @@ class Tracker:
             self._stopped = True
             self._change.notify_all()
         if self.keep and not self._told and (left := self.unsent()):
-            self.keep.mkdir(parents=True, exist_ok=True)
-            write_unsent(self.keep / UNSENT, self.store.run, left)
-            self.tell(self.keep / UNSENT, left)
+            try:
+                self.keep.mkdir(parents=True, exist_ok=True)
+                write_unsent(self.keep / UNSENT, self.store.run, left)
+            except OSError as error:
+                if kind is None:  # else the error of the training is the one to tell
+                    raise
+                log.warning("WARNING %d records of MLflow are lost: %s", len(left), _first_line(error))
+            else:
+                self.tell(self.keep / UNSENT, left)
 
     @property
     def run_id(self) -> str | None:

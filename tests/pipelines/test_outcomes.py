@@ -1,8 +1,12 @@
 """The error of a failed run, also where the disk is too full for the step's record."""
 
+import errno
 import json
 
+import pytest
+
 from pipelines.local import _outcome, _Output
+from pipelines.runs import _write
 from steps.errors import OutOfResources, Problem
 
 FULL = OutOfResources(Problem("DISK-E0102", "a", "b", "c", "d")).as_json("finetune")
@@ -32,3 +36,33 @@ def test_without_either_the_last_lines_are_told(tmp_path):
     (tmp_path / "records").mkdir()
     told = outcome(tmp_path, ["killed"])
     assert (told["code"], told["found"]) == (70, "killed")
+
+
+WANTS = (
+    "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.",
+    "MemoryError",
+    "terminate called after throwing an instance of 'std::bad_alloc'",
+    "  what():  Resource temporarily unavailable",
+)
+
+
+@pytest.mark.parametrize("line", WANTS)
+def test_a_library_that_ends_a_process_for_want_of_memory_is_no_bug(tmp_path, line):
+    (tmp_path / "records").mkdir()
+    assert outcome(tmp_path, ["loading", line, ""])["code"] == 5
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_result_that_a_full_disk_refuses_leaves_no_half_of_it(tmp_path, monkeypatch, failed):
+    file = tmp_path / "result.json"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    if failed:
+        _write(file, "{}", failed)
+    else:
+        with pytest.raises(OSError, match=r"result\.json"):
+            _write(file, "{}", failed)
+    assert list(tmp_path.iterdir()) == []

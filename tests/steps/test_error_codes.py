@@ -50,6 +50,7 @@ SHARED = {
     "DATA-W0807": "prompts that are too long were truncated or left out",
     "EVAL-E0202": "test rows without a token to judge by",
     "EVAL-E0206": "a gate_metric that has no value for these rows",
+    "FILE-E0101": "a file or folder that this user may not write",
     "MERGE-E0101": "no model folder where the base should be",
     "MERGE-E0102": "no adapter folder where the adapter should be",
     "MERGE-E0105": "an output folder that holds the input",

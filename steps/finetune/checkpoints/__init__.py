@@ -11,13 +11,14 @@ remembers the task that uses it, by the path of its result, so that this task re
 
 from steps.finetune.checkpoints.folder import CheckpointFolder, finish, is_finished, unfinish
 from steps.finetune.checkpoints.places import folder_for, refuse_unwritable
-from steps.finetune.checkpoints.removing import drop_passing, prune, remove_finished
+from steps.finetune.checkpoints.removing import drop_broken, drop_passing, prune, remove_finished
 from steps.finetune.checkpoints.resuming import resume_point
 from steps.finetune.checkpoints.sealing import best_of, is_by_time, seal, steps_done
 
 __all__ = [
     "CheckpointFolder",
     "best_of",
+    "drop_broken",
     "drop_passing",
     "finish",
     "folder_for",

@@ -6,10 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from steps.artifacts import size_of
+from steps.errors import OutOfResources, Problem
+from steps.exhausted import exhausted, is_out_of_space
 from steps.finetune.checkpoints.folder import CheckpointFolder
 from steps.finetune.checkpoints.sealing import checkpoints_in, delete, is_by_time, is_sealed
 from steps.params.training import CheckpointParams
 from steps.running import LOCAL_ROOT
+from steps.volumes import told_of
 
 
 def drop_passing(folder: Path) -> None:
@@ -17,6 +21,28 @@ def drop_passing(folder: Path) -> None:
     for checkpoint in checkpoints_in(folder)[:-1]:
         if is_by_time(checkpoint) or not is_sealed(checkpoint):
             delete(checkpoint)
+
+
+def drop_broken(folder: Path, error: Exception) -> OutOfResources | None:
+    """Delete the checkpoint whose save ended at a full disk; return its error, or None if the training met another one.
+
+    Those before it are kept: the training goes on from the newest of them.
+    """
+    every = checkpoints_in(folder)
+    broken = [one for one in every if not is_sealed(one)]
+    if not broken or not is_out_of_space(error) or not (full := exhausted(error, str(broken[-1]), folder)):
+        return None
+    whole = [one for one in every if is_sealed(one)]
+    wrote = size_of(broken[-1])
+    need = f"{told_of(size_of(whole[-1]))} for each checkpoint" if whole else f"more than {told_of(wrote)} for each one"
+    for one in broken:
+        delete(one)
+    found = f"{full.problems[0].found}, after {told_of(wrote)} were written"
+    return OutOfResources(
+        Problem("CHECKPOINT-E0108", str(broken[-1]), found, need,
+                f"{full.problems[0].fix}; save_total_limit keeps fewer checkpoints"),
+        resume_from=str(whole[-1]) if whole else "",
+    )  # fmt: skip
 
 
 def prune(folder: Path, keep: int, best: str | None) -> None:

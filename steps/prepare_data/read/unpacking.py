@@ -5,12 +5,12 @@ zlib is used instead of gzip.open because it tells exactly where valid data end.
 
 from __future__ import annotations
 
-import errno
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from steps.errors import OutOfResources, Problem, UserError
+from steps.exhausted import exhausted
 
 MAGIC = b"\x1f\x8b"
 PIECE = 1024 * 1024
@@ -35,11 +35,12 @@ def unpack(file: Path, name: str, target: Path, max_expand: int) -> Path:
                     raise UserError(_too_large(name, size, max_expand))
                 out.write(piece)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not (full := exhausted(error, name, target)):
             raise
+        found = f"{full.problems[0].found}, after {written:,} bytes"
         raise OutOfResources(
-            Problem("DATA-E0120", name, f"a full disk after {written:,} bytes", "space for the unpacked file",
-                    "request more disk space, or pass smaller files")
+            Problem("DATA-E0120", name, found, "space for the unpacked file",
+                    f"{full.problems[0].fix}; or pass smaller files")
         ) from error  # fmt: skip
     return target
 

@@ -1,0 +1,264 @@
+"""Full disks and a lack of memory, files or processes are known in every form in which libraries tell them."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from client_errors import like
+from command_line import with_our_code
+
+from steps import exhausted, limited, volumes
+from steps.artifacts import Manifest, new_artifact, read_manifest, write_durably
+from steps.errors import Outage, OutOfResources, Problem, UserError
+from steps.faults import known
+from steps.outcome import failure
+
+
+def system(number: int, path: str | None = None, other: str | None = None) -> OSError:
+    return OSError(number, os.strerror(number), path, None, other)
+
+
+def raised_from(outer: Exception, inner: BaseException) -> Exception:
+    outer.__cause__ = inner
+    return outer
+
+
+def met(outer: Exception, inner: BaseException) -> Exception:
+    outer.__context__ = inner
+    return outer
+
+
+def ours(kind: type) -> Exception:
+    return kind(Problem("X-E0001", "a", "b", "c", "d"))
+
+
+FULL = system(errno.ENOSPC)
+SQLITE = like("sqlalchemy.exc", "OperationalError", "(sqlite3.OperationalError) database or disk is full")
+# Name → exception, code of the problem.
+ERRORS = {
+    "a list of files": (shutil.Error([("a", "/x/b", "[Errno 28] No space left on device: '/x/b'")]), "DISK-E0102"),
+    "a list of files without one": (shutil.Error([("a", "/x/b", "[Errno 122] Disk quota exceeded")]), "DISK-E0102"),
+    "pyarrow": (OSError(errno.ENOSPC, "Error writing bytes to file. Detail: No space left on device"), "DISK-E0102"),
+    "pyarrow, in words": (like("pyarrow.lib", "ArrowInvalid", "x No space left on device"), "DISK-E0102"),
+    "numpy": (OSError("2000000 requested and 131056 written"), "DISK-E0102"),
+    "MLflow": (raised_from(like("mlflow.exceptions", "MlflowException", "(in autoflush)"), SQLITE), "DISK-E0102"),
+    "an outage of ours": (raised_from(ours(Outage), raised_from(ValueError("x"), SQLITE)), "DISK-E0102"),
+    "a user's error of ours": (raised_from(ours(UserError), FULL), "DISK-E0102"),
+    "a user's error, without its cause": (met(ours(UserError), MemoryError()), "MEMORY-E0101"),
+    "three deep": (raised_from(KeyError("x"), met(TypeError("y"), raised_from(ValueError("z"), FULL))), "DISK-E0102"),
+    "in a group of groups": (ExceptionGroup("a", [ExceptionGroup("b", [KeyError("x"), FULL])]), "DISK-E0102"),
+    "shared memory": (RuntimeError("DataLoader worker is out of shared memory: insufficient shared memory (shm)"),
+                      "DISK-E0102"),
+    "numpy's memory": (like("numpy._core._exceptions", "_ArrayMemoryError", "Unable to allocate 8. GiB for an array"),
+                       "MEMORY-E0101"),
+    "torch on a CPU": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+                       "MEMORY-E0101"),
+    "torch on a GPU": (like("torch", "OutOfMemoryError", "CUDA out of memory. Tried to"), "MEMORY-E0101"),
+    "C++": (RuntimeError("std::bad_alloc"), "MEMORY-E0101"),
+    "pyarrow's memory": (like("pyarrow.lib", "ArrowMemoryError", "malloc of size 64 failed"), "MEMORY-E0101"),
+    "a library that cannot be mapped": (ImportError("x.so: failed to map segment from shared object"), "MEMORY-E0101"),
+    "an import that hides it": (met(ImportError("cannot import name x"), MemoryError()), "MEMORY-E0101"),
+    "Rust": (Exception("Cannot allocate memory (os error 12)"), "MEMORY-E0101"),
+    "a worker that was killed": (RuntimeError("DataLoader worker (pid 5) is killed by signal: x"), "MEMORY-E0101"),
+    "sqlite's memory": (sqlite3.OperationalError("out of memory"), "MEMORY-E0101"),
+    "files": (system(errno.EMFILE, "/x"), "MEMORY-E0102"),
+    "files, in words": (RuntimeError("received 0 items of ancdata: Too many open files"), "MEMORY-E0102"),
+    "a thread": (RuntimeError("can't start new thread"), "MEMORY-E0103"),
+    "threads of Rust": (RuntimeError('ThreadPoolBuildError { kind: IOError(Os { code: 11, kind: WouldBlock }) }'),
+                        "MEMORY-E0103"),
+    "a process": (system(errno.EAGAIN), "MEMORY-E0103"),
+    # Not exhausted.
+    "a broken disk": (system(errno.EIO), "DISK-E0401"),
+    "a broken disk, in words": (like("safetensors_rust", "SafetensorError", "Input/output error (os error 5)"),
+                                "DISK-E0401"),
+    "a read-only volume": (system(errno.EROFS, "/x/y"), "FILE-E0101"),
+    "a read-only volume, in words": (like("safetensors_rust", "SafetensorError", "Read-only file system (os error 30)"),
+                                     "FILE-E0101"),
+    "a read-only database": (raised_from(ours(Outage), sqlite3.OperationalError("write a readonly database")),
+                             "FILE-E0101"),
+    "an outage, while silence was handled": (met(ours(Outage), system(errno.ECONNREFUSED)), "X-E0001"),
+    "a missing file with such a name": (system(errno.ENOENT, "/x/disk is full/out of memory"), None),
+    "a value with such words": (ValueError("row 3: 'we ran out of memory' is no label"), None),
+    "a busy lock that was handled": (met(KeyError("x"), system(errno.EAGAIN)), None),
+    "a block of thread-local storage": (ImportError("x.so: cannot allocate memory in static TLS block"), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_ran_out_is_known_whatever_library_tells_it(name):
+    error, code = ERRORS[name]
+    found = known(error, "finetune")
+    assert (found.problems[0].code if found else None) == code
+    if code and not code.startswith("X"):
+        assert found.exit_code == {"DISK-E0401": 4, "FILE-E0101": 2}.get(code, 5)
+        assert len(str(found)) < 600
+        assert "\n" not in str(found)
+
+
+def test_a_registration_that_could_not_write_can_be_repeated_by_its_command():
+    error = Outage(Problem("X-E0001", "a", "b", "c", "d"), resume_from="python -m steps register-model")
+    found = known(raised_from(error, SQLITE), "register-model")
+    assert (found.exit_code, found.resume_from) == (5, "python -m steps register-model")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (system(errno.ENOSPC, "/proc/x"), "the volume /proc ("),
+        (system(errno.ENOSPC, "/x/from", "/proc/to"), "the volume /proc ("),
+        (shutil.Error([("/x/a", "/proc/b", "[Errno 28] No space left on device")]), "the volume /proc ("),
+        (system(errno.EDQUOT, "/proc/x"), "the disk quota of the volume /proc"),
+        (system(errno.EMFILE), f"a limit of {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} (ulimit -n)"),
+    ],
+)
+def test_the_volume_or_the_limit_is_named(error, words):
+    assert words in str(known(error, "finetune"))
+
+
+def test_a_limit_of_file_sizes_is_named_with_its_number(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        with pytest.raises(OutOfResources) as raised:
+            made(tmp_path, rows=600_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = "a file larger than the limit of 0.5 MB (ulimit -f), after 0.5 MB of this folder were written"
+    assert told in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def made(folder: Path, **sizes: int) -> Manifest:
+    """Write an artifact of files with these sizes."""
+    with new_artifact(folder / "made", "data") as draft:
+        for name, size in sizes.items():
+            (draft / name).write_bytes(b"x" * size)
+    return read_manifest(folder / "made")
+
+
+@pytest.fixture
+def volume(tmp_path) -> Iterator[Path]:
+    """A volume of one megabyte and twenty files."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=20", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a volume")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_volume_is_named_with_need_and_free_and_the_folder_before_is_kept(volume):
+    before = made(volume, rows=200_000)
+    with pytest.raises(OutOfResources) as raised:
+        made(volume, first=400_000, rows=900_000)
+    told = str(raised.value)
+    assert told.startswith(f"DISK-E0101 {volume}/made: found no space left on the volume {volume} (0.0 MB of 1.0 MB ")
+    assert "expected more than 0." in told
+    assert f"Fix: free disk space in {volume}" in told
+    assert read_manifest(volume / "made") == before
+    assert [path.name for path in volume.iterdir()] == ["made"]
+
+
+def test_a_volume_without_files_is_told_as_that(volume):
+    with pytest.raises(OutOfResources, match=rf"the volume {volume} \(0 of 20 files free"):
+        made(volume, **{f"file-{number}": 1 for number in range(30)})
+    assert list(volume.iterdir()) == []
+
+
+def test_a_write_that_names_no_file_is_told_with_the_volume_that_is_full(volume, monkeypatch):
+    (volume / "fills").write_bytes(b"x" * 1_000_000)
+    monkeypatch.setattr(volumes, "_places", [])
+    assert f"the volume {volume}" not in str(known(FULL, "finetune"))
+    volumes.note_places(Path("/proc/x"), volume / "out" / "tuned")
+    assert f"no space left on the volume {volume} (0.0 MB of 1.0 MB free)" in str(known(FULL, "finetune"))
+
+
+@pytest.mark.parametrize("step", ["open", "fsync", "replace"])
+def test_a_small_file_is_whole_or_as_before_when_the_disk_is_full(tmp_path, monkeypatch, step):
+    write_durably(tmp_path / "page", "before")
+
+    def fails(*_: object, **__: object) -> None:
+        raise system(errno.ENOSPC)
+
+    if step == "open":
+        monkeypatch.setattr("builtins.open", fails)
+    else:
+        monkeypatch.setattr(os, step, fails)
+    with pytest.raises(OSError) as raised:
+        write_durably(tmp_path / "page", "after")
+    monkeypatch.undo()
+    assert raised.value.filename == str(tmp_path / "page")
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+    assert (tmp_path / "page").read_text() == "before"
+
+
+WATCHED = (
+    "import os, sys\n"
+    "from steps.limited import watch_memory\n"
+    "from steps.outcome import leave\n"
+    "watch_memory('finetune', leave)\n"
+)
+ENDS = {"os.abort()": 5, "os._exit(1)": 5, "os.kill(os.getpid(), 11)": 5, "sys.exit(3)": 3, "pass": 0,
+        "os.kill(os.getpid(), 15)": 143}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_with_limited_memory_that_ends_without_a_word_is_told(end):
+    limits = "ulimit -c 0; ulimit -v 1000000"
+    told = subprocess.run(["bash", "-c", f'{limits}; exec {sys.executable} -c "$0"', WATCHED + end],
+                          capture_output=True, text=True, env=with_our_code())  # fmt: skip
+    assert told.returncode == ENDS[end], told.stderr
+    if ENDS[end] == 5:
+        outcome = json.loads(told.stderr.splitlines()[-1])
+        assert outcome["code"] == 5
+        assert "with a limit of 1.0 GB (ulimit -v)" in outcome["found"]
+
+
+def test_without_a_limit_no_process_is_started(monkeypatch):
+    monkeypatch.setattr(limited, "memory_limit", lambda: 0)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    limited.watch_memory("finetune", pytest.fail)
+
+
+@pytest.mark.parametrize(("torch", "limit", "refused"), [(True, 1e9, True), (False, 1e9, False), (False, 3e8, True),
+                                                         (True, 0, False)])  # fmt: skip
+def test_a_limit_below_what_libraries_take_is_refused_before_they_load(monkeypatch, torch, limit, refused):
+    monkeypatch.setattr(limited, "memory_limit", lambda: int(limit))
+    monkeypatch.setattr(exhausted, "memory_limit", lambda: int(limit))
+    if not refused:
+        limited.refuse_tight("finetune", torch)
+        return
+    with pytest.raises(OutOfResources, match=r"MEMORY-E0101 finetune: .* \(ulimit -v\).* Fix: raise the limit"):
+        limited.refuse_tight("finetune", torch)
+
+
+@pytest.mark.parametrize(("reserved", "code"), [(3.9e9, 5), (1e9, 70)])
+def test_an_odd_exception_with_all_memory_reserved_is_a_lack_of_memory(monkeypatch, capsys, reserved, code):
+    monkeypatch.setattr(limited, "memory_limit", lambda: 4_000_000_000)
+    monkeypatch.setattr(limited, "_most_reserved", lambda: int(reserved))
+    assert failure(SystemError("error return without exception set"), "evaluate").exit_code == code
+    assert "SystemError" in capsys.readouterr().err  # the traceback is there in any case
+
+
+def test_a_panic_of_a_library_in_rust_is_told_by_its_reason(monkeypatch):
+    from steps import running
+
+    class PanicException(BaseException):
+        """As pyo3 raises it, which no `except Exception` catches."""
+
+    def step() -> None:
+        raise PanicException("ThreadPoolBuildError { kind: IOError(Os { code: 11, kind: WouldBlock }) }")
+
+    monkeypatch.setattr(running, "load", lambda _: step)
+    with pytest.raises(RuntimeError) as raised:
+        running.attempt("prepare-data")
+    assert known(raised.value, "prepare-data").problems[0].code == "MEMORY-E0103"
