@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
+from steps.lost import LOST, SHARED_MEMORY, lost
 from steps.redaction import masked
 from steps.writing import DENIED, can_be_written, nearest_there, owners, ways_out
 
@@ -139,6 +140,9 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     number = error.errno if isinstance(error, OSError) else None
     path = str(getattr(error, "filename", None) or "")
     where = path or step
+    if LOST.search(str(error)) and not isinstance(error, StepError):
+        return lost(step, f"a process of its own that was ended from outside ({_said(error)})",
+                    bool(SHARED_MEMORY.search(str(error))))  # fmt: skip
     if isinstance(error, MemoryError):
         return _no_more(step, f"MemoryError: {error}", "enough memory", "request more memory for this step")
     if disk_is_full(error) or (WRITE_FAILED.search(str(error)) and _nearly_full(path)):
