@@ -4,7 +4,8 @@ Every task of a local run is a separate process, and each that needs torch, tran
 load them. A server process loads them once, while the first steps run on another core, and forks a child for each later
 task. It starts loading when a step before the training runs, because a run whose steps are all reused needs nothing of
 it. A client script replaces `python3` on the PATH: it sends its arguments, environment, working directory and file
-descriptors to the server, waits, and exits with the child's exit code. Without a server it starts a new Python process.
+descriptors to the server, waits, and exits with the child's exit code. Without a server, or if it is lost before the
+task has ended, it starts a new Python process: that costs time, and not the run.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ WAITING = ("finetune", "evaluate", "trial", "evaluate_best", "generate")
 # Steps that use the server only if it is ready: if every other step was reused, they must not wait.
 WELCOME = ("merge_adapter", "report", "register_model", "score")
 READY = "ready"
+VERSION = "version"  # file with the code that a server has loaded: a task must not run with other code
+SERVER = ("-W", "ignore", "-m", "pipelines.warm")
+DEATH_SIGNAL = 1  # of prctl: what this process gets when the one that started it has ended
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 SHIM = """\
@@ -59,22 +63,30 @@ def connected():
     folder = os.open({folder!r}, os.O_RDONLY)  # a socket's own path may have about 100 characters at most
     server.connect(f"/proc/self/fd/{{folder}}/server")
     return server
+def asked(number, frame):
+    signals.append(number)
+def served():
+    server = connected()
+    # The child gets the signals too and may be saving a checkpoint: only note them here and wait for it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, asked)
+    task = json.dumps({{"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
+    socket.send_fds(server, [len(task).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(task)
+    return server.recv(8)
+signals = []
 if function in {waiting!r} or (function in {welcome!r} and os.path.exists({ready!r})):
     try:
-        server = connected()
+        code = served()
     except OSError:
-        server = None
-    if server:
-        # The child gets the signals too and may be saving a checkpoint: ignore them here and wait for it.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        task = json.dumps({{"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}}).encode()
-        socket.send_fds(server, [len(task).to_bytes(8, "big")], [0, 1, 2])
-        server.sendall(task)
-        code = server.recv(8)
-        if code:
-            sys.exit(int.from_bytes(code, "big"))
-        sys.exit("the server process with the preloaded libraries ended before this task did")
+        code = b""
+    if code:
+        sys.exit(int.from_bytes(code, "big"))
+    # There is no server, or it was lost, and with it the child: a process of its own does the task.
+    if signals:
+        sys.exit(128 + signals[0])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 elif function in {waking!r}:
     try:
         connected()
@@ -93,7 +105,8 @@ def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Ite
     if os.environ.get(SWITCH) == "0" or not hasattr(socket, "send_fds") or sys.platform != "linux":
         yield None
         return
-    if (running := Path(os.environ.get(SWITCH, ""))).is_absolute():
+    version = _version()
+    if (running := Path(os.environ.get(SWITCH, ""))).is_absolute() and _text(running / VERSION) == version:
         yield running
         return
     with tempfile.TemporaryDirectory(prefix="finetune-", dir=os.environ.get("TMPDIR")) as scratch:
@@ -103,12 +116,13 @@ def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Ite
                                         ready=str(folder / READY), folder=scratch))  # fmt: skip
         shim.write_text(SHIM.format(python=shlex.quote(sys.executable), client=shlex.quote(str(client))))
         shim.chmod(0o755)
+        (folder / VERSION).write_text(version)
         listener = socket.socket(socket.AF_UNIX)
         place = os.open(folder, os.O_RDONLY)
         listener.bind(f"/proc/self/fd/{place}/server")
         os.close(place)
         listener.listen()  # a client that connects before the libraries are loaded waits in the queue
-        command = [sys.executable, "-W", "ignore", "-m", "pipelines.warm", str(listener.fileno()), str(folder / READY)]
+        command = [sys.executable, *SERVER, str(listener.fileno()), str(folder / READY)]
         command += ["at once"] if at_once else []
         server = subprocess.Popen(
             command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -119,6 +133,19 @@ def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Ite
         finally:
             server.kill()
             server.wait()
+
+
+def _version() -> str:
+    """Return what tells one server from another: its code, and the Python with its libraries."""
+    from steps.running import code_digest
+
+    return f"{code_digest(Path(__file__))} {sys.executable}"
+
+
+def _text(file: Path) -> str:
+    with contextlib.suppress(OSError):
+        return file.read_text()
+    return ""
 
 
 def serve(listener: socket.socket, ready: Path, at_once: bool) -> None:
@@ -165,9 +192,11 @@ def _serve_one(listener: socket.socket, connection: socket.socket) -> None:
 
 def _wait_for(task: dict, files: list[int], connection: socket.socket) -> None:
     """Start the task in this forked process' child, wait for it, send its exit code and end."""
+    waiting = os.getpid()
     child = os.fork()
     if child == 0:
         connection.close()
+        _end_with_parent(waiting)
         _become(task, files)
     for file in files:
         os.close(file)
@@ -176,6 +205,15 @@ def _wait_for(task: dict, files: list[int], connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
     os._exit(0)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let this process be killed when the one that waits for it is: its client then does the task anew."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
 
 
 def _load(modules: tuple[str, ...]) -> None:

@@ -123,6 +123,12 @@ class Preempted(StepError):
     retryable = True
 
 
+class Interrupted(Preempted):
+    """Stopped by Ctrl-C; run again to go on."""
+
+    exit_code = 130
+
+
 def shown(value: object) -> str:
     """Format a found value for a message: its repr, control characters escaped, cut to 80 characters."""
     try:

@@ -38,8 +38,7 @@ NO_MEMORY_TEXT = re.compile(
     r"(?:can'?t|cannot|could not|unable to|failed to) (?:re)?allocate (?!memory in static TLS)|"
     r"(?:^|CUDA |HIP |XPU |backend |error: |Error\) )out of memory\b|\bbad[_ ]alloc\b|\bos error 12\b|\[Errno 12\]|"
     r"failed to map segment from shared object|\b(?:m|re|c)alloc(?: of size \d+)? failed|\bmmap failed|"
-    r"Memory allocation (?:still )?failed|^MemoryError\b|"
-    r"DataLoader worker .* killed by signal",
+    r"Memory allocation (?:still )?failed|^MemoryError\b",
     re.IGNORECASE,
 )
 NO_THREAD_TEXT = re.compile(

@@ -14,6 +14,7 @@ from typing import Any
 
 from steps.errors import Outage, Problem, StepError, UserError
 from steps.exhausted import causes, exhausted
+from steps.lost import LOST, SHARED_MEMORY, lost
 from steps.redaction import masked
 from steps.volumes import full_volume, volume_of
 from steps.writing import DENIED, can_be_written, nearest_there, owners, ways_out
@@ -65,6 +66,9 @@ def known(error: BaseException, step: str) -> StepError | None:
     every = list(causes(error))
     if own := next((one for one in every if isinstance(one, StepError)), None):
         return _lacking(own, step) or own
+    if gone := next((one for one in every if LOST.search(str(one))), None):
+        return lost(step, f"a process of its own that was ended from outside ({_said(gone)})",
+                    bool(SHARED_MEMORY.search(str(gone))))  # fmt: skip
     if lack := exhausted(error, step):
         return lack
     for one in every:

@@ -25,6 +25,7 @@ MEANINGS = {
     5: "not enough resources",
     6: "NaN or infinity",
     70: "bug",
+    130: "interrupted",
     143: "stopped from outside",
 }
 PARTS = ("where", "found", "expected", "why", "fix")

@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from steps.errors import Preempted, Problem, StepError, UserError
+from steps.errors import (
+    Interrupted,
+    NumericError,
+    OutOfResources,
+    Preempted,
+    Problem,
+    SecurityRefusal,
+    StepError,
+    UserError,
+)
+from steps.exhausted import causes
 from steps.faults import known
 from steps.limited import at_the_limit
 from steps.logs import RECORDS, in_kfp_task
 from steps.messages import end_of_log, termination_message
 from steps.pruning import Pruned
+from steps.stopping import Stopped, asked_by, end_children, end_soon, is_request, is_seen
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
 
 
-def failure(error: Exception, step: str) -> StepError:
-    """Return the error to report: the step's own, one of the machine or of a service, or a bug with its traceback."""
+# What another try would find as well, and what was saved: true also of a process that was asked to stop.
+VERDICTS = (UserError, SecurityRefusal, NumericError, OutOfResources, Preempted)
+
+
+def failure(error: BaseException, step: str) -> StepError:
+    """Return the error to report, from which the exit code follows, whatever was raised.
+
+    That is the step's own, a request to stop, one of the machine or of a service, or a bug with its traceback. After a
+    request to stop, what was raised in its place, or for the loss of processes that got it too, is the request.
+    """
+    is_seen()
+    if number := _request(error):
+        return stopped(step, number)
     if isinstance(error, Pruned):
         return _pruned(error)
     found = known(error, step)
@@ -34,6 +57,22 @@ def failure(error: Exception, step: str) -> StepError:
         traceback.print_exception(error)
         found = at_the_limit(error, step) or bug(error)
     return found
+
+
+def _request(error: BaseException) -> int:
+    """Return the signal that asked this process to stop, if that is how it ends; else 0."""
+    if behind := next((one for one in (*causes(error), *_before(error)) if isinstance(one, Stopped)), None):
+        return behind.number
+    if is_request(error):  # where nobody handles signals, such as in a notebook
+        return signal.SIGINT
+    return 0 if isinstance(error, VERDICTS) else asked_by()
+
+
+def _before(error: BaseException) -> Iterator[BaseException]:
+    """Yield what was handled when an exception was raised; not of one that tells what was saved."""
+    while not isinstance(error, Preempted) and error.__context__ is not None:
+        error = error.__context__
+        yield error
 
 
 def _pruned(error: Pruned) -> UserError:
@@ -59,11 +98,10 @@ def bug(error: BaseException) -> StepError:
     )
 
 
-def stopped(step: str) -> Preempted:
-    """Return the error of a step that was stopped from outside and has no checkpoint."""
-    return Preempted(
-        Problem("RUN-E1431", step, "a request to stop", "the end of this step", "run again: finished steps are reused")
-    )
+def stopped(step: str, number: int = signal.SIGTERM) -> Preempted:
+    """Return the error of a step that was stopped by a signal and has no checkpoint."""
+    by, kind = ("Ctrl-C (SIGINT)", Interrupted) if number == signal.SIGINT else ("a request to stop", Preempted)
+    return kind(Problem("RUN-E1431", step, by, "the end of this step", "run again: finished steps are reused"))
 
 
 def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet: bool = False) -> NoReturn:
@@ -73,6 +111,10 @@ def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet
     stderr gets the problems and, where it is not a terminal, the error as one line of JSON, the last line. `quiet`
     leaves the problems out: its caller writes them as JSON elsewhere. In every pod the termination message has both.
     """
+    if asked_by():
+        is_seen()
+        end_children()
+        end_soon(outcome["code"])
     # A full or read-only disk is no reason to hide the error.
     with suppress(OSError):
         record({"step": outcome["step"], "paths": texts(paths or {}), "error": outcome})
@@ -91,7 +133,7 @@ def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet
 
 def leave_unexpected(step: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Report an exception that was raised outside of a step, as sys.excepthook."""
-    if not isinstance(error, Exception):
+    if not isinstance(error, Exception | KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
     leave(failure(error, step).as_json(step))

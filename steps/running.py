@@ -6,7 +6,6 @@ exit codes are the same everywhere.
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import inspect
 import logging
@@ -28,7 +27,6 @@ from steps import wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
 from steps.deferred import defer
-from steps.errors import Preempted
 from steps.exhausted import exhausted as exhausted  # these for the command line
 from steps.faults import known as known
 from steps.limited import refuse_tight
@@ -41,6 +39,9 @@ from steps.listed import some_metrics as some_metrics
 from steps.logs import RECORDS as RECORDS  # these and the next for the local runner
 from steps.logs import SHOWN as SHOWN
 from steps.logs import be_kfp_task, in_kfp_task, log, log_plainly
+from steps.lost import killed as killed
+from steps.lost import signal_of as signal_of
+from steps.lost import was_killed as was_killed
 from steps.outages import outlasting
 from steps.outcome import bug as bug
 from steps.outcome import failure as failure
@@ -50,6 +51,10 @@ from steps.outcome import stopped as stopped
 from steps.params.wording import in_words_of
 from steps.pruning import read_curve as read_curve  # these two for sweeps on this machine
 from steps.remembered import looking_once as looking_once
+from steps.stopping import STOPPING as STOPPING  # these for the local runner and the command line
+from steps.stopping import TOGETHER as TOGETHER
+from steps.stopping import Stopped as Stopped
+from steps.stopping import finish, is_request, is_seen, refuse_after_stop, stop_when_asked
 from steps.volumes import note_places
 
 # Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import
@@ -62,7 +67,6 @@ RESUMING = {"finetune", "generate"}  # a second call goes on where the first one
 PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP
 LOCAL_ROOT = "FINETUNE_ROOT"  # folder of the local runner, which holds checkpoints and an MLflow store
 CURVE = "FINETUNE_CURVE"  # file that finetune writes its progress into, in the lines of steps/pruning.py
-STOPPING = "FINETUNE_STOPPING"  # set by the local runner after Ctrl-C or SIGTERM: no further step starts
 PARENT = "FINETUNE_PARENT"  # process id of the local runner, or of a notebook; the step, or job, ends with that process
 
 defer()  # before a step imports its libraries
@@ -90,7 +94,7 @@ def run_step(name: str, settings: str | None = None, **arguments: Any) -> Any:
             log.info("▸ %s", name)
         started = time.monotonic()
         result = outlasting(name, lambda: attempt(name, settings, **arguments), name in RESUMING, refuse_after_stop)
-        _ignore_stops()
+        finish()
         seconds = time.monotonic() - started
         if RECORDS in os.environ:
             log.info("  %.1f s", seconds)
@@ -133,6 +137,10 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
         except SystemExit as end:  # of a user's function, or a library: the task would end without a word, or succeed
             left = RuntimeError(f"the step was left by sys.exit({end.code!r})")
             raise left.with_traceback(end.__traceback__) from None
+        except KeyboardInterrupt as error:
+            if is_request(error):
+                raise
+            raise RuntimeError("the step was left by a KeyboardInterrupt without a signal") from error
         except BaseException as error:  # a panic of a library in Rust is no Exception, and says what it met in its text
             if type(error).__name__ != "PanicException":
                 raise
@@ -141,59 +149,6 @@ def attempt(name: str, settings: str | None = None, **arguments: Any) -> Any:
 
 def _read(settings: str, hints: dict[str, Any]) -> Any:
     return hints["settings"].model_validate(wire.load(settings))
-
-
-class Stopped(BaseException):
-    """SIGTERM arrived. Not an Exception, because libraries catch those."""
-
-
-_asked_to_stop = False
-_handler: Any = signal.SIG_DFL  # of SIGTERM, as this module has set it
-
-
-def was_asked_to_stop() -> bool:
-    """Return whether SIGTERM arrived; what it raised may have been lost, in a destructor or in an import."""
-    return _asked_to_stop
-
-
-def refuse_after_stop() -> None:
-    """Raise Stopped if SIGTERM arrived and what it raised was lost, such as in a destructor."""
-    if _asked_to_stop:
-        raise Stopped
-
-
-def stop_when_asked() -> None:
-    """On SIGTERM, leave as after an error: drafts and temporary files are deleted. A second one ends at once."""
-
-    def leave(number: int, _frame: Any) -> None:
-        global _asked_to_stop
-        _asked_to_stop = True
-        signal.signal(number, lambda *_: os._exit(Preempted.exit_code))
-        raise Stopped
-
-    if STOPPING in os.environ:
-        raise Stopped
-    _handle_stops(leave)
-
-
-def _ignore_stops() -> None:
-    """Let a process whose step has finished end with 0: its result is whole, and Python takes a second to end.
-
-    The system itself ignores the signal only at the very end: processes that are started would inherit that.
-    """
-    if _handler is not signal.SIG_DFL:
-        _handle_stops(lambda *_: None)
-        atexit.unregister(_handle_stops)
-        atexit.register(_handle_stops, signal.SIG_IGN)
-
-
-def _handle_stops(handler: Any) -> None:
-    """Set the handler of SIGTERM, unless there is one of somebody else."""
-    global _handler
-    there = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread() and there in (signal.SIG_DFL, _handler):
-        signal.signal(signal.SIGTERM, handler)
-        _handler = handler
 
 
 @contextmanager
@@ -252,12 +207,8 @@ def reported(step: str, paths: Mapping[str, Any] | None = None) -> Iterator[None
     note_places(*map(Path, (paths or {}).values()))
     try:
         yield
-    except Stopped:
-        leave(stopped(step).as_json(step), paths)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        is_seen()
         for note in getattr(error, "__notes__", []):  # what else is known of refused data
             log.info(note)
         leave(failure(error, step).as_json(step), paths)

@@ -31,7 +31,6 @@ from steps.finetune.training import Training, end_tracked_run, refuse_other_proc
 from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
 from steps.pruning import Pruned
-from steps.running import Stopped
 
 log = logging.getLogger("finetune")
 
@@ -111,7 +110,7 @@ def _nothing_left_when_stopped(*results: Path | None) -> Iterator[None]:
     """Delete the results of a task that is stopped in this block; its checkpoints lead to them again."""
     try:
         yield
-    except (Preempted, Stopped, KeyboardInterrupt):
+    except (Preempted, KeyboardInterrupt):
         for result in filter(None, results):
             shutil.rmtree(result, ignore_errors=True)
         raise

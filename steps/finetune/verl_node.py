@@ -30,7 +30,7 @@ from steps.launch.told import as_text, error_file
 from steps.logs import WITHOUT_BARS, log_plainly
 from steps.outcome import failure
 from steps.params.registration import MEANS_OFF
-from steps.running import Stopped, refuse_after_stop, stop_when_asked, was_asked_to_stop
+from steps.stopping import Stopped, is_seen, refuse_after_stop, stop_when_asked, was_asked_to_stop
 from steps.verl.process import GRACE
 
 log = logging.getLogger("finetune")
@@ -65,6 +65,7 @@ def _lead(training: Training, place: Path, node: Node, ray: Ray, secret: str) ->
         with training.folder.lock_of_processes():
             _train(training, place, node, ray, meeting, secret)
     except Stopped:
+        is_seen()
         code = _tell(place, node, stopped_at_start())
     except Exception as error:
         code = _tell(place, node, failure(error, "finetune"))
@@ -128,6 +129,7 @@ def _follow(training: Training, place: Path, node: Node, ray: Ray, secret: str) 
     except _Over as over:
         return over.code
     except Stopped:
+        is_seen()
         member.stop()
         _wait_for_end(member)
         return _tell(place, node, stopped_at_start())

@@ -20,7 +20,7 @@ from steps.errors import NumericError, Outage, Problem
 from steps.finetune import checkpoints
 from steps.launch.group import current, patience_seconds
 from steps.launch.lease import EVERY, Lease
-from steps.running import was_asked_to_stop
+from steps.stopping import was_asked_to_stop
 from steps.tracking import Tracker
 
 log = logging.getLogger("finetune")

@@ -13,7 +13,7 @@ from steps.generate.rows import InputRows
 from steps.generation import engines
 from steps.generation.requests import Completion, Engine, Request
 from steps.params.settings import GenerateSettings
-from steps.running import Stopped, was_asked_to_stop
+from steps.stopping import Stopped, was_asked_to_stop
 
 WINDOW = 4096  # requests that an engine is given at a time, to sort and batch
 

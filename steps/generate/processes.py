@@ -20,7 +20,7 @@ from steps.generate.progress import Progress
 from steps.launch.several_processes import Ended, run_processes
 from steps.launch.told import first_error, own_error
 from steps.params.settings import GenerateSettings
-from steps.running import Stopped
+from steps.stopping import Stopped
 
 log = logging.getLogger("finetune")
 

@@ -24,7 +24,7 @@ from steps.launch.devices import refuse_missing_gpus
 from steps.models.identity import checked
 from steps.params.settings import GenerateSettings
 from steps.redaction import masked
-from steps.running import Stopped
+from steps.stopping import Stopped
 
 log = logging.getLogger("finetune")
 

@@ -15,7 +15,8 @@ from steps.generate.progress import Telling, counts_file
 from steps.launch.told import as_text, error_file
 from steps.logs import log, log_plainly
 from steps.outcome import failure
-from steps.running import Stopped, follow_parent, stop_when_asked
+from steps.running import follow_parent
+from steps.stopping import stop_when_asked
 
 # What torchrun tells its processes to meet: these do not, and a library would wait for the others.
 MEETING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
@@ -41,7 +42,7 @@ def work(job: Path) -> None:
             counter.tell()  # the clock of the run begins
             answer(inputs, engine, journal, counter, share)
         counter.tell()
-    except Stopped:
+    except KeyboardInterrupt:
         code = Preempted.exit_code
     except Exception as error:
         told = failure(error, "generate")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from steps.running import was_asked_to_stop
+from steps.stopping import was_asked_to_stop
 
 log = logging.getLogger("finetune")
 

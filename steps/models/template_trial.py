@@ -7,12 +7,14 @@ and Jinja computes what is constant already when it reads a template.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from functools import lru_cache
 from typing import Any
 
+from steps.lost import killed
 from steps.models.template_syntax import environment
 
 SECONDS = 2  # of computing; the longest templates that are known need some milliseconds
@@ -66,6 +68,8 @@ def endless(text: str) -> str:
         return f"a conversation takes more than {LONGEST_WAIT} seconds"
     if done.returncode == TOO_LARGE:
         return "a conversation takes more than 1 GiB of memory"
+    if done.returncode == -signal.SIGKILL:
+        raise killed("the process that renders a chat template", done.returncode)
     if done.returncode < 0 or done.returncode == TOO_SLOW:  # ended by the system: its computing time is over
         return f"a conversation takes more than {SECONDS} seconds"
     return ""
@@ -76,7 +80,7 @@ def render_under_limits() -> None:
     import resource
 
     end = int(time.process_time()) + SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (end, end))
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 1))  # SIGXCPU comes first: SIGKILL is somebody else's
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     text = sys.stdin.buffer.read().decode()
     for messages in (CONVERSATION, LONG_CONVERSATION):

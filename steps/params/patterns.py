@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from functools import lru_cache
@@ -40,7 +41,8 @@ def fault_of(pattern: str) -> str:
 def matched(pattern: str, names: tuple[str, ...]) -> frozenset[str]:
     """Return those of `names` that an expression matches as a whole.
 
-    Raises ValueError for what is no expression, and for one that takes longer than SECONDS.
+    Raises ValueError for what is no expression, and for one that takes longer than SECONDS; MemoryError if the
+    process was killed from outside.
     """
     if fault := fault_of(pattern):
         raise ValueError(fault)
@@ -55,6 +57,8 @@ def matched(pattern: str, names: tuple[str, ...]) -> frozenset[str]:
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"more than {SECONDS:g} seconds to match it, as repetitions repeat one another") from None
+    if done.returncode == -signal.SIGKILL:
+        raise MemoryError("the process that compares an expression with names was killed (signal 9)")
     if done.returncode:
         raise ValueError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no answer")
     return frozenset(name for name, fits in zip(names, json.loads(done.stdout), strict=True) if fits)

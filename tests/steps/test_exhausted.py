@@ -67,7 +67,6 @@ ERRORS = {
     "a library that cannot be mapped": (ImportError("x.so: failed to map segment from shared object"), "MEMORY-E0101"),
     "an import that hides it": (met(ImportError("cannot import name x"), MemoryError()), "MEMORY-E0101"),
     "Rust": (Exception("Cannot allocate memory (os error 12)"), "MEMORY-E0101"),
-    "a worker that was killed": (RuntimeError("DataLoader worker (pid 5) is killed by signal: x"), "MEMORY-E0101"),
     "sqlite's memory": (sqlite3.OperationalError("out of memory"), "MEMORY-E0101"),
     "files": (system(errno.EMFILE, "/x"), "MEMORY-E0102"),
     "files, in words": (RuntimeError("received 0 items of ancdata: Too many open files"), "MEMORY-E0102"),

@@ -6,7 +6,7 @@ import pytest
 from client_errors import like
 from waiting import time_with
 
-from steps import STEPS, outages, running
+from steps import STEPS, outages, running, stopping
 from steps.errors import Outage, Problem, UserError
 
 SILENT = Outage(Problem("X-E0401", "s3://bucket/data", "TimeoutError: x", "an answer", "run again"))
@@ -126,7 +126,7 @@ def test_nobody_waits_after_a_request_to_stop_whose_exception_was_lost(waited, m
     """As in a destructor, which the collection before a wait may run."""
 
     def attempt():
-        monkeypatch.setattr(running, "_asked_to_stop", True)
+        monkeypatch.setattr(stopping, "_number", 15)
         raise SILENT
 
     with pytest.raises(running.Stopped):

@@ -30,6 +30,7 @@ from trainer_server import (
 from waiting import LONG
 
 from steps import running as running_step
+from steps import stopping
 from steps.errors import NumericError, Outage, OutOfResources, Preempted, Problem, SecurityRefusal, StepError, UserError
 from steps.launch.meeting import lost
 from steps.launch.trainjob import Times, run_on_nodes
@@ -751,7 +752,7 @@ def test_a_launcher_that_is_stopped_takes_its_job_with_it(cluster, tmp_path):
 
 def test_a_stop_whose_exception_was_lost_is_noticed_at_the_next_look(cluster, tmp_path, monkeypatch):
     """An exception that a signal raises within a destructor is lost."""
-    monkeypatch.setattr(running_step, "_asked_to_stop", True)
+    monkeypatch.setattr(stopping, "_number", 15)
     with pytest.raises(running_step.Stopped):
         run(tmp_path)
     assert cluster.active == []

@@ -18,7 +18,7 @@ from steps.launch.trainjob.api import INSTALLED, Api, Refused, words_of
 from steps.launch.trainjob.manifest import ATTEMPT, LAUNCHER, TASK_LABEL, label
 from steps.launch.trainjob.own_pod import OwnPod
 from steps.params.nodes import MANAGED_BY, MANAGER, RUN_LABEL
-from steps.running import refuse_after_stop
+from steps.stopping import refuse_after_stop
 
 log = logging.getLogger("finetune")
 

@@ -15,7 +15,7 @@ from steps.errors import Preempted, Problem, StepError, UserError
 from steps.launch.trainjob.api import Api, rank_of
 from steps.launch.trainjob.creating import Job, end_of
 from steps.launch.trainjob.logs import FirstLog
-from steps.running import refuse_after_stop
+from steps.stopping import refuse_after_stop
 
 log = logging.getLogger("finetune")
 

@@ -13,10 +13,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, pairwise
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -25,6 +26,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from steps.lost import killed, was_killed
 from steps.params.group import Group
 from steps.prepare_data.check import secret_scan
 from steps.prepare_data.check.places import Places
@@ -32,6 +34,7 @@ from steps.prepare_data.check.secret_scan import lines_with_secrets
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.read.sources import SourceFile
+from steps.stopping import refuse_after_stop
 from steps.tasks import NO_OTHERS, kind_of, load_task
 from steps.tasks.forms import ReadRow, row_reader
 from steps.tasks.rules.characters import DAMAGE, damage_in, may_be_damaged
@@ -249,7 +252,16 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
         return
     # Forked processes give equal hashes of equal texts and need not import modules again.
     with ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable) as pool:
-        yield from pool.map(work, stretches)
+        made = pool.map(work, stretches)
+        processes = active_children()
+        try:
+            yield from made
+        except BrokenProcessPool:
+            codes = [one.exitcode for one in processes if one.exitcode and was_killed(one.exitcode)]
+            refuse_after_stop()  # who stops all processes of a group stops these too
+            if not codes:
+                raise
+            raise killed("a process that checks rows", codes[0], "request more memory for prepare_data") from None
 
 
 def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | None, edges: tuple[int, int]) -> Part:
