@@ -17,7 +17,7 @@ from prompt_rows import answers_in, talk_row, text_row, write_prompts
 from waiting import LONG, time_with
 
 from steps import running
-from steps.artifacts import read_manifest, verified
+from steps.artifacts import read_manifest
 from steps.errors import Outage, OutOfResources, Preempted, UserError
 from steps.generate import answering, places, progress, rows, survey
 from steps.generate.asking import seed_of
@@ -96,7 +96,7 @@ def test_every_row_is_answered_once_in_the_order_of_the_input(tmp_path):
             for number in range(3)] == [64, 64, 22]  # fmt: skip
     assert lines[7]["prompt_text"] == lines[7]["prompt"] == "What comes after 7?"
     assert lines[7]["reference"] == "8"
-    assert manifest == verified(tmp_path / "generations", "generations")
+    assert manifest == read_manifest(tmp_path / "generations", "generations")
     assert journals(tmp_path) == []
     assert not list(tmp_path.glob("root/checkpoints/generate/*"))
 
