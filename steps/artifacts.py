@@ -6,26 +6,33 @@ final path and renamed as the last operation, so a folder at its final path is c
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
 from steps.exhausted import exhausted, is_out_of_space
+from steps.params.checked_json import CHECKSUM, checksum_of
+from steps.params.text_file import read_json
 from steps.volumes import told_of
 
 MANIFEST = "manifest.json"
 BLOCK = 8 * 1024 * 1024
+LARGEST_MANIFEST = 64 * 1024 * 1024  # bytes; that of a model of a thousand shards has a quarter of one
+SHA256 = re.compile(r"[0-9a-f]{64}")
+CLOCK_TICK = 50_000_000  # nanoseconds; two changes of a file that are this far apart have different times
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,10 @@ def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -
         draft.path.mkdir()
         yield draft
         follow_umask(draft.path)
+        flush(draft.path)
         files = describe_files(draft.path, draft.known_digests)
         manifest = Manifest(kind, files, {"code": code_digest(), **(lineage or {})}, draft.facts, draft.same_as)
-        write_durably(draft.path / MANIFEST, json.dumps({**asdict(manifest), "digest": manifest.digest}, indent=1))
+        write_durably(draft.path / MANIFEST, manifest_text(manifest))
         _replace(draft.path, path)
     except BaseException as error:
         full = disk_full(path, draft.path, error)  # before the draft's own space is free again
@@ -91,61 +99,101 @@ def new_artifact(path: Path, kind: str, lineage: dict[str, Any] | None = None) -
 
 
 def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
-    """Read an artifact's manifest and check that its files exist with the right size; does not read the files.
+    """Read an artifact's manifest and compare every file with its sha256: nothing in it may be trusted before.
 
-    Raises Outage when the folder or a file is missing or has another size, UserError for another kind of artifact.
+    A file that this process has hashed or written before, and that did not change since, is not read again. Raises
+    Outage with the name of what is missing, damaged or changed, UserError for another kind of artifact.
     """
     kinds = (kind,) if isinstance(kind, str) else kind
-    try:
-        text = (path / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise _gone(path, f"no {MANIFEST}") from None
-    manifest = parse_manifest(text, path)
+    manifest = manifest_alone(path)
     if kinds and manifest.kind not in kinds:
         expected = " or ".join(kinds)
         raise UserError(
             Problem("ARTIFACT-E0102", str(path), f"a folder of kind {manifest.kind}", expected, f"pass the {expected}")
         )
     for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
+        size = _size_of(path / name)
+        if size is None:
             raise _gone(path, f"{name} missing")
-        if file.stat().st_size != entry["size"]:
-            raise _gone(path, f"{name} with {file.stat().st_size} bytes instead of {entry['size']}")
+        if size != entry["size"]:
+            raise _gone(path, f"{name} with {size} bytes instead of {entry['size']}")
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = pool.map(lambda name: sha256_of(path / name), manifest.files)
+        for (name, entry), now in zip(manifest.files.items(), digests, strict=True):
+            if now != entry["sha256"]:
+                raise _gone(path, f"{name} with other content than was written: sha256 {now[:12]}",
+                            f"sha256 {entry['sha256'][:12]}, as in {MANIFEST}")  # fmt: skip
     return manifest
+
+
+def is_whole(path: Path, kind: str | tuple[str, ...] = ()) -> bool:
+    """Return whether there is an artifact, with every byte as it was written."""
+    try:
+        read_manifest(path, kind)
+    except (StepError, OSError):
+        return False
+    return True
+
+
+def has_manifest(path: Path) -> bool:
+    """Return whether a folder has a manifest, whatever that is by now; one that a user brings may have none."""
+    return os.path.lexists(path / MANIFEST)
+
+
+def manifest_alone(path: Path) -> Manifest:
+    """Read what an artifact's manifest says, without a look at the files. Raises Outage if it is missing or damaged."""
+    size = _size_of(path / MANIFEST)
+    if size is None:  # nothing, a folder, or a pipe, which would never be read to its end
+        raise _gone(path, f"no {MANIFEST}" + (" that is a file" if os.path.lexists(path / MANIFEST) else ""))
+    if size > LARGEST_MANIFEST:
+        raise _gone(path, f"a damaged {MANIFEST}")
+    return parse_manifest((path / MANIFEST).read_bytes(), path)
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:
     """Read the text of the manifest of the artifact at `path`. Raises Outage if the text is damaged."""
     try:
-        raw = json.loads(text.decode("utf-8"))
-        raw.pop("digest")
-        manifest = Manifest(**raw)
-        for name, entry in manifest.files.items():
-            if not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str) or _leaves_folder(name):
-                raise ValueError(name)
-        if not isinstance(manifest.facts, dict) or not isinstance(manifest.lineage, dict):
+        told = read_json(text.decode("utf-8"))
+        checksum, digest = told.pop(CHECKSUM), told["digest"]
+        if checksum != checksum_of(told) or not all(map(_is_entry, told["files"].items())):
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        del told["digest"]
+        manifest = Manifest(**told)
+        texts, objects = (manifest.kind, manifest.same_as), (manifest.facts, manifest.lineage)
+        well_typed = all(isinstance(one, str) for one in texts) and all(isinstance(one, dict) for one in objects)
+        if not well_typed or digest != manifest.digest:
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise _gone(path, f"a damaged {MANIFEST}") from None
     return manifest
 
 
-def _leaves_folder(name: str) -> bool:
-    return not name or name.startswith("/") or ".." in Path(name).parts
+def manifest_text(manifest: Manifest) -> str:
+    """Return the text of a manifest, with the digest of the files and a checksum of all that it says."""
+    told = json.loads(json.dumps({**asdict(manifest), "digest": manifest.digest}))  # keys are texts from here on
+    return json.dumps({**told, CHECKSUM: checksum_of(told)}, indent=1)
 
 
-def verified(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
-    """Read an artifact's manifest and compare every file with its sha256.
+def _size_of(file: Path) -> int | None:
+    """Return the size of a regular file; None if there is none."""
+    try:
+        found = os.stat(file)
+    except ValueError:  # no name that a file can have
+        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return None
+        raise
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
-    Raises Outage with the name of the file whose bytes changed; otherwise as `read_manifest`.
-    """
-    manifest = read_manifest(path, kind)
-    now = describe_files(path)
-    for name, entry in manifest.files.items():
-        if now.get(name, {}).get("sha256") != entry["sha256"]:
-            raise _gone(path, f"{name} with other content than was written")
-    return manifest
+
+def _is_entry(named: tuple[str, Any]) -> bool:
+    """Return whether an entry of a manifest has a file inside the folder, and what is known of its content."""
+    name, entry = named
+    pure = PurePosixPath(name)
+    inside = str(pure) == name and not pure.is_absolute() and ".." not in pure.parts and name not in ("", ".", MANIFEST)
+    size, sha256 = entry["size"], entry["sha256"]
+    return inside and type(size) is int and size >= 0 and isinstance(sha256, str) and bool(SHA256.fullmatch(sha256))
 
 
 def resolve_model(tuned: Path, merged: Path) -> Path:
@@ -153,17 +201,18 @@ def resolve_model(tuned: Path, merged: Path) -> Path:
 
     Raises Outage when the manifest of `merged` lists files that are missing.
     """
-    if not (merged / MANIFEST).is_file():
+    if not has_manifest(merged):
         return merged
     return tuned if read_manifest(merged).same_as == "tuned" else merged
 
 
 def describe_files(path: Path, known_digests: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """List every file below `path` with size and sha256; hashes several files in parallel."""
-    names = sorted(
-        str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file != path / MANIFEST
-    )
+    own = (path / MANIFEST, _draft_of(path / MANIFEST))  # the second is left by a process that was killed
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file not in own)
     known = known_digests or {}
+    for name in known.keys() & set(names):
+        _remember(path / name, _state_of(path / name), known[name])
     with ThreadPoolExecutor(max_workers=4) as pool:
         digests = pool.map(lambda name: known.get(name) or sha256_of(path / name), names)
         return {
@@ -172,13 +221,43 @@ def describe_files(path: Path, known_digests: dict[str, str] | None = None) -> d
         }
 
 
+_hashed: dict[tuple[int, ...], str] = {}  # what the system tells of a file → its sha256
+
+
 def sha256_of(file: Path) -> str:
-    """Hash one file in blocks."""
+    """Hash one file in blocks. One that this process has hashed, and that did not change since, is not read again."""
+    state = _state_of(file)
+    if state in _hashed:
+        return _hashed[state]
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
+    _remember(file, state, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _state_of(file: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content: no program can set the time of the last change (ctime)."""
+    found = os.stat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _remember(file: Path, state: tuple[int, ...], digest: str) -> None:
+    """Remember a file's sha256, unless it may still change without a change of its times."""
+    if time.time_ns() - state[-1] > CLOCK_TICK and _state_of(file) == state:
+        _hashed[state] = digest
+
+
+def flush(folder: Path) -> None:
+    """Write the files of a folder to the disk: a manifest must not outlive them when a node fails."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() or path.is_file():
+            number = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
 
 
 def follow_umask(folder: Path) -> None:
@@ -209,12 +288,12 @@ def _umask() -> int:
     return forbidden
 
 
-def write_durably(file: Path, text: str) -> None:
-    """Write a small text file atomically: complete on disk or absent, also after a power failure."""
-    temporary = file.with_name(f".{file.name}.tmp")
+def write_durably(file: Path, content: str | bytes) -> None:
+    """Write a small file atomically: complete on disk or absent, also after a power failure."""
+    temporary = _draft_of(file)
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open(temporary, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
@@ -223,6 +302,10 @@ def write_durably(file: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _draft_of(file: Path) -> Path:
+    return file.with_name(f".{file.name}.tmp")
 
 
 @cache
@@ -269,13 +352,13 @@ def _replace(draft: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _gone(path: Path, found: str) -> Outage:
+def _gone(path: Path, found: str, expected: str = "a complete artifact folder") -> Outage:
     return Outage(
         Problem(
             "ARTIFACT-E0101",
             str(path),
             found,
-            "a complete artifact folder",
+            expected,
             "run again with caching off, so that the step that writes it runs again",
         ),
         transient=False,

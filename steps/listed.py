@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, Manifest, read_manifest
+from steps.artifacts import Manifest, has_manifest, read_manifest
 
 Fact = str | int | float | bool
 LONGEST = 60  # characters of a text
@@ -22,7 +22,7 @@ def listed(folder: Path | str, base: Path | str | None = None) -> dict[str, Fact
 
     A folder without a manifest has none.
     """
-    if not Path(folder, MANIFEST).is_file():
+    if not has_manifest(Path(folder)):
         return {}
     manifest = read_manifest(Path(folder))
     tell = TOLD.get(manifest.kind, _weights)
@@ -123,7 +123,7 @@ TOLD: dict[str, Callable[[Manifest, Path], dict[str, Any]]] = {
 
 def _source(base: Path) -> str:
     """Return where a base model came from; a plain folder without a manifest does not say it."""
-    return str(read_manifest(base).lineage.get("source", "")) if (base / MANIFEST).is_file() else ""
+    return str(read_manifest(base).lineage.get("source", "")) if has_manifest(base) else ""
 
 
 def _short(value: Any) -> Fact:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.artifacts import write_durably
+from steps.params.text_file import any_json
 
 if TYPE_CHECKING:
     from steps.params.settings import Pruning
@@ -106,7 +107,7 @@ def read_curve(file: Path) -> Curve | None:
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         try:
-            value = json.loads(line)
+            value = any_json(line)
         except ValueError:
             continue
         if isinstance(value, dict):

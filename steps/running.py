@@ -26,6 +26,9 @@ from steps import STEPS as STEPS  # also for the names that a pipeline cannot ha
 from steps import wire
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
+from steps.artifacts import is_whole as is_whole
+from steps.artifacts import sha256_of as sha256_of
+from steps.artifacts import write_durably as write_durably
 from steps.deferred import defer
 from steps.exhausted import exhausted as exhausted  # these for the command line
 from steps.faults import known as known

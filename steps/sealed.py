@@ -5,7 +5,6 @@ What trains may write files with names and forms of its own; the manifest, writt
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,38 +12,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, Manifest, describe_files, follow_umask, parse_manifest, verified, write_durably
+from steps.artifacts import (
+    MANIFEST,
+    Manifest,
+    describe_files,
+    flush,
+    follow_umask,
+    manifest_alone,
+    manifest_text,
+    read_manifest,
+    write_durably,
+)
 from steps.errors import StepError
 
 
 def seal_folder(checkpoint: Path, facts: Mapping[str, Any], lineage: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint's manifest when all files are on disk; this completes its save."""
     follow_umask(checkpoint)
-    _flush(checkpoint)
+    flush(checkpoint)
     manifest = Manifest("checkpoint", describe_files(checkpoint), dict(lineage or {}), dict(facts))
-    text = json.dumps({**vars(manifest), "digest": manifest.digest}, indent=1)
-    write_durably(checkpoint / MANIFEST, text)
-
-
-def _flush(folder: Path) -> None:
-    """Write a folder's files to the disk: a manifest must not outlive them when a node fails."""
-    for path in (folder, *folder.rglob("*")):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+    write_durably(checkpoint / MANIFEST, manifest_text(manifest))
 
 
 def is_sealed(checkpoint: Path) -> bool:
     """Return whether the save of a checkpoint was completed."""
-    return (checkpoint / MANIFEST).is_file()
+    return os.path.lexists(checkpoint / MANIFEST)  # whatever it is by now
 
 
 def described(checkpoint: Path) -> Manifest | None:
     """Return a checkpoint's manifest; None without a readable one."""
     try:
-        return parse_manifest((checkpoint / MANIFEST).read_bytes(), checkpoint)
+        return manifest_alone(checkpoint)
     except (OSError, StepError):
         return None
 
@@ -63,14 +61,18 @@ def facts_of(checkpoint: Path) -> dict[str, Any]:
 def damage_of(checkpoint: Path) -> str:
     """Return what is wrong with the files of a checkpoint; empty if all are as they were written."""
     try:
-        manifest = verified(checkpoint, "checkpoint")
+        manifest = read_manifest(checkpoint, "checkpoint")
     except StepError as error:
         return error.problems[0].found
     return "" if manifest.files else f"a {MANIFEST} without files"
 
 
 def delete(checkpoint: Path) -> None:
-    """Delete a checkpoint; what another thread has deleted already is passed over."""
-    (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
+    """Delete a checkpoint, or the link to one; what another thread has deleted already is passed over."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink(missing_ok=True)
+        return
+    if not (checkpoint / MANIFEST).is_dir():
+        (checkpoint / MANIFEST).unlink(missing_ok=True)  # first, so that after a kill the folder is not valid
     with suppress(FileNotFoundError):
         shutil.rmtree(checkpoint)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from steps.adapters.folders import ADAPTER_CONFIG
-from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
+from steps.artifacts import MANIFEST, Manifest, has_manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.models.token_files import Names
 from steps.models.token_renaming import renamed
@@ -36,7 +36,7 @@ def replace_tokens(folder: Path, output: Path, from_: list[str], to: list[str]) 
 def rename(folder: Path, output: Path, names: Names) -> Manifest:
     """Rename by a table; see `replace_tokens`."""
     _refuse_overlap(folder, output)
-    before = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    before = read_manifest(folder) if has_manifest(folder) else None
     changed = renamed(folder, names)
     stale = [name for name in ("tokenizer.model", "spiece.model") if (folder / name).is_file()]
     history = {key: value for key, value in before.lineage.items() if key != "code"} if before else {}

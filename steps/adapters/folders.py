@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
+from steps.artifacts import Manifest, has_manifest, read_manifest
 from steps.errors import Problem, UserError, shown
 from steps.models.layout import ADAPTER_CONFIG as ADAPTER_CONFIG
 from steps.models.layout import CONFIG, GENERATION, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES, shards_of
@@ -103,7 +103,7 @@ def origin(folder: Folder) -> str:
 
     Raises Outage if an artifact's files differ from its manifest.
     """
-    return verified(folder.path).digest if folder.manifest else str(folder.path.absolute())
+    return read_manifest(folder.path).digest if folder.manifest else str(folder.path.absolute())
 
 
 def tokenizer_in(path: Path) -> dict[str, Path]:
@@ -135,7 +135,7 @@ def small_files(base: Folder, adapter: Folder, given: dict[str, Path] | None = N
 
 
 def _look(role: str, path: Path, kind: str | tuple[str, ...]) -> tuple[Manifest | None, frozenset[str]]:
-    if (path / MANIFEST).is_file():
+    if has_manifest(path):
         manifest = read_manifest(path, kind)
         return manifest, frozenset(manifest.files)
     if not path.is_dir():

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from steps.adapters.layout import adapter_of
 from steps.adapters.merging import merge
-from steps.artifacts import MANIFEST, read_manifest
+from steps.artifacts import has_manifest, read_manifest
 from steps.errors import NumericError, UserError
 from steps.models.layout import ADAPTER_CONFIG, CONFIG
 
@@ -61,7 +61,7 @@ def _merged(base: Path, adapter: Path, near: Path, name: str) -> Iterator[Path]:
 
 def told_before(base: Path) -> str:
     """Return a sentence on the base of the comparison if it includes an adapter; else an empty string."""
-    if not (base / MANIFEST).is_file():
+    if not has_manifest(base):
         return ""
     lineage = read_manifest(base).lineage
     adapter = lineage.get("adapter")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from steps.artifacts import MANIFEST, read_manifest
+from steps.artifacts import has_manifest, read_manifest
 from steps.evaluate.held_out import IGNORED, HeldOut, Measured
 
 
 def vocabulary_of_new(folder: Path) -> int:
     """Return the vocabulary size if an artifact is a model with new weights; 0 for any other."""
-    if not (folder / MANIFEST).is_file():
+    if not has_manifest(folder):
         return 0
     facts = read_manifest(folder, "model").facts
     return int(facts["vocab_size"]) if facts.get("weights") == "new" else 0

@@ -29,6 +29,7 @@ def measure(settings: EvaluationSettings, base: Path, tuned: Path, data: Path, s
     """
     refuse_missing_gpus(settings.gpus)
     read_manifest(data, "data")
+    checked(base)
     with ExitStack() as stack:
         model = stack.enter_context(model_after(base, tuned, scratch))
         if model in (base, tuned):

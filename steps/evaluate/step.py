@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from steps.adapters.layout import kept_adapter_of, reference_of
-from steps.artifacts import MANIFEST, Draft, new_artifact, read_manifest, resolve_model
+from steps.artifacts import Draft, has_manifest, new_artifact, read_manifest, resolve_model
 from steps.evaluate.before import model_before, told_before
 from steps.evaluate.comparison import Comparison, evaluator
 from steps.evaluate.gate import Verdict, judge
@@ -50,6 +50,8 @@ def evaluate(
         | {"data": read_manifest(data, "data").digest},
         "settings": settings.model_dump(),
     }
+    if has_manifest(tuned):
+        read_manifest(tuned)  # the evaluation tells its history, also if the weights are in `merged`
     own = reference_of(base)
     more = {"reference": own} if own else {}  # only for preference training
     with model_before(base, evaluation.parent) as before:
@@ -71,7 +73,7 @@ def evaluate(
 
 
 def _facts_of(base: Path, tuned: Path, data: Path) -> dict[str, Any]:
-    described = read_manifest(base).facts if (base / MANIFEST).is_file() else {}
+    described = read_manifest(base).facts if has_manifest(base) else {}
     completions = sample_completions(tuned)
     return {
         "base": described,

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from steps.artifacts import verified
+from steps.artifacts import read_manifest
 from steps.errors import StepError
 from steps.finetune.processes import FOLDER, JOB, MODULE
 from steps.finetune.result import is_written
@@ -81,7 +81,7 @@ def _shared(source: Path, kind: str, training: Training) -> Path:
     """Return a copy of an artifact that all nodes see, made now unless an earlier training made it."""
     target = training.folder.shared / INPUTS / kind / training.inputs[kind][:16]
     try:
-        if verified(target, kind).digest == training.inputs[kind]:
+        if read_manifest(target, kind).digest == training.inputs[kind]:
             return target
     except StepError:
         shutil.rmtree(target, ignore_errors=True)
@@ -92,7 +92,7 @@ def _shared(source: Path, kind: str, training: Training) -> Path:
 
 def _take(result: Path, tuned: Path) -> None:
     """Copy the result of the nodes to where this task writes it."""
-    verified(result, ("adapter", "model"))
+    read_manifest(result, ("adapter", "model"))
     _copy(result, tuned)
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import code_digest, new_artifact, read_manifest, verified
+from steps.artifacts import code_digest, new_artifact, read_manifest
 from steps.errors import NumericError, Problem, StepError
 from steps.finetune.inference import name_padding, save_tokenizer, stops_anew, write_generation_settings
 from steps.finetune.weights import change_dtype, whole_weights
@@ -24,7 +24,7 @@ def lineage_of(settings: FinetuneSettings, inputs: dict[str, str]) -> dict[str, 
 def is_written(tuned: Path, settings: FinetuneSettings, inputs: dict[str, str]) -> bool:
     """Return whether `tuned` is the whole result of this training."""
     try:
-        written = verified(tuned, ("adapter", "model")).lineage
+        written = read_manifest(tuned, ("adapter", "model")).lineage
     except StepError:
         return False
     return written == {"code": code_digest(), **lineage_of(settings, inputs)}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from steps.artifacts import Manifest, new_artifact, read_manifest, verified
+from steps.artifacts import Manifest, new_artifact, read_manifest
 from steps.errors import Preempted
 from steps.finetune.batch_size import free
 from steps.finetune.checkpoints import (
@@ -66,7 +66,7 @@ def finetune(
     refuse_missing(settings)
     if settings.nodes is None:
         refuse_missing_gpus(settings.gpus)
-    inputs = {"model": verified(model, "model").digest, "data": verified(data, "data").digest}
+    inputs = {"model": read_manifest(model, "model").digest, "data": read_manifest(data, "data").digest}
     kept = checkpoints or tuned / CHECKPOINTS
     scratch = (checkpoints or tuned).with_name(f"{kept.name}.unfinished")
     folder = folder_for(settings, inputs, scratch)

@@ -177,15 +177,16 @@ def _train(
 ) -> tuple[Any, dict[str, Any]]:
     from transformers import PrinterCallback
 
+    from steps.finetune.finite import Batches
     from steps.finetune.watching import Interrupted, NothingLeft, Preemption, Progress, has_ended
 
     folder = training.folder
-    progress = Progress(tracker)
+    progress, batches = Progress(tracker), Batches()
     patience = settings.training.early_stopping_patience if settings.training.apply_early_stopping else None
     lease = Lease(training.alive) if training.alive and current().is_first else None
     with Preemption(lease) as preemption:
         _be_deterministic(settings)
-        watchers = [preemption, *_watchers(settings, training.task, patience, progress, curve)]
+        watchers = [preemption, *_watchers(settings, training.task, patience, progress, curve, batches)]
         run = Run(settings, training.model, training.data, folder.path, watchers, folder.shared)
         trainer = load(settings.recipe.trainer)(run)
         if settings.deepspeed:
@@ -198,7 +199,8 @@ def _train(
         started = time.monotonic()
         interrupted = False
         try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            with batches.watching(trainer):
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except Interrupted:
             interrupted = True
         except Exception as error:
@@ -275,15 +277,16 @@ def _form_of(strategy: str, count: int) -> str:
 
 
 def _watchers(
-    settings: FinetuneSettings, task: Path, patience: int | None, progress: Any, curve: TrainingCurve
+    settings: FinetuneSettings, task: Path, patience: int | None, progress: Any, curve: TrainingCurve, batches: Any
 ) -> list[Any]:
+    from steps.finetune.finite import Finite
     from steps.finetune.pruning import CurveWatcher
-    from steps.finetune.watching import Alive, Checkpoints, EarlyStopping, Finite
+    from steps.finetune.watching import Alive, Checkpoints, EarlyStopping
 
     kept = settings.checkpoints
     wrote = {"processes": current().count, "strategy": strategy_of(settings)}
     saving = Checkpoints(kept.save_steps, kept.save_total_limit, kept.save_minutes, task, wrote)
-    watchers = [Finite(), saving, progress]
+    watchers = [Finite(batches), saving, progress]
     if current().count > 1:
         watchers.append(Alive())
     if patience is not None:

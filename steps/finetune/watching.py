@@ -1,4 +1,4 @@
-"""Callbacks of a training: progress, NaN, preemption, checkpoints, early stopping; and its history for the report."""
+"""Callbacks of a training: progress, preemption, checkpoints, early stopping; and its history for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from steps.errors import NumericError, Outage, Problem
+from steps.errors import Outage
 from steps.finetune import checkpoints
 from steps.launch.group import current, patience_seconds
 from steps.launch.lease import EVERY, Lease
@@ -97,42 +97,6 @@ def _evaluation_follows(args: TrainingArguments, state: TrainerState) -> bool:
         return False
     ends_epoch = args.eval_strategy == IntervalStrategy.EPOCH and float(state.epoch or 0).is_integer()
     return ends_epoch or state.global_step >= state.max_steps
-
-
-# Gradients of float16 are multiplied by a scale of 65536 at first. If they overflow, the step is left out and the scale
-# halved; after that many halvings in a row they are not too large, but not finite.
-HALVINGS = 24
-
-
-class Finite(TrainerCallback):
-    """Stop at the first loss or gradient norm that is not finite, because the weights are then useless.
-
-    In float16 the norm may be infinite in some steps: they are left out, and the scale of the loss is halved.
-    """
-
-    def __init__(self) -> None:
-        self._halved = 0
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        for name in ("loss", "grad_norm", "eval_loss"):
-            value = (logs or {}).get(name)
-            if name == "grad_norm" and value is not None and args.fp16:
-                self._halved = 0 if math.isfinite(value) else self._halved + 1
-                if 0 < self._halved <= HALVINGS:
-                    continue
-            if value is not None and not math.isfinite(value):
-                rate = (logs or {}).get("learning_rate", args.learning_rate)
-                raise NumericError(
-                    Problem("TRAIN-E0601", f"step {state.global_step}", f"{name}={value} at learning rate {rate:.2e}",
-                            "finite numbers", "lower learning_rate, or raise warmup_steps")
-                )  # fmt: skip
 
 
 class Checkpoints(TrainerCallback):

@@ -2,12 +2,13 @@
 
 A part holds answers to rows of one segment, by one process of one run. While it is written it is called NAME.open, then
 NAME.jsonl. A process that is killed leaves a part whose last line may be torn: a line counts only if it is whole. So
-nothing has to be repaired, and an answer that is there twice counts once.
+nothing has to be repaired, and an answer that is there twice counts once. Each line ends with a checksum of itself: a
+line that was changed does not count either.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from typing import IO, Any
 import orjson
 
 from steps.artifacts import write_durably
+from steps.errors import Outage, Problem
 from steps.generation.requests import Completion, Request
+from steps.params.checked_json import sealed, unsealed
 
+SUM = b',"sum":"'
 OPEN, CLOSED = ".open", ".jsonl"
 SYNC_SECONDS = 1.0  # between writes to the disk itself: a power failure loses no more
 SURVEY, ENGINE = "survey.json", "engine.json"
@@ -88,22 +92,27 @@ class Journal:
 
     def keep(self, name: str, value: Any) -> None:
         """Store a small JSON value beside the answers."""
-        write_durably(self.folder / name, json.dumps(value))
+        write_durably(self.folder / name, sealed(value))
 
     def kept(self, name: str) -> Any:
-        """Return a value that was kept; None if there is none."""
+        """Return a value that was kept; None if there is none, or another one than was kept."""
         try:
-            return json.loads((self.folder / name).read_bytes())
-        except (FileNotFoundError, ValueError):
+            return unsealed((self.folder / name).read_bytes())
+        except (OSError, ValueError):
             return None
 
 
 def read_at(place: Place, opened: dict[Path, IO[bytes]]) -> dict[str, Any]:
-    """Read the answer at a place; `opened` keeps the files open between calls."""
+    """Read the answer at a place; `opened` keeps the files open between calls. Raises Outage if it was changed."""
     if place.file not in opened:
         opened[place.file] = open(place.file, "rb")  # noqa: SIM115  (closed by the caller)
     opened[place.file].seek(place.start)
-    answer: dict[str, Any] = orjson.loads(opened[place.file].read(place.size))
+    answer = _answer(opened[place.file].read(place.size))
+    if answer is None:
+        raise Outage(
+            Problem("GEN-E0402", f"{place.file}: byte {place.start}", "an answer with other bytes than it had before",
+                    "the answer as it was written", "run again: only what is missing is answered again")
+        )  # fmt: skip
     return answer
 
 
@@ -169,7 +178,17 @@ def _line(request: Request, completion: Completion) -> bytes:
     for name in ("text", "prompt_text"):
         if name in told:
             told[name] = encodable(told[name])
-    return orjson.dumps(told) + b"\n"
+    return with_sum(told)
+
+
+def with_sum(told: dict[str, Any]) -> bytes:
+    """Return the line of an answer; the last key is a checksum of the text before it."""
+    text = orjson.dumps(told)[:-1]
+    return text + SUM + _sum(text) + b'"}\n'
+
+
+def _sum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()
 
 
 def encodable(text: str) -> str:
@@ -183,13 +202,17 @@ def encodable(text: str) -> str:
 
 def _answer(line: bytes) -> dict[str, Any] | None:
     """Read a line; None if it is torn or damaged."""
-    if not line.endswith(b"\n"):
+    text, found, rest = line.rpartition(SUM)
+    if not found or rest != _sum(text) + b'"}\n':
         return None
     try:
         answer = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return answer if isinstance(answer, dict) and _is_whole(answer) else None
+    if not isinstance(answer, dict) or not _is_whole(answer):
+        return None
+    del answer["sum"]
+    return answer
 
 
 def _is_whole(answer: dict[str, Any]) -> bool:

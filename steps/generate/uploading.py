@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from steps.artifacts import MANIFEST
 from steps.errors import Problem, UserError
+from steps.params.text_file import any_json
 from steps.sources.object_folder import ObjectFolder, in_parallel, uri_problems
 from steps.sources.storage import local_path
 from steps.writing import write_error
@@ -85,13 +86,15 @@ def _copy(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.tmp")
     shutil.copyfile(file, draft)
+    with open(draft, "rb") as copied:
+        os.fsync(copied.fileno())
     os.replace(draft, target)
 
 
 def _listed(manifest: bytes | None) -> set[str]:
     """Return the files of an earlier copy by its manifest; only names inside its folder."""
     try:
-        told = json.loads(manifest or b"{}")
+        told = any_json(manifest or b"{}")
         names = told["files"] if isinstance(told, dict) and told.get("kind") == "generations" else {}
         return {name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts}
     except (ValueError, KeyError, TypeError):

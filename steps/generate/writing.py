@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from steps.artifacts import MANIFEST, Draft, read_manifest
+from steps.artifacts import Draft, has_manifest, read_manifest
 from steps.generate.answering import Inputs
 from steps.generate.columns import Columns
 from steps.generate.counting import Tally
@@ -101,7 +101,7 @@ def gen_params(inputs: Inputs) -> dict[str, Any]:
 
 def source_of(folder: Path) -> str:
     """Return where a model came from, as its manifest tells; else its folder's name."""
-    if (folder / MANIFEST).is_file():
+    if has_manifest(folder):
         told = read_manifest(folder).lineage.get("source")
         told = told.get("uri") if isinstance(told, dict) else told
         if isinstance(told, str) and told:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from steps.artifacts import BLOCK, MANIFEST, Manifest, describe_files, sha256_of, verified
+from steps.artifacts import BLOCK, Manifest, describe_files, has_manifest, read_manifest, sha256_of
 from steps.models.layout import ADAPTER_CONFIG, ADAPTER_FOLDER, CONFIG, GENERATION, INDEX, TOKENIZER_NAMES, shards_of
 from steps.models.weights import Stored, stored_tensors
 
@@ -19,9 +19,9 @@ CONFIGS = {CONFIG, GENERATION, ADAPTER_CONFIG, "tokenizer_config.json"}
 
 def checked(folder: Path) -> str:
     """Check a model's files and return their digest; a plain folder without a manifest is accepted."""
-    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
+    if (folder / CONFIG).is_file() and not has_manifest(folder):
         return Manifest("model", describe_files(folder)).digest
-    return verified(folder, "model").digest
+    return read_manifest(folder, "model").digest
 
 
 def model_digest(folder: Path, names: Iterable[str]) -> str:

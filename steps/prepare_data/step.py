@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steps.artifacts import MANIFEST, Manifest, new_artifact, read_manifest
+from steps.artifacts import Manifest, has_manifest, new_artifact, read_manifest
 from steps.errors import Problem, UserError
 from steps.kinds import load
 from steps.params.data import DataSource
@@ -36,10 +36,11 @@ def prepare_data(settings: DataSettings, tokenizer: Path, data: Path, report: Pa
 
     task = load_task(settings.task)
     writer = load(getattr(task, "WRITER", settings.recipe.writer))
+    inputs = _inputs(settings, tokenizer)
     preparation = writer.prepare(settings, tokenizer)
     refuse_roles_beyond(preparation.tokenizer, tokenizer)
     refuse_changed(settings)
-    lineage = {"inputs": _inputs(settings, tokenizer), "settings": settings.model_dump(mode="json")}
+    lineage = {"inputs": inputs, "settings": settings.model_dump(mode="json")}
     data.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=data.parent, prefix=".rows-") as scratch:
         source = _with_asked(settings, Path(scratch))
@@ -98,5 +99,5 @@ def refuse_changed(settings: DataSettings) -> None:
 
 def _inputs(settings: DataSettings, tokenizer: Path) -> dict[str, str]:
     given = {name: source.digest for name in SPLITS if (source := getattr(settings, name))}
-    whole = (tokenizer / MANIFEST).is_file()
+    whole = has_manifest(tokenizer)
     return {**given, "tokenizer": read_manifest(tokenizer).digest} if whole else given

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps import wire
-from steps.artifacts import Manifest, resolve_model
+from steps.artifacts import Manifest, has_manifest, read_manifest, resolve_model
 from steps.errors import Problem, UserError
 from steps.params.settings import RegistrationSettings
 from steps.register_model.weights import Weights, masked, read_evaluation, read_weights, refuse_unless_passed
@@ -116,6 +116,8 @@ def read_unjudged(
 ) -> Candidate:
     """Do the same for a model that is not registered, whatever the gate says; its target has a name and no registry."""
     folder = resolve_model(tuned, merged)
+    if has_manifest(tuned):
+        read_manifest(tuned)  # for its history and unsent metrics, also if the weights are in `merged`
     weights = read_weights(folder, (tuned_uri if folder == tuned else merged_uri) or str(folder))
     measured, metrics = read_evaluation(evaluation, weights)
     told = read(tuned / HISTORY)

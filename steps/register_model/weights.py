@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, Manifest, read_manifest, verified
-from steps.errors import Problem, SecurityRefusal, UserError
+from steps.artifacts import MANIFEST, Manifest, parse_manifest, read_manifest
+from steps.errors import Outage, Problem, SecurityRefusal, UserError
 from steps.models.identity import model_digest
 from steps.params.secrets import USERINFO
 from steps.redaction import masked as masked  # for the files beside this one
@@ -37,7 +37,7 @@ def read_weights(folder: Path, uri: str) -> Weights:
     Raises UserError or SecurityRefusal if `uri` cannot be registered or has other files, Outage if a file is missing or
     was changed.
     """
-    manifest = verified(folder, "model")
+    manifest = read_manifest(folder, "model")
     uri = _lasting(uri)
     if not any(name.endswith(".safetensors") for name in manifest.files):
         raise UserError(
@@ -76,12 +76,14 @@ def missing_at(uri: str, files: dict[str, dict[str, Any]]) -> str:
 def gone(uri: str) -> str:
     """Describe what is missing of an artifact at a URI, by its own manifest; "" if nothing is, or unknown."""
     try:
-        raw = json.loads(storage.read_bytes("weights_uri", storage.join(uri, MANIFEST)))
+        manifest = parse_manifest(storage.read_bytes("weights_uri", storage.join(uri, MANIFEST)), Path(uri))
     except UserError as error:
         return f"nothing at {uri}" if error.problems[0].code == "URI-E0201" else _unseen(uri, error)
+    except Outage as error:
+        return _unseen(uri, error) if error.transient else f"{error.problems[0].found} at {uri}"
     except Exception as error:  # every store's client has its own exceptions
         return _unseen(uri, error)
-    return missing_at(uri, raw["files"])
+    return missing_at(uri, manifest.files)
 
 
 def read_evaluation(folder: Path, weights: Weights) -> tuple[Manifest, dict[str, Any]]:

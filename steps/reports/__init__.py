@@ -59,16 +59,16 @@ def write_sweep_report(sweep: Path, file: Path) -> None:
 
 
 def _write(file: Path, title: str, head: dict | None = None, **folders: Path) -> None:
-    from steps.artifacts import MANIFEST, read_manifest
+    from steps.artifacts import has_manifest, read_manifest
     from steps.reports.page import Section, write_page  # imports jinja2 and matplotlib, which only a report needs
     from steps.reports.sections import sections_of
 
     sections: list[Section] = []
     digests: dict[str, str] = {}
     for name, folder in folders.items():
+        manifest = read_manifest(folder) if has_manifest(folder) else None
         sections += [section(folder) for section in sections_of(name)]
-        if (folder / MANIFEST).is_file():
-            manifest = read_manifest(folder)
+        if manifest:
             read_from = manifest.lineage.get("inputs", {}) if manifest.kind == "evaluation" else {}
             digests |= {**read_from, folder.name: manifest.digest}
     write_page(file, title, sections, digests, head)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,8 +14,10 @@ from jinja2 import Environment, FileSystemLoader, Undefined
 from markupsafe import Markup, escape
 
 from steps.artifacts import write_durably
+from steps.errors import Outage, Problem
 from steps.reports import formats
 
+MARK = re.compile(rb"\n<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 REGISTERED = "<!-- the registered version -->"  # register_model, which runs later, puts it here
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -39,14 +43,36 @@ def write_page(
     text = page.render(title=title, css=css, sections=sections, digests=digests, head=head,
                        registered_marker=Markup(REGISTERED))  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, text)
+    write_durably(file, _marked(text))
 
 
 def name_version(page: Path, file: Path, version: str) -> None:
-    """Copy a run report to `file`, with a sentence that names the registered version."""
+    """Copy a run report to `file`, with a sentence that names the registered version.
+
+    Raises Outage if the page is not as it was written; one of another origin has no mark to compare it with.
+    """
     told = f'<p class="reason">{escape(version)}</p>'
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, page.read_text(encoding="utf-8").replace(REGISTERED, told, 1))
+    write_durably(file, _marked(_unmarked(page).replace(REGISTERED, told, 1)))
+
+
+def _marked(text: str) -> str:
+    """End a page with its sha256: it is a file alone, without a manifest."""
+    return f"{text.rstrip()}\n<!-- sha256 {hashlib.sha256(text.rstrip().encode()).hexdigest()} -->\n"
+
+
+def _unmarked(page: Path) -> str:
+    content = page.read_bytes()
+    body, mark = (content, b"") if not (found := MARK.search(content)) else (content[: found.start()], found[1])
+    now = hashlib.sha256(body).hexdigest()
+    if mark and now != mark.decode():
+        raise Outage(
+            Problem("ARTIFACT-E0103", str(page), f"a page with other content than was written: sha256 {now[:12]}",
+                    f"sha256 {mark.decode()[:12]}, as in its last line",
+                    "run again with caching off, so that the step that writes it runs again"),
+            transient=False,
+        )  # fmt: skip
+    return body.decode("utf-8")
 
 
 @cache

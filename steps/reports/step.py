@@ -12,7 +12,7 @@ from steps.reports.facts import INPUTS, METRICS, PLAN, read
 def report(plan: Path, evaluation: Path, report: Path) -> None:
     """Write one HTML page about a whole run; training and data are told by the evaluation artifact.
 
-    Raises UserError for a folder of another kind, Outage for one that is missing or incomplete.
+    Raises UserError for a folder of another kind, Outage for one that is missing, incomplete or changed.
     """
     for kind, folder in (("plan", plan), ("evaluation", evaluation)):
         read_manifest(folder, kind)

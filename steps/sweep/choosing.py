@@ -55,13 +55,13 @@ def choose_trial(
     """
     if (plan is None) == (planned is None):
         raise ValueError("choose_trial needs either plan or planned")
+    lineage = {"inputs": {"plan": read_manifest(plan, "plan").digest}} if plan else {}
     known = read(plan / PLAN) if plan else planned
     assert known is not None
     facts = sweep_facts(known, [json.loads(text) for text in _flat(results)], about or {})
     if facts["best"] is None:
         raise _none_finished(facts["trials"])
     best = next(trial for trial in known["sweep"]["trials"] if trial["number"] == facts["best"])
-    lineage = {"inputs": {"plan": read_manifest(plan, "plan").digest}} if plan else {}
     with new_artifact(sweep, "sweep", lineage) as draft:
         (draft / SWEEP).write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         draft.facts = {"best": facts["best"], "trials": len(facts["trials"])}

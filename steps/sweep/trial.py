@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steps import wire
-from steps.artifacts import MANIFEST, new_artifact, read_manifest
+from steps.artifacts import MANIFEST, is_whole, new_artifact, read_manifest
 from steps.errors import Outage, Preempted, Problem, StepError, UserError
 from steps.outcome import failure
 from steps.params.settings import TrialSettings
@@ -39,7 +39,7 @@ def trial(
     trial that fails or is pruned has a result as well, without a tuned model. Raises Outage and Preempted, after which
     the same trial can be repeated.
     """
-    if (measured / MANIFEST).is_file():
+    if is_whole(measured, KIND):
         return result_in(measured).as_text()
     base, rows = models / MODEL.format(settings.model_place), data / DATA.format(settings.data_place)
     key = key_of(settings, base, rows)

@@ -52,8 +52,9 @@ def remembered(folder: Path, server: str) -> Remembered | None:
 
 def _read(folder: Path) -> Remembered | None:
     try:
-        return Remembered(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        told = Remembered(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        return told if all(isinstance(value, str) for value in vars(told).values()) else None
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

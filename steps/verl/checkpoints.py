@@ -18,12 +18,14 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.artifacts import write_durably
 from steps.errors import Problem, UserError, some_of
+from steps.params.text_file import any_json
 from steps.sealed import damage_of, delete, described, facts_of, is_sealed, seal_folder
 from steps.tracking import flat
 
@@ -122,7 +124,7 @@ class VerlCheckpoints:
         """Return the step in verl's file; 0 if there is none, or a kill left it empty."""
         try:
             return int((self.path / LATEST).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return 0
 
     def _newest(self) -> Path | None:
@@ -180,7 +182,8 @@ class VerlCheckpoints:
                 self._refuse_differences(self.at(step), manifest.lineage)
                 return
         if self.steps() and (self.path / TRAINING).is_file():
-            self._refuse_differences(self.path, json.loads((self.path / TRAINING).read_bytes()))
+            for identity in identity_in((self.path / TRAINING).read_bytes()):
+                self._refuse_differences(self.path, identity)
 
     def _refuse_differences(self, where: Path, other: dict[str, Any]) -> None:
         mine, others = flat(self.identity), flat(other)
@@ -214,6 +217,13 @@ class VerlCheckpoints:
         sealed = [step for step in self.steps() if is_sealed(self.at(step))]
         for step in sealed[: -self.keep] if self.keep > 0 else []:
             delete(self.at(step))
+
+
+def identity_in(text: bytes) -> Iterator[dict[str, Any]]:
+    """Give what the file of a training's settings holds, if it is whole."""
+    with suppress(ValueError):
+        if isinstance(found := any_json(text), dict):
+            yield found
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -123,7 +123,7 @@ def test_float16_may_leave_out_steps_whose_gradients_overflow_but_not_all(tmp_pa
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from steps.errors import NumericError
-    from steps.finetune.watching import HALVINGS, Finite
+    from steps.finetune.finite import HALVINGS, Finite
 
     def logged(watcher: Finite, fp16: bool, **logs) -> None:
         arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)

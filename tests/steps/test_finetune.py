@@ -11,7 +11,7 @@ from conftest import chat_rows
 from training_inputs import settings_with, train, write_ids, write_tokens
 from waiting import wait_for
 
-from steps.artifacts import read_manifest, verified
+from steps.artifacts import read_manifest
 from steps.errors import NumericError, UserError
 from steps.finetune.checkpoints import folder_for, prune, resume_point, seal
 from steps.params.lora import LoraParams
@@ -198,7 +198,7 @@ def test_a_task_of_kfp_keeps_them_beside_the_tuned_model_where_nothing_else_last
     assert sorted(int(path.name[11:]) for path in tmp_path.rglob("checkpoint-*")) == left
     assert len(list(kept.glob("checkpoint-*"))) == len(left)
     assert not any(name.startswith("checkpoints/") for name in manifest.files)
-    assert verified(tmp_path / "out/tuned").digest == manifest.digest
+    assert read_manifest(tmp_path / "out/tuned").digest == manifest.digest
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "tuned"]
 
 
@@ -379,8 +379,7 @@ def test_a_best_metric_of_zero_is_one():
 
 def reseal(folder: Path) -> None:
     """Give a changed folder a manifest that fits, as if it had been imported so."""
-    from steps.artifacts import MANIFEST, Manifest, describe_files
+    from steps.artifacts import MANIFEST, Manifest, describe_files, manifest_text
 
-    manifest = Manifest("model", describe_files(folder))
-    (folder / MANIFEST).write_text(json.dumps({**vars(manifest), "digest": manifest.digest}))
+    (folder / MANIFEST).write_text(manifest_text(Manifest("model", describe_files(folder))))
     read_manifest(folder, "model")

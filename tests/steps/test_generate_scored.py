@@ -1,6 +1,7 @@
 """score, and the report of batch inference: numbers, escaped texts, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ from prompt_rows import answers_in, text_row, write_prompts
 from report_artifacts import EVIL
 from test_reports import Page
 
-from steps.artifacts import verified
+from steps.artifacts import manifest_text, read_manifest
 from steps.errors import UserError
 from steps.evaluate.references import score
 from steps.generate.step import generate
@@ -75,7 +76,7 @@ def test_answers_with_a_reference_are_scored_as_those_of_an_evaluation(generatio
     assert [(one["row"], one["answer"], one["exact"]) for one in lines] == [
         (0, "4", True), (1, "An apple.", True), (2, "It was Goethe", False), (3, "no", False)
     ]  # fmt: skip
-    verified(tmp_path / "scores", "scores")
+    read_manifest(tmp_path / "scores", "scores")
 
 
 def test_the_options_of_an_evaluation_count(generations, tmp_path):
@@ -137,9 +138,9 @@ def test_the_report_of_a_missing_artifact_says_so(tmp_path):
 
 
 def test_earlier_answers_and_processes_are_told(generations, tmp_path):
-    manifest = json.loads((generations / "manifest.json").read_text())
-    manifest["facts"] |= {"answers_before": 3, "processes": 2, "truncated_prompts": 1, "empty_answers": 1}
-    (generations / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(generations)
+    facts = {**manifest.facts, "answers_before": 3, "processes": 2, "truncated_prompts": 1, "empty_answers": 1}
+    (generations / "manifest.json").write_text(manifest_text(replace(manifest, facts=facts)))
     write_generations_report(generations, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert "in 2 processes" in page.text

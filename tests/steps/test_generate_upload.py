@@ -7,7 +7,7 @@ import echo_engine  # noqa: F401  (it is named below)
 import pytest
 from prompt_rows import text_row, write_prompts
 
-from steps.artifacts import verified
+from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.generate import rows, uploading
 from steps.generate.step import generate
@@ -41,7 +41,7 @@ def test_a_folder_gets_the_whole_artifact(tmp_path, scheme):
     made = answered(tmp_path, 9, f"{scheme}{tmp_path}/copy/here")
     assert contents(tmp_path / "copy/here") == contents(made)
     assert len(list((tmp_path / "copy/here").glob("generations_*.parquet"))) == 3
-    verified(tmp_path / "copy/here", "generations")
+    read_manifest(tmp_path / "copy/here", "generations")
 
 
 def test_a_shorter_copy_leaves_nothing_of_a_longer_one_and_nothing_else_is_touched(tmp_path):
@@ -85,7 +85,7 @@ def test_a_copy_that_breaks_off_has_no_manifest_and_the_next_run_answers_nothing
     monkeypatch.setenv("ECHO_LOG", str(tmp_path / "asked again"))
     generate(settings, None, data, tmp_path / "again")
     assert not (tmp_path / "asked again").exists()
-    verified(copy, "generations")
+    read_manifest(copy, "generations")
 
 
 def test_copies_that_broke_off_leave_nothing_of_the_longer_one_before(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_the_result_is_not_copied_onto_itself(tmp_path, inside):
     for place in (made / inside, tmp_path / "link" / inside):
         with pytest.raises(UserError, match="GEN-E0227 s3_upload_dir"):
             upload(made, str(place))
-    verified(made, "generations")
+    read_manifest(made, "generations")
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from conftest import build_model
 from input_adapters import change_json, import_settings, make_adapter
 
-from steps.artifacts import read_manifest, verified
+from steps.artifacts import read_manifest
 from steps.errors import NumericError, StepError, UserError
 from steps.import_model.step import import_model
 
@@ -21,7 +21,7 @@ def adapter(tiny_model, tmp_path_factory):
 
 def bring(out, *given, **more):
     import_model(import_settings(*given, **more), out / "model", out / "tokenizer")
-    return verified(out / "model", "model")
+    return read_manifest(out / "model", "model")
 
 
 def tensors(folder) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.artifacts import verified
+from steps.artifacts import read_manifest
 from steps.errors import SecurityRefusal, StepError, UserError
 from steps.import_model.step import import_model
 from steps.params.model_source import SOURCE_PARAMETER
@@ -18,7 +18,7 @@ def bring(source: Path, out: Path, kind: str = "pytorch", digest: str = ""):
     digest = digest or storage.digest_of(SOURCE_PARAMETER[kind], str(source))
     settings = ImportSettings(kind=kind, source=Resolved(uri=str(source), digest=digest))
     import_model(settings, out / "model", out / "tokenizer")
-    return verified(out / "model", "model")
+    return read_manifest(out / "model", "model")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from conftest import build_model
 from test_import_model import bring as bring_as_it_is
 
-from steps.artifacts import Manifest, read_manifest, verified
+from steps.artifacts import Manifest, read_manifest
 from steps.errors import UserError
 from steps.import_model.new_tokens import new_rows
 from steps.import_model.step import import_model
@@ -26,8 +26,8 @@ def bring(source: Path, out: Path, tokens: tuple[str, ...] = NEW, **more) -> Man
     import_model(
         ImportSettings(kind="pytorch", source=resolved, new_tokens=tokens, **more), out / "model", out / "tokenizer"
     )
-    verified(out / "tokenizer", "tokenizer")
-    return verified(out / "model", "model")
+    read_manifest(out / "tokenizer", "tokenizer")
+    return read_manifest(out / "model", "model")
 
 
 def gpt2(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CHAT_TEMPLATE, build_tokenizer, chat_rows, write_jsonl
 
-from steps.artifacts import read_manifest, verified
+from steps.artifacts import read_manifest
 from steps.errors import UserError
 from steps.params.chat_columns import ChatColumns
 from steps.params.settings import DataSettings, Resolved
@@ -65,7 +65,7 @@ def test_the_artifact_holds_rows_tokens_and_facts_that_agree(tmp_path, tokenizer
     settings = settings_for(chat_file, packing=packing, train_on_completions_only=True)
     manifest = run(tmp_path, tokenizer, settings)
     data = tmp_path / "data"
-    assert verified(data, "data").digest == manifest.digest
+    assert read_manifest(data, "data").digest == manifest.digest
     files = {f"{kind}/{split}.parquet" for kind in ("rows", "tokens") for split in SPLITS}
     assert set(manifest.files) == files | ({VALIDATION_BY_ROW} if packing else set())
     assert (tmp_path / "reports/report.html").stat().st_size > 0
@@ -139,7 +139,7 @@ def test_an_older_artifact_survives_a_refusal(tmp_path, tokenizer, chat_file):
     manifest = run(tmp_path, tokenizer, settings_for(chat_file))
     with pytest.raises(UserError, match="DATA-E0704"):
         run(tmp_path, tokenizer, settings_for(chat_file, rows_per_step=1000))
-    assert verified(tmp_path / "data").digest == manifest.digest
+    assert read_manifest(tmp_path / "data").digest == manifest.digest
 
 
 @pytest.mark.parametrize(("packing", "sequences"), [(False, 48), (True, 24)])

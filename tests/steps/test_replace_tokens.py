@@ -9,7 +9,7 @@ import pytest
 from conftest import CHAT_TEMPLATE, SENTENCES, build_tokenizer
 
 from steps.adapter_tools.tokens import replace_tokens
-from steps.artifacts import new_artifact, read_manifest, verified
+from steps.artifacts import new_artifact, read_manifest
 from steps.errors import UserError
 from steps.models.token_files import in_text
 
@@ -147,7 +147,7 @@ def test_a_model_keeps_its_weights_and_says_what_was_renamed(tiny_model, tmp_pat
     assert manifest.facts["renamed_tokens"] == {"<|im_end|>": "</s>"}
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "after" / name).read_bytes() == (tiny_model / name).read_bytes()
-    assert verified(tmp_path / "after").digest == manifest.digest
+    assert read_manifest(tmp_path / "after").digest == manifest.digest
 
 
 def test_an_artifact_stays_of_its_kind_and_keeps_its_history(tokenizer, tmp_path):

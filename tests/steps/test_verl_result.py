@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from training_inputs import as_imported
 from verl_runs import manifest_of, training
 
-from steps.artifacts import verified
+from steps.artifacts import read_manifest
 from steps.errors import NumericError, Outage, SecurityRefusal, UserError
 from steps.verl.checkpoints import ACTOR
 from steps.verl.result import write_result
@@ -72,7 +72,7 @@ def test_an_adapter_is_merged_as_peft_merges_it_and_changes_the_base(with_adapte
     assert all(torch.equal(value, expected[name]) for name, value in merged.items())
     changed = [name for name, value in merged.items() if not torch.equal(value, before[name])]
     assert changed == [name for name in merged if name.endswith("proj.weight")]
-    assert verified(one.tuned).kind == "adapter"
+    assert read_manifest(one.tuned).kind == "adapter"
     assert manifest_of(one.merged)["facts"]["changed_tensors"] == len(changed)
 
 

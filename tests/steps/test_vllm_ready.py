@@ -14,7 +14,7 @@ from steps.adapter_tools.vllm_ready import create_vllm_compatible_adapter
 from steps.adapters.sameness import is_zero, same_values
 from steps.adapters.training_hint import trained_whole
 from steps.adapters.vllm_rules import max_rank
-from steps.artifacts import read_manifest, verified
+from steps.artifacts import read_manifest
 from steps.errors import Outage, UserError
 from steps.models.weights import stored_tensors
 
@@ -64,7 +64,7 @@ def test_only_factors_are_left_and_peft_computes_the_same(bases, tmp_path, case)
     assert not config["trainable_token_indices"]
     assert torch.equal(logits_of(bases[name], tmp_path / "ready"), logits_of(bases[name], adapter))
     assert {file.name: file.read_bytes() for file in adapter.iterdir()} == before
-    assert verified(tmp_path / "ready").digest == manifest.digest
+    assert read_manifest(tmp_path / "ready").digest == manifest.digest
 
 
 def test_the_second_run_finds_its_work_done(bases, tmp_path, caplog):

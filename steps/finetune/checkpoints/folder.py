@@ -6,13 +6,13 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from steps.artifacts import verified, write_durably
+from steps.artifacts import read_manifest, write_durably
 from steps.errors import Problem, UserError
 from steps.finetune.checkpoints.sealing import (
     BEST,
@@ -29,6 +29,7 @@ from steps.finetune.checkpoints.sealing import (
     step_of,
     tell_best,
 )
+from steps.params.text_file import any_json
 from steps.params.training import SWITCHES
 from steps.sources import storage
 from steps.sources.locks import locked
@@ -133,7 +134,7 @@ class CheckpointFolder:
         path = storage.local_path(wanted)
         if path is None:
             return self._fetched(wanted)
-        verified(path, "checkpoint")
+        read_manifest(path, "checkpoint")
         return self._with_best(path)
 
     def brought(self, wanted: str) -> str:
@@ -171,11 +172,11 @@ class CheckpointFolder:
         if tuned.exists() and is_finished(self.path):
             return False
         try:
-            told = json.loads((self.path / TASK_FILE).read_bytes())
+            told = any_json((self.path / TASK_FILE).read_bytes())
             return bool(told["tuned"] == str(tuned))
         except FileNotFoundError:
             return False
-        except (ValueError, TypeError, KeyError):  # damaged, but the checkpoints say so too
+        except (ValueError, TypeError, KeyError, IsADirectoryError):  # damaged, but the checkpoints say so too
             return any(self.facts_of(name).get("task") == str(tuned) for name in self.names())
 
     def clear(self) -> None:
@@ -191,7 +192,7 @@ class CheckpointFolder:
     def others(self) -> Iterator[dict[str, Any]]:
         """Give the identities of other unfinished trainings that have checkpoints."""
         for file in self.path.parent.glob(f"*/{SETTINGS_FILE}"):
-            if file.parent != self.path and names_in(file.parent) and not is_finished(file.parent):
+            if file.parent != self.path and file.is_file() and names_in(file.parent) and not is_finished(file.parent):
                 yield from identity_in(file.read_bytes())
 
     def identity_beside(self, wanted: str) -> Iterator[dict[str, Any]]:
@@ -268,7 +269,7 @@ class CheckpointFolder:
         target = self.path / RESUMING / name
         shutil.rmtree(target, ignore_errors=True)
         storage.fetch("resume_from_checkpoint", uri.rstrip("/"), target)
-        verified(target, "checkpoint")
+        read_manifest(target, "checkpoint")
         best = best_of(target)
         if best and best != name:
             # In this folder, because the checkpoints that follow refer to it, and outlive the download.
@@ -276,7 +277,7 @@ class CheckpointFolder:
             if place.is_dir():
                 delete(place)
             storage.fetch("resume_from_checkpoint", storage.join(root, best), place)
-            verified(place, "checkpoint")
+            read_manifest(place, "checkpoint")
             tell_best(target, place)
         elif best:
             tell_best(target, target)
@@ -285,12 +286,9 @@ class CheckpointFolder:
 
 def identity_in(text: bytes) -> Iterator[dict[str, Any]]:
     """Give what a file of settings holds, if it is whole."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return
-    if isinstance(found, dict):
-        yield found
+    with suppress(ValueError):
+        if isinstance(found := any_json(text), dict):
+            yield found
 
 
 def finish(folder: Path) -> None:

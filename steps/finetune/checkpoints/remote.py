@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from steps.artifacts import write_durably
 from steps.errors import StepError
 from steps.finetune.checkpoints.folder import (
     BEST_BEFORE,
@@ -211,7 +212,7 @@ class RemoteFolder(CheckpointFolder):
             if name == SETTINGS_FILE:
                 self.objects.write(name, self._settings_text().encode())
             elif (content := self.objects.read(name)) is not None:
-                (self.path / name).write_bytes(content)
+                write_durably(self.path / name, content)
             else:
                 (self.path / name).unlink(missing_ok=True)
         for name in self.objects.sizes(METRICS):
@@ -220,7 +221,7 @@ class RemoteFolder(CheckpointFolder):
             file = self.path / name
             if not file.is_file() or file.stat().st_size < len(there):  # each start adds lines to a file of its own
                 file.parent.mkdir(exist_ok=True)
-                file.write_bytes(there)
+                write_durably(file, there)
 
     def _end_uploads(self) -> list[str]:
         """Wait for the uploads, and tell which checkpoints are only here."""

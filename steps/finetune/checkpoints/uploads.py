@@ -243,7 +243,8 @@ class Uploads:
 
 def _digest_in(checkpoint: Path) -> str:
     """Return the digest of a checkpoint's manifest; empty if it is not complete, or was deleted."""
+    file = checkpoint / MANIFEST
     try:
-        return sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()
+        return sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     except OSError:
         return ""

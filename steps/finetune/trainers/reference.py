@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.adapters.layout import REFERENCE_FOLDER, reference_of
-from steps.artifacts import new_artifact, read_manifest, verified
+from steps.artifacts import new_artifact, read_manifest
 from steps.errors import StepError
 from steps.finetune.run import Run
 from steps.models.generation_settings import load_reduced
@@ -92,7 +92,7 @@ class Said:
         if not self.folder.is_dir():
             return None
         try:
-            verified(self.folder, "reference")
+            read_manifest(self.folder, "reference")
             told = pq.read_table(self.folder / ANSWERS)
         except (StepError, OSError, ValueError) as error:
             log.warning("WARNING computing the reference's log-probabilities again: %s", error)

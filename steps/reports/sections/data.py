@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, read_manifest
+from steps.artifacts import MANIFEST, has_manifest, read_manifest
 from steps.reports.charts import length_chart
 from steps.reports.facts import INPUTS, read
 from steps.reports.page import Section
@@ -15,7 +15,7 @@ READS = "data"
 
 def section(data: Path) -> Section:
     """Read the facts in the manifest of the artifact `data`, or what the evaluation artifact tells of it."""
-    if not (data / MANIFEST).is_file():
+    if not has_manifest(data):
         return Section("data", "Data", missing=f"The data folder has no {MANIFEST}.")
     told = data / INPUTS
     facts = (read(told).get("data") or {}) if told.is_file() else read_manifest(data, "data").facts

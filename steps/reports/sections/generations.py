@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import MANIFEST, read_manifest
+from steps.artifacts import MANIFEST, has_manifest, read_manifest
 from steps.reports.charts import length_chart
 from steps.reports.facts import FIRST_SHARD
 from steps.reports.formats import cut
@@ -19,7 +19,7 @@ REASONS = {"stop": "ended by themselves", "length": "ended at the longest allowe
 
 def section(generations: Path) -> Section:
     """Read the facts in the manifest of the artifact `generations`, and the first answers."""
-    if not (generations / MANIFEST).is_file():
+    if not has_manifest(generations):
         return Section("generations", "Generations", missing=f"The folder of the generations has no {MANIFEST}.")
     manifest = read_manifest(generations, "generations")
     facts = manifest.facts
