@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+SBOM := .venv-sbom
 export HF_HUB_OFFLINE ?= 1
 # The small models of the tests and examples train much faster on one thread.
 export OMP_NUM_THREADS ?= 1
@@ -11,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Tests without special requirements; the others have their own targets.
 HERE := not long and not examples and not gpu and not containers and not vllm
 
-.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm fuzz mutations lint format compile docs bench bench-gpu clean
+.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm fuzz mutations lint format compile docs sbom bench bench-gpu clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -95,6 +96,15 @@ docs: setup      ## Generate docs/parameters.md and docs/experiments.md from the
 	$(BIN)/python -m pipelines.reference > docs/parameters.md
 	$(BIN)/python -m pipelines.experiment_page > docs/experiments.md
 
+sbom: $(SBOM)/installed  ## Write what is in the images into containers/*/sbom.cdx.json (CycloneDX); needs the package index.
+	$(SBOM)/bin/python containers/sbom.py
+
+$(SBOM)/installed: containers/sbom-tools.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is required: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(SBOM)
+	$(SBOM)/bin/pip install --quiet --disable-pip-version-check -r containers/sbom-tools.txt
+	@touch $@
+
 bench: setup     ## Run the benchmarks against comparable tools; takes minutes, needs an idle machine.
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -102,5 +112,5 @@ bench-gpu: setup ## Measure LoRA training on one GPU against TRL and a loop by h
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/gpu/sft.py --json runs/bench-gpu.json
 
 clean:           ## Remove everything that can be generated again; keeps runs/.
-	rm -rf $(VENV) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data
+	rm -rf $(VENV) $(VLLM) $(SBOM) build *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/base* examples/*/data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ from pipelines.flags import PipelineGroup, for_pipeline, parameters_in, read_pai
 from pipelines.prune_command import prune
 from pipelines.reap_command import reap
 from pipelines.sweeping.command import sweep_command
+from pipelines.verify_command import verify
 from steps.errors import Problem, UserError, nearest
 
 EXIT_GATE = 7  # with --gate-exit; the codes of errors are in steps/errors.py
@@ -31,6 +32,7 @@ def main() -> None:
         "run",
         "submit",
         "sweep",
+        "verify",
     )  # stdout then holds one JSON object, also on an error
     step = "plan" if words[:1] == ["plan"] else "finetune"
     if words[:1] in (["plan"], ["run"], ["sweep"]):
@@ -159,6 +161,7 @@ CACHE = click.Option(["--cache/--no-cache"], default=True, help="Reuse results o
 cli.add_command(PipelineGroup(_plan, [JSON, ROOT], name="plan", help=_plan.__doc__))
 cli.add_command(prune)
 cli.add_command(reap)
+cli.add_command(verify)
 cli.add_command(PipelineGroup(_run, [JSON, ROOT, CACHE, GATE_EXIT], name="run", help=_run.__doc__))
 cli.add_command(sweep_command)
 for command in client_commands():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from pipelines.form import Form, short_form, sweep_form
 from pipelines.images import CORE, IMAGES
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipelines import SWEEP
+from steps.params.registration import COMPILED_AS
 
 if TYPE_CHECKING:
     from pipelines.profile import Profile
@@ -52,7 +55,10 @@ def compile_pipelines(
         if profile:
             text = _on_cluster(text, profile, published, wanted)
         named = images_of(profile) | (images or {})
-        file.write_text(_with_images(text, image_prefix or registry, named), encoding="utf-8")
+        text = _with_images(text, image_prefix or registry, named)
+        if image_prefix or named or (profile and profile != type(profile)()):
+            text = _with_origin(text)
+        file.write_text(text, encoding="utf-8")
         files.append(file)
     return files
 
@@ -145,3 +151,22 @@ def _with_images(text: str, prefix: str, images: dict[str, str]) -> str:
         return f"{match[1]}{image}"
 
     return re.sub(r"(?m)^(\s+image: )(\S+)$", named, text)
+
+
+def _with_origin(text: str) -> str:
+    """Tell register-model the images of the pipeline and the digest of this text, for the provenance of a version.
+
+    compiled/ itself names no registry and no cluster, so its files stay without.
+    """
+    start, mark, own = text.partition("\n    exec-register-model:\n")
+    if not mark:
+        return text
+    images = sorted(set(re.findall(r"(?m)^\s+image: (\S+)$", text)))
+    origin = json.dumps({"images": images, "spec": hashlib.sha256(text.encode()).hexdigest()})
+    before, image, rest = own.partition("        image: ")
+    if "        env:\n" not in before:
+        before += "        env:\n"
+    before = before.replace(
+        "        env:\n", f"        env:\n        - name: {COMPILED_AS}\n          value: '{origin}'\n", 1
+    )
+    return f"{start}{mark}{before}{image}{rest}"

@@ -138,6 +138,16 @@ class Tracking(Part):
     """Key of the secret with a token."""
 
 
+class Signing(Part):
+    """The key that signs registered versions."""
+
+    secret: ObjectName = ""
+    """Secret with a private key on an elliptic curve, as PEM without a password; empty: versions are not signed."""
+
+    key: SecretKey = "key.pem"
+    """Key of the secret with that file; FINETUNE_SIGNING_KEY names its path."""
+
+
 class Volume(Part):
     """An existing persistent volume claim. User and group of `pod_security` must be allowed to write to it."""
 
@@ -253,6 +263,7 @@ class Profile(Part):
     images: Images = Images()
     object_store: ObjectStore = ObjectStore()
     tracking: Tracking = Tracking()
+    signing: Signing = Signing()
 
     volumes: list[Volume] = []
     """Persistent volume claims: claim, mount_path, sub_path, holds (checkpoints, hub_cache, data)."""

@@ -18,9 +18,10 @@ from pipelines.kfp_values import kfp_value
 from pipelines.profile import Profile, Volume
 from pipelines.resources import HUB_TOKEN
 from steps.params.compute import CLUSTER, WORKSPACE
-from steps.params.registration import TRACKING_VARIABLES
+from steps.params.registration import SIGNING_KEY, TRACKING_VARIABLES
 
 GOOGLE_FOLDER = "/var/run/secrets/google"
+SIGNING_FOLDER = "/var/run/secrets/signing"
 AZURE_KEYS = (
     "account_name", "account_key", "connection_string", "sas_token", "tenant_id", "client_id", "client_secret",
 )  # fmt: skip
@@ -28,6 +29,7 @@ AZURE_KEYS = (
 
 # Steps that keep their progress in checkpoint_dir; the plan looks whether the place can be written.
 CHECKPOINTED = ("plan", "finetune", "trial", "generate")
+SIGNING = ("plan", "register-model")  # the plan looks whether the key can sign, minutes or days before it has to
 UPLOADING = ("generate",)  # steps that keep or copy their results in object stores
 
 
@@ -108,6 +110,8 @@ def _variables(profile: Profile, step: str, access: Access) -> Iterator[tuple[st
     for volume in profile.volumes:
         if "hub_cache" in volume.holds and access.sources:
             yield "HF_HOME", f"{volume.mount_path.rstrip('/')}/huggingface"
+    if step in SIGNING and profile.signing.secret:
+        yield SIGNING_KEY, f"{SIGNING_FOLDER}/{profile.signing.key}"
     if step == "plan" and profile.for_the_plan != Profile().for_the_plan:
         yield CLUSTER, profile.for_the_plan
 
@@ -116,8 +120,10 @@ def _put_pod(profile: Profile, step: str, access: Access, pod: dict[str, Any]) -
     """Change the settings of a step's pod (KubernetesExecutorConfig)."""
     _extend(pod, "secretAsEnv", _secret_variables(profile, access))
     if access.stores and (google := profile.object_store.google).secret:
-        _extend(pod, "secretAsVolume", [{"secretName": google.secret, "mountPath": GOOGLE_FOLDER,
-                                         "secretNameParameter": _constant(google.secret)}])  # fmt: skip
+        _extend(pod, "secretAsVolume", [_secret_files(google.secret, GOOGLE_FOLDER)])
+    if step in SIGNING and (signing := profile.signing).secret:
+        # Without the secret a pod would wait for ever; an optional one starts, and its plan says what is missing.
+        _extend(pod, "secretAsVolume", [{**_secret_files(signing.secret, SIGNING_FOLDER), "optional": True}])
     _extend(pod, "pvcMount", (_mount(volume) for volume in profile.volumes if _mounts(volume, step, access)))
     _extend(pod, "imagePullSecret", ({"secretName": name, "secretNameParameter": _constant(name)}
                                      for name in profile.images.pull_secrets))  # fmt: skip
@@ -152,6 +158,10 @@ def _secret_variables(profile: Profile, access: Access) -> Iterator[dict[str, An
         pairs = [{"secretKey": key, "envVar": name} for name, key in variables.items() if key]
         if reads and secret and pairs:
             yield {"secretName": secret, "secretNameParameter": _constant(secret), "keyToEnv": pairs, "optional": False}
+
+
+def _secret_files(secret: str, folder: str) -> dict[str, Any]:
+    return {"secretName": secret, "mountPath": folder, "secretNameParameter": _constant(secret)}
 
 
 def _mounts(volume: Volume, step: str, access: Access) -> bool:

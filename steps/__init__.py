@@ -30,6 +30,7 @@ STEPS = {
     "report": "steps.reports.step:report",
     "package-model": "steps.register_model.package_step:package_model",
     "register-model": "steps.register_model.step:register_model",
+    "verify-model": "steps.register_model.verifying:verify_model",
     "send-metrics": "steps.tracking.unsent:send_metrics",
     "close-runs": "steps.tracking.continued:close_runs",
     "registered-weights": "steps.register_model.kept:registered_weights",

@@ -50,6 +50,8 @@ class StepError(Exception):
     retryable = False
     transient = False
     """Whether the same step may succeed some seconds later, as it is."""
+    report: dict[str, Any] | None = None
+    """All that was looked at, where a command shows more than the problems."""
 
     def __init__(self, problems: Problem | Iterable[Problem], resume_from: str = ""):
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)

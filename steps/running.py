@@ -64,7 +64,7 @@ from steps.volumes import note_places
 # it anyway, which takes three seconds. score needs none either, but scipy (of its metrics) fails at a hidden torch.
 WITHOUT_TORCH = {
     "plan", "import-model", "check-data", "prepare-data", "report", "register-model", "package-model", "import-adapter",
-    "create-vllm-compatible-adapter", "replace-tokens", "check-adapter",
+    "create-vllm-compatible-adapter", "replace-tokens", "check-adapter", "verify-model",
 }  # fmt: skip
 RESUMING = {"finetune", "generate"}  # a second call goes on where the first one was: a task finds its own progress
 PLANNED = "FINETUNE_PLANNED"  # folder with the plan that the local runner made before it loaded KFP

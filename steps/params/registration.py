@@ -18,6 +18,10 @@ TRACKING_VARIABLES = (
     MEANS_OFF,
 )  # fmt: skip
 SQLITE = "sqlite:///"
+SIGNING_KEY = "FINETUNE_SIGNING_KEY"  # variable with the path of the key that signs registered versions
+COMPILED_AS = (
+    "FINETUNE_COMPILED_AS"  # variable that compile sets for register-model: images, and digest of the pipeline
+)
 _NAME = re.compile(r"\w[\w .-]{0,199}")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 _RESERVED_ALIAS = re.compile(r"latest|v\d+", re.IGNORECASE)  # MLflow reads these as versions

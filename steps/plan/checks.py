@@ -30,6 +30,7 @@ from steps.plan.tracking import tracking_problems
 from steps.plan.verl import verl_notes, verl_problems
 from steps.plan.verl_memory import rollout_problems
 from steps.plan.vocabulary import token_problems
+from steps.signing.asked import key_notes, key_problems
 
 
 def source_notes(seen: Seen) -> Iterator[str]:
@@ -75,6 +76,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     verl_problems,
     rollout_problems,
     tracking_problems,
+    key_problems,
     sharing_problems,
     memory_problems,
 )
@@ -94,4 +96,5 @@ NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     engine_notes,
     reward_notes,
     verl_notes,
+    key_notes,
 )

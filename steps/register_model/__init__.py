@@ -10,6 +10,8 @@
     pyfunc_model.py  the code of the MLflow model; runs where the model is loaded, without this project
     served_*.py      predict for other kinds of models, one file for each; packaged with pyfunc_model.py
     registry.py      MLflow: run, version, alias; every call can be repeated
+    provenance.py    what a version is made of, and the signature over its files (the forms: steps/signing/)
+    verifying.py     finetune verify: a version or a folder compared with what was registered
     kept.py          the folders that versions need, for finetune prune
 
 The artifact (kind `registration`) has registration.json and model_card.md. A registration can be repeated: for the same

@@ -16,6 +16,7 @@ from steps.register_model.candidate import Candidate, is_chat
 from steps.tasks import load_task
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
+NO_TIME = "1970-01-01 00:00:00"
 # URI scheme → package that reads it where the model is loaded.
 CLIENTS = {
     "s3": "s3fs",
@@ -31,6 +32,7 @@ CLIENTS = {
 def write_package(folder: Path, candidate: Candidate, card: str) -> None:
     """Write the MLflow model folder."""
     import mlflow.pyfunc
+    from mlflow.models import Model
 
     settings, weights = candidate.settings, candidate.weights
     kept = kept_adapter_of(weights.folder) is not None
@@ -69,7 +71,14 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             signature=load(settings.recipe.kind.signature)(settings, weights.folder, is_chat(candidate)),
             pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {}), kept),
             model_config={"weights_uri": ""},
+            # Without a time and an id of their own, the same model gives the same files: a repetition replaces a file
+            # by an equal one, so provenance and signature stay true. The version has its time in the registry.
+            mlflow_model=Model(utc_time_created=NO_TIME, model_uuid=candidate.key[:32]),
         )
+    # MLflow also writes where the files of the package came from: a folder of this step, which is deleted.
+    described_in = folder / "MLmodel"
+    text = described_in.read_text(encoding="utf-8")
+    described_in.write_text(text.replace(str(reference), f"artifacts/{reference.name}"), encoding="utf-8")
 
 
 def _of_task(name: str) -> dict[str, Any]:

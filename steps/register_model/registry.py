@@ -98,20 +98,19 @@ def place_of(version: Any) -> str:
     return str(version.source).rstrip("/").rsplit("/", 1)[-1]
 
 
-def create_version(client: Any, candidate: Candidate, run_id: str, source: str, description: str) -> Any:
+def create_version(
+    client: Any, candidate: Candidate, run_id: str, source: str, description: str, tags: dict[str, str]
+) -> Any:
     """Create the version once: a second one, created by a repeated request or by another run, is deleted."""
-    target, tags = candidate.target, candidate.tags
+    target = candidate.target
     _unless("RESOURCE_ALREADY_EXISTS", client.create_registered_model, target.name)
-    numbers = {name: f"{value:.6g}" for name, value in candidate.numbers.items()}
     created = client.create_model_version(
         target.name,
         source=source,
         run_id=run_id,
         tags={
             **tags,
-            **numbers,
             **({COPIED: "true"} if candidate.copies else {}),
-            KEY: candidate.key,
             ALIAS_BEFORE + target.alias: alias_holder(client, target),
         },
         description=description,

@@ -22,7 +22,9 @@ from steps.register_model import registry
 from steps.register_model.candidate import Candidate, Target, read_candidate
 from steps.register_model.model_card import write_card
 from steps.register_model.packaging import write_package
+from steps.register_model.provenance import PROVENANCE_DIGEST, SIGNATURE_DIGEST, attest, version_tags
 from steps.register_model.weights import masked
+from steps.signing.keys import Key, signing_key
 from steps.tracking import UNSENT
 from steps.tracking.facts import REPORT, tell_facts
 from steps.tracking.records import read_unsent
@@ -49,9 +51,12 @@ def register_model(
     plain MLflow model, for use from the run instead of the registry.
     `tuned_uri` and `merged_uri` are the URIs of the two folders after the run; empty means their present paths.
     `report` is the run's report; `registration` and MLflow get a copy that names the version.
+    The version has a provenance, and a signature if FINETUNE_SIGNING_KEY names a key.
     Raises UserError if the model cannot be registered (no tracking server, a name MLflow refuses, missing weights, a
-    gate that did not pass), Outage if MLflow does not respond; a repetition then continues where this one stopped.
+    gate that did not pass, a key that cannot sign), Outage if MLflow does not respond; a repetition then continues
+    where this one stopped.
     """
+    key = signing_key()
     candidate = read_candidate(settings, tuned, merged, evaluation, tuned_uri, merged_uri)
     target = candidate.target
     card = write_card(candidate)
@@ -68,11 +73,10 @@ def register_model(
             candidate = _with_metrics(candidate, tuned)
             version = _known_version(client, candidate)
             if version is None:
-                version = _new_version(client, candidate, card, draft / "mlflow_model")
+                version = _new_version(client, candidate, card, draft / "mlflow_model", key)
             else:
                 registry.complete_run(client, candidate, version)
-                if candidate.copies and registry.COPIED not in version.tags:
-                    version = _copy_later(client, candidate, version, draft / "mlflow_model")
+                version = _completed(client, candidate, version, draft / "mlflow_model", key)
             moved = registry.move_alias(client, target, version)
         model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
         registered = {
@@ -131,28 +135,50 @@ def _known_version(client: Any, candidate: Candidate) -> Any | None:
     return None
 
 
-def _new_version(client: Any, candidate: Candidate, card: str, package: Path) -> Any:
+def _new_version(client: Any, candidate: Candidate, card: str, package: Path, key: Key | None) -> Any:
     run, ours = registry.open_run(client, candidate)
-    place = f"model-{candidate.key[:12]}"  # a repetition writes the same files to the same path
+    told = attest(package, candidate, run.info.run_id, key)
+    # A repetition writes the same files to the same path; the same model from another folder is told about otherwise.
+    place = f"model-{told[PROVENANCE_DIGEST][:12]}"
     registry.upload(client, run.info.run_id, package, place)
     if candidate.copies:
         registry.copy_weights(client, run.info.run_id, candidate.weights, place)
     about = card.partition("\n## Parameters")[0][:4900]  # MLflow keeps 5,000 characters
-    version = registry.create_version(client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about)
+    tags = {**version_tags(candidate), **told}
+    version = registry.create_version(
+        client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about, tags
+    )
     registry.describe_run(client, run.info.run_id, candidate, version)
     if ours:
         client.set_terminated(run.info.run_id)
     return version
 
 
-def _copy_later(client: Any, candidate: Candidate, version: Any, package: Path) -> Any:
-    """Add the weights to a version that was registered without a copy of them; return the version."""
+def _completed(client: Any, candidate: Candidate, version: Any, package: Path, key: Key | None) -> Any:
+    """Return a version that was registered before, with the copy, the provenance or the signature that it lacks."""
+    told = attest(package, candidate, version.run_id, key)
+    signed, copied = SIGNATURE_DIGEST in version.tags, registry.COPIED in version.tags
+    copies = candidate.copies and not copied
+    if not copies and PROVENANCE_DIGEST in version.tags and (signed or key is None):
+        return version
+    if signed and key is None:
+        raise UserError(
+            Problem("REGISTER-E0211", f"version {version.version} of {version.name}", "a signature, and no key here",
+                    "the key, to sign it with the copy of the weights", "set FINETUNE_SIGNING_KEY to its path")
+        )  # fmt: skip
+    if copied and not candidate.copies:  # the copy may have other files than the weights of this run
+        log.warning("WARNING version %s of %s stays without %s: register it with copy_weights_to_mlflow=true to add it",
+                    version.version, version.name, "a signature" if key else "a provenance")  # fmt: skip
+        return version
     place = registry.place_of(version)
     registry.upload(client, version.run_id, package, place)  # its weights may be in other files than those of then
-    registry.copy_weights(client, version.run_id, candidate.weights, place)
-    for tag, value in (("weights_uri", candidate.weights.uri), (registry.COPIED, "true")):
-        client.set_model_version_tag(version.name, str(version.version), tag, value)
-    log.info("copied the weights into version %s of %s", version.version, version.name)
+    if candidate.copies:
+        registry.copy_weights(client, version.run_id, candidate.weights, place)
+        log.info("copied the weights into version %s of %s", version.version, version.name)
+    more = {registry.COPIED: "true"} if candidate.copies else {}
+    for tag, value in {**version_tags(candidate), **told, **more}.items():
+        if version.tags.get(tag) != value:
+            client.set_model_version_tag(version.name, str(version.version), tag, value)
     return client.get_model_version(version.name, str(version.version))
 
 

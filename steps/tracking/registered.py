@@ -52,6 +52,44 @@ def open_mlflow(uri: str, mlflow_server_uri: str = "") -> ModelFiles:
         return replace(_follow(ModelFiles(PARAMETER, "mlflow", found, stored.files, stored)), registered=found)
 
 
+@dataclass(frozen=True)
+class Version:
+    """A version in the registry, as it is told there."""
+
+    name: str
+    number: str
+    run_id: str
+    tags: dict[str, str]
+    model: StoredModel
+
+    @property
+    def uri(self) -> str:
+        """What names it for ever."""
+        return f"models:/{self.name}/{self.number}"
+
+
+def open_version(uri: str, mlflow_server_uri: str = "") -> Version:
+    """Open models:/name@alias, models:/name/3 or models:/name/latest, without following it to its weights.
+
+    Its files may be any, or none: nobody has looked at them.
+    Raises UserError if there is no such version, with those that there are; Outage if MLflow does not answer.
+    """
+    server = server_of(mlflow_server_uri)
+    with _explained(server):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=server)
+        found, place = _look_up(client, uri, server)
+        name, _, number = _parts(found.removeprefix("models:/"))
+        told = client.get_model_version(name, number)
+        repository = _repository(place, server)
+        # A folder of this machine is listed by whoever looks for links in it, at which MLflow's list may fail.
+        model = StoredModel({}, repository, TemporaryDirectory(prefix="mlflow-"), server)
+        if not model.local:
+            model.files.update(_files(repository, ""))
+        return Version(name, number, told.run_id or "", dict(told.tags), model)
+
+
 def server_of(mlflow_server_uri: str) -> str:
     """Return the server with the models: the parameter, else the environment, else the store of local runs.
 
@@ -91,6 +129,12 @@ class StoredModel:
     def scratch(self) -> Path:
         """Folder for files that are fetched."""
         return Path(self.temporary.name)
+
+    @property
+    def local(self) -> Path | None:
+        """The folder of a store on this machine."""
+        folder = getattr(self.repository, "artifact_dir", None)  # MLflow's repositories of folders have it, no others
+        return Path(folder) if folder else None
 
     @property
     def commit(self) -> str:
@@ -213,16 +257,21 @@ def _run(client: Any, uri: str, run_id: str) -> Any:
 
 
 def _open_stored(uri: str, place: str, server: str) -> StoredModel:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    repository = get_artifact_repository(place, tracking_uri=server)
-    while inner := getattr(repository, "repo", None):  # those of models:/ and runs:/ only refer to another
-        repository = inner
+    repository = _repository(place, server)
     files = dict(_files(repository, ""))
     if "MLmodel" not in files:
         there = ", ".join(sorted({name.split("/")[0] for name in files})[:10]) or "nothing"
         raise _missing(uri, f"no file MLmodel (it holds: {there})", "an MLflow model")
     return StoredModel(files, repository, TemporaryDirectory(prefix="mlflow-"), server)
+
+
+def _repository(place: str, server: str) -> Any:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(place, tracking_uri=server)
+    while inner := getattr(repository, "repo", None):  # those of models:/ and runs:/ only refer to another
+        repository = inner
+    return repository
 
 
 def _files(repository: Any, folder: str) -> Iterator[tuple[str, int]]:

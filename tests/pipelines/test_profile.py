@@ -1,5 +1,6 @@
 """A cluster's profile: its file, and the pods of pipelines that are compiled with it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from steps.params.compute import CLUSTER
 from steps.params.pipeline import SupervisedParameters
 from steps.params.pipelines import SWEEP
 from steps.params.reading import read_parameters
+from steps.params.registration import COMPILED_AS
 from steps.plan.hardware import hardware_of
 from steps.wire import load
 
@@ -328,6 +330,43 @@ def test_each_step_gets_only_what_it_needs(tmp_path):
     assert {step for step, pod in made.items() if pod["spec"].get("nodeSelector") == {"zone": "a"}} == {
         "plan", "report", "register-model",
     }  # fmt: skip
+
+
+def test_the_signing_key_is_a_file_in_the_plan_and_where_versions_are_registered(tmp_path):
+    text = "signing: {secret: our-key, key: private.pem}\nimages: {registry: registry.example.com/team}"
+    for name in ("chat_completion", f"chat_completion{SWEEP}"):
+        made = pods(*compiled(tmp_path, text, name))
+        path = "/var/run/secrets/signing/private.pem"
+        given = {step for step, pod in made.items() if variables(pod).get("FINETUNE_SIGNING_KEY") == path}
+        mounted = {
+            step: volume["secret"]["optional"]
+            for step, pod in made.items()
+            for volume in pod["spec"].get("volumes", ()) if volume.get("secret", {}).get("secretName") == "our-key"
+        }  # fmt: skip
+        assert given == set(mounted) == {"plan", "register-model"}
+        assert all(mounted.values())  # the pod starts without the secret, and its plan says what is missing
+
+
+def test_a_registration_is_told_the_images_and_the_pipeline_that_it_belongs_to(tmp_path):
+    core = f"{CORE.partition(':')[0]}@sha256:{'0' * 64}"
+    (tmp_path / "plain").mkdir()
+    for given in (
+        {"images": {CORE: core}},
+        {"profile": read_profile(written(tmp_path, EVERYTHING)), "images": {CORE: core}},
+    ):
+        (file,) = compile_pipelines(["chat_completion"], tmp_path / "plain", **given)
+        spec, platform = documents(file)
+        made = pods(spec, platform)
+        assert [step for step, pod in made.items() if COMPILED_AS in variables(pod)] == ["register-model"]
+        told = json.loads(variables(made["register-model"])[COMPILED_AS])
+        assert core in told["images"]
+        assert set(told["images"]) == {pod["spec"]["containers"][0]["image"] for pod in made.values()}
+        # The digest is that of the file without this variable.
+        lines = file.read_text().splitlines(keepends=True)
+        at = next(number for number, line in enumerate(lines) if COMPILED_AS in line)
+        alone = lines[at - 1].strip() == "env:" and "- name:" not in lines[at + 2]
+        rest = "".join(lines[: at - alone] + lines[at + 2 :])
+        assert hashlib.sha256(rest.encode()).hexdigest() == told["spec"]
 
 
 @pytest.mark.parametrize("name", [*PIPELINES, *SWEEPS])

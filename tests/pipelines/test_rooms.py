@@ -16,7 +16,7 @@ STEP_ROOMS = (
 # Rooms that steps share, each of which may use those before it.
 SHARED_ROOMS = (
     "kinds", "params", "sources", "models", "tasks", "adapters", "launch", "generation", "scoring", "rewards",
-    "tracking", "verl", "reports",
+    "tracking", "signing", "verl", "reports",
 )  # fmt: skip
 STANDARD = sys.stdlib_module_names
 HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}

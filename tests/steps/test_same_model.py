@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from steps.models.identity import model_digest
 from steps.models.layout import INDEX
 from steps.register_model.step import register_model
+from steps.register_model.verifying import verify_model
 from steps.tracking import UNSENT
 from steps.tracking.records import TrackedRun, write_unsent
 
@@ -156,6 +157,7 @@ def test_the_same_model_registered_at_once_from_several_folders_is_one_version(
     assert content()[:2] == (1, 1)
     runs = client().search_runs(["0", *(one.experiment_id for one in client().search_experiments())])
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert verify_model("normaliser")["verdict"] == "as registered"  # no file is another one's, also through a server
 
 
 COPYING = {"registration": {"registered_model_name": "normaliser", "copy_weights_to_mlflow": True}}
