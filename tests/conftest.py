@@ -27,6 +27,7 @@ pytest_plugins = [
     "planning",
     "warm_runs",
     "kubeflow",
+    "vision",
 ]
 
 CHAT_TEMPLATE = (

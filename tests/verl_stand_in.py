@@ -62,6 +62,7 @@ class Trainer:
         print(f"dataset len: {len(self.rows)}")
         assert all(type(row["extra_info"]["index"]) is int for row in self.rows)
         assert pq.read_table(config.data.val_files).num_rows, "Val dataloader is empty!"
+        self._open_images()
         batches = len(self.rows) // config.data.train_batch_size
         assert batches >= 1, "Train dataloader is empty!"
         self.steps = config.trainer.total_training_steps or batches * config.trainer.total_epochs
@@ -74,6 +75,22 @@ class Trainer:
         self.kept: list[Path] = []
         self.weights = None
         self.step = 0
+
+    def _open_images(self):
+        """As RLHFDataset._build_messages: as many images as places for them, in the texts of a row with images."""
+        from io import BytesIO
+
+        key = self.config.data.image_key
+        for row in self.rows:
+            images = row.get(key) or []
+            if images:
+                from PIL import Image
+
+                places = sum(message["content"].count("<image>") for message in row["prompt"])
+                assert places == len(images), f"image_offset {places} != len(images) {len(images)}"
+                for image in images:
+                    Image.open(BytesIO(image["bytes"])).convert("RGB")
+                assert (self.model / "preprocessor_config.json").exists(), "processor is needed"
 
     def _of_cluster(self):
         """Look at the cluster's GPUs (verl.single_controller.ray.base: _check_resource_available).
@@ -244,18 +261,25 @@ class Trainer:
             if self.lora.lora_rank == 0 or "lora_B" in name:
                 tensor += steps * self.config.actor_rollout_ref.actor.optim.lr * torch.ones_like(tensor)
 
+    def _loaded(self, name):
+        """The name of a stored tensor in the loaded model, which differs for Qwen2.5-VL (transformers 5)."""
+        if json.loads((self.model / "config.json").read_bytes())["model_type"] != "qwen2_5_vl":
+            return name
+        body = name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
+        return f"model.{name}" if name.startswith("visual.") else body
+
     def _base(self):
         import torch
         from safetensors.torch import load_file
 
         files = sorted(self.model.glob("*.safetensors"))
-        base = {name: tensor.float() for file in files for name, tensor in load_file(file).items()}
+        base = {self._loaded(name): tensor.float() for file in files for name, tensor in load_file(file).items()}
         if not self.lora.lora_rank:
             return base
         made, rank = {}, self.lora.lora_rank
         for name, tensor in base.items():
             module = name.removesuffix(".weight")
-            adapted = tensor.ndim == 2 and "embed" not in name and "lm_head" not in name
+            adapted = tensor.ndim == 2 and not any(one in name for one in ("embed", "lm_head", "visual"))
             made[f"base_model.model.{module}{'.base_layer' * adapted}.weight"] = tensor
             if adapted:
                 generator = torch.Generator().manual_seed(len(made))

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 
 from steps.evaluate.answers_by_vllm import is_chosen, tokens_by_vllm
 from steps.generation.generating import end_tokens, greedy_answers
 from steps.generation.loading import load, too_large
+from steps.generation.seeing import answers_to_images
 from steps.generation.soft_prompts import virtual_tokens
 from steps.generation.tokenizer import load_tokenizer
 from steps.generation.tokens import Prompt
+from steps.models.images import image_reader
 from steps.params.settings import EvaluationSettings
 
 log = logging.getLogger("finetune")
@@ -38,14 +40,23 @@ class Completed:
     """What wrote them, if not transformers."""
 
 
-def complete(folder: Path, asked: Sequence[np.ndarray], end_of_turn: str, settings: EvaluationSettings) -> Completed:
+def complete(
+    folder: Path,
+    asked: Sequence[np.ndarray],
+    end_of_turn: str,
+    settings: EvaluationSettings,
+    images: Sequence[Sequence[bytes] | None] = (),
+) -> Completed:
     """Complete every prompt, given as token ids, greedily with up to max_completion_length tokens.
+
+    `images` are those of each prompt, for a model that reads images.
 
     Raises UserError if the machine lacks the engine, OutOfResources if the memory is too small.
     """
     started = time.monotonic()
     tokenizer = load_tokenizer(folder)
-    by_vllm = is_chosen(settings, folder)
+    sees = settings.recipe.kind.reads_images
+    by_vllm = not sees and is_chosen(settings, folder)
     if by_vllm:
         from steps.generation.vllm_engine import described
 
@@ -56,10 +67,15 @@ def complete(folder: Path, asked: Sequence[np.ndarray], end_of_turn: str, settin
     else:
         try:
             with torch.inference_mode():
-                model = load(AutoModelForCausalLM, folder, settings.precision)
+                model = load(getattr(transformers, settings.recipe.kind.auto_class), folder, settings.precision)
                 ends = end_tokens(model, tokenizer, end_of_turn)
                 prompts = _prompts(asked, model, settings)
-                answers = greedy_answers(model, tokenizer, prompts, ends, settings.batch_size)
+                if sees:
+                    padding = tokenizer.pad_token_id or 0
+                    reader, size = image_reader(folder), settings.batch_size
+                    answers = answers_to_images(model, reader, prompts, images, ends, padding, size)
+                else:
+                    answers = greedy_answers(model, tokenizer, prompts, ends, settings.batch_size)
         except torch.OutOfMemoryError as error:
             raise too_large(folder, settings.batch_size) from error
         rows, finished = [one.tokens for one in answers], [one.stopped for one in answers]

@@ -45,8 +45,9 @@ def compare(settings: EvaluationSettings, base: Path, tuned: Path, data: Path) -
     given, columns = _given(settings, rows, facts)
     rewards.check_columns(columns)
     asked, end = arrays(tokens["prompt_ids"]), facts.get("end_of_turn", "")
-    before = complete(base, asked, end, settings)
-    written = {"base": before, "tuned": before if tuned == base else complete(tuned, asked, end, settings)}
+    images = rows["images"].to_pylist() if settings.recipe.kind.reads_images else ()
+    before = complete(base, asked, end, settings, images)
+    written = {"base": before, "tuned": before if tuned == base else complete(tuned, asked, end, settings, images)}
     judged = {"base": _judged(rewards, given, columns, before, f"base model, {settings.split}", settings)}
     judged["tuned"] = judged["base"] if tuned == base else _judged(
         rewards, given, columns, written["tuned"], f"tuned model, {settings.split}", settings
@@ -62,7 +63,8 @@ def _given(
     settings: EvaluationSettings, rows: pa.Table, facts: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     """Return the rows, and the columns for the rewards: those of the whole data set."""
-    given = [judged_row(row) for row in rows.to_pylist()]
+    texts = rows.select([name for name in rows.column_names if name != "images"])
+    given = [judged_row(row) for row in texts.to_pylist()]
     names = facts.get("columns") or dict.fromkeys(name for row in given for name in row if name != "prompt")
     return given, as_columns(given, names)
 

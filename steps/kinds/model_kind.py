@@ -18,6 +18,8 @@ class ModelKind:
     """PEFT's name of its task; None if PEFT has none."""
     new_head: bool
     """Whether the base model may lack the head, which is then initialised for the task and fully trained."""
+    reads_images: bool
+    """Whether prompts may have images, which its processor prepares."""
     made_for: Callable[[Mapping[str, Any]], bool]
     """Whether a configuration (config.json) describes a model of this kind, if a task supports several kinds."""
 

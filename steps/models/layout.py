@@ -25,7 +25,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 # Folder of an adapter inside a model artifact: an adapter that training continues, or one of KEPT_KINDS.
 ADAPTER_FOLDER = "adapter"
 INDEX = "model.safetensors.index.json"
-TOKENIZER_NAMES = {
+# Files that say how images become a model's inputs; where they are, they go wherever the tokenizer goes.
+PROCESSOR_NAMES = {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+TOKENIZER_NAMES = PROCESSOR_NAMES | {
     "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json",
     "source.spm", "spiece.model", "target.spm", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "vocab.json", "vocab.txt",
@@ -158,6 +160,8 @@ def read_layout(
         tokenizer_config = read_json(parameter, read, tokenizer_files["tokenizer_config.json"])
         refuse_code(parameter, tokenizer_config)
         refuse_odd_tokenizer(f"{parameter}: tokenizer_config.json", tokenizer_config)
+    for name in sorted(PROCESSOR_NAMES & tokenizer_files.keys()):
+        refuse_code(parameter, read_json(parameter, read, tokenizer_files[name]))
     model_files = {name: path for name, path in inside.items() if name in MODEL_NAMES}
     if GENERATION in model_files:
         generation = read_json(parameter, read, model_files[GENERATION])

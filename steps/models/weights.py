@@ -103,8 +103,13 @@ def _stored(file: Path, name: str, entry: dict[str, Any], data: int) -> Stored:
 
 
 def find(tensors: dict[str, Stored], name: str) -> Stored | None:
-    """Look up a tensor by its name in the model, or without the prefix: GPT-2's files have h.0, not transformer.h.0."""
-    return tensors.get(name) or tensors.get(name.partition(".")[2])
+    """Look up a tensor by its name in the model, or in the files of models whose names differ there.
+
+    GPT-2's files have h.0, not transformer.h.0; those of Qwen2-VL have model.layers.0 and visual.blocks.0, not
+    model.language_model.layers.0 and model.visual.blocks.0.
+    """
+    without = tensors.get(name.partition(".")[2])
+    return tensors.get(name) or without or tensors.get(name.replace("model.language_model.", "model.", 1))
 
 
 def header_of(tensors: list[tuple[str, Stored]]) -> bytes:

@@ -109,7 +109,14 @@ class GrpoColumns(MessageRules):
     """Instruction before prompts without one; auto asks for think and answer tags if a reward does; empty: none."""
 
 
-class VerlColumns(MessageRules):
+class ImageColumn(Group):
+    """The column with images."""
+
+    data_image_key: str = "images"
+    """Column with the images of a prompt; rows without it are text. Empty: no row may have images."""
+
+
+class VerlColumns(MessageRules, ImageColumn):
     """Column names of verl data, or of a plain file of questions and answers to convert to verl data."""
 
     data_source_key: str = Field("data_source", min_length=1)

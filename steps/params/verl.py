@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from steps.errors import Problem, shown
+from steps.params.chat_columns import ImageColumn
 from steps.params.choice import OneOf
 from steps.params.group import Group, Renamed, default_in, with_default
 from steps.params.lora import ALL, EXPRESSION
@@ -59,7 +60,7 @@ class VerlEngine(Group):
         return self.ENGINE != TRL
 
 
-class VerlData(Group):
+class VerlData(ImageColumn):
     """Prompts, and how long they and the completions may be."""
 
     data_train_batch_size: int = Field(512, ge=1, le=1_000_000)
@@ -76,9 +77,6 @@ class VerlData(Group):
 
     data_truncation: Literal["error", "left", "right", "middle"] = "error"
     """What becomes of longer prompts that are not left out: an error, or a cut on the left, right or in the middle."""
-
-    data_image_key: str = Field("images", min_length=1)
-    """Column with the images of a prompt; rows without it are text."""
 
     shuffle_dataset: bool = with_default(RewardTraining, "shuffle_dataset", True)
     seed: int = with_default(TrainingParams, "seed", 42)

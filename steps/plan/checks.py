@@ -15,6 +15,7 @@ from steps.plan.completion_engine import engine_notes, engine_problems
 from steps.plan.effects import effect_notes
 from steps.plan.evaluation_gpus import evaluation_notes
 from steps.plan.generations import generation_notes, generation_problems
+from steps.plan.images import image_notes, image_problems
 from steps.plan.kinds import kind_problems, unfit_problems
 from steps.plan.lengths import length_problems, model_args_problems
 from steps.plan.memory_checks import memory_notes, memory_problems, sharing_problems
@@ -74,6 +75,7 @@ CHECKS: tuple[Callable[[Seen], Iterable[Problem]], ...] = (
     engine_problems,
     column_problems,
     verl_problems,
+    image_problems,
     rollout_problems,
     tracking_problems,
     key_problems,
@@ -97,4 +99,5 @@ NOTES: tuple[Callable[[Seen], Iterable[str]], ...] = (
     reward_notes,
     verl_notes,
     key_notes,
+    image_notes,
 )

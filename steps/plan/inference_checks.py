@@ -16,6 +16,7 @@ from steps.models.tokenizer_files import TOKENIZER, TokenizerFiles
 from steps.params.pipelines.batch_inference import BatchInferenceParameters
 from steps.params.quantisation import PACKAGE
 from steps.params.settings import GenerateSettings
+from steps.plan.images import text_problems
 from steps.plan.inference_memory import InferenceMemory, longest
 from steps.plan.need import GIB
 from steps.plan.packages import image_notes, missing_for, missing_here
@@ -58,6 +59,7 @@ def problems_of(asked: Asked) -> Iterator[Problem]:
     yield from _length_problems(asked)
     yield from _template_problems(asked)
     if asked.model:
+        yield from text_problems(p.inference_type == "vllm", asked.model.layout.config, asked.model.files.parameter)
         yield from package_problems_of(asked.model)
         yield from _token_problems(asked.model, asked.recipe)
         if not wrong:

@@ -10,6 +10,7 @@ from steps.kinds.models import masked_lm, seq2seq_lm
 from steps.kinds.recipe import Recipe
 from steps.params.pipeline import SupervisedParameters
 from steps.params.task_columns import USUAL_PREFIX
+from steps.plan.images import text_problems
 from steps.plan.seen import Seen
 from steps.tasks import load_task
 
@@ -52,6 +53,7 @@ def _kind_problems(seen: Seen, config: Mapping[str, Any], source: str) -> Iterat
                       supported if kind.has_encoder else usual, "name another model",
                       why="" if kind.has_encoder else "encoder-decoder models are only used with summarization and "
                       "translation")  # fmt: skip
+    yield from text_problems(kind.reads_images, config, source)
     if hasattr(task, "model_problems"):
         yield from task.model_problems(seen.parameters, seen.recipe, config)
     if kind.goes_on and reads:

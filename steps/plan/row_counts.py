@@ -10,6 +10,7 @@ from typing import Any
 from steps.sources import data_sources, storage
 from steps.tasks.rules.json_text import as_json
 
+FIRST_ROWS = 16  # of a Parquet file that may have images, which are large
 SMALL = 1024 * 1024  # bytes of a file that is read whole to count its rows
 UNPACKED = 64 * SMALL
 TABLES = (".csv", ".tsv")
@@ -71,6 +72,27 @@ def columns_in(uri: str) -> set[str] | None:
         return {name for row in rows for name in row} if all(isinstance(row, dict) for row in rows) else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None  # prepare_data says what is wrong with it
+
+
+def has_values(uri: str, column: str) -> bool:
+    """Return whether one of the first rows of a local jsonl, json or Parquet file has something in a column.
+
+    False also where the plan cannot read the file so easily.
+    """
+    local = storage.local_path(uri)
+    if local is None or not local.is_file():
+        return False
+    try:
+        if local.suffix != ".parquet":
+            return bool((first_row(uri) or {}).get(column))
+        import pyarrow.parquet as pq
+
+        if column not in (columns_in(uri) or ()):
+            return False
+        first = next(pq.ParquetFile(local).iter_batches(FIRST_ROWS, columns=[column]), None)
+        return first is not None and any(first.column(0).to_pylist())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False  # prepare_data says what is wrong with it
 
 
 def _lines(file: Path) -> int | None:

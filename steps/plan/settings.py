@@ -109,17 +109,19 @@ def _training(decisions: Decisions) -> FinetuneSettings:
         preference=_preference(p),
         rewarded=RewardTraining.of(p) if decisions.rewards else None,
         rewards=decisions.rewards.settings if decisions.rewards else None,
-        verl=_verl(p, decisions.reading.pipeline),
+        verl=_verl(p, decisions.reading.pipeline, decisions.recipe.kind.reads_images),
         deepspeed=decisions.zero.config if decisions.zero else {},
         checkpoints=CheckpointParams.of(p).model_copy(update={"save_minutes": decisions.saves.minutes}),
         tracking=TrackingParams.of(p),
     )
 
 
-def _verl(p: SupervisedParameters, pipeline: str) -> VerlSettings | None:
-    """Return the settings of verl; None where it does not train."""
+def _verl(p: SupervisedParameters, pipeline: str, images: bool) -> VerlSettings | None:
+    """Return the settings of verl; None where it does not train. `images`: whether prompts may have some."""
     found = asked(p)
-    return VerlSettings.resolved(found, project=p.experiment_name, experiment=pipeline) if found else None
+    if found is None:
+        return None
+    return VerlSettings.resolved(found, images=images, project=p.experiment_name, experiment=pipeline)
 
 
 def _processes(decisions: Decisions) -> Processes:
@@ -203,6 +205,8 @@ def _came_with(decisions: Decisions) -> dict[str, Any]:
 def _columns(decisions: Decisions) -> dict[str, Any]:
     p = decisions.parameters
     columns = {key: getattr(p, key) for key in load_task(p.rows_task).Columns.model_fields}
+    if "data_image_key" in columns and not decisions.recipe.kind.reads_images:
+        columns["data_image_key"] = ""
     if decisions.rewards and "system_prompt" in columns:
         columns["system_prompt"] = decisions.rewards.system_prompt
     if "custom_reward_function_path" in columns and decisions.rewards:

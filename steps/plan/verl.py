@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from steps.errors import Problem, shown
+from steps.errors import Problem
 from steps.params.divisible import divisors_near, either, multiples_near
-from steps.params.group import default_in
 from steps.params.verl import LARGEST_RANK, TRL, VerlParams
 from steps.plan.seen import Seen, runs_here
 
@@ -127,7 +126,6 @@ def verl_problems(seen: Seen) -> Iterator[Problem]:
     if p := asked(seen.parameters):
         yield from size_problems(p)
         yield from length_problems(p, seen.positions)
-        yield from image_problems(p)
 
 
 def packages_of_verl(parameters: object) -> Iterator[tuple[str, str, str, str]]:
@@ -224,15 +222,6 @@ def length_problems(p: VerlParams, positions: int | None) -> Iterator[Problem]:
                   f"{p.data_max_prompt_length} + {p.data_max_response_length} = {longest} tokens",
                   f"at most {positions}, the model's number of positions",
                   fix if room > 0 else f"lower both, data_max_response_length below {positions}")  # fmt: skip
-
-
-def image_problems(p: VerlParams) -> Iterator[Problem]:
-    """Refuse another column of images: prepare_data refuses rows with the usual one, and would leave this one out."""
-    usual = default_in(VerlParams, "data_image_key")
-    if p.data_image_key != usual:
-        yield Problem("PLAN-E0546", "data_image_key", shown(p.data_image_key), f"{usual!r}",
-                      "leave it out, and the images too: train on prompts of text",
-                      why="prompts with images are not trained here, and the column would be left out")  # fmt: skip
 
 
 def row_problems(p: VerlParams, rows: int | None, where: str) -> Iterator[Problem]:

@@ -43,6 +43,8 @@ def write_card(candidate: Candidate) -> str:
     }
     task = load_task(candidate.settings.task)
     example = getattr(task, "EXAMPLE_OF_PAIRS", task.EXAMPLE) if candidate.settings.pairs else task.EXAMPLE
+    if candidate.settings.recipe.kind.reads_images:
+        example = '{"prompt": "<image>Which?", "images": ["data:image/png;base64,…"]}'
     parts = [
         f"# {candidate.target.name}",
         f"A tuned model that {task.DOES}: {about_base['base model']}, tuned with the pipeline "

@@ -69,7 +69,9 @@ def write_package(folder: Path, candidate: Candidate, card: str) -> None:
             python_model=str(CODE),
             artifacts={"reference": str(reference)},
             signature=load(settings.recipe.kind.signature)(settings, weights.folder, is_chat(candidate)),
-            pip_requirements=requirements(weights.uri, candidate.evaluation.facts.get("versions", {}), kept),
+            pip_requirements=requirements(
+                weights.uri, candidate.evaluation.facts.get("versions", {}), kept, settings.recipe.kind.reads_images
+            ),
             model_config={"weights_uri": ""},
             # Without a time and an id of their own, the same model gives the same files: a repetition replaces a file
             # by an equal one, so provenance and signature stay true. The version has its time in the registry.
@@ -87,11 +89,13 @@ def _of_task(name: str) -> dict[str, Any]:
     return {key.lower(): getattr(task, key) for key in ("TEXTS", "SCORED") if hasattr(task, key)}
 
 
-def requirements(uri: str, versions: dict[str, str], kept_adapter: bool = False) -> list[str]:
+def requirements(uri: str, versions: dict[str, str], kept_adapter: bool = False, images: bool = False) -> list[str]:
     """Return the packages for loading and predict, pinned to the evaluation's `versions`, else to those installed."""
     names = ["mlflow", "torch", "transformers", "safetensors", "jinja2", "fsspec"]
     if kept_adapter:
         names.append("peft")
+    if images:
+        names.append("pillow")
     if client := CLIENTS.get(uri.split("://", 1)[0]):
         names.append(client)
     return [_pinned(name, versions.get(name)) for name in names]

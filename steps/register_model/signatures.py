@@ -45,6 +45,17 @@ def of_prompts(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]), params=params)
 
 
+def of_images(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
+    """Prompts, each with its images in base64 or as data URIs → texts."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    inputs = Schema([ColSpec("string", "prompt"), ColSpec(Array(DataType.string), "images", required=False)])
+    params = ParamSchema([ParamSpec("max_new_tokens", "long", settings.max_new_tokens)])
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]), params=params)
+
+
 def of_words(settings: RegistrationSettings, folder: Path, chat: bool) -> Any:
     """Texts with masks → texts with the masks filled, words and their probabilities."""
     from mlflow.models import ModelSignature

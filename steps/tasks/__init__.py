@@ -16,6 +16,8 @@ One module per task; all define the same names (without a common base class):
     columns_of(columns)           required column names in the user's file
     other_columns(columns)        optional and alternative columns (OtherColumns); this function is optional
     SCHEMA                        pyarrow schema of the canonical rows
+    with_images(row, columns, folder)   raw row → (the row with its images as bytes, its Faults), before check_row;
+                                  `folder` is what paths start from, None without; this function is optional
     check_row(row, columns)       yields a Fault for every error in one raw row
     remarks(row, columns)         yields remarks on a valid raw row, as (code, sentence): DATA-W… is a warning,
                                   DATA-F… a repair that canonical() makes without loss
@@ -30,8 +32,8 @@ and, for checks across rows:
 
     counted(row, columns)         canonical row → the keys that are counted over the file (labels, tags, …)
     STRATIFY                      canonical column (a list) by which a shuffled split is stratified
-    TOGETHER                      canonical column: rows that are equal in it are held out together; without it, rows
-                                  that are equal in all columns
+    TOGETHER                      canonical column, or several: rows that are equal in it are held out together; without
+                                  it, rows that are equal in all columns
     ASKED                         canonical columns: rows that are equal in them alone contradict each other
     TOGETHER_AS                   what TOGETHER holds together, in messages; "equal rows" without it
     judge(tallies, columns)       {split: Tally} of the given files → yields a Judgement (steps/tasks/rules/counting.py)
@@ -126,6 +128,8 @@ class OtherColumns:
     """Required column → the column that is used if it is absent."""
     classes: Collection[str] = ()
     """Columns of classes: numbers are read as names if the file lists these (`ClassLabel` of the library datasets)."""
+    raw: Collection[str] = ()
+    """Columns in which bytes stay bytes: those of images."""
 
     def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
         """Return `wanted` (parameter → required column) with the column names of the file."""

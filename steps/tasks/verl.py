@@ -1,7 +1,7 @@
 """Prompts for verl, each with the data source that selects its reward function.
 
 {"data_source": "openai/gsm8k", "prompt": [{"role": "user", …}], "ability": "math",
- "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 0}}
+ "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 0}, "images": [{"bytes": …}]}
 {"question": "2 + 2?", "answer": "4"}     with question_key=question, answer_key=answer, data_source=openai/gsm8k
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from steps.params.chat_columns import VerlColumns
 from steps.tasks import Fault, OtherColumns, as_found, kind_of, missing_columns, named_by
+from steps.tasks.rules import images
 from steps.tasks.rules.answers import as_question, read_value, text_faults, truth_faults, value_faults
 from steps.tasks.rules.cells import Reader
 from steps.tasks.rules.characters import is_blank
@@ -28,12 +30,13 @@ from steps.tasks.rules.standard import from_text
 from steps.tasks.rules.verl_sources import KNOWN, family_of, like, truth_for
 
 Columns = VerlColumns
-KINDS = ("causal_lm",)
+KINDS = ("causal_lm", "image_text_lm")
 DOES = "answers the way that is rewarded"
 EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
 CONVERSATIONS = False
 UNFIT: dict[str, str] = {}
-TOGETHER = "prompt"  # what is learned from; other columns, such as an id, do not make a row another one
+# What is learned from; other columns, such as an id, do not make a row another one.
+TOGETHER = ("prompt", "images")
 
 SCHEMA = pa.schema(
     [
@@ -46,6 +49,8 @@ SCHEMA = pa.schema(
         # What rewards of this project take, as in the rows of the task grpo.
         pa.field("ground_truth", pa.string(), nullable=False),
         pa.field("more", pa.string(), nullable=False),
+        # The images of the prompt, in the order of <image> in it; null if there are none.
+        pa.field("images", pa.list_(pa.large_binary())),
     ]
 )
 
@@ -84,14 +89,26 @@ def columns_of(columns: VerlColumns) -> tuple[str, ...]:
 
 
 def other_columns(columns: VerlColumns) -> OtherColumns:
-    """Return the optional columns; those of images, videos and audio are listed so that check_row can refuse them."""
-    return OtherColumns((columns.ability_key, columns.extra_info_key, columns.data_source_key, *MEDIA))
+    """Return the optional columns; those of videos and audio are listed so that check_row can refuse them."""
+    raw = (columns.data_image_key,) if columns.data_image_key else ()
+    names = (columns.ability_key, columns.extra_info_key, columns.data_source_key, *MEDIA, *raw)
+    return OtherColumns(names, raw=raw)
 
 
 def cells(columns: VerlColumns) -> dict[str, Reader]:
     """Return the columns that may hold JSON text."""
     objects = dict.fromkeys((columns.reward_model_key, columns.extra_info_key), _as_object)
     return {prompt_column(columns): from_text, **objects}
+
+
+def with_images(row: dict[str, Any], columns: VerlColumns, folder: Path | None) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the row with its images as bytes and `<image>` in its prompt, and the errors in them.
+
+    Rows stay as they are if no image is read, because the model reads texts only.
+    """
+    if not columns.data_image_key:
+        return row, []
+    return images.with_images(row, prompt_column(columns), columns.data_image_key, folder)
 
 
 def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
@@ -120,10 +137,7 @@ def check_row(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
     ability = row.get(columns.ability_key)
     if ability is not None and type(ability) is not str:
         yield from text_faults(ability, columns.ability_key)
-    for name in MEDIA:
-        if row.get(name):
-            yield Fault("DATA-E1536", name, as_found(row[name]), "text only: these models do not read images or audio",
-                        "remove the column, or these rows")  # fmt: skip
+    yield from _media_faults(row, columns)
 
 
 def remarks(row: dict[str, Any], columns: VerlColumns) -> Iterator[tuple[str, str]]:
@@ -161,19 +175,24 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
         },
     }
     info = {**(_as_object(row.get(columns.extra_info_key)) or {})}
+    pictures = (row.get(columns.data_image_key) or []) if columns.data_image_key else []
     if info.get("index") is None:  # equal rows have equal indexes
-        info["index"] = int.from_bytes(blake2b(as_bytes(made), digest_size=6).digest())
+        content = blake2b(as_bytes(made), digest_size=6)
+        for picture in pictures:
+            content.update(picture)
+        info["index"] = int.from_bytes(content.digest())
     more = {name: value for name, value in info.items() if name not in RESERVED} | {"data_source": made["data_source"]}
     return {
         **made,
         "extra_info": as_json(info, str),
         "ground_truth": made["reward_model"]["ground_truth"],
         "more": as_json(more, str),
+        **({"images": pictures} if pictures else {}),
     }
 
 
 def training_row(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
-    """Return the row in the form that verl reads from its parquet files."""
+    """Return the row in the form that verl reads from its parquet files, without its images."""
     style, source = row["reward_model"]["style"], row["data_source"]
     truth = truth_for(source, row["reward_model"]["ground_truth"])
     return {
@@ -204,6 +223,17 @@ def judge(tallies: dict[str, Tally], columns: VerlColumns) -> Iterator[Judgement
             told = f"rows that share their extra_info.index with others ({len(shared)} values)"
             fault = Fault("DATA-W1535", columns.extra_info_key, told, "", "")
             yield Judgement(split, fault, count, tuple(tally.records[shared[0]]))
+
+
+def _media_faults(row: dict[str, Any], columns: VerlColumns) -> Iterator[Fault]:
+    """Refuse videos and audio, and images in a column that is not read."""
+    read = columns.data_image_key
+    for name in MEDIA:
+        if row.get(name) and name != read:
+            expected = f"images in the column {read} only" if read else "text only: the model reads no images"
+            fix = f"set data_image_key={name}" if read and name == "images" else "remove the column, or these rows"
+            count = f"{len(row[name])} of them" if type(row[name]) is list else as_found(row[name])
+            yield Fault("DATA-E1536", name, count, expected if name == "images" else f"no {name}", fix)
 
 
 def _source_of(row: dict[str, Any], columns: VerlColumns) -> Any:

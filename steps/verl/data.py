@@ -1,7 +1,7 @@
 """The parquet files that verl reads, made from the rows that prepare_data wrote.
 
     rows/train.parquet of the artifact   {"data_source", "prompt", "ability", "reward_model", "extra_info": JSON text}
-    train.parquet for verl               {… the same five …, "extra_info": {"index": 0, …}}
+    train.parquet for verl               {… the same five …, "extra_info": {"index": 0, …}, "images": [{"bytes": …}]}
 
 extra_info becomes an object with the keys of all rows (null where a row lacks one); its index is a whole number, as in
 verl's own data. The ground truths of searchR1_* are objects, which verl's rewards for them take; they become objects if
@@ -24,6 +24,8 @@ from steps.tasks.rules.json_text import as_json
 
 TRAIN, VALIDATION = "train", "validation"
 PROMPT = "finetune_prompt"  # key of extra_info with the messages as JSON, for rewards of this project
+IMAGES = "images"  # column of the rows that prepare_data writes
+ROWS_WITH_IMAGES = 64
 INDEX, NAMED = "index", "index_text"
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of a column of whole numbers
 
@@ -40,26 +42,33 @@ class VerlFiles:
     """Whether ground truths are objects."""
 
 
-def write_data(data: Path, folder: Path, own_rewards: bool = False) -> VerlFiles:
+def write_data(data: Path, folder: Path, own_rewards: bool = False, image_key: str = IMAGES) -> VerlFiles:
     """Write the files of both splits from the artifact `data` into `folder`.
 
-    With `own_rewards`, each row also has its prompt for them, and mixed ground truths stay texts. Raises UserError if a
-    key of extra_info has values of different types, or verl's own rewards would get ground truths of both forms.
+    `image_key` is the column of the images, which is written if any row has some. With `own_rewards`, each row also
+    has its prompt for them, and mixed ground truths stay texts. Raises UserError if a key of extra_info has values of
+    different types, or verl's own rewards would get ground truths of both forms.
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = {name: list(_rows(data / f"rows/{name}.parquet")) for name in (TRAIN, VALIDATION)}
     objects = _object_truths(splits, own_rewards)
+    pictures = any(_has_images(data / f"rows/{name}.parquet") for name in splits)
     files = {}
     for name, rows in splits.items():
         files[name] = folder / f"{name}.parquet"
-        _write(files[name], [_for_verl(row, number, objects, own_rewards) for number, row in enumerate(rows)])
+        made = _table([_for_verl(row, number, objects, own_rewards) for number, row in enumerate(rows)])
+        if pictures:
+            _write_with_images(files[name], made, data / f"rows/{name}.parquet", image_key)
+        else:
+            pq.write_table(made, files[name])
     counts = {name: len(rows) for name, rows in splits.items()}
     return VerlFiles(files[TRAIN], files[VALIDATION], counts, objects)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     columns = task.Columns()
-    for batch in pq.ParquetFile(file).iter_batches(columns=task.SCHEMA.names):
+    texts = [name for name in task.SCHEMA.names if name != IMAGES]  # images are copied a few rows at a time
+    for batch in pq.ParquetFile(file).iter_batches(columns=texts):
         for row in batch.to_pylist():
             yield task.training_row(row, columns)
 
@@ -96,11 +105,28 @@ def _for_verl(row: dict[str, Any], number: int, objects: bool, own_rewards: bool
     return {**row, "reward_model": {**row["reward_model"], "ground_truth": kept}, "extra_info": info}
 
 
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
+def _has_images(file: Path) -> bool:
+    counted = pq.ParquetFile(file).iter_batches(ROWS_WITH_IMAGES, columns=[IMAGES])
+    return any(batch.column(0).null_count < len(batch) for batch in counted if batch.num_columns)
+
+
+def _write_with_images(file: Path, made: pa.Table, rows: Path, image_key: str) -> None:
+    """Write the rows with their images, [{"bytes": …}], a few at a time."""
+    kind = pa.list_(pa.struct([("bytes", pa.binary())]))
+    start = 0
+    with pq.ParquetWriter(file, made.schema.append(pa.field(image_key, kind))) as writer:
+        for batch in pq.ParquetFile(rows).iter_batches(ROWS_WITH_IMAGES, columns=[IMAGES]):
+            held = [[{"bytes": image} for image in images or ()] for images in batch.column(0).to_pylist()]
+            part = made.slice(start, len(batch))
+            writer.write_table(part.append_column(image_key, pa.array(held, kind)))
+            start += len(batch)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
     columns = {}
     for name in rows[0] if rows else ():
         columns[name] = _column(name, [_storable(row[name]) for row in rows])
-    pq.write_table(pa.table(columns), file)
+    return pa.table(columns)
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

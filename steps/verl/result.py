@@ -18,6 +18,7 @@ from typing import Any
 from steps.adapters.folders import ADAPTER_WEIGHTS, TAKEN_ALONG, Folder, open_base, tensors_in
 from steps.artifacts import Draft, new_artifact
 from steps.errors import NumericError, Outage, Problem, UserError, some_of
+from steps.kinds.models.image_text_lm import MODEL_TYPES
 from steps.models.chat_templates import STORED
 from steps.models.layout import INDEX, TOKENIZER_NAMES
 from steps.verl.shards import Shards, open_shards
@@ -130,7 +131,7 @@ def _lora_facts(actor: Path) -> dict[str, Any]:
 def _targets(tensors: Iterable[str], base: Folder) -> list[str]:
     """Return the adapted modules: by their last name if all modules of that name are adapted, else by their paths."""
     adapted = {name.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for name in tensors}
-    modules = {name.removesuffix(".weight") for name in _stored(base) if name.endswith(".weight")}
+    modules = {_loaded(name, base).removesuffix(".weight") for name in _stored(base) if name.endswith(".weight")}
     found = set[str]()
     for module in adapted:
         last = module.rpartition(".")[2]
@@ -178,9 +179,10 @@ def _names(shards: Shards, stored: Mapping[str, Any], base: Folder) -> dict[str,
     there = set(shards.names)
     found = {}
     for name in stored:
+        loaded = _loaded(name, base)
         longer = [one for one in there if one.endswith(f".{name}")]  # GPT-2's files have h.0, not transformer.h.0
-        if name in there or len(longer) == 1:
-            found[name] = name if name in there else longer[0]
+        if loaded in there or len(longer) == 1:
+            found[name] = loaded if loaded in there else longer[0]
     left = sorted(there - set(found.values()))
     if base.config.get("tie_word_embeddings", False) or not any("lm_head" in name for name in stored):
         left = [name for name in left if "lm_head" not in name]  # the embeddings under a second name
@@ -189,6 +191,19 @@ def _names(shards: Shards, stored: Mapping[str, Any], base: Folder) -> dict[str,
     if left:
         raise _another_base(base, f"tensors that it lacks: {some_of(left, 3)}", "the base's tensors")
     return found
+
+
+def _loaded(name: str, base: Folder) -> str:
+    """Return the name in the loaded model of a tensor of the base's files.
+
+    Files of Qwen2-VL have model.layers.0 and visual.blocks.0, the model has model.language_model.layers.0 and
+    model.visual.blocks.0 (transformers' conversion_mapping).
+    """
+    if base.config.get("model_type") not in MODEL_TYPES or name.startswith(("model.language_model.", "model.visual.")):
+        return name
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name
 
 
 def _another_base(base: Folder, found: str, expected: object) -> UserError:

@@ -75,7 +75,7 @@ def train_by_verl(training: VerlTraining, tracker: Tracker | None = None) -> dic
     settings = training.settings
     folder = training.checkpoints / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    files = write_data(training.data, folder / "data", training.rewards is not None)
+    files = write_data(training.data, folder / "data", training.rewards is not None, settings.data_image_key)
     kept = VerlCheckpoints(
         training.checkpoints,
         training.identity,

@@ -193,7 +193,7 @@ VERL = [
     Case(126, "no extra_info", without("extra_info"), "DATA-F1534", count=5),
     Case(126, "an index given twice", verl(verl_row(0, ability="art")), "DATA-W1535", count=2),
     Case(0, "extra_info as a list", verl(verl_row(1, extra_info=[1])), "DATA-E1534", f"{SECOND} extra_info"),
-    Case(88, "images", verl(verl_row(1, images=["a.png"])), "DATA-E1536", f"{SECOND} images"),
+    Case(88, "images", verl(verl_row(1, images=["a.png"])), "DATA-E1537", f"{SECOND} prompt"),
     Case(122, "a number as ground truth", verl(verl_row(1, reward_model={"style": "rule", "ground_truth": 4})),
          "DATA-F1533"),
     Case(0, "a plain file", PLAIN_CSV, "DATA-F1534", name="train.csv", options=PLAIN, count=6),

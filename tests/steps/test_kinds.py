@@ -140,4 +140,6 @@ def test_an_adapter_is_saved_for_the_task_of_the_class_that_loads_its_model(kind
     from peft.mapping_func import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 
     wrapped = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[kind.peft_task].__name__
-    assert wrapped.removeprefix("PeftModel") == kind.auto_class.removeprefix("AutoModel")
+    # PEFT has no class for models that read images; that of causal models hands on what it does not know.
+    loads = "ForCausalLM" if kind.reads_images else kind.auto_class.removeprefix("AutoModel")
+    assert wrapped.removeprefix("PeftModel") == loads

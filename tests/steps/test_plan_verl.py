@@ -20,6 +20,7 @@ import pytest
 
 import steps.params.verl as declared
 import steps.params.verl_training as without_verl
+import steps.plan.images as images
 import steps.plan.memory_checks as memory_checks
 import steps.plan.sweeps as sweeps
 import steps.plan.verl as plan
@@ -36,7 +37,6 @@ from steps.plan.verl import (
     size_problems,
     steps_of,
     table,
-    verl_problems,
 )
 from tests.verl_composer import LIBRARIES
 
@@ -221,15 +221,6 @@ def test_rows_that_fill_steps_are_accepted(given, rows):
     assert list(row_problems(params(**given), rows, "rows.jsonl")) == []
 
 
-@pytest.mark.parametrize(("column", "refused"), [("images", False), ("image", True), ("photos", True)])
-def test_a_column_of_images_that_would_be_left_out_is_refused(column, refused):
-    seen = SimpleNamespace(parameters=params(data_image_key=column), positions=None)
-    found = [(problem.code, problem.where) for problem in verl_problems(seen)]
-    assert found == ([("PLAN-E0546", "data_image_key")] if refused else [])
-    without = SimpleNamespace(parameters=params(data_image_key=column, ENGINE="trl"), positions=None)
-    assert list(verl_problems(without)) == []  # the plan says that it has no effect
-
-
 def test_prompts_and_completions_fit_the_model():
     assert list(length_problems(params(), None)) == list(length_problems(params(), 3072)) == []
     [short] = length_problems(params(), 3071)
@@ -269,7 +260,7 @@ def test_the_page_tells_the_table_and_every_refusal():
     told = re.findall(r"^\| [a-zA-Z -]+ \| \d+ \| .* \|$", page, re.MULTILINE)
     assert len(told) == 8
     assert [line for line in told if line not in lines] == []
-    ours = "".join(Path(module.__file__).read_text("utf-8") for module in (plan, declared, without_verl))
+    ours = "".join(Path(module.__file__).read_text("utf-8") for module in (plan, declared, images, without_verl))
     parts = (sweeps._verl_problems, verl_memory.rollout_problems, memory_checks.memory_problems)
     ours += "".join(map(inspect.getsource, parts))
     codes = set(re.findall(r"P[A-Z]+-E\d{4}", ours)) - {"PARAM-E0341", "PARAM-E0342"}  # half a bound, no expression

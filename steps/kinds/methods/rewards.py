@@ -7,7 +7,7 @@ from typing import Any
 _WRITTEN = "the answers are written during training, and prompt tokens never have loss"
 
 REWARDS: dict[str, Any] = {
-    "kinds": ("causal_lm",),
+    "kinds": ("causal_lm", "image_text_lm"),
     "writer": "steps.prepare_data.write.rewarded",
     "evaluator": "steps.evaluate.rewarded:compare",
     "report": ("rewards", "steps.reports.reward_facts:reward_facts"),

@@ -8,6 +8,7 @@ KIND = ModelKind(
     auto_class="AutoModelForCausalLM",
     peft_task="CAUSAL_LM",
     new_head=False,
+    reads_images=False,
     made_for=lambda config: True,  # any model that is not of another kind
     writer="steps.prepare_data.write.causal",
     trainer="steps.finetune.trainers.sft:build",

@@ -25,6 +25,7 @@ KIND = ModelKind(
     auto_class="AutoModelForMaskedLM",
     peft_task=None,
     new_head=False,
+    reads_images=False,
     made_for=made_for,
     writer="steps.prepare_data.write.masked",
     trainer="steps.finetune.trainers.masked:build",

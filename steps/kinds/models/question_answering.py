@@ -8,6 +8,7 @@ KIND = ModelKind(
     auto_class="AutoModelForQuestionAnswering",
     peft_task="QUESTION_ANS",
     new_head=True,
+    reads_images=False,
     made_for=lambda config: False,
     writer="steps.prepare_data.write.spans",
     trainer="steps.finetune.trainers.answering:build",

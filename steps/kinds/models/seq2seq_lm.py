@@ -23,6 +23,7 @@ KIND = ModelKind(
     auto_class="AutoModelForSeq2SeqLM",
     peft_task="SEQ_2_SEQ_LM",
     new_head=False,
+    reads_images=False,
     made_for=made_for,
     writer="steps.prepare_data.write.seq2seq",
     trainer="steps.finetune.trainers.seq2seq:build",

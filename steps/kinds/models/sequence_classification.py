@@ -8,6 +8,7 @@ KIND = ModelKind(
     auto_class="AutoModelForSequenceClassification",
     peft_task="SEQ_CLS",
     new_head=True,
+    reads_images=False,
     made_for=lambda config: False,
     writer="steps.prepare_data.write.classification",
     trainer="steps.finetune.trainers.classification:build",

@@ -8,6 +8,7 @@ KIND = ModelKind(
     auto_class="AutoModelForTokenClassification",
     peft_task="TOKEN_CLS",
     new_head=True,
+    reads_images=False,
     made_for=lambda config: False,
     writer="steps.prepare_data.write.tagged",
     trainer="steps.finetune.trainers.tagging:build",

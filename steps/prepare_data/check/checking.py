@@ -164,10 +164,10 @@ def _check_file(
         part = check_jsonl(file, task, columns, table)
     elif process_row:
         read = lambda seen: process(read_rows(file, kind, None, seen), process_row, seen)  # noqa: E731
-        part = check_rows(file.name, read, task, columns, table, kind not in DELIMITERS)
+        part = check_rows(file.name, read, task, columns, table, kind not in DELIMITERS, file.folder)
     else:
         read = lambda seen: read_rows(file, kind, wanted, seen, others)  # noqa: E731
-        part = check_rows(file.name, read, task, columns, table, kind not in DELIMITERS)
+        part = check_rows(file.name, read, task, columns, table, kind not in DELIMITERS, file.folder)
     part.findings.extend(findings, 0, 0)
     if unused := dict.fromkeys([*part.findings.unused, *part.unused]):
         part.findings.repair("DATA-F0601", f"columns not used: {', '.join(unused)}")

@@ -24,18 +24,18 @@ from zlib import crc32
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from steps.lost import killed, was_killed
 from steps.params.group import Group
 from steps.prepare_data.check import secret_scan
 from steps.prepare_data.check.places import Places
 from steps.prepare_data.check.secret_scan import lines_with_secrets
+from steps.prepare_data.check.tables import MOST_IMAGES, ROWS_AT_ONCE, TableWriter
 from steps.prepare_data.findings import Findings
 from steps.prepare_data.read.json_rows import JsonLines, Row, read_blocks, skip_mark
 from steps.prepare_data.read.sources import SourceFile
 from steps.stopping import refuse_after_stop
-from steps.tasks import NO_OTHERS, kind_of, load_task
+from steps.tasks import NO_OTHERS, Fault, kind_of, load_task
 from steps.tasks.forms import ReadRow, row_reader
 from steps.tasks.rules.characters import DAMAGE, damage_in, may_be_damaged
 from steps.tasks.rules.counting import Tally
@@ -44,7 +44,6 @@ from steps.tasks.rules.likeness import fingerprint, outline
 from steps.tasks.rules.messages import forbidden_characters
 from steps.tasks.rules.plain import PlainReader, PlainRows, plain_reader
 
-ROWS_AT_ONCE = 2048
 STRETCH = 4 * 1024 * 1024
 BLOCK = 256 * 1024  # the decoded rows of a block fit into the CPU cache
 MOST_WORKERS = 8
@@ -99,7 +98,15 @@ class Part:
 class Checker:
     """Checks rows of one task and collects the findings in a Part."""
 
-    def __init__(self, name: str, task: str, columns: Group, table: Path | None, typed: bool = True):
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        columns: Group,
+        table: Path | None,
+        typed: bool = True,
+        folder: Path | None = None,
+    ):
         self.part = Part(Findings(name))
         self.part.places.names.append(name)
         self.task, self.columns = load_task(task), columns
@@ -110,11 +117,15 @@ class Checker:
         self.cells = self.task.cells(columns) if typed and hasattr(self.task, "cells") else {}
         self.strict = getattr(columns, "strict", False)
         self.counted = getattr(self.task, "counted", None)
+        self.with_images = getattr(self.task, "with_images", None)
+        self.folder = folder
+        """What paths in rows start from."""
         self.stratify = getattr(self.task, "STRATIFY", "")
         self.reader = row_reader(task, columns)
-        self.together = getattr(self.task, "TOGETHER", "")
+        together = getattr(self.task, "TOGETHER", ())
+        self.together = (together,) if isinstance(together, str) else together
         self.asked = getattr(self.task, "ASKED", ())
-        self._writer = _TableWriter(table, self.task.SCHEMA) if table else None
+        self._writer = TableWriter(table, self.task.SCHEMA) if table else None
 
     def check(self, rows: Iterable[Row], damaged: bool = False) -> None:
         """Check rows one by one; with `damaged`, some may contain one of the characters in DAMAGE."""
@@ -127,7 +138,10 @@ class Checker:
                 row = read.row
             elif known is not None and not row.keys() <= known:
                 part.unused.update(key for key in row if key not in known)
-            if self._refuses(row, read, record, line) or (
+            unusable: list[Fault] = []
+            if self.with_images:
+                row, unusable = self.with_images(row, columns, self.folder)
+            if self._refuses(row, read, record, line, unusable) or (
                 damaged and self.strict and self._refuses_nul(row, read, record, line)
             ):
                 continue
@@ -153,16 +167,19 @@ class Checker:
             if self.asked:
                 part.asked.append(fingerprint({name: canonical[name] for name in self.asked}))
             if self.together:
-                part.groups.append(fingerprint({self.together: canonical[self.together]}))
+                there = {name: canonical[name] for name in self.together if canonical.get(name) is not None}
+                part.groups.append(fingerprint(there))
             if self._writer:
                 self._writer.add(canonical)
 
-    def _refuses(self, row: dict[str, Any], read: ReadRow | None, record: int, line: int) -> bool:
+    def _refuses(
+        self, row: dict[str, Any], read: ReadRow | None, record: int, line: int, unusable: list[Fault]
+    ) -> bool:
         """Report the errors of a row, under the names of the user's columns; return whether there are any."""
         if read and read.fault:
             self.part.findings.fault(read.fault, record, line)
             return True
-        faults = list(self.task.check_row(row, self.columns))
+        faults = unusable or list(self.task.check_row(row, self.columns))
         if faults and self.reader:
             faults = [read.told(fault) for fault in faults] if read else self.reader.hints(faults, row)
         for fault in faults:
@@ -232,16 +249,46 @@ def check_rows(
     columns: Group,
     table: Path | None,
     typed: bool = True,
+    folder: Path | None = None,
 ) -> Part:
-    """Check rows of any other format, read by `rows`; `typed` if the format has lists, objects and numbers."""
-    checker = Checker(name, task, columns, table, typed)
-    found = rows(checker.part.findings)
-    while some := list(islice(found, ROWS_AT_ONCE)):
-        block = b"\n".join(as_bytes(row, str) for _, _, row in some)
+    """Check rows of any other format, read by `rows`; `typed` if the format has lists, objects and numbers.
+
+    `folder` is what paths in the rows start from.
+    """
+    checker = Checker(name, task, columns, table, typed, folder)
+    for some in _groups(rows(checker.part.findings), checker.with_images is not None):
+        block = b"\n".join(as_bytes(row, _without_bytes) for _, _, row in some)
         checker.check(some, may_be_damaged(block))
         checker.part.records = some[-1][0]
         checker.look_for_secrets(block, [record for record, _, _ in some])
     return checker.finish()
+
+
+def _groups(rows: Iterator[Row], weighed: bool) -> Iterator[list[Row]]:
+    """Group rows; if they are `weighed`, fewer of those with large images."""
+    group: list[Row] = []
+    size = 0
+    for one in rows:
+        group.append(one)
+        size += _image_size(one[2]) if weighed else 0
+        if len(group) == ROWS_AT_ONCE or size > MOST_IMAGES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _without_bytes(value: Any) -> str:
+    return "" if type(value) is bytes else str(value)
+
+
+def _image_size(value: Any) -> int:
+    """Return how many bytes (not texts) a row has in its lists and objects."""
+    if type(value) is bytes:
+        return len(value)
+    if type(value) is list or type(value) is dict:
+        return sum(map(_image_size, value.values() if type(value) is dict else value))
+    return 0
 
 
 def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple[int, int]]) -> Iterator[Part]:
@@ -267,7 +314,8 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
 def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | None, edges: tuple[int, int]) -> Part:
     name, file, bounds = source.name, source.path, source.bounds
     start, stop = edges
-    checker = Checker(name, task, columns, table.with_name(f"{table.name}-{start}") if table else None)
+    own = table.with_name(f"{table.name}-{start}") if table else None
+    checker = Checker(name, task, columns, own, folder=source.folder)
     plain = plain_reader(task, columns)
     whole = start <= 3  # a byte order mark may come before the first line
     lines = JsonLines(checker.part.findings, start, whole, bounds)
@@ -345,31 +393,3 @@ def _line_starts(file: Path, position: int) -> Iterator[int]:
                 return
             yield position
             position += STRETCH
-
-
-class _TableWriter:
-    """Writes canonical rows to an Arrow file."""
-
-    def __init__(self, file: Path, schema: pa.Schema):
-        self.file, self.schema = file, schema
-        self._writer = pa.ipc.new_file(str(file), schema)
-        self._waiting: list[dict[str, Any]] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._waiting.append(row)
-        if len(self._waiting) == ROWS_AT_ONCE:
-            self._flush()
-
-    def add_batch(self, batch: pa.RecordBatch) -> None:
-        self._flush()
-        self._writer.write_batch(batch)
-
-    def close(self) -> Path:
-        self._flush()
-        self._writer.close()
-        return self.file
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, self.schema))
-            self._waiting = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def read_parquet(
             return
         findings.unused += [name for name in names if name not in used]
         classes = _classes(parquet.schema_arrow, used, others, findings, every)
-        yield from _rows(parquet, used, source, findings, every, set(wanted.values()), classes)
+        yield from _rows(parquet, used, source, findings, every, set(wanted.values()), classes, others.raw)
 
 
 def _classes(
@@ -99,15 +99,17 @@ def _rows(
     every: bool,
     judged: set[str],
     classes: dict[str, list[str]],
+    raw: Collection[str],
 ) -> Iterator[Row]:
     """Yield rows with JSON values; with `every`, values that JSON cannot hold stay unchanged.
 
-    The task judges numbers in the columns `judged`; numbers in `classes` become names.
+    The task judges numbers in the columns `judged`; numbers in `classes` become names; bytes in `raw` stay bytes.
     """
     told = _Told(findings)
     schema = parquet.schema_arrow
     kinds = {name: schema.field(name).type for name in names}
-    repairs = {n: repair for n in names if (repair := _repair_of(n, kinds[n], told, n in judged, classes.get(n)))}
+    read = [name for name in names if name not in raw]
+    repairs = {n: repair for n in read if (repair := _repair_of(n, kinds[n], told, n in judged, classes.get(n)))}
     cleaners = {n: clean for n in names if (clean := cleaner(n, kinds[n], findings))}
     try:
         for batch in _batches(parquet, names, source, findings):

@@ -41,6 +41,8 @@ class SourceFile:
     escapechar: str = ""
     header: bool = True
     """Whether the first line of a csv or tsv file names the columns; if not, they are Column1, Column2, …"""
+    folder: Path | None = None
+    """Local folder that the file is in, which paths in its rows start from; None for a file that was fetched."""
     sample_by: str = "line"
     """What a row of a plain text is: line, paragraph or document."""
     max_row_mib: int = 64
@@ -89,7 +91,8 @@ def _open(one: Found, given: DataSource, place: Path) -> SourceFile:
         from steps.prepare_data.read.dataset_rows import write_rows
 
         return replace(opened, path=write_rows(one, place), name=f"{one.name} ({one.split})", format="parquet")
-    path = storage.local_path(one.uri) or storage.fetch(one.parameter, one.uri, place)
+    local = storage.local_path(one.uri)
+    path = local or storage.fetch(one.parameter, one.uri, place)
     if not os.access(path, os.R_OK):
         raise UserError(
             Problem(
@@ -105,7 +108,10 @@ def _open(one: Found, given: DataSource, place: Path) -> SourceFile:
     if given.json_field and suffix_of(one.uri) == ".json":
         path = take_field(path, one.uri, given.json_field, place.with_suffix(".rows"))
     delimiter = one.delimiter or given.delimiter
-    return replace(opened, path=path, name=one.uri, format=one.format, delimiter=delimiter, header=one.header)
+    folder = local.parent if local else None
+    return replace(
+        opened, path=path, name=one.uri, folder=folder, format=one.format, delimiter=delimiter, header=one.header
+    )
 
 
 def _unpacked(path: Path, name: str, target: Path, max_expand: int) -> Path:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from steps.models.images import ImageReader
 from steps.prepare_data.write.tokenising import RefusedRows, encode, refusing
 from steps.tasks.rules.characters import is_blank
+from steps.tasks.rules.images import as_parts
 
 
 def render_questions(tokenizer: Any, rows: list[dict[str, Any]]) -> list[str]:
@@ -26,6 +28,29 @@ def render_questions(tokenizer: Any, rows: list[dict[str, Any]]) -> list[str]:
 def tokenise_questions(tokenizer: Any, rows: list[dict[str, Any]]) -> list[list[int]]:
     """Tokenise {messages, tools} with the prompt for an answer behind them. Raises as `render_questions`."""
     return [list(ids) for ids in encode(tokenizer, render_questions(tokenizer, rows), special=False)]
+
+
+def tokenise_with_images(
+    tokenizer: Any, reader: ImageReader, rows: list[dict[str, Any]], images: list[list[bytes] | None]
+) -> list[list[int]]:
+    """Tokenise {messages, tools} whose messages have `<image>` for each of a row's images, each as all of its tokens.
+
+    Raises RefusedRows as `render_questions`, and with rows whose prompt has another number of images as tokens.
+    """
+    asked = [
+        {**row, "messages": as_parts(row["messages"])} if pictures else row
+        for row, pictures in zip(rows, images, strict=True)
+    ]
+    made, refused = [], {}
+    for position, ids in enumerate(tokenise_questions(tokenizer, asked)):
+        pictures = images[position] or []
+        if (found := ids.count(reader.token)) != len(pictures):
+            token = tokenizer.convert_ids_to_tokens(reader.token)
+            refused[position] = f"it has {found} tokens {token} for {len(pictures)} images"
+        made.append(ids if not pictures or position in refused else reader.expanded(ids, pictures))
+    if refused:
+        raise RefusedRows(refused)
+    return made
 
 
 def _unusable(text: str) -> str:

@@ -5,6 +5,8 @@
 rows/<split>.parquet and tokens/<split>.parquet have the same rows in the same order; ground truth and all other columns
 are in the former, for the reward functions.
 
+The tokens of a prompt with images have one token for each part of an image, as the model reads them.
+
 Lengths: a prompt longer than max_prompt_length keeps its end, or is left out (length_handling=filter). The limit is
 lower if max_completion_length would not fit behind it into the model's positions.
 """
@@ -24,13 +26,14 @@ import pyarrow.parquet as pq
 
 from steps.artifacts import Draft
 from steps.errors import Problem, UserError, nearest, some_of
+from steps.models.images import ImageReader, image_reader
 from steps.models.layout import CONFIG, positions_of
 from steps.params.settings import DataSettings
 from steps.prepare_data.check.checking import DataCheck
 from steps.prepare_data.check.rows import Rows, read_back
 from steps.prepare_data.check.splitting import SPLITS
 from steps.prepare_data.write.prompts import Fitted, fit_prompts
-from steps.prepare_data.write.questions import tokenise_questions
+from steps.prepare_data.write.questions import tokenise_questions, tokenise_with_images
 from steps.prepare_data.write.settling import settle, settle_clock, store_templates
 from steps.prepare_data.write.splits import SAMPLES, Preparation, note_forged_turns, note_unread
 from steps.prepare_data.write.templates import end_of_turn, load_tokenizer
@@ -48,6 +51,8 @@ class Rewarded(Preparation):
 
     positions: int | None = None
     """Positions of the model; None without a limit, or if it is not known."""
+    images: ImageReader | None = None
+    """Prepares images as the model's processor does; None for a model of text."""
     columns: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Source → column for the rewards → number of rows that have it, at least 0."""
     values: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -75,7 +80,8 @@ def prepare(settings: DataSettings, folder: Path) -> Rewarded:
     Raises UserError if they are unusable, or if the model has no room for a prompt and a completion.
     """
     tokenizer = load_tokenizer(folder, settings.preprocessing.chat_template)
-    preparation = Rewarded(settings, load_task(settings.task), tokenizer, positions=_positions(folder))
+    reader = image_reader(folder) if settings.recipe.kind.reads_images else None
+    preparation = Rewarded(settings, load_task(settings.task), tokenizer, positions=_positions(folder), images=reader)
     settle(preparation)
     if not (tokenizer.eos_token or end_of_turn(tokenizer)):
         raise UserError(
@@ -164,6 +170,8 @@ def _tokens_of(rows: Rows, start: int, batch: list[dict[str, Any]], preparation:
     note_forged_turns(rows, start, asked, preparation, preparation.task.prompt_column(preparation.columns_asked))
     note_unread(rows, start, [row["messages"] for row in asked], preparation)
     try:
+        if preparation.images:
+            return tokenise_with_images(preparation.tokenizer, preparation.images, asked, [r["images"] for r in batch])
         return tokenise_questions(preparation.tokenizer, asked)
     except RefusedRows as refused:
         preparation.refuse_rows(rows, {start + position: why for position, why in refused.refusals.items()})

@@ -200,7 +200,7 @@ class FormColumns(OtherColumns):
     """The columns of a table whose rows may have another form than the declared one."""
 
     def __init__(self, reader: RowReader, own: OtherColumns):
-        super().__init__(own.optional, own.instead, own.classes)
+        super().__init__(own.optional, own.instead, own.classes, own.raw)
         object.__setattr__(self, "reader", reader)
 
     def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:

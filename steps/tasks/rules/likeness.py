@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any
 
 from steps.tasks.rules.json_text import as_bytes
@@ -23,11 +24,15 @@ def fingerprint(row: dict[str, Any]) -> int:
         try:
             return hash(values)
         except TypeError:  # lists and objects inside
-            return hash(as_bytes(values, str))
+            return hash(as_bytes(values, _as_text))
     roles, texts = tuple([m["role"] for m in messages]), tuple([m["content"] for m in messages])
     more = [m["more"] for m in messages if m["more"] is not None]
     others = [value for name, value in row.items() if name != "messages" and value is not None]
     return hash((roles, texts)) if not more and not others else hash((roles, texts, as_bytes([more, others])))
+
+
+def _as_text(value: Any) -> str:
+    return blake2b(value).hexdigest() if type(value) is bytes else str(value)
 
 
 def outline(row: dict[str, Any]) -> int:
@@ -51,9 +56,11 @@ def folded(row: dict[str, Any]) -> int:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text of a value, in order."""
+    """Yield every text of a value, in order, and a digest of bytes: rows with other images are not nearly equal."""
     if type(value) is str:
         yield value
+    elif type(value) is bytes:
+        yield _as_text(value)
     elif type(value) is dict:
         if "role" in value and "content" in value:  # the role is ignored
             yield from _texts(value["content"])
