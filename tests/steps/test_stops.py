@@ -1,11 +1,11 @@
 """Requests to stop at every moment of a step: it ends with 143 or 130, one line says so, and nothing is left."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
+from command_line import with_our_code
 from forking import ForkingPython
 
 # What the steps below have: `stop()` sends the signal to this process; `go_on()` is work that only a stop ends.
@@ -67,7 +67,9 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 @pytest.fixture(scope="module")
 def python():
-    made = ForkingPython(["steps.running", "steps.prepare_data.check.parts", "psutil", "asyncio", "concurrent.futures"])
+    made = ForkingPython(
+        ["steps.running", "steps.prepare_data.check.parts", "psutil", "asyncio", "concurrent.futures"], with_our_code()
+    )
     yield made
     made.close()
 
@@ -75,7 +77,7 @@ def python():
 def ended(python, place, number, step, after=""):
     """Run a step that gets a signal; return its code, what it printed on stderr, and what it told the runner."""
     (place / "records").mkdir(exist_ok=True)
-    environment = {**os.environ, "STEP_RECORDS": str(place / "records")}
+    environment = {**with_our_code(), "STEP_RECORDS": str(place / "records")}
     done = python.ended(PROGRAM, str(int(number)), step, after, cwd=place, environment=environment)
     told = [json.loads(file.read_text()) for file in (place / "records").glob("*.json")]
     return done.returncode, done.stderr, told
