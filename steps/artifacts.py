@@ -26,6 +26,7 @@ from steps.volumes import told_of
 
 MANIFEST = "manifest.json"
 BLOCK = 8 * 1024 * 1024
+TELLING = 100_000  # bytes; what is smaller tells nothing of the space that a folder needs
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def disk_full(path: Path, draft: Path, error: BaseException) -> OutOfResources |
         return None
     full = exhausted(error, str(path), path)
     wrote, before = size_of(draft), size_of(path)
-    if full and (wrote or before):
+    if full and max(wrote, before) > TELLING:
         (problem,) = full.problems
         need = (
             f"about {told_of(before)} of space, as before" if before > wrote else f"more than {told_of(wrote)} of space"
