@@ -33,6 +33,7 @@ BLOCK = 8 * 1024 * 1024
 LARGEST_MANIFEST = 64 * 1024 * 1024  # bytes; that of a model of a thousand shards has a quarter of one
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CLOCK_TICK = 50_000_000  # nanoseconds; two changes of a file that are this far apart have different times
+TELLING = 100_000  # bytes; what is smaller tells nothing of the space that a folder needs
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,7 @@ def disk_full(path: Path, draft: Path, error: BaseException) -> OutOfResources |
         return None
     full = exhausted(error, str(path), path)
     wrote, before = size_of(draft), size_of(path)
-    if full and (wrote or before):
+    if full and max(wrote, before) > TELLING:
         (problem,) = full.problems
         need = (
             f"about {told_of(before)} of space, as before" if before > wrote else f"more than {told_of(wrote)} of space"

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from client_errors import like
 from command_line import with_our_code
+from conftest import chat_rows, write_jsonl
 
 from steps import exhausted, limited, volumes
-from steps.artifacts import Manifest, new_artifact, read_manifest, write_durably
+from steps.artifacts import Manifest, new_artifact, read_manifest, verified, write_durably
 from steps.errors import Outage, OutOfResources, Problem, UserError
 from steps.faults import known
 from steps.outcome import failure
@@ -144,12 +145,12 @@ def made(folder: Path, **sizes: int) -> Manifest:
 
 
 @pytest.fixture
-def volume(tmp_path) -> Iterator[Path]:
-    """A volume of one megabyte and twenty files."""
+def volume(tmp_path, request) -> Iterator[Path]:
+    """A volume of one megabyte and twenty files, or with the room that a parameter gives."""
     place = tmp_path / "volume"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=20", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
+    room = getattr(request, "param", "size=1m,nr_inodes=20")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", room, "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("this user may not mount a volume")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -167,10 +168,41 @@ def test_a_full_volume_is_named_with_need_and_free_and_the_folder_before_is_kept
     assert [path.name for path in volume.iterdir()] == ["made"]
 
 
+def test_a_folder_that_was_there_tells_how_much_is_needed(volume):
+    made(volume, rows=600_000)
+    with pytest.raises(
+        OutOfResources, match=r"after 0\.4 MB of this folder were written; expected about 0\.6 MB of space, as b"
+    ):
+        made(volume, rows=900_000)
+
+
 def test_a_volume_without_files_is_told_as_that(volume):
     with pytest.raises(OutOfResources, match=rf"the volume {volume} \(0 of 20 files free"):
         made(volume, **{f"file-{number}": 1 for number in range(30)})
     assert list(volume.iterdir()) == []
+
+
+# In each of these the creation of another file fails, or the write of another page; a plan needs five files.
+ROOMS = [*(f"size=1m,nr_inodes={number}" for number in range(1, 5)), *(f"size={4 * pages}k" for pages in range(1, 7))]
+
+
+@pytest.mark.parametrize("volume", ROOMS, indirect=True)
+def test_a_plan_without_room_at_any_write_ends_with_5_and_leaves_whole_files_only(
+    volume, tiny_model, tmp_path, monkeypatch
+):
+    from steps.plan.step import plan
+
+    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path))
+    rows = write_jsonl(tmp_path / "train.jsonl", chat_rows(20))
+    given = {"pytorch_model_path": str(tiny_model), "train_file_path": str(rows), "number_of_gpu_to_use_finetuning": 0}
+    with pytest.raises((OSError, OutOfResources)) as raised:
+        plan("chat_completion", given, volume / "plan", volume / "plan.html")
+    found = failure(raised.value, "plan")
+    assert found.exit_code == 5
+    assert f"the volume {volume} (" in str(found)
+    assert {path.name for path in volume.iterdir()} <= {"plan"}
+    if (volume / "plan").exists():
+        assert verified(volume / "plan", "plan").files.keys() == {"plan.json"}
 
 
 def test_a_write_that_names_no_file_is_told_with_the_volume_that_is_full(volume, monkeypatch):
