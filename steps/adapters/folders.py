@@ -9,7 +9,16 @@ from typing import Any
 from steps.artifacts import Manifest, has_manifest, read_manifest
 from steps.errors import Problem, UserError, shown
 from steps.models.layout import ADAPTER_CONFIG as ADAPTER_CONFIG
-from steps.models.layout import CONFIG, GENERATION, INDEX, MODEL_NAMES, TOKENIZER_NAMES, VOCABULARIES, shards_of
+from steps.models.layout import (
+    CONFIG,
+    GENERATION,
+    INDEX,
+    MODEL_NAMES,
+    PROCESSOR_NAMES,
+    TOKENIZER_NAMES,
+    VOCABULARIES,
+    shards_of,
+)
 from steps.models.weights import Stored, stored_tensors
 from steps.params.text_file import any_json
 
@@ -120,9 +129,10 @@ def tokenizer_in(path: Path) -> dict[str, Path]:
 def small_files(base: Folder, adapter: Folder, given: dict[str, Path] | None = None) -> dict[str, Path]:
     """Select the files to write beside the merged weights: the adapter's tokenizer, if any, and the base's files.
 
-    `given` are the files of an explicitly passed tokenizer, which replaces both tokenizers.
+    `given` are the files of an explicitly passed tokenizer, which replaces both tokenizers. The base's processor of
+    images stays: what trains an adapter often saves the tokenizer alone.
     """
-    chosen = {name: base.path / name for name in base.others & (TAKEN_ALONG | {INDEX})}
+    chosen = {name: base.path / name for name in base.others & (TAKEN_ALONG | PROCESSOR_NAMES | {INDEX})}
     if GENERATION in adapter.others:  # defines how the tuned model begins its answers
         chosen[GENERATION] = adapter.path / GENERATION
     if given:

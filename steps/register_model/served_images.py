@@ -27,7 +27,7 @@ class Model:
 
     def __init__(self, folder: Any, reference: dict[str, Any]):
         import torch
-        from transformers import AutoModelForImageTextToText, AutoTokenizer
+        from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         self.reference = reference
@@ -37,6 +37,11 @@ class Model:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        told = model.generation_config
+        # Only the tokens of the model's own settings, as in its evaluation: others, such as penalties, would count too.
+        model.generation_config = GenerationConfig(
+            bos_token_id=told.bos_token_id, eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id
         )
         self.model = model.to(device).eval()
 

@@ -12,6 +12,7 @@ from vision import image_row, picture
 from steps.errors import UserError
 from steps.plan.deciding import Decisions, decide
 from steps.plan.row_counts import has_values
+from steps.plan.settings import settings_of
 
 pytestmark = pytest.mark.usefixtures("local_base")
 URI = "data:image/png;base64,AAAA"
@@ -45,6 +46,29 @@ def refused(model: Path, rows: Path, **changes) -> list[tuple[str, str]]:
 @pytest.fixture
 def on_cluster(local_base, monkeypatch) -> None:
     monkeypatch.delenv("FINETUNE_ROOT")
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_model_that_reads_images_is_planned_and_settings_say_so(vision_model, tmp_path):
+    made = decided(vision_model, rows_in(tmp_path, name="pics"), data_image_key="pics")
+    assert made.recipe.kind.name == "image_text_lm"
+    settings = settings_of(made)
+    assert settings["data"].columns["data_image_key"] == "pics"
+    assert {settings[name].kind for name in ("data", "training", "evaluation", "registration")} == {"image_text_lm"}
+    assert settings["training"].verl.images
+    assert settings["training"].verl.data_image_key == "pics"
+    assert [one for one in made.warnings if "images count in data_max_prompt_length=128" in one]
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_model_of_text_trains_on_text_alone(local_base, tmp_path):
+    made = decided(local_base, rows_in(tmp_path, images=()))
+    assert settings_of(made)["data"].columns["data_image_key"] == ""
+    assert not settings_of(made)["training"].verl.images
+    assert refused(local_base, rows_in(tmp_path)) == [("PLAN-E0546", "rows.jsonl")]
+    named = refused(local_base, rows_in(tmp_path, name="pics"), data_image_key="pics")
+    assert named == [("PLAN-E0546", "data_image_key"), ("PLAN-E0546", "rows.jsonl")]
+    assert refused(local_base, rows_in(tmp_path), ENGINE="trl") == [("PLAN-E0546", "rows.jsonl")]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from vision import image_row, picture
 
 from steps.errors import UserError
 from steps.params.chat_columns import VerlColumns
-from steps.params.data import DataSource
+from steps.params.data import DataSource, Preprocessing
 from steps.params.settings import DataSettings, Resolved
 from steps.prepare_data.check.checking import check_data
 from steps.prepare_data.check.rows import read_back
@@ -253,6 +253,15 @@ def test_tokens_are_those_of_the_models_processor_and_rows_those_of_verl(vision_
         assert all(Image.open(BytesIO(one["bytes"])).format == "PNG" for one in row["pictures"])
         assert processor(text=[shown], images=images or None)["input_ids"][0] == ids
     assert json.loads(read[0]["extra_info"]["finetune_prompt"])[0]["content"] == "<image>How many is 0?"
+
+
+def test_prompts_are_too_long_by_the_tokens_of_their_images(vision_model, tmp_path):
+    rows = some_rows()
+    asked = settings(tmp_path, rows, max_prompt_length=48, preprocessing=Preprocessing(length_handling="filter"))
+    prepare_data(asked, vision_model, tmp_path / "data", tmp_path / "data.html")
+    kept = [row["prompt"][0]["content"] for row in pq.read_table(tmp_path / "data/rows/train.parquet").to_pylist()]
+    assert kept[:3] == ["<image>How many is 0?", "How many is one?", "<image>How many is 4?"]
+    assert len(kept) < 12
 
 
 def test_a_token_of_images_in_a_text_is_refused(vision_model, tmp_path):

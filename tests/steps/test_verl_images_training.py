@@ -1,5 +1,6 @@
 """A training with images by verl's stand-in, its merge, its evaluation with images, and the registered model."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from training_inputs import as_imported
 from verl_runs import manifest_of, training
 from vision import picture
 
+from steps.artifacts import MANIFEST
 from steps.evaluate.completing import complete
+from steps.evaluate.step import evaluate
 from steps.models.images import as_verl_opens
 from steps.params.evaluation import EvaluationParams
 from steps.params.reward_training import Completions
-from steps.params.settings import EvaluationSettings, RewardSettings
+from steps.params.settings import EvaluationSettings, RegistrationSettings, RewardSettings
 from steps.prepare_data.step import prepare_data
+from steps.register_model.package_step import package_model
 from steps.tasks.rules.images import as_parts
 from steps.verl.training import train_by_verl
 
@@ -109,3 +113,34 @@ def test_answers_see_the_images_and_are_those_of_transformers(place):
         assert written == output[0, len(ids) :].tolist()
     other = [[picture("white", as_verl_opens(image).size) for image in one or ()] or None for one in images]
     assert complete(place / "model", asked, "", evaluation(), other).tokens != made.tokens
+
+
+def test_the_evaluation_compares_both_models_and_the_package_answers_prompts_with_images(place, tmp_path):
+    import mlflow
+    import pandas as pd
+
+    evaluate(evaluation(), place / "model", place / "lora/tuned", place / "lora/merged", place / "data",
+             tmp_path / "evaluation")  # fmt: skip
+    metrics = json.loads((tmp_path / "evaluation/metrics.json").read_text())
+    assert metrics["rows"] == 5
+    assert metrics["base"].keys() == metrics["tuned"].keys()
+    registration = RegistrationSettings(
+        pipeline="verl_finetune", task="verl", kind="image_text_lm", method="grpo", max_new_tokens=8
+    )
+    package_model(registration, place / "lora/tuned", place / "lora/merged", tmp_path / "evaluation",
+                  tmp_path / "package")  # fmt: skip
+    assert (tmp_path / "package" / MANIFEST).is_file()
+    assert (tmp_path / "package/artifacts/reference" / PROCESSOR).is_file()
+    served = mlflow.pyfunc.load_model(str(tmp_path / "package"))
+    rows = pq.read_table(place / "data/rows/test.parquet").to_pylist()
+    table = pd.DataFrame(
+        {
+            "prompt": [row["prompt"][0]["content"] for row in rows],
+            "images": [[base64.b64encode(image).decode() for image in row["images"] or ()] for row in rows],
+        }
+    )
+    told = pq.read_table(tmp_path / "evaluation/predictions.parquet")["tuned"].to_pylist()
+    assert served.predict(table) == told
+    assert served.predict({"prompt": table["prompt"][0], "images": table["images"][0]}) == told[:1]
+    with pytest.raises(Exception, match="1 places <image> in a prompt with 0 images"):
+        served.predict(table[["prompt"]].iloc[:1])

@@ -38,11 +38,12 @@ from steps.prepare_data.write.settling import settle, settle_clock, store_templa
 from steps.prepare_data.write.splits import SAMPLES, Preparation, note_forged_turns, note_unread
 from steps.prepare_data.write.templates import end_of_turn, load_tokenizer
 from steps.prepare_data.write.tokenising import RefusedRows
-from steps.prepare_data.write.writing import FIXED, NUMBERS, SAMPLE_TOKENS, length_facts, write_rows
+from steps.prepare_data.write.writing import FIXED, NUMBERS, ROW_GROUP, SAMPLE_TOKENS, length_facts, write_rows
 from steps.tasks import load_task
 from steps.tasks.rules.rewarded import judged_row
 
 TRUTH = "ground_truth"
+ROWS_WITH_IMAGES = 64  # in memory at a time
 
 
 @dataclass
@@ -131,8 +132,10 @@ def _positions(folder: Path) -> int | None:
 def _write_split(draft: Draft, name: str, rows: Rows, preparation: Rewarded) -> dict[str, Any]:
     """Write rows/<name>.parquet and tokens/<name>.parquet; return the facts."""
     prompts: list[list[int]] = []
-    for start in range(0, len(rows), preparation.settings.preprocessing.batch_size):
-        batch = read_back(rows.table(start, start + preparation.settings.preprocessing.batch_size))
+    asked = preparation.settings.preprocessing.batch_size
+    size = min(asked, ROWS_WITH_IMAGES) if preparation.images else asked
+    for start in range(0, len(rows), size):
+        batch = read_back(rows.table(start, start + size))
         made = _tokens_of(rows, start, batch, preparation)
         if name == "train" and start == 0:
             preparation.samples = [_sample(preparation.tokenizer, prompt) for prompt in made[:SAMPLES]]
@@ -144,7 +147,8 @@ def _write_split(draft: Draft, name: str, rows: Rows, preparation: Rewarded) -> 
     file = draft / f"tokens/{name}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"prompt_ids": pa.array(fitted.prompts, NUMBERS)}), file, **FIXED)
-    write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(fitted.kept)))
+    group = ROWS_WITH_IMAGES if preparation.images else ROW_GROUP
+    write_rows(draft / f"rows/{name}.parquet", rows.take(np.flatnonzero(fitted.kept)), group)
     _judge(name, rows, fitted, preparation)
     return {
         "source": rows.source,

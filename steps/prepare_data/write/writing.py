@@ -24,12 +24,12 @@ SAMPLE_TOKENS = 400
 NUMBERS = pa.list_(pa.field("item", pa.int32()))
 
 
-def write_rows(file: Path, rows: Rows) -> None:
-    """Write canonical rows."""
+def write_rows(file: Path, rows: Rows, group: int = ROW_GROUP) -> None:
+    """Write canonical rows, `group` of them at a time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(file, rows.schema, **FIXED) as writer:
-        for start in range(0, len(rows), ROW_GROUP):
-            writer.write_table(rows.table(start, start + ROW_GROUP).combine_chunks())
+        for start in range(0, len(rows), group):
+            writer.write_table(rows.table(start, start + group).combine_chunks())
 
 
 class TokenWriter:
