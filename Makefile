@@ -10,9 +10,9 @@ export OMP_NUM_THREADS ?= 1
 # Empty: every Python file is compiled once, also where the environment asks each process to compile it again.
 export PYTHONDONTWRITEBYTECODE :=
 # Tests without special requirements; the others have their own targets.
-HERE := not long and not examples and not gpu and not containers and not vllm
+HERE := not long and not examples and not gpu and not containers and not vllm and not chaos
 
-.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm fuzz mutations lint format compile docs sbom bench bench-gpu clean
+.PHONY: help setup run test test-fast test-long test-peers test-examples test-gpu test-containers test-vllm fuzz chaos mutations lint format compile docs sbom bench bench-gpu clean
 help:            ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -76,6 +76,9 @@ fuzz: $(VENV)/fuzz  ## Search each reader of foreign files for ten minutes for a
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r requirements-fuzz.txt
 	@touch $@
+
+chaos: setup     ## Try each fault of the table in docs/tests.md many times, seeded, and print how often it held; takes an hour.
+	$(BIN)/pytest -m chaos tests/chaos --durations=0
 
 mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.
 	$(BIN)/python tests/mutations.py

@@ -45,7 +45,7 @@ CLIENTS = {
 SILENT = re.compile(
     r"Connect|Timeout|TimedOut|Unreachable|ReadError|WriteError|PoolError|NetworkError|ProtocolError|IncompleteRead|"
     r"MaxRetry|NewConnection|NameResolution|Disconnected|TransportError|ServiceRequestError|ServiceResponseError|"
-    r"ProxyError|SSLError|gaierror|URLError|LocalEntryNotFound|OfflineMode|EndpointConnection|ChunkedEncoding"
+    r"ProxyError|SSLError|gaierror|URLError|LocalEntryNotFound|OfflineMode|EndpointConnection|ChunkedEncoding|TooManyRedirects"
 )
 WRONG_CONFIG = "StrictDataclassError"  # what transformers raises for a model's configuration; of huggingface_hub
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}

@@ -9,7 +9,8 @@ from steps.errors import Outage, Problem
 from steps.params.registration import SQLITE
 from steps.redaction import masked
 from steps.register_model.registry import COPIED
-from steps.tracking.target import be_patient, store_of
+from steps.tracking.connecting import connect
+from steps.tracking.target import store_of
 
 
 def registered_weights(mlflow_server_uri: str) -> dict[str, str]:
@@ -21,11 +22,8 @@ def registered_weights(mlflow_server_uri: str) -> dict[str, str]:
     uri = store_of(mlflow_server_uri)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         return {}
-    be_patient(retries=1, seconds=30)
     try:
-        from mlflow import MlflowClient
-
-        return dict(_all(MlflowClient(tracking_uri=uri)))
+        return dict(_all(connect(uri, retries=1, seconds=30)))
     except Exception as error:  # every store has its own exceptions
         said = str(masked((str(error).splitlines() or [type(error).__name__])[0]))[:200]
         raise Outage(

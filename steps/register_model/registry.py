@@ -9,15 +9,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steps.models.layout import COPY_FOLDER
 from steps.register_model.candidate import Candidate, Target
 from steps.register_model.weights import Weights, gone
-from steps.tracking import experiment_id
+from steps.sources import bounded
+from steps.tracking import connecting, experiment_id
 from steps.tracking.database import make_place
-from steps.tracking.target import be_patient
 
 log = logging.getLogger("finetune")
 
@@ -29,11 +30,8 @@ COPIED = "weights_copied"  # MLflow's artifact store has the weights too
 
 def connect(target: Target) -> Any:
     """Return a client that fails after about a minute without a response."""
-    be_patient(retries=5, seconds=30)
-    from mlflow import MlflowClient
-
     make_place(target.uri)
-    return MlflowClient(tracking_uri=target.uri)
+    return connecting.connect(target.uri, retries=5, seconds=30)
 
 
 def find_versions(client: Any, name: str, key: str) -> list[Any]:
@@ -60,13 +58,22 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
     if run := _run_here(client, candidate.history.get("mlflow_run_id")):
         return run, False
     experiment = experiment_id(client, candidate.target.experiment, candidate.target.uri)
-    earlier = client.search_runs([experiment], f"tags.{KEY} = '{candidate.key}'", max_results=1)
-    if earlier:
+    if earlier := _runs_of(client, experiment, candidate.key):
         return earlier[0], True
     name = f"register {candidate.settings.pipeline}"
-    run = client.create_run(experiment, tags={KEY: candidate.key}, run_name=name)
+    created = client.create_run(experiment, tags={KEY: candidate.key}, run_name=name)
+    # The request may have been carried out twice, or by another process as well: all of them keep the same run.
+    run, *more = _runs_of(client, experiment, candidate.key) or [created]
+    for one in more:
+        _unless("RESOURCE_DOES_NOT_EXIST", client.delete_run, one.info.run_id)
     client.set_terminated(run.info.run_id, "FAILED")  # until the version exists; a killed step could not say so
     return run, True
+
+
+def _runs_of(client: Any, experiment: str, key: str) -> list[Any]:
+    """Return the runs of registrations with this key, the oldest first."""
+    found = client.search_runs([experiment], f"tags.{KEY} = '{key}'")
+    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 class StoreError(ConnectionError):
@@ -80,7 +87,8 @@ class StoreError(ConnectionError):
 def upload(client: Any, run_id: str, folder: Path, place: str) -> None:
     """Upload a folder to the run's artifact store; raises StoreError for any error of the store's client."""
     try:
-        client.log_artifacts(run_id, str(folder), place)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        bounded.ended(partial(client.log_artifacts, run_id, str(folder), place), bounded.upload_seconds(size))
     except Exception as error:
         # boto3 raises an error of its own while it handles the store's answer, and does not name it as the cause.
         raise StoreError(f"the artifact store of run {run_id}", error) from (

@@ -1,6 +1,10 @@
 """Sources of models, adapters, rows and code: resolve what a parameter names, pin it and fetch it.
 
     storage.py        URIs, opened through fsspec: digests, listings, downloads
+    bucket_names.py   names that a bucket, container or repository can have
+    credentials.py    what messages say about credentials
+    downloads.py      objects fetched whole: one version, the size and digest that the store lists
+    bounded.py        calls to services that come to an end
     odd_files.py      what a local folder may not hold: pipes, devices, links out of it
     plain_yaml.py     YAML that anybody may have written
     object_folder.py  objects below a URI: written, listed and deleted, for checkpoints

@@ -5,14 +5,17 @@ Uses huggingface_hub, so HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the local cac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
-from steps.faults import TEMPORARY, known, status_of
-from steps.sources import storage
+from steps.faults import TEMPORARY, known, same_again, status_of
+from steps.sources import bounded, downloads, storage
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class HubModel:
         from huggingface_hub import hf_hub_download
 
         with explained(self.repo_id):
-            return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
+            file = _whole(self.repo_id, partial(hf_hub_download, self.repo_id, name, revision=self.commit))
+            return Path(file).read_bytes()
 
     def read_start(self, name: str, count: int) -> bytes:
         """Read only the first `count` bytes of a file. Raises as `storage.read_bytes`."""
@@ -50,10 +54,11 @@ class HubModel:
         from huggingface_hub import constants, snapshot_download
 
         offline = constants.is_offline_mode()
+        download = partial(
+            snapshot_download, self.repo_id, revision=self.commit, allow_patterns=names, local_files_only=offline
+        )
         with explained(self.repo_id):
-            return Path(
-                snapshot_download(self.repo_id, revision=self.commit, allow_patterns=names, local_files_only=offline)
-            )
+            return Path(_whole(self.repo_id, download))
 
 
 def resolve(repo_id: str, revision: str) -> HubModel:
@@ -69,7 +74,7 @@ def resolve(repo_id: str, revision: str) -> HubModel:
             folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
             files = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
             return HubModel(repo_id, folder.name, files)
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        info = _asked(partial(HfApi().model_info, repo_id, revision=revision, files_metadata=True))
         return HubModel(repo_id, str(info.sha), {item.rfilename: item.size or 0 for item in info.siblings or []})
 
 
@@ -81,7 +86,64 @@ def resolve_dataset(parameter: str, name: str, revision: str) -> str:
         if constants.is_offline_mode():
             folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
             return Path(folder).name
-        return str(HfApi().dataset_info(name, revision=revision).sha)
+        return str(_asked(partial(HfApi().dataset_info, name, revision=revision)).sha)
+
+
+def _whole(repo_id: str, download: Callable[[], str]) -> str:
+    """Return what a download of a model's files returns; those that it brought have the content that the Hub names.
+
+    Raises bounded.NoAnswer if too few bytes arrive in the Hub's cache, OSError for a file that arrives twice with other
+    bytes: huggingface_hub compares sizes only.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo_id, repo_type="model"), "blobs")
+    before = set(blobs.glob("*"))
+    wrong: list[Path] = []
+    for _ in range(2):
+        found = _moving(blobs, download)
+        wrong = [blob for blob in sorted(set(blobs.glob("*")) - before) if _differs(blob)]
+        if not wrong:
+            return found
+        for blob in wrong:
+            blob.unlink(missing_ok=True)
+    raise OSError(f"{wrong[0].name} arrived twice with other bytes than those of this digest")
+
+
+def _differs(blob: Path) -> bool:
+    """Return whether a file of the cache is another one than its name says: its sha256, or git's digest of it."""
+    if not downloads.BLOB.fullmatch(blob.name):
+        return False  # incomplete, or another kind of etag
+    with open(blob, "rb") as stream:
+        return not downloads.is_blob(blob.name, blob.stat().st_size, iter(partial(stream.read, downloads.BLOCK), b""))
+
+
+def _moving(blobs: Path, download: Callable[[], str]) -> str:
+    """Return what a download returns; raises bounded.NoAnswer if too few bytes arrive in a folder."""
+
+    def moved() -> int:
+        found = 0
+        for file in blobs.glob("*"):
+            with suppress(OSError):  # it got its final name meanwhile
+                found += file.stat().st_size
+        return found
+
+    return bounded.again(partial(bounded.moving, download, moved), _passes)
+
+
+def _asked(call: Callable[[], Any]) -> Any:
+    """Return the Hub's answer to a question."""
+    return bounded.again(partial(bounded.ended, call), _passes)
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether another try may succeed: the Hub's client repeats only some of its requests."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode() or _is_refusal(error) or same_again(error):
+        return False
+    return isinstance(error, json.JSONDecodeError) or isinstance(known(error, ""), Outage)
 
 
 @contextmanager
@@ -128,7 +190,8 @@ def explanation(error: BaseException, repo_id: str, parameter: str) -> StepError
         )  # fmt: skip
     if isinstance(found, UserError):  # the folder of its cache
         return found
-    if isinstance(found, Outage) or isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | OSError):
+    silent = errors.HfHubHTTPError | errors.LocalEntryNotFoundError | OSError | json.JSONDecodeError
+    if isinstance(found, Outage) or isinstance(error, silent):
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return Outage(
             Problem("HUB-E0401", where, said, f"an answer from the Hub, {constants.ENDPOINT}",

@@ -6,21 +6,19 @@ all, and that a reader sees an object as soon as its writer was told that it is 
 
 from __future__ import annotations
 
-import queue
 import secrets
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from steps.errors import Outage, Problem
 from steps.faults import status_of
-from steps.sources import storage
+from steps.sources import bounded, storage
 
 T = TypeVar("T")
 AT_ONCE = 8
@@ -117,7 +115,8 @@ class ObjectFolder:
         """Upload a file."""
         with self._explained():
             filesystem, path = self._opened
-            filesystem.put_file(str(file), f"{path}/{name}")
+            upload = partial(filesystem.put_file, str(file), f"{path}/{name}")
+            bounded.ended(upload, bounded.upload_seconds(file.stat().st_size))
 
     def fetch(self, name: str, target: Path) -> Path:
         """Download a folder, its sizes and digests compared with those that the store lists."""
@@ -157,24 +156,12 @@ def within(seconds: float, call: Callable[[], T], parameter: str, uri: str) -> T
 
     Clients try again for minutes where nobody answers. The call goes on in its thread, which does not keep the process.
     """
-    results: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put((call(), None))
-        except Exception as error:
-            results.put((None, error))
-
-    threading.Thread(target=run, name="store", daemon=True).start()
     try:
-        result, error = results.get(timeout=seconds)
-    except queue.Empty:
+        return bounded.ended(call, seconds)
+    except bounded.NoAnswer:
         problem = Problem("URI-E0401", parameter, f"no answer within {seconds:g} s", f"an answer for {uri!r}",
                           "run again; if it fails again, check the network and the service")  # fmt: skip
         raise Outage(problem) from None
-    if error:
-        raise error
-    return cast(T, result)
 
 
 def in_parallel(do: Callable[[str], None], names: Iterable[str]) -> None:

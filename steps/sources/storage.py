@@ -1,35 +1,38 @@
 """Check, list, digest and fetch files by URI.
 
-A URI is a path or has one of the fsspec schemes in SCHEMES. Every fetch compares sizes, because an object store client
-can return a truncated body without an error, and the MD5 digest where the store lists one.
+A URI is a path or has one of the fsspec schemes in SCHEMES. What is fetched or read is compared with what the store
+lists (`downloads.py`), and every call to a store ends (`bounded.py`).
 """
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
-from steps.faults import NO_CREDENTIALS, TEMPORARY, known, status_of
-from steps.sources import odd_files
+from steps.faults import NO_CREDENTIALS, TEMPORARY, causes, known, same_again, status_of
+from steps.redaction import masked
+from steps.sources import bounded, bucket_names, credentials, downloads, odd_files
+
+T = TypeVar("T")
 
 # No http(s): with it, a parameter could make a pod read the cluster's metadata service.
 SCHEMES = {"file", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}
 OTHER_NAMES = {"s3a": "s3", "s3n": "s3", "wasb": "abfs", "wasbs": "abfss", "huggingface": "hf"}
 FORBIDDEN = {"\\"} | {chr(code) for code in range(32)} | {chr(127)}
 MOST_FILES = 50_000  # in a local folder; max_files bounds those with rows
-DOWNLOADS_AT_ONCE = 8
-MD5 = re.compile(r"[0-9a-f]{32}")
+DOWNLOADS_AT_ONCE = downloads.AT_ONCE
+TRANSFERS = ("get_file", "put_file")  # calls whose length depends on the size of a file
 CLIENTS = (
     "botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "google", "aiohttp", "huggingface_hub", "httpx",
     "httpcore", "requests", "urllib3", "fsspec",
@@ -69,14 +72,17 @@ def check_uri(parameter: str, uri: str) -> list[Problem]:
         return [_malformed(parameter, uri, "two addresses")]
     if ".." in re.split("[/@]", place):
         return [_malformed(parameter, uri, "the folder ..")]
-    return [] if place.split("/")[0] else [_malformed(parameter, uri, "no bucket, container or owner")]
+    if not place.split("/")[0]:
+        return [_malformed(parameter, uri, "no bucket, container or owner")]
+    wrong = bucket_names.wrong_name(scheme, place)
+    return [_malformed(parameter, uri, "a name that none of its buckets can have")] if wrong else []
 
 
 def _malformed(parameter: str, uri: str, found: str) -> Problem:
     return Problem(
         "URI-E0205",
         parameter,
-        f"{found} in {uri!r}",
+        f"{found} in {masked(uri)!r}",
         "a URI that this store understands",
         "write s3://bucket/path, gs://bucket/path, az://container/path or hf://datasets/owner/name/path",
     )
@@ -96,19 +102,44 @@ def find_files(parameter: str, uri: str, skipped: list[str] | None = None) -> di
     """
     with explained(parameter, uri):
         filesystem, path = filesystem_of(uri)
-        there = filesystem.info(path)  # isfile and isdir would answer no also where the store does not answer
+        # isfile and isdir would answer no also where the store does not answer
+        there = _asked(uri, partial(_info, filesystem, path))
         if there["type"] == "file":
-            return {"": _info(there)}
+            return {"": downloads.listed(there)}
         if there["type"] != "directory":  # a device, or a link to nothing
             raise FileNotFoundError(uri)
         if folder := local_path(uri):
             odd_files.refuse_odd_files(parameter, folder, MOST_FILES)
-        found = filesystem.find(path, detail=True)
+        found = _asked(uri, partial(filesystem.find, path, detail=True))
         prefix = path.rstrip("/") + "/"
-        names = {name.removeprefix(prefix): _info(info) for name, info in found.items()}
+        names = {name.removeprefix(prefix): downloads.listed(info) for name, info in found.items()}
         if skipped is not None:
             skipped += [name for name in names if _is_system_file(name)]
         return {name: info for name, info in names.items() if not _is_system_file(name)}
+
+
+def _info(filesystem: Any, path: str) -> dict[str, Any]:
+    told: dict[str, Any] = filesystem.info(path)
+    if told["type"] == "file":
+        downloads.refuse_other_machine(filesystem, path, downloads.listed(told))
+    return told
+
+
+def _asked(uri: str, call: Callable[[], T]) -> T:
+    """Return a store's answer; what fails soon and may pass is tried again, as clients repeat only some requests."""
+    return bounded.again(call, partial(_may_pass, uri))
+
+
+def _may_pass(uri: str, error: Exception) -> bool:
+    if local_path(uri) or isinstance(error, downloads.Replaced | downloads.WrongBytes):
+        return False
+    try:
+        with explained("", uri):
+            raise error
+    except Outage as told:
+        return told.transient and not same_again(error)
+    except Exception:
+        return False
 
 
 def refuse_links_out(parameter: str, uri: str, names: Iterable[str], code: str) -> None:
@@ -122,9 +153,9 @@ def find_matches(parameter: str, pattern: str) -> dict[str, dict[str, Any]]:
     with explained(parameter, pattern):
         filesystem, path = filesystem_of(pattern)
         folder = fixed_folder(path)
-        found = filesystem.glob(path, detail=True)
+        found = _asked(pattern, partial(filesystem.glob, path, detail=True))
         return {
-            fixed_folder(pattern) + name.removeprefix(folder): _info(info)
+            fixed_folder(pattern) + name.removeprefix(folder): downloads.listed(info)
             for name, info in found.items()
             if info["type"] == "file"
         }
@@ -165,11 +196,20 @@ def digest_of(parameter: str, uri: str) -> str:
 def fetch(parameter: str, uri: str, target: Path) -> Path:
     """Download a file or folder, several files in parallel; a local path is returned unchanged, without a copy.
 
-    Raises as `find_files`, and Outage when the size of a downloaded file differs from the listing.
+    Raises as `find_files`, and Outage if other bytes or objects arrive twice than those that the store lists.
     """
     if local := local_path(uri):
         find_files(parameter, uri)
         return local
+    with explained(parameter, uri):
+        try:
+            return _fetch(parameter, uri, target)
+        except downloads.Replaced:  # by a whole new folder, as likely as not
+            filesystem_of(uri)[0].invalidate_cache()
+            return _fetch(parameter, uri, target)
+
+
+def _fetch(parameter: str, uri: str, target: Path) -> Path:
     files = find_files(parameter, uri)
     filesystem, path = filesystem_of(uri)
     base = target if "" not in files else target.parent
@@ -178,58 +218,28 @@ def fetch(parameter: str, uri: str, target: Path) -> Path:
             Problem("URI-E0103", parameter, f"the object {outside!r} in {uri!r}", "names inside of the folder",
                     "rename it", why="it would be written outside of the folder for downloads")
         )  # fmt: skip
-    jobs = {name or target.name: (f"{path}/{name}" if name else path) for name in files}
-    sizes = {name or target.name: info["size"] for name, info in files.items()}
-
-    def bring(name: str) -> None:
-        place = base / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        wrong = ""
-        for _ in range(2):  # a flipped bit on the way is not there the second time
-            filesystem.get_file(jobs[name], str(place))
-            if place.stat().st_size != sizes[name]:
-                raise OSError(f"{place.stat().st_size} of {sizes[name]} bytes of {jobs[name]} arrived")
-            if not (wrong := _difference(filesystem, jobs[name], place, files[name if "" not in files else ""])):
-                return
-        place.unlink()
-        raise OSError(f"{jobs[name]} arrived twice with {wrong}")
-
-    with explained(parameter, uri), ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-        list(pool.map(bring, jobs))
+    every = [
+        downloads.Wanted(f"{path}/{name}" if name else path, info, base / (name or target.name))
+        for name, info in files.items()
+    ]
+    try:
+        _asked(uri, partial(downloads.bring, filesystem, every))
+    except downloads.Replaced:
+        for one in every:
+            one.place.unlink(missing_ok=True)
+        raise
     return target
-
-
-def _difference(filesystem: Any, path: str, place: Path, info: dict[str, Any]) -> str:
-    """Compare a downloaded file with the MD5 digest that the store lists; return how they differ, empty if they agree.
-
-    S3's etag of an object that was uploaded in one part is its MD5 digest, but not where a key of its own encrypts it.
-    Stores that offer nothing are taken at their word.
-    """
-    expected = info["md5"]
-    if not expected:
-        return ""
-    with open(place, "rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
-    if found == expected or (info["is_etag"] and _encrypted_with_key(filesystem, path)):
-        return ""
-    return f"the MD5 digest {found} where the store lists {expected}"
-
-
-def _encrypted_with_key(filesystem: Any, path: str) -> bool:
-    """Return whether S3 encrypts an object with a key of its own, so that its etag is not a digest of the content."""
-    bucket, _, key = path.partition("/")
-    head = filesystem.call_s3("head_object", Bucket=bucket, Key=key)
-    return bool(head.get("SSECustomerAlgorithm")) or str(head.get("ServerSideEncryption", "")).startswith("aws:kms")
 
 
 def read_bytes(parameter: str, uri: str, limit: int = -1) -> bytes:
     """Read the first `limit` bytes of a file, or all of it with -1. Raises as `find_files`."""
     with explained(parameter, uri):
         filesystem, path = filesystem_of(uri)
-        if local := local_path(uri):
-            _refuse_other_than_file(local)
+        if local_path(uri) is None:
+            return _asked(uri, partial(downloads.read, filesystem, path, limit))
+        _refuse_other_than_file(Path(path))
         with filesystem.open(path, "rb") as stream:
-            return stream.read(limit)
+            return bytes(stream.read(limit))
 
 
 def _refuse_other_than_file(path: Path) -> None:
@@ -263,7 +273,8 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     scheme, _, rest = uri.partition("://")
     _forget_old_connections(scheme.lower())
-    return fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
+    filesystem, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
+    return bounded.Bounded(filesystem, apart=TRANSFERS), path
 
 
 def _forget_old_connections(scheme: str) -> None:
@@ -277,27 +288,6 @@ def _forget_old_connections(scheme: str) -> None:
     if _environments.get(scheme) != named:
         fsspec.get_filesystem_class(scheme).clear_instance_cache()
     _environments[scheme] = named
-
-
-def _info(info: dict[str, Any]) -> dict[str, Any]:
-    named = ("VersionId", "ETag", "etag", "sha256", "blob_id")  # the last is the Hub's
-    identity = next((info[name] for name in named if info.get(name)), "")
-    etag = str(info.get("ETag") or "").strip('"').lower()
-    is_etag = bool(MD5.fullmatch(etag))
-    return {
-        "size": info["size"],
-        "identity": str(identity).strip('"'),
-        "md5": etag if is_etag else _listed_md5(info),
-        "is_etag": is_etag,
-    }
-
-
-def _listed_md5(info: dict[str, Any]) -> str:
-    """Return the MD5 digest that Google's or Azure's store lists for an object, as hex; empty if it lists none."""
-    listed = info.get("md5Hash") or info.get("content_md5") or (info.get("content_settings") or {}).get("content_md5")
-    if not listed:
-        return ""
-    return (base64.b64decode(listed) if isinstance(listed, str) else bytes(listed)).hex()
 
 
 def _is_system_file(name: str) -> bool:
@@ -318,7 +308,7 @@ def explained(parameter: str, uri: str, access: str = "read") -> Iterator[None]:
         _environments.pop(scheme_of(uri), None)
         raise UserError(
             Problem("URI-E0202", parameter, f"no access to {uri!r} ({error})", f"credentials with {access} access",
-                    f"give the run's service account or secret {access} access")
+                    f"give the run's service account or secret {access} access{credentials.here(scheme_of(uri))}")
         ) from None  # fmt: skip
     except ImportError as error:
         raise UserError(
@@ -337,13 +327,21 @@ def explained(parameter: str, uri: str, access: str = "read") -> Iterator[None]:
             _environments.pop(scheme_of(uri), None)
             raise NoCredentials(
                 Problem("URI-E0202", parameter, f"no credentials for {uri!r} ({type(error).__name__})",
-                        f"credentials with {access} access", _where_to_give(uri))
+                        f"credentials with {access} access", credentials.where_to_give(scheme_of(uri)))
             ) from None  # fmt: skip
-        if isinstance(error, ValueError) or "Validation" in type(error).__name__:
+        garbage = isinstance(error, json.JSONDecodeError)  # the answer of another machine
+        if (isinstance(error, ValueError) and not garbage) or "Validation" in type(error).__name__:
             raise UserError(_malformed(parameter, uri, " ".join(str(error).split())[:200])) from None
-        if not isinstance(error, OSError) and not type(error).__module__.startswith(CLIENTS):
+        if not (garbage or isinstance(error, OSError) or type(error).__module__.startswith(CLIENTS)):
             raise
-        if (status := status_of(error)) and 400 <= status < 500 and status not in TEMPORARY:
+        status = next((code for one in causes(error) if (code := status_of(one))), None)
+        if status == 400:  # S3's answer to a token that has expired; there is no more to it where a head was asked for
+            raise UserError(
+                Problem("URI-E0202", parameter, f"a store that refuses {uri!r} ({type(error).__name__})",
+                        f"credentials with {access} access that have not expired",
+                        credentials.where_to_give(scheme_of(uri)))
+            ) from None  # fmt: skip
+        if status and 400 <= status < 500 and status not in TEMPORARY:
             raise UserError(
                 Problem("URI-E0201", parameter, f"nothing at {uri!r} ({type(error).__name__})",
                         "a file or folder that exists", _hint(uri))
@@ -368,14 +366,6 @@ def _lacks_credentials(error: Exception) -> bool:
     if isinstance(error, ValueError):  # adlfs
         return "Must provide either a connection_string or account_name" in str(error)
     return bool(NO_CREDENTIALS.search(type(error).__name__))
-
-
-def _where_to_give(uri: str) -> str:
-    if scheme_of(uri) == "hf":
-        return "accept its terms on the Hub, and set HF_TOKEN or huggingface_token_secret"
-    if scheme_of(uri) in ("az", "abfs", "abfss"):
-        return "set AZURE_STORAGE_ACCOUNT_NAME, and a key or a service principal, by a secret or the environment"
-    return "provide them by a service account, a secret or the environment"
 
 
 def _hint(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 target.py       which server and experiment: parameters, then environment variables
 tracker.py      one tracked run; the interface for steps
+connecting.py   MLflow's client, whose calls to a server come to an end
 loading.py      importing MLflow before a thread uses it
 database.py     a database of its own, created once
 store.py        the run on the server, and the classification of server errors

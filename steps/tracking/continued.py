@@ -17,7 +17,7 @@ from typing import Any
 from steps.artifacts import write_durably
 from steps.errors import Outage, Problem
 from steps.redaction import masked
-from steps.tracking.target import be_patient
+from steps.tracking.connecting import connect
 
 log = logging.getLogger("finetune")
 
@@ -119,11 +119,8 @@ def close_runs(root: Path) -> list[str]:
     servers = {told.server for folder in folders if (told := _read(folder)) and told.status == "RUNNING"}
     closed: list[str] = []
     for server in sorted(servers):
-        be_patient()
         try:
-            from mlflow import MlflowClient
-
-            closed += end_abandoned(MlflowClient(tracking_uri=server), server, root)
+            closed += end_abandoned(connect(server), server, root)
         except Exception as error:  # every store has its own exceptions
             raise Outage(
                 Problem(

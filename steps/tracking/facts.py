@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from steps.redaction import masked
+from steps.tracking.connecting import connect
 from steps.tracking.store import MOST_PARAMETERS
-from steps.tracking.target import be_patient
 
 log = logging.getLogger("finetune")
 
@@ -38,11 +38,8 @@ def add_facts(client: Any, run_id: str, effective: dict[str, Any], gate: dict[st
 
 def tell_facts(uri: str, run_id: str, effective: dict[str, Any], gate: dict[str, Any], report: Path | None) -> None:
     """Do the same with a client of its own; an error is only logged, because the run's result does not depend on it."""
-    be_patient()
     try:
-        from mlflow import MlflowClient
-
-        add_facts(MlflowClient(tracking_uri=uri), run_id, effective, gate, report)
+        add_facts(connect(uri), run_id, effective, gate, report)
     except Exception as error:
         if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
             return  # the training was tracked on another server

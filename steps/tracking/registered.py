@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,8 +21,9 @@ from steps.models.layout import COPY_FOLDER, REFERENCE_FILE
 from steps.params.registration import SQLITE, TrackingParams
 from steps.params.text_file import any_json
 from steps.redaction import masked
-from steps.sources import storage
+from steps.sources import bounded, storage
 from steps.sources.model_files import MLFLOW_SCHEMES, ModelFiles, open_files
+from steps.tracking.connecting import connect
 from steps.tracking.store import is_refusal
 from steps.tracking.target import be_patient, registry_uri, store_or_local
 
@@ -45,10 +47,8 @@ def open_mlflow(uri: str, mlflow_server_uri: str = "") -> ModelFiles:
         return _follow(open_files(PARAMETER, "mlflow", uri))
     server = server_of(mlflow_server_uri)
     with _explained(server):
-        from mlflow import MlflowClient
-
-        found, place = _look_up(MlflowClient(tracking_uri=server), uri, server)
-        stored = _open_stored(found, place, server)
+        found, place = _look_up(connect(server, retries=2, seconds=30), uri, server)
+        stored = bounded.ended(partial(_open_stored, found, place, server))
         return replace(_follow(ModelFiles(PARAMETER, "mlflow", found, stored.files, stored)), registered=found)
 
 
@@ -158,18 +158,8 @@ class StoredModel:
                 return stream.read(count)
         if not hasattr(self.repository, "_host_creds"):
             return (self.download([name]) / name).read_bytes()[:count]
-        from mlflow.utils.request_utils import augmented_raise_for_status
-        from mlflow.utils.rest_utils import http_request
-
-        found = b""
         with _explained(self.server):
-            answer = http_request(self.repository._host_creds, f"/{name}", "GET", stream=True)
-            augmented_raise_for_status(answer)
-            blocks = answer.iter_content(min(count, 1 << 20))
-            while len(found) < count and (block := next(blocks, b"")):
-                found += block
-            answer.close()
-        return found[:count]
+            return bounded.ended(partial(_start, self.repository._host_creds, name, count))
 
     def cached(self, name: str) -> Path | None:
         """Return the path of a file on this machine; None if it would have to be fetched."""
@@ -189,11 +179,31 @@ class StoredModel:
         with _explained(self.server):
             for name in names:
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
-                self.repository._download_file(name, str(place / name))
+                bring = partial(self.repository._download_file, name, str(place / name))
+                bounded.moving(bring, partial(_bytes_in, place))
                 found = (place / name).stat().st_size
                 if self.files[name] and found != self.files[name]:
                     raise ConnectionError(f"{found} of {self.files[name]} bytes of {name} arrived")
         return place
+
+
+def _start(credentials: Any, name: str, count: int) -> bytes:
+    """Return the first bytes of a file that a server passes on."""
+    from mlflow.utils.request_utils import augmented_raise_for_status
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(credentials, f"/{name}", "GET", stream=True)
+    augmented_raise_for_status(answer)
+    blocks, found = answer.iter_content(min(count, 1 << 20)), b""
+    while len(found) < count and (block := next(blocks, b"")):
+        found += block
+    answer.close()
+    return found[:count]
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes of all files in a folder: MLflow writes some beside the one that it is asked for."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _look_up(client: Any, uri: str, server: str) -> tuple[str, str]:

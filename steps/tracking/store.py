@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.params.registration import SQLITE
+from steps.tracking.connecting import connect
 from steps.tracking.continued import end_killed, known_so_far, remember, remembered
 from steps.tracking.database import make_place
 from steps.tracking.records import Record, TrackedRun
-from steps.tracking.target import be_patient
 
 MOST_METRICS, MOST_PARAMETERS = 900, 100  # MLflow accepts 1,000 and 100 per call
 RUN_KEY = "finetune_run_key"
@@ -39,11 +39,8 @@ class Store:
         with self._opening:
             if self._client is not None:
                 return self._client
-            be_patient()
-            from mlflow import MlflowClient
-
             make_place(self.uri)
-            client = MlflowClient(tracking_uri=self.uri)
+            client = connect(self.uri)
             if self.run.run_id:
                 self._parameters, self._last = known_so_far(client, self.run.run_id)
             else:

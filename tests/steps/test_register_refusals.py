@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from fault_proxy import Fault, fault_proxy
 from mlflow import MlflowClient
 from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from registering import content, registered, settings, write_evaluation
 from s3_server import s3_server
+from tracking_server import TrackingServer
 
 from steps.errors import Outage, SecurityRefusal, UserError
 from steps.params.settings import RegistrationSettings
 from steps.register_model.candidate import Target, read_target
 from steps.register_model.step import register_model
 from steps.register_model.weights import masked
+from steps.sources import bounded
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +121,18 @@ def test_a_server_that_is_down_is_an_outage_and_says_how_to_finish(world, monkey
     assert "secret" not in error.value.resume_from
     assert len(str(error.value)) < 600
     assert "run again when MLflow answers" in str(error.value)
+    assert not world["registration"].exists()
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_an_outage(world, monkeypatch, tmp_path):
+    monkeypatch.setattr(bounded, "LONGEST", 0.5)
+    server = TrackingServer(tmp_path / "artifacts")
+    with fault_proxy(server.uri) as proxy:
+        proxy.play(Fault("trickle head", seconds=0.2))
+        with pytest.raises(Outage, match=r"NoAnswer: no answer within 0\.5 s") as error:
+            register_model(settings(tracking={"mlflow_server_uri": proxy.url}), **world)
+    server.close()
+    assert error.value.resume_from.startswith("python -m steps register-model ")
     assert not world["registration"].exists()
 
 

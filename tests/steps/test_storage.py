@@ -1,13 +1,14 @@
 """URIs: which may be opened, how they are resolved, and complete transfers."""
 
+import hashlib
 import os
 import sys
-from pathlib import Path
 
 import pytest
+from fault_proxy import Fault, fault_proxy
 
 from steps.errors import Outage, SecurityRefusal, UserError
-from steps.sources import storage
+from steps.sources import downloads, storage
 
 BUCKET = "data"
 
@@ -92,22 +93,6 @@ def test_one_file_in_object_storage_is_fetched_under_the_wanted_name(s3, tmp_pat
     assert storage.fetch("p", f"s3://{BUCKET}/rows.jsonl", tmp_path / "train.jsonl").read_bytes() == b"{}\n"
 
 
-def test_bytes_that_went_missing_on_the_way_are_noticed(s3, tmp_path, monkeypatch):
-    from steps.errors import Outage
-
-    s3.pipe(f"{BUCKET}/cut.jsonl", b"0123456789")
-    real = storage.filesystem_of
-
-    def lying(uri):
-        filesystem, path = real(uri)
-        monkeypatch.setattr(filesystem, "get_file", lambda _, place: Path(place).write_bytes(b"01234"), raising=False)
-        return filesystem, path
-
-    monkeypatch.setattr(storage, "filesystem_of", lying)
-    with pytest.raises(Outage, match="5 of 10 bytes"):
-        storage.fetch("p", f"s3://{BUCKET}/cut.jsonl", tmp_path / "x")
-
-
 def test_a_missing_object_is_the_users_to_correct(s3):
     with pytest.raises(UserError, match="nothing at"):
         storage.find_files("train_file_path", f"s3://{BUCKET}/nowhere.jsonl")
@@ -177,61 +162,83 @@ def test_other_content_on_the_hub_is_another_source(monkeypatch):
 
 
 @pytest.fixture
-def flipping(s3, monkeypatch):
-    """Flip a bit of every download as long as `left` says."""
-    left = {"downloads": 0}
-    real = type(s3)._get_file
+def proxy(s3, monkeypatch):
+    """A proxy before the server, which the next connection finds."""
+    with fault_proxy(os.environ["AWS_ENDPOINT_URL"]) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
+        yield made
 
-    async def get_file(self, path, place, **more):
-        await real(self, path, place, **more)
-        if left["downloads"]:
-            left["downloads"] -= 1
-            data = bytearray(Path(place).read_bytes())
-            data[len(data) // 2] ^= 1
-            Path(place).write_bytes(data)
 
-    monkeypatch.setattr(type(s3), "_get_file", get_file)
-    type(s3).clear_instance_cache()  # an instance keeps the methods that it was made with
-    yield left
+@pytest.fixture
+def plain(s3, monkeypatch):
+    """Stores objects without a checksum."""
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    yield type(s3)(skip_instance_cache=True)
     type(s3).clear_instance_cache()
 
 
 @pytest.mark.parametrize("folder", [True, False])
-def test_a_flipped_bit_on_the_way_is_fetched_again(s3, flipping, folder, tmp_path):
-    s3.pipe(f"{BUCKET}/once/rows.jsonl", b"r" * 1000)
-    flipping["downloads"] = 1
+@pytest.mark.parametrize("fault", ["flip", "lie"])
+def test_wrong_bytes_on_the_way_are_fetched_again(plain, proxy, folder, fault, tmp_path):
+    plain.pipe(f"{BUCKET}/once/rows.jsonl", b"r" * 1000)
+    proxy.play(Fault(fault, "rows", ("GET",), 1, 1))
     uri = f"s3://{BUCKET}/once" if folder else f"s3://{BUCKET}/once/rows.jsonl"
     fetched = storage.fetch("train_file_path", uri, tmp_path / "x")
     file = fetched / "rows.jsonl" if folder else fetched
     assert file.read_bytes() == b"r" * 1000
-    assert flipping["downloads"] == 0
+    assert [one.name for one in file.parent.iterdir()] == [file.name]
+    assert any(asked.changed for asked in proxy.seen)
 
 
-def test_bits_that_are_flipped_every_time_end_in_an_outage(s3, flipping, tmp_path):
-    s3.pipe(f"{BUCKET}/always/rows.jsonl", b"r" * 1000)
-    flipping["downloads"] = 2
-    with pytest.raises(Outage, match=r"arrived twice with the MD5 digest [0-9a-f]{32} where the store lists"):
-        storage.fetch("train_file_path", f"s3://{BUCKET}/always", tmp_path / "x")
-    assert not (tmp_path / "x" / "rows.jsonl").exists()
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("flip", "the MD5 digest [0-9a-f]{32} where the store lists"), ("lie", "500 of 1000 bytes")],
+)
+def test_wrong_bytes_that_arrive_every_time_end_in_an_outage(plain, proxy, fault, said, tmp_path):
+    plain.pipe(f"{BUCKET}/always/rows.jsonl", b"r" * 1000)
+    proxy.play(Fault(fault, "rows", ("GET",)))
+    uri = f"s3://{BUCKET}/always/rows.jsonl"
+    with pytest.raises(Outage, match=f"arrived twice with {said}"):
+        storage.fetch("p", uri, tmp_path / "x" / "rows")
+    with pytest.raises(Outage, match=f"arrived twice with {said}"):
+        storage.read_bytes("p", uri)
+    assert list((tmp_path / "x").iterdir()) == []
 
 
-@pytest.mark.parametrize("encrypted", [{"ServerSideEncryption": "aws:kms"}, {"SSECustomerAlgorithm": "AES256"}])
-def test_the_etag_of_an_object_with_a_key_of_its_own_is_no_digest(s3, flipping, encrypted, monkeypatch, tmp_path):
-    s3.pipe(f"{BUCKET}/sealed/rows.jsonl", b"r" * 1000)
-    real = type(s3)._call_s3
+@pytest.mark.parametrize("encrypted", [{"ServerSideEncryption": "aws:kms"}, {"SSECustomerAlgorithm": "AES256"}, {}])
+@pytest.mark.parametrize("etag", ["0" * 32, f"{'0' * 32}-2"])
+def test_the_etag_of_an_object_with_a_key_of_its_own_is_no_digest(encrypted, etag):
+    class Store:
+        def call_s3(self, method, PartNumber=0, **where):
+            return {"ContentLength": 3, "PartsCount": 2} if PartNumber else encrypted
 
-    async def call(self, method, *given, **more):
-        answer = await real(self, method, *given, **more)
-        return {**answer, **encrypted} if method == "head_object" else answer
-
-    monkeypatch.setattr(type(s3), "_call_s3", call)
-    type(s3).clear_instance_cache()
-    flipping["downloads"] = 1  # as if the etag were of other bytes
-    assert storage.fetch("train_file_path", f"s3://{BUCKET}/sealed", tmp_path / "x").is_dir()
-    assert flipping["downloads"] == 0
+    info = downloads.listed({"size": 5, "ETag": f'"{etag}"'})
+    told = downloads._difference(Store(), "bucket/key", info, lambda: iter([b"hello"]))
+    assert bool(told) is not bool(encrypted)
 
 
-def test_an_object_of_several_parts_has_no_digest_and_is_taken_as_it_comes(s3, tmp_path):
+@pytest.mark.parametrize("sizes", [[3], [1, 2], [2, 2], []])
+def test_the_etag_of_several_parts_is_made_of_their_digests(sizes):
+    content, parts, start = b"hello", [], 0
+    for size in sizes:
+        parts.append(content[start : start + size])
+        start += size
+    parts.append(content[start:])
+    expected = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts)).hexdigest()
+
+    class Store:
+        def call_s3(self, method, PartNumber=0, **where):
+            return {"ContentLength": len(parts[PartNumber - 1]), "PartsCount": len(parts)} if PartNumber else {}
+
+    for count, flipped in ((1, False), (5, False), (1, True)):
+        blocks = [content[at : at + count] for at in range(0, 5, count)]
+        if flipped:
+            blocks[2] = b"L"
+        info = downloads.listed({"size": 5, "ETag": f'"{expected}-{len(parts)}"'})
+        assert bool(downloads._difference(Store(), "bucket/key", info, lambda: iter(blocks))) is flipped  # noqa: B023
+
+
+def test_an_object_of_several_parts_is_fetched_whole(s3, tmp_path):
     parts = b"p" * (11 * 2**20)
     with s3.open(f"{BUCKET}/parts/weights.bin", "wb", block_size=5 * 2**20) as stream:
         stream.write(parts)
@@ -246,9 +253,9 @@ def test_an_object_of_several_parts_has_no_digest_and_is_taken_as_it_comes(s3, t
      {"ETag": '"5d41402abc4b2a76b9719d911017c592"'}],
 )  # fmt: skip
 def test_the_digest_is_read_as_each_store_lists_it(listed):
-    assert storage._info({"size": 5, **listed})["md5"] == "5d41402abc4b2a76b9719d911017c592"  # of "hello"
+    assert downloads.listed({"size": 5, **listed})["md5"] == "5d41402abc4b2a76b9719d911017c592"  # of "hello"
 
 
 @pytest.mark.parametrize("listed", [{}, {"ETag": '"5d41402abc4b2a76b9719d911017c592-2"'}, {"etag": "0x8DC"}])
 def test_a_store_without_a_digest_says_so(listed):
-    assert storage._info({"size": 5, **listed})["md5"] == ""
+    assert downloads.listed({"size": 5, **listed})["md5"] == ""

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from fault_proxy import Fault, fault_proxy
 from tracking_server import TrackingServer
 from waiting import LONG, wait_for
 
 from steps.errors import Outage, UserError
 from steps.params.registration import TrackingParams
+from steps.sources import bounded
 from steps.tracking import UNSENT, Tracker
 from steps.tracking.checkpoints import CheckpointCopies
 from steps.tracking.records import read_unsent
@@ -131,6 +133,17 @@ def test_an_outage_delays_metrics_and_loses_none(server, said, when):
     assert all(before <= sent[step] <= after for step, (before, after) in enumerate(times, 1))
     assert sum("training continues" in line for line in said) == 1
     assert sum("answers again" in line for line in said) == 1
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_left_and_asked_again(server, said, monkeypatch):
+    monkeypatch.setattr(bounded, "LONGEST", 2.0)
+    with fault_proxy(server.uri) as proxy:
+        proxy.play(Fault("trickle head", last=1, seconds=0.2))
+        with tracked(proxy.url) as tracker:
+            tracker.metrics({"loss": 1.0}, 1)
+            tracker.flush(LONG)
+    assert server.metrics("loss") == [(1, 1.0)]
+    assert any("no answer within 2 s; training continues" in line for line in said)
 
 
 def test_nothing_that_is_called_waits_for_a_server_that_is_down(server):

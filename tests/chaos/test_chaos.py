@@ -1,0 +1,75 @@
+"""Faults at random, seeded: a few of each row in every run of the tests, many in `make chaos`, which prints a table."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub_at_fault
+import pytest
+import registry_at_fault
+import stores_at_fault
+import tight_places
+from chaos_row import Row, failures
+from fault_proxy import fault_proxy
+from hub_at_fault import Hub
+from registry_at_fault import Registry
+from stores_at_fault import Store, store_at_fault
+from tight_places import Tight
+
+MODULES = (stores_at_fault, hub_at_fault, registry_at_fault, tight_places)
+ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Iterator[Store]:
+    with store_at_fault(tmp_path_factory.mktemp("store")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Iterator[Hub]:
+    with hub_at_fault.hub_at_fault(tmp_path_factory.mktemp("hub")) as made:
+        yield made
+
+
+@pytest.fixture
+def registry(world, mlflow_server, tmp_path) -> Iterator[Registry]:
+    with fault_proxy(mlflow_server) as proxy:
+        yield Registry(proxy, mlflow_server, world, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def chaos_table(request) -> Iterator[list[tuple[Row, int, int]]]:
+    """What was tried and what held; printed at the end."""
+    table: list[tuple[Row, int, int]] = []
+    yield table
+    lines = [f"{'':>3}  {'fault':42} {'tried':>5} {'held':>5}"]
+    lines += [f"{row.number:>3}  {row.name:42} {tried:>5} {held:>5}" for row, tried, held in table]
+    request.config.pluginmanager.getplugin("terminalreporter").write("\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def tight(tiny_model, tmp_path) -> Tight:
+    return Tight(tiny_model, tmp_path)
+
+
+def test_the_table_of_faults_names_tests_that_exist_and_every_row():
+    tests = Path(__file__).parents[1]
+    table = (tests.parent / "docs/tests.md").read_text()
+    source = "".join(file.read_text() for file in tests.rglob("*.py"))
+    assert [name for name in re.findall(r"`(test_[a-z0-9_]+)`", table) if f"def {name}(" not in source] == []
+    lines = {int(line.split("|")[1]): line for line in table.splitlines() if re.match(r"\| \d+ \|", line)}
+    assert [row.name for row in ROWS if "chaos" not in lines[row.number]] == []
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.short], ids=lambda row: row.name)
+def test_a_few_faults_of_each_kind(row, request):
+    assert failures(row, request.getfixturevalue(row.place), row.short) == []
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_many_faults_of_each_kind(row, request, chaos_table):
+    told = failures(row, request.getfixturevalue(row.place), row.long)
+    chaos_table.append((row, row.long, row.long - len(told)))
+    assert told == []
