@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
 from steps.params.registration import database_in
-from steps.running import LOCAL_ROOT, attempt, run_here
+from steps.running import LOCAL_ROOT, attempt, run_here, write_durably
 
 
 def plan(name: str, given: dict[str, Any], root: Path, folder: Path) -> None:
@@ -56,7 +55,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
         done.outputs = _finished(done.records)
     result = _result(reading, done, error, root, time.monotonic() - started)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_durably(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
     return result
 
 
@@ -127,7 +126,8 @@ def _result(
         metrics["answers"] = json.loads(Path(scored).read_text("utf-8"))["answers"]
         artifacts["report"] = _path_of(done.records, "score", "report", "")  # the same report, with the scores
     if "report" in artifacts:
-        artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
+        write_durably(folder / "report.html", Path(artifacts["report"]).read_bytes())
+        artifacts["report"] = str(folder / "report.html")
     if {"tuned", "merged"} <= set(artifacts):
         merged = json.loads(Path(artifacts["merged"], "manifest.json").read_text("utf-8"))
         artifacts["model"] = artifacts[merged["same_as"] or "merged"]
