@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from pipelines.active import active
 from pipelines.log_file import Readable
 from pipelines.placeholders import refuse_placeholders
+from pipelines.reuse import checked_reuse
 from pipelines.scratch import scratch_folder
 from pipelines.warm import WAITING, warm_python
 from steps.errors import Problem
@@ -41,7 +42,6 @@ from steps.running import (
     bug,
     code_digest,
     exhausted,
-    follow_umask,
     stopped,
 )
 
@@ -107,6 +107,7 @@ def run_local(
             _forwarded_signals(),
             warm_python(at_once) if warm and _trains_or_answers(pipeline) else contextlib.nullcontext() as client,
             _untouched_text(client),
+            checked_reuse() if cache else contextlib.nullcontext(),
             hits,
         ):
             try:
@@ -116,7 +117,6 @@ def run_local(
             finally:
                 run.records = _read(records)
                 shutil.rmtree(records)
-                follow_umask(root / "cache")  # kfp writes its entries through temporary files, for their owner alone
     return run
 
 

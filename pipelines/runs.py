@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
 from steps.params.registration import database_in
-from steps.running import LOCAL_ROOT, attempt, run_here
+from steps.running import LOCAL_ROOT, attempt, run_here, write_durably
 
 
 def plan(name: str, given: dict[str, Any], root: Path, folder: Path) -> None:
@@ -57,22 +56,10 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
         done.outputs = _finished(done.records)
     result = _result(reading, done, error, root, time.monotonic() - started)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False), bool(error))
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    with suppress(OSError) if error else nullcontext():  # that the disk is full is no news of a run that has failed
+        write_durably(folder / "result.json", text)
     return result
-
-
-def _write(file: Path, text: str, failed: bool) -> None:
-    """Write a file whole or not at all; that the disk is full is no news of a run that has failed."""
-    draft = file.with_name(f".{file.name}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, file)
-    except OSError as error:
-        error.filename = str(file)  # a write names none, and so tells no volume
-        with suppress(OSError):
-            draft.unlink()
-        if not failed:
-            raise
 
 
 def _plan(name: str, passed: dict[str, Any], root: Path, scratch: Path) -> tuple[Path | None, dict[str, Any] | None]:
@@ -142,7 +129,8 @@ def _result(
         metrics["answers"] = json.loads(Path(scored).read_text("utf-8"))["answers"]
         artifacts["report"] = _path_of(done.records, "score", "report", "")  # the same report, with the scores
     if "report" in artifacts:
-        artifacts["report"] = str(shutil.copyfile(artifacts["report"], folder / "report.html"))
+        write_durably(folder / "report.html", Path(artifacts["report"]).read_bytes())
+        artifacts["report"] = str(folder / "report.html")
     if {"tuned", "merged"} <= set(artifacts):
         merged = json.loads(Path(artifacts["merged"], "manifest.json").read_text("utf-8"))
         artifacts["model"] = artifacts[merged["same_as"] or "merged"]

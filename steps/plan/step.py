@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steps import wire
-from steps.artifacts import new_artifact
+from steps.artifacts import new_artifact, read_manifest, write_durably
 from steps.params.group import Group
 from steps.params.pipeline import PipelineParameters
 from steps.params.pipelines import is_sweep, model_of
@@ -67,8 +67,10 @@ def plan(
 
 def _take(made: Path, plan: Path, report: Path) -> dict[str, Any]:
     """Copy the plan that the local runner made (pipelines/runs.py) and return its outputs."""
-    shutil.copytree(made / "plan", plan, dirs_exist_ok=True)
-    shutil.copyfile(made / "report.html", report)
+    read_manifest(made / "plan", "plan")
+    with new_artifact(plan, "plan") as draft:
+        shutil.copyfile(made / "plan" / "plan.json", draft / "plan.json")
+    write_durably(report, (made / "report.html").read_bytes())
     log.info(_told(json.loads((plan / "plan.json").read_text("utf-8"))))
     return dict(json.loads((made / "outputs.json").read_text("utf-8")))
 
