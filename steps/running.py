@@ -46,6 +46,9 @@ from steps.outcome import leave_unexpected, record, texts
 from steps.outcome import stopped as stopped
 from steps.params.wording import in_words_of
 from steps.pruning import read_curve as read_curve  # these two for sweeps on this machine
+from steps.redaction import Printed as Printed  # these for the processes of pipelines
+from steps.redaction import mask_output as mask_output
+from steps.redaction import masked as masked
 from steps.remembered import looking_once as looking_once
 
 # Steps that need no torch unless their settings say so (needs_torch). If torch is installed, transformers would import

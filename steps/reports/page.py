@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, Undefined
 from markupsafe import Markup, escape
 
 from steps.artifacts import write_durably
+from steps.redaction import without_credentials
 from steps.reports import formats
 
 REGISTERED = "<!-- the registered version -->"  # register_model, which runs later, puts it here
@@ -39,14 +40,15 @@ def write_page(
     text = page.render(title=title, css=css, sections=sections, digests=digests, head=head,
                        registered_marker=Markup(REGISTERED))  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, text)
+    write_durably(file, without_credentials(text))
 
 
 def name_version(page: Path, file: Path, version: str) -> None:
     """Copy a run report to `file`, with a sentence that names the registered version."""
     told = f'<p class="reason">{escape(version)}</p>'
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, page.read_text(encoding="utf-8").replace(REGISTERED, told, 1))
+    text = page.read_text(encoding="utf-8").replace(REGISTERED, without_credentials(told), 1)
+    write_durably(file, text)
 
 
 @cache
