@@ -233,7 +233,7 @@ class _Output:
         self.file.write(kept.replace(SHOWN, "") + "\n")
         self.tail = [*self.tail[-TAIL_LINES:], kept.strip()]
         if SHOWN in line:
-            self.tell(kept.split(SHOWN, 1)[1])
+            self.tell(kept.partition(SHOWN)[2])  # an empty line has lost the mark at its end
 
 
 def _read(records: Path) -> list[dict[str, Any]]:
