@@ -19,6 +19,7 @@ from pipelines.reap_command import reap
 from pipelines.sweeping.command import sweep_command
 from pipelines.verify_command import verify
 from steps.errors import Problem, UserError, nearest
+from steps.redaction import mask_output
 
 EXIT_GATE = 7  # with --gate-exit; the codes of errors are in steps/errors.py
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of text.")
@@ -26,6 +27,7 @@ JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instea
 
 def main() -> None:
     """Run the command line; exits with the exit code of the error class."""
+    mask_output()
     words = sys.argv[1:]
     as_json = "--json" in words and words[0] in (
         "plan",

@@ -39,6 +39,7 @@ from steps.running import (
     RECORDS,
     SHOWN,
     STOPPING,
+    Printed,
     bug,
     code_digest,
     exhausted,
@@ -186,7 +187,7 @@ class _OfThread(threading.local):
     """What a thread has written of its current line, how it reads kfp's output, and whether it writes for the user."""
 
     def __init__(self) -> None:
-        self.line, self.shows, self.readable = "", False, Readable()
+        self.line, self.shows, self.readable, self.printed = "", False, Readable(), Printed()
 
 
 class _Output:
@@ -229,10 +230,11 @@ class _Output:
     def _take(self, line: str) -> None:
         if (kept := self._own.readable.line(line)) is None:
             return
+        kept = self._own.printed.masked(f"{kept}\n")[:-1]  # a process of a user may print without Python
         self.file.write(kept.replace(SHOWN, "") + "\n")
         self.tail = [*self.tail[-TAIL_LINES:], kept.strip()]
         if SHOWN in line:
-            self.tell(line.split(SHOWN, 1)[1])
+            self.tell(kept.partition(SHOWN)[2])  # an empty line has lost the mark at its end
 
 
 def _read(records: Path) -> list[dict[str, Any]]:

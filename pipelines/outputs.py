@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from steps.errors import Problem, UserError
+from steps.params.secrets import without_credentials
 from steps.running import known
 
 
@@ -27,11 +28,17 @@ def refuse_unwritable(name: str, path: Path, folder: bool = True) -> None:
 
 
 def refuse_in_uri(name: str, path: Path) -> None:
-    """Raise UserError for a folder whose path would mean another one in the URI of an SQLite database."""
+    """Raise UserError for a folder whose path would mean another one in an SQLite database's URI, or holds a secret."""
     if bad := sorted({"?", "%"} & set(str(path.absolute()))):
         raise UserError(
             Problem("OUTPUT-E0102", name, f"{path.absolute()} with {bad[0]}", "a path without ? and %",
                     "name another folder", why="the MLflow store of local runs is there, under a URI")
+        )  # fmt: skip
+    place = str(path.absolute())
+    if (told := without_credentials(place)) != place:
+        raise UserError(
+            Problem("OUTPUT-E0103", name, f"{told}, a path with a secret", "a path without one", "name another folder",
+                    why="results and messages name it")
         )  # fmt: skip
 
 

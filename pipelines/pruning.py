@@ -23,6 +23,7 @@ from pipelines.catalog import PIPELINES
 from pipelines.old_sweeps import OldSweep, find_sweeps, sweep_in
 from steps.errors import Preempted, Problem, StepError, UserError
 from steps.params.registration import database_in
+from steps.params.secrets import without_credentials
 from steps.running import load
 
 NAME = re.compile(r"(?P<pipeline>\w+)-\d{8}-\d{6}(-\d+)?")
@@ -39,6 +40,13 @@ class OldRun:
     """Time of its last change, in seconds since 1970."""
     result: dict[str, Any] | None
     """result.json; None if the run was killed or is active."""
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server of the run; empty without one. Its password is in no file, only in the environment."""
+        told = str((self.result or {}).get("tracking_uri") or "")
+        now = os.environ.get("MLFLOW_TRACKING_URI", "")
+        return now if told and told == without_credentials(now) else told
 
     @property
     def interrupted(self) -> bool:
@@ -182,7 +190,7 @@ def _resumable(root: Path, run: OldRun) -> bool:
 
 def _registered(root: Path, runs: list[OldRun], sweeps: list[OldSweep], done: Pruning) -> dict[str, str]:
     """Return what has the weights of a registered version; all that a server cannot be asked about, too."""
-    known = {run.result["tracking_uri"] for run in runs if run.result and run.result.get("tracking_uri")}
+    known = {run.tracking_uri for run in runs if run.tracking_uri}
     known |= {sweep.tracking_uri for sweep in sweeps if sweep.tracking_uri}
     servers = {database_in(root), *known, *([os.environ["MLFLOW_TRACKING_URI"]] if _asked() else [])}
     reasons: dict[str, str] = {}
@@ -191,7 +199,7 @@ def _registered(root: Path, runs: list[OldRun], sweeps: list[OldSweep], done: Pr
             versions = load("registered-weights")(server)
         except StepError as error:
             for run in runs:
-                if (run.result or {}).get("registered") and run.result.get("tracking_uri") == server:  # type: ignore[union-attr]
+                if (run.result or {}).get("registered") and run.tracking_uri == server:
                     name = _run_in(_weights(run.result), root) or run.folder.name
                     reasons[name] = _unknown(error)
             told = {sweep.tracking_uri or _default(root) for sweep in sweeps if sweep.is_registered}

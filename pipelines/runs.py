@@ -18,7 +18,8 @@ from steps.errors import StepError
 from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
 from steps.params.registration import database_in
-from steps.running import LOCAL_ROOT, attempt, run_here, write_durably
+from steps.params.secrets import without_credentials
+from steps.running import LOCAL_ROOT, attempt, masked, run_here, write_durably
 
 
 def plan(name: str, given: dict[str, Any], root: Path, folder: Path) -> None:
@@ -54,7 +55,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     except StepFailed as failure:
         error, done = failure.outcome, failure.run
         done.outputs = _finished(done.records)
-    result = _result(reading, done, error, root, time.monotonic() - started)
+    result = _told(_result(reading, done, error, root, time.monotonic() - started))
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False)
     with suppress(OSError) if error else nullcontext():  # that the disk is full is no news of a run that has failed
@@ -94,6 +95,12 @@ def _passable(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Pass all parameters in `overrides`: KFP's types would reject text such as "1e-5" before the plan reads it."""
     values = {key: value for key, value in given.items() if key != "overrides" and value is not None}
     return {"overrides": merged(PIPELINES[name].parameters, values, given.get("overrides") or {})}
+
+
+def _told(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without credentials; the paths that others read from it stay, as --root holds none."""
+    paths = {name: result[name] for name in ("artifacts", "folder", "uses") if name in result}
+    return {**masked(result, without_credentials), **paths}
 
 
 def _finished(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -223,6 +223,9 @@ def _load(modules: tuple[str, ...]) -> None:
     if set(modules) <= sys.modules.keys():
         return
 
+    from steps.redaction import mask_output
+
+    mask_output()  # before libraries keep the streams that they find
     for module in modules:
         importlib.import_module(module)
     # Every trainer ends with a full collection, which takes half a second over a million objects of the libraries.

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from steps.secrets import without_credentials
+
 EXIT_BUG = 70
 FOUND_LIMIT = 80  # characters; longer values are cut, so that the sentence around them stays readable
 
@@ -31,6 +33,11 @@ class Problem:
     count: int = 1
     why: str = field(default="", kw_only=True)
     """The reason for what is expected, as it stands after "because"; empty where it needs none."""
+
+    def __post_init__(self) -> None:
+        # Errors are printed, stored and sent, and whatever they quote may hold a password.
+        for name in ("where", "found", "expected", "fix", "why"):
+            object.__setattr__(self, name, without_credentials(getattr(self, name)))
 
     def __str__(self) -> str:
         more = ""
@@ -75,7 +82,7 @@ class StepError(Exception):
             "why": first.why,
             "fix": first.fix,
             "retryable": self.retryable,
-            "resume_from": self.resume_from,
+            "resume_from": without_credentials(self.resume_from),
             "problems": [str(problem) for problem in self.problems],
         }
 
@@ -132,9 +139,9 @@ class Interrupted(Preempted):
 
 
 def shown(value: object) -> str:
-    """Format a found value for a message: its repr, control characters escaped, cut to 80 characters."""
+    """Format a found value for a message: its repr without credentials, control characters escaped, 80 characters."""
     try:
-        text = repr(value)
+        text = without_credentials(repr(value))
     except (ValueError, RecursionError):  # a number of thousands of digits, or values that are nested too deep
         text = f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"

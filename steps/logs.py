@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from steps.redaction import mask_output
+
 RECORDS = "STEP_RECORDS"  # folder set by the local runner, which sees neither exit codes nor cached tasks
 SHOWN = "\x1e"
 # Read by the libraries at import. transformers follows huggingface_hub; TQDM_DISABLE is the default of all other bars.
@@ -29,6 +31,7 @@ def be_kfp_task() -> None:
     """
     global _in_kfp_task
     _in_kfp_task = RECORDS not in os.environ
+    mask_output()
     printing = logging.StreamHandler(sys.stdout)
     printing.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     printing.addFilter(_is_not_printed_yet)
@@ -43,8 +46,10 @@ def in_kfp_task() -> bool:
 def log_plainly() -> None:
     """Log our own messages to stdout without a prefix; libraries log warnings only.
 
-    A task of KFP gets no progress bars: each of their updates would be a line. Variables that are set already win.
+    Nothing that is printed afterwards has credentials in it. A task of KFP gets no progress bars: each of their updates
+    would be a line. Variables that are set already win.
     """
+    mask_output()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Marked() if RECORDS in os.environ else logging.Formatter("%(message)s"))
     log.handlers = [handler]

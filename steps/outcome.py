@@ -30,6 +30,7 @@ from steps.limited import at_the_limit
 from steps.logs import RECORDS, in_kfp_task
 from steps.messages import end_of_log, termination_message
 from steps.pruning import Pruned
+from steps.redaction import masked, masking, without_credentials
 from steps.stopping import Stopped, asked_by, end_children, end_soon, is_request, is_seen
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows its content as the reason why a container ended
@@ -54,7 +55,8 @@ def failure(error: BaseException, step: str) -> StepError:
     if found is None:
         with suppress(OSError, ValueError):
             sys.stdout.flush()  # what was printed before stands before the traceback
-        traceback.print_exception(error)
+        # As one text: a private key has several lines.
+        print("".join(traceback.format_exception(error)), end="", file=masking(sys.stderr))
         found = at_the_limit(error, step) or bug(error)
     return found
 
@@ -111,6 +113,7 @@ def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet
     stderr gets the problems and, where it is not a terminal, the error as one line of JSON, the last line. `quiet`
     leaves the problems out: its caller writes them as JSON elsewhere. In every pod the termination message has both.
     """
+    outcome = masked(outcome, without_credentials)
     if asked_by():
         is_seen()
         end_children()

@@ -53,6 +53,9 @@ from steps.outcome import leave_unexpected, record, texts
 from steps.outcome import stopped as stopped
 from steps.params.wording import in_words_of
 from steps.pruning import read_curve as read_curve  # these two for sweeps on this machine
+from steps.redaction import Printed as Printed  # these for the processes of pipelines
+from steps.redaction import mask_output as mask_output
+from steps.redaction import masked as masked
 from steps.remembered import looking_once as looking_once
 from steps.stopping import STOPPING as STOPPING  # these for the local runner and the command line
 from steps.stopping import TOGETHER as TOGETHER

@@ -14,13 +14,14 @@ from typing import Any
 
 from pipelines.interface.process import ANSWER
 from steps.errors import StepError
-from steps.running import attempt, failure, follow_parent
+from steps.running import attempt, failure, follow_parent, mask_output
 
 
 def main() -> None:
     """Do the job that the command line names; its errors are in the answer."""
     job, folder = sys.argv[1], Path(sys.argv[2])
     follow_parent()
+    mask_output()
     values = json.loads((folder / "job.json").read_text("utf-8"))
     try:
         answer = {"value": JOBS[job](folder, **values)}

@@ -15,7 +15,7 @@ from pipelines.sweeping.driver import Driver
 from pipelines.sweeping.folder import LOG, SweepFolder, read_json, write_json
 from pipelines.sweeping.processes import StepFailed, Stopped
 from steps.errors import StepError
-from steps.running import failure, leave, stopped
+from steps.running import failure, leave, mask_output, stopped
 
 OUTCOME = "outcome.json"
 DETACHED = "driver.txt"  # what a driver without a terminal prints
@@ -76,6 +76,7 @@ def outcome_of(folder: SweepFolder) -> dict[str, Any] | None:
 
 def main(words: list[str]) -> None:
     """Drive the sweep in the folder that is named."""
+    mask_output()
     try:
         error = drive(SweepFolder(Path(words[0])))["error"]
     except StepError as refused:  # another process runs it, or its folder is damaged

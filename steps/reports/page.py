@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from steps.artifacts import write_durably
 from steps.errors import Outage, Problem
+from steps.redaction import without_credentials
 from steps.reports import formats
 
 MARK = re.compile(rb"\n<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
@@ -43,7 +44,7 @@ def write_page(
     text = page.render(title=title, css=css, sections=sections, digests=digests, head=head,
                        registered_marker=Markup(REGISTERED))  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, _marked(text))
+    write_durably(file, _marked(without_credentials(text)))
 
 
 def name_version(page: Path, file: Path, version: str) -> None:
@@ -53,7 +54,7 @@ def name_version(page: Path, file: Path, version: str) -> None:
     """
     told = f'<p class="reason">{escape(version)}</p>'
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(file, _marked(_unmarked(page).replace(REGISTERED, told, 1)))
+    write_durably(file, _marked(_unmarked(page).replace(REGISTERED, without_credentials(told), 1)))
 
 
 def _marked(text: str) -> str:

@@ -31,7 +31,7 @@ def add_facts(client: Any, run_id: str, effective: dict[str, Any], gate: dict[st
     for start in range(0, len(new), MOST_PARAMETERS):
         client.log_batch(run_id, params=new[start : start + MOST_PARAMETERS])
     verdict = {"gate.passed": gate.get("passed"), "gate.reason": gate.get("reason")}
-    client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in verdict.items() if value is not None])
+    client.log_batch(run_id, tags=[RunTag(name, _text(value)) for name, value in verdict.items() if value is not None])
     if report:
         client.log_artifact(run_id, str(report))
 

@@ -47,7 +47,7 @@ class Tracker:
         With `continues`, the run that an earlier process of the same training began is continued.
         """
         self.target = target_of(tracking)
-        run = TrackedRun(name, self.target.experiment, {**(tags or {}), **self.target.tags})
+        run = TrackedRun(str(masked(name)), self.target.experiment, masked({**(tags or {}), **self.target.tags}))
         run.run_id, run.ours = self.target.run_id, not self.target.run_id
         self.store = Store(self.target.uri, run, keep if run.ours else None, continues)
         self.keep = keep
@@ -95,7 +95,8 @@ class Tracker:
     def parameters(self, values: dict[str, Any]) -> None:
         """Record settings, without the secrets in them; nested ones get dotted names."""
         given = flat(values) if self.target.flattens else {key: json.dumps(value) for key, value in values.items()}
-        self._put({"parameters": {key: str(masked(value))[:LONGEST_VALUE] for key, value in given.items()}})
+        told = {str(masked(key)): str(masked(value))[:LONGEST_VALUE] for key, value in given.items()}
+        self._put({"parameters": told})
 
     def tag(self, values: dict[str, str]) -> None:
         """Set tags of the run, without the secrets in them."""

@@ -15,8 +15,8 @@ STEP_ROOMS = (
 )  # fmt: skip
 # Rooms that steps share, each of which may use those before it.
 SHARED_ROOMS = (
-    "kinds", "params", "sources", "models", "tasks", "adapters", "launch", "generation", "scoring", "rewards",
-    "tracking", "signing", "verl", "reports",
+    "secrets", "kinds", "params", "sources", "models", "tasks", "adapters", "launch", "generation", "scoring",
+    "rewards", "tracking", "signing", "verl", "reports",
 )  # fmt: skip
 STANDARD = sys.stdlib_module_names
 HEAVY = {"torch", "transformers", "trl", "peft", "mlflow", "datasets", "deepspeed", "vllm"}
@@ -55,7 +55,7 @@ def within(name: str, *modules: str) -> bool:
 def test_parameters_and_errors_know_only_pydantic_and_the_standard_library():
     def allowed(name):
         return name.split(".")[0] in {*STANDARD, "pydantic", "pydantic_core"} or within(
-            name, "steps.params", "steps.kinds", "steps.errors"
+            name, "steps.params", "steps.kinds", "steps.secrets", "steps.errors"
         )
 
     assert offenders(files("steps/params/**/*.py", "steps/errors.py"), allowed) == []
@@ -106,7 +106,7 @@ def test_adapters_are_judged_without_torch():
 
 
 def test_pipelines_reach_steps_only_through_parameters_errors_and_running():
-    doors = ("steps.params", "steps.errors", "steps.running", "steps.wire", "steps.__version__")
+    doors = ("steps.params", "steps.errors", "steps.redaction", "steps.running", "steps.wire", "steps.__version__")
     allowed = lambda name: not within(name, "steps") or within(name, *doors)  # noqa: E731
     assert offenders(files("pipelines/**/*.py"), allowed) == []
     assert offenders(files("pipelines/**/*.py"), lambda name: name.split(".")[0] not in HEAVY) == []
