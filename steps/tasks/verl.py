@@ -187,7 +187,7 @@ def canonical(row: dict[str, Any], columns: VerlColumns) -> dict[str, Any]:
         "extra_info": as_json(info, str),
         "ground_truth": made["reward_model"]["ground_truth"],
         "more": as_json(more, str),
-        **({"images": pictures} if pictures else {}),
+        "images": pictures or None,
     }
 
 
