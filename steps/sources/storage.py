@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steps.errors import Outage, OutOfResources, Problem, SecurityRefusal, StepError, UserError
-from steps.faults import NO_CREDENTIALS, TEMPORARY, causes, known, same_again, status_of
+from steps.exhausted import causes
+from steps.faults import NO_CREDENTIALS, TEMPORARY, known, same_again, status_of
 from steps.redaction import masked
 from steps.sources import bounded, bucket_names, credentials, downloads, odd_files
 
