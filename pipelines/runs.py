@@ -57,10 +57,14 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
         done.outputs = _finished(done.records)
     result = _told(_result(reading, done, error, root, time.monotonic() - started))
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1, ensure_ascii=False)
-    with suppress(OSError) if error else nullcontext():  # that the disk is full is no news of a run that has failed
-        write_durably(folder / "result.json", text)
+    _write(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False), bool(error))
     return result
+
+
+def _write(file: Path, text: str, failed: bool) -> None:
+    """Write a file whole or not at all; that the disk is full is no news of a run that has failed."""
+    with suppress(OSError) if failed else nullcontext():
+        write_durably(file, text)
 
 
 def _plan(name: str, passed: dict[str, Any], root: Path, scratch: Path) -> tuple[Path | None, dict[str, Any] | None]:

@@ -74,6 +74,7 @@ SHARED = {
     "PLAN-E0102": "a parameter without effect for this model",
     "PLAN-E0318": "an evaluation_config that cannot be read",
     "PLAN-E0334": "a setting of DeepSpeed that needs an operator compiled first",
+    "TRAIN-E0602": "weights that are not finite",
 }
 
 
