@@ -124,10 +124,21 @@ def create_version(
         description=description,
     )
     found = find_versions(client, target.name, candidate.key)
-    first, *more = [version for version in found if not weights_gone(version)] or [created]
+    return keep_first(client, [version for version in found if not weights_gone(version)] or [created])
+
+
+def keep_first(client: Any, versions: list[Any]) -> Any:
+    """Return the first version of a model; delete the others, as a request may have been carried out twice.
+
+    One that an alias names is in use, and stays.
+    """
+    first, *more = versions
+    used = client.get_registered_model(first.name).aliases.values() if more else ()
     for version in more:
-        log.info("deleted version %s of %s, the same model as version %s", version.version, target.name, first.version)
-        _unless("RESOURCE_DOES_NOT_EXIST", client.delete_model_version, target.name, str(version.version))
+        if str(version.version) in map(str, used):
+            continue
+        log.info("deleted version %s of %s, the same model as version %s", version.version, first.name, first.version)
+        _unless("RESOURCE_DOES_NOT_EXIST", client.delete_model_version, first.name, str(version.version))
     return first
 
 

@@ -125,14 +125,17 @@ def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
 
 def _known_version(client: Any, candidate: Candidate) -> Any | None:
     """Return the version of the same model that was registered before, unless its weights are missing."""
+    usable = []
     for version in registry.find_versions(client, candidate.target.name, candidate.key):
         if missing := registry.weights_gone(version):
             log.warning("WARNING version %s of %s is this model too, but cannot be loaded any more: %s",
                         version.version, candidate.target.name, missing)  # fmt: skip
             continue
-        log.info("%s already has this model, as version %s", candidate.target.name, version.version)
-        return version
-    return None
+        usable.append(version)
+    if not usable:
+        return None
+    log.info("%s already has this model, as version %s", candidate.target.name, usable[0].version)
+    return registry.keep_first(client, usable)
 
 
 def _new_version(client: Any, candidate: Candidate, card: str, package: Path, key: Key | None) -> Any:

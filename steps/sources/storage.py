@@ -336,7 +336,8 @@ def explained(parameter: str, uri: str, access: str = "read") -> Iterator[None]:
         if not (garbage or isinstance(error, OSError) or type(error).__module__.startswith(CLIENTS)):
             raise
         status = next((code for one in causes(error) if (code := status_of(one))), None)
-        if status == 400:  # S3's answer to a token that has expired; there is no more to it where a head was asked for
+        # S3 answers 400 to a token that has expired; there is no more to an answer where a head was asked for.
+        if status in (400, 401, 403):
             raise UserError(
                 Problem("URI-E0202", parameter, f"a store that refuses {uri!r} ({type(error).__name__})",
                         f"credentials with {access} access that have not expired",

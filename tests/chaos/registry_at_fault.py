@@ -88,6 +88,24 @@ def whole(registry: Registry, trial: int, about: str) -> str:
     return ""
 
 
+def lost(registry: Registry, trial: int, draw: random.Random) -> str:
+    """A request is carried out and its answer is lost, once or always; repeated, it is one version."""
+    what = list(REQUESTS)[trial % (len(REQUESTS) - 2)]
+    kind, often = draw.choice(["lost", "500post"]), draw.random() < 0.4
+    method, path = REQUESTS[what]
+    registry.proxy.play(Fault(kind, path, (method,), 1, 1_000_000 if often else draw.randint(1, 2)))
+    about = f"{kind} of {what}, {'always' if often else 'once'}"
+    try:
+        with _limited():
+            registry.register(trial)
+    except Outage as error:
+        if not error.resume_from.startswith("python -m steps register-model "):
+            return f"no command that finishes it after {about}"
+    registry.proxy.play()
+    registry.register(trial)
+    return whole(registry, trial, about)
+
+
 def away(registry: Registry, trial: int, draw: random.Random) -> str:
     """The server answers with errors or hangs: an outage when the limit is over, and a repetition finishes it."""
     what = draw.choice(list(REQUESTS))
@@ -128,5 +146,6 @@ def _limited() -> Iterator[None]:
 
 ROWS = [
     Row(10, "MLflow is away", away, "registry", long=40),
+    Row(11, "an answer of MLflow is lost", lost, "registry", long=40),
     Row(12, "two first uses of a database at once", first_use, "registry", long=10),
 ]

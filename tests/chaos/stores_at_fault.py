@@ -16,7 +16,7 @@ from chaos_row import Row
 from fault_proxy import Fault, FaultProxy, fault_proxy
 from s3_server import REGION, S3Server, free_port, s3_server
 
-from steps.errors import Outage, StepError
+from steps.errors import Outage, StepError, UserError
 from steps.sources import bounded, downloads, storage
 from steps.sources.object_folder import ObjectFolder
 
@@ -166,6 +166,18 @@ def stall(store: Store, trial: int, draw: random.Random) -> str:
     return judged(store, "plain", told, survives=True) or ("" if seconds < 60 else f"it took {seconds:.0f} s")
 
 
+def refused(store: Store, trial: int, draw: random.Random) -> str:
+    """The store refuses: at once, with at most three requests and a way out; what is missing is looked for as more."""
+    kind, read = draw.choice(["400", "401", "403", "404"]), draw.random() < 0.5
+    store.proxy.play(Fault(kind))
+    told, _ = store.outcome(store.getting("plain", read))
+    if not isinstance(told, UserError):
+        return said(f"no UserError: {told!r}", kind, read)
+    if len(store.proxy.seen) > (8 if kind == "404" else 3):  # a file, a folder, a bucket
+        return said(f"{len(store.proxy.seen)} requests", kind, read)
+    return said("" if kind in ("400", "404") or "AWS_ACCESS_KEY_ID" in str(told) else f"no secret: {told}", kind, read)
+
+
 def lost_answer(store: Store, trial: int, draw: random.Random) -> str:
     """The server stores an object and its answer is lost: one object with the right bytes."""
     kind, new = draw.choice(["lost", "500post"]), draw.random() < 0.5
@@ -214,8 +226,9 @@ ROWS = [
     Row(
         3, "connections to a store break", few("reset", "reset body", "truncate", "garbage"), "store", short=2, long=40
     ),
-    Row(4, "wrong bytes without an error", wrong_bytes, "store", short=8, long=200),
+    Row(4, "wrong bytes without an error", wrong_bytes, "store", short=16, long=200),
     Row(5, "a download stands still", stall, "store", short=1, long=20),
     Row(6, "the answer to a write is lost", lost_answer, "store", short=3, long=40),
     Row(7, "an object is replaced meanwhile", replaced, "store", short=4, long=60),
+    Row(9, "a store refuses access", refused, "store", short=4, long=20),
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from registering import METRICS, as_artifact, client, content, holder, registered, settings, write_evaluation
 
 from steps.artifacts import read_manifest
@@ -126,6 +127,27 @@ def test_a_request_that_was_carried_out_twice_leaves_one_version(world, monkeypa
     monkeypatch.setattr(MlflowClient, "create_model_version", lose_the_first_answer)
     assert register_model(settings(), **world) == "models:/normaliser@champion"
     assert content() == (1, 1, 1)
+    assert registered(world)["version"] == "1"
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_repetition_after_lost_answers_leaves_one_version_but_none_in_use_is_deleted(world, monkeypatch, used):
+    create = MlflowClient.create_model_version
+
+    def lose_every_answer(self, *given, **named):
+        for _ in range(2):
+            create(self, *given, **named)
+        raise MlflowException("API request to /create failed with exception Max retries exceeded")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(MlflowClient, "create_model_version", lose_every_answer)
+        with pytest.raises(Outage):
+            register_model(settings(), **world)
+    assert content()[1] == 2
+    if used:
+        client().set_registered_model_alias("normaliser", "tried", "2")
+    register_model(settings(), **world)
+    assert content()[1] == (2 if used else 1)
     assert registered(world)["version"] == "1"
 
 
