@@ -91,7 +91,8 @@ def killed(runs: Runs, trial: int, draw: random.Random) -> str:
         process = runs.start(root)
         with suppress(subprocess.TimeoutExpired):
             process.wait(draw.uniform(0.5, runs.seconds))
-        for one in belonging(root) if draw.random() < 0.7 else [psutil.Process(process.pid)]:
+        all_of_it = draw.random() < 0.7
+        for one in belonging(root) if all_of_it else [process]:
             with suppress(psutil.Error):
                 one.send_signal(signal.SIGKILL)
         process.wait(300)

@@ -5,18 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hub_at_fault
+import killed_runs
 import pytest
 import registry_at_fault
 import stores_at_fault
 import tight_places
 from chaos_row import Row, failures
+from conftest import chat_rows, write_jsonl
 from fault_proxy import fault_proxy
 from hub_at_fault import Hub
+from killed_runs import Runs
 from registry_at_fault import Registry
 from stores_at_fault import Store, store_at_fault
 from tight_places import Tight
 
-MODULES = (stores_at_fault, hub_at_fault, registry_at_fault, tight_places)
+MODULES = (stores_at_fault, hub_at_fault, registry_at_fault, tight_places, killed_runs)
 ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
 
 
@@ -46,6 +49,16 @@ def chaos_table(request) -> Iterator[list[tuple[Row, int, int]]]:
     lines = [f"{'':>3}  {'fault':42} {'tried':>5} {'held':>5}"]
     lines += [f"{row.number:>3}  {row.name:42} {tried:>5} {held:>5}" for row, tried, held in table]
     request.config.pluginmanager.getplugin("terminalreporter").write("\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model, empty_database, tmp_path_factory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    rows = write_jsonl(folder / "chat.jsonl", chat_rows(60))
+    given = {**killed_runs.SETTINGS, "pytorch_model_path": str(tiny_model), "train_file_path": str(rows)}
+    made = Runs(folder, given, empty_database)
+    made.undisturbed()
+    return made
 
 
 @pytest.fixture
