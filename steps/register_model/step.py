@@ -71,12 +71,7 @@ def register_model(
         with _reachable(target, again):
             client = registry.connect(target)
             candidate = _with_metrics(candidate, tuned)
-            version = _known_version(client, candidate)
-            if version is None:
-                version = _new_version(client, candidate, card, draft / "mlflow_model", key)
-            else:
-                registry.complete_run(client, candidate, version)
-                version = _completed(client, candidate, version, draft / "mlflow_model", key)
+            version = _version(client, candidate, card, draft / "mlflow_model", key)
             moved = registry.move_alias(client, target, version)
         model_uri = f"models:/{target.name}@{target.alias}" if moved else f"models:/{target.name}/{version.version}"
         registered = {
@@ -121,6 +116,15 @@ def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
         log.warning("WARNING MLflow refuses the metrics of %s: %s", file, masked(str(error))[:200])
         return candidate
     return replace(candidate, history={**candidate.history, "mlflow_run_id": run_id})
+
+
+def _version(client: Any, candidate: Candidate, card: str, package: Path, key: Key | None) -> Any:
+    """Return the version of this model: the one that was registered before, completed, or a new one."""
+    version = _known_version(client, candidate)
+    if version is None:
+        return _new_version(client, candidate, card, package, key)
+    registry.complete_run(client, candidate, version)
+    return _completed(client, candidate, version, package, key)
 
 
 def _known_version(client: Any, candidate: Candidate) -> Any | None:
