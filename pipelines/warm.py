@@ -122,7 +122,7 @@ def warm_python(at_once: bool = True, waiting: tuple[str, ...] = WAITING) -> Ite
         listener.bind(f"/proc/self/fd/{place}/server")
         os.close(place)
         listener.listen()  # a client that connects before the libraries are loaded waits in the queue
-        command = [sys.executable, *SERVER, str(listener.fileno()), str(folder / READY)]
+        command = [sys.executable, *SERVER, str(listener.fileno()), str(folder / READY), str(os.getpid())]
         command += ["at once"] if at_once else []
         server = subprocess.Popen(
             command, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -148,12 +148,15 @@ def _text(file: Path) -> str:
     return ""
 
 
-def serve(listener: socket.socket, ready: Path, at_once: bool) -> None:
-    """Load the libraries, create the file `ready`, then fork a child for every task until the parent process ends."""
+def serve(listener: socket.socket, ready: Path, parent: int, at_once: bool) -> None:
+    """Load the libraries, create the file `ready`, then fork a child for every task until the process `parent` ends.
+
+    It may have ended already: a run that is killed while its server begins.
+    """
     os.environ["_KFP_RUNTIME"] = "true"
     for name in STOPPING:
         signal.signal(name, signal.SIG_IGN)  # the task's own process gets them too and handles them
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if at_once:
         _load(PRELOADED)
         ready.touch()
@@ -278,4 +281,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), at_once=len(sys.argv) > 3)
+    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]), at_once=len(sys.argv) > 4)

@@ -14,7 +14,7 @@ from steps.adapters.layout import ADAPTER_FOLDER, AdapterLayout, read_adapter
 from steps.adapters.merging import merge
 from steps.adapters.planning import plan_merge
 from steps.import_model.bringing import bring
-from steps.models.layout import ModelLayout, read_layout
+from steps.models.layout import PROCESSOR_NAMES, ModelLayout, read_layout
 from steps.params.settings import AdapterFound, ImportSettings
 
 PARAMETER = "adapter_path"
@@ -58,9 +58,11 @@ def _beside(
     model = _linked(folder, {**layout.weights, **layout.model_files}, scratch / "model")
     own = _linked(adapter, found.adapter_files, (model if inside else scratch) / ADAPTER_FOLDER)
     plan_merge(open_base(model), open_adapter(own))  # type: ignore[arg-type]
-    # Files of two tokenizers must not be mixed, so a complete tokenizer replaces all of the base's files.
+    # Files of two tokenizers must not be mixed, so a complete tokenizer replaces all of the base's files but those that
+    # say how images are prepared.
     kept = {name: path for name, path in layout.tokenizer_files.items() if name not in found.tokenizer_files}
-    kept = {} if found.has_tokenizer else kept
+    if found.has_tokenizer:
+        kept = {name: path for name, path in kept.items() if name in PROCESSOR_NAMES}
     _linked(folder, kept, model)
     _linked(adapter, found.tokenizer_files, model)
     kept_with = {f"{ADAPTER_FOLDER}/{name}": f"{ADAPTER_FOLDER}/{name}" for name in found.adapter_files if inside}

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -15,7 +17,7 @@ from pipelines import warm
 # A server that loads nothing.
 LIGHT = ("-c", "import socket, sys; from pathlib import Path; from pipelines import warm; "
          "warm.PRELOADED = warm.PRELOADED_NEXT = (); "
-         "warm.serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), True)")  # fmt: skip
+         "warm.serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]), True)")  # fmt: skip
 # Tells who starts it and waits until it is allowed to end.
 TASK = """
 import os, time
@@ -167,3 +169,12 @@ def _is_pending(pid, number):
 
 def _words(pid):
     return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_a_server_whose_run_was_killed_while_it_began_ends(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    words = [str(listener.fileno()), str(tmp_path / warm.READY), str(gone.pid)]
+    begun = subprocess.Popen([sys.executable, *LIGHT, *words], pass_fds=[listener.fileno()], env=with_our_code())
+    assert begun.wait(LONG) == 0

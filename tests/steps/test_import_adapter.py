@@ -13,6 +13,8 @@ from steps.artifacts import read_manifest
 from steps.errors import NumericError, StepError, UserError
 from steps.import_model.step import import_model
 
+PROCESSOR = "preprocessor_config.json"
+
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model, tmp_path_factory):
@@ -57,7 +59,11 @@ def test_the_tokenizer_that_an_adapter_was_trained_with_wins(tiny_model, adapter
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_model / name, own)
     (own / "chat_template.jinja").write_text("{{ messages }}")
-    bring(tmp_path / "out", tiny_model, own, use)
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    for name in (PROCESSOR, "special_tokens_map.json"):
+        (base / name).write_text("{}")
+    bring(tmp_path / "out", base, own, use)
+    assert (tmp_path / "out/model" / PROCESSOR).is_file()  # it prepares images, and is no part of a tokenizer
     for folder in ("model", "tokenizer"):
         assert (tmp_path / "out" / folder / "chat_template.jinja").read_text() == "{{ messages }}"
         assert not (tmp_path / "out" / folder / "special_tokens_map.json").exists()
