@@ -18,10 +18,12 @@ from steps.evaluate.completing import complete
 from steps.evaluate.step import evaluate
 from steps.models.images import as_verl_opens
 from steps.params.evaluation import EvaluationParams
+from steps.params.registration import RegistrationParams
 from steps.params.reward_training import Completions
 from steps.params.settings import EvaluationSettings, RegistrationSettings, RewardSettings
 from steps.prepare_data.step import prepare_data
 from steps.register_model.package_step import package_model
+from steps.register_model.step import register_model
 from steps.tasks.rules.images import as_parts
 from steps.verl.training import train_by_verl
 
@@ -84,7 +86,8 @@ def evaluation(**changes) -> EvaluationSettings:
     return EvaluationSettings(
         task="verl", kind="image_text_lm", method="grpo", split="test", batch_size=3, precision="32",
         completions=Completions(max_completion_length=8),
-        evaluation=EvaluationParams(gate_metric="reward"), rewards=RewardSettings(reward_funcs="exact_answer"),
+        evaluation=EvaluationParams(gate_metric="reward", gate_must_beat_base=False),
+        rewards=RewardSettings(reward_funcs="exact_answer"),
         **changes,
     )  # fmt: skip
 
@@ -115,7 +118,9 @@ def test_answers_see_the_images_and_are_those_of_transformers(place):
     assert complete(place / "model", asked, "", evaluation(), other).tokens != made.tokens
 
 
-def test_the_evaluation_compares_both_models_and_the_package_answers_prompts_with_images(place, tmp_path):
+def test_the_evaluation_compares_both_models_and_the_registered_one_answers_prompts_with_images(
+    place, mlflow_store, monkeypatch, tmp_path
+):
     import mlflow
     import pandas as pd
 
@@ -124,14 +129,18 @@ def test_the_evaluation_compares_both_models_and_the_package_answers_prompts_wit
     metrics = json.loads((tmp_path / "evaluation/metrics.json").read_text())
     assert metrics["rows"] == 5
     assert metrics["base"].keys() == metrics["tuned"].keys()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store)
     registration = RegistrationSettings(
-        pipeline="verl_finetune", task="verl", kind="image_text_lm", method="grpo", max_new_tokens=8
-    )
+        pipeline="verl_finetune", task="verl", kind="image_text_lm", method="grpo", max_new_tokens=8,
+        registration=RegistrationParams(registered_model_name="pictures"),
+    )  # fmt: skip
     package_model(registration, place / "lora/tuned", place / "lora/merged", tmp_path / "evaluation",
                   tmp_path / "package")  # fmt: skip
     assert (tmp_path / "package" / MANIFEST).is_file()
     assert (tmp_path / "package/artifacts/reference" / PROCESSOR).is_file()
-    served = mlflow.pyfunc.load_model(str(tmp_path / "package"))
+    uri = register_model(registration, place / "lora/tuned", place / "lora/merged", tmp_path / "evaluation",
+                         tmp_path / "registration")  # fmt: skip
+    served = mlflow.pyfunc.load_model(uri)
     rows = pq.read_table(place / "data/rows/test.parquet").to_pylist()
     table = pd.DataFrame(
         {
