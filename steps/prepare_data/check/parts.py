@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, pairwise
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -297,18 +297,19 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
     if workers < 2:
         yield from map(work, stretches)
         return
-    # Forked processes give equal hashes of equal texts and need not import modules again.
-    with ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable) as pool:
-        made = pool.map(work, stretches)
-        processes = active_children()
-        try:
+    processes: list[Any] = []
+    try:
+        # Forked processes give equal hashes of equal texts and need not import modules again.
+        with ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable) as pool:
+            made = pool.map(work, stretches)
+            processes += pool._processes.values()  # active_children() forgets one that has ended already
             yield from made
-        except BrokenProcessPool:
-            codes = [one.exitcode for one in processes if one.exitcode and was_killed(one.exitcode)]
-            refuse_after_stop()  # who stops all processes of a group stops these too
-            if not codes:
-                raise
-            raise killed("a process that checks rows", codes[0], "request more memory for prepare_data") from None
+    except BrokenProcessPool:  # behind the pool, which has waited for all of them, so that their codes are known
+        codes = [one.exitcode for one in processes if one.exitcode and was_killed(one.exitcode)]
+        refuse_after_stop()  # who stops all processes of a group stops these too
+        if not codes:
+            raise
+        raise killed("a process that checks rows", codes[0], "request more memory for prepare_data") from None
 
 
 def _check_stretch(source: SourceFile, task: str, columns: Group, table: Path | None, edges: tuple[int, int]) -> Part:
