@@ -30,7 +30,8 @@ def with_images(
 ) -> tuple[dict[str, Any], list[Fault]]:
     """Return the row with its images as bytes and its prompt as texts, and the errors in them.
 
-    A row without images and without places for them is returned as it is. With errors, the row stays unchanged.
+    A row without images and without places for them stays as it is, but for an empty list as text. With errors, the
+    row stays unchanged.
     """
     prompt = from_cell_text(from_text(row.get(prompt_key)))
     messages = [prompt] if type(prompt) is dict else prompt
@@ -40,7 +41,7 @@ def with_images(
     elif type(messages) is str:
         told.text(messages)
     if not told.column and not told.places:
-        return row, []
+        return ({**row, image_key: []} if row.get(image_key) else row), []  # "[]" in a cell
     faults = list(_count_faults(told, prompt_key, image_key)) or list(_other_places(messages, prompt_key))
     images = []
     for number, (source, own) in enumerate(told.ordered if not faults else ()):
