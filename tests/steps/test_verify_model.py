@@ -264,7 +264,8 @@ def test_a_version_can_be_verified_as_the_folder_that_mlflow_downloads(world, ke
         (stored(the_version()) / note.name).write_bytes(other)
         assert told(key=keys.public)[0] == 3
     for folder in (world["registration"] / "mlflow_model", downloaded):
-        assert told(str(folder), keys.public) == (0, "")
+        code, problems = told(str(folder), keys.public)
+        assert code == 0, problems
         assert told(str(folder))[0] == 2
         assert told(str(folder), keys.other)[0] == 3
         with flipped(folder / "MLmodel"):
