@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.params.checked_json import sealed, unsealed
-from steps.running import is_whole, sha256_of, write_durably
+from steps.running import MANIFEST, is_whole, sha256_of, write_durably
 
 log = logging.getLogger("finetune")
 
@@ -72,7 +72,7 @@ def _is_whole_folder(folder: Path) -> bool:
     if is_whole(folder):
         return True
     inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return not (folder / "manifest.json").exists() and bool(inside) and all(map(is_whole, inside))
+    return not (folder / MANIFEST).exists() and bool(inside) and all(map(is_whole, inside))
 
 
 def _places(value: Any) -> Iterator[str]:

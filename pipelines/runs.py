@@ -19,7 +19,7 @@ from steps.params.group import merged
 from steps.params.reading import Reading, read_parameters
 from steps.params.registration import database_in
 from steps.params.secrets import without_credentials
-from steps.running import LOCAL_ROOT, attempt, masked, run_here, write_durably
+from steps.running import LOCAL_ROOT, MANIFEST, attempt, masked, run_here, write_durably
 
 
 def plan(name: str, given: dict[str, Any], root: Path, folder: Path) -> None:
@@ -121,7 +121,7 @@ def _finished(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _is_whole(path: str) -> bool:
-    return Path(path, "manifest.json").is_file()
+    return Path(path, MANIFEST).is_file()
 
 
 def _result(
@@ -143,7 +143,7 @@ def _result(
         write_durably(folder / "report.html", Path(artifacts["report"]).read_bytes())
         artifacts["report"] = str(folder / "report.html")
     if {"tuned", "merged"} <= set(artifacts):
-        merged = json.loads(Path(artifacts["merged"], "manifest.json").read_text("utf-8"))
+        merged = json.loads(Path(artifacts["merged"], MANIFEST).read_text("utf-8"))
         artifacts["model"] = artifacts[merged["same_as"] or "merged"]
     return {
         "pipeline": reading.pipeline,

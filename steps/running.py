@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from steps import STEPS as STEPS  # also for the names that a pipeline cannot have
 from steps import wire
+from steps.artifacts import MANIFEST as MANIFEST
 from steps.artifacts import code_digest as code_digest  # for the local runner's cache
 from steps.artifacts import follow_umask as follow_umask
 from steps.artifacts import is_whole as is_whole

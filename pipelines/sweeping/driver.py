@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.active import active
-from pipelines.sweeping.folder import FACTS, LOG, MANIFEST, REPORT, SweepFolder, TrialFolder, read_json, write_json
+from pipelines.sweeping.folder import FACTS, LOG, REPORT, SweepFolder, TrialFolder, read_json, write_json
 from pipelines.sweeping.planned import Changed, Plans
 from pipelines.sweeping.processes import POLL, Job, Processes, StepFailed, Stopped, processes
 from pipelines.sweeping.search import Search
 from steps.errors import Outage, Preempted, UserError
 from steps.params.sweep import as_cell
-from steps.running import load, looking_once, read_curve, run_here
+from steps.running import MANIFEST, load, looking_once, read_curve, run_here
 
 RETRIED = (Outage.exit_code, Preempted.exit_code)  # of what may pass
 DISK = "DISK-"  # codes of a full disk, which is not the fault of a trial

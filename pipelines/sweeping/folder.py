@@ -25,12 +25,12 @@ from typing import Any
 from pipelines.sweeping.described import Described, is_name
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.sweep import DATA, MODEL
+from steps.running import MANIFEST
 
 SWEEPS = "sweeps"  # below the root of local runs
 DESCRIPTION, FACTS, REPORT = "description.json", "sweep.json", "report.html"
 BEGUN = "begun.json"  # where the sweep was begun
 LOCK, LOG = "driver.lock", "log.txt"
-MANIFEST = "manifest.json"
 LOOKING = 1.0  # seconds
 FIXES = {
     DESCRIPTION: "delete the folder of the sweep, and start it anew",
