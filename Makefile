@@ -77,7 +77,7 @@ $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ -r requirements-fuzz.txt
 	@touch $@
 
-chaos: setup     ## Try each fault of the table in docs/tests.md many times, seeded, and print how often it held; takes an hour.
+chaos: setup     ## Try each fault of the table in docs/tests.md many times, seeded, and print how often it held; takes hours.
 	$(BIN)/pytest -m chaos tests/chaos --durations=0
 
 mutations: setup  ## Make small mistakes in a copy of the source, one at a time; the tests must notice each.

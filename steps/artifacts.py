@@ -155,6 +155,8 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     """Read the text of the manifest of the artifact at `path`. Raises Outage if the text is damaged."""
     try:
         told = read_json(text.decode("utf-8"))
+        if "files" in told and CHECKSUM not in told:
+            raise _gone(path, f"a {MANIFEST} without a checksum: it is damaged, or an earlier version wrote it")
         checksum, digest = told.pop(CHECKSUM), told["digest"]
         if checksum != checksum_of(told) or not all(map(_is_entry, told["files"].items())):
             raise ValueError
