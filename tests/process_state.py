@@ -19,6 +19,11 @@ from typing import Any
 
 # pytest's own, and those that mlflow sets when it is imported, once in a process.
 KEPT = {"PYTEST_CURRENT_TEST", "_MLFLOW_TELEMETRY_SESSION_ID"}
+MLFLOW_STORES = (
+    ("mlflow.tracking._tracking_service.utils", "_tracking_uri"),
+    ("mlflow.tracking._model_registry.utils", "_registry_uri"),
+    ("mlflow.tracking.fluent", "_active_experiment_id"),
+)
 SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
@@ -127,6 +132,17 @@ def _of_torch(read: str, write: str) -> Part:
     return Part(f"torch.{read}", value, lambda wanted: getattr(_torch(), write)(wanted))
 
 
+def _mlflow_stores() -> tuple[Any, ...]:
+    """What MLflow was told to use instead of the stores that the environment names; nothing before it is loaded."""
+    return tuple(getattr(sys.modules.get(module), name, None) for module, name in MLFLOW_STORES)
+
+
+def _set_mlflow_stores(wanted: tuple[Any, ...]) -> None:
+    for (module, name), value in zip(MLFLOW_STORES, wanted, strict=True):
+        if module in sys.modules:
+            setattr(sys.modules[module], name, value)
+
+
 PARTS = (
     Part("environment", _environment, _set_environment, by_steps=True),
     Part("signal handlers", _handlers, _set_handlers, by_steps=True),
@@ -139,6 +155,7 @@ PARTS = (
     Part("socket timeout", lambda: (socket.getdefaulttimeout(),), lambda wanted: socket.setdefaulttimeout(*wanted)),
     Part("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     Part("garbage collection", gc.isenabled, _set_collection),
+    Part("stores of mlflow", _mlflow_stores, _set_mlflow_stores),
     _of_torch("get_default_dtype", "set_default_dtype"),
     _of_torch("get_num_threads", "set_num_threads"),
     _of_torch("is_grad_enabled", "set_grad_enabled"),

@@ -19,6 +19,7 @@ CHANGES = {
     "socket timeout": lambda _: socket.setdefaulttimeout(7),
     "recursion limit": lambda _: sys.setrecursionlimit(5000),
     "garbage collection": lambda _: gc.disable(),
+    "stores of mlflow": lambda folder: mlflow().set_registry_uri(f"sqlite:///{folder}/registry.db"),
     "torch.get_default_dtype": lambda _: torch().set_default_dtype(torch().float64),
     "torch.get_num_threads": lambda _: torch().set_num_threads(3),
     "torch.is_grad_enabled": lambda _: torch().set_grad_enabled(False),
@@ -38,6 +39,12 @@ def torch():
     return torch
 
 
+def mlflow():
+    import mlflow
+
+    return mlflow
+
+
 @pytest.mark.parametrize("name", [*CHANGES, *BY_STEPS])
 def test_what_a_test_leaves_is_set_back_and_told_unless_steps_do_it(name, tmp_path):
     if name.startswith("torch"):
@@ -54,6 +61,14 @@ def test_what_a_test_leaves_is_set_back_and_told_unless_steps_do_it(name, tmp_pa
 def test_every_part_is_tried():
     assert {part.name for part in PARTS} == {*CHANGES, *BY_STEPS}
     assert {part.name for part in PARTS if part.by_steps} == {*BY_STEPS}
+
+
+def test_a_store_that_mlflow_is_told_to_use_is_set_back(tmp_path):
+    """It would be used in place of the one that the next test's environment names."""
+    before = state()
+    mlflow().set_tracking_uri(f"sqlite:///{tmp_path}/tracking.db")
+    assert [one.partition(":")[0] for one in put_back(before)] == ["stores of mlflow"]
+    assert state() == before
 
 
 def test_a_folder_that_is_gone_is_left(tmp_path):
