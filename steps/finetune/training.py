@@ -280,6 +280,7 @@ def _watchers(
     settings: FinetuneSettings, task: Path, patience: int | None, progress: Any, curve: TrainingCurve, batches: Any
 ) -> list[Any]:
     from steps.finetune.finite import Finite
+    from steps.finetune.loss_spikes import LossSpikes
     from steps.finetune.pruning import CurveWatcher
     from steps.finetune.watching import Alive, Checkpoints, EarlyStopping
 
@@ -289,6 +290,8 @@ def _watchers(
     watchers = [Finite(batches), saving, progress]
     if current().count > 1:
         watchers.append(Alive())
+    if settings.rewarded is None:  # with rewards the loss is about zero, whatever is learned
+        watchers.append(LossSpikes(settings.training.stop_on_loss_spike))
     if patience is not None:
         watchers.append(EarlyStopping(patience, settings.training.early_stopping_threshold))
     if curve.written:

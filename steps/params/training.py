@@ -138,6 +138,9 @@ class TrainingParams(Group):
     early_stopping_threshold: float = Field(0.0, ge=0)
     """Smallest change of the metric that counts as an improvement."""
 
+    stop_on_loss_spike: bool = False
+    """End with an error, not only a warning, when the loss was 5 times its running median for 20 steps."""
+
     def conflicts(self) -> Iterator[Problem]:
         """Refuse settings that need evaluations or 16-bit precision without having them."""
         when = self.named("evaluation_strategy")

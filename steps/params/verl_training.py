@@ -123,7 +123,7 @@ WITHOUT_COUNTERPART = (
     *DistributedParams.model_fields, *DeepSpeedParams.model_fields, *BatchParams.model_fields, "adapter_use",
     "auto_find_batch_size", "warmup_steps", "optim", "neftune_noise_alpha", "determinism", "attn_implementation",
     "model_args", "metric_for_best_model", "logging_strategy", "logging_steps", "apply_early_stopping",
-    "early_stopping_patience", "early_stopping_threshold", "repetition_penalty", "use_vllm",
+    "early_stopping_patience", "early_stopping_threshold", "stop_on_loss_spike", "repetition_penalty", "use_vllm",
     "importance_sampling_level", "normalize_advantages", "mask_truncated_completions", "use_liger_kernel", "do_eval",
 )  # fmt: skip
 FIXED = {name: OTHER_DEFAULTS.get(name, default_in(RewardedParameters, name)) for name in WITHOUT_COUNTERPART}

@@ -213,6 +213,10 @@ IGNORED: tuple[Ignored, ...] = (
         lambda seen, p: None if p.apply_early_stopping else "apply_early_stopping is false",
     ),
     Ignored(
+        ("stop_on_loss_spike",),
+        lambda seen, p: "with rewards the loss is about zero, whatever is learned" if rewarded(p) else None,
+    ),
+    Ignored(
         ("eval_steps",),
         lambda seen, p: None if p.evaluation_strategy == "steps"
         else f"{p.named('evaluation_strategy')} is {p.evaluation_strategy}",

@@ -108,6 +108,12 @@ CASES = [
         ],
     ),
     ("chat_completion", {"early_stopping_patience": 3, "apply_early_stopping": True}, []),
+    ("chat_completion", {"stop_on_loss_spike": True}, []),
+    (
+        "grpo_chat_completion",
+        {"stop_on_loss_spike": True},
+        ["stop_on_loss_spike is ignored: with rewards the loss is about zero, whatever is learned"],
+    ),
     ("chat_completion", {"eval_steps": 50}, ["eval_steps is ignored: evaluation_strategy is epoch"]),
     (
         "chat_completion",

@@ -33,7 +33,7 @@ NO_MATTER = {
         "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay", "neftune_noise_alpha",
         "max_grad_norm", "gradient_checkpointing", "seed", "evaluation_strategy", "eval_steps", "metric_for_best_model",
         "logging_strategy", "logging_steps", "apply_early_stopping", "early_stopping_patience",
-        "early_stopping_threshold",
+        "early_stopping_threshold", "stop_on_loss_spike",
     },
     "lora": {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"},
 }  # fmt: skip
