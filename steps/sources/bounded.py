@@ -20,7 +20,7 @@ SILENCE = 60.0  # seconds in which a transfer has to move LEAST bytes
 LEAST = 64 * 1024
 SLOWEST = 256 * 1024  # bytes per second of an upload, of which nobody tells how far it is
 WAITS = (1.0, 4.0)  # seconds before the second and the third try, for clients that try once
-SOON = 10.0  # seconds
+SOON = 20.0  # seconds; botocore waits for up to 15 before its last try, and s3fs does not repeat what it gives up
 LOOKS = 20  # at a transfer within SILENCE
 
 
