@@ -61,13 +61,27 @@ def open_run(client: Any, candidate: Candidate) -> tuple[Any, bool]:
     if earlier := _runs_of(client, experiment, candidate.key):
         return earlier[0], True
     name = f"register {candidate.settings.pipeline}"
-    created = client.create_run(experiment, tags={KEY: candidate.key}, run_name=name)
-    # The request may have been carried out twice, or by another process as well: all of them keep the same run.
-    run, *more = _runs_of(client, experiment, candidate.key) or [created]
-    for one in more:
-        _unless("RESOURCE_DOES_NOT_EXIST", client.delete_run, one.info.run_id)
+    run = client.create_run(experiment, tags={KEY: candidate.key}, run_name=name)
     client.set_terminated(run.info.run_id, "FAILED")  # until the version exists; a killed step could not say so
     return run, True
+
+
+def delete_other_runs(client: Any, candidate: Candidate, version: Any) -> None:
+    """Delete the runs of this registration but for its version's.
+
+    There are others if a request was carried out twice, or if another process registers the same model: which run is
+    kept is known only when there is a version, as these have an order that all processes see.
+    """
+    experiment = experiment_id(client, candidate.target.experiment, candidate.target.uri)
+    for run in _runs_of(client, experiment, candidate.key):
+        if run.info.run_id != version.run_id:
+            _unless("RESOURCE_DOES_NOT_EXIST", client.delete_run, run.info.run_id)
+
+
+def is_deleted_run(error: Exception) -> bool:
+    """Return whether MLflow refuses to write to a run because it was deleted."""
+    code = getattr(error, "error_code", "")
+    return code == "INVALID_PARAMETER_VALUE" and "must be in the 'active' state" in str(error)
 
 
 def _runs_of(client: Any, experiment: str, key: str) -> list[Any]:

@@ -34,6 +34,8 @@ from steps.tracking.unsent import send_records
 
 log = logging.getLogger("finetune")
 
+TRIES = 3  # if other processes register the same model at the same time
+
 
 def register_model(
     settings: RegistrationSettings,
@@ -120,11 +122,23 @@ def _with_metrics(candidate: Candidate, tuned: Path) -> Candidate:
 
 def _version(client: Any, candidate: Candidate, card: str, package: Path, key: Key | None) -> Any:
     """Return the version of this model: the one that was registered before, completed, or a new one."""
-    version = _known_version(client, candidate)
-    if version is None:
-        return _new_version(client, candidate, card, package, key)
-    registry.complete_run(client, candidate, version)
-    return _completed(client, candidate, version, package, key)
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(TRIES):
+        try:
+            version = _known_version(client, candidate)
+            if version is None:
+                version = _new_version(client, candidate, card, package, key)
+            else:
+                registry.complete_run(client, candidate, version)
+                version = _completed(client, candidate, version, package, key)
+            registry.delete_other_runs(client, candidate, version)
+            return version
+        except MlflowException as error:  # another process has just registered this model, and deleted our run
+            if not registry.is_deleted_run(error):
+                raise
+            deleted = error
+    raise deleted
 
 
 def _known_version(client: Any, candidate: Candidate) -> Any | None:
@@ -155,6 +169,9 @@ def _new_version(client: Any, candidate: Candidate, card: str, package: Path, ke
     version = registry.create_version(
         client, candidate, run.info.run_id, f"{run.info.artifact_uri}/{place}", about, tags
     )
+    if version.run_id != run.info.run_id:  # of another process
+        registry.complete_run(client, candidate, version)
+        return version
     registry.describe_run(client, run.info.run_id, candidate, version)
     if ours:
         client.set_terminated(run.info.run_id)

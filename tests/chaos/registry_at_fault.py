@@ -53,14 +53,15 @@ class Registry:
     world: dict[str, Path]
     folder: Path
 
-    def register(self, trial: int) -> None:
-        """Register the model of this trial through the proxy."""
-        shutil.rmtree(self.world["registration"], ignore_errors=True)
+    def register(self, trial: int, result: Path | None = None) -> None:
+        """Register the model of this trial through the proxy; `result` is the folder that is written."""
+        world = {**self.world, "registration": result or self.world["registration"]}
+        shutil.rmtree(world["registration"], ignore_errors=True)
         given = settings(
             max_new_tokens=8 + trial, registration={"registered_model_name": f"model-{trial}"},
             tracking={"mlflow_server_uri": self.proxy.url},
         )  # fmt: skip
-        register_model(given, **self.world)
+        register_model(given, **world)
 
     def stored(self, trial: int) -> tuple[int, set[str], str]:
         """Return the number of versions, the states of their runs, and the holder of the alias."""
@@ -136,6 +137,20 @@ def first_use(registry: Registry, trial: int, draw: random.Random) -> str:
     return "" if codes == [0, 0] else f"codes {codes}"
 
 
+def twice(registry: Registry, trial: int, draw: random.Random) -> str:
+    """The same registration begins two or three times at nearly the same moment, as when a schedule fires twice."""
+    delays = [0.0, *(draw.choice([0.0, draw.uniform(0, 0.5)]) for _ in range(draw.randint(1, 2)))]
+
+    def register(number: int) -> None:
+        time.sleep(delays[number])
+        registry.register(trial, registry.folder / f"twice-{trial}-{number}")
+
+    registry.proxy.play()
+    with ThreadPoolExecutor(len(delays)) as pool:
+        list(pool.map(register, range(len(delays))))
+    return whole(registry, trial, f"{len(delays)} at once")
+
+
 @contextmanager
 def _limited() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -148,4 +163,5 @@ ROWS = [
     Row(10, "MLflow is away", away, "registry", long=40),
     Row(11, "an answer of MLflow is lost", lost, "registry", long=40),
     Row(12, "two first uses of a database at once", first_use, "registry", long=10),
+    Row(12, "the same registration twice at once", twice, "registry", short=2, long=100),
 ]

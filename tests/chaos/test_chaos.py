@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hub_at_fault
 import killed_runs
+import killed_writers
 import pytest
 import registry_at_fault
 import stores_at_fault
@@ -13,13 +14,15 @@ import tight_places
 from chaos_row import Row, failures
 from conftest import chat_rows, write_jsonl
 from fault_proxy import fault_proxy
+from forking import ForkingPython
 from hub_at_fault import Hub
 from killed_runs import Runs
+from killed_writers import Writers
 from registry_at_fault import Registry
 from stores_at_fault import Store, store_at_fault
 from tight_places import Tight
 
-MODULES = (stores_at_fault, hub_at_fault, registry_at_fault, tight_places, killed_runs)
+MODULES = (stores_at_fault, hub_at_fault, registry_at_fault, tight_places, killed_writers, killed_runs)
 ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
 
 
@@ -59,6 +62,13 @@ def runs(tiny_model, empty_database, tmp_path_factory) -> Runs:
     made = Runs(folder, given, empty_database)
     made.undisturbed()
     return made
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory) -> Iterator[Writers]:
+    python = ForkingPython(["steps.artifacts", "steps.sealed"])
+    yield Writers(python, tmp_path_factory.mktemp("writers"))
+    python.close()
 
 
 @pytest.fixture
