@@ -335,7 +335,9 @@ def explained(parameter: str, uri: str, access: str = "read") -> Iterator[None]:
             raise UserError(_malformed(parameter, uri, " ".join(str(error).split())[:200])) from None
         if not (garbage or isinstance(error, OSError) or type(error).__module__.startswith(CLIENTS)):
             raise
-        status = next((code for one in causes(error) if (code := status_of(one))), None)
+        # A store answers 412 to a request for a part of an object that was replaced.
+        replaced = isinstance(error, downloads.Replaced)
+        status = next((code for one in causes(error) if (code := status_of(one)) and not replaced), None)
         # S3 answers 400 to a token that has expired; there is no more to an answer where a head was asked for.
         if status in (400, 401, 403):
             raise UserError(

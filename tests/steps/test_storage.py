@@ -259,3 +259,13 @@ def test_the_digest_is_read_as_each_store_lists_it(listed):
 @pytest.mark.parametrize("listed", [{}, {"ETag": '"5d41402abc4b2a76b9719d911017c592-2"'}, {"etag": "0x8DC"}])
 def test_a_store_without_a_digest_says_so(listed):
     assert downloads.listed({"size": 5, **listed})["md5"] == ""
+
+
+def test_an_object_that_is_replaced_again_and_again_is_an_outage_not_a_wrong_uri():
+    """A store answers 412 then, which is no more the user's mistake than an error 503."""
+    from botocore.exceptions import ClientError
+
+    answer = {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"HTTPStatusCode": 412}}
+    told = downloads.Replaced(16, "weights.bin was replaced while it was downloaded")
+    with pytest.raises(Outage, match="weights.bin was replaced"), storage.explained("train_file_path", "s3://data/x"):
+        raise told from ClientError(answer, "GetObject")
