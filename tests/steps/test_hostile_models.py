@@ -364,6 +364,7 @@ MLMODELS = {
     "deep objects": "".join(" " * level + "a:\n" for level in range(500)).encode(),
     "another encoding": "flavors: {}".encode("utf-16"),
     "bytes": b"flavors: \xff",
+    "an escape of no character": b'a: "\\UFFFFFFFF"',
     "5 MB": b"a: " + b"x" * 5_000_000,
 }
 
