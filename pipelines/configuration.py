@@ -85,6 +85,11 @@ def _read_yaml(file: Path, text: str) -> tuple[dict[str, Any], Words]:
         problem = str(problem).removeprefix("but found ")
         fix = "indent with blanks, not with tabs" if "\\t" in problem else "correct that line"
         raise UserError(Problem("CONFIG-E0102", where, problem, "valid YAML", fix)) from None
+    except (ValueError, OverflowError):  # of PyYAML's reader of "\\U00110000"
+        raise UserError(
+            Problem("CONFIG-E0102", str(file), "an escape of no character, such as \\U00110000", "valid YAML",
+                    "write the character itself")
+        ) from None  # fmt: skip
     if not isinstance(values, dict):
         kind = KINDS.get(type(values).__name__, "one value")
         raise _refused(file, kind, "a mapping of parameters", "write lines like learning_rate: 1e-5")

@@ -6,6 +6,7 @@ parts: where, what was found, what was expected (and why, where that is not obvi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from steps.secrets import without_credentials
 
 EXIT_BUG = 70
+# What no file in UTF-8 can hold, what a terminal obeys, and what turns the letters around it.
+UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 FOUND_LIMIT = 80  # characters; longer values are cut, so that the sentence around them stays readable
 
 
@@ -35,9 +38,9 @@ class Problem:
     """The reason for what is expected, as it stands after "because"; empty where it needs none."""
 
     def __post_init__(self) -> None:
-        # Errors are printed, stored and sent, and whatever they quote may hold a password.
+        # Errors are printed, stored and sent, and whatever they quote may hold a password, or what is no text.
         for name in ("where", "found", "expected", "fix", "why"):
-            object.__setattr__(self, name, without_credentials(getattr(self, name)))
+            object.__setattr__(self, name, readable(without_credentials(getattr(self, name))))
 
     def __str__(self) -> str:
         more = ""
@@ -136,6 +139,11 @@ class Interrupted(Preempted):
     """Stopped by Ctrl-C; run again to go on."""
 
     exit_code = 130
+
+
+def readable(text: str) -> str:
+    """Return a text with escapes in place of halves of characters and of control characters but line ends and tabs."""
+    return UNREADABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shown(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ SILENT = re.compile(
     r"ProxyError|SSLError|gaierror|URLError|LocalEntryNotFound|OfflineMode|EndpointConnection|ChunkedEncoding|TooManyRedirects"
 )
 WRONG_CONFIG = "StrictDataclassError"  # what transformers raises for a model's configuration; of huggingface_hub
+# The functions of these libraries that make a model or a tokenizer of its files.
+LOADERS = {"transformers", "peft"}
+LOADING = "from_pretrained"
+ITS_PLACE = ("pretrained_model_name_or_path", "model_id")  # names of their first parameter
+DEVICES = re.compile(r"\b(CUDA|cuda|NCCL|cuDNN|CUBLAS)\b")  # a graphics card is no fault of a model's files
+# What tokenizers says of a text, as a plain Exception.
+NO_TOKEN = re.compile(r"(WordLevel|WordPiece|BPE|Unigram) error|unknown token but `unk_id` is missing")
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 # Answers that another request gets as well, although the clients report them like silence.
 SAME_AGAIN = re.compile(
@@ -74,7 +82,7 @@ def known(error: BaseException, step: str) -> StepError | None:
     for one in every:
         if found := _of_the_machine(one, step) or _of_a_model(one) or _of_a_service(one, step):
             return found
-    return None
+    return next((found for one in every if (found := _of_loading(one))), None)
 
 
 def _lacking(error: StepError, step: str) -> StepError | None:
@@ -172,13 +180,39 @@ def _text(error: BaseException) -> str:
 
 
 def _of_a_model(error: BaseException) -> StepError | None:
-    """Return the error of a config.json with a value of a type that the architecture has not."""
-    if not any(kind.__name__ == WRONG_CONFIG for kind in type(error).__mro__):
+    """Return the error of a configuration that no model has, or of a tokenizer without a token for a text."""
+    if any(kind.__name__ == WRONG_CONFIG for kind in type(error).__mro__):
+        return UserError(
+            Problem("MODEL-E0125", "config.json", _said(error), "values of the types that this architecture has",
+                    "correct them, or save the model again with save_pretrained")
+        )  # fmt: skip
+    if type(error) is Exception and NO_TOKEN.search(str(error)):
+        return UserError(
+            Problem("MODEL-E0126", "tokenizer", _said(error), "a tokenizer that has a token for every text",
+                    "give it a token for unknown words (unk_token), or use texts with its words only")
+        )  # fmt: skip
+    return None
+
+
+def _of_loading(error: BaseException) -> StepError | None:
+    """Return the error of a model's files that cannot be loaded, of which the libraries say it in any class."""
+    folder = _loaded_from(error)
+    about_files = not isinstance(error, OSError) or (error.errno is None and "connect" not in str(error))
+    if folder is None or not about_files or DEVICES.search(str(error)):
         return None
     return UserError(
-        Problem("MODEL-E0125", "config.json", _said(error), "values of the types that this architecture has",
-                "correct them, or save the model again with save_pretrained")
+        Problem("MODEL-E0127", folder, _said(error), "files that transformers loads", "save the model again with "
+                "save_pretrained, or name another one; if it loads elsewhere, report this message")
     )  # fmt: skip
+
+
+def _loaded_from(error: BaseException) -> str | None:
+    """Return what was loaded when a library of models raised an error; None if it was doing something else."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        library = str(frame.f_globals.get("__name__", "")).split(".")[0]
+        if library in LOADERS and frame.f_code.co_name == LOADING:
+            return next((str(frame.f_locals[name]) for name in ITS_PLACE if name in frame.f_locals), "model")
+    return None
 
 
 def _of_a_service(error: BaseException, step: str) -> StepError | None:

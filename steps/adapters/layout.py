@@ -19,6 +19,7 @@ from steps.models.layout import (
     CONFIG,
     TOKENIZER_NAMES,
     VOCABULARIES,
+    checked_settings,
     directly_in,
     read_json,
     refuse_large,
@@ -26,13 +27,12 @@ from steps.models.layout import (
 )
 from steps.models.layout import ADAPTER_FOLDER as ADAPTER_FOLDER
 from steps.models.layout import GENERATION as GENERATION
-from steps.models.odd_config import refuse_odd_adapter, refuse_odd_tokenizer, refuse_odd_values
+from steps.models.odd_config import refuse_odd_adapter, refuse_odd_values
 from steps.models.tokenizer_files import parsed
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Subfolder of a model artifact, like ADAPTER_FOLDER: a separate reference model for preference training.
 REFERENCE_FOLDER = "reference"
-_TOLD = (ADAPTER_CONFIG, CONFIG, "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,13 @@ def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str],
         )  # fmt: skip
     tokenizer = {name: path for name, path in inside.items() if name in TOKENIZER_NAMES}
     adapter = {name: inside[name] for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, GENERATION) if name in inside}
-    told = {name: read_json(parameter, read, path) for name, path in inside.items() if name in _TOLD}
-    for name in (CONFIG, "tokenizer_config.json"):
-        refuse_code(parameter, told.get(name, {}))
-    refuse_odd_adapter(f"{parameter}: {ADAPTER_CONFIG}", told[ADAPTER_CONFIG])
-    if CONFIG in told:
-        refuse_odd_values(f"{parameter}: {CONFIG}", told[CONFIG])
-    refuse_odd_tokenizer(f"{parameter}: tokenizer_config.json", told.get("tokenizer_config.json", {}))
-    return AdapterLayout(adapter, tokenizer, told[ADAPTER_CONFIG], told.get("tokenizer_config.json", {}))
+    config = read_json(parameter, read, adapter[ADAPTER_CONFIG])
+    refuse_odd_adapter(f"{parameter}: {ADAPTER_CONFIG}", config)
+    if CONFIG in adapter:
+        own = read_json(parameter, read, adapter[CONFIG])
+        refuse_code(parameter, own)
+        refuse_odd_values(f"{parameter}: {CONFIG}", own)
+    return AdapterLayout(adapter, tokenizer, config, checked_settings(parameter, {**adapter, **tokenizer}, read))
 
 
 def largest_token(tokenizer: bytes) -> int:

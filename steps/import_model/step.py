@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from steps.errors import Problem, UserError
 from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
 from steps.import_model.new_tokens import Write, extension_of
+from steps.models.fitting import refuse_other_weights
 from steps.models.layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
 from steps.models.tokenizer_files import unfit_files
 from steps.models.weights import stored_tensors
@@ -111,13 +113,13 @@ def _bring_reference(found: ModelSourceFound, scratch: Path, draft: Draft) -> No
 
 def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
     """Check every weight file's header against its size; return the number of parameters."""
-    total = 0
+    shapes: dict[str, tuple[int, ...]] = {}
     problems = []
     for name, source in layout.weights.items():
         if not name.endswith(".safetensors"):
             continue
         try:
-            total += sum(tensor.rows * tensor.row_size for tensor in stored_tensors(folder / source).values())
+            shapes |= {key: tensor.shape for key, tensor in stored_tensors(folder / source).items()}
         except ValueError as error:
             problems.append(
                 Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a complete safetensors file",
@@ -125,7 +127,8 @@ def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
             )  # fmt: skip
     if problems:
         raise UserError(problems)
-    return total
+    refuse_other_weights(f"{parameter}: {CONFIG}", layout.config, shapes)
+    return sum(map(math.prod, shapes.values()))
 
 
 def _facts(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
     layout.py           files of a model folder: which are used, and which make it unusable
     odd_config.py       values of its small files that no model has; foreign_code.py: code that they ask for
+    known_types.py      the architectures that transformers knows
     weights.py          byte ranges of the tensors in a safetensors file
+    fitting.py          whether the weights are those of the configuration
     identity.py         whether two folders hold the same model
     hashed_file.py      a file that is hashed while it is written
     embeddings.py       names of the embedding matrices
     chat_templates.py   the chat templates of a model, and what makes their text the same in every step
     template_syntax.py  whether a template can be read; template_trial.py: whether its rendering ends
+    tokenizer_trial.py  whether tokenizer.json can be used: it is tried on a few words
     tokenizer_files.py  tokens and special tokens of a tokenizer, and adding tokens
     generation_settings.py  a model's own generation settings, of which only special tokens are used
     token_range.py      tokens for which a model has no embedding

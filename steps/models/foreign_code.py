@@ -1,4 +1,4 @@
-"""Code that a model's own files ask for: its own Python files, or kernels from the Hub. None of it is run."""
+"""What a model's own files ask for beyond them: Python files, kernels from the Hub, files elsewhere. None is read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ OUR_WAYS = {
 }  # fmt: skip
 WAYS = re.compile(r"_?(attn|experts)_implementation(_internal|_autoset)?")
 KERNELS = ("use_kernels", "kernel_config", "kernels")
+# Names of a model's own: a class may be called like one of the keys above.
+LABELS = ("id2label", "label2id")
+# Files that transformers opens in place of those that were checked; where a folder has its own, it uses that.
+OTHER_FILES = ("configuration_files", "fast_tokenizer_files", "gguf_file", "transformers_weights")
+CHECKED = ("model.safetensors", "model.safetensors.index.json")
+ITS_OWN = ("tokenizer_file", "special_tokens_map_file", "added_tokens_file")  # older versions stored their paths
+# What a tokenizer is made of when it is loaded; no stored one has these, and a text is the path of a file.
+PARTS = ("vocab", "merges", "tokenizer_object", "_spm_precompiled_charsmap", "_json_padding", "_json_truncation")
 
 
 def refuse_code(where: str, config: Mapping[str, Any]) -> None:
@@ -35,13 +43,32 @@ def refuse_code(where: str, config: Mapping[str, Any]) -> None:
                 Problem("MODEL-E0305", place, f"{name}: {shown(value)}, code that would be fetched",
                         f"{name} left out{others}", "remove it from the configuration")
             )  # fmt: skip
+        if name in OTHER_FILES and value and value not in CHECKED:
+            raise _elsewhere(place, name, value)
 
 
-def _named(where: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the entries of a configuration and of those inside it, each with its place; depth is bounded by reading."""
+def refuse_other_files(where: str, config: Mapping[str, Any]) -> None:
+    """Raise SecurityRefusal when tokenizer_config.json names files or parts that a tokenizer would be made of."""
     for name, value in config.items():
+        if value and (name in PARTS or (name.endswith("_file") and name not in ITS_OWN)):
+            raise _elsewhere(where, name, value)
+
+
+def _elsewhere(where: str, name: str, value: Any) -> SecurityRefusal:
+    return SecurityRefusal(
+        Problem("MODEL-E0306", where, f"{name}: {shown(value)}, which would be read in place of the model's own files",
+                f"{name} left out", "remove it from the configuration")
+    )  # fmt: skip
+
+
+def _named(where: str, told: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield the entries of a configuration and of those inside it, each with its place; depth is bounded by reading."""
+    if isinstance(told, list):
+        for one in told:
+            yield from _named(where, one)
+    for name, value in told.items() if isinstance(told, Mapping) else ():
         yield where, name, value
-        if name.endswith("_config") and isinstance(value, Mapping):
+        if name not in LABELS and isinstance(value, Mapping | list):
             yield from _named(f"{where}: {name}", value)
 
 

@@ -79,7 +79,7 @@ def can_be_loaded(folder: Path) -> bool:
 
     try:
         GenerationConfig(**settings_in(folder))
-    except ValueError:
+    except (ValueError, TypeError, AttributeError, KeyError):  # of values that it has never seen
         return False
     return True
 

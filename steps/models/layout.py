@@ -15,12 +15,12 @@ from typing import Any
 from steps.errors import Problem, SecurityRefusal, UserError, shown
 from steps.kinds.adapters import KEPT_KINDS
 from steps.models.chat_templates import LARGEST_TEMPLATE, is_template
-from steps.models.foreign_code import refuse_code
+from steps.models.foreign_code import refuse_code, refuse_other_files
 from steps.models.odd_config import refuse_odd_generation, refuse_odd_tokenizer, refuse_odd_values
 from steps.params.text_file import any_json
 from steps.sources.plain_yaml import plain_yaml
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 # Folder of an adapter inside a model artifact: an adapter that training continues, or one of KEPT_KINDS.
 ADAPTER_FOLDER = "adapter"
@@ -155,22 +155,28 @@ def read_layout(
             Problem("MODEL-E0105", parameter, "no tokenizer file", "tokenizer.json or a vocabulary beside the weights",
                     "save the tokenizer into the folder: tokenizer.save_pretrained(folder)")
         )  # fmt: skip
-    tokenizer_config = {}
-    if "tokenizer_config.json" in tokenizer_files:
-        tokenizer_config = read_json(parameter, read, tokenizer_files["tokenizer_config.json"])
-        refuse_code(parameter, tokenizer_config)
-        refuse_odd_tokenizer(f"{parameter}: tokenizer_config.json", tokenizer_config)
-    for name in sorted(PROCESSOR_NAMES & tokenizer_files.keys()):
-        refuse_code(parameter, read_json(parameter, read, tokenizer_files[name]))
     model_files = {name: path for name, path in inside.items() if name in MODEL_NAMES}
-    if GENERATION in model_files:
-        generation = read_json(parameter, read, model_files[GENERATION])
-        refuse_code(parameter, generation)
-        refuse_odd_generation(f"{parameter}: {GENERATION}", generation)
+    tokenizer_config = checked_settings(parameter, {**model_files, **tokenizer_files}, read)
     taken = {*weights.values(), *model_files.values(), *tokenizer_files.values()}
     left_out = tuple(sorted(set(names) - taken))
     _refuse_kept_adapter(parameter, weight_folder, names, read)
     return ModelLayout(weights, model_files, tokenizer_files, config, tokenizer_config, left_out)
+
+
+def checked_settings(parameter: str, files: Mapping[str, str], read: Callable[[str], bytes]) -> dict[str, Any]:
+    """Check the settings of tokenizer, images and generation among files, name → path; return the tokenizer's.
+
+    Raises UserError for odd values, SecurityRefusal for code and files elsewhere.
+    """
+    names = sorted({TOKENIZER_CONFIG, GENERATION, *PROCESSOR_NAMES} & files.keys())
+    told = {name: read_json(parameter, read, files[name]) for name in names}
+    for name, content in told.items():
+        refuse_code(f"{parameter}: {name}", content)
+    tokenizer = told.get(TOKENIZER_CONFIG, {})
+    refuse_other_files(f"{parameter}: {TOKENIZER_CONFIG}", tokenizer)
+    refuse_odd_tokenizer(f"{parameter}: {TOKENIZER_CONFIG}", tokenizer)
+    refuse_odd_generation(f"{parameter}: {GENERATION}", told.get(GENERATION, {}))
+    return tokenizer
 
 
 def _is_of_tokenizer(name: str, folder: str) -> bool:

@@ -11,14 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from steps.errors import Problem, shown
+from steps.models.odd_config import odd_special
+from steps.models.tokenizer_trial import unusable
 from steps.params.text_file import any_json
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
+LARGE = 1024 * 1024  # bytes
 MOST_TOKENS = 2**32  # the library has their numbers in 32 bits
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 CAUSAL_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")  # the others are used by masked models only
@@ -36,23 +39,34 @@ class UnfitFile(ValueError):
 
 
 def parsed(name: str, content: bytes) -> dict[str, Any]:
-    """Read one of a tokenizer's JSON files. Raises UnfitFile."""
+    """Read one of a tokenizer's JSON files, whose content is not to be changed. Raises UnfitFile."""
+    return _parsed_once(name, content) if len(content) > LARGE else _parsed(name, content)
+
+
+def _parsed(name: str, content: bytes) -> dict[str, Any]:
     try:
         value = any_json(content)
     except ValueError as error:
         raise UnfitFile(name, shown(str(error))) from None
     if not isinstance(value, dict):
         raise UnfitFile(name, shown(value))
-    fault = {TOKENIZER: _fault_of_tokenizer, ADDED: _fault_of_numbers}.get(name, lambda _: "")(value)
+    faults = {TOKENIZER: _fault_of_tokenizer, ADDED: _fault_of_numbers, SPECIAL: odd_special}
+    fault = faults.get(name, lambda _: "")(value)
     if fault:
         raise UnfitFile(name, fault)
     return value
 
 
+# Several checks of a plan read the same vocabulary, each in seconds.
+_parsed_once = lru_cache(maxsize=1)(_parsed)
+
+
 def unfit_files(parameter: str, names: Mapping[str, str], read: Callable[[str], bytes]) -> Iterator[Problem]:
-    """Yield a problem if one of a tokenizer's files, name → path, is not what tokenizers write."""
+    """Yield a problem if one of a tokenizer's files, name → path, is not what tokenizers write, or cannot be used."""
     try:
-        TokenizerFiles.read(names, lambda name: read(names[name]))
+        found = TokenizerFiles.read(names, lambda name: read(names[name]))
+        if TOKENIZER in names and (fault := unusable(read(names[TOKENIZER]), found.files[TOKENIZER])):
+            raise UnfitFile(TOKENIZER, fault)
     except UnfitFile as error:
         yield Problem("MODEL-E0117", f"{parameter}: {error.name}", error.found, "a tokenizer's file, as JSON",
                       "upload the file again")  # fmt: skip
@@ -93,6 +107,8 @@ class TokenizerFiles:
 
     files: Mapping[str, dict[str, Any]]
     """Name → content of the files that exist."""
+    extended: bool = False
+    """Whether tokens were added to a tokenizer that was tried before."""
 
     @classmethod
     def read(cls, names: Iterable[str], read: Callable[[str], bytes]) -> TokenizerFiles:
@@ -178,15 +194,15 @@ class TokenizerFiles:
             files[CONFIG] = {**config, "added_tokens_decoder": {**config["added_tokens_decoder"], **new}}
         if ADDED in files:
             files[ADDED] = {**files[ADDED], **{entry["content"]: entry["id"] for entry in entries}}
-        return TokenizerFiles(files)
+        return TokenizerFiles(files, extended=True)
 
     def _backend(self) -> Any:
         from tokenizers import Tokenizer
 
-        try:
-            backend = Tokenizer.from_str(json.dumps(self.files[TOKENIZER]))
-        except Exception as error:  # the library raises no more specific class
-            raise ValueError(f"{TOKENIZER}: {error}") from None
+        text = json.dumps(self.files[TOKENIZER])
+        if not self.extended and (fault := unusable(text.encode(), self.files[TOKENIZER])):
+            raise UnfitFile(TOKENIZER, fault)
+        backend = Tokenizer.from_str(text)
         known = backend.get_vocab(with_added_tokens=True)
         backend.add_tokens([token for token in self._implied() if token.content not in known])
         return backend

@@ -24,7 +24,7 @@ from steps.plan.place import kept_problems, names_problems
 from steps.plan.row_counts import first_row
 from steps.plan.sources import DataFound, ModelFound
 from steps.plan.templates import KEEP, TemplateFound, notes_on, problems_of_syntax
-from steps.plan.tokenizer import package_problems_of
+from steps.plan.tokenizer import file_problems_of, package_problems_of
 from steps.plan.vocabulary import problems_of_tokens
 from steps.sources import data_sources
 from steps.tasks import load_task
@@ -61,6 +61,7 @@ def problems_of(asked: Asked) -> Iterator[Problem]:
     if asked.model:
         yield from text_problems(p.inference_type == "vllm", asked.model.layout.config, asked.model.files.parameter)
         yield from package_problems_of(asked.model)
+        yield from file_problems_of(asked.model)
         yield from _token_problems(asked.model, asked.recipe)
         if not wrong:
             yield from _end_token_problems(asked.settings, asked.model)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from steps.errors import Problem, shown
+from steps.errors import Problem, nearest, shown
 from steps.kinds.models import masked_lm, seq2seq_lm
 from steps.kinds.recipe import Recipe
+from steps.models.known_types import known_types
 from steps.params.pipeline import SupervisedParameters
 from steps.params.task_columns import USUAL_PREFIX
 from steps.plan.images import text_problems
@@ -44,6 +45,9 @@ def kind_problems(seen: Seen) -> Iterator[Problem]:
 def _kind_problems(seen: Seen, config: Mapping[str, Any], source: str) -> Iterator[Problem]:
     kind, task = seen.recipe.kind, load_task(seen.parameters.task)
     model_type = config.get("model_type", "unknown")
+    if known_types() and model_type not in known_types():
+        yield Problem("MODEL-E0129", f"{source}: model_type", shown(model_type), "an architecture that the installed "
+                      "transformers knows", nearest(model_type, known_types()) or "name another model")  # fmt: skip
     reads, encodes = masked_lm.made_for(config), seq2seq_lm.made_for(config)
     if encodes and not (kind.has_encoder and model_type in seq2seq_lm.MODEL_TYPES):
         name = (config.get("architectures") or [model_type])[0]

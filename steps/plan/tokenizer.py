@@ -57,10 +57,14 @@ def package_problems_of(model: ModelFound) -> Iterator[Problem]:
 
 
 def tokenizer_file_problems(seen: Seen) -> Iterator[Problem]:
-    """Yield a problem if a JSON file of the tokenizer, where it is on this machine, is truncated or another file."""
-    if not seen.model or reads_tokenizer(seen.parameters):  # the look for new tokens has told it then
-        return
-    source, names = seen.model.tokenizer
+    """Yield a problem if a JSON file of the tokenizer, where it is on this machine, is truncated or cannot be used."""
+    if seen.model and not reads_tokenizer(seen.parameters):  # the look for new tokens has told it then
+        yield from file_problems_of(seen.model)
+
+
+def file_problems_of(model: ModelFound) -> Iterator[Problem]:
+    """Do the same for a model."""
+    source, names = model.tokenizer
     here = {name: path for name, path in names.items() if source.local(path)}
     yield from unfit_files(source.parameter, here, source.read)
 

@@ -92,7 +92,7 @@ def _load(place: str, text: bytes) -> Any:
                 )  # fmt: skip
         return yaml.safe_load(text)
     # Those behind ValueError: what PyYAML's readers of tagged values raise for `!!bool maybe` and its like.
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         said = str(getattr(error, "problem", None) or f"{type(error).__name__}: {error}").splitlines()[0]
         raise UserError(

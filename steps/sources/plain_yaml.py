@@ -31,5 +31,7 @@ def plain_yaml(text: str | bytes, loader: Any = None) -> Any:
         mark, said = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"{line}{said or str(error).splitlines()[0]}") from None
+    except OverflowError:  # of PyYAML's reader of "\\UFFFFFFFF"
+        raise ValueError("an escape of no character") from None
     except (LookupError, AttributeError, TypeError, RecursionError) as error:  # of PyYAML's readers of tagged values
         raise ValueError(f"a value that is not what its tag says ({type(error).__name__})") from None

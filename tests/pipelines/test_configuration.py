@@ -55,6 +55,8 @@ def test_every_encoding_with_a_mark_is_read(tmp_path, encoding):
         (b"a: &x 1\nb: *x\n", "c.yaml", "alias"),
         (b"a: " + b"[" * 100_000, "c.yaml", "at most 64"),
         (b"{" * 100_000, "c.yaml", "at most 64"),
+        (b'a: "\\U00110000"', "c.yaml", "an escape of no character"),
+        (b'a: "\\UFFFFFFFF"', "c.yaml", "an escape of no character"),
         (b"a: " + b"9" * 5000, "c.yaml:1", "a number of 5,000 characters"),
         (b"a: !!python/object/apply:os.system [ls]\n", "c.yaml:1", "python/object"),
         (b"a: !!python/name:os.system\n", "c.yaml:1", "python/name"),

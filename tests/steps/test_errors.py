@@ -1,5 +1,7 @@
 """Error messages have the same parts everywhere, as text and as JSON."""
 
+import json
+
 from steps.errors import Problem, UserError
 
 PLAIN = Problem("PARAM-E0001", "lora_r", "0", "at least 1", "raise it")
@@ -14,6 +16,14 @@ def test_the_reason_stands_in_a_clause_of_its_own():
     assert str(REASONED) == (
         "PARAM-E0002 packing: found true; expected false, because each row is judged by itself. Fix: leave it out."
     )
+
+
+def test_what_is_no_text_and_what_a_terminal_obeys_is_escaped():
+    told = UserError(Problem("MODEL-E0106", "a\udcff.txt", "\ud800 \x1b[2J \u202egpj", "one\nline\tor two", "é 世界"))
+    said = str(told)
+    assert r"a\udcff.txt: found \ud800 \x1b[2J \u202egpj" in said
+    assert "one\nline\tor two. Fix: é 世界." in said
+    assert json.dumps(told.as_json("plan"), ensure_ascii=False).encode()
 
 
 def test_many_problems_of_one_kind_keep_their_reason():

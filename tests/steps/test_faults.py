@@ -13,6 +13,7 @@ from command_line import with_our_code
 
 from steps.errors import NumericError, Outage, OutOfResources, Problem, UserError
 from steps.faults import known, same_again
+from steps.models.known_types import known_types
 from steps.outcome import TERMINATION_LOG, failure
 
 
@@ -145,6 +146,45 @@ def test_a_value_of_another_type_in_config_json_is_the_users_to_correct(change, 
     assert isinstance(found, UserError)
     assert "MODEL-E0125 config.json" in str(found)
     assert next(iter(change)) in str(found)
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"model": {"type": "none"}}', b'{"added_tokens": [3]}'])
+def test_what_a_library_raises_of_a_models_files_is_the_users_to_correct(content, tmp_path):
+    from transformers import AutoTokenizer
+
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(Exception) as raised:
+        AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    found = known(raised.value, "prepare-data")
+    assert isinstance(found, UserError)
+    assert f"MODEL-E0127 {tmp_path}" in str(found)
+
+
+def test_a_tokenizer_without_a_token_for_a_text_is_the_users_to_correct():
+    from tokenizers import Tokenizer, models
+
+    with pytest.raises(Exception) as raised:
+        Tokenizer(models.WordLevel({"a": 0}, unk_token="none")).encode("b")
+    assert "MODEL-E0126" in str(known(raised.value, "prepare-data"))
+
+
+def test_a_fault_of_a_device_while_a_model_is_loaded_is_no_fault_of_its_files(monkeypatch, tmp_path):
+    from transformers import AutoConfig, PreTrainedConfig
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", fail)
+    with pytest.raises(RuntimeError) as raised:
+        AutoConfig.from_pretrained(tmp_path)
+    assert not isinstance(known(raised.value, "finetune"), UserError)
+
+
+def test_the_architectures_that_a_plan_knows_are_those_of_transformers():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    assert set(CONFIG_MAPPING_NAMES) <= known_types()
 
 
 def test_a_cycle_of_causes_ends():

@@ -20,6 +20,7 @@ from hostile_files import (
     ADAPTED,
     CONFIG,
     DOUBLING,
+    END,
     ENDLESS,
     LORA,
     SHAPES,
@@ -40,6 +41,8 @@ from steps.sources import storage
 
 SECONDS = 10
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+DOUBLED = {"type": "Replace", "pattern": {"Regex": "a|b"}, "content": "aa"}
+PADDING = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
 
 
@@ -54,6 +57,11 @@ def config(**changes: object) -> Act:
 
 def tokens(**changes: object) -> Act:
     return put("tokenizer.json", {**TOKENIZER, **changes})
+
+
+def split_by(expression: str) -> Act:
+    return tokens(pre_tokenizer={"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated",
+                                 "invert": False})  # fmt: skip
 
 
 def told(**changes: object) -> Act:
@@ -94,6 +102,14 @@ def index(content: object) -> Act:
 
 def weights(content: bytes) -> Act:
     return put("model.safetensors", content)
+
+
+def both(*acts: Act) -> Act:
+    def act(folder: Path) -> None:
+        for one in acts:
+            one(folder)
+
+    return act
 
 
 def not_utf8(folder: Path) -> None:
@@ -201,8 +217,16 @@ MODELS: dict[str, tuple[Act, type[StepError], str]] = {
         UserError,
         "MODEL-E0109",
     ),
+    "a name of a hundred thousand letters": (config(model_type="x" * 100_000), UserError, "model_type"),
+    "a type of numbers that is a function": (config(dtype="load"), UserError, "dtype"),
+    "numbers that are none": (config(initializer_range=math.nan), UserError, "initializer_range"),
+    "a switch of a list": (config(tie_word_embeddings=[1]), UserError, "tie_word_embeddings"),
+    "a vocabulary of a trillion": (config(vocab_size=10**12), UserError, "MODEL-E0128.*vocab_size"),
+    "sizes of another model": (config(hidden_size=4096), UserError, "MODEL-E0128.*hidden_size"),
+    "a billion layers": (config(num_hidden_layers=10**9), UserError, "MODEL-E0128.*weights of 1 layers"),
     "a list of hidden sizes": (config(hidden_size=[8]), UserError, "hidden_size"),
     "texts for each layer": (config(intermediate_size=["x"]), UserError, "intermediate_size"),
+    "heads that cannot share": (config(num_attention_heads=2, num_key_value_heads=3), UserError, "a divisor of"),
     "a head of a text": (config(head_dim="x"), UserError, "head_dim"),
     "a padding of a text": (config(model_type="roberta", pad_token_id="x"), UserError, "pad_token_id"),
     "a stretching by infinity": (config(rope_scaling={"type": "linear", "factor": math.inf}), UserError, "factor"),
@@ -236,10 +260,42 @@ MODELS: dict[str, tuple[Act, type[StepError], str]] = {
     "added_tokens.json of texts": (put("added_tokens.json", {"a": "b"}), UserError, "MODEL-E0117"),
     "a class of a list": (told(tokenizer_class=["x"]), UserError, "tokenizer_class"),
     "a length of a text": (told(model_max_length="x"), UserError, "model_max_length"),
+    "a template that leads out": (told(chat_template=[{"name": "../x", "template": "a"}]), UserError, "chat_template"),
+    "a template by name that leads out": (told(chat_template={"../../x": "a"}), UserError, "chat_template"),
+    "a token of a billion": (told(added_tokens_decoder={"4000000": {"content": "a"}}), UserError, "added_tok"),
     "a template of numbers": (told(chat_template={"default": 3}), UserError, "chat_template"),
-    "added tokens of another kind": (told(added_tokens_decoder={"x": {"content": "y"}}), UserError, "added_tokens_de"),
+    "added tokens of another kind": (told(added_tokens_decoder={"x": {"content": "y"}}), UserError, "added_tok"),
     "an end of a list": (told(eos_token=[1]), UserError, "eos_token"),
+    "a flag of a text": (told(added_tokens_decoder={"0": {"content": "a", "lstrip": "yes"}}), UserError, "added_tok"),
+    "a number of 99 digits": (told(added_tokens_decoder={"9" * 99: {"content": "a"}}), UserError, "added_tok"),
+    "more tokens of numbers": (told(additional_special_tokens=[3]), UserError, "additional_special_tokens"),
+    "a side of a list": (told(padding_side=["left"]), UserError, "padding_side"),
+    "a special token of a list": (put("special_tokens_map.json", {"eos_token": [1]}), UserError, "MODEL-E0117"),
+    "parts of a tokenizer elsewhere": (told(vocab="/etc/passwd"), SecurityRefusal, "MODEL-E0306"),
+    "a file of a tokenizer elsewhere": (told(merges_file="/etc/passwd"), SecurityRefusal, "MODEL-E0306"),
+    "weights elsewhere": (config(transformers_weights="../x.safetensors"), SecurityRefusal, "MODEL-E0306"),
+    "a configuration elsewhere": (config(configuration_files=["../config.4.0.0.json"]), SecurityRefusal, "MODEL-E0306"),
+    "a kernel of a part": (config(decoder={"attn_implementation": "a/b"}), SecurityRefusal, "MODEL-E0305"),
+    "code of a part in a list": (config(parts=[{"auto_map": {"A": "evil.M"}}]), SecurityRefusal, r"evil\.py"),
+    "code of a processor's part": (
+        put("processor_config.json", {"image_processor": {"auto_map": {"A": "evil.M"}}}), SecurityRefusal, r"evil\.py"
+    ),
+    "an expression that is none": (split_by("((("), UserError, "MODEL-E0117.*cannot be loaded"),
+    "an expression that tries for ever": (split_by("(a+)+$"), UserError, "MODEL-E0117.*common words"),
+    "a part of an unknown kind": (tokens(normalizer={"type": "Evil"}), UserError, "MODEL-E0117.*cannot be loaded"),
+    "a table of characters that is none": (
+        tokens(normalizer={"type": "Precompiled", "precompiled_charsmap": "!!"}), UserError, "MODEL-E0117"
+    ),
+    "a table of characters that leads out": (
+        tokens(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}), UserError, "MODEL-E0117"
+    ),
+    "a merge of unknown tokens": (
+        tokens(model={"type": "BPE", "vocab": {"<pad>": 0, "<end>": 1}, "merges": [["a", "b"]]}), UserError, "E0117"
+    ),
+    "a padding to a trillion": (tokens(padding={**PADDING, "strategy": {"Fixed": 10**12}}), UserError, "E0117.*memory"),
     "generation by a text": (put("generation_config.json", {"eos_token_id": "x"}), UserError, "eos_token_id"),
+    "words of texts": (put("generation_config.json", {"bad_words_ids": ["x"]}), UserError, "bad_words_ids"),
+    "suppressed lists": (put("generation_config.json", {"suppress_tokens": [[1]]}), UserError, "suppress_tokens"),
     "generation that is cut": (put("generation_config.json", "{"), UserError, "MODEL-E0109"),
 }  # fmt: skip
 
@@ -253,6 +309,13 @@ def test_a_hostile_model_is_refused_by_the_plan_and_by_the_import_alone(model, n
     with pytest.raises(error, match=words):
         imported(model, digest=digest_of(model))
     assert not (model.parent / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["nope", "../../etc", "__class__", "LLAMA"])
+def test_an_architecture_that_nobody_knows_is_refused_by_the_plan(model, name):
+    config(model_type=name)(model)
+    with pytest.raises(UserError, match="MODEL-E0129 pytorch_model_path: model_type"):
+        planned(model)
 
 
 def test_the_model_is_a_good_one_without_these_changes(model, adapter):
@@ -272,6 +335,12 @@ def test_the_model_is_a_good_one_without_these_changes(model, adapter):
         told(model_max_length=1e30, eos_token={"content": "<end>", "special": True}, chat_template=[
             {"name": "default", "template": "{{ messages[0].content }}"}]),
         put("chat_template.jinja", "{% for m in messages[::-1] %}{{ '%s' % m.role }}{{ m.content }}{% endfor %}"),
+        told(tokenizer_file="/root/tokenizer.json", vocab_file=None, additional_special_tokens=["a", {"content": "b"}],
+             added_tokens_decoder={"0": {"content": "<pad>", **END}}, padding_side="left", add_bos_token=None),
+        config(label2id={"kernels": 3}, id2label={"3": "kernels"}, transformers_weights="model.safetensors"),
+        both(split_by(r"\s+|\w+"), put("special_tokens_map.json", {"eos_token": {"content": "<end>", **END}})),
+        tokens(normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}),
+        tokens(model={"type": "WordLevel", "vocab": {"<pad>": 0, "<end>": 1}, "unk_token": "none"}),
     ],
 )  # fmt: skip
 def test_odd_models_that_are_good_pass(model, act):
@@ -295,6 +364,7 @@ MLMODELS = {
     "deep objects": "".join(" " * level + "a:\n" for level in range(500)).encode(),
     "another encoding": "flavors: {}".encode("utf-16"),
     "bytes": b"flavors: \xff",
+    "an escape of no character": b'a: "\\UFFFFFFFF"',
     "5 MB": b"a: " + b"x" * 5_000_000,
 }
 
@@ -310,6 +380,26 @@ def test_a_hostile_mlmodel_file_is_refused(model, name):
                   lambda: imported(folder, "mlflow")):  # fmt: skip
         with pytest.raises(UserError):
             judge()
+
+
+ADAPTED_FILES = {
+    "code of a processor": (put("processor_config.json", {"auto_map": {"A": "evil.M"}}), SecurityRefusal, r"evil\.py"),
+    "a tokenizer that reads elsewhere": (
+        put("tokenizer_config.json", {"vocab": "/etc/passwd"}), SecurityRefusal, "MODEL-E0306"
+    ),
+    "generation by a text": (put("generation_config.json", {"eos_token_id": "x"}), UserError, "eos_token_id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADAPTED_FILES)
+def test_a_hostile_file_beside_an_adapter_is_refused_by_the_plan_and_by_the_import_alone(model, adapter, name):
+    act, error, words = ADAPTED_FILES[name]
+    act(adapter)
+    found = AdapterFound(kind="pytorch", source=Resolved(uri=str(adapter), digest=digest_of(adapter)), use="continue")
+    with pytest.raises(error, match=words):
+        planned(model, adapter_path=str(adapter), adapter_use="continue")
+    with pytest.raises(error, match=words):
+        imported(model, digest=digest_of(model), adapter=found)
 
 
 SLOW = "(([a-z_.0-9]+)+)+x"
@@ -349,6 +439,12 @@ def test_a_template_that_does_not_end_is_refused_by_the_plan(model, name):
     put("chat_template.jinja", ENDLESS[name])(model)
     with pytest.raises(UserError, match=r"DATA-E0806 chat_template: .*takes more than"):
         planned(model, seconds=60)  # two of computing, on a machine that may be busy
+
+
+def test_a_tokenizer_that_does_not_end_is_refused_by_the_plan(model):
+    tokens(normalizer={"type": "Sequence", "normalizers": [DOUBLED] * 40})(model)
+    with pytest.raises(UserError, match=r"MODEL-E0117 .*(seconds|memory) for a few words"):
+        planned(model, seconds=60)  # one of computing
 
 
 @pytest.mark.parametrize("name", DOUBLING)
