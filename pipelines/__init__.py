@@ -44,13 +44,15 @@ Many trainings that differ in some parameters:
 
 The command line:
 
-    cli.py          the `finetune` command; prune_command.py: `finetune prune`
+    command.py      the `finetune` command as it is installed
+    cli.py          its commands; prune_command.py: `finetune prune`
     flags.py        the flags of a pipeline; completion.py completes them in a shell
     configuration.py  configuration files; experiment_yaml.py: experiments in sections, by experiment_keys.py
     outputs.py      checks the places where results go
     reference.py    docs/parameters.md; experiment_page.py: docs/experiments.md
 
-From `steps/` this package uses only the parameters, the error classes and `steps.running`, which runs a step by name.
+From `steps/` this package uses only the parameters, the error classes and `steps.running`, which runs a step by name,
+and what a program does before it loads anything: `steps.stopping` and `steps.outlets`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,9 @@ from pipelines.reap_command import reap
 from pipelines.sweeping.command import sweep_command
 from pipelines.verify_command import verify
 from steps.errors import Problem, UserError, nearest
+from steps.outlets import open_outlets
 from steps.redaction import mask_output
+from steps.stopping import Stopped, stop_when_asked
 
 EXIT_GATE = 7  # with --gate-exit; the codes of errors are in steps/errors.py
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of text.")
@@ -27,8 +30,11 @@ JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instea
 
 def main() -> None:
     """Run the command line; exits with the exit code of the error class."""
-    mask_output()
     words = sys.argv[1:]
+    if words[:1] in (["run"], ["sweep"], ["check-data"]):
+        open_outlets()
+    else:
+        mask_output()  # and ends when nobody reads, as `finetune list | head` does
     as_json = "--json" in words and words[0] in (
         "plan",
         "run",
@@ -40,15 +46,16 @@ def main() -> None:
     if words[:1] in (["plan"], ["run"], ["sweep"]):
         _watch_memory(step)
     try:
+        stop_when_asked()
         sys.exit(cli.main(prog_name="finetune", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(_misused(error), step, as_json)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        asked = error.__cause__ if isinstance(error, click.Abort) else error
+        _fail(asked if isinstance(asked, Stopped) else Stopped(signal.SIGINT), step, as_json)
     except BrokenPipeError:  # `finetune list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -62,9 +69,10 @@ def _watch_memory(step: str) -> None:
     watch_memory(step, leave)
 
 
-def _fail(error: Exception, step: str, as_json: bool) -> NoReturn:
+def _fail(error: BaseException, step: str, as_json: bool) -> NoReturn:
     from steps.running import failure, leave
 
+    open_outlets()  # what cannot be printed does not change the code
     outcome = failure(error, step).as_json(step)
     if as_json:
         click.echo(json.dumps({"error": outcome}, indent=1, ensure_ascii=False))

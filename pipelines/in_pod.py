@@ -15,6 +15,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from steps.outlets import open_outlets
+from steps.stopping import ending, stop_when_asked
+
 EXECUTOR = "kfp.dsl.executor_main"
 AT_RUN_TIME = "_KFP_RUNTIME"  # kfp then imports only what a running component needs
 
@@ -51,6 +54,8 @@ def function_of(given: dict[str, Any], name: str, pipeline: str = "", fixed: str
 
 def main(words: list[str]) -> None:
     """Run a component's function on the inputs that KFP passes."""
+    open_outlets()
+    stop_when_asked()
     os.environ[AT_RUN_TIME] = "true"
     from steps.running import begin_task, leave, watch_memory
 
@@ -65,4 +70,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with ending():
+        main(sys.argv[1:])

@@ -16,10 +16,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,11 +41,14 @@ from steps.running import (
     RECORDS,
     SHOWN,
     STOPPING,
+    TOGETHER,
     Printed,
     bug,
     code_digest,
     exhausted,
+    killed,
     stopped,
+    was_killed,
 )
 
 ONE_AT_A_TIME = threading.Lock()  # kfp.local keeps its configuration in a global
@@ -108,13 +113,14 @@ def run_local(
             _forwarded_signals(),
             warm_python(at_once) if warm and _trains_or_answers(pipeline) else contextlib.nullcontext() as client,
             _untouched_text(client),
+            _codes() as codes,
             checked_reuse() if cache else contextlib.nullcontext(),
             hits,
         ):
             try:
                 run.outputs = _run(pipeline, parameters, root.absolute(), run.folder, cache, output)
             except RuntimeError as error:
-                raise StepFailed(_outcome(records, output, error), run) from error
+                raise StepFailed(_outcome(records, output, error, codes), run) from error
             finally:
                 run.records = _read(records)
                 shutil.rmtree(records)
@@ -256,17 +262,22 @@ def _printed(lines: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _outcome(records: Path, output: _Output, error: Exception) -> dict[str, Any]:
-    """Return the error of the failed step, or the last lines of its output if its process reported none."""
+def _outcome(records: Path, output: _Output, error: Exception, codes: Sequence[int] = ()) -> dict[str, Any]:
+    """Return the error of the failed step, or the last lines of its output if its process reported none.
+
+    `codes` are those that processes of tasks have failed with.
+    """
     reported = [record["error"] for record in _read(records) if record["error"]] or _printed(output.tail)
     if reported:
         return reported[-1]
     if STOPPING in os.environ:
         return stopped("run").as_json("unknown")
+    failed = re.sub(r"\x1b\[\d+m", "", str(error))
+    if codes and was_killed(codes[-1]):
+        return killed(failed, codes[-1]).as_json("unknown")
     for line in reversed(output.tail):  # such as of a library that ends the process
         if lack := exhausted(RuntimeError(line), "run"):
             return lack.as_json("unknown")
-    failed = re.sub(r"\x1b\[\d+m", "", str(error))
     last = "\n".join(line for line in output.tail if line)
     problem = Problem("RUN-E0070", failed, last[-2000:] or "no output", "a step that succeeds", "see log.txt")
     outcome = bug(error).as_json("unknown")
@@ -303,21 +314,57 @@ def _untouched_text(warm: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _codes() -> Iterator[list[int]]:
+    """Collect the codes that processes of tasks fail with: kfp keeps only that they have failed.
+
+    kfp would also fail at a line of a task, such as of a user's child process, that is no UTF-8.
+    """
+    from kfp.local import subprocess_task_handler as handler
+
+    original, codes = handler.run_local_subprocess, []
+
+    def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        with subprocess.Popen(
+            full_command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=1,
+            encoding="utf-8", errors="backslashreplace", env={**os.environ, **(env_vars or {})},
+        ) as process:  # fmt: skip
+            assert process.stdout
+            for line in process.stdout:
+                print(line, end="")
+            print("\n")
+            code = process.wait()
+        codes.extend([code] if code else [])
+        return code
+
+    handler.run_local_subprocess = run
+    try:
+        yield codes
+    finally:
+        handler.run_local_subprocess = original
+
+
+@contextlib.contextmanager
 def _forwarded_signals() -> Iterator[None]:
-    """Send SIGTERM to the running step at the first Ctrl-C or SIGTERM, so that it can save a checkpoint."""
+    """Send SIGTERM to the running step at the first Ctrl-C or SIGTERM, so that it can save; a later one kills it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers: dict[int, Any] = {}
+    first: list[float] = []
 
     import psutil  # a second signal could interrupt an import in the handler
 
     def forward(number: int, _frame: Any) -> None:
-        signal.signal(number, handlers[number])
+        if first and time.monotonic() - first[0] < TOGETHER:
+            return  # of the same request
         os.environ[STOPPING] = "1"  # between two steps there is no process to stop
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                child.send_signal(signal.SIGTERM)
+                child.send_signal(signal.SIGKILL if first else signal.SIGTERM)
+        if first:
+            signal.signal(number, handlers[number])
+            os.kill(os.getpid(), number)
+        first.append(time.monotonic())
 
     for caught in (signal.SIGTERM, signal.SIGINT):
         handlers[caught] = signal.signal(caught, forward)

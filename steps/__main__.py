@@ -6,6 +6,13 @@ The flags are the parameters of the step: a path for each folder, and every fiel
 
 from __future__ import annotations
 
+from steps.outlets import open_outlets
+from steps.stopping import ending, stop_when_asked
+
+if __name__ == "__main__":  # before anything else is loaded
+    open_outlets()
+    stop_when_asked()
+
 import argparse
 import inspect
 import json
@@ -20,12 +27,12 @@ from steps import STEPS
 from steps.errors import Problem, UserError, shown
 from steps.limited import watch_memory
 from steps.params.text_file import read_json
-from steps.running import leave, load, mask_output, reported, run_step
+from steps.running import leave, load, reported, run_step
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run the step; exits with the exit code of the step."""
-    mask_output()
+    open_outlets()
     words = sys.argv[1:] if arguments is None else arguments
     overview = argparse.ArgumentParser(prog="python -m steps", description="Run one step of a pipeline on its own.")
     overview.add_argument("step", choices=list(STEPS), help="name of the step; add --help to list its flags")
@@ -135,4 +142,5 @@ def _flag(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ending():
+        main()

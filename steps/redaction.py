@@ -7,10 +7,13 @@ digested, compared or passed to another step are never masked.
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TextIO, cast
+from contextlib import suppress
+from typing import Any, BinaryIO, TextIO, cast
 
 from steps.secrets import HIDDEN, hidden_parts, names_secret, without_parts, without_secrets
 from steps.secrets import without_credentials as without_credentials
@@ -83,6 +86,7 @@ class _Masked:
     def __init__(self, stream: TextIO):
         self._stream = stream
         self._printed = Printed()
+        self._bytes: _MaskedBytes | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -94,15 +98,75 @@ class _Masked:
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))
 
+    @property
+    def buffer(self) -> BinaryIO:
+        """The bytes of this stream, which are masked as well."""
+        self._bytes = self._bytes or _MaskedBytes(self)
+        return cast(BinaryIO, self._bytes)
+
+    def detach(self) -> BinaryIO:
+        """Return the bytes of this stream, which stays as it is, as others have kept it."""
+        return self.buffer
+
+    def close(self) -> None:
+        """Stay open, for those who print after one that has closed what is not his."""
+        self.flush()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _MaskedBytes(io.BufferedIOBase):
+    """What is printed as bytes, such as by code that wraps sys.stdout.buffer in a stream of its own."""
+
+    def __init__(self, text: _Masked):
+        self._text = text
+        self._decoder = codecs.getincrementaldecoder(text.encoding or "utf-8")("backslashreplace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._text.write(self._decoder.decode(bytes(data)))
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._text.flush()
+
+    def fileno(self) -> int:
+        return int(self._text.fileno())
+
+    def close(self) -> None:
+        """Stay open, as the stream of text does; Python also calls this when the process ends."""
+        with suppress(OSError, ValueError):
+            self.flush()
+
 
 def masking(stream: TextIO) -> TextIO:
     """Return a stream that writes to this one without credentials."""
     return stream if isinstance(stream, _Masked) else cast(TextIO, _Masked(stream))
 
 
+def behind(stream: Any) -> Any:
+    """Return the stream that a masked one writes to; any other one as it is."""
+    return stream._stream if isinstance(stream, _Masked) else stream
+
+
+def moved(stream: Any, other: TextIO) -> Any:
+    """Let a masked stream write to another one, and return it; without a masked stream return the other one."""
+    if not isinstance(stream, _Masked):
+        return other
+    stream._stream = other
+    return stream
+
+
 def mask_output() -> None:
     """Let whatever this process prints from Python be without credentials."""
-    if sys.stdout is not None:
-        sys.stdout = masking(sys.stdout)
-    if sys.stderr is not None:
-        sys.stderr = masking(sys.stderr)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            continue
+        own = stream is getattr(sys, f"__{name}__")
+        setattr(sys, name, masking(stream))
+        if own:
+            setattr(sys, f"__{name}__", getattr(sys, name))

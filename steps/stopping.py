@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,8 @@ TOGETHER = 1.0
 LOOK = 0.02  # seconds between two looks for an exception that was dropped
 CAUGHT = 2.0  # seconds after which an exception that nobody handles any more, but somebody keeps, counts as lost
 LINGERING = 10.0  # seconds for threads that do not end with a step that was stopped
+ENDING = 60.0  # seconds for those that do not end with a step that has done its work
+_exit = os._exit  # itself: while a function of a user is called, os has another one (sources/user_ends.py)
 
 
 class Stopped(KeyboardInterrupt):
@@ -114,11 +116,25 @@ def _session_of(process: int) -> int:
         return 0
 
 
-def end_soon(code: int) -> None:
-    """End this process with a code, whatever its threads do: some do not end."""
-    last = threading.Timer(LINGERING, os._exit, [code])
+def end_soon(code: int, seconds: float = 0.0) -> None:
+    """End this process with a code after LINGERING, or so many seconds, whatever its threads do: some do not end."""
+    last = threading.Timer(seconds or LINGERING, _exit, [code])
     last.daemon = True
     last.start()
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Let a program that has done its work end with its code also where a thread, such as a user's, does not end."""
+    code = 70
+    try:
+        yield
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        end_soon(code, ENDING)
 
 
 def _handle(handler: Any, ours: tuple[Any, ...] = ()) -> bool:
@@ -163,7 +179,7 @@ def _end_at_once(number: int) -> None:
         os.write(2, b"stopped at once: what was not finished is left out, and a re-run goes on\n")
     with suppress(Exception):
         end_children()
-    os._exit(128 + number)
+    _exit(128 + number)
 
 
 def _watch() -> None:

@@ -14,14 +14,15 @@ from typing import Any
 
 from pipelines.interface.process import ANSWER
 from steps.errors import StepError
-from steps.running import attempt, failure, follow_parent, mask_output
+from steps.outlets import open_outlets
+from steps.running import attempt, failure, follow_parent
 
 
 def main() -> None:
     """Do the job that the command line names; its errors are in the answer."""
     job, folder = sys.argv[1], Path(sys.argv[2])
     follow_parent()
-    mask_output()
+    open_outlets()
     values = json.loads((folder / "job.json").read_text("utf-8"))
     try:
         answer = {"value": JOBS[job](folder, **values)}

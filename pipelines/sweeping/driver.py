@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import threading
@@ -19,7 +20,7 @@ from pipelines.sweeping.processes import POLL, Job, Processes, StepFailed, Stopp
 from pipelines.sweeping.search import Search
 from steps.errors import Outage, Preempted, UserError
 from steps.params.sweep import as_cell
-from steps.running import MANIFEST, load, looking_once, read_curve, run_here
+from steps.running import MANIFEST, TOGETHER, load, looking_once, read_curve, run_here
 
 RETRIED = (Outage.exit_code, Preempted.exit_code)  # of what may pass
 DISK = "DISK-"  # codes of a full disk, which is not the fault of a trial
@@ -289,16 +290,22 @@ class Driver:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Stop at the first Ctrl-C or SIGTERM; a second one ends at once."""
+        """Stop at the first Ctrl-C or SIGTERM; one that comes later than in the same second ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+        first: list[float] = []
+
         def asked(number: int, _frame: Any) -> None:
-            for one, handler in before.items():
-                signal.signal(one, handler)
-            self.stop()
+            if not first:
+                first.append(time.monotonic())
+                self.stop()
+            elif time.monotonic() - first[0] > TOGETHER:
+                for one, handler in before.items():
+                    signal.signal(one, handler)
+                os.kill(os.getpid(), number)
 
         for number in before:
             signal.signal(number, asked)

@@ -15,7 +15,9 @@ from pipelines.sweeping.driver import Driver
 from pipelines.sweeping.folder import LOG, SweepFolder, read_json, write_json
 from pipelines.sweeping.processes import StepFailed, Stopped
 from steps.errors import StepError
-from steps.running import failure, leave, mask_output, stopped
+from steps.outlets import open_outlets
+from steps.running import failure, leave, stopped
+from steps.stopping import stop_when_asked
 
 OUTCOME = "outcome.json"
 DETACHED = "driver.txt"  # what a driver without a terminal prints
@@ -76,7 +78,8 @@ def outcome_of(folder: SweepFolder) -> dict[str, Any] | None:
 
 def main(words: list[str]) -> None:
     """Drive the sweep in the folder that is named."""
-    mask_output()
+    open_outlets()
+    stop_when_asked()
     try:
         error = drive(SweepFolder(Path(words[0])))["error"]
     except StepError as refused:  # another process runs it, or its folder is damaged

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from steps.finetune.worker import work
+from steps.stopping import ending
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    with ending():
+        work(Path(sys.argv[1]))

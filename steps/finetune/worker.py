@@ -20,6 +20,7 @@ from steps.launch.sharding import sharding_on_cpus
 from steps.launch.told import as_text, error_file
 from steps.logs import log, log_plainly
 from steps.outcome import failure
+from steps.outlets import open_outlets
 from steps.params.registration import MEANS_OFF
 from steps.pruning import Pruned
 from steps.running import follow_parent
@@ -30,6 +31,7 @@ SECONDS = 2.0  # for the error of a lost process to be written, which this one's
 
 def work(job: Path) -> None:
     """Take part in a training; exits with the code of its error, which is written beside the job first."""
+    open_outlets()
     log_plainly()
     follow_parent()
     folder = job.parent

@@ -15,6 +15,7 @@ from steps.generate.progress import Telling, counts_file
 from steps.launch.told import as_text, error_file
 from steps.logs import log, log_plainly
 from steps.outcome import failure
+from steps.outlets import open_outlets
 from steps.running import follow_parent
 from steps.stopping import stop_when_asked
 
@@ -31,6 +32,7 @@ def work(job: Path) -> None:
         os.environ.pop(name, None)
     code = 0
     try:
+        open_outlets()
         log_plainly()
         if share.rank:
             log.setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ from typing import Any
 
 from steps.errors import Problem, UserError, nearest, shown
 from steps.sources import storage
+from steps.sources.user_ends import contained
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,15 @@ def load_function(parameter: str, given: str) -> LoadedFunction:
 def load_found(parameter: str, found: UserFunction) -> LoadedFunction:
     """Run the file and return its function. Raises UserError when the file itself fails."""
     with TemporaryDirectory() as scratch:
-        file = storage.fetch(parameter, found.uri, Path(scratch) / "user_code.py")
+        # Absolute, as it stands in tracebacks.
+        file = storage.fetch(parameter, found.uri, Path(scratch) / "user_code.py").absolute()
         spec = importlib.util.spec_from_file_location(f"user_code_{found.digest[:12]}", file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look up the module of a class there
         try:
-            spec.loader.exec_module(module)
+            contained(spec.loader.exec_module, str(file))(module)
         except (Exception, SystemExit) as error:  # any error of the user's file is reported with its line
             del sys.modules[spec.name]
             raise UserError(
@@ -111,7 +113,7 @@ def load_found(parameter: str, found: UserFunction) -> LoadedFunction:
     function = getattr(module, found.name)
     if not callable(function):
         raise UserError(_no_function(parameter, found.uri, found.name, []))
-    return LoadedFunction(function, found.uri, found.name, str(file))
+    return LoadedFunction(contained(function, str(file)), found.uri, found.name, str(file))
 
 
 def place_of(error: BaseException, uri: str, file: str) -> str:

@@ -2,6 +2,9 @@
 
 import json
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +162,57 @@ def test_a_process_of_a_pool_that_is_killed_is_told_with_its_signal_and_the_usua
     assert code == 5, printed
     assert "process that checks rows: found a process that was ended by signal 9 (SIGKILL)" in printed
     assert "lack of memory" in printed
+
+
+# Starts a program that gets the signal when it begins to import a module.
+LOADING = """
+import os, runpy, sys
+module, wanted, number, call = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == wanted: os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Finder())
+sys.argv = [module, "kfp.dsl.executor_main", "report"]
+try:
+    if call: getattr(__import__(module, fromlist=[call]), call)()
+    else: runpy.run_module(module, run_name="__main__", alter_sys=True)
+except KeyboardInterrupt: sys.excepthook(*sys.exc_info())
+"""
+PROGRAMS = [("steps", "argparse", "", 15), ("steps", "pydantic", "", 2),
+            ("pipelines.in_pod", "steps.running", "", 15), ("pipelines.command", "pipelines.cli", "main", 15),
+            ("pipelines.command", "click", "main", 2)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bare():
+    made = ForkingPython(["steps.stopping"])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("module", "wanted", "call", "number"), PROGRAMS)
+def test_a_program_that_is_stopped_while_it_loads_says_so_in_one_line(bare, tmp_path, module, wanted, call, number):
+    words = [module, wanted, str(number), call]
+    done = bare.ended(LOADING, *words, cwd=tmp_path, environment=with_our_code())
+    assert done.returncode == 128 + number, done.stderr
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["RUN-E1431", '{"code":']
+
+
+def test_a_step_of_a_run_that_is_stopped_does_not_begin(bare, tmp_path):
+    environment = {**with_our_code(), "FINETUNE_STOPPING": "1"}
+    done = bare.ended(LOADING, "steps", "", "0", "", cwd=tmp_path, environment=environment)
+    assert (done.returncode, done.stderr.split()[0]) == (143, "RUN-E1431")
+
+
+def test_a_program_ends_with_its_code_also_if_a_thread_does_not_end(tmp_path):
+    code = """
+import sys, threading, time
+from steps import stopping
+stopping.ENDING = 0.1
+with stopping.ending():
+    threading.Thread(target=time.sleep, args=[170]).start()
+    sys.exit(5)
+"""
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], env=with_our_code()).returncode == 5
+    assert time.monotonic() - started < 100
