@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.interface.process import ANSWER
 from steps.errors import StepError
-from steps.running import attempt, failure, follow_parent, mask_output
+from steps.running import attempt, failure, follow_parent, mask_children, mask_output
 
 
 def main() -> None:
@@ -61,4 +61,5 @@ def _told(error: StepError) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    mask_children()
     main()
