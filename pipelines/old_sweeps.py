@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pipelines.active import is_active
 from pipelines.sweeping.folder import DESCRIPTION, FACTS, LOG, SWEEPS, SweepFolder
 from pipelines.sweeping.run import OUTCOME
+from steps.params.text_file import any_json
 
 TUNED = "tuned"
 
@@ -86,7 +86,7 @@ def sweep_in(path: str, root: Path) -> str:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = any_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

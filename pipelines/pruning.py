@@ -8,7 +8,6 @@ meanwhile waits until the removal is done. While runs are active, what the cache
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from pipelines.old_sweeps import OldSweep, find_sweeps, sweep_in
 from steps.errors import Preempted, Problem, StepError, UserError
 from steps.params.registration import database_in
 from steps.params.secrets import without_credentials
+from steps.params.text_file import any_json
 from steps.running import load
 
 NAME = re.compile(r"(?P<pipeline>\w+)-\d{8}-\d{6}(-\d+)?")
@@ -140,7 +140,7 @@ def find_runs(root: Path) -> list[OldRun]:
 
 def _result(file: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = any_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -24,6 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from steps import STEPS
+from steps.child_output import mask_children
 from steps.errors import Problem, UserError, shown
 from steps.limited import watch_memory
 from steps.params.text_file import read_json
@@ -143,4 +144,5 @@ def _flag(name: str) -> str:
 
 if __name__ == "__main__":
     with ending():
+        mask_children()
         main()

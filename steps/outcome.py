@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from steps.child_output import OWN, settle
 from steps.errors import (
     Interrupted,
     NumericError,
@@ -156,9 +157,10 @@ def texts(paths: Mapping[str, Any]) -> dict[str, str]:
 
 def _end_log(text: str) -> None:
     """Print the last lines of the log: whatever this process or its libraries print afterwards is lost."""
+    settle()
     with suppress(OSError, ValueError):  # nobody reads any more
         sys.stdout.flush()
         print(f"\n{text}", file=sys.stderr, flush=True)  # whatever was printed last may have ended no line
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
+    for stream in (1, 2, *OWN):
         os.dup2(nowhere, stream)

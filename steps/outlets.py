@@ -37,7 +37,7 @@ def open_outlets() -> None:
                 place = stream.fileno()
                 stream.flush()
             _replaced.append(behind(stream))
-            opened = moved(stream, _outlet(name, place, behind(stream)))
+            opened = moved(stream, outlet(name, place, behind(stream)))
             if stream is getattr(sys, f"__{name}__"):
                 setattr(sys, f"__{name}__", opened)
             setattr(sys, name, opened)
@@ -62,15 +62,16 @@ def _is_own(stream: Any) -> bool:
     return isinstance(getattr(stream.buffer, "raw", stream.buffer), io.FileIO)  # without a buffer by PYTHONUNBUFFERED
 
 
-def _outlet(name: str, number: int, stream: Any) -> io.TextIOWrapper:
+def outlet(name: str, number: int, stream: Any) -> io.TextIOWrapper:
+    """Return a text stream to a descriptor that behaves as another stream, and drops what nobody takes."""
     errors = getattr(stream, "errors", "strict")
     # A character that the terminal does not know is no reason to end a training either.
     errors = "backslashreplace" if errors == "strict" else errors
-    buffer = io.BufferedWriter(_Outlet(name, number))
+    buffer = io.BufferedWriter(Outlet(name, number))
     return io.TextIOWrapper(buffer, getattr(stream, "encoding", "utf-8"), errors, line_buffering=True)
 
 
-class _Outlet(io.RawIOBase):
+class Outlet(io.RawIOBase):
     """Writes into a stream of this process what it takes."""
 
     def __init__(self, name: str, number: int):

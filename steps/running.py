@@ -30,6 +30,7 @@ from steps.artifacts import follow_umask as follow_umask
 from steps.artifacts import is_whole as is_whole
 from steps.artifacts import sha256_of as sha256_of
 from steps.artifacts import write_durably as write_durably
+from steps.child_output import mask_children as mask_children  # for the commands
 from steps.deferred import defer
 from steps.exhausted import exhausted as exhausted  # these for the command line
 from steps.faults import known as known

@@ -29,7 +29,7 @@ FAILURES = {
     "host": "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.",
     "actor": "(TaskRunner pid=12) ray.exceptions.ActorDiedError: The actor died unexpectedly.",
     "bug": "Traceback (most recent call last):\nTypeError: unsupported operand",
-}  # also: nan, kill, torn (killed while it saves), wait (until it is stopped), hang (does not stop when asked)
+}  # also: nan, infinite (weights), kill, torn (killed while it saves), wait (to be stopped), hang (does not when asked)
 
 
 def installed(folder: Path) -> dict[str, str]:
@@ -209,6 +209,8 @@ class Trainer:
         from torch.testing._internal.distributed.fake_pg import FakeStore
 
         self._learn()
+        if self.fault[0] == "infinite" and self.step >= self.fault[1]:
+            self.weights[sorted(self.weights)[0]].view(-1)[-1] = float("nan")
         actor = self.folder / f"global_step_{self.step}" / "actor"
         actor.mkdir(parents=True, exist_ok=True)
         for rank in range(self.gpus):

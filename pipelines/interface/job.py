@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.interface.process import ANSWER
 from steps.errors import StepError
 from steps.outlets import open_outlets
-from steps.running import attempt, failure, follow_parent
+from steps.running import attempt, failure, follow_parent, mask_children
 
 
 def main() -> None:
@@ -62,4 +62,5 @@ def _told(error: StepError) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    mask_children()
     main()

@@ -20,7 +20,7 @@ from pipelines.sweeping.processes import POLL, Job, Processes, StepFailed, Stopp
 from pipelines.sweeping.search import Search
 from steps.errors import Outage, Preempted, UserError
 from steps.params.sweep import as_cell
-from steps.running import MANIFEST, TOGETHER, load, looking_once, read_curve, run_here
+from steps.running import TOGETHER, is_whole, load, looking_once, read_curve, run_here
 
 RETRIED = (Outage.exit_code, Preempted.exit_code)  # of what may pass
 DISK = "DISK-"  # codes of a full disk, which is not the fault of a trial
@@ -162,15 +162,15 @@ class Driver:
         return True
 
     def _prepare(self, steps: Processes, trial: TrialFolder) -> None:
-        """Import the model and prepare the data of a trial, unless an earlier one had the same."""
+        """Import the model and prepare the data of a trial, unless each is there as it was written."""
         settings, shared = trial.settings or {}, self.plans.shared()
         model, data = settings["model_place"], settings["data_place"]
         place = self.folder.shared
-        if not (place("models", model) / MANIFEST).is_file() or not (place("tokenizers", model) / MANIFEST).is_file():
+        if not is_whole(place("models", model)) or not is_whole(place("tokenizers", model)):
             self.show(f"importing the model{f' of trial {trial.number}' if model else ''}")
             steps.run("import-model", self.folder.path / "models" / f"{model}.log", settings=shared["models"][model],
                       model=place("models", model), tokenizer=place("tokenizers", model))  # fmt: skip
-        if not (place("data", data) / MANIFEST).is_file():
+        if not is_whole(place("data", data)):
             self.show(f"preparing the data{f' of trial {trial.number}' if data else ''}")
             steps.run("prepare-data", self.folder.path / "data" / f"{data}.log", settings=shared["data"][data][1],
                       tokenizer=place("tokenizers", model), data=place("data", data),
@@ -178,11 +178,15 @@ class Driver:
 
     def _start(self, steps: Processes, trial: TrialFolder) -> Job:
         self.tries[trial.number] = self.tries.get(trial.number, 0) + 1
-        return steps.start(
-            "trial", trial.path / LOG, trial.path / "curve.jsonl", settings=json.dumps(trial.settings),
-            models=self.folder.path / "models", data=self.folder.path / "data", tuned=trial.path / "tuned",
-            measured=trial.path / "measured", report=trial.path / "training.html", tuned_uri=trial.path / "tuned",
-        )  # fmt: skip
+        return steps.start("trial", trial.path / LOG, trial.path / "curve.jsonl", **self._arguments(trial))
+
+    def _arguments(self, trial: TrialFolder) -> dict[str, Any]:
+        """Return the arguments of a trial's task."""
+        return {
+            "settings": json.dumps(trial.settings), "models": self.folder.path / "models",
+            "data": self.folder.path / "data", "tuned": trial.path / "tuned", "measured": trial.path / "measured",
+            "report": trial.path / "training.html", "tuned_uri": trial.path / "tuned",
+        }  # fmt: skip
 
     def _ended(self, number: int, job: Job) -> None:
         trial = next(one for one in self.folder.trials() if one.number == number)
@@ -231,14 +235,17 @@ class Driver:
         choice = self._choose()
         # Of each trial its own: with a larger budget another one may be the best, and a version needs the earlier one.
         best = self._best
+        trial = TrialFolder(self.folder.path / "trials" / best.name, int(best.name))
+        tuned, merged, evaluation = trial.path / "tuned", best / "merged", best / "evaluation"
         base, data = self.folder.shared("models", int(choice.model)), self.folder.shared("data", int(choice.data))
-        merged, evaluation = best / "merged", best / "evaluation"
+        if not is_whole(merged) or not is_whole(evaluation):
+            self._mend(steps, trial)
         for step, result, arguments in (
-            ("merge-adapter", merged, {"base": base, "adapter": choice.tuned_uri, "output": merged}),
-            ("evaluate", evaluation, {"settings": choice.evaluation, "base": base, "tuned": choice.tuned_uri,
+            ("merge-adapter", merged, {"base": base, "adapter": tuned, "output": merged}),
+            ("evaluate", evaluation, {"settings": choice.evaluation, "base": base, "tuned": tuned,
                                       "merged": merged, "data": data, "evaluation": evaluation}),
         ):  # fmt: skip
-            if not (result / MANIFEST).is_file():
+            if not is_whole(result):
                 self.show(TOLD[step])
                 steps.run(step, best / f"{step}.log", **arguments)
         steps.run(
@@ -249,11 +256,19 @@ class Driver:
             report=best / REPORT,
         )
         measured = read_json(evaluation / "metrics.json")
-        registered = self._register(steps, choice, best) if measured["gate"]["passed"] else None
+        registered = self._register(steps, choice, tuned, best) if measured["gate"]["passed"] else None
         final = {"metrics": {which: measured[which] for which in ("base", "tuned")}, "gate": measured["gate"],
                  "registered": registered}  # fmt: skip
         self._choose(final)
         return read_json(self.folder.path / FACTS)
+
+    def _mend(self, steps: Processes, trial: TrialFolder) -> None:
+        """Make anew what a finished trial was made from, and its model, where they were damaged since."""
+        self._prepare(steps, trial)
+        if not is_whole(trial.path / "tuned"):
+            self.show(f"training trial {trial.number} again: its model is damaged")
+            shutil.rmtree(trial.path / "measured", ignore_errors=True)
+            steps.run("trial", trial.path / LOG, **self._arguments(trial))
 
     @property
     def _best(self) -> Path:
@@ -272,13 +287,13 @@ class Driver:
         write_json(self.folder.path / FACTS, read_json(self.folder.path / "sweep" / FACTS))
         return made
 
-    def _register(self, steps: Processes, choice: Any, best: Path) -> dict[str, Any] | None:
+    def _register(self, steps: Processes, choice: Any, tuned: Path, best: Path) -> dict[str, Any] | None:
         """Register the best trial's model, if registration is on."""
         if not self._registers:
             return None
         self.show("registering the best trial")
         steps.run(
-            "register-model", best / "register-model.log", settings=choice.registration, tuned=choice.tuned_uri,
+            "register-model", best / "register-model.log", settings=choice.registration, tuned=tuned,
             merged=best / "merged", evaluation=best / "evaluation", registration=best / "registration",
             report=best / REPORT,
         )  # fmt: skip

@@ -19,13 +19,15 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipelines.sweeping.described import Described, is_name
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.sweep import DATA, MODEL
-from steps.running import MANIFEST
+from steps.params.text_file import any_json
+from steps.running import MANIFEST, is_whole, write_durably
 
 SWEEPS = "sweeps"  # below the root of local runs
 DESCRIPTION, FACTS, REPORT = "description.json", "sweep.json", "report.html"
@@ -63,12 +65,16 @@ class TrialFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Its trial.json, or what the driver wrote of a trial whose process left none; None before it has ended."""
-        for file in (self.path / "measured" / "trial.json", self.path / "failed.json"):
-            whole = file.name == "failed.json" or (file.parent / MANIFEST).is_file()
-            if whole and file.is_file():
-                return dict(read_json(file))
-        return None
+        """Its trial.json, or what the driver wrote of a trial whose process left none; None before it has ended.
+
+        Raises UserError for one that is not as it was written: a changed score would choose another trial.
+        """
+        measured, failed = self.path / "measured" / "trial.json", self.path / "failed.json"
+        if (measured.parent / MANIFEST).is_file() and measured.is_file():
+            if not _as_written(measured.parent, _states(measured, measured.parent / MANIFEST)):
+                raise _damaged(measured)
+            return dict(read_json(measured))
+        return dict(read_json(failed)) if failed.is_file() else None
 
     def write(self, name: str, value: Any) -> None:
         """Write a file of JSON, whole or not at all."""
@@ -184,21 +190,34 @@ def _running(name: str, process: int | None) -> UserError:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON to a file that is whole or absent, also after a kill."""
+    """Write JSON to a file that is whole or absent, also after a kill or a power failure."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(draft, file)
+    write_durably(file, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def read_json(file: Path) -> Any:
     """Read a JSON object. Raises UserError for a file that is damaged."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = any_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         value = error
     if isinstance(value, dict):
         return value
+    raise _damaged(file)
+
+
+def _damaged(file: Path) -> UserError:
     fix = FIXES.get(file.name, "delete it, and start the sweep again")
     why = "the disk was full, or another program has written it"
-    raise UserError(Problem("SWEEP-E0307", str(file), "a damaged file", "a JSON object", fix, why=why))
+    return UserError(Problem("SWEEP-E0307", str(file), "a damaged file", "a JSON object", fix, why=why))
+
+
+def _states(*files: Path) -> tuple[tuple[int, ...], ...]:
+    """Return what changes with the content of files."""
+    return tuple((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for found in map(os.stat, files))
+
+
+@lru_cache(maxsize=10_000)
+def _as_written(folder: Path, _states: tuple[tuple[int, ...], ...]) -> bool:
+    """Return whether an artifact is whole; the driver asks again each second, of files that have not changed."""
+    return is_whole(folder)

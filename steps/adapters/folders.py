@@ -17,6 +17,7 @@ from steps.models.layout import (
     PROCESSOR_NAMES,
     TOKENIZER_NAMES,
     VOCABULARIES,
+    refuse_large,
     shards_of,
 )
 from steps.models.weights import Stored, stored_tensors
@@ -123,6 +124,7 @@ def tokenizer_in(path: Path) -> dict[str, Path]:
             Problem("MERGE-E0113", f"tokenizer ({path})", "no tokenizer file", "tokenizer.json or a vocabulary",
                     "name the folder that tokenizer.save_pretrained wrote")
         )  # fmt: skip
+    refuse_large(f"tokenizer ({path})", {name: file.stat().st_size for name, file in found.items()})
     return found
 
 
@@ -147,11 +149,14 @@ def small_files(base: Folder, adapter: Folder, given: dict[str, Path] | None = N
 def _look(role: str, path: Path, kind: str | tuple[str, ...]) -> tuple[Manifest | None, frozenset[str]]:
     if has_manifest(path):
         manifest = read_manifest(path, kind)
+        refuse_large(f"{role} ({path})", {name: entry["size"] for name, entry in manifest.files.items()})
         return manifest, frozenset(manifest.files)
     if not path.is_dir():
         code, wanted = ("MERGE-E0101", "a model folder") if role == "base" else ("MERGE-E0102", "an adapter folder")
         raise UserError(Problem(code, f"{role} ({path})", "no such folder", wanted, "correct the path"))
-    return None, frozenset(entry.name for entry in path.iterdir() if entry.is_file())
+    sizes = {entry.name: entry.stat().st_size for entry in path.iterdir() if entry.is_file()}
+    refuse_large(f"{role} ({path})", sizes)
+    return None, frozenset(sizes)
 
 
 def _no_model(path: Path, found: str) -> UserError:

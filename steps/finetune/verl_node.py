@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steps.artifacts import write_durably
+from steps.child_output import mask_children
 from steps.errors import Outage, StepError
 from steps.finetune.by_verl import OnNodes, resume_of, train_with_verl
 from steps.finetune.nodes import SECRET
@@ -188,4 +189,5 @@ def _tell(place: Path, node: Node, error: StepError) -> int:
 
 
 if __name__ == "__main__":
+    mask_children()
     sys.exit(main(Path(sys.argv[1]), Node.of_environment()))

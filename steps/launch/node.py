@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from steps.child_output import mask_children
 from steps.launch.several_processes import Ended, Node, run_processes
 from steps.logs import WITHOUT_BARS, log_plainly
 
@@ -48,4 +49,5 @@ def code_of(ended: Sequence[Ended]) -> int:
 
 
 if __name__ == "__main__":
+    mask_children()
     sys.exit(main(sys.argv[1:]))

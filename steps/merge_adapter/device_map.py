@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from steps.errors import Problem, UserError, shown
+from steps.params.text_file import any_json
 
 NAMES = ("auto", "balanced", "balanced_low_0", "sequential")
 DEVICE = re.compile(r"(cpu|disk|meta|(cuda|xpu|mps|npu)(:\d+)?|\d+)")
@@ -18,7 +18,7 @@ def check_device_map(device_map: str) -> None:
     if text in NAMES or DEVICE.fullmatch(text):
         return
     try:
-        placed = json.loads(text)
+        placed = any_json(text)
     except ValueError:
         placed = None
     if not isinstance(placed, dict) or not placed:

@@ -11,6 +11,7 @@ from pathlib import Path
 from steps.params.registration import SQLITE
 
 DRAFT = ".creating"  # follows the name of the database
+TRIES = 4  # waits of 0.1, 0.3 and 0.7 s between them (MLflow 3.17)
 
 
 def make_place(uri: str) -> None:
@@ -21,6 +22,7 @@ def make_place(uri: str) -> None:
     """
     if not uri.startswith(SQLITE) or "?" in uri:
         return
+    _try_briefly()
     database = Path(uri.removeprefix(SQLITE)).absolute()
     database.parent.mkdir(parents=True, exist_ok=True)
     if _is_there(database):
@@ -28,6 +30,13 @@ def make_place(uri: str) -> None:
     with _alone_in(database.parent):
         if not _is_there(database):
             _create(database)
+
+
+def _try_briefly() -> None:
+    """Let MLflow say within seconds that it cannot open a database: it tries for 100 s, as for one of a server."""
+    import mlflow.store.db.utils
+
+    mlflow.store.db.utils.MAX_RETRY_COUNT = TRIES
 
 
 def _is_there(database: Path) -> bool:

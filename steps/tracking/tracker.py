@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Preempted
+from steps.exhausted import is_out_of_space
 from steps.params.registration import TrackingParams
 from steps.pruning import Pruned
 from steps.redaction import masked
@@ -56,7 +57,7 @@ class Tracker:
         self._pending: deque[Record] = deque()
         self._refused: list[Record] = []
         self._change = threading.Condition()
-        self._down = self._ending = self._stopped = self._told = self._swept = False
+        self._down = self._full = self._ending = self._stopped = self._told = self._swept = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._copies = CheckpointCopies(self.store) if self.target.copies_checkpoints and self.target.uri else None
 
@@ -119,14 +120,14 @@ class Tracker:
             self._copies.offer(folder)
 
     def flush(self, seconds: float | None = None) -> None:
-        """Wait until all records are sent, at most `seconds`."""
+        """Wait until all records are sent, at most `seconds`; no longer after a try that met a full disk."""
         if not self.target.uri:
             return
         limit = time.monotonic() + (FLUSH_SECONDS if seconds is None else seconds)
         with self._change:
-            self._ending = True
+            self._ending, self._full = True, False
             self._change.notify_all()
-            while self._pending and (left := limit - time.monotonic()) > 0:
+            while self._pending and not self._full and (left := limit - time.monotonic()) > 0:
                 self._change.wait(left)
 
     def unsent(self) -> list[Record]:
@@ -168,6 +169,9 @@ class Tracker:
                     self._sort_out(batch, error)
                     continue
                 self._say_down(error)
+                with self._change:
+                    self._full = is_out_of_space(error)
+                    self._change.notify_all()
                 self._pause(wait)
                 wait = min(wait * 2, LONGEST_WAIT)
             else:

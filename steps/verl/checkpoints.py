@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import write_durably
-from steps.errors import Problem, UserError, some_of
+from steps.errors import NumericError, Problem, UserError, some_of
 from steps.params.text_file import any_json
 from steps.sealed import damage_of, delete, described, facts_of, is_sealed, seal_folder
 from steps.tracking import flat
@@ -37,6 +37,7 @@ TRAINING = "verl_training.json"  # what the checkpoints of a folder are of
 ACTOR, CRITIC, DATA = "actor", "critic", "data.pt"
 SHARDS = ("model", "optim", "extra_state")
 WORLD = "fsdp_config.json"
+RATE = "actor_optim_lr"
 DIFFERENCES = 5  # that an error lists
 
 
@@ -92,11 +93,15 @@ class VerlCheckpoints:
         """Seal the checkpoints that verl has completed since the last call, and delete those beyond `keep`.
 
         What is older than a sealed one stays as it is: another thread may be deleting it (`uploads.py` of finetune).
+        Raises NumericError for one with weights that are not finite; those before it are sealed.
         """
+        from steps.verl.finite import refuse_infinite_checkpoint
+
         latest, sealed = self.latest(), [step for step in self.steps() if is_sealed(self.at(step))]
         new = [step for step in self.steps() if max(sealed, default=0) < step <= latest]
         whole = [step for step in new if not self.missing_in(self.at(step))]
         for step in whole:
+            refuse_infinite_checkpoint(self.at(step), self._roles, step, self._rate())
             facts = {"step": step, "processes": self.processes, "critic": self.critic}
             seal_folder(self.at(step), facts, self.identity)
         if whole:
@@ -112,9 +117,18 @@ class VerlCheckpoints:
         absent = [name for name in self._expected(checkpoint) if not _is_complete(checkpoint / name)]
         return f"{some_of(absent, 3)} missing or cut off" if absent else ""
 
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        return (ACTOR, CRITIC) if self.critic else (ACTOR,)
+
+    def _rate(self) -> float | None:
+        """Return the learning rate that was asked for."""
+        named = (value for key, value in flat(self.identity).items() if key.rsplit(".", 1)[-1] == RATE)
+        return next((float(one) for one in named if isinstance(one, int | float)), None)
+
     def _expected(self, checkpoint: Path) -> Iterator[str]:
         yield DATA
-        for role in (ACTOR, *([CRITIC] if self.critic else [])):
+        for role in self._roles:
             yield f"{role}/{WORLD}"
             count = world_size(checkpoint / role)
             for kind in SHARDS:
@@ -131,11 +145,11 @@ class VerlCheckpoints:
         """Return the newest whole checkpoint; what is not whole is told and passed over."""
         self._warn_of_other_names()
         self._refuse_another_training()
-        self.seal_whole()  # of a process that was killed before it could
+        infinite = self._sealed_late()
         damaged = []
         for step in reversed(self.steps()):
             checkpoint = self.at(step)
-            damage = damage_of(checkpoint) if is_sealed(checkpoint) else self._unfinished(checkpoint)
+            damage = damage_of(checkpoint) if is_sealed(checkpoint) else infinite or self._unfinished(checkpoint)
             if not damage:
                 log.info("resuming from %s", checkpoint)
                 return checkpoint
@@ -149,6 +163,14 @@ class VerlCheckpoints:
             )  # fmt: skip
         log.info("nothing to resume: starting at step 0")
         return None
+
+    def _sealed_late(self) -> str:
+        """Seal what a process that was killed could not; return why one cannot be, if its weights are not finite."""
+        try:
+            self.seal_whole()
+        except NumericError as error:
+            return f"{error.problems[0].where}: {error.problems[0].found}"
+        return ""
 
     def _unfinished(self, checkpoint: Path) -> str:
         return self.missing_in(checkpoint) or f"{LATEST} does not name it: its save was interrupted"

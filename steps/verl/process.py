@@ -23,7 +23,7 @@ from typing import IO
 from steps.errors import StepError
 from steps.launch.children import StopRequest, end_group, noting_stops, python_path
 from steps.launch.ray_node import WITHOUT_REPORTS
-from steps.redaction import masked
+from steps.redaction import Printed
 from steps.verl.failures import Output, error_of, has_told, preempted
 from steps.verl.metrics import Logged, MetricsFile
 
@@ -128,9 +128,10 @@ class Running:
     def _read(self, process: subprocess.Popen[bytes], output: Output, file: IO[str]) -> None:
         """Take verl's output line by line; progress bars draw over a line with carriage returns."""
         assert process.stdout is not None
+        printed = Printed()  # it knows a private key over several lines
         for raw in process.stdout:
             line = output.add(raw.decode("utf-8", "replace").rstrip("\n").rpartition("\r")[2])
-            told = str(masked(line))
+            told = printed.masked(f"{line}\n")[:-1]
             with suppress(ValueError):  # closed: the process that was waited for has ended
                 file.write(told + "\n")
                 file.flush()

@@ -21,6 +21,7 @@ from steps.errors import NumericError, Outage, Problem, UserError, some_of
 from steps.kinds.models.image_text_lm import MODEL_TYPES
 from steps.models.chat_templates import STORED
 from steps.models.layout import INDEX, TOKENIZER_NAMES
+from steps.verl.finite import refuse_infinite
 from steps.verl.shards import Shards, open_shards
 
 log = logging.getLogger("finetune")
@@ -52,10 +53,10 @@ def write_result(
     base = open_base(model)
     with new_artifact(tuned, "adapter" if adapter else "model", lineage) as draft:
         if adapter:
-            trained = _write_adapter(draft, shards, adapter, actor, base, excluded)
+            trained = _write_adapter(draft, shards, adapter, actor, base, excluded, history)
             total = trained + sum(math.prod(one.shape) for one in _stored(base).values())
         else:
-            total = trained = _write_weights(draft, shards, base)
+            total = trained = _write_weights(draft, shards, base, history)
             for name in base.others & (TAKEN_ALONG | {INDEX}):
                 (draft / name).write_bytes((model / name).read_bytes())
         write_tokenizer(model, data, draft.path)
@@ -76,12 +77,14 @@ def write_tokenizer(model: Path, data: Path, folder: Path) -> None:
         (folder / TEMPLATE).write_bytes((data / STORED).read_bytes())
 
 
-def _write_adapter(draft: Draft, shards: Shards, names: list[str], actor: Path, base: Folder, excluded: str) -> int:
+def _write_adapter(
+    draft: Draft, shards: Shards, names: list[str], actor: Path, base: Folder, excluded: str, history: Mapping[str, Any]
+) -> int:
     """Write the adapter's matrices and its settings; return their number of values."""
     from safetensors.torch import save_file
 
     tensors = {name.replace(".default", ""): shards.whole(name).contiguous() for name in names}
-    refuse_infinite(tensors)
+    refuse_infinite(tensors, history)
     if not any(tensor.any() for name, tensor in tensors.items() if "_B" in name):
         raise NumericError(
             Problem("VERL-E0602", str(actor), "an adapter of zeros: the merged model would be the base",
@@ -140,7 +143,7 @@ def _targets(tensors: Iterable[str], base: Folder) -> list[str]:
     return sorted(found)
 
 
-def _write_weights(draft: Draft, shards: Shards, base: Folder) -> int:
+def _write_weights(draft: Draft, shards: Shards, base: Folder, history: Mapping[str, Any]) -> int:
     """Write the weights into files as the base has them, in its types; return their number of values.
 
     One file of the base is in memory at a time.
@@ -162,7 +165,7 @@ def _write_weights(draft: Draft, shards: Shards, base: Folder) -> int:
                     raise _another_base(base, f"{name} of shape {tuple(tensors[name].shape)}", tuple(original.shape))
                 changed += not torch.equal(tensors[name], original)
                 values += original.numel()
-        refuse_infinite(tensors)
+        refuse_infinite(tensors, history)
         save_file(tensors, str(draft / file), metadata={"format": "pt"})
     if not changed:
         raise NumericError(
@@ -211,16 +214,6 @@ def _another_base(base: Folder, found: str, expected: object) -> UserError:
         Problem("VERL-E0105", f"checkpoint for {base.path}", found, str(expected),
                 "name the model that this training began with", why="the checkpoint is of another model")
     )  # fmt: skip
-
-
-def refuse_infinite(tensors: Mapping[str, Any]) -> None:
-    """Raise NumericError if a weight is not finite."""
-    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if bad:
-        raise NumericError(
-            Problem("VERL-E0601", f"{len(bad)} tensors, such as {bad[0]}", "NaN or infinity", "finite weights",
-                    "lower actor_optim_lr, and resume from an older checkpoint")
-        )  # fmt: skip
 
 
 def _stored(base: Folder) -> dict[str, Any]:

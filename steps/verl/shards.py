@@ -72,6 +72,12 @@ class Shards:
         )  # fmt: skip
 
 
+def part_files(folder: Path) -> list[Path]:
+    """Return the file of each GPU with its part of the weights."""
+    count = world_size(folder)
+    return [folder / shard_name("model", count, rank) for rank in range(count)]
+
+
 def open_shards(folder: Path) -> Shards:
     """Open the parts of a model in the folder `actor` of a checkpoint.
 
@@ -79,21 +85,21 @@ def open_shards(folder: Path) -> Shards:
     """
     # For torch.compile, which is not used here, the mesh of a part needs the processes that wrote it.
     logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
-    count = world_size(folder)
-    parts = tuple(_opened(folder / shard_name("model", count, rank)) for rank in range(count))
+    parts = tuple(map(open_part, part_files(folder)))
     names = [set(part) for part in parts]
     odd = set[str]().union(*names) - set[str].intersection(*names) if names else set[str]()
     if not parts or odd or not names[0]:
         raise Outage(
             Problem("VERL-E0401", str(folder), f"tensors that only some parts have: {some_of(sorted(odd), 3)}" if odd
-                    else f"the parts of {count} GPUs, without tensors", "the same tensors in the part of each GPU",
+                    else f"the parts of {len(parts)} GPUs, without tensors", "the same tensors in the part of each GPU",
                     "resume from an older checkpoint, and train again from there"),
             transient=False,
         )  # fmt: skip
     return Shards(folder, parts)
 
 
-def _opened(file: Path) -> dict[str, Any]:
+def open_part(file: Path) -> dict[str, Any]:
+    """Open the part of one GPU. Raises as `open_shards`."""
     import torch
     import torch.distributed.tensor  # torch's reader then knows DTensors
 

@@ -12,6 +12,7 @@ import registry_at_fault
 import stores_at_fault
 import tight_places
 from chaos_row import Row, failures
+from command_line import with_our_code
 from conftest import chat_rows, write_jsonl
 from fault_proxy import fault_proxy
 from forking import ForkingPython
@@ -66,7 +67,7 @@ def runs(tiny_model, empty_database, tmp_path_factory) -> Runs:
 
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory) -> Iterator[Writers]:
-    python = ForkingPython(["steps.artifacts", "steps.sealed"])
+    python = ForkingPython(["steps.artifacts", "steps.sealed"], with_our_code())
     yield Writers(python, tmp_path_factory.mktemp("writers"))
     python.close()
 

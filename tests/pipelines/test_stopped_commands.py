@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from command_line import with_our_code
 from forking import ForkingPython
 
 from pipelines.cli import cli
@@ -41,13 +42,13 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def python():
-    made = ForkingPython(["pipelines.cli", "pipelines.local", "steps.outcome", "psutil"])
+    made = ForkingPython(["pipelines.cli", "pipelines.local", "steps.outcome", "psutil"], with_our_code())
     yield made
     made.close()
 
 
 def ended(python, place, number, work, *words):
-    return python.ended(PROGRAM, str(int(number)), work, *words, cwd=place, environment=dict(os.environ))
+    return python.ended(PROGRAM, str(int(number)), work, *words, cwd=place, environment=with_our_code())
 
 
 @pytest.mark.parametrize(("number", "words"), COMMANDS)

@@ -204,6 +204,38 @@ def test_a_trial_whose_folder_was_deleted_is_trained_again_and_no_other(ended_sw
     assert finished_in(ended_sweep) == [1, 1]
 
 
+def damage(folder: Path, name: str) -> tuple[Path, bytes]:
+    """Change one bit in the middle of the first file with this name; return the file and what it was."""
+    file = next(iter(sorted(folder.rglob(name))))
+    before = file.read_bytes()
+    middle = len(before) // 2
+    file.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
+    return file, before
+
+
+def test_damage_of_what_the_last_steps_read_is_made_anew(ended_sweep):
+    before = table(Sweep(ended_sweep))
+    best = f"{Sweep(ended_sweep).best['number']:04}"
+    trial = ended_sweep.path / "trials" / best
+    files = [damage(ended_sweep.path / name, "*.safetensors") for name in ("models", f"trials/{best}/tuned")]
+    files += [damage(ended_sweep.path / name, file) for name, file in (("tokenizers", "tokenizer.json"),
+              ("data", "*.parquet"), (f"best/{best}/merged", "*.safetensors"))]  # fmt: skip
+    told: list[str] = []
+    assert drive(ended_sweep, told.append)["state"] == "finished", told
+    assert [file.name for file, content in files if file.read_bytes() != content] == []
+    assert table(Sweep(ended_sweep)) == before
+    assert any("its model is damaged" in line for line in told)
+    assert finished_in(ended_sweep).count(2) == 1
+    assert trial.joinpath("log.txt").read_text().count("on the validation rows\n") == 2
+
+
+def test_a_score_that_was_changed_is_told(ended_sweep):
+    file = ended_sweep.path / "trials/0001/measured/trial.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps({**result, "score": 0.001}))
+    assert error_of(ended_sweep)["problems"][0].startswith("SWEEP-E0307")
+
+
 def test_three_wrong_trials_of_eight_are_told_before_anything_is_written(given, tmp_path):
     file = tmp_path / "sweep.yaml"
     trials = [{"learning_rate": 1e-3 * (1 + one)} for one in range(5)]

@@ -43,6 +43,8 @@ if lines := os.environ.get("TEST_FUNCTION"):
         exec(lines, globals())
 
     in_pod.function_of = lambda *names: function
+if running.RECORDS not in os.environ:  # as the module does when it is run
+    running.mask_children()
 in_pod.main(sys.argv[1:])
 """
 ROW = 'Problem("DATA-E0412", "train.jsonl:7 messages[1].role", "\'bot\'", "one of system, user", "rename the role")'

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -218,3 +219,33 @@ def test_an_error_of_the_library_datasets_is_told_by_its_cause(monkeypatch, tmp_
     with pytest.raises(expected) as caught:
         write_rows(Dataset("dataset_name", "a/b", "train"), tmp_path / "x")
     assert isinstance(caught.value, StepError)
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_a_data_set_that_stops_arriving_is_an_outage_and_one_that_goes_on_is_waited_for(monkeypatch, tmp_path, arrives):
+    import datasets
+
+    from steps.prepare_data.read.dataset_rows import write_rows
+    from steps.sources import bounded, hub
+    from steps.sources.data_sources import Dataset
+
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
+
+    def slow(*_: object, cache_dir: str, **__: object) -> object:
+        Path(cache_dir).mkdir()
+        for number in range(12):
+            time.sleep(0.1)
+            content = b"x" * (bounded.LEAST if arrives else 1)
+            (Path(cache_dir) / f"{number}.incomplete").write_bytes(content)
+        return rows
+
+    monkeypatch.setattr(bounded, "SILENCE", 0.5)
+    monkeypatch.setattr(datasets, "load_dataset", slow)
+    monkeypatch.setattr(hub, "resolve_dataset", lambda *_: "main")
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    one = Dataset("dataset_name", "a/b", "train")
+    if arrives:
+        assert write_rows(one, tmp_path / "x").stat().st_size > 0
+        return
+    with pytest.raises(Outage, match=r"DATA-E2104 dataset_name: .*bytes arrived"):
+        write_rows(one, tmp_path / "x")

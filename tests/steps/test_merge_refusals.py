@@ -9,6 +9,7 @@ from conftest import build_model
 from merge_inputs import as_artifact, change_settings, change_tensors, make_adapter, refused
 
 from steps.errors import NumericError, Outage, UserError
+from steps.merge_adapter.device_map import check_device_map
 from steps.merge_adapter.step import merge_adapter
 
 
@@ -120,6 +121,24 @@ def test_broken_settings_are_refused(settings, good):
 def test_settings_that_are_no_json_are_refused(good):
     (good[1] / "adapter_config.json").write_text("{")
     refused(*good, "MERGE-E0106", "adapter_config.json")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    "name", ["config.json", "adapter_config.json", "model.safetensors.index.json", "tokenizer.json"]
+)
+def test_a_file_that_is_too_large_to_be_read_is_refused_before_it_is_read(good, which, name, tmp_path):
+    folders = shutil.copytree(good[0], tmp_path / "base"), good[1]
+    with open(folders[which] / name, "ab") as file:
+        file.truncate(2**28)
+    refused(*folders, "MODEL-E0118", name)
+
+
+def test_settings_that_are_nested_too_deep_are_refused(good):
+    (good[1] / "adapter_config.json").write_text('{"r": ' + "[" * 100_000)
+    refused(*good, "MERGE-E0106", "nested too deeply")
+    with pytest.raises(UserError, match="MERGE-E0112"):
+        check_device_map("[" * 100_000)
 
 
 def test_a_quantised_base_is_refused(good, tmp_path):

@@ -81,7 +81,7 @@ def test_a_character_that_the_stream_does_not_know_is_written_as_its_number(tmp_
 def test_a_reader_that_takes_a_little_now_and_then_is_not_waited_for_each_time(monkeypatch):
     monkeypatch.setattr(outlets, "PATIENCE", 0.05)
     reading, writing = os.pipe()
-    outlet = outlets._Outlet("stdout", writing)
+    outlet = outlets.Outlet("stdout", writing)
     while outlet._patience:  # it is waited for once
         assert outlet.write(b"a" * 4096) == 4096
     for _ in range(3):

@@ -185,7 +185,7 @@ PROGRAMS = [("steps", "argparse", "", 15), ("steps", "pydantic", "", 2),
 
 @pytest.fixture(scope="module")
 def bare():
-    made = ForkingPython(["steps.stopping"])
+    made = ForkingPython(["steps.stopping"], with_our_code())
     yield made
     made.close()
 

@@ -17,7 +17,9 @@ from steps.sources import bounded
 from steps.tracking import UNSENT, Tracker
 from steps.tracking.checkpoints import CheckpointCopies
 from steps.tracking.records import read_unsent
+from steps.tracking.store import Store
 from steps.tracking.target import TrackingTarget, target_of
+from steps.tracking.tracker import FLUSH_SECONDS
 from steps.tracking.unsent import send_metrics
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_FLATTEN_PARAMS", "MLFLOW_RUN_ID", "MLFLOW_TAGS",
@@ -144,6 +146,20 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left_and_asked_again(server,
             tracker.flush(LONG)
     assert server.metrics("loss") == [(1, 1.0)]
     assert any("no answer within 2 s; training continues" in line for line in said)
+
+
+def test_the_end_of_a_failed_training_does_not_wait_for_a_full_disk(tmp_path, said, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def full(*_: object) -> None:
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full")
+
+    monkeypatch.setattr(Store, "send", full)
+    tracker = tracked(f"sqlite:///{tmp_path}/m.db").__enter__()
+    began = time.monotonic()
+    tracker.__exit__(ValueError)
+    assert time.monotonic() - began < FLUSH_SECONDS / 3
+    assert any("disk is full; training continues" in line for line in said)
 
 
 def test_nothing_that_is_called_waits_for_a_server_that_is_down(server):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from steps.tracking.database import DRAFT
+from steps.tracking.database import DRAFT, make_place
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +48,17 @@ def test_after_a_kill_the_next_process_creates_it(tmp_path):
     out, error = (second := begin(f"sqlite:///{tmp_path}/mlflow.db")).communicate(timeout=300)
     assert (second.returncode, out) == (0, "1\n"), error
     assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_that_cannot_be_opened_is_told_within_seconds(tmp_path, monkeypatch):
+    import mlflow.store.db.utils
+    from sqlalchemy.exc import OperationalError
+
+    def full(*_: object) -> None:
+        raise OperationalError("CREATE TABLE", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(mlflow.store.db.utils.sqlalchemy, "inspect", full)
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="disk is full"):
+        make_place(f"sqlite:///{tmp_path}/new/m.db")
+    assert time.monotonic() - began < 10

@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from command_line import with_our_code
 from forking import ForkingPython
 
 # A step that calls a function of user.py with a row, or as a reward; sys.argv tells which.
@@ -118,7 +119,7 @@ IMPORTS = (
 @pytest.fixture(scope="module")
 def python():
     made = ForkingPython(["steps.running", "steps.prepare_data.read.processing", "steps.rewards.user_reward", "psutil",
-                          "asyncio", "concurrent.futures.process", "multiprocessing.pool"])  # fmt: skip
+                          "asyncio", "concurrent.futures.process", "multiprocessing.pool"], with_our_code())  # fmt: skip
     yield made
     made.close()
 

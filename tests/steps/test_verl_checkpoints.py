@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from training_inputs import as_imported
 from verl_runs import stopped_at, training
 
-from steps.errors import OutOfResources, Preempted, UserError
+from steps.errors import NumericError, OutOfResources, Preempted, UserError
 from steps.sealed import damage_of, is_sealed
 from steps.verl.checkpoints import LATEST, VerlCheckpoints, shard_name, step_of
 from steps.verl.metrics import read_all
@@ -70,6 +70,40 @@ def test_a_checkpoint_without_a_file_is_not_whole(kept, gone):
     (kept.at(2) / gone).unlink()
     assert kept.seal_whole() == []
     assert Path(gone).name in kept.missing_in(kept.at(2))
+
+
+def with_weights(kept: VerlCheckpoints, step: int, role: str = "actor", rank: int = 1, value: float = 1.0) -> None:
+    """Give the part of one GPU tensors, of which one has a value in one place."""
+    weight = torch.ones(3, 4, dtype=torch.bfloat16)
+    weight[2, 3] = value
+    torch.save({"norm": torch.ones(2), "weight": weight}, kept.at(step) / role / shard_name("model", 2, rank))
+
+
+@pytest.mark.parametrize("role", ["actor", "critic"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_weights_that_are_not_finite_are_not_sealed(tmp_path, role, value, rank, caplog):
+    kept = VerlCheckpoints(tmp_path / "checkpoints", IDENTITY, 2, critic=True)
+    for step in (2, 4):
+        save(kept.path, step, roles=("actor", "critic"))
+        with_weights(kept, step)
+    with_weights(kept, 4, role, rank, value)
+    with pytest.raises(NumericError, match=r"VERL-E0605 step 4: found 1 tensors .* weight, at learning rate 1\.00e-06"):
+        kept.seal_whole()
+    assert [is_sealed(kept.at(step)) for step in (2, 4)] == [True, False]
+    with caplog.at_level(logging.WARNING, "finetune"):
+        assert kept.begin("true") == kept.at(2)
+    assert "skipping global_step_4: step 4: 1 tensors with NaN or infinity" in caplog.text
+
+
+def test_the_rate_that_was_logged_is_told(kept):
+    save(kept.path, 4)
+    with_weights(kept, 4, value=float("inf"))
+    (kept.path / "metrics").mkdir()
+    lines = [{"step": step, "data": {"actor/lr": rate}} for step, rate in ((2, 3e-4), (3, 2e-4), (5, 1e-4))]
+    (kept.path / "metrics/from-000000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(NumericError, match=r"step 4: .*2\.00e-04"):
+        kept.seal_whole()
 
 
 def test_a_file_that_was_cut_off_is_not_whole(kept):

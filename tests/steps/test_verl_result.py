@@ -132,7 +132,7 @@ def test_an_adapter_of_zeros_is_refused(with_adapter, base, tmp_path):
 
 def test_infinite_weights_are_refused_with_their_name(whole, base, tmp_path):
     actor = changed_copy(whole, tmp_path, lambda part: part["model.norm.weight"].to_local().fill_(torch.inf))
-    with pytest.raises(NumericError, match=r"VERL-E0601 1 tensors, such as model\.norm\.weight"):
+    with pytest.raises(NumericError, match=r"VERL-E0601 step \d+: found 1 tensors .*, such as model\.norm\.weight"):
         write_result(actor, base, whole.data, tmp_path / "tuned", HISTORY, {})
 
 

@@ -240,7 +240,8 @@ def test_each_start_has_metrics_of_its_own_and_they_are_joined(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fail", "code", "number"),
-    [("oom:1", "VERL-E0501", 5), ("actor:1", "VERL-E0405", 4), ("nan:1", "VERL-E0604", 6), ("bug:1", "VERL-E0070", 70)],
+    [("oom:1", "VERL-E0501", 5), ("actor:1", "VERL-E0405", 4), ("nan:1", "VERL-E0604", 6),
+     ("infinite:2", "VERL-E0605", 6), ("bug:1", "VERL-E0070", 70)],
 )  # fmt: skip
 def test_failures_of_the_trainer_leave_no_result(model, tmp_path, fail, code, number):
     with pytest.raises(StepError) as caught:

@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steps.artifacts import size_of
 from steps.errors import Outage, OutOfResources, Problem, StepError, UserError
 from steps.faults import known
-from steps.sources import hub, storage
+from steps.sources import bounded, hub, storage
 from steps.sources.data_sources import SAVED, Dataset
+
+# Bytes that count as much as a second of the processor: fewer than one in a silence is that of waiting alone.
+A_SECOND = bounded.LEAST
 
 
 def write_rows(one: Dataset, place: Path) -> Path:
@@ -44,7 +50,10 @@ def _load(one: Dataset, place: Path) -> Any:
         revision = one.revision or None
         if not constants.is_offline_mode():  # at once, where the library would ask for half a minute
             revision = hub.resolve_dataset(one.parameter, one.name, one.revision or "main")
-        return datasets.load_dataset(one.name, _config(one), split=one.split, revision=revision, cache_dir=cache)
+        load = partial(
+            datasets.load_dataset, one.name, _config(one), split=one.split, revision=revision, cache_dir=cache
+        )
+        return load() if constants.is_offline_mode() else bounded.moving(load, partial(_progress, Path(cache)))
     folder = storage.fetch(one.parameter, one.name, place.with_suffix(".folder"))
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names >= SAVED:
@@ -55,6 +64,11 @@ def _load(one: Dataset, place: Path) -> Any:
             raise UserError(_no_split(one, f"the splits {', '.join(splits)} in {one.name}"))
         return splits[one.split]
     return datasets.load_dataset(str(folder), _config(one), split=one.split, cache_dir=cache)
+
+
+def _progress(cache: Path) -> int:
+    """Return a number that grows while the library downloads, unpacks or reads: a hanging connection does neither."""
+    return size_of(cache) + int(time.process_time() * A_SECOND)
 
 
 def _config(one: Dataset) -> str | None:
