@@ -38,6 +38,7 @@ from steps.models.template_trial import is_plain
 from steps.params.settings import AdapterFound, ImportSettings, Resolved
 from steps.plan.deciding import decide
 from steps.sources import storage
+from steps.sources.plain_yaml import plain_yaml
 
 SECONDS = 10
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
@@ -400,6 +401,11 @@ def test_a_hostile_file_beside_an_adapter_is_refused_by_the_plan_and_by_the_impo
         planned(model, adapter_path=str(adapter), adapter_use="continue")
     with pytest.raises(error, match=words):
         imported(model, digest=digest_of(model), adapter=found)
+
+
+def test_yaml_of_very_many_values_is_refused_before_it_is_read_as_a_whole():
+    with pytest.raises(ValueError, match="more than 20,000 names and values"):
+        plain_yaml(b"[" + b"[]," * 20_001 + b"]")
 
 
 SLOW = "(([a-z_.0-9]+)+)+x"
