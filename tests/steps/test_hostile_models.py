@@ -192,6 +192,7 @@ MODELS: dict[str, tuple[Act, type[StepError], str]] = {
     "a name that is not UTF-8": (not_utf8, UserError, "URI-E0211"),
     "a huge configuration": (huge("config.json"), UserError, "MODEL-E0118"),
     "a huge tokenizer": (huge("tokenizer.json"), UserError, "MODEL-E0118"),
+    "a huge license": (huge("LICENSE"), UserError, "MODEL-E0118"),
     "a huge template": (huge("chat_template.jinja"), UserError, "MODEL-E0118"),
     "a deep configuration": (put("config.json", DEEP), UserError, "nested too deeply"),
     "a configuration 101 deep": (config(x=json.loads("[" * 101 + "]" * 101)), UserError, "nested too deeply"),
