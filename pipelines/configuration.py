@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import Problem, UserError, nearest, shown
-from steps.params.text_file import LONG_NUMBER, decoded, read_json
+from steps.params.text_file import LONG_NUMBER, MOST_VALUES, decoded, read_json
 
 if TYPE_CHECKING:
     from steps.params.group import Group
@@ -99,8 +99,12 @@ def _read_yaml(file: Path, text: str) -> tuple[dict[str, Any], Words]:
 def _refuse_aliases(file: Path, text: str) -> None:
     import yaml
 
-    depth = 0
+    depth, count = 0, 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        count += isinstance(event, yaml.NodeEvent)
+        if count > MOST_VALUES:
+            found = f"more than {MOST_VALUES:,} names and values"
+            raise _refused(file, found, "the parameters of a run", "remove data from the file", event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             raise _refused(file, "a YAML alias (*name)", "no aliases", "write the value out")
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and LONG_NUMBER.fullmatch(event.value):

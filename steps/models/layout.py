@@ -370,7 +370,7 @@ def _largest(name: str) -> float:
         return LARGEST_TEMPLATE
     if name in VOCABULARIES or name == "merges.txt":
         return LARGEST_VOCABULARY
-    read = name in TOKENIZER_NAMES or name in (CONFIG, GENERATION, ADAPTER_CONFIG)
+    read = name in TOKENIZER_NAMES or name in (*MODEL_NAMES, ADAPTER_CONFIG)
     bounds = {"MLmodel": LARGEST_MLMODEL, INDEX: LARGEST_INDEX}
     return bounds.get(name, LARGEST_CONFIG if read else math.inf)
 

@@ -8,6 +8,7 @@ from typing import Any
 from steps.errors import Problem, UserError, shown
 
 DEEPEST = 100  # levels; what Python does with deeper values may end in a RecursionError
+MOST_VALUES = 20_000  # names and values in YAML, which takes PyYAML seconds
 
 # Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 MARKS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steps.errors import shown
-from steps.params.text_file import DEEPEST, LONG_NUMBER, TOO_DEEP
+from steps.params.text_file import DEEPEST, LONG_NUMBER, MOST_VALUES, TOO_DEEP
 
 
 def plain_yaml(text: str | bytes, loader: Any = None) -> Any:
@@ -16,12 +16,15 @@ def plain_yaml(text: str | bytes, loader: Any = None) -> Any:
     """
     import yaml
 
-    depth = 0
+    depth, count = 0, 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:  # PyYAML's time grows with the square of the depth
                 raise ValueError(TOO_DEEP)
+            count += isinstance(event, yaml.NodeEvent)
+            if count > MOST_VALUES:
+                raise ValueError(f"more than {MOST_VALUES:,} names and values")
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"a YAML alias (*{event.anchor})")
             if isinstance(event, yaml.ScalarEvent) and LONG_NUMBER.fullmatch(event.value):

@@ -38,6 +38,7 @@ from steps.models.template_trial import is_plain
 from steps.params.settings import AdapterFound, ImportSettings, Resolved
 from steps.plan.deciding import decide
 from steps.sources import storage
+from steps.sources.plain_yaml import plain_yaml
 
 SECONDS = 10
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
@@ -191,6 +192,7 @@ MODELS: dict[str, tuple[Act, type[StepError], str]] = {
     "a name that is not UTF-8": (not_utf8, UserError, "URI-E0211"),
     "a huge configuration": (huge("config.json"), UserError, "MODEL-E0118"),
     "a huge tokenizer": (huge("tokenizer.json"), UserError, "MODEL-E0118"),
+    "a huge license": (huge("LICENSE"), UserError, "MODEL-E0118"),
     "a huge template": (huge("chat_template.jinja"), UserError, "MODEL-E0118"),
     "a deep configuration": (put("config.json", DEEP), UserError, "nested too deeply"),
     "a configuration 101 deep": (config(x=json.loads("[" * 101 + "]" * 101)), UserError, "nested too deeply"),
@@ -400,6 +402,11 @@ def test_a_hostile_file_beside_an_adapter_is_refused_by_the_plan_and_by_the_impo
         planned(model, adapter_path=str(adapter), adapter_use="continue")
     with pytest.raises(error, match=words):
         imported(model, digest=digest_of(model), adapter=found)
+
+
+def test_yaml_of_very_many_values_is_refused_before_it_is_read_as_a_whole():
+    with pytest.raises(ValueError, match="more than 20,000 names and values"):
+        plain_yaml(b"[" + b"[]," * 20_001 + b"]")
 
 
 SLOW = "(([a-z_.0-9]+)+)+x"
