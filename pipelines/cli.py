@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from pipelines.reap_command import reap
 from pipelines.sweeping.command import sweep_command
 from pipelines.verify_command import verify
 from steps.errors import Problem, UserError, nearest
-from steps.outlets import open_outlets
+from steps.outlets import open_outlets, wholly
 from steps.redaction import mask_output
 from steps.stopping import Stopped, stop_when_asked
 
@@ -149,7 +150,8 @@ def _run(name: str, given: dict[str, Any], root: Path, cache: bool, as_json: boo
             Problem("CLI-E0102", "--gate-exit", f"{name}, which has no gate", "a pipeline that trains", "leave it out")
         )
     result = run(name, for_pipeline(name, given), root, cache, quiet=as_json)
-    click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else screen(result))
+    with wholly() if as_json else contextlib.nullcontext():
+        click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else screen(result))
     if error := result["error"]:
         leave(error, quiet=as_json)
     if gate_exit and not result["gate"]["passed"]:
@@ -281,6 +283,4 @@ def _published(name: str) -> Any:
 
 def _quiet(silent: bool) -> Any:
     """Redirect what a step prints to stderr, so that stdout holds only the JSON."""
-    import contextlib
-
     return contextlib.redirect_stdout(sys.stderr) if silent else contextlib.nullcontext()

@@ -6,7 +6,7 @@ The flags are the parameters of the step: a path for each folder, and every fiel
 
 from __future__ import annotations
 
-from steps.outlets import open_outlets
+from steps.outlets import open_outlets, wholly
 from steps.stopping import ending, stop_when_asked
 
 if __name__ == "__main__":  # before anything else is loaded
@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         values = {key: _json(key, value) if _is_json(hints[key]) and value else value for key, value in given.items()}
     result = run_step(name, settings, **values)
     if isinstance(result, bool | str | float | dict):
-        print(json.dumps(result))
+        with reported(name), wholly():
+            print(json.dumps(result))
 
 
 def _parser(name: str) -> tuple[argparse.ArgumentParser, type[BaseModel] | None]:

@@ -7,12 +7,14 @@ credentials in it (`redaction.py`).
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from steps.redaction import behind, mask_output, moved
@@ -20,6 +22,7 @@ from steps.redaction import behind, mask_output, moved
 PATIENCE = 60.0  # seconds that a process waits in all for a reader that has stopped; later it drops what is not taken
 REGAINED = 0.01  # seconds of them, with each piece that is taken at once
 PIECE = 4096  # bytes; a pipe that takes any takes as many without waiting
+_wholly = False
 _replaced: list[Any] = []  # kept, because a stream that is deleted closes its file
 
 
@@ -42,6 +45,18 @@ def open_outlets() -> None:
                 setattr(sys, f"__{name}__", opened)
             setattr(sys, name, opened)
     mask_output()
+
+
+@contextmanager
+def wholly() -> Iterator[None]:
+    """Print a result: without room on a disk for it, OSError is raised."""
+    global _wholly
+    _wholly = True
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        _wholly = False
 
 
 def _fill(number: int) -> None:
@@ -90,8 +105,11 @@ class Outlet(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         if self._takes_more():
-            with suppress(OSError):
+            try:
                 return os.write(self._number, memoryview(data)[:PIECE])
+            except OSError as error:
+                if _wholly and error.errno != errno.EPIPE:
+                    raise
         return len(data)
 
     def _takes_more(self) -> bool:

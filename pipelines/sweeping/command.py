@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from pipelines.client.commands import cluster_options
 from steps.errors import Problem, UserError
+from steps.outlets import wholly
 
 
 @click.command("sweep")
@@ -102,7 +104,8 @@ def _run_here(
     outcome = drive(folder, (lambda line: None) if as_json else click.echo)
     facts = folder.facts or no_facts()
     told = _as_json(_result(facts, outcome, folder.path)) if as_json else _screen(as_text(facts), folder.path)
-    click.echo(told)
+    with wholly() if as_json else contextlib.nullcontext():
+        click.echo(told)
     if error := outcome["error"]:
         leave(error, quiet=as_json)
 

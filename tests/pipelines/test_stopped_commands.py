@@ -126,8 +126,8 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(("word", "code"), [("--gate-exit", 7)])
-def test_lines_of_a_run_that_nobody_can_read_change_nothing(python, tmp_path, word, code):
+@pytest.mark.parametrize(("word", "code"), [("--gate-exit", 7), ("--json", 5)])
+def test_lines_of_a_run_that_nobody_can_read_change_nothing_and_a_lost_result_is_told(python, tmp_path, word, code):
     files = [Path("/dev/full")] * 2
     fork = python.start(UNREAD, word, cwd=tmp_path, environment=dict(os.environ), files=files)
     assert fork.wait(170) == code
