@@ -187,8 +187,14 @@ def write_json(file: Path, value: Any) -> None:
     """Write JSON to a file that is whole or absent, also after a kill."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(draft, file)
+    try:
+        draft.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(draft, file)
+    except OSError as error:
+        error.filename = error.filename or str(file)  # a write names none, and so tells no volume
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def read_json(file: Path) -> Any:
