@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steps.params.registration import SQLITE
+from steps.volumes import note_place
 
 DRAFT = ".creating"  # follows the name of the database
 
@@ -22,6 +23,7 @@ def make_place(uri: str) -> None:
     if not uri.startswith(SQLITE) or "?" in uri:
         return
     database = Path(uri.removeprefix(SQLITE)).absolute()
+    note_place(database)  # no error of sqlite names its file
     database.parent.mkdir(parents=True, exist_ok=True)
     if _is_there(database):
         return
