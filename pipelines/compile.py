@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pipelines.images import CORE, IMAGES
 from steps.errors import Problem, UserError, nearest, shown
 from steps.params.pipelines import SWEEP
 from steps.params.registration import COMPILED_AS
+from steps.running import write_durably
 
 if TYPE_CHECKING:
     from pipelines.profile import Profile
@@ -47,18 +49,18 @@ def compile_pipelines(
 
     registry = profile.images.registry if profile else ""
     folder.mkdir(parents=True, exist_ok=True)
+    on_cluster = choices and (profile is None or profile.choices)
     files = []
     for published, wanted in _forms(names, form, short, sweeps):
         file = folder / f"{wanted.name if wanted else published.name}_pipeline.yaml"
-        _compile(published, wanted, file, choices and (profile is None or profile.choices))
-        text = file.read_text(encoding="utf-8")
+        text = _compiled(published, wanted, on_cluster)
         if profile:
             text = _on_cluster(text, profile, published, wanted)
         named = images_of(profile) | (images or {})
         text = _with_images(text, image_prefix or registry, named)
         if image_prefix or named or (profile and profile != type(profile)()):
             text = _with_origin(text)
-        file.write_text(text, encoding="utf-8")
+        write_durably(file, text)
         files.append(file)
     return files
 
@@ -106,15 +108,18 @@ def replaced_images(pairs: Iterable[str]) -> dict[str, str]:
     return replaced
 
 
-def _compile(published: Published, form: Form | None, file: Path, choices: bool) -> None:
+def _compiled(published: Published, form: Form | None, choices: bool) -> str:
+    """Return the YAML of a pipeline, which kfp writes only to a file."""
     from kfp import compiler
 
     from pipelines.signature import set_choices
 
     pipeline: Any = published.load(form)
     set_choices(pipeline, published.parameters, choices)
-    with _written_in_c():
+    with _written_in_c(), TemporaryDirectory() as scratch:
+        file = Path(scratch, "pipeline.yaml")
         compiler.Compiler().compile(pipeline, str(file))
+        return file.read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipelines.active import active
-from pipelines.log_file import Readable
+from pipelines.log_file import Readable, open_log
 from pipelines.placeholders import refuse_placeholders
 from pipelines.reuse import checked_reuse
 from pipelines.scratch import scratch_folder
@@ -99,7 +99,7 @@ def run_local(
     records = run.folder / "records"
     records.mkdir(parents=True, exist_ok=True)
     root.mkdir(parents=True, exist_ok=True)
-    with ONE_AT_A_TIME, open(run.folder / "log.txt", "a", encoding="utf-8") as log_file:
+    with ONE_AT_A_TIME, open_log(run.folder / "log.txt") as log_file:
         output = _Output(log_file, show)
         hits = _CacheHits(run.reused, output.tell)
         at_once = not (cache and cache_of(root).exists())  # nothing can be reused

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+from pathlib import Path
+from typing import Any, TextIO
 
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STREAMED = re.compile(r"[\d:.]+ - INFO - Streamed logs:")
@@ -10,6 +14,23 @@ OUTPUTS = re.compile(r"[\d:.]+ - INFO - Task '.*' outputs:")
 BAR = re.compile(r"\d+%\|.*\| [\d.]+\w?/[\d.]+\w? \[")
 RUNNER = re.compile(r"[\d:.]+ - [A-Z]+ - |-{20,}$")
 INDENT = "    "
+
+
+def open_log(file: Path) -> TextIO:
+    """Open a log file for more lines; those for which its disk has no space are left out.
+
+    A run of which no more than the log is lost goes on, and another one ends with the message of a step.
+    """
+    return io.TextIOWrapper(io.BufferedWriter(_Log(file, "a")), encoding="utf-8", errors="replace")
+
+
+class _Log(io.FileIO):
+    """A file that takes what fits."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(memoryview(data))
 
 
 class Readable:

@@ -61,7 +61,7 @@ def run(name: str, given: dict[str, Any], root: Path, cache: bool, quiet: bool) 
     return result
 
 
-def _write(file: Path, text: str, failed: bool) -> None:
+def _write(file: Path, text: str | bytes, failed: bool) -> None:
     """Write a file whole or not at all; that the disk is full is no news of a run that has failed."""
     with suppress(OSError) if failed else nullcontext():
         write_durably(file, text)
@@ -140,8 +140,9 @@ def _result(
         metrics["answers"] = json.loads(Path(scored).read_text("utf-8"))["answers"]
         artifacts["report"] = _path_of(done.records, "score", "report", "")  # the same report, with the scores
     if "report" in artifacts:
-        write_durably(folder / "report.html", Path(artifacts["report"]).read_bytes())
-        artifacts["report"] = str(folder / "report.html")
+        _write(folder / "report.html", Path(artifacts["report"]).read_bytes(), bool(error))
+        if (folder / "report.html").is_file():
+            artifacts["report"] = str(folder / "report.html")
     if {"tuned", "merged"} <= set(artifacts):
         merged = json.loads(Path(artifacts["merged"], MANIFEST).read_text("utf-8"))
         artifacts["model"] = artifacts[merged["same_as"] or "merged"]

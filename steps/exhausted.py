@@ -34,6 +34,8 @@ WRITE_ENDED = re.compile(
 )
 # What others say for any failed write: a lack of space if there is almost none.
 WRITE_FAILED = re.compile(r"failed to write|disk I/O error|write failed|unable to open database file", re.IGNORECASE)
+# Python's words where no file can be written in any folder for temporary files, whose reasons it has dropped.
+NO_TEMPORARY = re.compile(r"No usable temporary directory found in \[(.*)\]")
 NO_MEMORY_TEXT = re.compile(
     r"(?:can'?t|cannot|could not|unable to|failed to) (?:re)?allocate (?!memory in static TLS)|"
     r"(?:^|CUDA |HIP |XPU |backend |error: |Error\) )out of memory\b|\bbad[_ ]alloc\b|\bos error 12\b|\[Errno 12\]|"
@@ -106,7 +108,8 @@ def _space(error: BaseException, step: str, places: tuple[Path, ...]) -> Problem
     path = _path_of(error)
     volume = full_volume(path, places)
     text = _text(error)
-    if not (_lacks_space(error) or (WRITE_FAILED.search(text) and volume.is_full)):
+    full = WRITE_FAILED.search(text) or NO_TEMPORARY.search(str(error))
+    if not (_lacks_space(error) or (full and volume.is_full)):
         return None
     where = path or step
     number = getattr(error, "errno", None)

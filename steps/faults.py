@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Outage, Problem, StepError, UserError
-from steps.exhausted import causes, exhausted
+from steps.exhausted import NO_TEMPORARY, causes, exhausted
 from steps.lost import LOST, SHARED_MEMORY, lost
 from steps.redaction import masked
 from steps.volumes import full_volume, volume_of
@@ -120,6 +120,10 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     where = path or step
     if read_only := _read_only(error):
         return read_only
+    if places := NO_TEMPORARY.search(str(error)):
+        return UserError(Problem("FILE-E0101", "TMPDIR", f"no folder for temporary files among {_shortened(places[1])}",
+                                 "a file or folder that this user may read and write",
+                                 "set TMPDIR to a folder that this user may write"))  # fmt: skip
     if path and number in NO_WRITING:
         return UserError(_no_access(path, number))
     if number == errno.EIO or BROKEN.search(_text(error)):

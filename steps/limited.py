@@ -16,6 +16,7 @@ from typing import Any
 
 from steps.errors import OutOfResources, StepError
 from steps.exhausted import lack_of_memory, memory_limit
+from steps.lost import killed, was_killed
 
 LEAST = 512_000_000  # bytes that the libraries of any step reserve, with the stacks of their threads
 LEAST_WITH_TORCH = 2_000_000_000  # measured with torch 2.13 for CPUs: its libraries alone are mapped with 1.5 GB
@@ -37,8 +38,10 @@ def watch_memory(step: str, tell: Callable[[dict[str, Any]], Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda told, _: os.kill(child, told))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code in OURS or -code in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+    if code in OURS or -code in (signal.SIGTERM, signal.SIGINT):
         os._exit(code if code >= 0 else 128 - code)
+    if was_killed(code):
+        tell(killed(step, code).as_json(step))
     how = f"its process ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}, without a word"
     tell(OutOfResources(lack_of_memory(step, how)).as_json(step))
 

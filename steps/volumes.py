@@ -11,6 +11,7 @@ from steps.writing import mount_of, nearest_there
 
 NEARLY_FULL = 16 * 1024 * 1024  # bytes; a library that ends its write leaves less than it wanted to write
 ROOT = "FINETUNE_ROOT"  # where a local run writes (steps/running.py)
+CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,24 @@ def note_places(*paths: Path) -> None:
     _places[:] = [path for path in paths if path.is_absolute()]
 
 
+def note_place(path: Path) -> None:
+    """Remember one place more, such as a database."""
+    if path.is_absolute() and path not in _places:
+        _places.append(path)
+
+
 def _written() -> list[Path]:
-    root, home = os.environ.get(ROOT), os.environ.get("HF_HOME")
-    named = [Path(one) for one in (root, home) if one]
-    return [*_places, _scratch(), *named, *_here()]
+    named = [Path(found) for name in (ROOT, *CACHES) if (found := os.environ.get(name))]
+    return [*_places, _scratch(), *named, *_own_cache(), *_here()]
+
+
+def _own_cache() -> list[Path]:
+    """Return where libraries keep what they download, if no variable says so and they have."""
+    try:
+        cache = Path.home() / ".cache" / "huggingface"
+        return [cache] if cache.is_dir() else []
+    except (RuntimeError, OSError):  # a user without a home, or with one of another user
+        return []
 
 
 def _here() -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from steps import errors
 from steps.errors import OutOfResources, Problem, StepError
-from steps.running import PARENT, bug
+from steps.running import PARENT, bug, exhausted
 
 Show = Callable[[str], None]
 ANSWER = "answer.json"
@@ -110,6 +110,9 @@ def _without_answer(job: str, code: int, tail: list[str]) -> StepError:
             Problem("RUN-E1501", job, "a process that was killed", "a process that ends by itself",
                     "free memory, or use a smaller batch", why="the system kills one that needs too much memory")
         )  # fmt: skip
+    for line in reversed(tail):  # such as of a disk that had no space for the answer
+        if lack := exhausted(RuntimeError(line), job):
+            return lack
     error = bug(RuntimeError(f"the process of {job} ended with {code} and no answer"))
     error.add_note(last)
     return error

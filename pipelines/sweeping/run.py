@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.log_file import open_log
 from pipelines.sweeping.driver import Driver
 from pipelines.sweeping.folder import LOG, SweepFolder, read_json, write_json
 from pipelines.sweeping.processes import StepFailed, Stopped
@@ -28,12 +29,11 @@ def drive(folder: SweepFolder, show: Callable[[str], None] = print) -> dict[str,
 
     Raises UserError if another process runs it.
     """
-    with open(folder.path / LOG, "a", encoding="utf-8") as log:
+    with open_log(folder.path / LOG) as log:
 
         def told(line: str) -> None:
-            with contextlib.suppress(OSError):  # a full disk ends the sweep with the message of a step
-                log.write(line + "\n")
-                log.flush()
+            log.write(line + "\n")
+            log.flush()
             show(line)
 
         driver = Driver(folder, told)

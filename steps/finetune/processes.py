@@ -14,7 +14,7 @@ from steps.finetune.training import Training, strategy_of
 from steps.launch.devices import refuse_shared_gpus
 from steps.launch.group import patience_seconds
 from steps.launch.several_processes import Ended, run_processes
-from steps.launch.told import error_file, first_error, own_error
+from steps.launch.told import error_file, first_error, own_error, untold
 from steps.params.settings import FinetuneSettings
 
 log = logging.getLogger("finetune")
@@ -53,7 +53,7 @@ def _until_whole(training: Training) -> None:
             return
         lost = next((one for one in ended if one.killed), None)
         if lost is None or restart == RESTARTS:
-            raise _error_of(lost or next((one for one in ended if one.code > 0), ended[0]))
+            raise _error_of(training, lost or next((one for one in ended if one.code > 0), ended[0]))
         newest = training.folder.newest_of(training.task) or training.resume
         log.warning("WARNING process %d was killed (%s): going on from %s", lost.rank, _signal(lost),
                     newest.name if newest else "step 0")  # fmt: skip
@@ -72,7 +72,7 @@ def _run(training: Training) -> list[Ended]:
         if ended and outcome.asked_to_stop:
             raise own_error(folder) or stopped_at_start()
         if still := next((one for one in ended if one.code == Outage.exit_code and not _told(folder, one)), None):
-            raise _error_of(still)  # the agent has killed those that hung
+            raise _error_of(training, still)  # the agent has killed those that hung
         if any(one.killed for one in ended):
             return ended
         if ended and (error := first_error(folder)):
@@ -96,7 +96,7 @@ def stopped_at_start() -> Preempted:
     )  # fmt: skip
 
 
-def _error_of(one: Ended) -> StepError:
+def _error_of(training: Training, one: Ended) -> StepError:
     if one.killed:
         return OutOfResources(
             Problem("TRAIN-E0503", f"process {one.rank}", f"killed from outside ({_signal(one)}), {RESTARTS + 1} times",
@@ -110,10 +110,7 @@ def _error_of(one: Ended) -> StepError:
                     why="one of them hangs, or cannot reach the others"),
             transient=False,
         )  # fmt: skip
-    return StepError(
-        Problem("BUG-E0070", f"process {one.rank}", f"exit code {one.code}, and no error of its own", "an error",
-                "report it with the log")
-    )  # fmt: skip
+    return untold(training.folder.path, f"process {one.rank}", one.code)
 
 
 def _signal(one: Ended) -> str:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from steps.artifacts import write_durably
 from steps.child_output import mask_children
 from steps.errors import Outage, StepError
 from steps.finetune.by_verl import OnNodes, resume_of, train_with_verl
@@ -27,7 +26,7 @@ from steps.launch.lease import EVERY, Lease
 from steps.launch.meeting import SEEN_WITHIN, Meeting, Member, wait_seconds
 from steps.launch.ray_node import Ray, variables
 from steps.launch.several_processes import Node
-from steps.launch.told import as_text, error_file
+from steps.launch.told import error_file, tell_error
 from steps.logs import WITHOUT_BARS, log_plainly
 from steps.outcome import failure
 from steps.params.registration import MEANS_OFF
@@ -184,7 +183,7 @@ def _tell(place: Path, node: Node, error: StepError) -> int:
     for note in getattr(error, "__notes__", []):
         log.info("%s", note)
     log.info("%s", error)
-    write_durably(error_file(place, node.rank), as_text(error))
+    tell_error(place, node.rank, error)
     return error.exit_code
 
 

@@ -10,14 +10,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from steps.artifacts import write_durably
 from steps.errors import NumericError, Preempted, StepError
 from steps.finetune.curves import TrainingCurve
 from steps.finetune.training import Training, train
 from steps.launch.devices import refuse_missing_gpus
 from steps.launch.group import Group, joined
 from steps.launch.sharding import sharding_on_cpus
-from steps.launch.told import as_text, error_file
+from steps.launch.told import error_file, tell_error
 from steps.logs import log, log_plainly
 from steps.outcome import failure
 from steps.outlets import open_outlets
@@ -73,7 +72,7 @@ def _wait_for_first(group: Group) -> None:
 
 
 def _tell(folder: Path, rank: int, error: StepError | Pruned) -> int:
-    write_durably(error_file(folder, rank), as_text(error))
+    tell_error(folder, rank, error)
     return Preempted.exit_code if isinstance(error, Pruned) else error.exit_code
 
 

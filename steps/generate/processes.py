@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import write_durably
-from steps.errors import OutOfResources, Preempted, Problem, StepError
+from steps.errors import OutOfResources, Preempted, Problem
 from steps.generate.answering import Inputs
 from steps.generate.journal import Journal
 from steps.generate.progress import Progress
 from steps.launch.several_processes import Ended, run_processes
-from steps.launch.told import first_error, own_error
+from steps.launch.told import first_error, own_error, untold
 from steps.params.settings import GenerateSettings
 from steps.stopping import Stopped
 
@@ -147,7 +147,4 @@ def _error_of(folder: Path, ended: list[Ended]) -> BaseException:
     if all(one.code in (Preempted.exit_code, -signal.SIGTERM) for one in ended):
         return Stopped()
     first = next((one for one in ended if one.code > 0), ended[0])
-    return StepError(
-        Problem("BUG-E0070", f"process {first.rank}", f"exit code {first.code}, and no error of its own", "an error",
-                "report it with the log")
-    )  # fmt: skip
+    return untold(folder, f"process {first.rank}", first.code)

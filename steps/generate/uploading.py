@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steps.artifacts import MANIFEST
+from steps.artifacts import MANIFEST, write_durably
 from steps.errors import Problem, UserError
 from steps.params.text_file import any_json
 from steps.sources.object_folder import ObjectFolder, in_parallel, uri_problems
@@ -46,7 +46,9 @@ def _to_store(generations: Path, names: list[str], uri: str) -> None:
     store = ObjectFolder(PARAMETER, uri)
     before = _listed(store.read(MANIFEST)) | _listed(store.read(EARLIER))
     with TemporaryDirectory() as scratch:
-        store.put(_note(Path(scratch, EARLIER), before | set(names)), EARLIER)
+        note = Path(scratch, EARLIER)
+        note.write_text(_note(before | set(names)), encoding="utf-8")
+        store.put(note, EARLIER)
     store.delete([MANIFEST])
     in_parallel(lambda name: store.put(generations / name, name), names)
     store.delete(before - set(names))
@@ -63,8 +65,7 @@ def _to_folder(generations: Path, names: list[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     place, earlier = folder / MANIFEST, folder / EARLIER
     before = {name for file in (place, earlier) if file.is_file() for name in _listed(file.read_bytes())}
-    _copy(_note(folder / f"{EARLIER}.new", before | set(names)), earlier)
-    (folder / f"{EARLIER}.new").unlink()
+    write_durably(earlier, _note(before | set(names)))
     place.unlink(missing_ok=True)
     for name in names:
         _copy(generations / name, folder / name)
@@ -75,20 +76,25 @@ def _to_folder(generations: Path, names: list[str], folder: Path) -> None:
     earlier.unlink()
 
 
-def _note(file: Path, names: set[str]) -> Path:
-    """Write the names of files in the form that `_listed` reads."""
-    file.write_text(json.dumps({"kind": "generations", "files": sorted(names)}), encoding="utf-8")
-    return file
+def _note(names: set[str]) -> str:
+    """Return the names of files in the form that `_listed` reads."""
+    return json.dumps({"kind": "generations", "files": sorted(names)})
 
 
 def _copy(file: Path, target: Path) -> None:
-    """Copy a file; the target is whole or absent."""
+    """Copy a file; the target is whole or absent, and a copy that failed takes no space."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(file, draft)
-    with open(draft, "rb") as copied:
-        os.fsync(copied.fileno())
-    os.replace(draft, target)
+    try:
+        shutil.copyfile(file, draft)
+        with open(draft, "rb") as copied:
+            os.fsync(copied.fileno())
+        os.replace(draft, target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a flush names no file, and so tells no volume
+        with suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def _listed(manifest: bytes | None) -> set[str]:

@@ -7,12 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from steps.artifacts import write_durably
 from steps.errors import Preempted
 from steps.generate.answering import Share, answer, opened
 from steps.generate.processes import read_job
 from steps.generate.progress import Telling, counts_file
-from steps.launch.told import as_text, error_file
+from steps.launch.told import tell_error
 from steps.logs import log, log_plainly
 from steps.outcome import failure
 from steps.outlets import open_outlets
@@ -48,7 +47,7 @@ def work(job: Path) -> None:
         code = Preempted.exit_code
     except Exception as error:
         told = failure(error, "generate")
-        write_durably(error_file(folder, share.rank), as_text(told))
+        tell_error(folder, share.rank, told)
         code = told.exit_code
     sys.stdout.flush()
     sys.stderr.flush()

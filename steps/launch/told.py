@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from steps import errors
-from steps.errors import Outage, Preempted, Problem, StepError
+from steps.artifacts import write_durably
+from steps.errors import Outage, OutOfResources, Preempted, Problem, StepError
+from steps.exhausted import exhausted
 from steps.pruning import Pruned
 
 KINDS = {one.__name__: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, StepError)}
@@ -46,6 +51,23 @@ def from_text(text: str) -> StepError | Pruned:
 def error_file(folder: Path, rank: int) -> Path:
     """Return where the process of a rank writes its error."""
     return folder / f"rank-{rank}.json"
+
+
+def tell_error(folder: Path, rank: int, error: StepError | Pruned) -> None:
+    """Write the error of the process of a rank; if its disk is full, only its exit code tells of it."""
+    with suppress(OSError):
+        write_durably(error_file(folder, rank), as_text(error))
+
+
+def untold(folder: Path, who: str, code: int) -> StepError:
+    """Return the error of a process that ended with a code and has written none."""
+    if code == OutOfResources.exit_code:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        if lack := exhausted(full, who):
+            return lack
+    return StepError(
+        Problem("BUG-E0070", who, f"exit code {code}, and no error of its own", "an error", "report it with the log")
+    )
 
 
 def first_error(folder: Path) -> StepError | Pruned | None:

@@ -72,6 +72,8 @@ def endless(text: str) -> str:
         raise killed("the process that renders a chat template", done.returncode)
     if done.returncode < 0 or done.returncode == TOO_SLOW:  # ended by the system: its computing time is over
         return f"a conversation takes more than {SECONDS} seconds"
+    if done.returncode:  # it did not begin, such as without memory, so nothing is known of the template
+        raise RuntimeError((done.stderr.decode(errors="replace").strip().splitlines() or ["no words"])[-1])
     return ""
 
 
@@ -81,7 +83,9 @@ def render_under_limits() -> None:
 
     end = int(time.process_time()) + SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (end, end + 1))  # SIGXCPU comes first: SIGKILL is somebody else's
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]  # that this process was given, which none may raise
+    memory = MEMORY if most == resource.RLIM_INFINITY else min(most, MEMORY)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     text = sys.stdin.buffer.read().decode()
     for messages in (CONVERSATION, LONG_CONVERSATION):
         try:

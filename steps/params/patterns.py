@@ -42,7 +42,7 @@ def matched(pattern: str, names: tuple[str, ...]) -> frozenset[str]:
     """Return those of `names` that an expression matches as a whole.
 
     Raises ValueError for what is no expression, and for one that takes longer than SECONDS; MemoryError if the
-    process was killed from outside.
+    process was killed from outside, or got no more memory.
     """
     if fault := fault_of(pattern):
         raise ValueError(fault)
@@ -59,8 +59,11 @@ def matched(pattern: str, names: tuple[str, ...]) -> frozenset[str]:
         raise ValueError(f"more than {SECONDS:g} seconds to match it, as repetitions repeat one another") from None
     if done.returncode == -signal.SIGKILL:
         raise MemoryError("the process that compares an expression with names was killed (signal 9)")
+    said = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    if done.returncode and said.startswith("MemoryError"):
+        raise MemoryError("the process that compares an expression with names got no more memory")
     if done.returncode:
-        raise ValueError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no answer")
+        raise ValueError(said)
     return frozenset(name for name, fits in zip(names, json.loads(done.stdout), strict=True) if fits)
 
 

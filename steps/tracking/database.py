@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steps.params.registration import SQLITE
+from steps.volumes import note_place
 
 DRAFT = ".creating"  # follows the name of the database
 TRIES = 4  # waits of 0.1, 0.3 and 0.7 s between them (MLflow 3.17)
@@ -24,6 +25,7 @@ def make_place(uri: str) -> None:
         return
     _try_briefly()
     database = Path(uri.removeprefix(SQLITE)).absolute()
+    note_place(database)  # no error of sqlite names its file
     database.parent.mkdir(parents=True, exist_ok=True)
     if _is_there(database):
         return

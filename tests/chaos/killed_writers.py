@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import tempfile
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_row import Row
+from command_line import with_our_code
 from forking import ForkingPython
 
 from steps.artifacts import manifest_alone, read_manifest
@@ -63,7 +63,7 @@ class Writers:
         code = BEFORE + "".join(f"    {line}\n" for line in WRITERS[kind].strip().splitlines())
         words = [str(word) for word in (place, FILES, BYTES, first, end)]
         files = [self.folder / "out.txt", self.folder / "log.txt"]
-        return self.python.start(code, *words, cwd=Path.cwd(), environment=dict(os.environ), files=files)
+        return self.python.start(code, *words, cwd=Path.cwd(), environment=with_our_code(), files=files)
 
     def expected(self, kind: str) -> object:
         """Return what a writer leaves that writes the number 0 only, and is not disturbed."""

@@ -129,7 +129,7 @@ cli.main()
 @pytest.mark.parametrize(("word", "code"), [("--gate-exit", 7), ("--json", 5)])
 def test_lines_of_a_run_that_nobody_can_read_change_nothing_and_a_lost_result_is_told(python, tmp_path, word, code):
     files = [Path("/dev/full")] * 2
-    fork = python.start(UNREAD, word, cwd=tmp_path, environment=dict(os.environ), files=files)
+    fork = python.start(UNREAD, word, cwd=tmp_path, environment=with_our_code(), files=files)
     assert fork.wait(170) == code
     assert (tmp_path / "done").exists()
 
@@ -137,7 +137,7 @@ def test_lines_of_a_run_that_nobody_can_read_change_nothing_and_a_lost_result_is
 def test_a_list_on_a_full_disk_is_told_by_its_code(python, tmp_path):
     files = [Path("/dev/full"), tmp_path / "errors"]
     code = "from pipelines.cli import main; import sys; sys.argv = ['finetune', 'list']; main()"
-    fork = python.start(code, cwd=tmp_path, environment=dict(os.environ), files=files)
+    fork = python.start(code, cwd=tmp_path, environment=with_our_code(), files=files)
     assert fork.wait(170) == 5
     assert "DISK-E0102" in (tmp_path / "errors").read_text()
 

@@ -8,7 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,10 @@ from steps import exhausted, limited, volumes
 from steps.artifacts import Manifest, new_artifact, read_manifest, write_durably
 from steps.errors import Outage, OutOfResources, Problem, UserError
 from steps.faults import known
+from steps.models import template_trial
 from steps.outcome import failure
+from steps.params import patterns
+from steps.tracking.database import make_place
 
 
 def system(number: int, path: str | None = None, other: str | None = None) -> OSError:
@@ -82,6 +87,8 @@ ERRORS = {
     "a read-only volume": (system(errno.EROFS, "/x/y"), "FILE-E0101"),
     "a read-only volume, in words": (like("safetensors_rust", "SafetensorError", "Read-only file system (os error 30)"),
                                      "FILE-E0101"),
+    "no folder for temporary files": (OSError(errno.ENOENT, "No usable temporary directory found in ['/proc']"),
+                                      "FILE-E0101"),
     "a read-only database": (raised_from(ours(Outage), sqlite3.OperationalError("write a readonly database")),
                              "FILE-E0101"),
     "an outage, while silence was handled": (met(ours(Outage), system(errno.ECONNREFUSED)), "X-E0001"),
@@ -213,6 +220,36 @@ def test_a_write_that_names_no_file_is_told_with_the_volume_that_is_full(volume,
     assert f"no space left on the volume {volume} (0.0 MB of 1.0 MB free)" in str(known(FULL, "finetune"))
 
 
+def test_no_folder_for_temporary_files_is_a_full_disk_if_its_volume_is(volume, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(volume))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(volume)])
+    (volume / "fills").write_bytes(b"x" * 900_000)
+    with suppress(OSError), open(volume / "fills", "ab", buffering=0) as last:
+        while last.write(b"x" * 4096):
+            pass
+    with pytest.raises(FileNotFoundError, match="No usable temporary directory") as raised:
+        tempfile.gettempdir()
+    found = failure(raised.value, "evaluate")
+    assert found.exit_code == 5
+    assert f"no space left on the volume {volume} (0.0 MB of 1.0 MB free)" in str(found)
+
+
+def test_the_volume_of_a_database_is_one_of_those_that_may_be_full(volume, monkeypatch):
+    monkeypatch.setattr(volumes, "_places", [])
+    (volume / "mlflow.db").write_bytes(b"x" * 1_000_000)
+    make_place(f"sqlite:///{volume}/mlflow.db")
+    told = str(known(raised_from(ours(Outage), SQLITE), "register-model"))
+    assert f"no space left on the volume {volume} (" in told
+
+
+@pytest.mark.parametrize("name", ["HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"])
+def test_the_volume_of_a_cache_is_one_of_those_that_may_be_full(volume, monkeypatch, name):
+    (volume / "fills").write_bytes(b"x" * 1_000_000)
+    monkeypatch.setenv(name, str(volume / "cache"))
+    assert f"no space left on the volume {volume} (" in str(known(FULL, "prepare-data"))
+
+
 @pytest.mark.parametrize("step", ["open", "fsync", "replace"])
 def test_a_small_file_is_whole_or_as_before_when_the_disk_is_full(tmp_path, monkeypatch, step):
     write_durably(tmp_path / "page", "before")
@@ -239,7 +276,7 @@ WATCHED = (
     "watch_memory('finetune', leave)\n"
 )
 ENDS = {"os.abort()": 5, "os._exit(1)": 5, "os.kill(os.getpid(), 11)": 5, "sys.exit(3)": 3, "pass": 0,
-        "os.kill(os.getpid(), 15)": 143}  # fmt: skip
+        "os.kill(os.getpid(), 15)": 143, "os.kill(os.getpid(), 9)": 5}  # fmt: skip
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -251,7 +288,8 @@ def test_a_process_with_limited_memory_that_ends_without_a_word_is_told(end):
     if ENDS[end] == 5:
         outcome = json.loads(told.stderr.splitlines()[-1])
         assert outcome["code"] == 5
-        assert "with a limit of 1.0 GB (ulimit -v)" in outcome["found"]
+        told = "ended by signal 9 (SIGKILL)" if "9)" in end else "with a limit of 1.0 GB (ulimit -v)"
+        assert told in outcome["found"]
 
 
 def test_without_a_limit_no_process_is_started(monkeypatch):
@@ -270,6 +308,29 @@ def test_a_limit_below_what_libraries_take_is_refused_before_they_load(monkeypat
         return
     with pytest.raises(OutOfResources, match=r"MEMORY-E0101 finetune: .* \(ulimit -v\).* Fix: raise the limit"):
         limited.refuse_tight("finetune", torch)
+
+
+LARGE = "{{ ('x' * 10 ** 9) * 10 }}"
+
+
+def test_a_template_is_tried_in_a_process_with_limited_memory_too():
+    text = f"from steps.models.template_trial import endless\nprint(endless({LARGE!r}))"
+    limited_python = ["bash", "-c", f'ulimit -v 800000; exec {sys.executable} -c "$0"', text]
+    done = subprocess.run(limited_python, capture_output=True, text=True, env=with_our_code())
+    assert done.stdout == "a conversation takes more than 1 GiB of memory\n", done.stderr
+
+
+def test_a_trial_that_could_not_begin_tells_nothing_of_a_template(monkeypatch):
+    monkeypatch.setattr(template_trial, "TRIAL", "raise MemoryError")
+    with pytest.raises(RuntimeError) as raised:
+        template_trial.endless(f"{LARGE} that was not tried before")
+    assert known(raised.value, "plan").problems[0].code == "MEMORY-E0101"
+
+
+def test_a_comparison_without_memory_is_not_the_fault_of_the_expression(monkeypatch):
+    monkeypatch.setattr(patterns, "MATCHER", "raise MemoryError")
+    with pytest.raises(MemoryError):
+        patterns.matched("(ab+)+c", ("abbbc",))
 
 
 @pytest.mark.parametrize(("reserved", "code"), [(3.9e9, 5), (1e9, 70)])

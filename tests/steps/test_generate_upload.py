@@ -1,6 +1,8 @@
 """Finished answers are copied to a folder or an object store, whole or not at all."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import echo_engine  # noqa: F401  (it is named below)
@@ -143,3 +145,30 @@ def test_an_object_store_gets_the_same(tmp_path, monkeypatch):
         there = {name.removeprefix("bucket/answers/"): files.cat_file(name) for name in files.find("bucket/answers")}
         assert there == contents(made)
         assert json.loads(there["manifest.json"])["kind"] == "generations"
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_full_disk_leaves_no_half_of_a_copied_file(tmp_path, monkeypatch, number):
+    made = answered(tmp_path, 9, str(tmp_path / "first"))
+    flushed, fsync = [], os.fsync
+
+    def full(stream: int) -> None:
+        flushed.append(stream)
+        if len(flushed) > number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(stream)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        upload(made, str(tmp_path / "copy"))
+    assert str(raised.value.filename).startswith(str(tmp_path / "copy"))
+    monkeypatch.undo()
+    assert contents(tmp_path / "copy").items() <= {**contents(made), **earlier(tmp_path / "copy")}.items()
+    assert not (tmp_path / "copy/manifest.json").exists()
+    upload(made, str(tmp_path / "copy"))
+    assert contents(tmp_path / "copy") == contents(made)
+
+
+def earlier(folder: Path) -> dict[str, bytes]:
+    file = folder / uploading.EARLIER
+    return {file.name: file.read_bytes()} if file.is_file() else {}

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 
 import pytest
 from command_line import with_our_code
@@ -118,8 +117,9 @@ IMPORTS = (
 
 @pytest.fixture(scope="module")
 def python():
-    made = ForkingPython(["steps.running", "steps.prepare_data.read.processing", "steps.rewards.user_reward", "psutil",
-                          "asyncio", "concurrent.futures.process", "multiprocessing.pool"], with_our_code())  # fmt: skip
+    libraries = ["psutil", "asyncio", "concurrent.futures.process", "multiprocessing.pool"]
+    ours = ["steps.running", "steps.prepare_data.read.processing", "steps.rewards.user_reward"]
+    made = ForkingPython([*ours, *libraries], with_our_code())
     yield made
     made.close()
 
@@ -128,7 +128,7 @@ def each(python, place, lines):
     """Return what each line raised in a function of its own, where, and what was printed after it."""
     functions = [f"def act{number}(row):\n    {line}\n    return row\n" for number, line in enumerate(lines)]
     (place / "user.py").write_text(IMPORTS + "".join(functions))
-    done = python.ended(EACH, str(len(lines)), cwd=place, environment=dict(os.environ))
+    done = python.ended(EACH, str(len(lines)), cwd=place, environment=with_our_code())
     told = [ast.literal_eval(line) for line in (place / "told").read_text().splitlines()]
     assert (done.returncode, len(told)) == (0, len(lines)), (list(lines)[len(told) :][:1], done.stderr)
     return told, done.stdout
@@ -155,7 +155,7 @@ def test_what_ends_other_processes_and_threads_is_left_alone(python, tmp_path):
 def test_a_step_whose_function_ends_the_process_is_refused_as_the_users(python, tmp_path, kind, line):
     (tmp_path / "user.py").write_text(IMPORTS + KINDS[kind].format(line))
     step = "row" if kind in ("row", "file") else "reward"
-    done = python.ended(PROGRAM, step, cwd=tmp_path, environment=dict(os.environ))
+    done = python.ended(PROGRAM, step, cwd=tmp_path, environment=with_our_code())
     assert done.returncode == 2, done.stderr
     told = json.loads(done.stderr.splitlines()[-1])
     assert ENDS[line] in told["found"]
