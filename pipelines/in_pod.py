@@ -70,9 +70,10 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from steps.running import RECORDS, mask_children
-
     with ending():
+        stop_when_asked()
+        from steps.running import RECORDS, mask_children
+
         if RECORDS not in os.environ:  # `finetune run` reads the whole output, and masks it
             mask_children()
         main(sys.argv[1:])

@@ -192,7 +192,7 @@ def _of_a_model(error: BaseException) -> StepError | None:
         )  # fmt: skip
     if type(error) is Exception and NO_TOKEN.search(str(error)):
         return UserError(
-            Problem("MODEL-E0126", "tokenizer", _said(error), "a tokenizer that has a token for every text",
+            Problem("MODEL-E0135", "tokenizer", _said(error), "a tokenizer that has a token for every text",
                     "give it a token for unknown words (unk_token), or use texts with its words only")
         )  # fmt: skip
     return None

@@ -128,6 +128,8 @@ def leave(outcome: dict[str, Any], paths: Mapping[str, Any] | None = None, quiet
     if in_kfp_task():
         _end_log(end_of_log(outcome))
         sys.exit(outcome["code"])
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()  # what was printed before, without the end of a line
     if not quiet:
         print(*outcome["problems"], sep="\n", file=sys.stderr, flush=True)
     if not sys.stderr.isatty():

@@ -166,7 +166,7 @@ def test_a_tokenizer_without_a_token_for_a_text_is_the_users_to_correct():
 
     with pytest.raises(Exception) as raised:
         Tokenizer(models.WordLevel({"a": 0}, unk_token="none")).encode("b")
-    assert "MODEL-E0126" in str(known(raised.value, "prepare-data"))
+    assert "MODEL-E0135" in str(known(raised.value, "prepare-data"))
 
 
 def test_a_fault_of_a_device_while_a_model_is_loaded_is_no_fault_of_its_files(monkeypatch, tmp_path):
