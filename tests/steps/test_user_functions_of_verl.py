@@ -1,5 +1,6 @@
 """The user's own functions with verl's signature: what they are called with, and how their errors are reported."""
 
+import inspect
 import time
 
 import pytest
@@ -71,7 +72,7 @@ def test_it_is_called_for_each_completion_as_verl_calls_it(code):
     assert rewards.score(prompts, answers, ROWS, trainer_state="state").totals == [1, 0, 1]
     calls = rewards.rewards[0].call.__closure__
     [loaded] = [cell.cell_contents for cell in calls if hasattr(cell.cell_contents, "file")]
-    assert loaded.call.__globals__["seen"] == [
+    assert inspect.unwrap(loaded.call).__globals__["seen"] == [
         ("a", "a", "a", {"level": 1}, {}),
         ("b", "bb", "x", {"level": 2}, {}),
         ("c", "ccc", "cc", {"level": 3}, {}),
