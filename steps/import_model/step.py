@@ -18,7 +18,6 @@ from steps.errors import Problem, UserError
 from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
 from steps.import_model.new_tokens import Write, extension_of
-from steps.models.fitting import refuse_other_weights
 from steps.models.layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
 from steps.models.tokenizer_files import unfit_files
 from steps.models.weights import stored_tensors
@@ -127,7 +126,6 @@ def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
             )  # fmt: skip
     if problems:
         raise UserError(problems)
-    refuse_other_weights(f"{parameter}: {CONFIG}", layout.config, shapes)
     return sum(map(math.prod, shapes.values()))
 
 

@@ -4,7 +4,6 @@
     odd_config.py       values of its small files that no model has; foreign_code.py: code that they ask for
     known_types.py      the architectures that transformers knows
     weights.py          byte ranges of the tensors in a safetensors file
-    fitting.py          whether the weights are those of the configuration
     identity.py         whether two folders hold the same model
     hashed_file.py      a file that is hashed while it is written
     embeddings.py       names of the embedding matrices

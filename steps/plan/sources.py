@@ -10,9 +10,8 @@ from typing import Literal, cast
 
 from steps.adapters.input_adapter import ComesWith, look_at_adapter, source_of, with_tokenizer
 from steps.errors import Outage, Problem, StepError, UserError
-from steps.models.fitting import refuse_other_weights
 from steps.models.headers import Shape, read_distant, read_shapes
-from steps.models.layout import CONFIG, ModelLayout, read_layout
+from steps.models.layout import ModelLayout, read_layout
 from steps.params.data import DataSource, RowReading
 from steps.params.model_source import SOURCE_PARAMETER, ModelSource
 from steps.params.pipeline import SupervisedParameters
@@ -152,7 +151,6 @@ _opened_mlflow = remembered(open_mlflow)
 def _found(files: ModelFiles, new_weights: bool = False) -> ModelFound:
     layout = read_layout(files.parameter, files.kind, files.names, files.read, with_weights=not new_weights)
     shapes = read_shapes(files, layout)  # before the digest, which reads every byte
-    refuse_other_weights(f"{files.parameter}: {CONFIG}", layout.config, shapes)
     settings = ImportSettings(
         kind=files.kind,
         source=files.resolved,
