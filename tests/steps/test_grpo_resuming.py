@@ -67,12 +67,12 @@ def test_it_resumes_from_any_step_as_if_unbroken(model, prompts, tmp_path, case)
 
 
 STOPPING = """
-import os, signal
+import os, subprocess
 
 def letters(completions, trainer_state, log_extra=None, **kwargs):
     texts = [completion[-1]["content"] for completion in completions]
     if os.environ.get("STOP_AT") == str(trainer_state.global_step):
-        os.kill(os.getpid(), signal.SIGTERM)
+        subprocess.run(["kill", "-TERM", str(os.getpid())])
     return [sum(letter.isalpha() for letter in text) / max(1, len(text)) for text in texts]
 """
 
