@@ -236,7 +236,8 @@ def test_small_files_follow(memory, tmp_path):
     key = folder.uri.removeprefix(ROOT + "/")
     with folder.lock():
         folder.begin(tmp_path / "tuned")
-        assert str(tmp_path / "tuned").encode() in objects(memory)[f"{key}/task.json"]
+        # The thread that uploads may have found no file a moment before, and deletes the object; then it sends the file.
+        wait_for(lambda: str(tmp_path / "tuned").encode() in objects(memory).get(f"{key}/task.json", b""))
         (folder.path / "mlflow-run.json").write_text("{}")
         finish(folder.path)
         folder.uploads.finish()
