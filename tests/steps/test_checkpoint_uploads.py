@@ -236,7 +236,7 @@ def test_small_files_follow(memory, tmp_path):
     key = folder.uri.removeprefix(ROOT + "/")
     with folder.lock():
         folder.begin(tmp_path / "tuned")
-        # The thread that uploads may have found no file a moment before, and deletes the object; then it sends the file.
+        # The thread that uploads may have found no file a moment before, delete the object, and send the file after it.
         wait_for(lambda: str(tmp_path / "tuned").encode() in objects(memory).get(f"{key}/task.json", b""))
         (folder.path / "mlflow-run.json").write_text("{}")
         finish(folder.path)
