@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -112,13 +111,13 @@ def _bring_reference(found: ModelSourceFound, scratch: Path, draft: Draft) -> No
 
 def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
     """Check every weight file's header against its size; return the number of parameters."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    total = 0
     problems = []
     for name, source in layout.weights.items():
         if not name.endswith(".safetensors"):
             continue
         try:
-            shapes |= {key: tensor.shape for key, tensor in stored_tensors(folder / source).items()}
+            total += sum(tensor.rows * tensor.row_size for tensor in stored_tensors(folder / source).values())
         except ValueError as error:
             problems.append(
                 Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a complete safetensors file",
@@ -126,7 +125,7 @@ def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
             )  # fmt: skip
     if problems:
         raise UserError(problems)
-    return sum(map(math.prod, shapes.values()))
+    return total
 
 
 def _facts(config: dict[str, Any]) -> dict[str, Any]:
