@@ -16,6 +16,7 @@ from steps.launch.group import current
 # Gradients of float16 are multiplied by a scale of 65536 at first. If they overflow, the step is left out and the scale
 # halved; after that many halvings in a row they are not too large, but not finite.
 HALVINGS = 24
+LOWER = "lower learning_rate, or raise warmup_steps"
 MOST_PASSES = 1000  # remembered between two log events
 
 
@@ -110,7 +111,7 @@ class Finite(TrainerCallback):
                 raise NumericError(
                     Problem("TRAIN-E0601", f"step {state.global_step}",
                             f"{name}={value} at learning rate {rate:.2e}{self._batches.told()}",
-                            "finite numbers", "lower learning_rate, or raise warmup_steps")
+                            "finite numbers", LOWER)
                 )  # fmt: skip
         self._batches.forget()
 
@@ -131,7 +132,7 @@ class Finite(TrainerCallback):
         raise NumericError(
             Problem("TRAIN-E0602", f"step {state.global_step}",
                     f"{found} at learning rate {next(rates, args.learning_rate):.2e}{self._batches.told()}",
-                    "finite weights", "lower learning_rate, or raise warmup_steps")
+                    "finite weights", LOWER)
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from steps.errors import NumericError, Problem
+from steps.finetune.finite import LOWER
 from steps.launch.group import current
 
 log = logging.getLogger("finetune")
@@ -19,7 +20,6 @@ FACTOR = 5  # times the running median
 STEPS = 20  # for so long; a single batch may be odd
 NEAR_ZERO = 0.1  # below it, the rows are known by heart, and several times as much is little
 WINDOW = 50  # log events of the running median
-FIX = "lower learning_rate, or raise warmup_steps"
 
 
 class LossSpikes(TrainerCallback):
@@ -59,10 +59,10 @@ class LossSpikes(TrainerCallback):
         if self._stops:
             raise NumericError(
                 Problem("TRAIN-E0604", f"step {state.global_step}", found, "a loss that falls, or stays where it is",
-                        FIX, why="stop_on_loss_spike is true")
+                        LOWER, why="stop_on_loss_spike is true")
             )  # fmt: skip
         if current().is_first:
-            log.warning("WARNING step %d: %s: %s", state.global_step, found, FIX)
+            log.warning("WARNING step %d: %s: %s", state.global_step, found, LOWER)
 
     def _too_high(self, loss: float, step: int) -> bool:
         """Remember the loss of a log event; return whether it and those before were too high for STEPS steps."""

@@ -1,13 +1,16 @@
 """A loss that jumps and stays there is told within 25 steps, and ends the training if that was asked for."""
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from training_inputs import settings_with, train
 
 from steps.errors import NumericError
+from steps.finetune import loss_spikes
 from steps.finetune.loss_spikes import LossSpikes
+from steps.params import training
 
 
 def steps_told(losses, caplog, every=1, watcher=None, first=0):
@@ -63,6 +66,11 @@ def test_what_is_told_has_both_losses_the_step_and_a_way_out(caplog):
         "WARNING step 50: loss 12.5, more than 5 times the usual 2 since step 31: lower learning_rate, or raise "
         "warmup_steps"
     ]
+
+
+def test_the_parameter_tells_the_numbers_that_hold():
+    about = (Path(training.__file__)).read_text().partition("stop_on_loss_spike")[2].split('"""')[1]
+    assert f"{loss_spikes.FACTOR} times its running median for {loss_spikes.STEPS} steps" in about
 
 
 @pytest.mark.slow
