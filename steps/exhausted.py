@@ -8,6 +8,7 @@ a list or a text. So an exception is searched with all that it was raised from, 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import resource
 import shutil
@@ -58,6 +59,13 @@ def exhausted(error: BaseException, step: str, *places: Path) -> OutOfResources 
     `places` are written to besides those of the step, for an error that names no file.
     """
     return next((found for one in chain(error) if (found := _exhausted_by(one, step, *places))), None)
+
+
+def told_by_code(code: int, place: Path, who: str) -> OutOfResources | None:
+    """Return the error of a process that ended with 5, and whose disk took not even its error; None for other codes."""
+    if code != OutOfResources.exit_code:
+        return None
+    return exhausted(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)), who)
 
 
 def _exhausted_by(error: BaseException, step: str, *places: Path) -> OutOfResources | None:

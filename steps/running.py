@@ -33,6 +33,7 @@ from steps.artifacts import write_durably as write_durably
 from steps.child_output import mask_children as mask_children  # for the commands
 from steps.deferred import defer
 from steps.exhausted import exhausted as exhausted  # these for the command line
+from steps.exhausted import told_by_code as told_by_code
 from steps.faults import known as known
 from steps.limited import refuse_tight
 from steps.limited import watch_memory as watch_memory  # for the commands

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -20,7 +19,7 @@ from pipelines.local import environment
 from pipelines.scratch import scratch_folder
 from pipelines.warm import warm_python
 from steps.errors import OutOfResources, Problem
-from steps.running import CURVE, RECORDS, bug, exhausted
+from steps.running import CURVE, RECORDS, bug, told_by_code
 
 POLL = 0.1  # seconds
 SAVING = 60.0  # seconds in which steps save and end, before they are killed
@@ -54,10 +53,8 @@ class Job:
         """Return the error of a process that reported none: it was killed, or could not start."""
         code = self.code or 0
         number = -code if code < 0 else code - 128
-        if code == OutOfResources.exit_code:  # and the full disk took neither its record nor its last words
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.log))
-            if lack := exhausted(full, self.step):
-                return lack.as_json(self.step)
+        if lack := told_by_code(code, self.log, self.step):  # the full disk took neither its record nor its last words
+            return lack.as_json(self.step)
         killed = number in {one.value for one in signal.Signals}
         found = f"its process was ended by {signal.Signals(number).name}" if killed else f"exit code {code}"
         why = "lower per_device_train_batch_size or max_parallel if memory ran out" if killed else f"see {self.log}"

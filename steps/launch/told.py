@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 
 from steps import errors
 from steps.artifacts import write_durably
-from steps.errors import Outage, OutOfResources, Preempted, Problem, StepError
-from steps.exhausted import exhausted
+from steps.errors import Outage, Preempted, Problem, StepError
+from steps.exhausted import told_by_code
 from steps.pruning import Pruned
 
 KINDS = {one.__name__: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, StepError)}
@@ -61,10 +59,8 @@ def tell_error(folder: Path, rank: int, error: StepError | Pruned) -> None:
 
 def untold(folder: Path, who: str, code: int) -> StepError:
     """Return the error of a process that ended with a code and has written none."""
-    if code == OutOfResources.exit_code:
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        if lack := exhausted(full, who):
-            return lack
+    if lack := told_by_code(code, folder, who):
+        return lack
     return StepError(
         Problem("BUG-E0070", who, f"exit code {code}, and no error of its own", "an error", "report it with the log")
     )
