@@ -86,6 +86,16 @@ def test_the_table_of_faults_names_tests_that_exist_and_every_row():
     assert [row.name for row in ROWS if "chaos" not in lines[row.number]] == []
 
 
+def test_the_table_tells_how_often_each_fault_is_tried():
+    table = (Path(__file__).parents[2] / "docs/tests.md").read_text()
+    told = {int(number): [int(one) for one in tried.split(" + ")]
+            for number, tried in re.findall(r"^\| (\d+) \|.*\| ([\d +]+) \|$", table, re.MULTILINE)}  # fmt: skip
+    tried = {number: [row.long for row in ROWS if row.number == number] for number in {row.number for row in ROWS}}
+    both = told.keys() & tried.keys()
+    assert len(both) > 8
+    assert {number: told[number] for number in both} == {number: tried[number] for number in both}
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.short], ids=lambda row: row.name)
 def test_a_few_faults_of_each_kind(row, request):
     assert failures(row, request.getfixturevalue(row.place), row.short) == []
