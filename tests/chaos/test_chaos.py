@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import disturbed_trainings
 import hub_at_fault
 import killed_runs
 import killed_writers
@@ -14,6 +15,7 @@ import tight_places
 from chaos_row import Row, failures
 from command_line import with_our_code
 from conftest import chat_rows, write_jsonl
+from disturbed_trainings import Trainings
 from fault_proxy import fault_proxy
 from forking import ForkingPython
 from hub_at_fault import Hub
@@ -22,8 +24,17 @@ from killed_writers import Writers
 from registry_at_fault import Registry
 from stores_at_fault import Store, store_at_fault
 from tight_places import Tight
+from training_inputs import as_imported, write_tokens
 
-MODULES = (stores_at_fault, hub_at_fault, registry_at_fault, tight_places, killed_writers, killed_runs)
+MODULES = (
+    stores_at_fault,
+    hub_at_fault,
+    registry_at_fault,
+    tight_places,
+    killed_writers,
+    disturbed_trainings,
+    killed_runs,
+)
 ROWS: list[Row] = [row for module in MODULES for row in module.ROWS]
 
 
@@ -70,6 +81,16 @@ def writers(tmp_path_factory) -> Iterator[Writers]:
     python = ForkingPython(["steps.artifacts", "steps.sealed"], with_our_code())
     yield Writers(python, tmp_path_factory.mktemp("writers"))
     python.close()
+
+
+@pytest.fixture(scope="module")
+def trainings(loaded, tiny_model, tmp_path_factory) -> Trainings:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("trainings")
+    model = as_imported(tiny_model, folder / "model")
+    data = write_tokens(folder / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
+    return Trainings(loaded, folder, model, data)
 
 
 @pytest.fixture
