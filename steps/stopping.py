@@ -69,6 +69,23 @@ def finish() -> None:
         atexit.register(_handle, signal.SIG_IGN)
 
 
+@contextmanager
+def passing_over() -> Iterator[None]:
+    """Pass over requests to stop in a block that deletes what its step would go on from, and after it if it succeeds.
+
+    Raises Stopped if a request arrived before.
+    """
+    global _seen
+    refuse_after_stop()
+    finish()
+    try:
+        yield
+    except BaseException:
+        if _handle(_leave, (_pass_over,)):
+            _seen = False
+        raise
+
+
 def asked_by() -> int:
     """Return the number of the signal that asked this process to stop; 0 without one."""
     return _number

@@ -16,6 +16,7 @@ from steps.finetune.checkpoints import (
     finish,
     folder_for,
     is_finished,
+    preempted,
     refuse_unwritable,
     remove_finished,
     resume_point,
@@ -31,6 +32,7 @@ from steps.finetune.training import Training, end_tracked_run, refuse_other_proc
 from steps.launch.devices import refuse_missing_gpus
 from steps.params.settings import FinetuneSettings
 from steps.pruning import Pruned
+from steps.stopping import Stopped, passing_over
 
 log = logging.getLogger("finetune")
 
@@ -73,7 +75,10 @@ def finetune(
     if settings.checkpoints.checkpoint_dir:
         refuse_unwritable(folder)
     # A trial's result is kept, because `then` goes on with it.
-    with nullcontext() if then else _nothing_left_when_stopped(tuned, merged), folder.lock(tuned.absolute()):
+    results = () if then else (tuned, merged)
+    # Without result and checkpoints, a training that is stopped would begin again.
+    to_the_end = nullcontext if then else passing_over
+    with _nothing_left_when_stopped(folder, *results), folder.lock(tuned.absolute()):
         if settings.nodes is None:  # nodes go on while the task that follows them is started again
             folder.lock_of_processes().close()
         curve = TrainingCurve(settings, folder)
@@ -86,33 +91,34 @@ def finetune(
         if then is not None:
             free()
             then(tuned)
-        finish(folder.path)
-        remove_finished(folder, settings.checkpoints)
-    # Where the checkpoints are in the result, it is all that there is.
-    with nullcontext() if then or folder.path == scratch else _nothing_left_when_stopped(tuned, merged):
-        _write_beside(tuned, checkpoints, report, folder, scratch)
+        _write_report(tuned, report)
+        with to_the_end():
+            finish(folder.path)
+            remove_finished(folder, settings.checkpoints)
+    with to_the_end():
+        if checkpoints:
+            _write_checkpoints(folder, scratch, checkpoints)
+        elif folder.path == scratch:
+            _move_checkpoints(scratch, tuned / CHECKPOINTS)
     return read_manifest(tuned)
 
 
-def _write_beside(tuned: Path, checkpoints: Path | None, report: Path, folder: CheckpointFolder, scratch: Path) -> None:
-    """Write what a finished training has besides its result: the checkpoints that are kept, and the report."""
+def _write_report(tuned: Path, report: Path) -> None:
     from steps.reports import write_training_report
 
-    if checkpoints:
-        _write_checkpoints(folder, scratch, checkpoints)
-    elif folder.path == scratch:
-        _move_checkpoints(scratch, tuned / CHECKPOINTS)
     write_training_report(tuned, report)
 
 
 @contextmanager
-def _nothing_left_when_stopped(*results: Path | None) -> Iterator[None]:
-    """Delete the results of a task that is stopped in this block; its checkpoints lead to them again."""
+def _nothing_left_when_stopped(folder: CheckpointFolder, *results: Path | None) -> Iterator[None]:
+    """Delete the results of a task that is stopped in this block, and tell the checkpoint that leads to them again."""
     try:
         yield
-    except (Preempted, KeyboardInterrupt):
+    except (Preempted, KeyboardInterrupt) as error:
         for result in filter(None, results):
             shutil.rmtree(result, ignore_errors=True)
+        if isinstance(error, Stopped) and (saved := folder.saved()):
+            raise preempted("before or after the training", saved, "a whole result", error.number) from None
         raise
 
 

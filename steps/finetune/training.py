@@ -14,7 +14,7 @@ from typing import Any
 from steps.artifacts import read_manifest
 from steps.errors import OutOfResources, Preempted, Problem, UserError
 from steps.finetune.batch_size import OUT_OF_MEMORY, fitted, ran_out
-from steps.finetune.checkpoints import CheckpointFolder, drop_broken, steps_done
+from steps.finetune.checkpoints import CheckpointFolder, drop_broken, preempted, steps_done
 from steps.finetune.checkpoints.places import identity_of
 from steps.finetune.checkpoints.sealing import facts_of
 from steps.finetune.continuing import own_parameters
@@ -308,14 +308,8 @@ def _be_deterministic(settings: FinetuneSettings) -> None:
 
 
 def _preempted(folder: CheckpointFolder, trainer: Any) -> Preempted:
-    saved = folder.saved() if current().is_first else ""
-    at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
-    where = saved.rpartition("/")[2] or "nothing, as it was stopped before the first checkpoint"
-    return Preempted(
-        Problem("TRAIN-E1431", at, f"a request to stop; saved {where}", f"{trainer.state.max_steps} steps",
-                "run again with resume_from_checkpoint=true"),
-        resume_from=saved,
-    )  # fmt: skip
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    return preempted(f"step {step} of {steps}", folder.saved() if current().is_first else "", f"{steps} steps")
 
 
 def abandoned() -> UserError:

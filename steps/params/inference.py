@@ -52,13 +52,13 @@ class PromptSource(RowReading, HubDataset, PromptFiles):
 
     def conflicts(self) -> Iterator[Problem]:
         """Require prompts from exactly one kind of source, and a prompt_conf that can be read."""
-        files = self.test_file_path or self.test_mltable_path
-        if not (files or self.dataset_name or self.prompt_conf):
+        files = self.test_file_path.strip() or self.test_mltable_path.strip()
+        if not (files or self.dataset_name.strip() or self.prompt_conf):
             yield Problem("PARAM-E0314", "test_file_path", "nothing", "the prompts",
                           "set test_file_path to a jsonl, json, csv, tsv, parquet or txt file")  # fmt: skip
-        if self.prompt_conf and (files or self.dataset_name):
+        if self.prompt_conf and (files or self.dataset_name.strip()):
             names = ("test_mltable_path", "test_file_path", "dataset_name")
-            other = next(name for name in names if getattr(self, name))
+            other = next(name for name in names if getattr(self, name).strip())
             yield Problem("PARAM-E0315", "prompt_conf", f"{other} as well", "one of them", "leave one of them out")
         if self.prompt_conf:
             yield from _faults_of(self.prompt_conf)

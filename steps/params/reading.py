@@ -5,6 +5,7 @@ The plan, the command line and the tests all use this module, so they refuse a w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ from steps.params.pipelines import PARAMETER_MODELS, SWEEP, is_sweep, model_of
 from steps.params.secrets import secret_in
 
 MOST_NAMES = 1000  # parameters given at once; a pipeline has some hundred
+HALF = re.compile("[\ud800-\udfff]")
 LARGEST = 2**31  # above it, numbers of steps, rows and tokens do not fit into 32 bits
 
 
@@ -112,6 +114,7 @@ def read_each(pipeline: str, given: dict[str, Any]) -> tuple[Reading, list[Probl
     if model is None:
         raise _unknown_pipeline(pipeline)
     _refuse_secrets(given)
+    _refuse_halves(given)
     written, problems = _with_overrides(model, given)
     if len(written) > MOST_NAMES:
         raise UserError(
@@ -177,6 +180,31 @@ def _refuse_secrets(given: dict[str, Any]) -> None:
                     why="parameters are stored and shown")
             for name, kind in found.items()
         )  # fmt: skip
+
+
+def _refuse_halves(given: dict[str, Any]) -> None:
+    """Refuse texts that no file or request can hold: half of a surrogate pair, or bytes that are no UTF-8."""
+    names = [name for name, value in given.items() if any(HALF.search(text) for text in _texts([name, value]))]
+    if names:
+        raise UserError(
+            Problem("PARAM-E0121", shown(name), shown(given[name]), "whole characters",
+                    "write the character itself, as UTF-8",
+                    why="half of a surrogate pair, or a byte that is no UTF-8, is no character")
+            for name in names
+        )  # fmt: skip
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text inside a value, however deep."""
+    inside = [value]
+    while inside:
+        one = inside.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            inside += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            inside += one
 
 
 def _with_overrides(model: type[PipelineParameters], given: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -20,7 +20,7 @@ from steps.plan.rewards import packages_of_rewards
 from steps.plan.seen import Seen, runs_here
 from steps.plan.verl import packages_of_verl
 from steps.sources.object_folder import ObjectFolder, uri_problems, within
-from steps.sources.storage import NoCredentials, local_path
+from steps.sources.storage import NoCredentials, check_uri, local_path, with_home
 from steps.tracking.target import MEANS_OFF, is_off, store_of
 from steps.writing import mount_of, nearest_there, write_error
 
@@ -65,7 +65,7 @@ def kept_problems(parameter: str, value: str) -> list[Problem]:
         return []
     if local_path(value) is None:
         return _store_problems(parameter, value, runs_here())
-    return list(_folder_problems(parameter, value, runs_here()))
+    return check_uri(parameter, value) or list(_folder_problems(parameter, value, runs_here()))
 
 
 def name_problems(seen: Seen) -> Iterator[Problem]:
@@ -85,7 +85,7 @@ def names_problems(p: PipelineParameters) -> Iterator[Problem]:
 
 def _folder_problems(parameter: str, value: str, here: bool) -> Iterator[Problem]:
     """Check that a folder can be written; on a cluster only if its volume is mounted into the plan's pod too."""
-    path = Path(value.removeprefix("file://")).expanduser()
+    path = with_home(value.removeprefix("file://"))
     if here and path.is_relative_to(WORKSPACE):  # kfp would replace it by a temporary folder
         yield Problem("PLAN-E0367", parameter, f"{value}, in the workspace of a run on a cluster",
                       "a folder of this machine", "leave it out: local runs keep checkpoints below --root")  # fmt: skip

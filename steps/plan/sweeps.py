@@ -13,7 +13,7 @@ from steps.errors import Problem, StepError, UserError, nearest, shown, some_of
 from steps.params.evaluation import EvaluationParams
 from steps.params.group import Group, old_names
 from steps.params.pipelines import PARAMETER_MODELS, SWEEP
-from steps.params.reading import choices_of
+from steps.params.reading import choices_of, read_each
 from steps.params.settings import DataSettings, FinetuneSettings, ImportSettings, Pruning, TrialSettings
 from steps.params.sweep import RESULT_BYTES, STORED_BYTES, SweepParams, as_folder
 from steps.params.sweep_reading import alike_problems, named, of_trial, split, told_once
@@ -71,6 +71,7 @@ def decide_sweep(pipeline: str, arguments: dict[str, Any]) -> Sweep:
     Raises UserError with the problems of all trials, each told once; else the first refusal or outage of a trial.
     """
     name = pipeline.removesuffix(SWEEP)
+    _refuse(read_each(pipeline, arguments)[1])
     asked, own = split(arguments)
     decided = _decided(name, own, asked)
     metric = asked.sweep_metric or decided[0].parameters.gate_metric

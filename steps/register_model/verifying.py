@@ -20,6 +20,7 @@ from steps.signing.keys import Key, read_public
 from steps.signing.places import Folder, Place, digests, folder_at, place_at, place_of
 from steps.signing.signature import NotSigned, hint_of, signed_digests
 from steps.signing.statement import TAGS, read
+from steps.sources.storage import with_home
 from steps.tracking.registered import Version, open_version
 
 RESTORE = "do not use it: restore what was registered, or register the model again"
@@ -52,7 +53,7 @@ def verify_model(model: str, key: Path | None = None, mlflow_server_uri: str = "
     version: Version | None = None
     place: Place
     if is_folder(model):
-        name, place = model, folder_at(Path(model).expanduser())
+        name, place = model, folder_at(with_home(model))
     else:
         version = open_version(_uri(model), mlflow_server_uri)
         name, place = version.uri, place_of(version.model, version.uri)
@@ -73,7 +74,7 @@ def verify_model(model: str, key: Path | None = None, mlflow_server_uri: str = "
 
 def is_folder(model: str) -> bool:
     """Return whether a name means a folder of this machine."""
-    return not model.startswith("models:/") and (Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")))
+    return not model.startswith("models:/") and (with_home(model).is_dir() or model.startswith((".", "/", "~")))
 
 
 def _uri(model: str) -> str:

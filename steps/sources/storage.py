@@ -254,7 +254,12 @@ def _refuse_other_than_file(path: Path) -> None:
 
 def local_path(uri: str) -> Path | None:
     """Convert a local URI to a path; None for object stores."""
-    return Path(uri.removeprefix("file://")).expanduser() if scheme_of(uri) == "file" else None
+    return with_home(uri.removeprefix("file://")) if scheme_of(uri) == "file" else None
+
+
+def with_home(path: str) -> Path:
+    """Return a path with ~ and ~user replaced by a home folder; of a user who has none it stays, as in a shell."""
+    return Path(os.path.expanduser(path))  # the method of Path raises RuntimeError
 
 
 def join(uri: str, name: str) -> str:

@@ -66,7 +66,7 @@ def store_of(uri: str) -> str:
         folder = Path(uri)
     else:
         return uri
-    return database_in(folder.expanduser())
+    return database_in(Path(os.path.expanduser(folder)))  # the method of Path fails for ~nobody
 
 
 def store_or_local(uri: str) -> str:

@@ -22,12 +22,12 @@ from training_inputs import settings_with
 from warm_runs import STEPS
 
 from steps import wire
+from steps.artifacts import is_whole
 from steps.params.distributed import Processes
 from steps.params.training import CheckpointParams
 
 STEP_COUNT = 24
 TRAINING = {"max_steps": STEP_COUNT, "evaluation_strategy": "steps", "eval_steps": 6}
-KEPT = CheckpointParams(save_steps=1, keep_checkpoints="true", resume_from_checkpoint="auto")
 STOPPED = 128 + signal.SIGTERM
 LONGEST = 300.0  # seconds for one training on a busy machine
 MOST_BATCH = 4  # rows of a step, over all processes
@@ -60,10 +60,11 @@ MOMENTS = {"get_train_dataloader": 1, "training_step": 1, "evaluate": STEP_COUNT
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of one training, and in how many processes it trains."""
+    """The folder of one training, in how many processes it trains, and whether its checkpoints are kept at its end."""
 
     folder: Path
     count: int
+    keep: str = "true"
 
     @property
     def tuned(self) -> Path:
@@ -99,7 +100,8 @@ class Trainings:
         """Start the training of a place; `disturbed` tells the method, the number of its call, and the signals."""
         place.folder.mkdir(parents=True, exist_ok=True)
         training = {**TRAINING, "per_device_train_batch_size": MOST_BATCH // place.count}
-        settings = settings_with(training, processes=Processes(per_node=place.count), checkpoints=KEPT)
+        kept = CheckpointParams(save_steps=1, keep_checkpoints=place.keep, resume_from_checkpoint="auto")
+        settings = settings_with(training, processes=Processes(per_node=place.count), checkpoints=kept)
         words = ["finetune", "--settings", wire.dump(settings.model_dump(mode="json")), "--model", self.model]
         words += ["--data", self.data, "--tuned", place.tuned, "--checkpoints", place.folder / "kept"]
         words += ["--report", place.folder / "report.html"]
@@ -138,7 +140,7 @@ def trial_of(name: str, disturb: Disturb, count: int = 1) -> Callable[[Trainings
 
     def trial(trainings: Trainings, number: int, draw: random.Random) -> str:
         trainings.whole(count)
-        place = Place(trainings.folder / f"{name}-{number}", count)
+        place = Place(trainings.folder / f"{name}-{number}", count, draw.choice(["true", "auto"]))
         code, said = disturb(trainings, place, draw)
         return said or trainings.ends_as_undisturbed(place, code)
 
@@ -148,7 +150,7 @@ def trial_of(name: str, disturb: Disturb, count: int = 1) -> Callable[[Trainings
 def after_a_stop(place: Place, code: int) -> str:
     """Return what does not hold of a training that was asked to stop: 143, no result, at most one step lost."""
     if code == 0:
-        return ""
+        return "" if is_whole(place.tuned) else "it ended with 0 and left no result"
     if code != STOPPED:
         return f"ended with {code}: {place.log[-2000:]}"
     if place.tuned.exists():

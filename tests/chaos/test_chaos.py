@@ -8,6 +8,7 @@ import disturbed_trainings
 import hub_at_fault
 import killed_runs
 import killed_writers
+import odd_values
 import pytest
 import registry_at_fault
 import stores_at_fault
@@ -21,6 +22,7 @@ from forking import ForkingPython
 from hub_at_fault import Hub
 from killed_runs import Runs
 from killed_writers import Writers
+from odd_values import Odd
 from registry_at_fault import Registry
 from stores_at_fault import Store, store_at_fault
 from tight_places import Tight
@@ -91,6 +93,15 @@ def trainings(loaded, tiny_model, tmp_path_factory) -> Trainings:
     model = as_imported(tiny_model, folder / "model")
     data = write_tokens(folder / "data", AutoTokenizer.from_pretrained(model), chat_rows(50))
     return Trainings(loaded, folder, model, data)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Iterator[Odd]:
+    made = odd_values.place(tmp_path_factory.mktemp("odd"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FINETUNE_ROOT", str(made.folder / "root"))
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield made
 
 
 @pytest.fixture

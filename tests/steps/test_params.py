@@ -269,3 +269,24 @@ def test_a_secret_in_the_overrides_is_refused_too():
         with pytest.raises(SecurityRefusal) as caught:
             read_parameters("chat_completion", {**ENOUGH, **given})
         assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"chat_template": "a\ud800"},
+        {"role_map": {"\udcff": "user"}},
+        {"\udc80": 1},
+        {"training_data": [{"path": ["x\udfff"]}]},
+        {"overrides": {"mlflow_tags": {"a": "\ud83d"}}},
+    ],
+)
+def test_a_text_that_no_file_can_hold_is_refused(given):
+    with pytest.raises(UserError, match="PARAM-E0121") as error:
+        read_parameters("chat_completion", {**ENOUGH, **given})
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize("text", ["😀", "a\u0301", "٣", "日本"])
+def test_any_whole_character_is_taken(text):
+    assert read_parameters("chat_completion", {**ENOUGH, "experiment_name": text}).requested["experiment_name"] == text

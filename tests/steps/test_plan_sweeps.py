@@ -30,6 +30,18 @@ def codes(given: dict) -> list[str]:
     return []
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"overrides": "x"}, "PARAM-E0106"),
+        ({"learning_rate": "much"}, "PARAM-E0103"),  # although each trial has its own
+        ({"huggingface_revision": "\ud800"}, "PARAM-E0121"),
+    ],
+)
+def test_what_all_trials_are_given_is_refused_by_itself(given, changes, code):
+    assert codes({**given, **changes}) == [code]
+
+
 @pytest.mark.parametrize("pruner", ["median", "successive_halving"])
 @pytest.mark.parametrize(
     ("changes", "local", "expected"),

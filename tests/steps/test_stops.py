@@ -86,6 +86,16 @@ def ended(python, place, number, step, after=""):
     return done.returncode, done.stderr, told
 
 
+def test_a_step_that_deletes_what_it_would_go_on_from_passes_over_requests(python, tmp_path):
+    code, printed, _ = ended(python, tmp_path, signal.SIGTERM, "with stopping.passing_over(): stop()\nstop()")
+    assert code == 0, printed
+
+
+def test_a_step_in_which_that_failed_can_be_stopped_again(python, tmp_path):
+    fails = "try:\n with stopping.passing_over(): 1 / 0\nexcept ZeroDivisionError: stop(); go_on()"
+    assert ended(python, tmp_path, signal.SIGTERM, fails)[0] == 143
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_step_that_is_stopped_ends_with_the_code_of_the_signal_and_one_line(python, tmp_path, moment, number):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from fault_proxy import Fault, fault_proxy
@@ -269,3 +270,13 @@ def test_an_object_that_is_replaced_again_and_again_is_an_outage_not_a_wrong_uri
     told = downloads.Replaced(16, "weights.bin was replaced while it was downloaded")
     with pytest.raises(Outage, match="was replaced while"), storage.explained("train_file_path", "s3://data/x"):
         raise told from ClientError(answer, "GetObject")
+
+
+@pytest.mark.parametrize("path", ["~nobody-is-called-so", "~nobody-is-called-so/a", "~\x01", "~ "])
+def test_a_home_of_nobody_is_a_name_like_any_other(path):
+    assert storage.local_path(path) == Path(path)
+
+
+def test_the_home_of_the_user_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert storage.local_path("~/a") == storage.local_path("file://~/a") == Path("/somewhere/a")

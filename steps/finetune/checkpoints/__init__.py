@@ -12,7 +12,7 @@ remembers the task that uses it, by the path of its result, so that this task re
 from steps.finetune.checkpoints.folder import CheckpointFolder, finish, is_finished, unfinish
 from steps.finetune.checkpoints.places import folder_for, refuse_unwritable
 from steps.finetune.checkpoints.removing import drop_broken, drop_passing, prune, remove_finished
-from steps.finetune.checkpoints.resuming import resume_point
+from steps.finetune.checkpoints.resuming import preempted, resume_point
 from steps.finetune.checkpoints.sealing import best_of, is_by_time, seal, steps_done
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "folder_for",
     "is_by_time",
     "is_finished",
+    "preempted",
     "prune",
     "refuse_unwritable",
     "remove_finished",

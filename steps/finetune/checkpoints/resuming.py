@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
-from steps.errors import Problem, UserError
+from steps.errors import Interrupted, Preempted, Problem, UserError
 from steps.finetune.checkpoints.folder import CheckpointFolder
 from steps.models.layout import refuse_unsafe_weights
 from steps.tracking import flat
@@ -77,3 +78,14 @@ def _difference(folder: CheckpointFolder, identity: dict[str, Any]) -> tuple[int
     changed = sorted(key for key in other.keys() | mine.keys() if other.get(key) != mine.get(key))
     said = (f"{key.rsplit('.', 1)[-1]} was {other.get(key)}, is {mine.get(key)}" for key in changed[:3])
     return len(changed), ", ".join(said)
+
+
+def preempted(at: str, saved: str, expected: str, number: int = signal.SIGTERM) -> Preempted:
+    """Return the error of a training that a signal stopped; `saved` is the checkpoint that it goes on from, if any."""
+    where = saved.rpartition("/")[2] or "nothing, as it was stopped before the first checkpoint"
+    kind = Interrupted if number == signal.SIGINT else Preempted
+    return kind(
+        Problem("TRAIN-E1431", at, f"a request to stop; saved {where}", expected,
+                "run again with resume_from_checkpoint=true"),
+        resume_from=saved,
+    )  # fmt: skip
