@@ -226,6 +226,6 @@ def _manifest(odd: Odd, folder: Path, name: str, draw: random.Random) -> tuple[i
 
 ESCAPES = {"mltable": _mltable, "link": _link, "index": _index, "manifest": _manifest}
 ROWS = [
-    Row(47, "a name leads out of its folder", escaping, "odd", short=20, long=5000),
-    Row(52, "an odd value or path", valued, "odd", short=20, long=5000),
+    Row(47, "a name leads out of its folder", escaping, "odd", short=150, long=5000),
+    Row(52, "an odd value or path", valued, "odd", short=150, long=5000),
 ]

@@ -34,6 +34,7 @@ MODULES = (
     registry_at_fault,
     tight_places,
     killed_writers,
+    odd_values,
     disturbed_trainings,
     killed_runs,
 )
