@@ -15,6 +15,7 @@ from pathlib import Path
 
 from steps.artifacts import read_manifest
 from steps.errors import StepError
+from steps.finetune.checkpoints import CheckpointFolder
 from steps.finetune.processes import FOLDER, JOB, MODULE
 from steps.finetune.result import is_written
 from steps.finetune.training import Training, merge_adapter
@@ -73,8 +74,12 @@ def train_on_nodes(training: Training, times: Times | None = None) -> None:
         shutil.copyfile(told_job, training.tuned / MANIFEST_OF_JOB)
     if training.merged is not None:
         merge_adapter(training.model, training.tuned, training.merged)
-    for leftover in (place, result):
-        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def forget_nodes(folder: CheckpointFolder) -> None:
+    """Delete what nodes left of a training whose result was taken."""
+    for leftover in (FOLDER, RESULT):
+        shutil.rmtree(folder.path / leftover, ignore_errors=True)
 
 
 def _shared(source: Path, kind: str, training: Training) -> Path:

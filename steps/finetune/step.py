@@ -24,7 +24,7 @@ from steps.finetune.checkpoints import (
 )
 from steps.finetune.checkpoints.sealing import named_alike
 from steps.finetune.curves import TrainingCurve
-from steps.finetune.nodes import train_on_nodes
+from steps.finetune.nodes import forget_nodes, train_on_nodes
 from steps.finetune.packages import refuse_missing
 from steps.finetune.processes import train_in_processes
 from steps.finetune.result import is_written
@@ -95,6 +95,8 @@ def finetune(
         with to_the_end():
             finish(folder.path)
             remove_finished(folder, settings.checkpoints)
+            if settings.nodes is not None:
+                forget_nodes(folder)
     with to_the_end():
         if checkpoints:
             _write_checkpoints(folder, scratch, checkpoints)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from steps.running import LOCAL_ROOT
 from steps.sources.locks import locked
 from steps.sources.object_folder import ObjectFolder
 from steps.sources.storage import join, local_path
+from steps.stopping import passing_over
 from steps.writing import write_error
 
 FOLDER = "generate"  # below checkpoint_dir
@@ -59,14 +60,17 @@ def journal_for(settings: GenerateSettings, inputs: dict[str, str], result: Path
     folder = (root or here) / FOLDER / key
     if error := write_error("GEN-E0224", "checkpoint_dir", folder):
         raise error
-    with _locked_folder(folder):
+    # Without its journal, a task that is stopped would ask for every answer again.
+    with ExitStack() as to_the_end, _locked_folder(folder):
         write_durably(folder / IDENTITY, json.dumps(identity, indent=1, sort_keys=True))
         if root is None:
             objects = ObjectFolder("checkpoint_dir", join(join(wanted, FOLDER), key))
             with StoredJournal(folder, objects, str(result.absolute())).used():
                 yield _begun(Journal(folder, UPLOAD_SECONDS, objects.uri))
+                to_the_end.enter_context(passing_over())
         else:
             yield _begun(Journal(folder))
+            to_the_end.enter_context(passing_over())
         shutil.rmtree(folder, ignore_errors=True)
     for empty in (folder.parent, beside):
         _remove_empty(empty)
