@@ -26,6 +26,15 @@ ROWS = 400
 SETTINGS = GenerateSettings(decoding=DecodingParams(do_sample=True, num_return_sequences=2))
 IN_TWO = SETTINGS.model_copy(update={"engine": EngineParams(inference_processes=2)})
 TESTS = Path(__file__).parents[1]
+# Runs the step; a request to stop comes when its answers were deleted.
+STOPPED_AT_THE_END = """
+import os, runpy, signal, sys
+from steps.generate import places
+own = places._remove_empty
+places._remove_empty = lambda folder: (os.kill(os.getpid(), signal.SIGTERM), own(folder))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +46,16 @@ def data(tmp_path_factory) -> Path:
 def start(data, tmp_path):
     """Start the step as a process of its own."""
 
-    def begin(settings: GenerateSettings, out: Path, **variables: str) -> subprocess.Popen:
+    def begin(
+        settings: GenerateSettings, out: Path, before: tuple[str, ...] = (), **variables: str
+    ) -> subprocess.Popen:
         out.mkdir(exist_ok=True)
         paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
         told = {"ECHO_SECONDS": "0.005", "ECHO_LOG": str(out / "asked"), "FINETUNE_ROOT": str(out / "root")}
         words = ["--settings", settings.model_dump_json(), "--data", str(data), "--generations", str(out / "result")]
+        report = str(out / "report.html")
         return subprocess.Popen(
-            [sys.executable, str(TESTS / "echo_step.py"), "generate", *words, "--report", str(out / "report.html")],
+            [sys.executable, *before, str(TESTS / "echo_step.py"), "generate", *words, "--report", report],
             stdout=open(out / "log.txt", "a"), stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": paths, **told, **variables},
         )  # fmt: skip
@@ -98,6 +110,12 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_an_unbroken_one(start, u
     assert facts["answers_before"] > 0
     assert asked(tmp_path) <= 2 * ROWS + kills  # an answer is made again only if its line was not whole
     assert not list(tmp_path.glob("root/checkpoints/generate/*"))
+
+
+def test_a_run_whose_answers_are_deleted_ends_with_its_result_although_it_is_to_stop(start, unbroken, tmp_path):
+    step = start(SETTINGS, tmp_path, before=("-c", STOPPED_AT_THE_END), ECHO_SECONDS="0")
+    assert step.wait(300) == 0, log(tmp_path)
+    assert answers_in(tmp_path / "result") == unbroken
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, IN_TWO], ids=["one", "two"])
