@@ -18,7 +18,7 @@ from pathlib import Path
 
 from steps.errors import OutOfResources, Problem, StepError
 from steps.redaction import masked
-from steps.volumes import full_volume, told_of
+from steps.volumes import full_volume, refusals, told_of
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The same in the words of libraries that raise other classes than OSError: safetensors, tokenizers, torch, sqlite.
@@ -33,8 +33,9 @@ NO_SPACE_TEXT = re.compile(
 WRITE_ENDED = re.compile(
     r"PytorchStreamWriter failed writing|iostream error|unexpected pos \d+ vs|requested and \d+ written"
 )
-# What others say for any failed write: a lack of space if there is almost none.
-WRITE_FAILED = re.compile(r"failed to write|disk I/O error|write failed|unable to open database file", re.IGNORECASE)
+# What others say for any failed write; only the disk tells the reason. sqlite knows ENOSPC, but no quota and no limit.
+IO_ERROR = re.compile(r"failed to write|disk I/O error|write failed", re.IGNORECASE)
+WRITE_FAILED = re.compile(rf"{IO_ERROR.pattern}|unable to open database file", re.IGNORECASE)
 # Python's words where no file can be written in any folder for temporary files, whose reasons it has dropped.
 NO_TEMPORARY = re.compile(r"No usable temporary directory found in \[(.*)\]")
 NO_MEMORY_TEXT = re.compile(
@@ -113,26 +114,58 @@ def _handled_before(one: BaseException, error: BaseException) -> bool:
 
 
 def _space(error: BaseException, step: str, places: tuple[Path, ...]) -> Problem | None:
+    reason = _reason(error)
+    if reason is None:
+        return None
     path = _path_of(error)
     volume = full_volume(path, places)
-    text = _text(error)
-    full = WRITE_FAILED.search(text) or NO_TEMPORARY.search(str(error))
-    if not (_lacks_space(error) or (full and volume.is_full)):
-        return None
+    is_sure = volume.is_full or bool(path and reason)
+    if not is_sure:  # a quota may be used up, or another volume may refuse whatever is written
+        tried = refusals(places)
+        wanted = {reason} if reason else NO_SPACE
+        if refusing := next(((one, why) for one, why in tried.items() if why in wanted), None):
+            (volume, reason), is_sure = refusing, True
+        elif not reason and (errno.EIO in tried.values() or not _was_ended(error)):
+            return None
     where = path or step
-    number = getattr(error, "errno", None)
-    if number == errno.EFBIG or TOO_LARGE.search(text) or (WRITE_ENDED.search(text) and _most_of_a_file()):
+    if reason == errno.EFBIG or (not reason and not volume.is_full and _most_of_a_file()):
         most = _most_of_a_file()
         limit = f" of {told_of(most)} (ulimit -f)" if most else " of its file system"
         return Problem("DISK-E0102", where, f"a file larger than the limit{limit}", "a file as large as this step "
                        "needs", "raise the limit, or write to another volume")  # fmt: skip
-    told = f"{volume}" if path or volume.is_full else f"a volume; the fullest of those of this step is {volume}"
-    if number == errno.EDQUOT or QUOTA.search(text):
+    told = f"{volume}" if is_sure else f"a volume; the fullest of those of this step is {volume}"
+    if reason == errno.EDQUOT:
         return Problem("DISK-E0102", where, f"no space left in the disk quota of {told}", "space for the files of "
                        "this step", "delete files there, have the quota raised, or use another volume")  # fmt: skip
-    ended = WRITE_ENDED.search(text) and not volume.is_full
+    ended = not reason and not is_sure
     found = f"a write that the system ended ({_said(error)}) on {told}" if ended else f"no space left on {told}"
     return Problem("DISK-E0102", where, found, "space for the files of this step", volume.way_out)
+
+
+def _reason(error: BaseException) -> int | None:
+    """Return the number of a lack of space; 0 for a failed write whose reason was dropped, None for other errors."""
+    number, text = getattr(error, "errno", None), _text(error)
+    if isinstance(error, OSError) and number in NO_SPACE:
+        return number
+    if TOO_LARGE.search(text):
+        return errno.EFBIG
+    if QUOTA.search(text):
+        return errno.EDQUOT
+    if NO_SPACE_TEXT.search(text):
+        return errno.ENOSPC
+    return 0 if drops_reason(error) or NO_TEMPORARY.search(str(error)) else None
+
+
+def _was_ended(error: BaseException) -> bool:
+    """Return whether a failed write was ended by a limit, where every place takes files: a small one is below it."""
+    text = _text(error)
+    return bool(WRITE_ENDED.search(text) or (_most_of_a_file() and IO_ERROR.search(text)))
+
+
+def drops_reason(error: BaseException) -> bool:
+    """Return whether an exception tells of a write that failed, in the words of a library that drops the reason."""
+    text = _text(error)
+    return bool(WRITE_ENDED.search(text) or WRITE_FAILED.search(text))
 
 
 def _path_of(error: BaseException) -> str:

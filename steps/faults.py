@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import Outage, Problem, StepError, UserError
-from steps.exhausted import NO_TEMPORARY, causes, exhausted
+from steps.exhausted import NO_TEMPORARY, causes, drops_reason, exhausted
 from steps.lost import LOST, SHARED_MEMORY, lost
 from steps.redaction import masked
-from steps.volumes import full_volume, volume_of
+from steps.volumes import refusals, volume_of
 from steps.writing import DENIED, can_be_written, nearest_there, owners, ways_out
 
 NO_WRITING = {
@@ -26,7 +26,7 @@ NO_WRITING = {
 }
 # The same, and a disk that does not work, in the words of libraries that raise other classes than OSError.
 READ_ONLY = re.compile(r"read-only file system|\bos error 30\b|readonly database", re.IGNORECASE)
-BROKEN = re.compile(r"input/output error|\bos error 5\b", re.IGNORECASE)
+BROKEN = re.compile(r"input/output error|\bos error 5\b|disk I/O error", re.IGNORECASE)
 NO_PLACE = {
     errno.ENAMETOOLONG: ("a path that is too long", "a shorter path"),
     errno.ELOOP: ("a link that leads to itself", "a file or folder"),
@@ -86,11 +86,11 @@ def known(error: BaseException, step: str) -> StepError | None:
 
 
 def _lacking(error: StepError, step: str) -> StepError | None:
-    """Return the lack of disk or memory from which an error was raised that blames a service or the user."""
+    """Return the lack of disk or memory, or the disk, from which an error was raised that blames another one."""
     if not isinstance(error, Outage | UserError):
         return None
-    read_only = (found for one in causes(error) if one is not error and (found := _read_only(one)))
-    found = exhausted(error, step) or next(read_only, None)
+    of_a_disk = (found for one in causes(error) if one is not error and (found := _of_the_disk(one, step)))
+    found = exhausted(error, step) or next(of_a_disk, None)
     if found:
         found.resume_from = error.resume_from
     return found
@@ -118,16 +118,14 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     number = error.errno if isinstance(error, OSError) else None
     path = str(getattr(error, "filename", None) or "")
     where = path or step
-    if read_only := _read_only(error):
-        return read_only
+    if of_the_disk := _of_the_disk(error, step):
+        return of_the_disk
     if places := NO_TEMPORARY.search(str(error)):
         return UserError(Problem("FILE-E0101", "TMPDIR", f"no folder for temporary files among {_shortened(places[1])}",
                                  "a file or folder that this user may read and write",
                                  "set TMPDIR to a folder that this user may write"))  # fmt: skip
     if path and number in NO_WRITING:
         return UserError(_no_access(path, number))
-    if number == errno.EIO or BROKEN.search(_text(error)):
-        return _broken(error, path, step)
     if path and number in NO_PLACE:
         found, expected = NO_PLACE[number]
         return UserError(Problem("FILE-E0102", _shortened(where), found, expected, "name another place"))
@@ -136,27 +134,43 @@ def _of_the_machine(error: BaseException, step: str) -> StepError | None:
     return None
 
 
-def _read_only(error: BaseException) -> StepError | None:
-    """Return the error of a read-only file system.
+def _of_the_disk(error: BaseException, step: str) -> StepError | None:
+    """Return the error of a read-only file system or a broken disk.
 
-    Like a missing permission it is the user's to change: the same step cannot succeed at another try.
+    The first is the user's to change, like a missing permission: the same step cannot succeed at another try. A broken
+    disk is one that a node with another one, or a later try, does not have.
     """
-    if getattr(error, "errno", None) != errno.EROFS and not READ_ONLY.search(_text(error)):
+    number = _of_a_disk(error)
+    if number is None and not drops_reason(error):
         return None
     path = str(getattr(error, "filename", None) or "")
-    place = str(volume_of(Path(path)).place) if path else "a volume of this step"
-    return UserError(
-        Problem("FILE-E0101", path or place, f"a read-only file system: {place}", "a file or folder that this user may "
-                "read and write", "mount it without readOnly, or name another place")
-    )  # fmt: skip
+    named = volume_of(Path(path)) if path else None
+    if not named:
+        refusing = [one for one, why in refusals().items() if why == (number or errno.EIO)]
+        if number is None and not refusing:
+            return None
+        named, number = refusing[0] if len(refusing) == 1 else None, number or errno.EIO  # inputs may be read-only
+    if number == errno.EROFS:
+        place = str(named.place) if named else "a volume of this step"
+        return UserError(
+            Problem("FILE-E0101", path or place, f"a read-only file system: {place}", "a file or folder that this user "
+                    "may read and write", "mount it without readOnly, or name another place")
+        )  # fmt: skip
+    if number == errno.EIO:
+        found = f"{_said(error)}, on {named or 'a volume of this step'}"
+        return Outage(
+            Problem("DISK-E0401", path or step, found, "a disk that reads and writes", "run again; if it fails again, "
+                    "use another volume or node, and check this one")
+        )  # fmt: skip
+    return None
 
 
-def _broken(error: BaseException, path: str, step: str) -> Outage:
-    """Return the error of a disk that does not work, which a node with another one, or a later try, does not have."""
-    return Outage(
-        Problem("DISK-E0401", path or step, f"{_said(error)}, on {full_volume(path)}", "a disk that reads and writes",
-                "run again; if it fails again, use another volume or node, and check this one")
-    )  # fmt: skip
+def _of_a_disk(error: BaseException) -> int | None:
+    """Return the number with which a disk refuses; None for other errors."""
+    number, text = getattr(error, "errno", None), _text(error)
+    if number == errno.EROFS or READ_ONLY.search(text):
+        return errno.EROFS
+    return errno.EIO if number == errno.EIO or BROKEN.search(text) else None
 
 
 def _no_access(path: str, number: int) -> Problem:

@@ -10,6 +10,7 @@ from pathlib import Path
 from steps.writing import mount_of, nearest_there
 
 NEARLY_FULL = 16 * 1024 * 1024  # bytes; a library that ends its write leaves less than it wanted to write
+TRIED = 1024 * 1024  # bytes of a file that shows whether a place takes one
 ROOT = "FINETUNE_ROOT"  # where a local run writes (steps/running.py)
 CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")
 
@@ -73,6 +74,28 @@ def full_volume(path: str = "", others: tuple[Path, ...] = ()) -> Volume:
         return volume_of(Path(path))
     every = {seen.place: seen for seen in map(volume_of, (*others, *_written()))}
     return min(every.values(), key=lambda one: (not one.is_full, one.free))
+
+
+def refusals(others: tuple[Path, ...] = ()) -> dict[Volume, int]:
+    """Return the volumes of a step that take no further file, each with the number of the error, found by writing one.
+
+    A write names no file, and some libraries drop the reason as well. A quota is used up where its volume has space.
+    """
+    tried = {path: _refusal(path) for path in (*others, *_written())}
+    return {volume_of(path): number for path, number in tried.items() if number}
+
+
+def _refusal(path: Path) -> int:
+    """Return the number of the error with which the place of a path refuses a file; 0 if it takes one."""
+    there = nearest_there(path.absolute())
+    try:
+        with tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent) as file:
+            file.write(bytes(TRIED))
+            file.flush()
+            os.fsync(file.fileno())  # only this tells of a disk that is broken
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def told_of(size: int) -> str:

@@ -220,6 +220,64 @@ def test_a_write_that_names_no_file_is_told_with_the_volume_that_is_full(volume,
     assert f"no space left on the volume {volume} (0.0 MB of 1.0 MB free)" in str(known(FULL, "finetune"))
 
 
+DROPPED = [RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/3"),
+           sqlite3.OperationalError("disk I/O error"), OSError("2000000 requested and 131056 written")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EDQUOT, 5, "the disk quota of the volume"),
+        (errno.ENOSPC, 5, "left on the volume"),
+        (errno.EIO, 4, "on the volume"),
+    ],
+)
+@pytest.mark.parametrize("volume", ["size=32m"], indirect=True)
+@pytest.mark.parametrize("dropped", [None, *DROPPED], ids=["no file", "torch", "sqlite", "numpy"])
+def test_the_volume_that_refuses_a_write_is_found_where_an_error_names_none(
+    volume, monkeypatch, number, code, words, dropped
+):
+    opened = tempfile.TemporaryFile
+
+    def refused(*, dir: Path):
+        if dir == volume:
+            raise system(number, str(dir))
+        return opened(dir=dir)
+
+    monkeypatch.setattr(volumes, "_places", [Path("/proc/x"), volume / "out" / "tuned"])
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    found = failure(dropped or system(number), "finetune")
+    assert found.exit_code == code
+    assert f"{words} {volume}" in str(found)
+
+
+def test_of_a_limit_of_file_sizes_sqlite_tells_a_failed_write(monkeypatch):
+    monkeypatch.setattr(exhausted, "_most_of_a_file", lambda: 3_000_000)
+    told = str(known(raised_from(ours(Outage), DROPPED[1]), "register-model"))
+    assert "a file larger than the limit of 3.0 MB (ulimit -f)" in told
+
+
+def test_one_read_only_volume_is_named_and_of_several_none(volume, monkeypatch):
+    def refused(*, dir: Path):
+        raise system(errno.EROFS, str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(volumes, "_written", lambda: [volume / "out"])
+    assert f"a read-only file system: {volume};" in str(failure(system(errno.EROFS), "finetune"))
+    monkeypatch.setattr(volumes, "_written", lambda: [volume / "out", Path("/proc")])
+    assert "a read-only file system: a volume of this step" in str(failure(system(errno.EROFS), "finetune"))
+
+
+@pytest.mark.parametrize("volume", ["size=32m"], indirect=True)
+def test_a_failed_write_is_no_bug_where_every_volume_takes_files_again(volume, monkeypatch):
+    monkeypatch.setattr(volumes, "_places", [volume / "out"])
+    assert failure(DROPPED[0], "finetune").exit_code == 5
+    assert failure(DROPPED[1], "register-model").exit_code == 4
+    assert "a volume of this step" in str(failure(system(errno.EROFS), "finetune"))
+    assert volumes.refusals((volume,)) == {}
+    assert list(volume.iterdir()) == []
+
+
 def test_no_folder_for_temporary_files_is_a_full_disk_if_its_volume_is(volume, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(volume))
     monkeypatch.setattr(tempfile, "tempdir", None)
