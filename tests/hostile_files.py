@@ -77,7 +77,7 @@ def header(told: object, data: bytes = b"") -> bytes:
 def put(name: str, content: object) -> Act:
     def act(folder: Path) -> None:
         text = content if isinstance(content, str | bytes) else json.dumps(content)
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     return act

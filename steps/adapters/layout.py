@@ -22,6 +22,7 @@ from steps.models.layout import (
     checked_settings,
     directly_in,
     read_json,
+    refuse_folders,
     refuse_large,
     shallowest_with,
 )
@@ -77,6 +78,7 @@ def read_adapter(parameter: str, names: Mapping[str, int], read: Callable[[str],
             Problem("MODEL-E0121", parameter, f"no {ADAPTER_CONFIG} (there is: {some})", "an adapter as PEFT saves it",
                     "name the folder that model.save_pretrained wrote, or name a full model with pytorch_model_path")
         )  # fmt: skip
+    refuse_folders(parameter, names, folder)
     inside = {name.removeprefix(folder): name for name in names if directly_in(name, folder)}
     if ADAPTER_WEIGHTS not in inside:
         _refuse_pickles(parameter, inside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,11 +18,12 @@ from steps.errors import Problem, UserError
 from steps.import_model.adapter import with_adapter
 from steps.import_model.bringing import bring
 from steps.import_model.new_tokens import Write, extension_of
+from steps.models.headers import read_shapes
 from steps.models.layout import CONFIG, TOKENIZER_NAMES, ModelLayout, read_layout
 from steps.models.tokenizer_files import unfit_files
-from steps.models.weights import stored_tensors
 from steps.params.model_source import SOURCE_PARAMETER
 from steps.params.settings import ENDPOINT, ImportSettings, ModelSourceFound
+from steps.sources.model_files import ModelFiles
 
 log = logging.getLogger("finetune")
 
@@ -110,22 +112,10 @@ def _bring_reference(found: ModelSourceFound, scratch: Path, draft: Draft) -> No
 
 
 def _check_weights(parameter: str, folder: Path, layout: ModelLayout) -> int:
-    """Check every weight file's header against its size; return the number of parameters."""
-    total = 0
-    problems = []
-    for name, source in layout.weights.items():
-        if not name.endswith(".safetensors"):
-            continue
-        try:
-            total += sum(tensor.rows * tensor.row_size for tensor in stored_tensors(folder / source).values())
-        except ValueError as error:
-            problems.append(
-                Problem("MODEL-E0111", f"{parameter}: {source}", str(error), "a complete safetensors file",
-                        "upload the file again")
-            )  # fmt: skip
-    if problems:
-        raise UserError(problems)
-    return total
+    """Check every weight file, and the index, as the plan does; return the number of parameters."""
+    sizes = {path: (folder / path).stat().st_size for path in layout.weights.values()}
+    shapes = read_shapes(ModelFiles(parameter, "pytorch", str(folder), sizes), layout)
+    return sum(math.prod(shape) for shape in shapes.values() if shape is not None)
 
 
 def _facts(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from steps.sources import storage
 
 STORED = "chat_template.jinja"
 TRAINING = "training_template.jinja"  # of a data set: what its rows were written with, if it is another copy
-LARGEST_TEMPLATE = 1024 * 1024  # bytes; the longest that are known have 30 thousand
+LARGEST_TEMPLATE = 256 * 1024  # bytes; the longest that are known have 30 thousand
 FOLDER = "additional_chat_templates/"  # other templates of a model, as <name>.jinja
 DEFAULT, WITH_TOOLS = "default", "tool_use"  # the names that transformers chooses by itself
 CLOCK = "strftime_now"

@@ -142,6 +142,7 @@ def read_layout(
     """
     refuse_large(parameter, names)
     weight_folder, tokenizer_folder = _folders(parameter, kind, names, read)
+    refuse_folders(parameter, names, weight_folder, tokenizer_folder)
     config = read_json(parameter, read, weight_folder + CONFIG)
     refuse_code(parameter, config)
     refuse_odd_values(f"{parameter}: {CONFIG}", config)
@@ -350,6 +351,19 @@ def refuse_unsafe_weights(folder: Path) -> None:
         raise SecurityRefusal(
             Problem("MODEL-E0301", str(folder), f"only pickled weights ({', '.join(pickled[:3])})", "safetensors",
                     "if you trust their author, convert them: model.save_pretrained(folder) writes safetensors")
+        )  # fmt: skip
+
+
+def refuse_folders(parameter: str, names: Mapping[str, int], *inside: str) -> None:
+    """Raise UserError for a folder where a model or tokenizer has a file: it would count as a file that is missing."""
+    known = TOKENIZER_NAMES | {CONFIG, GENERATION, INDEX, ADAPTER_CONFIG}
+    parents = {name.rpartition("/")[0] for name in names}
+    first = sorted({f"{folder}{parent.removeprefix(folder).split('/')[0]}" for folder in inside for parent in parents
+                    if parent.startswith(folder)})  # fmt: skip
+    if found := [folder for folder in first if folder.rsplit("/", 1)[-1] in known]:
+        raise UserError(
+            Problem("MODEL-E0128", parameter, f"a folder called {found[0]}", "a file of this name, or none",
+                    "remove the folder, or upload the file", count=len(found))
         )  # fmt: skip
 
 

@@ -49,6 +49,10 @@ OBJECTS = ("quantization_config", "id2label", "label2id")
 ROPE = ("rope_scaling", "rope_parameters")
 STRETCHES = ("factor", "original_max_position_embeddings")
 NESTED = "text_config"
+# Of adapter_config.json.
+DROPOUTS = ("lora_dropout", "rank_dropout", "module_dropout")
+ADAPTER_SWITCHES = ("use_dora", "use_rslora", "fan_in_fan_out", "inference_mode", "ensure_weight_tying")
+ADAPTER_OBJECTS = ("auto_mapping", "loftq_config", "eva_config", "corda_config", "rank_pattern", "alpha_pattern")
 SIDES = ("padding_side", "truncation_side")
 SWITCHES = ("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces",
             "split_special_tokens")  # fmt: skip
@@ -127,6 +131,9 @@ SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
 SIDE: Rule = ("left or right", lambda value: value in ("left", "right"))
 TEMPLATE: Rule = ("a text, or texts by plain names", _is_template)
 NUMBER: Rule = ("a number", _is_number)
+COUNT: Rule = ("a whole number of at least 1", lambda value: type(value) is int and 1 <= value <= MOST)
+SHARE: Rule = ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+BIAS: Rule = ("none, all or lora_only", lambda value: TEXT[1](value) and (value in ("none", "all") or "_only" in value))
 TOKEN_RULES = {**dict.fromkeys(ROLES, TOKEN), **dict.fromkeys(EXTRA, SEVERAL)}
 
 
@@ -166,7 +173,9 @@ def refuse_odd_adapter(where: str, config: Mapping[str, Any]) -> None:
     """Do the same for adapter_config.json, of what its kinds share; `steps/adapters/settings.py` reads the rest."""
     rules = {
         **dict.fromkeys(("peft_type", "task_type", "base_model_name_or_path", "revision"), TEXT),
-        "target_modules": LAYERS, "modules_to_save": NAMES,
+        "target_modules": LAYERS, "modules_to_save": NAMES, "layers_to_transform": IDS, "layers_pattern": LAYERS,
+        "r": COUNT, "num_virtual_tokens": COUNT, "bias": BIAS, **dict.fromkeys(DROPOUTS, SHARE),
+        **dict.fromkeys(ADAPTER_SWITCHES, SWITCH), **dict.fromkeys(ADAPTER_OBJECTS, OBJECT),
     }  # fmt: skip
     if problems := list(_breaches(where, config, rules)):
         raise UserError(problems)

@@ -38,7 +38,7 @@ PLAIN_METHODS = {
     "index",
     "find",
 }
-TOO_SLOW, TOO_LARGE = 3, 4  # codes of exit
+TOO_SLOW, TOO_LARGE, TOO_DEEP = 3, 4, 5  # codes of exit
 TRIAL = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from steps.models.template_trial import render_under_limits; render_under_limits()"
@@ -68,6 +68,8 @@ def endless(text: str) -> str:
         return f"a conversation takes more than {LONGEST_WAIT} seconds"
     if done.returncode == TOO_LARGE:
         return "a conversation takes more than 1 GiB of memory"
+    if done.returncode == TOO_DEEP:
+        return "its loops are nested deeper than Python's may be"
     if done.returncode == -signal.SIGKILL:
         raise killed("the process that renders a chat template", done.returncode)
     if done.returncode < 0 or done.returncode == TOO_SLOW:  # ended by the system: its computing time is over
@@ -93,6 +95,8 @@ def render_under_limits() -> None:
             template.render(messages=messages, tools=None, add_generation_prompt=True)
         except MemoryError:
             sys.exit(TOO_LARGE)
+        except SyntaxError:  # of the Python that Jinja made of it
+            sys.exit(TOO_DEEP)
         except Exception:  # whatever a template raises
             continue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ FIRST_ROWS = 16  # of a Parquet file that may have images, which are large
 SMALL = 1024 * 1024  # bytes of a file that is read whole to count its rows
 UNPACKED = 64 * SMALL
 TABLES = (".csv", ".tsv")
+# What the readers raise for damaged files; prepare_data says what is wrong with them.
+UNREADABLE = (
+    OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, RecursionError, NotImplementedError,
+    zlib.error,
+)  # fmt: skip
 
 
 def exact_rows(uri: str) -> int | None:
@@ -33,8 +39,8 @@ def most_rows(uri: str, header: bool = True) -> int | None:
         return None
     try:
         counted = _COUNTED[suffix](local) if suffix in _COUNTED else None
-    except (OSError, EOFError, ValueError, TypeError, RecursionError):
-        return None  # prepare_data says what is wrong with it
+    except UNREADABLE:
+        return None
     return counted - 1 if counted and header and suffix in TABLES else counted
 
 
@@ -50,7 +56,7 @@ def first_row(uri: str) -> dict[str, Any] | None:
         else:
             row = json.loads(_content(local))[0]
         as_json(row)  # half a character, or too deep: prepare_data refuses it
-    except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError):
+    except UNREADABLE:
         return None
     return row if isinstance(row, dict) else None
 
@@ -70,8 +76,8 @@ def columns_in(uri: str) -> set[str] | None:
         content = _content(local)
         rows = json.loads(content) if local.suffix == ".json" else [json.loads(line) for line in content.splitlines()]
         return {name for row in rows for name in row} if all(isinstance(row, dict) for row in rows) else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None  # prepare_data says what is wrong with it
+    except UNREADABLE:
+        return None
 
 
 def has_values(uri: str, column: str) -> bool:
@@ -91,8 +97,8 @@ def has_values(uri: str, column: str) -> bool:
             return False
         first = next(pq.ParquetFile(local).iter_batches(FIRST_ROWS, columns=[column]), None)
         return first is not None and any(first.column(0).to_pylist())
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False  # prepare_data says what is wrong with it
+    except UNREADABLE:
+        return False
 
 
 def _lines(file: Path) -> int | None:

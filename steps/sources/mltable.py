@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from steps.errors import Problem, SecurityRefusal, UserError, shown
@@ -123,7 +124,7 @@ def _transformation(place: str, steps: Any, problems: list[Problem]) -> tuple[st
     if not steps:
         return "", {}
     name, options = next(iter(steps[0].items())) if isinstance(steps[0], dict) and steps[0] else (steps[0], None)
-    if name not in SUPPORTED:
+    if not isinstance(name, str) or name not in SUPPORTED:
         problems.append(
             Problem("DATA-E2008", f"{place} transformations[0]", f"the transformation {shown(name)}",
                     f"one of {supported}", "apply it to the files, and remove it")
@@ -173,10 +174,7 @@ def _matching(place: str, entry: Any, names: list[str], problems: list[Problem])
     elif kind == "folder":
         found = [name for name in names if inside == "." or name.startswith(inside + "/")]
     else:
-        from fsspec.utils import glob_translate
-
-        pattern = re.compile(glob_translate(inside))
-        found = [name for name in names if pattern.match(name)]
+        found = [name for name in names if _fits(name.split("/"), inside.split("/"))]
     found = [name for name in found if name != NAME]
     if not found:
         present = ", ".join(name for name in names[:6] if name != NAME) or "no file"
@@ -185,3 +183,17 @@ def _matching(place: str, entry: Any, names: list[str], problems: list[Problem])
                     f"a file in the folder, which contains {present}", "correct the path")
         )  # fmt: skip
     return found
+
+
+def _fits(name: list[str], pattern: list[str]) -> bool:
+    """Return whether a pattern matches a name, both by folders; `**` stands for any number of them.
+
+    A regular expression of the whole pattern could take for ever, as each `*` tries every length.
+    """
+    reached = {0}  # how many parts of the name may be used up so far
+    for part in pattern:
+        if part == "**":
+            reached = set(range(min(reached, default=len(name) + 1), len(name) + 1))
+        else:
+            reached = {at + 1 for at in reached if at < len(name) and fnmatchcase(name[at], part)}
+    return len(name) in reached

@@ -72,13 +72,12 @@ def find_function(parameter: str, given: str) -> UserFunction:
     Raises UserError, and as `storage.find_files`.
     """
     uri, name = _split(parameter, given)
+    content = storage.read_bytes(parameter, uri)
     try:
-        tree = ast.parse(storage.read_bytes(parameter, uri), uri)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", None) or 0
-        raise UserError(
-            Problem("DATA-E2201", f"{uri}:{line}", shown(getattr(error, "msg", str(error))), "Python", "correct it")
-        ) from None
+        tree = ast.parse(content, uri)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last one by 100 brackets in brackets
+        line, said = getattr(error, "lineno", None) or 0, str(getattr(error, "msg", error)) or "nested too deep"
+        raise UserError(Problem("DATA-E2201", f"{uri}:{line}", shown(said), "Python", "correct it")) from None
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     if name not in functions:
         raise UserError(_no_function(parameter, uri, name, list(functions)))

@@ -133,17 +133,17 @@ class OtherColumns:
 
     def in_place(self, wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
         """Return `wanted` (parameter → required column) with the column names of the file."""
+        there = set(present)
         return {
-            parameter: self.instead[name] if name not in present and self.instead.get(name) in present else name
+            parameter: self.instead[name] if name not in there and self.instead.get(name) in there else name
             for parameter, name in wanted.items()
         }
 
     def used(self, wanted: Mapping[str, str], present: Iterable[str]) -> list[str]:
         """Return the columns of a file that are read, in the file's order, each once."""
+        named = set(wanted.values())  # a file may have very many columns
         return [
-            name
-            for name in dict.fromkeys(present)
-            if self.optional is None or name in self.optional or name in wanted.values()
+            name for name in dict.fromkeys(present) if self.optional is None or name in self.optional or name in named
         ]
 
     def known(self, required: Iterable[str]) -> set[str] | None:

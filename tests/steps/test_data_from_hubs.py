@@ -130,7 +130,9 @@ def test_the_user_s_function_gets_numbers_and_the_names_are_notes(tmp_path):
 NO_NAMES = b'{"info": {"features": {"label": {"names": null, "_type": "ClassLabel"}}}}'
 
 
-@pytest.mark.parametrize("content", [b"{}", b"nonsense", b'{"info": {"features": [1]}}', b'{"info": 3}', NO_NAMES])
+@pytest.mark.parametrize(
+    "content", [b"{}", b"nonsense", b'{"info": {"features": [1]}}', b'{"info": 3}', NO_NAMES, b"[" * 5000]
+)
 def test_other_metadata_of_a_file_does_not_matter(tmp_path, content):
     table = pa.table({"sentence1": [f"text {n}" for n in range(30)], "label": [0, 1] * 15})
     pq.write_table(table.replace_schema_metadata({b"huggingface": content}), tmp_path / "a.parquet")

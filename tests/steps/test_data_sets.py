@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,6 +106,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
     [
         ("paths: [{file: a.jsonl}]\ntransformations: [filter: 'x > 1']", "DATA-E2008", "read_json_lines"),  # 75
         ("paths: [{file: a.jsonl}]\ntransformations:\n  - read_delimited: {}\n  - take: 5", "DATA-E2008", "2 transf"),
+        ("paths: [{file: a.jsonl}]\ntransformations: [[x]]", "DATA-E2008", "['x']"),
         ("paths: [{file: a.jsonl}]\ntransformations: [read_delimited: {quote: x}]", "DATA-E2009", "delimiter, header"),
         ("paths: [{file: a.jsonl}]\ntransformations: [read_delimited: {encoding: latin1}]", "DATA-E2009", "utf8"),
         ("paths: [{file: a.jsonl}]\ntransformations: [read_delimited: {delimiter: ab}]", "DATA-E2009", "one character"),
@@ -115,6 +117,8 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("[" * 60_000, "DATA-E2011", "at most 16"),
         ("paths: [{file: a.jsonl}]" + "#" * 70_000, "DATA-E2003", "65536"),
         ("paths: [{pattern: './*.csv'}]", "DATA-E2010", "a.jsonl, b.jsonl"),  # 77
+        ("paths: [{pattern: '" + "*a" * 30 + "b'}]", "DATA-E2010", "a.jsonl"),
+        ("paths: [{pattern: 'a**b'}]", "DATA-E2010", "a.jsonl"),
         ("paths: []", "DATA-E2006", "list of paths"),
         ("paths: [{url: a}]", "DATA-E2006", "file, folder, pattern"),
         ("just text", "DATA-E2006", "list of paths"),
@@ -122,6 +126,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
 )
 def test_a_table_that_is_not_understood_is_refused(tmp_path, text, code, words):
     folder = table(tmp_path, text, a__jsonl=rows("a"), b__jsonl=rows("b"))
+    Path(folder, "z" + "a" * 200).touch()
     error = refused(tmp_path, train_mltable_path=folder)
     assert (type(error), error.problems[0].code) == (UserError, code)
     assert error.problems[0].where.startswith(f"{folder}/MLTable")

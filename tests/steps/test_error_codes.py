@@ -57,7 +57,6 @@ SHARED = {
     "MERGE-E0106": "settings of an adapter or model that cannot be read",
     "MERGE-E0201": "an adapter of another base",
     "MERGE-E0303": "a result that is not finite",
-    "MODEL-E0111": "a weight file that is no complete safetensors file",
     "MODEL-E0123": "an adapter on an adapter",
     "MODEL-E0301": "weights that are pickled only",
     "PARAM-E0100": "no pipeline of that name",

@@ -105,6 +105,14 @@ def weights(content: bytes) -> Act:
     return put("model.safetensors", content)
 
 
+def folder_for(name: str) -> Act:
+    def act(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        put(f"{name}/more/x.txt", "x")(folder)
+
+    return act
+
+
 def both(*acts: Act) -> Act:
     def act(folder: Path) -> None:
         for one in acts:
@@ -236,6 +244,11 @@ MODELS: dict[str, tuple[Act, type[StepError], str]] = {
     "an index without a map": (index({}), UserError, "MODEL-E0114"),
     "an index of a list": (index({"weight_map": ["a"]}), UserError, "MODEL-E0114"),
     "an index that leads out": (index({"weight_map": {"a": "../x.safetensors"}}), SecurityRefusal, "MODEL-E0304"),
+    "an index of a tensor that is not there": (
+        index({"weight_map": {"nope": "model-00001-of-00001.safetensors"}}), UserError, "MODEL-E0115.*nope"
+    ),
+    "settings that are a folder": (folder_for("tokenizer_config.json"), UserError, "E0128.*tokenizer_config.json"),
+    "generation that is a folder": (folder_for("generation_config.json"), UserError, "MODEL-E0128"),
     "a header of a list": (weights(header([1])), UserError, "MODEL-E0111"),
     "a type of a list": (weights(tensor(dtype=["F32"])), UserError, "MODEL-E0111"),
     "a negative shape": (weights(tensor(shape=[-1, -1])), UserError, "MODEL-E0111"),
@@ -387,6 +400,7 @@ ADAPTED_FILES = {
         put("tokenizer_config.json", {"vocab": "/etc/passwd"}), SecurityRefusal, "MODEL-E0306"
     ),
     "generation by a text": (put("generation_config.json", {"eos_token_id": "x"}), UserError, "eos_token_id"),
+    "settings that are a folder": (folder_for("tokenizer_config.json"), UserError, "MODEL-E0128 adapter_path"),
 }  # fmt: skip
 
 
@@ -416,8 +430,16 @@ ADAPTERS = {
     "a long expression": ({"target_modules": "a|" * 100_000}, "MERGE-E0106"),
     "targets of a number": ({"target_modules": 3}, "target_modules"),
     "targets of lists": ({"target_modules": [["q_proj"]]}, "target_modules"),
-    "an infinite rank": ({"r": math.inf}, "MERGE-E0106"),
-    "a rank of 300 digits": ({"r": 10**300}, "MERGE-E0106"),
+    "an infinite rank": ({"r": math.inf}, "MODEL-E0116.*a whole number"),
+    "a rank of 300 digits": ({"r": 10**300}, "MODEL-E0116"),
+    "a rank of a text": ({"r": "2"}, "MODEL-E0116"),
+    "half a rank": ({"r": 2.5}, "MODEL-E0116"),
+    "a dropout of a list": ({"lora_dropout": [1]}, "lora_dropout"),
+    "a dropout of more than everything": ({"lora_dropout": 7}, "lora_dropout"),
+    "a dropout that is no number": ({"lora_dropout": math.nan}, "lora_dropout"),
+    "an unknown bias": ({"bias": "evil"}, "bias"),
+    "layers by name": ({"layers_to_transform": ["a"]}, "layers_to_transform"),
+    "ranks of a list": ({"rank_pattern": [1]}, "rank_pattern"),
     "an alpha of 400 digits": ({"lora_alpha": 10**400}, "MERGE-E0106"),
     "an alpha that is no number": ({"lora_alpha": math.nan}, "MERGE-E0106"),
     "a kind of a list": ({"peft_type": ["LORA"]}, "peft_type"),
@@ -443,6 +465,22 @@ def test_a_template_that_does_not_end_is_refused_by_the_plan(model, name):
     put("chat_template.jinja", ENDLESS[name])(model)
     with pytest.raises(UserError, match=r"DATA-E0806 chat_template: .*takes more than"):
         planned(model, seconds=60)  # two of computing, on a machine that may be busy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ " + "+".join("a" * 5000) + " }}",
+        "{{ a" + ".b" * 5000 + " }}",
+        "{{ a" + "|trim" * 5000 + " }}",
+        "{% if a %}" * 100 + "{% endif %}" * 100,
+        "{% for a in a %}" * 30 + "{% endfor %}" * 30,
+    ],
+)
+def test_a_template_that_is_nested_too_deep_to_be_compiled_is_refused_by_the_plan(model, text):
+    put("chat_template.jinja", text)(model)
+    with pytest.raises(UserError, match=r"DATA-E0806 chat_template: .*nested"):
+        planned(model, seconds=60)
 
 
 def test_a_tokenizer_that_does_not_end_is_refused_by_the_plan(model):

@@ -145,12 +145,13 @@ def test_rows_are_counted_by_what_each_format_can_hold(tmp_path):
     }
     files["i.jsonl.gz"] = gzip.compress(files["a.jsonl"])
     files["j.jsonl.gz"] = files["i.jsonl.gz"][:-9]
+    files["l.jsonl.gz"] = files["i.jsonl.gz"][:10] + b"\xff" * 20
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "k.parquet")
     counted = {name[0]: most_rows(str(tmp_path / name)) for name in [*files, "k.parquet"]}
     known = {"a": 5, "b": 5, "c": 5, "i": 5, "k": 5}
-    assert counted == {**dict.fromkeys("defghij"), **known}
+    assert counted == {**dict.fromkeys("defghijl"), **known}
     assert most_rows(str(tmp_path / "c.csv"), header=False) == 6
     assert most_rows("s3://bucket/rows.jsonl") is None
 

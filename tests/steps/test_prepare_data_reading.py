@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -338,6 +339,10 @@ def test_bad_parquet_rows_and_columns_are_named(tmp_path):
     pq.write_table(pa.table({"text": pa.array([0], pa.timestamp("s"))}), file)
     assert (refused(file)[0].code, refused(file)[0].where) == ("DATA-E0506", f"{file} (record 1) text")
 
+    keys = pa.array([[({"a": 1}, "x")]], pa.map_(pa.struct([("a", pa.int64())]), pa.string()))
+    pq.write_table(pa.table({"text": keys}), file)
+    assert refused(file)[0].where == f"{file} (record 1) text"
+
     pq.write_table(pa.table({"text": pa.nulls(2)}), file)
     assert (refused(file)[0].code, refused(file)[0].count) == ("DATA-E0602", 2)
 
@@ -345,6 +350,22 @@ def test_bad_parquet_rows_and_columns_are_named(tmp_path):
     pq.write_table(pa.table({"messages": messages}), file)
     faults = refused(file, "chat_completion", ChatColumns())
     assert faults[0].where == f"{file} (record 1) messages[1]"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_name_with_half_a_character_is_told(tmp_path, name):
+    row = '{"text": "a", "more": {"\\ud800": 1}}'
+    (tmp_path / name).write_text(f"[{row}]" if name == "a.json" else row)
+    [problem, *_] = refused(tmp_path / name)
+    assert (problem.code, problem.where.partition(") ")[2]) == ("DATA-E0210", "more")
+
+
+def test_a_table_of_very_many_columns_is_read_soon(tmp_path):
+    names = [f"c{number}" for number in range(30_000)]
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n" + "," * (len(names) - 1) + "\n")
+    started = time.process_time()
+    assert refused(tmp_path / "a.csv")[0].code == "DATA-E0601"
+    assert time.process_time() - started < 5
 
 
 def test_a_folder_without_rows_is_refused(tmp_path):

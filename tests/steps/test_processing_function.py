@@ -134,7 +134,11 @@ def test_a_function_that_cannot_be_called_is_refused(tmp_path, code, monkeypatch
 
 @pytest.mark.parametrize(
     ("text", "code_", "place"),
-    [("def clean(row:\n", "DATA-E2201", ":1"), ("import no_such\ndef clean(row): ...\n", "DATA-E2204", ":1")],
+    [
+        ("def clean(row:\n", "DATA-E2201", ":1"),
+        ("x = " + "-" * 99_999 + "1", "DATA-E2201", ":0"),
+        ("import no_such\ndef clean(row): ...\n", "DATA-E2204", ":1"),
+    ],
 )
 def test_a_file_that_cannot_be_loaded_names_its_line(tmp_path, text, code_, place):
     file = tmp_path / "a.py"

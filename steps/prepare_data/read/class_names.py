@@ -7,11 +7,11 @@ The library writes the features of a data set into the schema of its Parquet fil
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
 
+from steps.params.text_file import any_json
 from steps.tasks import Fault, as_found
 
 KEY = b"huggingface"  # of the schema's metadata
@@ -22,7 +22,7 @@ NO_LABEL = -1  # the hubs' mark of a row without a label; the tasks judge it
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Return the columns of class numbers, or of lists of them, with the names of the classes."""
     try:
-        features = json.loads((schema.metadata or {}).get(KEY, b"{}"))["info"]["features"]
+        features = any_json((schema.metadata or {}).get(KEY, b"{}"))["info"]["features"]
         found = {column: _names(feature) for column, feature in features.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

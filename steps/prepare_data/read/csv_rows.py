@@ -7,6 +7,7 @@ lines, so both its number and its first line are counted.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -45,8 +46,9 @@ def read_csv(
             findings.fault(fault, 0, header[1])
         return
     used = others.used(wanted, names)
-    findings.unused += [name for name in names if name not in used]
-    places = [(name, names.index(name)) for name in used]
+    place_of = {name: place for place, name in enumerate(names)}
+    places = [(name, place_of.pop(name)) for name in used]
+    findings.unused += place_of
     for record, line, fields in records:
         if source.header and _is_header(fields, names):
             findings.repair("DATA-F0308", "the header again, as between joined files: not a row")
@@ -145,10 +147,10 @@ def _header_faults(names: list[str], delimiter: str, wanted: dict[str, str], oth
                     f"{_name(delimiter)}s between the columns, not {NAMES[other]}s",
                     f"set delimiter={'tab' if other == TAB else other}")  # fmt: skip
         return
-    doubled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    for name in doubled:
-        yield Fault("DATA-E0306", name, f"{names.count(name)} columns of this name", "every column name once",
-                    "rename or remove one of them")  # fmt: skip
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield Fault("DATA-E0306", name, f"{count} columns of this name", "every column name once",
+                        "rename or remove one of them")  # fmt: skip
     yield from others.missing(names, wanted)
 
 

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from steps.tasks import Fault, as_found
 
 # Larger than any usual row, and a Python literal of this size is still parsed quickly.
 LITERAL_LIMIT = 1_000_000
+SURROGATES = re.compile(r"[\ud800-\udfff]")
 DECODER = json.JSONDecoder()
 
 
@@ -109,8 +111,8 @@ def duplicate_key(raw: bytes) -> Fault | None:
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            doubled.append(next(name for name in names if names.count(name) > 1))
+            counts = Counter(name for name, _ in pairs)
+            doubled.append(next(name for name in counts if counts[name] > 1))
         return found
 
     json.loads(raw, object_pairs_hook=note)
@@ -147,10 +149,13 @@ def _loads(text: str) -> Any:
 
 
 def _paths_with_surrogates(value: Any, path: str = "") -> Iterator[str]:
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+    """Yield the paths of texts that hold one; of a name that does, the path of its object."""
+    if isinstance(value, str) and SURROGATES.search(value):
         yield path
     elif isinstance(value, dict):
         for key, inner in value.items():
+            if SURROGATES.search(key):
+                yield path
             yield from _paths_with_surrogates(inner, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list):
         for index, inner in enumerate(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +24,8 @@ from steps.tasks import NO_OTHERS, Fault, OtherColumns, as_found
 ROWS_AT_ONCE = 1024
 FIRST_ROWS = 16  # read before the size of a row is known: a single row may be very large
 COLUMN = re.compile(r"[^.\[]*")  # at the start of a path inside a row
+# Of Arrow, for values that Python cannot hold; the last one is for a time zone that nobody knows.
+UNREADABLE = (ValueError, OverflowError, LookupError)
 BATCH = 32 * 1024 * 1024  # approximate bytes of one batch in memory
 
 
@@ -48,7 +51,8 @@ def read_parquet(
             findings.fault(fault)
         if faults:
             return
-        findings.unused += [name for name in names if name not in used]
+        read = set(used)
+        findings.unused += [name for name in names if name not in read]
         classes = _classes(parquet.schema_arrow, used, others, findings, every)
         yield from _rows(parquet, used, source, findings, every, set(wanted.values()), classes, others.raw)
 
@@ -84,11 +88,13 @@ def differ(one: dict[str, str], other: dict[str, str]) -> bool:
 
 def _schema_faults(schema: pa.Schema, wanted: dict[str, str], used: list[str], others: OtherColumns) -> Iterator[Fault]:
     """Yield the faults that are visible in the schema."""
-    doubled = [name for name in used if schema.names.count(name) > 1]
-    for name in doubled:
-        yield Fault("DATA-E0504", name, f"{schema.names.count(name)} columns of this name", "every column name once",
-                    "rename or remove one of them")  # fmt: skip
-    yield from others.missing(schema.names, wanted)
+    names = schema.names
+    counts = Counter(names)
+    for name in used:
+        if counts[name] > 1:
+            yield Fault("DATA-E0504", name, f"{counts[name]} columns of this name", "every column name once",
+                        "rename or remove one of them")  # fmt: skip
+    yield from others.missing(names, wanted)
 
 
 def _rows(
@@ -129,29 +135,34 @@ def _rows(
 
 
 def _as_rows(batch: pa.RecordBatch, told: _Told) -> Iterator[dict[str, Any] | None]:
-    """Yield the rows of a batch; None, and a fault, for one with a text that is not UTF-8, as some programs write."""
+    """Yield the rows of a batch; None, and a fault, for one with a value that Python cannot hold.
+
+    Such are texts that are not UTF-8, as some programs write, dates before the year 1 or after 9999, and clocks of
+    unknown places.
+    """
     try:
         yield from batch.to_pylist()
         return
-    except UnicodeDecodeError:
+    except UNREADABLE:
         pass
     for place in range(len(batch)):
+        row = None
         try:
             [row] = batch.slice(place, 1).to_pylist()
-        except UnicodeDecodeError as error:
-            name = next(n for n in batch.schema.names if not _can_be_read(batch.column(n).slice(place, 1)))
-            fault = _not_utf8(name, error)
-            told.findings.fault(fault, told.record + 1)
-            row = None
+        except UNREADABLE:
+            told.findings.fault(next(_unreadable_values(batch.slice(place, 1))), told.record + 1)
         yield row
 
 
-def _can_be_read(column: pa.Array) -> bool:
-    try:
-        column.to_pylist()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _unreadable_values(row: pa.RecordBatch) -> Iterator[Fault]:
+    """Yield a fault for each column of a batch of one row whose value Python cannot hold."""
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            column.to_pylist()
+        except UnicodeDecodeError as error:
+            yield _not_utf8(name, error)
+        except UNREADABLE as error:
+            yield _date(_first_line(error), column.type, name)
 
 
 def _batches(
@@ -281,7 +292,7 @@ def _repaired(value: Any, kind: pa.DataType, path: str, told: _Told) -> Any:
     if _is_list(kind):
         return [_repaired(inner, kind.value_type, f"{path}[{n}]", told) for n, inner in enumerate(value)]
     if pa.types.is_temporal(kind):
-        return _date(value, kind, path)
+        raise _Refused(_date(value, kind, path))
     if pa.types.is_decimal(kind):
         return _number(value, path, told)
     return _text(value, path, told)
@@ -325,15 +336,13 @@ def _not_utf8(path: str, error: UnicodeDecodeError) -> Fault:
                  "UTF-8 text", "store the column as strings")  # fmt: skip
 
 
-def _date(value: Any, kind: pa.DataType, path: str) -> Any:
-    raise _Refused(
-        Fault("DATA-E0506", path, f"{as_found(str(value))}, of type {kind}", "text",
-              "cast the column to text when you write the file; ISO 8601 is a good form")
-    )  # fmt: skip
+def _date(value: object, kind: pa.DataType, path: str) -> Fault:
+    return Fault("DATA-E0506", path, f"{as_found(str(value))}, of type {kind}", "text",
+                 "cast the column to text when you write the file; ISO 8601 is a good form")  # fmt: skip
 
 
 def _object(pairs: list[tuple[Any, Any]], kind: pa.DataType, path: str, told: _Told) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
+    keys = [str(key) for key, _ in pairs]  # a key may be a list or an object
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise _Refused(
