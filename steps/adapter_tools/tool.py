@@ -19,12 +19,22 @@ log = logging.getLogger("finetune")
 def adapter_tool(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> Manifest:
     """Run the tool of the settings, and write its result: a model, an adapter, or the findings of a check.
 
-    Raises as the tool.
+    Raises as the tool, and Outage for an input that is damaged or has lost its manifest: here both are artifacts, while
+    the tools also take folders that have none.
     """
+    for folder in _read_by(settings, base, adapter):
+        read_manifest(folder)
     TOOLS[settings.action](settings, base, adapter, result)
     manifest = read_manifest(result)
     log.info("%s: %d files of kind %s", settings.action, len(manifest.files), manifest.kind)
     return manifest
+
+
+def _read_by(settings: AdapterToolSettings, base: Path, adapter: Path) -> list[Path]:
+    """Return the inputs that the tool reads."""
+    if settings.action == "replace_tokens":
+        return [base if settings.on_base else adapter]
+    return [adapter] if settings.action == "vllm" and not settings.compare_with_base else [base, adapter]
 
 
 def _merge(settings: AdapterToolSettings, base: Path, adapter: Path, result: Path) -> None:

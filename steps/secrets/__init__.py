@@ -6,9 +6,9 @@ Messages and stored files are read by more people than the data, so secrets, and
 which also stand in paths (`without_credentials`). Rows are scanned for complete secrets
 (`steps/prepare_data/check/secret_scan.py`).
 
-A secret is known by its form (`kinds.py`), by what stands before it (`credentials.py`), or because a variable of
-the environment holds it (`variables.py`). All are looked for in the text, and in the text as it reads without
-escapes (`escapes.py`).
+A secret is known by its form (`kinds.py`), by what stands before it (`credentials.py`, `surroundings.py`), or because
+a variable of the environment holds it (`variables.py`). All are looked for in the text, and in the text as it reads
+without escapes (`escapes.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from steps.secrets.credentials import Part, headers, named, private_keys, small_
 from steps.secrets.credentials import names_secret as names_secret
 from steps.secrets.escapes import on_one_line, unescaped
 from steps.secrets.kinds import SECRETS as SECRETS
+from steps.secrets.surroundings import surrounded
 from steps.secrets.variables import secret_values
 
 # A user in a URI, with or without a password.
@@ -81,6 +82,7 @@ def _found(text: str, values: tuple[str, ...], strict: bool) -> Iterator[Part]:
         yield start, end, HIDDEN
     yield from named(text, small)
     yield from headers(text, small)
+    yield from surrounded(text, small)
 
 
 def _formed(text: str, strict: bool) -> Iterator[tuple[int, int]]:

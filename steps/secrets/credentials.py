@@ -20,26 +20,37 @@ SAMPLE = 200  # characters of a value that are judged
 
 # Names of fields, in small letters, by their last word → what has to stand before that word.
 _BEFORE = {
-    "password": "", "passwd": "", "passphrase": "",
+    "password": "", "passwd": "", "passphrase": "", "passcode": "", "passwort": "",
     "pwd": r"(?:^|[;&?,\s{\"'(])",
     "secret": r"(?:client|app|consumer|api|shared|oauth|webhook|jwt|signing)[_.-]?",
     # A word before it is needed: pad_token and eos_token are no secrets.
-    "token": r"(?:hf|hugging_?face|hub|github|gh|gitlab|slack|auth|access|api|bearer|id|refresh|session|security"
-             r"|private|tracking|mlflow|vault|bot|oauth|deploy|job|npm|pypi|wandb|personal|service|kube|databricks|pipelines)"
-             r"[_.-]?",
-    "key": r"(?:api|access|account|private|secret|signing|encryption|sharedaccess|subscription|storage|master)[_.-]?",
+    "token": r"(?:[?&]|(?:hf|hugging_?face|hub|github|gh|gitlab|slack|auth|access|api|bearer|id|refresh|session"
+             r"|security|private|tracking|mlflow|vault|bot|oauth|deploy|job|npm|pypi|wandb|personal|service|kube|databricks"
+             r"|pipelines|identity|kfp|sa)[_.-]?)",
+    "key": r"(?:api|access|account|private|secret|signing|encryption|sharedaccess|subscription|storage|master"
+           r"|hmac)[_.-]?",
     "signature": r"(?:x-(?:amz|goog)-|sharedaccess|[?&;])",
     "sig": r"[?&;]",
     "credential": r"x-(?:amz|goog)-",
     "accesskeyid": r"[?&]", "googleaccessid": r"[?&]",
+    "pass": "(?!)", "auth": "(?!)",
 }  # fmt: skip
 _NAMES = {word: re.compile(rf"{before}$") for word, before in _BEFORE.items()}
-_ALSO = ("secret", "token", "key", "pwd")  # with a value that looks like one: plain, or at the end of a VARIABLE
+_ALSO = (
+    "secret",
+    "token",
+    "key",
+    "pwd",
+    "pass",
+    "auth",
+)  # with a value that looks like one: plain, or at the end of a VARIABLE
 _NO_SECRET = re.compile(r"(?:pad|eos|bos|unk|mask|sep|cls|image|video|audio|stop|start|end|special|prompt|label)_$")
 _SEPARATOR = re.compile(
-    r"""(?:_?\d{1,2})?(?P<close>["'`]?)[ \t]{0,20}(?:(?P<sign>=>|[=:])(?P<space>[ \t]{0,20}(?:\n[ \t]{1,40})?)"""
-    r"""|,[ \t\n]{0,40}["']value["'][ \t]{0,4}:[ \t]{0,4}|\n[ \t]{1,40}value:[ \t]{1,20}"""
-    r"""|(?P<list>,[ \t]{0,4}(?=["']))|(?P<xml>>(?=[^<\s]))|(?P<gap>[ \t]{1,4}(?![ \t]))"""
+    r"""(?:_?\d{1,2})?(?P<close>["'`]?)[ \t\xa0]{0,20}(?:(?P<sign>[!=:]={1,2}|[=-]>|[=:：＝])"""
+    r"""(?P<space>[ \t\xa0]{0,20}(?:\n[ \t|]{1,40})?)(?:!{1,2}[a-z]{1,10}[ \t]{1,4})?"""
+    r"""|,[ \t\n]{0,40}["']value["'][ \t]{0,4}:[ \t]{0,4}|value=(?=["'])|\n[ \t]{1,40}value:[ \t]{1,20}"""
+    r"""|(?P<list>,[ \t]{0,4}(?=["']))|(?P<xml>>(?=[^<\s]))"""
+    r"""|(?P<weak>[|;,\t][ \t]{0,4}|(?:(?<=[ \t])|[ \t])(?:is|was)(?:[ \t]|:[ \t]))|(?P<gap>[ \t]{1,4}(?![ \t]))"""
     r"""|</t[dh]>\s{0,40}<td[^>]{0,80}>)"""
 )
 # What is certainly no password, as in `password=None`, `$VARIABLE` and `<your key>`, and what is hidden already.
@@ -92,7 +103,7 @@ def headers(text: str, small: str) -> Iterator[Part]:
         end = 0
         for place in _places(small, word):
             found = _SEPARATOR.match(text, place + len(word)) if place >= end else None
-            if not found or not found["sign"]:
+            if not found or not (found["sign"] or found["list"]):
                 continue
             start = found.end() + text.startswith(("'", '"'), found.end())
             end = _TO_LINE_END.match(text, start).end()  # type: ignore[union-attr]
@@ -126,7 +137,8 @@ def private_keys(text: str) -> Iterator[Part]:
 LONGEST_KEY = 10_000
 _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE[ +]KEY(?: BLOCK)?(?:-{1,5})?")
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE[ +]KEY(?: BLOCK)?(?:-{1,5})?")
-_KEY_LINES = re.compile(r"(?:[\s\\]*+[A-Za-z0-9/=+]{16,})*+")
+# Lines may have something before them, as in the traceback of a group; the last one may be cut.
+_KEY_LINES = re.compile(r"(?:[\s\\|>#]*+[A-Za-z0-9/=+]{16,})*+(?:[\s\\|>#]*+[A-Za-z0-9/=+]{2,15}(?=…|\.\.\.|\Z))?+")
 
 
 def user_in_uri(text: str, strict: bool) -> Iterator[Part]:
@@ -138,6 +150,9 @@ def user_in_uri(text: str, strict: bool) -> Iterator[Part]:
             end = _URI.match(text, place).end()  # type: ignore[union-attr]
             if text.find("@", place, end) >= 0 or text.find(HIDDEN, place, end) >= 0:
                 yield from _users(text, place, end, strict)
+            known = text.find("@", place, end) >= 0 or _OF_TAGS.search(text, max(0, place - 10), place)
+            if not known and (cut := _CUT_USER.match(text, place)):
+                yield place + 3, cut.end(), NOBODY
         place = text.find("://", max(end, place + 3))
     if "@" in text:
         yield from _without_scheme(text)
@@ -145,6 +160,12 @@ def user_in_uri(text: str, strict: bool) -> Iterator[Part]:
 
 _URI = re.compile(r"""[^\s"'<>`\\]*+""")
 _OF_NO_USER = re.compile(r"\b(?:hf|abfss?|wasbs?)$")  # hf://name@revision, abfss://container@account
+# A password that was cut before its "@", which is no port, or a token in its place, which is no name of a host.
+_CUT_USER = re.compile(
+    r"""://(?:[\w.%+-]{0,80}:(?=[^\s/:]{0,80}\d)(?!\d{1,5}\b)[^\s/?\[<{"'`\\]{4,}"""
+    r"""|(?=\w*[A-Z])(?=(?:[A-Za-z_]*\d){3})\w{20,}+(?![:/?-]|\.(?!\.\.)))"""
+)
+_OF_TAGS = re.compile(r"\b(?:docker|oci|models|runs)$")
 _HOST = re.compile(r"[\w.-]{1,100}(?::\d{2,5}\b|/)|\[|(?:tcp|unix)\(")
 
 
@@ -194,9 +215,12 @@ def _value(text: str, small: str, place: int, word: str) -> Part | None:
         if word not in _ALSO or not (_variable(text, small, word, place) or _alone(small, place, word)):
             return None
         value = _SHORT.match(text, start)
-        if not value or not _looks_secret(value["inside"]):
+        if not value or not (_looks_secret if word in ("token", "key") else is_mixed)(value["inside"]):
             return None
-    if found["gap"] and (not flag or found["close"] or text.startswith("-", start) or _PROSE.match(text, start)):
+    if (found["gap"] or found["weak"]) and not (
+        _is_mixed_value(text, start)  # password x9Ab…
+        or (flag and not (found["weak"] or found["close"] or text.startswith("-", start) or _PROSE.match(text, start)))
+    ):
         return None
     if found["list"] and not (flag or (sure and _in_pair(text, place, start))):
         return None
@@ -254,16 +278,29 @@ def _variable(text: str, small: str, word: str, place: int = -1) -> bool:
 def _alone(small: str, place: int, word: str) -> bool:
     """Return whether a name has no further word: token, secret."""
     before = small[max(0, place - 1) : place]
-    return word in ("token", "secret") and not (before.isalnum() or before in ("_", "-", "."))
+    if word == "key":
+        return before in ("?", "&")
+    if word == "auth":
+        return not before.isalnum()
+    return word in ("token", "secret", "pass") and not (before.isalnum() or before in ("_", "-", "."))
+
+
+def is_mixed(value: str) -> bool:
+    """Return whether a value has letters and digits as no word, number, path or URI has them."""
+    if len(value) < 8 or "://" in value or value.startswith(("/", ".", "~", "<", "[", "{", "(")):
+        return False
+    digits = sum(character.isdigit() for character in value)
+    return digits > 0 and any(c.isalpha() for c in value) and (digits >= 4 or value.lower() != value)
+
+
+def _is_mixed_value(text: str, start: int) -> bool:
+    value = _SHORT.match(text, start)
+    return bool(value and is_mixed(value["inside"]))
 
 
 def _looks_secret(value: str) -> bool:
     """Return whether a value is none of the names, paths and numbers that people write."""
-    if len(value) < 12 or "://" in value or value.startswith(("/", ".", "~", "<", "[", "{", "(")):
-        return False
-    digits = sum(character.isdigit() for character in value)
-    letters = any(character.isalpha() for character in value)
-    return bool(digits and letters and (digits >= 4 or value.lower() != value))
+    return len(value) >= 12 and is_mixed(value)
 
 
 def _is_basic(value: str) -> bool:

@@ -17,6 +17,7 @@ _ESCAPES = re.compile(
     r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[\"'/\\nrt])|%[0-9a-fA-F]{2}"
     r"|&(?:amp|quot|apos|lt|gt|#[0-9]{1,4}|#[xX][0-9a-fA-F]{1,4});"
 )
+_FORM = re.compile(rf"{_ESCAPES.pattern}|\+")  # a form in a URI or a body has + for a space
 _SIMPLE = {"n": "\n", "r": "\r", "t": "\t"}
 _NAMED = {"amp": "&", "quot": '"', "apos": "'", "lt": "<", "gt": ">"}
 _BREAKS = re.compile(r"\\?\r?\n[ \t]*")
@@ -73,6 +74,8 @@ class View:
 def unescaped(text: str) -> Iterator[list[View]]:
     """Yield the views of a text without escapes: each the list of steps that lead to it, the last one first."""
     steps: list[View] = []
+    if "+" in text and (form := _replaced(text, _FORM)):
+        yield [form]
     for _ in range(LEVELS):
         if not ("\\" in text or "%" in text or "&" in text):
             return
@@ -99,6 +102,8 @@ def _meant(escape: str) -> str:
     """Return the character that an escape means; none for the end of a line."""
     if escape[0] == "%":
         return chr(int(escape[1:], 16))
+    if escape == "+":
+        return " "
     if escape[0] == "&":
         name = escape[1:-1]
         if name[0] != "#":

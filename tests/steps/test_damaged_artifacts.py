@@ -113,6 +113,35 @@ def test_a_flipped_bit_in_any_file_of_any_input_ends_the_step_before_it_counts(s
     assert left == []
 
 
+TOOL_INPUTS = {
+    "merge": ({}, ["base", "adapter"]),
+    "check": ({}, ["base", "adapter"]),
+    "vllm": ({"compare_with_base": True}, ["base", "adapter"]),
+    "vllm alone": ({"action": "vllm", "compare_with_base": False}, ["adapter"]),
+    "replace_tokens": ({"on_base": False, "replacements": {"a": "b"}}, ["adapter"]),
+    "replace_tokens of the base": (
+        {"action": "replace_tokens", "on_base": True, "replacements": {"a": "b"}}, ["base"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", TOOL_INPUTS)
+def test_a_damaged_input_of_an_adapter_tool_or_one_without_its_manifest_is_not_used(tool, tmp_path):
+    given, read = TOOL_INPUTS[tool]
+    settings = SimpleNamespace(**{"action": tool, "trained_whole": [], **given})
+    folders = {name: write(tmp_path / name, kind) for name, kind in {"base": "model", "adapter": "adapter"}.items()}
+    for name in read:
+        for file in (*FILES["model" if name == "base" else "adapter"], MANIFEST):
+            place = folders[name] / file
+            content = place.read_bytes()
+            for damage in (flip, Path.unlink):
+                damage(place)
+                with pytest.raises(Outage) as raised:
+                    load("adapter-tool")(settings, **folders, result=tmp_path / "result")
+                assert file in str(raised.value)
+                assert not (tmp_path / "result").exists()
+                place.write_bytes(content)
+
+
 def test_every_flipped_bit_of_a_manifest_is_found_or_says_the_same(tmp_path):
     written = read_manifest(write(tmp_path / "x", "evaluation"))
     text = (tmp_path / "x" / MANIFEST).read_bytes()

@@ -96,6 +96,37 @@ PLANTED = {
     f"1//0{LETTERS}": LETTERS,
     f"user:{PASSWORD}@db.example.com:5432/x": PASSWORD,
 }
+HEX = LETTERS.lower().translate(str.maketrans("ghijklmnopqrstuvwxyz", "0123456789abcdef0123"))
+# Known by a word some way before them, or by a sign or a word that is no "=".
+PLANTED |= {
+    f"machine api.wandb.ai\n  login user\n  password {'staple' * 3}": "staple" * 3,
+    f"curl -u me:{PASSWORD} https://x": PASSWORD,
+    f"requests.get(x, auth=('me', '{PASSWORD}'))": PASSWORD,
+    f"AzureNamedKeyCredential('me', '{KEY}')": KEY[:40],
+    f"('AKIA{'Q7' * 8}', '{KEY[:40]}')": KEY[:40],
+    f"wandb.login(key='{HEX}')": HEX,
+    f"fs.azure.account.key.me.dfs.core.windows.net={KEY}": KEY[:40],
+    f"client-key-data: {KEY[:40]}": KEY[:40],
+    f"Private-Lines: 1\n{LETTERS}\nPrivate-MAC: 1": LETTERS,
+    f'{{"auths": {{"x.io": {{"auth": "{base64.b64encode(b"me:pass").decode()}12"}}}}}}': base64.b64encode(
+        b"me:pass"
+    ).decode()[:9],
+    f'<add key="password" value="{PASSWORD}"/>': PASSWORD,
+    f"if password == '{PASSWORD}'": PASSWORD,
+    f"password := {PASSWORD}": PASSWORD,
+    f"password -> {PASSWORD}": PASSWORD,
+    f"password: !!str {PASSWORD}": PASSWORD,
+    f"|password|{PASSWORD}|": PASSWORD,
+    f"the password is {PASSWORD}": PASSWORD,
+    f"password {PASSWORD}": PASSWORD,
+    f"MYSQL_PWD={PASSWORD}": PASSWORD,
+    f"DB_PASS={PASSWORD}": PASSWORD,
+    f"https://h/x?token={'staple' * 3}": "staple" * 3,
+    f"('Authorization', 'Bearer {'staple' * 2}')": "staple" * 2,
+    f"xoxd-{LETTERS}": LETTERS,
+    f"hf_oauth_{LETTERS}": LETTERS,
+    f"lsv2_pt_{HEX}": HEX,
+}
 AROUND = {
     "alone": lambda text: text,
     "in words": lambda text: f"could not read {text}: refused",
@@ -108,6 +139,7 @@ AROUND = {
     "as a key": lambda text: str({text: 1}),
     "as bytes": lambda text: repr(text.encode()),
     "in HTML": escape,
+    "in a form": urllib.parse.quote_plus,
     "in JSON of other languages": lambda text: strange(json.dumps(text)),
 }
 
@@ -148,7 +180,9 @@ def test_no_form_of_a_credential_is_told(around):
      "http://host:8080/path@x", "/home/me@example.com/x", "basic characteristics of bearer bonds", "PWD=/home/x",
      "signature=ModelSignature(inputs)", "max_tokens: 12, token: 3", "password=None, x", "--hf-token-secret name",
      "set MLFLOW_TRACKING_PASSWORD", "label_key: found", "docker.io/a/b:1@sha256:0123abcd", "api_key=$API_KEY",
-     '{"password": "", "x": 1}'],
+     '{"password": "", "x": 1}', "docker://ubuntu:Jammy22", "http://host:port/x", "docker run -u 1000:1000",
+     "the password is wrong", "password, token and key", "auth=('me', password)",
+     "first pass: 12 rows of 3", "author=Me12, authority: x9", "s3://bucket/a+b%20c", "models:/name:Version2"],
 )  # fmt: skip
 def test_what_is_no_credential_is_told_as_it_is(text):
     assert without_credentials(text) == text
@@ -159,7 +193,8 @@ def test_what_is_no_credential_is_told_as_it_is(text):
     ["a", "A", "=", "\\", " ", "%", "@", "://", "://a:b", "a:b@", "hf_", "eyJ", "eyJaaaaaaaa.", "sk-", "sk-a-", "gl",
      "8Q~", "password=", 'password="', "password= ", 'token=\\"', "token:", "api_key: |\n ", "--token ", "bearer ",
      "basic a", "cookie:", "authorization: ", "?sig=", "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "%3A%2F%2Fa%3A",
-     "&#64;", "a.b@"],
+     "&#64;", "a.b@", "machine a ", "auth('a', ", "wandb ", "-u a:", "akia", "account.key.", "password|", "%20+",
+     "-----BEGIN PRIVATE KEY-----|"],
 )  # fmt: skip
 def test_the_time_grows_only_with_the_length_of_the_text(piece):
     def seconds(length):
@@ -171,6 +206,26 @@ def test_the_time_grows_only_with_the_length_of_the_text(piece):
 
     seconds(1000)
     assert seconds(80_000) < 20 * seconds(10_000) + 0.1  # a square would be 64 times as long
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"https://{LETTERS}@github.com/x.git", f"https://me:{LETTERS}@github.com/x.git", f"postgres://me:{LETTERS}@db/x",
+     f"ghp_{LETTERS[:36]}", f"glpat-{LETTERS[:20]}", f"hvb.{LETTERS}", f"HTTPBasicAuth('me', '{LETTERS}')",
+     f"AKIA{'Q7' * 8}:{LETTERS}", f"-----BEGIN PRIVATE KEY-----\n{LETTERS}\n", f"npm_{LETTERS[:36]}"],
+)  # fmt: skip
+def test_a_text_that_was_cut_tells_no_more_than_the_beginning_of_a_secret(text):
+    begins = text.index(LETTERS[:20])
+    for end in range(begins + 24, len(text) + 1):
+        for cut in (text[:end], f"{text[:end]}…", f"{text[:end]}..."):
+            assert LETTERS[:20] not in without_credentials(cut), cut
+
+
+def test_the_lines_of_a_cut_key_in_the_traceback_of_a_group_are_not_told():
+    key = "\n".join(["-----BEGIN PRIVATE KEY-----", PEM, PEM, "MIIEvQ"])
+    told = without_credentials("".join(f"  | {line}\n" for line in key.split("\n")) + "  | ready")
+    assert PEM not in told
+    assert told.endswith("ready")
 
 
 def test_what_is_shown_to_users_stays():
