@@ -11,6 +11,8 @@ import codecs
 import io
 import re
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, BinaryIO, TextIO, cast
@@ -170,3 +172,14 @@ def mask_output() -> None:
         setattr(sys, name, masking(stream))
         if own:
             setattr(sys, f"__{name}__", getattr(sys, name))
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Print what a thread raised as one text: Python prints it in pieces, in which no secret of two lines is found."""
+    if failed.exc_type is SystemExit or sys.stderr is None:
+        return
+    told = "".join(traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback))
+    name = failed.thread.name if failed.thread else "that has ended"
+    print(f"Exception in thread {name}:\n{told}", end="", file=sys.stderr, flush=True)

@@ -36,14 +36,8 @@ _BEFORE = {
     "pass": "(?!)", "auth": "(?!)",
 }  # fmt: skip
 _NAMES = {word: re.compile(rf"{before}$") for word, before in _BEFORE.items()}
-_ALSO = (
-    "secret",
-    "token",
-    "key",
-    "pwd",
-    "pass",
-    "auth",
-)  # with a value that looks like one: plain, or at the end of a VARIABLE
+# With a value that looks like one: plain, or at the end of a VARIABLE.
+_ALSO = ("secret", "token", "key", "pwd", "pass", "auth")
 _NO_SECRET = re.compile(r"(?:pad|eos|bos|unk|mask|sep|cls|image|video|audio|stop|start|end|special|prompt|label)_$")
 _SEPARATOR = re.compile(
     r"""(?:_?\d{1,2})?(?P<close>["'`]?)[ \t\xa0]{0,20}(?:(?P<sign>[!=:]={1,2}|[=-]>|[=:：＝])"""
