@@ -31,6 +31,9 @@ from steps.volumes import told_of
 MANIFEST = "manifest.json"
 BLOCK = 8 * 1024 * 1024
 LARGEST_MANIFEST = 64 * 1024 * 1024  # bytes; that of a model of a thousand shards has a quarter of one
+CHECKPOINTS = "checkpoints"  # folder in an artifact that no manifest describes: each checkpoint has its own
+# Suffixes of files that libraries look for by their names; of others, such as a note, nothing depends.
+LOADED = {".json", ".jsonl", ".jinja", ".txt", ".model", ".safetensors", ".bin", ".pt", ".py", ".parquet", ".arrow"}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CLOCK_TICK = 50_000_000  # nanoseconds; two changes of a file that are this far apart have different times
 TELLING = 100_000  # bytes; what is smaller tells nothing of the space that a folder needs
@@ -124,7 +127,22 @@ def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
             if now != entry["sha256"]:
                 raise _gone(path, f"{name} with other content than was written: sha256 {now[:12]}",
                             f"sha256 {entry['sha256'][:12]}, as in {MANIFEST}")  # fmt: skip
+    if (other := next(_unlisted(path, manifest), None)) is not None:
+        raise _gone(path, f"{other}, which is not in its {MANIFEST}", "the files that its step wrote, and no other")
     return manifest
+
+
+def _unlisted(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield the files beside those of a manifest that libraries would read, such as adapter_config.json."""
+    for folder, folders, files in os.walk(path):
+        here = os.path.relpath(folder, path)
+        if here == ".":
+            folders[:] = [name for name in folders if name != CHECKPOINTS]
+        for file in files:
+            name = os.path.normpath(os.path.join(here, file))
+            read = os.path.splitext(file)[1] in LOADED and not file.startswith(".")
+            if read and name != MANIFEST and name not in manifest.files:
+                yield name
 
 
 def is_whole(path: Path, kind: str | tuple[str, ...] = ()) -> bool:

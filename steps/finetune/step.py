@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from steps.artifacts import Manifest, new_artifact, read_manifest
+from steps.artifacts import CHECKPOINTS, Manifest, new_artifact, read_manifest
 from steps.errors import Preempted
 from steps.finetune.batch_size import free
 from steps.finetune.checkpoints import (
@@ -35,8 +35,6 @@ from steps.pruning import Pruned
 from steps.stopping import Stopped, passing_over
 
 log = logging.getLogger("finetune")
-
-CHECKPOINTS = "checkpoints"
 
 
 def finetune(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from prompt_rows import answers_in, talk_row, text_row, write_prompts
 from waiting import LONG, time_with
 
 from steps import running
-from steps.artifacts import read_manifest
+from steps.artifacts import new_artifact, read_manifest
 from steps.errors import Outage, OutOfResources, Preempted, UserError
 from steps.generate import answering, places, progress, rows, survey
 from steps.generate.asking import seed_of
@@ -258,8 +259,11 @@ def test_conversations_are_rendered_by_the_models_template_or_the_datas(tmp_path
     assert listed[0]["prompt"] == talk
     assert listed[0]["all_text_raw"] == right + lines[0]["generations"]
     assert listed[0]["gen_params"]["model_conf"]["model"] == tiny_model.name
-    (data / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
-    generate(settings(), tiny_model, data, tmp_path / "other")
+    with new_artifact(tmp_path / "templated", "data") as draft:
+        shutil.copytree(data / "rows", draft / "rows")
+        (draft / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
+        draft.facts = read_manifest(data).facts
+    generate(settings(), tiny_model, tmp_path / "templated", tmp_path / "other")
     assert answers_in(tmp_path / "other")[0]["prompt_text"] == "<What comes after 0?>"
 
 
