@@ -24,6 +24,7 @@ pytest_plugins = [
     "merge_inputs",
     "registering",
     "peers",
+    "hostile_trials",
     "planning",
     "warm_runs",
     "kubeflow",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +82,81 @@ def put(name: str, content: object) -> Act:
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     return act
+
+
+def tensor(**changes: object) -> bytes:
+    """Return a weight file with one tensor, of which the header tells something else."""
+    return header({"a.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}, bytes(4))
+
+
+def config(**changes: object) -> Act:
+    return put("config.json", {**CONFIG, **changes})
+
+
+def tokens(**changes: object) -> Act:
+    return put("tokenizer.json", {**TOKENIZER, **changes})
+
+
+def split_by(expression: str) -> Act:
+    return tokens(pre_tokenizer={"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated",
+                                 "invert": False})  # fmt: skip
+
+
+def told(**changes: object) -> Act:
+    return put("tokenizer_config.json", {**TOKENIZER_CONFIG, **changes})
+
+
+def link(name: str, target: str) -> Act:
+    def act(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return act
+
+
+def fifo(name: str) -> Act:
+    def act(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return act
+
+
+def huge(name: str) -> Act:
+    def act(folder: Path) -> None:
+        (folder / name).touch()
+        os.truncate(folder / name, 6 << 30)
+
+    return act
+
+
+def index(content: object) -> Act:
+    def act(folder: Path) -> None:
+        put("model.safetensors.index.json", content)(folder)
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+
+    return act
+
+
+def weights(content: bytes) -> Act:
+    return put("model.safetensors", content)
+
+
+def folder_for(name: str) -> Act:
+    def act(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        put(f"{name}/more/x.txt", "x")(folder)
+
+    return act
+
+
+def both(*acts: Act) -> Act:
+    def act(folder: Path) -> None:
+        for one in acts:
+            one(folder)
+
+    return act
+
+
+def not_utf8(folder: Path) -> None:
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).touch()

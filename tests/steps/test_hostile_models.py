@@ -1,188 +1,57 @@
-"""Models, adapters and templates that were written to stop a run: the plan refuses them, and import_model alone.
+"""Models that were written to stop a run: the plan refuses them, and import_model alone.
 
-The model here has no torch behind it, so that each case takes some milliseconds; a case that takes longer than SECONDS
-fails.
+The model here has no torch behind it, so that each case takes some milliseconds; a case that takes longer than ten
+seconds fails (`hostile_trials.py`).
 """
 
-import importlib.util
 import json
 import math
-import os
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from conftest import chat_rows, write_jsonl
 from hostile_files import (
-    ADAPTED,
     CONFIG,
-    DOUBLING,
     END,
-    ENDLESS,
-    LORA,
-    SHAPES,
     TOKENIZER,
-    TOKENIZER_CONFIG,
     Act,
+    both,
+    config,
+    fifo,
+    folder_for,
     header,
+    huge,
+    index,
+    link,
+    not_utf8,
     put,
-    safetensors,
+    split_by,
+    tensor,
+    tokens,
+    told,
+    weights,
 )
+from hostile_trials import digest_of, imported, planned
 
 from steps.errors import SecurityRefusal, StepError, UserError
 from steps.import_model.step import import_model
-from steps.models.template_trial import is_plain
 from steps.params.settings import AdapterFound, ImportSettings, Resolved
-from steps.plan.deciding import decide
-from steps.sources import storage
 from steps.sources.plain_yaml import plain_yaml
 
-SECONDS = 10
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-DOUBLED = {"type": "Replace", "pattern": {"Regex": "a|b"}, "content": "aa"}
 PADDING = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
 
 
-def tensor(**changes: object) -> bytes:
-    """Return a weight file with one tensor, of which the header tells something else."""
-    return header({"a.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}, bytes(4))
-
-
-def config(**changes: object) -> Act:
-    return put("config.json", {**CONFIG, **changes})
-
-
-def tokens(**changes: object) -> Act:
-    return put("tokenizer.json", {**TOKENIZER, **changes})
-
-
-def split_by(expression: str) -> Act:
-    return tokens(pre_tokenizer={"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated",
-                                 "invert": False})  # fmt: skip
-
-
-def told(**changes: object) -> Act:
-    return put("tokenizer_config.json", {**TOKENIZER_CONFIG, **changes})
-
-
-def link(name: str, target: str) -> Act:
-    def act(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(target)
-
-    return act
-
-
-def fifo(name: str) -> Act:
-    def act(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        os.mkfifo(folder / name)
-
-    return act
-
-
-def huge(name: str) -> Act:
-    def act(folder: Path) -> None:
-        (folder / name).touch()
-        os.truncate(folder / name, 6 << 30)
-
-    return act
-
-
-def index(content: object) -> Act:
-    def act(folder: Path) -> None:
-        put("model.safetensors.index.json", content)(folder)
-        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-
-    return act
-
-
-def weights(content: bytes) -> Act:
-    return put("model.safetensors", content)
-
-
-def folder_for(name: str) -> Act:
-    def act(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        put(f"{name}/more/x.txt", "x")(folder)
-
-    return act
-
-
-def both(*acts: Act) -> Act:
-    def act(folder: Path) -> None:
-        for one in acts:
-            one(folder)
-
-    return act
-
-
-def not_utf8(folder: Path) -> None:
-    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).touch()
-
-
-@contextmanager
-def soon(seconds: int = SECONDS) -> Iterator[None]:
-    """Fail what takes longer, also while it waits for a file that never ends."""
-
-    def fail(*_: object) -> None:
-        raise AssertionError(f"more than {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+@pytest.fixture
+def model(good_model) -> Path:
+    return good_model
 
 
 @pytest.fixture
-def model(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("FINETUNE_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name, content in {"config": CONFIG, "tokenizer": TOKENIZER, "tokenizer_config": TOKENIZER_CONFIG}.items():
-        put(f"{name}.json", content)(folder)
-    weights(safetensors(SHAPES))(folder)
-    return folder
-
-
-@pytest.fixture
-def adapter(model) -> Path:
-    folder = model.parent / "adapter"
-    folder.mkdir()
-    put("adapter_config.json", LORA)(folder)
-    factors = {f"{ADAPTED}.lora_A.weight": [2, 8], f"{ADAPTED}.lora_B.weight": [8, 2]}
-    put("adapter_model.safetensors", safetensors(factors))(folder)
-    return folder
-
-
-def planned(model: Path, seconds: int = SECONDS, **given: object) -> object:
-    given = {"pytorch_model_path": str(model), "number_of_gpu_to_use_finetuning": 0, **given}
-    with soon(seconds):
-        return decide("chat_completion", {"train_file_path": str(model.parent / "rows.jsonl"), **given})
-
-
-def imported(model: Path, kind: str = "pytorch", digest: str = "", **more: object) -> None:
-    settings = ImportSettings(kind=kind, source=Resolved(uri=str(model), digest=digest or "0" * 64), **more)
-    with soon():
-        import_model(settings, model.parent / "out", model.parent / "out-tokenizer")
-
-
-def digest_of(folder: Path) -> str:
-    """Return the digest of a folder; none of one that has to be refused before its digest is computed."""
-    if any(file.is_symlink() or file.stat().st_size > 1 << 30 for file in folder.iterdir()):
-        return ""
-    with suppress(UserError):
-        return storage.digest_of("pytorch_model_path", str(folder))
-    return ""
+def adapter(good_adapter) -> Path:
+    return good_adapter
 
 
 MODELS: dict[str, tuple[Act, type[StepError], str]] = {
@@ -394,123 +263,9 @@ def test_a_hostile_mlmodel_file_is_refused(model, name):
             judge()
 
 
-ADAPTED_FILES = {
-    "code of a processor": (put("processor_config.json", {"auto_map": {"A": "evil.M"}}), SecurityRefusal, r"evil\.py"),
-    "a tokenizer that reads elsewhere": (
-        put("tokenizer_config.json", {"vocab": "/etc/passwd"}), SecurityRefusal, "MODEL-E0306"
-    ),
-    "generation by a text": (put("generation_config.json", {"eos_token_id": "x"}), UserError, "eos_token_id"),
-    "settings that are a folder": (folder_for("tokenizer_config.json"), UserError, "MODEL-E0128 adapter_path"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ADAPTED_FILES)
-def test_a_hostile_file_beside_an_adapter_is_refused_by_the_plan_and_by_the_import_alone(model, adapter, name):
-    act, error, words = ADAPTED_FILES[name]
-    act(adapter)
-    found = AdapterFound(kind="pytorch", source=Resolved(uri=str(adapter), digest=digest_of(adapter)), use="continue")
-    with pytest.raises(error, match=words):
-        planned(model, adapter_path=str(adapter), adapter_use="continue")
-    with pytest.raises(error, match=words):
-        imported(model, digest=digest_of(model), adapter=found)
-
-
 def test_yaml_of_very_many_values_is_refused_before_it_is_read_as_a_whole():
     with pytest.raises(ValueError, match="more than 20,000 names and values"):
         plain_yaml(b"[" + b"[]," * 20_001 + b"]")
-
-
-SLOW = "(([a-z_.0-9]+)+)+x"
-ADAPTERS = {
-    "a slow expression": ({"target_modules": SLOW}, "MERGE-E0106.*seconds"),
-    "a slow expression for ranks": ({"rank_pattern": {SLOW: 4}}, "MERGE-E0106.*seconds"),
-    "a slow expression for others": ({"exclude_modules": SLOW}, "MERGE-E0106.*seconds"),
-    "a deep expression": ({"target_modules": "(" * 4000 + ")" * 4000}, "MERGE-E0106"),
-    "an endless repetition": ({"alpha_pattern": {"a{99999999999999}": 3}}, "MERGE-E0106"),
-    "a long expression": ({"target_modules": "a|" * 100_000}, "MERGE-E0106"),
-    "targets of a number": ({"target_modules": 3}, "target_modules"),
-    "targets of lists": ({"target_modules": [["q_proj"]]}, "target_modules"),
-    "an infinite rank": ({"r": math.inf}, "MODEL-E0116.*a whole number"),
-    "a rank of 300 digits": ({"r": 10**300}, "MODEL-E0116"),
-    "a rank of a text": ({"r": "2"}, "MODEL-E0116"),
-    "half a rank": ({"r": 2.5}, "MODEL-E0116"),
-    "a dropout of a list": ({"lora_dropout": [1]}, "lora_dropout"),
-    "a dropout of more than everything": ({"lora_dropout": 7}, "lora_dropout"),
-    "a dropout that is no number": ({"lora_dropout": math.nan}, "lora_dropout"),
-    "an unknown bias": ({"bias": "evil"}, "bias"),
-    "layers by name": ({"layers_to_transform": ["a"]}, "layers_to_transform"),
-    "ranks of a list": ({"rank_pattern": [1]}, "rank_pattern"),
-    "an alpha of 400 digits": ({"lora_alpha": 10**400}, "MERGE-E0106"),
-    "an alpha that is no number": ({"lora_alpha": math.nan}, "MERGE-E0106"),
-    "a kind of a list": ({"peft_type": ["LORA"]}, "peft_type"),
-    "a task of a list": ({"task_type": ["x"]}, "task_type"),
-    "modules of lists": ({"modules_to_save": [["a"]]}, "modules_to_save"),
-    "a base of an object": ({"base_model_name_or_path": {"x": 1}}, "base_model_name_or_path"),
-}
-
-
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_a_hostile_adapter_is_refused_by_the_plan_and_by_the_import_alone(model, adapter, name):
-    changes, words = ADAPTERS[name]
-    put("adapter_config.json", {**LORA, **changes})(adapter)
-    found = AdapterFound(kind="pytorch", source=Resolved(uri=str(adapter), digest=digest_of(adapter)), use="continue")
-    with pytest.raises(UserError, match=words):
-        planned(model, adapter_path=str(adapter), adapter_use="continue")
-    with pytest.raises(UserError, match=words):
-        imported(model, digest=digest_of(model), adapter=found)
-
-
-@pytest.mark.parametrize("name", ENDLESS)
-def test_a_template_that_does_not_end_is_refused_by_the_plan(model, name):
-    put("chat_template.jinja", ENDLESS[name])(model)
-    with pytest.raises(UserError, match=r"DATA-E0806 chat_template: .*takes more than"):
-        planned(model, seconds=60)  # two of computing, on a machine that may be busy
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{{ " + "+".join("a" * 5000) + " }}",
-        "{{ a" + ".b" * 5000 + " }}",
-        "{{ a" + "|trim" * 5000 + " }}",
-        "{% if a %}" * 100 + "{% endif %}" * 100,
-        "{% for a in a %}" * 30 + "{% endfor %}" * 30,
-    ],
-)
-def test_a_template_that_is_nested_too_deep_to_be_compiled_is_refused_by_the_plan(model, text):
-    put("chat_template.jinja", text)(model)
-    with pytest.raises(UserError, match=r"DATA-E0806 chat_template: .*nested"):
-        planned(model, seconds=60)
-
-
-def test_a_tokenizer_that_does_not_end_is_refused_by_the_plan(model):
-    tokens(normalizer={"type": "Sequence", "normalizers": [DOUBLED] * 40})(model)
-    with pytest.raises(UserError, match=r"MODEL-E0117 .*(seconds|memory) for a few words"):
-        planned(model, seconds=60)  # one of computing
-
-
-@pytest.mark.parametrize("name", DOUBLING)
-def test_a_template_whose_texts_may_double_is_tried_first(name):
-    assert not is_plain(DOUBLING[name])
-
-
-def test_the_templates_of_common_models_need_no_trial():
-    trl = Path(importlib.util.find_spec("trl").origin).parent  # type: ignore[union-attr, arg-type]
-    files = [file for kind in ("qwen", "llama", "phi") for file in (trl / "chat_templates").glob(f"{kind}*.jinja")]
-    assert len(files) > 10
-    assert [file.name for file in files if not is_plain(file.read_text())] == []
-
-
-@pytest.mark.parametrize("text", ["{{ 'a' | nope }}", "{{ 1 / 0 }}", "{{ raise_exception('no') }}", "{{ 2 * 3 }}"])
-def test_a_template_that_raises_is_left_to_the_rows(model, text):
-    put("chat_template.jinja", text)(model)
-    planned(model)
-
-
-def test_a_number_of_thousands_of_digits_in_a_template_is_told(model):
-    put("chat_template.jinja", "{{ " + "9" * 6000 + " }}")(model)
-    with pytest.raises(UserError, match="DATA-E0806"):
-        planned(model)
 
 
 @pytest.mark.parametrize(
@@ -529,11 +284,6 @@ def test_an_address_that_leads_elsewhere_is_refused(model, uri):
             planned(model, **given)
     with pytest.raises(UserError, match="URI-E0"):
         import_model(ImportSettings(kind="pytorch", source=Resolved(uri=uri, digest="0")), model / "a", model / "b")
-
-
-def test_a_slow_expression_of_the_user_is_told(model):
-    with pytest.raises(UserError, match=r"PLAN-E0390 lora_target_modules: .*seconds"):
-        planned(model, lora_target_modules=SLOW, apply_lora=True)
 
 
 def test_data_behind_a_link_out_of_its_folder_is_refused(model):
