@@ -132,11 +132,15 @@ def _settings(model: type[BaseModel], given: dict[str, Any]) -> str:
     try:
         model.model_validate(value)
     except ValidationError as error:
-        raise UserError(
-            Problem("PARAM-E0104", _flag(str(detail["loc"][-1])), shown(detail["input"]), detail["msg"], "correct it")
-            for detail in error.errors()
-        ) from None
+        raise UserError(_wrong(_flag(str(detail["loc"][-1])), detail) for detail in error.errors()) from None
     return json.dumps(value)
+
+
+def _wrong(flag: str, detail: Any) -> Problem:
+    """Turn pydantic's error about a value of the settings, or a value that is not there, into a Problem."""
+    if detail["type"] == "missing":
+        return Problem("PARAM-E0104", flag, "nothing", "a value", f"give {flag}, or --settings with all of them")
+    return Problem("PARAM-E0104", flag, shown(detail["input"]), detail["msg"], "correct it")
 
 
 def _flag(name: str) -> str:

@@ -94,3 +94,14 @@ def test_settings_of_a_step_alone_are_a_json_object(tmp_path, words, capsys):
     assert end.value.code == 2
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["where"] == "--settings"
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_settings_that_are_not_given_to_a_step_are_told_by_their_flags():
+    from steps.__main__ import _settings
+    from steps.params.settings import FinetuneSettings
+
+    with pytest.raises(UserError) as error:
+        _settings(FinetuneSettings, {"settings": '{"training": {"max_steps": "few"}}'})
+    told = "\n".join(map(str, error.value.problems))
+    assert "PARAM-E0104 --pipeline: found nothing; expected a value. Fix: give --pipeline" in told
+    assert "PARAM-E0104 --max-steps: found 'few'" in told
