@@ -7,10 +7,13 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from chaos_row import Row
 
 from steps.artifacts import is_whole
@@ -21,6 +24,9 @@ from steps.params.settings import ImportSettings, Resolved
 from steps.sources import storage
 
 MIB = 1024 * 1024
+LARGE = 5_000_000_000  # bytes of rows
+MEMORY = 512 * MIB
+CHAT = '{"messages": [{"role": "user", "content": "%d %d"}, {"role": "assistant", "content": "%s"}]}\n'
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,38 @@ def bring_as_process(tight: Tight, folder: Path) -> list[str]:
             "--tokenizer", str(folder / "tokenizer")]  # fmt: skip
 
 
+def larger_than_memory(tight: Tight, number: int, draw: random.Random) -> str:
+    """Rows of ten times the memory are checked, by as many processes as there are processors."""
+    file = tight.folder / "large.jsonl"
+    filler = "".join(draw.choices("abcdefghij ", k=1200))
+    with open(file, "w") as rows:
+        while rows.tell() < LARGE:
+            at = rows.tell()
+            rows.writelines(CHAT % (at, place, filler) for place in range(10_000))
+    checked = [sys.executable, "-m", "steps", "check-data", "--task", "chat_completion", "--train", str(file)]
+    with open(tight.folder / "log.txt", "wb") as log:
+        process, most = subprocess.Popen(checked, stdout=log, stderr=log), 0
+        while process.poll() is None:
+            most = max(most, memory_of(process.pid))
+            time.sleep(0.1)
+    size, told = file.stat().st_size, (tight.folder / "log.txt").read_text()
+    file.unlink()
+    print(f"{size:,} bytes were checked with {most / MIB:.0f} MiB")
+    if process.returncode:
+        return f"code {process.returncode}: {told[-500:]}"
+    return "" if most <= MEMORY else f"{most / MIB:.0f} MiB for {size:,} bytes"
+
+
+def memory_of(number: int) -> int:
+    """Return the memory of a process and its children in bytes, what they share counted once; 0 if one has ended."""
+    with suppress(psutil.Error):
+        process = psutil.Process(number)
+        return sum(one.memory_full_info().pss for one in (process, *process.children(recursive=True)))
+    return 0
+
+
 ROWS = [
+    Row(24, "an input of 5 GB", larger_than_memory, "tight", long=1),
     Row(25, "a disk is full: importing a model", on_a_small_disk(bring, 16 * 1024, 2 * MIB), "tight", short=3, long=40),
     Row(23, "little memory: importing a model", with_little_memory(bring_as_process, 600 * MIB, 3000 * MIB), "tight",
         short=2, long=10),
