@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from steps.lost import killed, was_killed
 LEAST = 512_000_000  # bytes that the libraries of any step reserve, with the stacks of their threads
 LEAST_WITH_TORCH = 2_000_000_000  # measured with torch 2.13 for CPUs: its libraries alone are mapped with 1.5 GB
 NEAR = 256_000_000  # bytes; a thread's stack and memory of its own, or a library, is reserved at once
+STARTING = 30.0  # seconds for a thread to begin, on a machine that is busy
 OURS = {0, 2, 3, 4, 5, 6, 7, 70, 130, 143}  # codes of processes that have told their error
 
 
@@ -34,6 +36,7 @@ def watch_memory(step: str, tell: Callable[[dict[str, Any]], Any]) -> None:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
+        bound_starts()
         return
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda told, _: os.kill(child, told))
@@ -44,6 +47,28 @@ def watch_memory(step: str, tell: Callable[[dict[str, Any]], Any]) -> None:
         tell(killed(step, code).as_json(step))
     how = f"its process ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}, without a word"
     tell(OutOfResources(lack_of_memory(step, how)).as_json(step))
+
+
+class _Begun(threading.Event):
+    """Tells that a thread has begun; nobody waits for it for ever."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        begun = super().wait(STARTING if timeout is None else timeout)
+        if not begun and timeout is None:
+            raise MemoryError(f"a thread did not begin within {STARTING:.0f} s")
+        return begun
+
+
+def bound_starts() -> None:
+    """Let no start of a thread wait for ever: a thread that gets no memory ends before it tells that it has begun."""
+    start = threading.Thread.start
+
+    def started(thread: Any) -> None:
+        if not thread._started.is_set():
+            thread._started = _Begun()
+        start(thread)
+
+    threading.Thread.start = started  # type: ignore[method-assign]
 
 
 def refuse_tight(step: str, torch: bool) -> None:

@@ -9,7 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -369,6 +371,25 @@ def test_a_limit_below_what_libraries_take_is_refused_before_they_load(monkeypat
 
 
 LARGE = "{{ ('x' * 10 ** 9) * 10 }}"
+
+
+def test_a_thread_that_gets_no_memory_to_begin_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)  # to be as it was afterwards
+    monkeypatch.setattr(limited, "STARTING", 0.2)
+    limited.bound_starts()
+    done = []
+    with ThreadPoolExecutor(1) as pool:
+        assert list(pool.map(done.append, [1])) == [None]
+    thread = threading.Thread(target=list)
+    thread.start()
+    thread.join()
+    with pytest.raises(RuntimeError, match="once"):
+        thread.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "_bootstrap", lambda _: None)
+        with pytest.raises(MemoryError, match="a thread did not begin"):
+            threading.Thread(target=list, daemon=True).start()
+    assert done == [1]
 
 
 def test_a_template_is_tried_in_a_process_with_limited_memory_too():
