@@ -68,7 +68,7 @@ def bound_starts() -> None:
             thread._started = _Begun()
         start(thread)
 
-    threading.Thread.start = started  # type: ignore[method-assign]
+    threading.Thread.start = started  # type: ignore[method-assign, assignment]
 
 
 def refuse_tight(step: str, torch: bool) -> None:
