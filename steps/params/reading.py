@@ -187,7 +187,7 @@ def _refuse_halves(given: dict[str, Any]) -> None:
     names = [name for name, value in given.items() if any(HALF.search(text) for text in _texts([name, value]))]
     if names:
         raise UserError(
-            Problem("PARAM-E0121", shown(name), shown(given[name]), "whole characters",
+            Problem("PARAM-E0121", name, shown(given[name]), "whole characters",
                     "write the character itself, as UTF-8",
                     why="half of a surrogate pair, or a byte that is no UTF-8, is no character")
             for name in names
