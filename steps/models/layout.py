@@ -345,9 +345,8 @@ def refuse_unsafe_weights(folder: Path) -> None:
     names = {file.name for file in folder.iterdir()}
     if INDEX in names:
         shards_of(str(folder / INDEX), read_json(str(folder), lambda name: (folder / name).read_bytes(), INDEX))
-    safe = any(is_safe_weights(name) for name in names)
     pickled = sorted(name for name in names if name in LOADED_PICKLES or name.startswith("pytorch_model-"))
-    if pickled and not safe:
+    if pickled and not any(is_safe_weights(name) for name in names):
         raise SecurityRefusal(
             Problem("MODEL-E0301", str(folder), f"only pickled weights ({', '.join(pickled[:3])})", "safetensors",
                     "if you trust their author, convert them: model.save_pretrained(folder) writes safetensors")
@@ -357,10 +356,9 @@ def refuse_unsafe_weights(folder: Path) -> None:
 def refuse_folders(parameter: str, names: Mapping[str, int], *inside: str) -> None:
     """Raise UserError for a folder where a model or tokenizer has a file: it would count as a file that is missing."""
     known = TOKENIZER_NAMES | {CONFIG, GENERATION, INDEX, ADAPTER_CONFIG}
-    parents = {name.rpartition("/")[0] for name in names}
-    first = sorted({f"{folder}{parent.removeprefix(folder).split('/')[0]}" for folder in inside for parent in parents
-                    if parent.startswith(folder)})  # fmt: skip
-    if found := [folder for folder in first if folder.rsplit("/", 1)[-1] in known]:
+    parents = [(folder, name.removeprefix(folder).split("/")[0]) for folder in inside for name in names
+               if name.startswith(folder) and "/" in name.removeprefix(folder)]  # fmt: skip
+    if found := sorted({folder + first for folder, first in parents if first in known}):
         raise UserError(
             Problem("MODEL-E0128", parameter, f"a folder called {found[0]}", "a file of this name, or none",
                     "remove the folder, or upload the file", count=len(found))
@@ -382,11 +380,9 @@ def refuse_large(parameter: str, names: Mapping[str, int]) -> None:
 def _largest(name: str) -> float:
     if name.endswith(".jinja"):
         return LARGEST_TEMPLATE
-    if name in VOCABULARIES or name == "merges.txt":
-        return LARGEST_VOCABULARY
     read = name in TOKENIZER_NAMES or name in (*MODEL_NAMES, ADAPTER_CONFIG)
-    bounds = {"MLmodel": LARGEST_MLMODEL, INDEX: LARGEST_INDEX}
-    return bounds.get(name, LARGEST_CONFIG if read else math.inf)
+    bounds = dict.fromkeys((*VOCABULARIES, "merges.txt"), LARGEST_VOCABULARY)
+    return {**bounds, "MLmodel": LARGEST_MLMODEL, INDEX: LARGEST_INDEX}.get(name, LARGEST_CONFIG if read else math.inf)
 
 
 def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[str, Any]:
@@ -398,7 +394,7 @@ def read_json(parameter: str, read: Callable[[str], bytes], name: str) -> dict[s
         value = str(error)
     if content.startswith(MARKS):
         value = "a byte order mark, with which transformers does not read it"
-    if isinstance(value, dict):
-        return value
-    found = value if isinstance(value, str) else shown(value)
-    raise UserError(Problem("MODEL-E0109", f"{parameter}: {name}", found, "a JSON object", "upload the file again"))
+    if not isinstance(value, dict):
+        found = value if isinstance(value, str) else shown(value)
+        raise UserError(Problem("MODEL-E0109", f"{parameter}: {name}", found, "a JSON object", "upload the file again"))
+    return value
