@@ -67,6 +67,8 @@ def other_model(tmp_path_factory):
 
 @contextmanager
 def unchanged_environment():
+    import deepspeed  # noqa: F401  which sets a variable where it is imported first
+
     before = dict(os.environ)
     yield
     assert dict(os.environ) == before

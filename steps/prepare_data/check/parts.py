@@ -301,8 +301,10 @@ def _side_by_side(work: Callable[[tuple[int, int]], Part], stretches: list[tuple
     try:
         # Forked processes give equal hashes of equal texts and need not import modules again.
         with ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable) as pool:
-            made = pool.map(work, stretches)
-            processes += pool._processes.values()  # active_children() forgets one that has ended already
+            try:
+                made = pool.map(work, stretches)
+            finally:  # also if one has ended before all stretches are given to them
+                processes += pool._processes.values()  # active_children() forgets one that has ended already
             yield from made
     except BrokenProcessPool:  # behind the pool, which has waited for all of them, so that their codes are known
         codes = [one.exitcode for one in processes if one.exitcode and was_killed(one.exitcode)]
