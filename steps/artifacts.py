@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ from steps.exhausted import exhausted, is_out_of_space
 from steps.params.checked_json import CHECKSUM, checksum_of
 from steps.params.text_file import read_json
 from steps.volumes import told_of
+
+log = logging.getLogger("finetune")
 
 MANIFEST = "manifest.json"
 BLOCK = 8 * 1024 * 1024
@@ -127,9 +130,14 @@ def read_manifest(path: Path, kind: str | tuple[str, ...] = ()) -> Manifest:
             if now != entry["sha256"]:
                 raise _gone(path, f"{name} with other content than was written: sha256 {now[:12]}",
                             f"sha256 {entry['sha256'][:12]}, as in {MANIFEST}")  # fmt: skip
-    if (other := next(_unlisted(path, manifest), None)) is not None:
-        raise _gone(path, f"{other}, which is not in its {MANIFEST}", "the files that its step wrote, and no other")
+    for name in _unlisted(path, manifest):
+        _warn_of(path / name)
     return manifest
+
+
+@cache
+def _warn_of(file: Path) -> None:
+    log.warning("WARNING %s is not in the manifest of its artifact, and may change the result", file)
 
 
 def _unlisted(path: Path, manifest: Manifest) -> Iterator[str]:
