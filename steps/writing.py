@@ -101,3 +101,8 @@ def _refusal(folder: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def with_home(path: str | Path) -> Path:
+    """Return a path with ~ and ~user replaced by a home folder; of a user who has none it stays, as in a shell."""
+    return Path(os.path.expanduser(path))  # the method of Path raises RuntimeError

@@ -96,10 +96,7 @@ def finetune(
             if settings.nodes is not None:
                 forget_nodes(folder)
     with to_the_end():
-        if checkpoints:
-            _write_checkpoints(folder, scratch, checkpoints)
-        elif folder.path == scratch:
-            _move_checkpoints(scratch, tuned / CHECKPOINTS)
+        _keep_checkpoints(folder, scratch, tuned, checkpoints)
     return read_manifest(tuned)
 
 
@@ -173,6 +170,14 @@ def _without_pruned(folder: CheckpointFolder) -> Iterator[None]:
         folder.clear()
         finish(folder.path)
         raise
+
+
+def _keep_checkpoints(folder: CheckpointFolder, scratch: Path, tuned: Path, checkpoints: Path | None) -> None:
+    """Hand on the checkpoints that are kept, beside the result or in it."""
+    if checkpoints:
+        _write_checkpoints(folder, scratch, checkpoints)
+    elif folder.path == scratch:
+        _move_checkpoints(scratch, tuned / CHECKPOINTS)
 
 
 def _write_checkpoints(folder: CheckpointFolder, scratch: Path, checkpoints: Path) -> None:

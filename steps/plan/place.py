@@ -20,9 +20,9 @@ from steps.plan.rewards import packages_of_rewards
 from steps.plan.seen import Seen, runs_here
 from steps.plan.verl import packages_of_verl
 from steps.sources.object_folder import ObjectFolder, uri_problems, within
-from steps.sources.storage import NoCredentials, check_uri, local_path, with_home
+from steps.sources.storage import NoCredentials, check_uri, local_path
 from steps.tracking.target import MEANS_OFF, is_off, store_of
-from steps.writing import mount_of, nearest_there, write_error
+from steps.writing import mount_of, nearest_there, with_home, write_error
 
 # Parameter → the form of such a name in Kubernetes.
 _OBJECT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")

@@ -20,8 +20,8 @@ from steps.signing.keys import Key, read_public
 from steps.signing.places import Folder, Place, digests, folder_at, place_at, place_of
 from steps.signing.signature import NotSigned, hint_of, signed_digests
 from steps.signing.statement import TAGS, read
-from steps.sources.storage import with_home
 from steps.tracking.registered import Version, open_version
+from steps.writing import with_home
 
 RESTORE = "do not use it: restore what was registered, or register the model again"
 NOTE, MOST_BYTES_OF_NOTE = "registered_model_meta", 1000

@@ -24,6 +24,7 @@ from steps.exhausted import causes
 from steps.faults import NO_CREDENTIALS, TEMPORARY, known, same_again, status_of
 from steps.redaction import masked
 from steps.sources import bounded, bucket_names, credentials, downloads, odd_files
+from steps.writing import with_home
 
 T = TypeVar("T")
 
@@ -255,11 +256,6 @@ def _refuse_other_than_file(path: Path) -> None:
 def local_path(uri: str) -> Path | None:
     """Convert a local URI to a path; None for object stores."""
     return with_home(uri.removeprefix("file://")) if scheme_of(uri) == "file" else None
-
-
-def with_home(path: str) -> Path:
-    """Return a path with ~ and ~user replaced by a home folder; of a user who has none it stays, as in a shell."""
-    return Path(os.path.expanduser(path))  # the method of Path raises RuntimeError
 
 
 def join(uri: str, name: str) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from steps.params.registration import MEANS_OFF as MEANS_OFF
 from steps.params.registration import TrackingParams, database_in
 from steps.running import LOCAL_ROOT
+from steps.writing import with_home
 
 HOSTED = ("databricks", "databricks-uc", "uc")  # servers that MLflow accepts as a plain name
 TRUE = {"1", "ON", "YES", "TRUE"}  # the values that transformers accepts
@@ -66,7 +67,7 @@ def store_of(uri: str) -> str:
         folder = Path(uri)
     else:
         return uri
-    return database_in(Path(os.path.expanduser(folder)))  # the method of Path fails for ~nobody
+    return database_in(with_home(folder))
 
 
 def store_or_local(uri: str) -> str:
